@@ -1,0 +1,49 @@
+# Every target sets up what it needs. `make run` and `make test` are all a newcomer types.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_FLAGS := --quiet --disable-pip-version-check --require-hashes
+
+.PHONY: help run test lint test-comfyui bench docs requirements clean
+.DEFAULT_GOAL := help
+
+help:  ## Say what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(VENV)/run: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Easel needs Python 3.11 or newer; run make PYTHON=python3.12 ..." >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(PIP_FLAGS) -r requirements.txt
+	@touch $@
+
+$(VENV)/dev: requirements-dev.txt $(VENV)/run
+	$(BIN)/python -m pip install $(PIP_FLAGS) -r requirements-dev.txt
+	@touch $@
+
+run: $(VENV)/run  ## Start Easel on http://127.0.0.1:8080
+	$(BIN)/gunicorn wsgi:app
+
+lint: $(VENV)/dev  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint  ## Lint, types and all the tests, without a GPU
+	$(BIN)/pytest
+
+test-comfyui: $(VENV)/dev  ## The contract tests against a real ComfyUI: make test-comfyui URL=http://127.0.0.1:8188
+	@test -n "$(URL)" || { echo "say which: make test-comfyui URL=http://127.0.0.1:8188" >&2; exit 2; }
+	EASEL_TEST_COMFYUI=$(URL) $(BIN)/pytest tests/contract $(ARGS)
+
+bench: $(VENV)/dev  ## Measure latency, throughput, memory, start: make bench [URL=http://127.0.0.1:8188]
+	$(BIN)/python -m bench $(if $(URL),--url $(URL)) $(ARGS)
+
+docs: $(VENV)/run  ## Write the generated tables into docs/
+	$(BIN)/flask --app app write-docs
+
+requirements: $(VENV)/run  ## Pin and hash again from pyproject.toml (wants pip-tools on the PATH)
+	pip-compile -q --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url --no-emit-find-links --no-header -o requirements.txt pyproject.toml
+	pip-compile -q --generate-hashes --strip-extras --extra dev --no-emit-index-url --no-emit-find-links --no-header -c requirements.txt -o requirements-dev.txt pyproject.toml
+
+clean:  ## Remove the virtual environment and the caches (not var/)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,288 @@
+"""Every way Easel can fail, by name, with the data it carries. Knows no HTTP: `api/envelope.py` gives each
+class its status, and `docs/api.md` prints the table made from `code`, `when` and `remedy`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+
+class EaselError(Exception):
+    """A fault with a stable code.
+
+    `message` is for the person who must fix it. `param` is the request field at fault, if one is.
+    `details` is plain JSON: never a traceback, a path of this host or a secret.
+    """
+
+    code: ClassVar[str] = "server.internal"
+    when: ClassVar[str] = "Something failed that should not have."
+    remedy: ClassVar[str] = "Look for the request id in the server's log and report it."
+    retry: ClassVar[bool] = False
+    """Whether the same request may succeed later, so that a client's automatic retry makes sense."""
+
+    def __init__(self, message: str, *, param: str | None = None, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.details = details
+
+
+def every_error(root: type[EaselError] = EaselError) -> Iterator[type[EaselError]]:
+    """Every concrete error class, in the order of this file."""
+    for kind in root.__subclasses__():
+        if "code" in vars(kind):
+            yield kind
+        yield from every_error(kind)
+
+
+# --- the request ----------------------------------------------------------------------------------
+
+
+class InvalidRequest(EaselError):
+    """The request cannot be read at all."""
+
+    code = "request.malformed"
+    when = "The body is not the JSON object that was announced."
+    remedy = "Send a JSON object."
+
+
+class NotJson(InvalidRequest):
+    code = "request.not_json"
+    when = "A JSON route got another content type."
+    remedy = "Send `Content-Type: application/json`."
+
+
+class TooLarge(InvalidRequest):
+    code = "request.too_large"
+    when = "The body is larger than `max_request_mb`."
+    remedy = "Send less, or raise the setting."
+
+
+class InvalidValue(EaselError):
+    """A field has a value that is not allowed; `param` names it."""
+
+    code = "request.invalid_value"
+    when = "A field has a wrong type, a value out of its range or one that is not in its list."
+    remedy = "`param` names the field, the message what is allowed."
+
+
+class PromptRequired(EaselError):
+    code = "image.prompt_required"
+    when = "`prompt` is missing, empty or blank."
+    remedy = "Send a prompt."
+
+
+class SizeNotAllowed(InvalidValue):
+    code = "image.size_not_allowed"
+    when = "`size` is not `WxH` or is outside the model's limits."
+    remedy = "The details give the model's limits and suggested sizes."
+
+
+class ModelNotCurated(EaselError):
+    code = "image.model_not_curated"
+    when = "`model` is neither in the catalogue nor an alias of a model that is."
+    remedy = "Use an id that `GET /v1/models` lists, or add the model to `catalogue.yaml`."
+
+
+class StreamUnsupported(EaselError):
+    code = "image.stream_unsupported"
+    when = "`stream: true`, which this version does not do."
+    remedy = "Leave `stream` out."
+
+
+class ImagesDisabled(EaselError):
+    code = "image.disabled"
+    when = "`images.enabled` is false."
+    remedy = "Set it to true."
+
+
+class ImageNotFound(EaselError):
+    code = "image.not_found"
+    when = "No kept image has this name: it never had, or it was the least recently used and had to go."
+    remedy = "Ask for the picture again, or raise `image_store.max_count` and `image_store.max_mb`."
+
+
+class RouteNotFound(EaselError):
+    code = "route.not_found"
+    when = "There is nothing at this path."
+    remedy = "See `docs/api.md` or `GET /openapi.json`."
+
+
+class MethodNotAllowed(EaselError):
+    code = "route.method_not_allowed"
+    when = "The path exists, the method does not."
+    remedy = "The `Allow` header names the methods."
+
+
+class InvalidKey(EaselError):
+    code = "auth.invalid_key"
+    when = "API keys are set and the request brought none of them."
+    remedy = "Send `Authorization: Bearer KEY`."
+
+
+class ForeignHost(EaselError):
+    code = "auth.foreign_host"
+    when = "Easel listens on loopback and the `Host` header is not a loopback name (DNS rebinding)."
+    remedy = "Call it by 127.0.0.1 or localhost, or add the name to `allowed_hosts`."
+
+
+class ForeignOrigin(EaselError):
+    code = "auth.foreign_origin"
+    when = "A web page of another origin sent a request that changes something."
+    remedy = "Add its origin to `allowed_origins`."
+
+
+class QueueFull(EaselError):
+    code = "queue.full"
+    when = "As many requests wait for pictures as `max_waiting` allows."
+    remedy = "Try again after `Retry-After` seconds."
+    retry = True
+
+
+class RequestCancelled(EaselError):
+    """The client hung up, or the server is stopping; the job was taken back from the engine."""
+
+    code = "request.cancelled"
+    when = "The client hung up before its picture was done; nobody reads this answer."
+    remedy = "Nothing to do."
+
+
+class ServerStopping(EaselError):
+    code = "server.stopping"
+    when = "The server was told to stop while this job ran; the job was taken back from the engine."
+    remedy = "Send the request again once the server is back."
+    retry = True
+
+
+# --- catalogue, templates, settings ---------------------------------------------------------------
+
+
+class CatalogueInvalid(EaselError):
+    code = "catalogue.invalid"
+    when = "`catalogue.yaml` breaks its schema, names a workflow that is not there, or claims an alias twice."
+    remedy = "The message gives file, line and path of each fault, and what is allowed."
+
+
+class TemplateInvalid(EaselError):
+    code = "workflow.template_invalid"
+    when = (
+        "A workflow template does not render to JSON objects, names an unknown variable or a node id twice."
+    )
+    remedy = "The message names the template and the place."
+
+
+class GraphInvalid(EaselError):
+    """`details["faults"]`: a list of {template, node, input, given, allowed, message}."""
+
+    code = "workflow.graph_invalid"
+    when = "The graph that a template made is not one that ComfyUI runs as meant."
+    remedy = "Each fault names template, node id, input, what was given and what is allowed."
+
+
+class SettingsInvalid(EaselError):
+    code = "settings.invalid"
+    when = "`easel.yaml` or an `EASEL_*` variable has an unknown name or a wrong value."
+    remedy = "The message names the setting and what is allowed; `docs/settings.md` lists all."
+
+
+# --- the engine -----------------------------------------------------------------------------------
+
+
+class EngineError(EaselError):
+    """Something about the engine; never raised itself."""
+
+
+class EngineUnreachable(EngineError):
+    code = "engine.unreachable"
+    when = "ComfyUI does not answer (a start takes 10 to 20 s), or went away while the job ran."
+    remedy = "Start ComfyUI, or correct `engine.url`."
+    retry = True
+
+
+class NodesMissing(EngineError):
+    code = "engine.nodes_missing"
+    when = "This ComfyUI has not got a node, or an option of a node, that the model's graph needs."
+    remedy = "Update ComfyUI or install the custom node that the message names."
+
+
+class FilesMissing(EngineError):
+    """`details["files"]`: a list of {name, folder, url, node, input}."""
+
+    code = "model.files_missing"
+    when = "ComfyUI does not see a file of weights that the model needs."
+    remedy = "Download the named files into the named folders; no restart is needed."
+
+
+class EngineRejected(EngineError):
+    """`details["faults"]`: a list of {node, class_type, input, type, message}."""
+
+    code = "engine.rejected"
+    when = "ComfyUI refused the graph, or a part of it that we need."
+    remedy = "Run `flask compile-workflow MODEL PROMPT --check URL` and mend the template."
+
+
+class NodeFailed(EngineError):
+    """`details`: node, class_type, exception_type, exception_message; no traceback, no paths of the host."""
+
+    code = "engine.node_failed"
+    when = "A node raised an exception while the graph ran."
+    remedy = "The message names node, class and cause."
+
+
+class EngineOutOfMemory(NodeFailed):
+    code = "engine.out_of_memory"
+    when = "The GPU (or the machine) ran out of memory while the graph ran."
+    remedy = "Ask for a smaller size or n, or a model that needs less."
+
+
+class JobInterrupted(EngineError):
+    code = "engine.interrupted"
+    when = "Somebody else stopped the job in ComfyUI while it ran."
+    remedy = "Send the request again."
+    retry = True
+
+
+class JobLost(EngineError):
+    code = "engine.job_lost"
+    when = "The job left ComfyUI's queue without a trace: deleted there, or ComfyUI was restarted."
+    remedy = "Send the request again."
+    retry = True
+
+
+class EngineStalled(EngineError):
+    code = "engine.stalled"
+    when = "ComfyUI answers HTTP, but its worker takes no job any more."
+    remedy = "Restart ComfyUI."
+
+
+class JobTimedOut(EngineError):
+    code = "engine.timeout"
+    when = "The picture was not done within `request_timeout_s`; the job was cancelled."
+    remedy = "Ask for fewer steps, a smaller size or n, or raise the setting."
+
+
+class NoPictures(EngineError):
+    code = "engine.no_pictures"
+    when = "The job succeeded, but made no picture, or ComfyUI no longer has the file."
+    remedy = "Look at ComfyUI's log; its temp and output folders must not be cleaned while it runs."
+
+
+class UploadRefused(EngineError):
+    code = "engine.upload_refused"
+    when = "ComfyUI did not take an image that we uploaded."
+    remedy = "Look at ComfyUI's log and the free disk space of its input folder."
+
+
+# --- the image store ------------------------------------------------------------------------------
+
+
+class StoreFull(EaselError):
+    code = "image.store_full"
+    when = "The disk that keeps the images is full."
+    remedy = "Free some space, lower `image_store.max_mb`, or ask for `b64_json`, which keeps nothing."
+
+
+class StoreUnwritable(EaselError):
+    code = "image.store_unwritable"
+    when = "The folder that keeps the images cannot be written."
+    remedy = "Check owner and mode of the state directory."
