@@ -1,0 +1,88 @@
+"""Request + catalogue -> graph. Pure: no network, no clock, no chance, no environment; reading its texts is its only I/O.
+
+catalogue = load_catalogue(read_sources(paths))
+compiled = compile_workflow(request, catalogue)
+compiled.graphs[0].nodes                            # ComfyUI's API format, proved against the node signatures
+"""
+
+from __future__ import annotations
+
+from compiler.catalogue import Catalogue, Model, parse_catalogue
+from compiler.check import check, find_faults
+from compiler.fit import fit
+from compiler.resolve import resolve
+from compiler.signatures import parse_object_info
+from compiler.sources import SourcePaths, Sources, read_sources
+from compiler.values import MAX_SEED, Compiled, Graph, ImageRequest, Plan, Size
+from errors import CatalogueInvalid, EaselError, TemplateInvalid
+
+__all__ = [
+    "MAX_SEED",
+    "Catalogue",
+    "Compiled",
+    "Graph",
+    "ImageRequest",
+    "Model",
+    "Plan",
+    "Size",
+    "SourcePaths",
+    "Sources",
+    "compile_workflow",
+    "find_faults",
+    "fit",
+    "load_catalogue",
+    "parse_object_info",
+    "read_sources",
+    "resolve",
+]
+
+
+def compile_workflow(request: ImageRequest, catalogue: Catalogue) -> Compiled:
+    """The plan of `request` and one checked graph for each of its jobs.
+
+    Raises what `resolve` raises for the request's faults, TemplateInvalid and GraphInvalid for the template's.
+    """
+    plan = resolve(request, catalogue)
+    values = {name: planned.value for name, planned in plan.values.items()}
+    graphs = []
+    for index, job in enumerate(plan.jobs):
+        of_job = {"seed": job.seed, "batch": job.batch, "prefix": f"{plan.prefix}-{index}"}
+        nodes = catalogue.renderer.render(plan.template, {**values, **of_job})
+        check(nodes, catalogue.signatures, plan.template)
+        graphs.append(Graph(nodes, job, plan.template))
+    return Compiled(plan, tuple(graphs))
+
+
+def load_catalogue(sources: Sources) -> Catalogue:
+    """The catalogue that `sources` make, proved: every model compiles with its defaults for every task it has.
+
+    Raises CatalogueInvalid with every fault found.
+    """
+    catalogue = parse_catalogue(sources)
+    faults = [
+        f"{sources.catalogue_name}: models.{model.id} ({task}): {fault}"
+        for model in catalogue.models.values()
+        for task in model.workflows
+        if (fault := _fault_of(model, task, catalogue)) is not None
+    ]
+    if faults:
+        raise CatalogueInvalid("\n".join(faults), faults=faults)
+    return catalogue
+
+
+# With everything in it that could break out of JSON or Jinja, so that a quoted {{ prompt }} is found at start.
+_TRIAL_PROMPT = '"{{ 7*7 }}",}\n\\'
+
+
+def _fault_of(model: Model, task: str, catalogue: Catalogue) -> EaselError | None:
+    request = ImageRequest(prompt=_TRIAL_PROMPT, seed=0, id="check", model=model.id, task=task)
+    try:
+        (graph,) = compile_workflow(request, catalogue).graphs
+    except EaselError as fault:
+        return fault
+    texts = (value for node in graph.nodes.values() for value in node["inputs"].values())
+    if not any(isinstance(text, str) and _TRIAL_PROMPT in text for text in texts):
+        return TemplateInvalid(
+            f"{graph.template}: the prompt is not in the graph as it was given; write {{{{ prompt }}}} bare, no quotes"
+        )
+    return None

@@ -1,0 +1,126 @@
+"""The values that cross the compiler's border: what was asked (request), what it means (plan), what runs (graph)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+MAX_SEED = 2**64 - 1
+"""The largest seed that ComfyUI's samplers take."""
+
+Origin = Literal["request", "drawn", "setting", "model", "workflow", "built-in"]
+
+
+@dataclass(frozen=True, order=True)
+class Size:
+    """Width and height of a picture in pixels."""
+
+    width: int
+    height: int
+
+    _FORM = re.compile(r"\s*(\d{1,5})\s*[xX×]\s*(\d{1,5})\s*", re.ASCII)
+
+    @classmethod
+    def parse(cls, text: str) -> Size:
+        """`"1024x768"` as a size. Raises ValueError for anything else."""
+        match = cls._FORM.fullmatch(text)
+        if match is None:
+            raise ValueError(f"{text!r} is not WIDTHxHEIGHT, for example 1024x1024")
+        return cls(int(match[1]), int(match[2]))
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """What a client asked for, in canonical names, before any model has been looked at.
+
+    `inputs` holds only what was given: steps, cfg, negative_prompt, sampler, schedule, and whatever else a
+    workflow may declare. `id` makes the file names of this request's jobs unique in the engine.
+    """
+
+    prompt: str
+    seed: int
+    id: str
+    model: str = ""
+    task: str = "generate"
+    n: int = 1
+    size: Size | None = None
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    seed_origin: Origin = "request"
+
+
+@dataclass(frozen=True)
+class PlannedValue:
+    """A value that the graph will get, and who decided it."""
+
+    value: Any
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """One run of the graph: `batch` pictures of one seed."""
+
+    seed: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that was not done as asked: `field`, what was asked, what was done (None: nothing), and why."""
+
+    field: str
+    asked: Any
+    done: Any
+    why: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a request means for its model: every default filled, every limit kept."""
+
+    model: str
+    workflow: str
+    template: str
+    task: str
+    size: Size
+    prefix: str
+    values: Mapping[str, PlannedValue]
+    """Every name a template may use, but for seed and batch, which differ from job to job."""
+    jobs: tuple[JobPlan, ...]
+    adjusted: tuple[Note, ...] = ()
+    ignored: tuple[Note, ...] = ()
+
+
+Nodes = Mapping[str, Mapping[str, Any]]
+"""ComfyUI's API format: node id -> {"class_type": …, "inputs": {…}}. A link is [node id, output index]."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A checked graph in ComfyUI's API format, and the job it does."""
+
+    nodes: Nodes
+    job: JobPlan
+    template: str
+
+    @property
+    def classes(self) -> frozenset[str]:
+        """The node classes in it."""
+        return frozenset(node["class_type"] for node in self.nodes.values())
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A plan and one graph for each of its jobs, in order."""
+
+    plan: Plan
+    graphs: tuple[Graph, ...]

@@ -1,0 +1,268 @@
+"""What a request becomes: plan and graph."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compiler import MAX_SEED, Size, compile_workflow, find_faults
+from errors import InvalidValue, ModelNotCurated, PromptRequired, SizeNotAllowed
+from tests.compiler.worlds import CATALOGUE, asked
+
+GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
+
+
+@pytest.mark.parametrize("model", list(CATALOGUE.models))
+def test_a_models_graph_is_the_one_that_was_reviewed(model: str) -> None:
+    request = asked('a "cat" in a {{ hat }}', model=model, n=2, inputs={"negative_prompt": "rain"})
+    graphs = [graph.nodes for graph in compile_workflow(request, CATALOGUE).graphs]
+    golden = GOLDENS / f"{model}.json"
+    text = json.dumps(graphs, indent=1, ensure_ascii=False) + "\n"
+    if os.environ.get("EASEL_TEST_WRITE_GOLDENS"):
+        golden.write_text(text, "utf-8")
+    assert text == golden.read_text("utf-8")
+
+
+PROMPTS = [
+    'quotes " and \' and \\ and \\"',
+    "braces {{ 7*7 }} {% raw %} {# no #} ,} ]",
+    "lines\nand\ttabs\r\n\0",
+    "猫 🐈 \u2028\u2029",
+    '"}}, "evil": {"class_type": "LoadImage", "inputs": {"image": "/etc/passwd"}',
+]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("model", list(CATALOGUE.models))
+def test_a_prompt_stays_text_whatever_is_in_it(model: str, prompt: str) -> None:
+    (graph,) = compile_workflow(asked(prompt, model=model), CATALOGUE).graphs
+    assert graph.nodes["positive"]["inputs"]["text"] == prompt
+    assert "evil" not in graph.nodes
+
+
+@pytest.mark.parametrize("model", list(CATALOGUE.models))
+def test_every_model_draws_1024_squared(model: str) -> None:
+    plan = compile_workflow(asked(model=model, size=Size(1024, 1024)), CATALOGUE).plan
+    assert plan.size == Size(1024, 1024)
+    assert plan.adjusted == ()
+
+
+def test_sdxl_turbo_takes_one_step_of_its_own_schedule_and_four_are_a_request_away() -> None:
+    (graph,) = compile_workflow(asked(model="sdxl-turbo"), CATALOGUE).graphs
+    assert graph.nodes["sigmas"] == {
+        "class_type": "SDTurboScheduler",
+        "inputs": {"model": ["checkpoint", 0], "steps": 1, "denoise": 1.0},
+    }
+    assert graph.nodes["sampler"]["inputs"]["cfg"] == 1.0
+    (graph,) = compile_workflow(asked(model="sdxl-turbo", inputs={"steps": 4}), CATALOGUE).graphs
+    assert graph.nodes["sigmas"]["inputs"]["steps"] == 4
+
+
+def test_flux_has_its_own_graph() -> None:
+    (graph,) = compile_workflow(asked(model="flux-schnell"), CATALOGUE).graphs
+    assert {"UNETLoader", "DualCLIPLoader", "VAELoader", "ConditioningZeroOut"} <= graph.classes
+    assert "CheckpointLoaderSimple" not in graph.classes
+
+
+# --- names -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("", "sdxl-turbo"),
+        ("  ", "sdxl-turbo"),
+        ("img", "sdxl-turbo"),
+        ("dall-e-3", "sdxl-turbo"),
+        ("gpt-image-1", "sdxl-turbo"),
+        ("ChatGPT-image-latest", "sdxl-turbo"),
+        ("SDXL_Turbo", "sdxl-turbo"),
+        ("stabilityai/sdxl-turbo", "sdxl-turbo"),
+        ("black-forest-labs/flux.1-SCHNELL", "flux-schnell"),
+        ("Flux-Schnell-FP8", "flux-schnell-fp8"),
+    ],
+)
+def test_a_model_is_found_by_the_names_clients_use(name: str, model: str) -> None:
+    assert CATALOGUE.find(name).id == model
+
+
+@pytest.mark.parametrize("name", ["nope", "sdxl", "dall", "gpt-4"])
+def test_an_unknown_model_is_refused_with_a_list_of_those_there_are(name: str) -> None:
+    with pytest.raises(ModelNotCurated) as caught:
+        compile_workflow(asked(model=name), CATALOGUE)
+    assert caught.value.details["models"] == list(CATALOGUE.models)
+
+
+# --- values ----------------------------------------------------------------------------------------
+
+
+def test_each_value_remembers_who_decided_it() -> None:
+    plan = compile_workflow(asked(model="sd-1.5", inputs={"steps": 3}), CATALOGUE).plan
+    origins = {name: planned.origin for name, planned in plan.values.items()}
+    assert origins["steps"] == "request"
+    assert origins["cfg"] == "workflow"
+    assert origins["width"] == "model"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "param"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"steps": 51}, "steps"),
+        ({"steps": 2.5}, "steps"),
+        ({"steps": True}, "steps"),
+        ({"steps": "4"}, "steps"),
+        ({"cfg": -1}, "cfg"),
+        ({"cfg": 101}, "cfg"),
+        ({"sampler": "nope"}, "sampler"),
+        ({"schedule": "ays"}, "schedule"),
+        ({"negative_prompt": 5}, "negative_prompt"),
+        ({"negative_prompt": "\ud800"}, "negative_prompt"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_refused_by_name(inputs: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidValue) as caught:
+        compile_workflow(asked(model="sd-1.5", inputs=inputs), CATALOGUE)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n"])
+def test_a_blank_prompt_is_refused(prompt: str) -> None:
+    with pytest.raises(PromptRequired):
+        compile_workflow(asked(prompt), CATALOGUE)
+
+
+@pytest.mark.parametrize("prompt", ["x" * 32_001, "half a pair \udc00"])
+def test_a_prompt_that_is_no_text_or_too_long_is_refused(prompt: str) -> None:
+    with pytest.raises(InvalidValue, match="prompt"):
+        compile_workflow(asked(prompt), CATALOGUE)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "used", "exact"),
+    [
+        ("sampler", "euler_a", "euler_ancestral", True),
+        ("sampler", "Euler_A", "euler_ancestral", True),
+        ("sampler", "dpm++2m", "dpmpp_2m", True),
+        ("sampler", "dpm++2mv2", "dpmpp_2m", False),
+        ("sampler", "dpm2", "dpm_2", False),
+        ("sampler", "default", "euler", True),
+        ("schedule", "discrete", "normal", True),
+        ("schedule", "KARRAS", "karras", True),
+    ],
+)
+def test_other_servers_names_are_understood_and_what_is_only_near_is_said(
+    name: str, given: str, used: str, exact: bool
+) -> None:
+    plan = compile_workflow(asked(model="sd-1.5", inputs={name: given}), CATALOGUE).plan
+    assert plan.values[name].value == used
+    assert [note.field for note in plan.adjusted] == ([] if exact else [name])
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "ignored"),
+    [
+        ("sdxl-turbo", {"negative_prompt": "fog"}, ["negative_prompt"]),
+        ("sdxl-turbo", {"negative_prompt": "fog", "cfg": 2.0}, []),
+        ("sd-1.5", {"negative_prompt": "fog"}, []),
+        ("sd-1.5", {"negative_prompt": "fog", "cfg": 1}, ["negative_prompt"]),
+        ("flux-schnell", {"negative_prompt": "fog"}, ["negative_prompt"]),
+        ("flux-schnell", {"negative_prompt": ""}, []),
+        ("sdxl-turbo", {"schedule": "karras"}, ["schedule"]),
+    ],
+)
+def test_what_the_graph_cannot_use_is_listed(model: str, inputs: dict[str, Any], ignored: list[str]) -> None:
+    plan = compile_workflow(asked(model=model, inputs=inputs), CATALOGUE).plan
+    assert [note.field for note in plan.ignored] == ignored
+
+
+# --- sizes -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "drawn"),
+    [
+        ("sd-1.5", "512x512", "512x512"),
+        ("sd-1.5", "513x509", "512x512"),
+        ("sd-1.5", "1020x1021", "1024x1024"),
+        ("sd-1.5", "257x256", "256x256"),
+        ("flux-schnell", "1000x1000", "1008x1008"),
+        ("flux-schnell", "2048x1024", "2048x1024"),
+        ("flux-schnell", "2047x1024", "2048x1024"),
+        ("flux-schnell", "1448x1448", "1440x1440"),
+    ],
+)
+def test_a_size_off_the_multiple_is_rounded_within_the_limits_and_said(
+    model: str, given: str, drawn: str
+) -> None:
+    plan = compile_workflow(asked(model=model, size=Size.parse(given)), CATALOGUE).plan
+    assert str(plan.size) == drawn
+    assert [note.done for note in plan.adjusted] == ([] if given == drawn else [drawn])
+
+
+@pytest.mark.parametrize(
+    ("model", "given"),
+    [("sd-1.5", "255x512"), ("sd-1.5", "512x1025"), ("flux-schnell", "2048x2048"), ("sd-1.5", "0x0")],
+)
+def test_a_size_outside_the_limits_is_refused_with_the_limits(model: str, given: str) -> None:
+    with pytest.raises(SizeNotAllowed) as caught:
+        compile_workflow(asked(model=model, size=Size.parse(given)), CATALOGUE)
+    assert caught.value.details["max"] == str(CATALOGUE.find(model).size.max)
+
+
+@pytest.mark.parametrize(
+    "text", ["banana", "", "512", "512x", "-1x5", "5.5x5", "512x512x3", "٥x٥", "100000x1"]
+)
+def test_what_is_no_size_is_not_parsed(text: str) -> None:
+    with pytest.raises(ValueError, match="WIDTHxHEIGHT"):
+        Size.parse(text)
+
+
+# --- jobs ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n", "batches", "seeds"),
+    [(1, [1], [7]), (4, [4], [7]), (5, [4, 1], [7, 11]), (10, [4, 4, 2], [7, 11, 15])],
+)
+def test_n_beyond_the_batch_becomes_jobs_with_their_own_seeds(
+    n: int, batches: list[int], seeds: list[int]
+) -> None:
+    compiled = compile_workflow(asked(n=n), CATALOGUE)
+    assert [job.batch for job in compiled.plan.jobs] == batches
+    assert [graph.nodes["sampler"]["inputs"]["noise_seed"] for graph in compiled.graphs] == seeds
+    prefixes = [graph.nodes["picture"]["inputs"]["filename_prefix"] for graph in compiled.graphs]
+    assert len(set(prefixes)) == len(prefixes)
+
+
+def test_the_largest_seed_goes_on_at_zero() -> None:
+    compiled = compile_workflow(asked(n=5, seed=MAX_SEED), CATALOGUE)
+    assert [job.seed for job in compiled.plan.jobs] == [MAX_SEED, 3]
+
+
+@pytest.mark.parametrize(("field", "value"), [("n", 0), ("n", 11), ("seed", -1), ("seed", MAX_SEED + 1)])
+def test_numbers_outside_their_range_are_refused(field: str, value: int) -> None:
+    with pytest.raises(InvalidValue) as caught:
+        compile_workflow(asked(**{field: value}), CATALOGUE)
+    assert caught.value.param == field
+
+
+# --- the whole catalogue ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", list(CATALOGUE.models))
+def test_the_check_finds_nothing_wrong_with_any_model(model: str) -> None:
+    for graph in compile_workflow(asked(model=model, n=3), CATALOGUE).graphs:
+        assert list(find_faults(graph.nodes, CATALOGUE.signatures, graph.template)) == []
+
+
+@pytest.mark.parametrize("model", list(CATALOGUE.models.values()), ids=lambda model: model.id)
+def test_every_file_of_a_model_can_be_had_and_proved(model: Any) -> None:
+    for file in model.files.values():
+        assert file.url.startswith("https://")
+        assert len(file.sha256) == 64
+    assert model.disk_gb == pytest.approx(sum(file.size for file in model.files.values()) / 1e9, abs=0.01)
