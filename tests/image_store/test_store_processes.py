@@ -1,0 +1,191 @@
+"""Several processes on one folder, some of which die in the middle."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import random
+import resource
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+
+from errors import EaselError, ImageNotFound, StoreFull
+from image_store import ImageStore
+
+SPAWN = multiprocessing.get_context("spawn")
+WAIT_S = 30.0
+
+
+def sealed(size: int) -> bytes:
+    """Bytes that tell whether they are whole."""
+    body = os.urandom(size)
+    return hashlib.sha256(body).digest() + body
+
+
+def is_whole(data: bytes) -> bool:
+    return hashlib.sha256(data[32:]).digest() == data[:32]
+
+
+def in_children(work: Callable[[Path, Connection], None], directory: Path, count: int) -> list[object]:
+    """Runs `work` in so many processes at once; returns what each sends."""
+    ends = [SPAWN.Pipe() for _ in range(count)]
+    children = [SPAWN.Process(target=work, args=(directory, far), daemon=True) for _, far in ends]
+    for child in children:
+        child.start()
+    for near, _ in ends:
+        assert near.recv() == "ready"
+    for near, _ in ends:
+        near.send("go")
+    answers = [near.recv() if near.poll(WAIT_S) else "no answer" for near, _ in ends]
+    for child in children:
+        child.join(WAIT_S)
+        assert child.exitcode == 0
+    return answers
+
+
+def hammer(directory: Path, pipe: Connection) -> None:
+    store = ImageStore(directory, max_count=20, max_bytes=40_000, min_age_s=0)
+    chance = random.Random(os.getpid())
+    pipe.send("ready")
+    pipe.recv()
+    faults: list[str] = []
+
+    def work() -> None:
+        mine: list[str] = []
+        for _ in range(100):
+            try:
+                mine.append(store.keep(sealed(chance.randrange(1000, 3000)), "png").name)
+                if not is_whole(store.open(chance.choice(mine[-3:])).data):
+                    faults.append("half an image")
+            except ImageNotFound:
+                pass  # evicted by then
+            except (EaselError, OSError) as error:
+                faults.append(repr(error))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    pipe.send(faults)
+
+
+def test_processes_that_keep_open_and_evict_never_see_half_an_image_and_end_within_the_limits(
+    tmp_path: Path,
+) -> None:
+    directory = tmp_path / "not" / "made" / "yet"  # all of them make it at once
+    assert in_children(hammer, directory, 3) == [[], [], []]
+    left = [path for path in directory.iterdir() if not path.name.startswith(".")]
+    assert all(is_whole(path.read_bytes()) for path in left)
+    assert 5 < len(left) <= 20
+    assert sum(path.stat().st_size for path in left) <= 40_000
+    assert {path.name for path in directory.iterdir()} - {path.name for path in left} == {
+        ".tally",
+        ".evict.lock",
+    }
+
+
+def keep_and_open(directory: Path, pipe: Connection) -> None:
+    store = ImageStore(directory, max_count=10_000, max_bytes=1_000_000)
+    pipe.send("ready")
+    pipe.recv()
+    lost = 0
+    for _ in range(150):
+        name = store.keep(sealed(10_000), "png").name
+        try:
+            store.open(name)
+        except ImageNotFound:
+            lost += 1
+    pipe.send(lost)
+
+
+def test_no_image_is_evicted_before_its_own_answer(tmp_path: Path) -> None:
+    assert in_children(keep_and_open, tmp_path, 3) == [0, 0, 0]
+    assert sum(path.stat().st_size for path in tmp_path.glob("*.png")) <= 1_000_000
+
+
+def keep_for_ever(directory: Path, pipe: Connection) -> None:
+    store = ImageStore(directory, max_count=5, max_bytes=1 << 30, min_age_s=0)
+    store.keep(sealed(1000), "png")
+    pipe.send("ready")
+    while True:
+        store.keep(sealed(8_000_000), "png")
+
+
+def killed_while_keeping(directory: Path) -> list[Path]:
+    """Kills a process as soon as it has begun to write; the temporary files that it left."""
+    before = set(directory.glob(".*.part"))
+    near, far = SPAWN.Pipe()
+    child = SPAWN.Process(target=keep_for_ever, args=(directory, far), daemon=True)
+    child.start()
+    try:
+        assert near.recv() == "ready"
+        end = time.monotonic() + WAIT_S
+        while not set(directory.glob(".*.part")) - before:
+            assert time.monotonic() < end
+    finally:
+        child.kill()
+        child.join(WAIT_S)
+    return list(directory.glob(".*.part"))
+
+
+def test_a_process_killed_while_keeping_leaves_no_half_image_under_a_name(tmp_path: Path) -> None:
+    leftovers: list[Path] = []
+    kills = 0
+    while len(leftovers) < 2 and kills < 10:  # a kill may come just after the rename
+        leftovers, kills = killed_while_keeping(tmp_path), kills + 1
+    assert leftovers, "no kill came in the midst of a keep"
+    assert all(is_whole(path.read_bytes()) for path in tmp_path.glob("*.png"))
+
+    for leftover in leftovers:
+        os.utime(leftover, (time.time() - 3600,) * 2)
+    store = ImageStore(tmp_path, max_count=5, max_bytes=1 << 30, min_age_s=0)
+    kept = store.keep(sealed(10), "png")
+    assert is_whole(store.open(kept.name).data)
+    assert not list(tmp_path.glob(".*.part"))
+    assert len(list(tmp_path.glob("*.png"))) <= 5
+
+
+def keep_in_a_fork(store: ImageStore, pipe: Connection) -> None:
+    pipe.send(store.keep(b"from the child", "png").name)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forking beside threads, from Python 3.12 on
+def test_a_store_made_before_a_fork_works_on_both_sides(tmp_path: Path) -> None:
+    store = ImageStore(tmp_path, max_count=2, max_bytes=1000, min_age_s=0)
+    store.keep(b"before", "png")
+    near, far = multiprocessing.Pipe()
+    child = multiprocessing.get_context("fork").Process(target=keep_in_a_fork, args=(store, far))
+    child.start()
+    assert near.poll(WAIT_S)
+    name = near.recv()
+    child.join(WAIT_S)
+    assert store.open(name).data == b"from the child"
+    mine = store.keep(b"from the parent", "png").name
+    assert {path.name for path in tmp_path.glob("*.png")} == {name, mine}
+
+
+def keep_beyond_the_file_size_limit(directory: Path, pipe: Connection) -> None:
+    """A disk that refuses in the middle of a file, as any system can play it."""
+    store = ImageStore(directory, max_count=10, max_bytes=1 << 30)
+    small = store.keep(sealed(1000), "png").name
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    pipe.send("ready")
+    pipe.recv()
+    try:
+        store.keep(sealed(200_000), "png")
+    except StoreFull as error:
+        pipe.send([error.message, is_whole(store.open(small).data), store.keep(b"fits", "png").size_bytes])
+
+
+def test_a_disk_that_takes_half_a_file_is_store_full_and_nothing_of_it_remains(tmp_path: Path) -> None:
+    (answer,) = in_children(keep_beyond_the_file_size_limit, tmp_path, 1)
+    assert answer == ["The disk that keeps the images has no room: File too large.", True, 4]
+    assert len(list(tmp_path.glob("*.png"))) == 2
+    assert not list(tmp_path.glob(".*.part"))
