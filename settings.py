@@ -1,0 +1,279 @@
+"""Every setting once: name, kind, default and one sentence. Values come from `easel.yaml` and, stronger, from
+`EASEL_*` variables; `docs/settings.md` is printed from this table and `easel.example.yaml` is held to it by a test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from errors import SettingsInvalid
+from yaml_text import line_of, read_yaml
+
+Kind = Literal["text", "path", "integer", "number", "switch", "list"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting. `name` is its place in easel.yaml, dots between levels; its variable is made from that."""
+
+    name: str
+    kind: Kind
+    default: Any
+    sentence: str
+    choices: tuple[str, ...] = ()
+    minimum: float | None = None
+    secret: bool = False
+
+    @property
+    def variable(self) -> str:
+        return "EASEL_" + self.name.upper().replace(".", "_")
+
+
+TABLE: tuple[Setting, ...] = (
+    Setting("host", "text", "127.0.0.1", "Address to listen on; any but a loopback one needs `api_keys`."),
+    Setting("port", "integer", 8080, "Port to listen on; 0 picks a free one.", minimum=0),
+    Setting("workers", "integer", 2, "Worker processes.", minimum=1),
+    Setting("threads", "integer", 128, "Threads of a worker; a waiting request holds one.", minimum=4),
+    Setting(
+        "max_waiting",
+        "integer",
+        96,
+        "Requests of a worker that may wait for pictures at a time; more are answered 429.",
+        minimum=1,
+    ),
+    Setting(
+        "state_dir",
+        "path",
+        "var",
+        "Folder for what outlives a restart: kept images, the last good catalogue.",
+    ),
+    Setting("catalogue", "path", "catalogue.yaml", "The catalogue of models and workflows."),
+    Setting("templates", "path", "templates_wf", "Folder of the workflow templates."),
+    Setting("api_keys", "list", (), "Keys that clients must send one of; empty: none needed.", secret=True),
+    Setting("allow_open", "switch", False, "Listen on a public address without any key, on purpose."),
+    Setting(
+        "allowed_hosts",
+        "list",
+        (),
+        "More `Host` names to answer to while listening on loopback, without port.",
+    ),
+    Setting(
+        "allowed_origins",
+        "list",
+        (),
+        "Origins of web pages that may call the API, such as `https://chat.example`; `*` for any.",
+    ),
+    Setting(
+        "trusted_proxies",
+        "list",
+        (),
+        "Addresses of reverse proxies whose `X-Forwarded-*` headers are believed.",
+    ),
+    Setting("public_url", "text", "", "Base of the image URLs; empty: the one the client called."),
+    Setting(
+        "url_style",
+        "text",
+        "absolute",
+        "Form of `url` in answers: most clients need it absolute.",
+        choices=("absolute", "relative", "data"),
+    ),
+    Setting(
+        "default_response_format",
+        "text",
+        "auto",
+        "What a request without `response_format` gets; auto decides as each client's dialect expects.",
+        choices=("auto", "url", "b64_json"),
+    ),
+    Setting("max_request_mb", "number", 128, "Largest request body, in 10^6 bytes.", minimum=0.001),
+    Setting(
+        "request_timeout_s",
+        "number",
+        290,
+        "Longest time a request may take; many clients give up at 300 s.",
+        minimum=1,
+    ),
+    Setting(
+        "engine.url",
+        "text",
+        "",
+        "ComfyUI's address; empty: the one on 127.0.0.1:8188 if there is one, else the sketch engine.",
+    ),
+    Setting(
+        "engine.stall_timeout_s",
+        "number",
+        180,
+        "A running job without any sign of life for so long is taken for a stalled ComfyUI.",
+        minimum=5,
+    ),
+    Setting(
+        "engine.sketch",
+        "switch",
+        True,
+        "Start the built-in sketch engine when no ComfyUI is configured and none was ever seen.",
+    ),
+    Setting("images.enabled", "switch", True, "Answer image requests at all."),
+    Setting(
+        "images.default_model", "text", "", "Model for requests that name none; empty: the catalogue's own."
+    ),
+    Setting(
+        "images.default_size",
+        "text",
+        "",
+        "Size for requests that give none, where the model allows it; empty: the model's own.",
+    ),
+    Setting("images.visible", "list", (), "Ids of the models to show; empty: all."),
+    Setting("images.preload", "list", (), "Ids of models to load into ComfyUI when the server starts."),
+    Setting(
+        "images.metadata",
+        "text",
+        "none",
+        "What pictures carry inside: nothing, the parameters as text, or ComfyUI's whole graph.",
+        choices=("none", "parameters", "workflow"),
+    ),
+    Setting("image_store.max_count", "integer", 1000, "Images kept for `url` answers.", minimum=1),
+    Setting("image_store.max_mb", "integer", 1024, "Space for kept images, in 10^6 bytes.", minimum=1),
+    Setting("log_level", "text", "info", "How much to log.", choices=("debug", "info", "warning", "error")),
+)
+
+BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in TABLE}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of this installation. `settings["engine.url"]` gives a value of the kind that the table says."""
+
+    values: Mapping[str, Any]
+    base: Path
+    """Folder that relative paths start from: that of the configuration file."""
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+    def path(self, name: str) -> Path:
+        """A setting of kind path, absolute."""
+        return (self.base / cast(str, self.values[name])).absolute()
+
+
+def load_settings(environment: Mapping[str, str] = os.environ, root: Path | None = None) -> Settings:
+    """Read `easel.yaml` (or the file that EASEL_CONFIG names) and the EASEL_* variables.
+
+    `root` is where easel.yaml is looked for and where paths start without one: this project's folder.
+    Raises SettingsInvalid with every unknown name and every wrong value.
+    """
+    root = root or Path(__file__).resolve().parent
+    named = environment.get("EASEL_CONFIG", "")
+    file = Path(named).absolute() if named else root / "easel.yaml"
+    given: dict[str, Any] = {}
+    faults: list[str] = []
+    if named or file.exists():
+        given |= _from_file(file, faults)
+    given |= _from_environment(environment, faults)
+    if faults:
+        raise SettingsInvalid("\n".join(faults), faults=faults)
+    values = {setting.name: given.get(setting.name, setting.default) for setting in TABLE}
+    return Settings(values, base=file.parent if file.exists() else root)
+
+
+def _from_file(file: Path, faults: list[str]) -> dict[str, Any]:
+    try:
+        text = file.read_text("utf-8")
+        document = read_yaml(text) or {}
+    except (OSError, UnicodeDecodeError) as fault:
+        raise SettingsInvalid(f"{file.name} cannot be read: {fault}") from fault
+    except ValueError as fault:
+        raise SettingsInvalid(f"{file.name}:{fault}") from fault
+    given: dict[str, Any] = {}
+    for name, value in _flat(document):
+        place = f"{file.name}:{line_of(text, name.split('.'))}: {name}"
+        setting = BY_NAME.get(name)
+        if setting is None:
+            faults.append(f"{place}: there is no such setting; there is {_nearby(name)}")
+        elif value is not None:
+            _take(given, setting, value, place, faults)
+    return given
+
+
+def _flat(document: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    if not isinstance(document, dict):
+        yield prefix.rstrip(".") or "the document", document
+        return
+    for key, value in document.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and any(known.startswith(name + ".") for known in BY_NAME):
+            yield from _flat(value, name + ".")
+        else:
+            yield name, value
+
+
+def _nearby(name: str) -> str:
+    group = name.rpartition(".")[0]
+    return ", ".join(known for known in BY_NAME if known.rpartition(".")[0] == group) or ", ".join(BY_NAME)
+
+
+def _from_environment(environment: Mapping[str, str], faults: list[str]) -> dict[str, Any]:
+    variables = {setting.variable: setting for setting in TABLE}
+    # EASEL_CONFIG says where the file is; EASEL_TEST_* speak to the tests.
+    for name in sorted(environment):
+        known = name in variables or name == "EASEL_CONFIG" or name.startswith("EASEL_TEST_")
+        if name.startswith("EASEL_") and not known:
+            faults.append(f"{name}: there is no such setting; there is {', '.join(variables)}")
+    given: dict[str, Any] = {}
+    for name, setting in variables.items():
+        if environment.get(name, "") != "":
+            _take(given, setting, _from_text(environment[name], setting.kind), name, faults)
+    return given
+
+
+def _from_text(text: str, kind: Kind) -> Any:
+    if kind == "list":
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if kind == "switch":
+        return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}.get(
+            text.strip().lower(), text
+        )
+    try:
+        return {"integer": int, "number": float}.get(kind, str)(text)
+    except ValueError:
+        return text
+
+
+def _take(given: dict[str, Any], setting: Setting, value: Any, place: str, faults: list[str]) -> None:
+    fault = _fault(setting, value)
+    if fault:
+        shown = "the given value" if setting.secret else repr(value)
+        faults.append(f"{place}: {shown} is not allowed; {fault}")
+    elif setting.kind == "list":
+        given[setting.name] = tuple(value)
+    else:
+        given[setting.name] = value
+
+
+_TYPES: Mapping[Kind, tuple[tuple[type, ...], str]] = {
+    "text": ((str,), "a text"),
+    "path": ((str,), "a path"),
+    "integer": ((int,), "a whole number"),
+    "number": ((int, float), "a number"),
+    "switch": ((bool,), "true or false"),
+    "list": ((list,), "a list of texts"),
+}
+
+
+def _fault(setting: Setting, value: Any) -> str | None:
+    types, words = _TYPES[setting.kind]
+    if not _is_of(value, types):
+        return f"it wants {words}"
+    if setting.kind == "list" and not all(isinstance(item, str) for item in value):
+        return f"it wants {words}"
+    if setting.choices and value not in setting.choices:
+        return f"it wants one of {', '.join(setting.choices)}"
+    if setting.minimum is not None and value < setting.minimum:
+        return f"it wants at least {setting.minimum}"
+    return None
+
+
+def _is_of(value: Any, types: tuple[type, ...]) -> bool:
+    # True and False are ints to Python, not to a person who writes a port.
+    return isinstance(value, types) and not (isinstance(value, bool) and bool not in types)
