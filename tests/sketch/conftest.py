@@ -1,0 +1,16 @@
+"""One sketch engine for all of these tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from engine.sketch import SketchServer
+from tests.sketch.sketch_client import FILES, NODES, Client
+
+
+@pytest.fixture(scope="session")
+def client() -> Iterator[Client]:
+    with SketchServer(nodes=NODES, files=FILES) as sketch:
+        yield Client(sketch.url)
