@@ -1,0 +1,69 @@
+"""The engines that are held to the contract: the sketch engine always, a real ComfyUI when EASEL_TEST_COMFYUI names one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from raw_comfyui import Comfy, options, sampled
+
+from engine import Engine
+
+REAL = "EASEL_TEST_COMFYUI"
+NODES = Path(__file__).resolve().parents[2] / "schemas" / "nodes.json"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "engine_url" in metafunc.fixturenames:
+        sketch = "slow sketch" if "endless" in metafunc.fixturenames else "sketch"
+        engines = [sketch, *(["comfyui"] if os.environ.get(REAL) else [])]
+        metafunc.parametrize("engine_url", engines, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def engine_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == "comfyui":
+        yield os.environ[REAL].rstrip("/")
+        return
+    from engine.sketch import SketchServer
+
+    render_ms = 600_000 if request.param == "slow sketch" else 0
+    files = {"checkpoints": ["other.safetensors", "sd15.safetensors"]}
+    with SketchServer(nodes=NODES, files=files, render_ms=render_ms) as sketch:
+        yield sketch.url
+
+
+@pytest.fixture(scope="session")
+def comfy(engine_url: str) -> Iterator[Comfy]:
+    comfy = Comfy(engine_url)
+    yield comfy
+    comfy.close()
+
+
+@pytest.fixture(scope="session")
+def object_info(comfy: Comfy) -> dict[str, Any]:
+    return comfy.get("/object_info").json()
+
+
+@pytest.fixture(scope="session")
+def checkpoint(object_info: dict[str, Any]) -> str:
+    """The smallest family the engine has: Stable Diffusion 1.5 where there is one."""
+    names = options(object_info["CheckpointLoaderSimple"], "ckpt_name")
+    small = [name for name in names if ("sd15" in name or "v1-5" in name) and "inpaint" not in name]
+    return (small or names)[0]
+
+
+@pytest.fixture
+def endless(checkpoint: str) -> dict[str, Any]:
+    """A job that samples until somebody stops it."""
+    return sampled(checkpoint, steps=10_000)
+
+
+@pytest.fixture
+def engine(engine_url: str) -> Iterator[Engine]:
+    engine = Engine(engine_url)
+    yield engine
+    engine.close()

@@ -1,0 +1,217 @@
+"""A ComfyUI spoken to by hand: plain HTTP and a plain WebSocket, so that what is tested is the engine and not our client.
+And the graphs that the contract tests run, small enough for a CPU."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import time
+import uuid
+from typing import Any
+
+import requests
+import websocket
+from PIL import Image
+
+PATIENCE_S = 120.0
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def png(width: int = 8, height: int = 8, colour: tuple[int, int, int] = (200, 10, 10)) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(out, "PNG")
+    return out.getvalue()
+
+
+def picture_of(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
+def flat(
+    *, size: int = 64, batch: int = 1, colour: int | None = None, output: str = "SaveImage"
+) -> dict[str, Any]:
+    """A picture of one colour, of nodes "source" and "save". Each call makes another colour and another file prefix."""
+    colour = uuid.uuid4().int % 2**24 if colour is None else colour
+    inputs: dict[str, Any] = {"images": ["source", 0]}
+    if output == "SaveImage":
+        inputs["filename_prefix"] = f"easel-contract/{uuid.uuid4().hex}"
+    return {
+        "source": {
+            "class_type": "EmptyImage",
+            "inputs": {"width": size, "height": size, "batch_size": batch, "color": colour},
+        },
+        "save": {"class_type": output, "inputs": inputs},
+    }
+
+
+def sampled(
+    checkpoint: str, *, steps: int = 2, seed: int | None = None, batch: int = 1, size: int = 64
+) -> dict[str, Any]:
+    """Text to image, of the nodes checkpoint, latent, positive, negative, sampler, decode, save."""
+    return {
+        "checkpoint": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint}},
+        "latent": {
+            "class_type": "EmptyLatentImage",
+            "inputs": {"width": size, "height": size, "batch_size": batch},
+        },
+        "positive": {"class_type": "CLIPTextEncode", "inputs": {"text": "a fox", "clip": ["checkpoint", 1]}},
+        "negative": {"class_type": "CLIPTextEncode", "inputs": {"text": "blur", "clip": ["checkpoint", 1]}},
+        "sampler": {
+            "class_type": "KSampler",
+            "inputs": {
+                "model": ["checkpoint", 0],
+                "positive": ["positive", 0],
+                "negative": ["negative", 0],
+                "latent_image": ["latent", 0],
+                "seed": uuid.uuid4().int % 2**64 if seed is None else seed,
+                "steps": steps,
+                "cfg": 7.0,
+                "sampler_name": "euler",
+                "scheduler": "normal",
+                "denoise": 1.0,
+            },
+        },
+        "decode": {
+            "class_type": "VAEDecode",
+            "inputs": {"samples": ["sampler", 0], "vae": ["checkpoint", 2]},
+        },
+        "save": {
+            "class_type": "SaveImage",
+            "inputs": {"images": ["decode", 0], "filename_prefix": f"easel-contract/{uuid.uuid4().hex}"},
+        },
+    }
+
+
+def changed(graph: dict[str, Any], node: str, **inputs: Any) -> dict[str, Any]:
+    """The graph with other inputs of one node; `None` as a class removes nothing, `...` removes the input."""
+    graph = copy.deepcopy(graph)
+    for name, value in inputs.items():
+        if value is ...:
+            del graph[node]["inputs"][name]
+        else:
+            graph[node]["inputs"][name] = value
+    return graph
+
+
+def options(entry: dict[str, Any], name: str) -> list[Any]:
+    """The choices of a combo in either of its two forms."""
+    spec = entry["input"]["required"][name]
+    return spec[0] if isinstance(spec[0], list) else spec[1]["options"]
+
+
+class Comfy:
+    """One engine's HTTP."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._session = requests.Session()
+        self._session.trust_env = False
+
+    def close(self) -> None:
+        self._session.close()
+
+    def get(self, path: str, **more: Any) -> requests.Response:
+        return self._session.get(self.url + path, timeout=30, allow_redirects=False, **more)
+
+    def post(self, path: str, json: Any = None, **more: Any) -> requests.Response:
+        return self._session.post(self.url + path, json=json, timeout=30, allow_redirects=False, **more)
+
+    def submit(self, graph: Any, **fields: Any) -> requests.Response:
+        return self.post("/prompt", {"prompt": graph, "client_id": "easel-contract", **fields})
+
+    def accepted(self, graph: Any, **fields: Any) -> str:
+        answer = self.submit(graph, **fields)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["prompt_id"]
+
+    def entry(self, prompt_id: str) -> dict[str, Any] | None:
+        return self.get(f"/history/{prompt_id}").json().get(prompt_id)
+
+    def ended(self, prompt_id: str) -> dict[str, Any]:
+        """The history entry, once there is one."""
+        return self.until(lambda: self.entry(prompt_id))
+
+    def running(self) -> list[str]:
+        return [entry[1] for entry in self.get("/queue").json()["queue_running"]]
+
+    def pending(self) -> list[str]:
+        return [entry[1] for entry in self.get("/queue").json()["queue_pending"]]
+
+    def until(self, look: Any) -> Any:
+        """The first true answer of `look`."""
+        until = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until:
+            found = look()
+            if found:
+                return found
+            time.sleep(0.02)
+        raise AssertionError(f"did not happen within {PATIENCE_S} s")
+
+    def stop(self, prompt_id: str) -> None:
+        """Take a job out, pending or running."""
+
+        def gone() -> bool:
+            self.post("/queue", {"delete": [prompt_id]})
+            self.post("/interrupt", {"prompt_id": prompt_id})
+            return prompt_id not in (*self.running(), *self.pending())
+
+        self.until(gone)
+
+
+class Socket:
+    """One engine's WebSocket. Messages are dicts, or bytes for binary ones."""
+
+    def __init__(self, url: str, client_id: str | None = None, *, hello: bool = False) -> None:
+        self.client_id = client_id or uuid.uuid4().hex
+        address = url.replace("http", "ws", 1)
+        self._socket = websocket.create_connection(
+            f"{address}/ws?clientId={self.client_id}", timeout=PATIENCE_S, suppress_origin=True
+        )
+        self.first = self.next()
+        if hello:
+            self.say({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
+            self.answer = self.next()
+
+    def __enter__(self) -> Socket:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def say(self, message: Any) -> None:
+        self._socket.send(json.dumps(message))
+
+    def next(self) -> Any:
+        message = self._socket.recv()
+        return message if isinstance(message, bytes) else json.loads(message)
+
+    def until(self, kind: str, **data: Any) -> list[Any]:
+        """All messages up to the first of this kind with this data, which is the last of the list."""
+        heard = []
+        while True:
+            message = self.next()
+            heard.append(message)
+            if isinstance(message, dict) and message["type"] == kind:
+                said = message.get("data") or {}
+                if all(name in said and said[name] == value for name, value in data.items()):
+                    return heard
+
+    def job(self, prompt_id: str) -> list[Any]:
+        """All messages up to the very last one of a job."""
+        return self.until("executing", node=None, prompt_id=prompt_id)
+
+
+def kinds(messages: list[Any], *, without: tuple[str, ...] = ("status", "progress_state")) -> list[str]:
+    named = ["binary" if isinstance(message, bytes) else message["type"] for message in messages]
+    return [kind for kind in named if kind not in without]
+
+
+def only(messages: list[Any], kind: str) -> list[dict[str, Any]]:
+    """The data of the messages of this kind."""
+    return [message["data"] for message in messages if isinstance(message, dict) and message["type"] == kind]

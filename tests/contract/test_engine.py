@@ -1,0 +1,343 @@
+"""What the Engine promises, on every engine that we have."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from raw_comfyui import Comfy, changed, flat, new_id, options, picture_of, png, sampled
+
+from engine import Engine, Preview, Progress
+from errors import (
+    EngineRejected,
+    JobInterrupted,
+    JobLost,
+    JobTimedOut,
+    NodeFailed,
+    RequestCancelled,
+    ServerStopping,
+)
+
+
+def test_a_picture_comes_back(engine: Engine) -> None:
+    prompt_id = new_id()
+    outcome = engine.run(flat(colour=0x0A5AF0), prompt_id=prompt_id, timeout_s=60)
+    (picture,) = outcome.pictures
+    assert (outcome.prompt_id, picture.node, picture.mime) == (prompt_id, "save", "image/png")
+    assert picture_of(picture.data).getpixel((5, 5)) == (0x0A, 0x5A, 0xF0)
+    assert min(outcome.queued_s, outcome.run_s, outcome.fetch_s) >= 0
+
+
+def test_a_preview_image_node_delivers_too(engine: Engine) -> None:
+    (picture,) = engine.run(flat(output="PreviewImage"), prompt_id=new_id(), timeout_s=60).pictures
+    assert picture_of(picture.data).size == (64, 64)
+
+
+def test_a_websocket_node_delivers_too(engine: Engine) -> None:
+    if not engine.signatures(["SaveImageWebsocket"]):
+        pytest.skip("this engine has no SaveImageWebsocket")
+    told: list[object] = []
+    graph = flat(output="SaveImageWebsocket", batch=3, colour=0x112233)
+    pictures = engine.run(graph, prompt_id=new_id(), timeout_s=60, watch=told.append).pictures
+    assert [picture_of(picture.data).getpixel((0, 0)) for picture in pictures] == [(0x11, 0x22, 0x33)] * 3
+    assert told == []
+
+
+def test_a_batch_comes_in_order(engine: Engine) -> None:
+    graph = _two_colours()
+    pictures = engine.run(graph, prompt_id=new_id(), timeout_s=60).pictures
+    shades = [picture_of(picture.data).getpixel((0, 0)) for picture in pictures]
+    assert shades == [(255, 0, 0), (0, 255, 0), (0, 255, 0)]
+
+
+def _two_colours() -> dict[str, Any]:
+    """Two output nodes: the order of the graph counts, not the order in which the engine runs them."""
+    red, green = flat(colour=0xFF0000), flat(colour=0x00FF00, batch=2)
+    return {
+        "save_red": changed(red, "save", images=["red", 0])["save"],
+        "save_green": changed(green, "save", images=["green", 0])["save"],
+        "green": green["source"],
+        "red": red["source"],
+    }
+
+
+def test_each_step_is_told_and_previews_are_pictures(engine: Engine, checkpoint: str) -> None:
+    told: list[Progress | Preview] = []
+    prompt_id = new_id()
+    engine.run(sampled(checkpoint, steps=3), prompt_id=prompt_id, timeout_s=120, watch=told.append)
+    steps = [item for item in told if isinstance(item, Progress)]
+    assert steps == [Progress(prompt_id, "sampler", value, 3) for value in (1, 2, 3)]
+    for preview in (item for item in told if isinstance(item, Preview)):
+        assert (preview.prompt_id, preview.node, preview.mime) == (prompt_id, "sampler", "image/jpeg")
+        assert picture_of(preview.data).format == "JPEG"
+
+
+def test_a_repeated_graph_tells_what_was_cached(engine: Engine) -> None:
+    graph = flat()
+    first = engine.run(graph, prompt_id=new_id(), timeout_s=60)
+    again = engine.run(graph, prompt_id=new_id(), timeout_s=60)
+    assert sorted(again.cached_nodes) == ["save", "source"]
+    assert again.pictures == first.pictures
+
+
+def test_a_failing_node_is_named_without_traceback_or_paths(engine: Engine) -> None:
+    graph = changed(flat(), "save", filename_prefix="../../../outside")
+    with pytest.raises(NodeFailed) as caught:
+        engine.run(graph, prompt_id=new_id(), timeout_s=60)
+    details = caught.value.details
+    assert (details["node"], details["class_type"], details["exception_type"]) == (
+        "save",
+        "SaveImage",
+        "Exception",
+    )
+    assert "outside the output folder" in details["exception_message"]
+    for text in (caught.value.message, *map(str, details.values())):
+        assert "Traceback" not in text
+        assert not re.search(r"(?<![\w.])/\w", text)
+
+
+def test_a_rejected_graph_tells_node_class_input_type_and_message(engine: Engine, checkpoint: str) -> None:
+    graph = changed(sampled(checkpoint), "sampler", steps=0, cfg=1000.0)
+    with pytest.raises(EngineRejected) as caught:
+        engine.run(graph, prompt_id=new_id(), timeout_s=60)
+    faults = {fault["input"]: fault for fault in caught.value.details["faults"]}
+    assert faults["steps"] == {
+        "node": "sampler",
+        "class_type": "KSampler",
+        "input": "steps",
+        "type": "value_smaller_than_min",
+        "message": "Value 0 smaller than min of 1",
+    }
+    assert faults["cfg"]["type"] == "value_bigger_than_max"
+
+
+def test_an_unknown_file_of_weights_is_a_rejection(engine: Engine) -> None:
+    with pytest.raises(EngineRejected) as caught:
+        engine.run(sampled("absent.safetensors"), prompt_id=new_id(), timeout_s=60)
+    (fault,) = caught.value.details["faults"]
+    assert (fault["node"], fault["input"], fault["type"]) == ("checkpoint", "ckpt_name", "value_not_in_list")
+
+
+def test_an_unknown_node_is_a_rejection(engine: Engine) -> None:
+    graph = {**flat(), "odd": {"class_type": "NoSuchNode", "inputs": {}}}
+    with pytest.raises(EngineRejected, match="NoSuchNode") as caught:
+        engine.run(graph, prompt_id=new_id(), timeout_s=60)
+    (fault,) = caught.value.details["faults"]
+    assert (fault["node"], fault["class_type"], fault["type"]) == ("odd", "NoSuchNode", "invalid_prompt")
+
+
+def test_a_graph_of_which_the_engine_would_drop_an_output_is_a_rejection(
+    engine: Engine, comfy: Comfy
+) -> None:
+    prompt_id = new_id()
+    graph = {**flat(), "faulty": {"class_type": "SaveImage", "inputs": {"images": ["source", 0]}}}
+    with pytest.raises(EngineRejected) as caught:
+        engine.run(graph, prompt_id=prompt_id, timeout_s=60)
+    assert caught.value.details["faults"][0]["node"] == "faulty"
+    assert prompt_id not in (*comfy.running(), *comfy.pending())
+
+
+@pytest.mark.parametrize(
+    "node", [{"class_type": "EmptyImage"}, {"class_type": "EmptyImage", "inputs": "no"}, "text"]
+)
+def test_a_node_that_would_stop_the_engines_worker_is_not_sent(engine: Engine, node: Any) -> None:
+    with pytest.raises(EngineRejected, match="inputs"):
+        engine.run({**flat(), "deadly": node}, prompt_id=new_id(), timeout_s=60)
+    assert engine.run(flat(), prompt_id=new_id(), timeout_s=60).pictures
+
+
+def test_a_running_job_is_taken_back_when_the_caller_gives_up(
+    engine: Engine, comfy: Comfy, endless: dict[str, Any]
+) -> None:
+    stepped = threading.Event()
+    prompt_id = new_id()
+    with pytest.raises(RequestCancelled):
+        engine.run(
+            endless,
+            prompt_id=prompt_id,
+            timeout_s=120,
+            watch=lambda _: stepped.set(),
+            cancelled=stepped.is_set,
+        )
+    comfy.until(lambda: prompt_id not in comfy.running())
+
+
+def test_a_pending_job_is_taken_back_when_the_caller_gives_up(
+    engine: Engine, comfy: Comfy, endless: dict[str, Any]
+) -> None:
+    ahead = comfy.accepted(endless)
+    try:
+        comfy.until(lambda: ahead in comfy.running())
+        prompt_id = new_id()
+        with pytest.raises(RequestCancelled):
+            engine.run(
+                flat(), prompt_id=prompt_id, timeout_s=120, cancelled=lambda: prompt_id in comfy.pending()
+            )
+        assert prompt_id not in comfy.pending()
+        assert comfy.running() == [ahead]
+    finally:
+        comfy.stop(ahead)
+
+
+def test_a_job_that_takes_too_long_is_taken_back(
+    engine: Engine, comfy: Comfy, endless: dict[str, Any]
+) -> None:
+    prompt_id = new_id()
+    with pytest.raises(JobTimedOut, match="1 s"):
+        engine.run(endless, prompt_id=prompt_id, timeout_s=1.0)
+    comfy.until(lambda: prompt_id not in comfy.running())
+
+
+def test_cancel_by_id_takes_a_job_back(engine: Engine, comfy: Comfy, endless: dict[str, Any]) -> None:
+    prompt_id = new_id()
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(engine.run, endless, prompt_id=prompt_id, timeout_s=120)
+        comfy.until(lambda: prompt_id in comfy.running())
+        engine.cancel(prompt_id)
+        with pytest.raises(RequestCancelled):
+            running.result()
+    comfy.until(lambda: prompt_id not in comfy.running())
+
+
+def test_cancel_by_id_takes_a_job_of_another_process_back(
+    engine: Engine, comfy: Comfy, endless: dict[str, Any]
+) -> None:
+    running = comfy.accepted(endless)
+    comfy.until(lambda: running in comfy.running())
+    pending = comfy.accepted(flat())
+    engine.cancel(pending)
+    assert pending not in comfy.pending()
+    engine.cancel(running)
+    assert running not in comfy.running()
+    engine.cancel(new_id())
+
+
+def test_cancel_all_takes_every_job_back_for_the_given_reason(
+    engine: Engine, comfy: Comfy, endless: dict[str, Any]
+) -> None:
+    ids = [new_id(), new_id(), new_id()]
+    with ThreadPoolExecutor() as pool:
+        jobs = [pool.submit(engine.run, endless, prompt_id=prompt_id, timeout_s=120) for prompt_id in ids]
+        comfy.until(lambda: set(ids) <= {*comfy.running(), *comfy.pending()})
+        engine.cancel_all(ServerStopping("The server was told to stop."))
+        for job in jobs:
+            with pytest.raises(ServerStopping):
+                job.result()
+    comfy.until(lambda: not set(ids) & {*comfy.running(), *comfy.pending()})
+
+
+def test_a_job_that_somebody_else_interrupts_says_so(
+    engine: Engine, comfy: Comfy, endless: dict[str, Any]
+) -> None:
+    prompt_id = new_id()
+
+    def interrupt(_: object) -> None:
+        comfy.post("/interrupt", {"prompt_id": prompt_id})
+
+    with pytest.raises(JobInterrupted):
+        engine.run(endless, prompt_id=prompt_id, timeout_s=120, watch=interrupt)
+
+
+def test_a_job_that_somebody_else_deletes_is_lost(
+    engine_url: str, comfy: Comfy, endless: dict[str, Any]
+) -> None:
+    engine = Engine(engine_url, poll_s=0.2)
+    ahead, prompt_id = comfy.accepted(endless), new_id()
+    try:
+        comfy.until(lambda: ahead in comfy.running())
+        with ThreadPoolExecutor() as pool:
+            job = pool.submit(engine.run, flat(), prompt_id=prompt_id, timeout_s=120)
+            comfy.until(lambda: prompt_id in comfy.pending())
+            comfy.post("/queue", {"delete": [prompt_id]})
+            with pytest.raises(JobLost):
+                job.result()
+    finally:
+        comfy.stop(ahead)
+        engine.close()
+
+
+def test_a_watcher_that_fails_does_not_leave_its_job_behind(
+    engine: Engine, comfy: Comfy, endless: dict[str, Any]
+) -> None:
+    def fail(_: object) -> None:
+        raise LookupError("the watcher's own")
+
+    prompt_id = new_id()
+    with pytest.raises(LookupError, match="own"):
+        engine.run(endless, prompt_id=prompt_id, timeout_s=120, watch=fail)
+    comfy.until(lambda: prompt_id not in comfy.running())
+
+
+def test_eight_threads_each_get_their_own_pictures(engine: Engine) -> None:
+    def colour_of(colour: int) -> tuple[int, ...]:
+        (picture,) = engine.run(flat(colour=colour), prompt_id=new_id(), timeout_s=120).pictures
+        return picture_of(picture.data).getpixel((1, 1))
+
+    colours = [uuid.uuid4().int % 2**24 for _ in range(48)]
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(colour_of, colours))
+    assert got == [(colour >> 16, colour >> 8 & 255, colour & 255) for colour in colours]
+
+
+def test_the_queue_tells_what_runs_and_what_waits_in_the_order_of_running(
+    engine: Engine, comfy: Comfy, endless: dict[str, Any]
+) -> None:
+    running = comfy.accepted(endless)
+    waiting = [comfy.accepted(flat()) for _ in range(5)]
+    try:
+        comfy.until(lambda: running in comfy.running())
+        queue = engine.queue()
+        assert queue.running == (running,)
+        assert [prompt_id for prompt_id in queue.pending if prompt_id in waiting] == waiting
+    finally:
+        for prompt_id in (*waiting, running):
+            comfy.stop(prompt_id)
+
+
+def test_an_uploaded_image_can_be_loaded_by_the_name_we_get(engine: Engine) -> None:
+    name = engine.upload(png(24, 16, (10, 200, 30)), f"{uuid.uuid4().hex}.png")
+    assert name.startswith("easel/")
+    graph = flat()
+    graph["source"] = {"class_type": "LoadImage", "inputs": {"image": name}}
+    (picture,) = engine.run(graph, prompt_id=new_id(), timeout_s=60).pictures
+    assert picture_of(picture.data).convert("RGB").getpixel((3, 3)) == (10, 200, 30)
+
+
+def test_an_upload_whose_name_is_taken_by_other_bytes_gets_another(engine: Engine) -> None:
+    wanted = f"{uuid.uuid4().hex}.png"
+    first = engine.upload(png(), wanted)
+    assert engine.upload(png(), wanted) == first
+    assert engine.upload(png(colour=(0, 0, 9)), wanted) != first
+
+
+def test_free_comes_back_and_the_engine_still_draws(engine: Engine) -> None:
+    began = time.monotonic()
+    engine.free()
+    assert time.monotonic() - began < 20
+    assert engine.run(flat(), prompt_id=new_id(), timeout_s=60).pictures
+
+
+def test_stats_tell_version_and_memory(engine: Engine, comfy: Comfy) -> None:
+    stats = engine.stats()
+    system = comfy.get("/system_stats").json()["system"]
+    assert stats.version == system["comfyui_version"]
+    assert stats.is_sketch == (system.get("easel_sketch") is True)
+    assert stats.ram_total is not None
+    assert stats.ram_total > 0
+    assert stats.device
+
+
+def test_signatures_are_raw_entries_without_the_classes_that_are_not_there(
+    engine: Engine, comfy: Comfy
+) -> None:
+    entries = engine.signatures(["KSampler", "NoSuchNode", "CheckpointLoaderSimple"])
+    assert set(entries) == {"KSampler", "CheckpointLoaderSimple"}
+    assert entries["KSampler"] == comfy.get("/object_info/KSampler").json()["KSampler"]
+    assert options(
+        engine.signatures(["CheckpointLoaderSimple"], fresh=True)["CheckpointLoaderSimple"], "ckpt_name"
+    )

@@ -1,0 +1,743 @@
+"""What Easel relies on in ComfyUI's HTTP and WebSocket. True of 0.3.64, of 0.8.0 and of the sketch engine."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pytest
+from raw_comfyui import (
+    Comfy,
+    Socket,
+    changed,
+    flat,
+    kinds,
+    new_id,
+    only,
+    picture_of,
+    png,
+    sampled,
+)
+
+SERVER_TROUBLE = "500 Internal Server Error\n\nServer got itself in trouble"
+
+
+def _errors(answer: Any, node: str) -> list[dict[str, Any]]:
+    return answer.json()["node_errors"][node]["errors"]
+
+
+# --- POST /prompt: what is refused ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body", ["", '{"prompt":', "null", '{"prompt": null}', '{"prompt": "abc"}', '{"prompt": ["a"]}']
+)
+def test_a_body_that_is_no_request_is_a_500_in_plain_text(comfy: Comfy, body: str) -> None:
+    answer = comfy.post("/prompt", data=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 500
+    assert answer.headers["Content-Type"].startswith("text/plain")
+    assert answer.text == SERVER_TROUBLE
+
+
+@pytest.mark.parametrize("body", [[], "text", {}, {"client_id": "x"}])
+def test_a_body_without_a_prompt_is_no_prompt(comfy: Comfy, body: Any) -> None:
+    answer = comfy.post("/prompt", body)
+    assert answer.status_code == 400
+    assert answer.json() == {
+        "error": {
+            "type": "no_prompt",
+            "message": "No prompt provided",
+            "details": "No prompt provided",
+            "extra_info": {},
+        },
+        "node_errors": {},
+    }
+
+
+@pytest.mark.parametrize("graph", [{}, [], {"source": flat()["source"]}])
+def test_a_graph_without_an_output_node_is_refused(comfy: Comfy, graph: Any) -> None:
+    answer = comfy.submit(graph)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["type"] == "prompt_no_outputs"
+    assert answer.json()["error"]["message"] == "Prompt has no outputs"
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        (
+            {"class_type": "NoSuchNode", "inputs": {}},
+            "Cannot execute because node NoSuchNode does not exist.",
+        ),
+        ({"inputs": {}}, "Cannot execute because a node is missing the class_type property."),
+        ("text", "Cannot execute because a node is missing the class_type property."),
+    ],
+)
+def test_a_node_of_no_known_class_is_named_in_the_details(comfy: Comfy, node: Any, message: str) -> None:
+    answer = comfy.submit({**flat(), "odd": node})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["type"], error["message"], error["details"]) == (
+        "invalid_prompt",
+        message,
+        "Node ID '#odd'",
+    )
+    assert answer.json()["node_errors"] == {}
+
+
+SAVE = flat(colour=1)
+REFUSED: dict[str, tuple[str, dict[str, Any], str, str, str]] = {
+    # what: (node, inputs, type, message, details)
+    "missing input": (
+        "save",
+        {"images": ...},
+        "required_input_missing",
+        "Required input is missing",
+        "images",
+    ),
+    "below the least": (
+        "source",
+        {"width": 0},
+        "value_smaller_than_min",
+        "Value 0 smaller than min of 1",
+        "width",
+    ),
+    "above the most": (
+        "source",
+        {"batch_size": 4097},
+        "value_bigger_than_max",
+        "Value 4097 bigger than max of 4096",
+        "batch_size",
+    ),
+    "text for INT": (
+        "source",
+        {"width": "abc"},
+        "invalid_input_type",
+        "Failed to convert an input value to a INT value",
+        "width, abc, invalid literal for int() with base 10: 'abc'",
+    ),
+    "null for INT": (
+        "source",
+        {"width": None},
+        "invalid_input_type",
+        "Failed to convert an input value to a INT value",
+        "width, None, int() argument must be a string, a bytes-like object or a real number, not 'NoneType'",
+    ),
+    "link of three": (
+        "save",
+        {"images": ["source", 0, 0]},
+        "bad_linked_input",
+        "Bad linked input, must be a length-2 list of [node_id, slot_index]",
+        "images",
+    ),
+    "link to nothing": (
+        "save",
+        {"images": ["99", 0]},
+        "exception_during_validation",
+        "Exception when validating node",
+        "'99'",
+    ),
+    "output index too big": (
+        "save",
+        {"images": ["source", 7]},
+        "exception_during_validation",
+        "Exception when validating node",
+        "tuple index out of range",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_faulty_node_is_refused_with_type_message_and_details(comfy: Comfy, what: str) -> None:
+    node, inputs, kind, message, details = REFUSED[what]
+    answer = comfy.submit(changed(SAVE, node, **inputs))
+    assert answer.status_code == 400
+    assert answer.json()["error"]["type"] == "prompt_outputs_failed_validation"
+    assert answer.json()["error"]["message"] == "Prompt outputs failed validation"
+    error = _errors(answer, node)[0]
+    assert (error["type"], error["message"], error["details"]) == (kind, message, details)
+    entry = answer.json()["node_errors"][node]
+    assert entry["class_type"] == SAVE[node]["class_type"]
+    assert entry["dependent_outputs"] == ["save"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "kind", "message", "details"),
+    [
+        ({"steps": 0}, "value_smaller_than_min", "Value 0 smaller than min of 1", "steps"),
+        ({"cfg": 101.0}, "value_bigger_than_max", "Value 101.0 bigger than max of 100.0", "cfg"),
+        ({"seed": -1}, "value_smaller_than_min", "Value -1 smaller than min of 0", "seed"),
+        (
+            {"seed": 2**64},
+            "value_bigger_than_max",
+            "Value 18446744073709551616 bigger than max of 18446744073709551615",
+            "seed",
+        ),
+        (
+            {"latent_image": ["checkpoint", 0]},
+            "return_type_mismatch",
+            "Return type mismatch between linked nodes",
+            "latent_image, received_type(MODEL) mismatch input_type(LATENT)",
+        ),
+    ],
+)
+def test_a_sampler_is_checked_for_range_and_type(
+    comfy: Comfy, checkpoint: str, inputs: dict[str, Any], kind: str, message: str, details: str
+) -> None:
+    answer = comfy.submit(changed(sampled(checkpoint), "sampler", **inputs))
+    assert answer.status_code == 400
+    error = _errors(answer, "sampler")[0]
+    assert (error["type"], error["message"], error["details"]) == (kind, message, details)
+    assert error["extra_info"]["input_name"] == next(iter(inputs))
+
+
+def test_an_absent_file_of_weights_is_not_in_the_list(comfy: Comfy) -> None:
+    error = _errors(comfy.submit(sampled("absent.safetensors")), "checkpoint")[0]
+    assert error["type"] == "value_not_in_list"
+    assert error["message"] == "Value not in list"
+    assert error["details"].startswith("ckpt_name: 'absent.safetensors' not in ")
+    assert error["extra_info"]["received_value"] == "absent.safetensors"
+
+
+def test_a_long_list_of_choices_is_given_by_its_length(comfy: Comfy, checkpoint: str) -> None:
+    error = _errors(comfy.submit(changed(sampled(checkpoint), "sampler", sampler_name="nope")), "sampler")[0]
+    assert error["type"] == "value_not_in_list"
+    assert error["details"].startswith("sampler_name: 'nope' not in (list of length ")
+    assert error["extra_info"]["input_config"] is None
+
+
+def test_every_fault_of_a_node_is_listed(comfy: Comfy, checkpoint: str) -> None:
+    answer = comfy.submit(changed(sampled(checkpoint), "sampler", cfg=1000.0, steps=0))
+    found = {error["extra_info"]["input_name"]: error["type"] for error in _errors(answer, "sampler")}
+    assert found == {"cfg": "value_bigger_than_max", "steps": "value_smaller_than_min"}
+
+
+def test_an_image_that_was_never_uploaded_is_refused(comfy: Comfy) -> None:
+    graph = flat()
+    graph["source"] = {"class_type": "LoadImage", "inputs": {"image": "absent.png"}}
+    error = _errors(comfy.submit(graph), "source")[0]
+    assert error["type"] == "custom_validation_failed"
+    assert error["message"] == "Custom validation failed for node"
+    assert error["details"] == "image - Invalid image file: absent.png"
+
+
+def test_a_linked_node_without_inputs_is_refused(comfy: Comfy) -> None:
+    graph = flat()
+    del graph["source"]["inputs"]
+    error = _errors(comfy.submit(graph), "source")[0]
+    assert (error["type"], error["details"]) == ("exception_during_inner_validation", "'inputs'")
+
+
+def test_a_cycle_is_refused_without_naming_a_node(comfy: Comfy) -> None:
+    scaled = {"upscale_method": "nearest-exact", "width": 8, "height": 8, "crop": "disabled"}
+    graph = {
+        "a": {"class_type": "ImageScale", "inputs": {"image": ["b", 0], **scaled}},
+        "b": {"class_type": "ImageScale", "inputs": {"image": ["a", 0], **scaled}},
+        "save": {"class_type": "PreviewImage", "inputs": {"images": ["a", 0]}},
+    }
+    answer = comfy.submit(graph)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["type"] == "prompt_outputs_failed_validation"
+    assert answer.json()["node_errors"] == {}
+
+
+def test_a_foreign_origin_is_forbidden(comfy: Comfy) -> None:
+    body = {"prompt": flat(), "client_id": "x"}
+    answer = comfy.post("/prompt", body, headers={"Origin": "http://elsewhere.example"})
+    assert answer.status_code == 403
+
+
+# --- POST /prompt: what is accepted --------------------------------------------------------------------------
+
+
+def test_a_prompt_id_of_ours_is_kept(comfy: Comfy) -> None:
+    prompt_id = new_id()
+    answer = comfy.submit(flat(), prompt_id=prompt_id).json()
+    assert answer["prompt_id"] == prompt_id
+    assert answer["node_errors"] == {}
+    assert isinstance(answer["number"], int)
+    assert comfy.ended(prompt_id)["status"]["status_str"] == "success"
+
+
+def test_a_prompt_id_is_made_when_none_is_given(comfy: Comfy) -> None:
+    prompt_id = comfy.accepted(flat())
+    assert str(uuid.UUID(prompt_id)) == prompt_id
+    comfy.ended(prompt_id)
+
+
+@pytest.mark.parametrize("width", ["64", 64.9, 64])
+def test_a_number_is_taken_from_text_and_cut_to_a_whole_one(comfy: Comfy, width: Any) -> None:
+    entry = comfy.ended(comfy.accepted(changed(flat(), "source", width=width)))
+    assert _first_picture(comfy, entry).size == (64, 64)
+
+
+def test_an_input_that_the_node_does_not_have_is_ignored(comfy: Comfy) -> None:
+    entry = comfy.ended(comfy.accepted(changed(flat(), "source", nonsense=1)))
+    assert entry["status"]["status_str"] == "success"
+
+
+def test_any_content_type_is_taken(comfy: Comfy) -> None:
+    import json
+
+    body = json.dumps({"prompt": flat(), "client_id": "x"})
+    assert comfy.post("/prompt", data=body, headers={"Content-Type": "text/plain"}).status_code == 200
+
+
+def test_an_output_that_is_not_valid_is_dropped_while_the_others_run(comfy: Comfy) -> None:
+    graph = flat()
+    graph["faulty"] = {"class_type": "SaveImage", "inputs": {"images": ["source", 0]}}
+    answer = comfy.submit(graph)
+    assert answer.status_code == 200
+    assert _errors(answer, "faulty")[0]["type"] == "required_input_missing"
+    entry = comfy.ended(answer.json()["prompt_id"])
+    assert set(entry["outputs"]) == {"save"}
+    assert entry["prompt"][4] == ["save"]
+
+
+def _first_picture(comfy: Comfy, entry: dict[str, Any]) -> Any:
+    return picture_of(comfy.get("/view", params=entry["outputs"]["save"]["images"][0]).content)
+
+
+# --- history -------------------------------------------------------------------------------------------------
+
+
+def test_history_of_a_success_tells_graph_outputs_and_messages(comfy: Comfy) -> None:
+    graph = flat(batch=2)
+    prompt_id = comfy.accepted(graph, client_id="easel-contract")
+    entry = comfy.ended(prompt_id)
+    _, said_id, said_graph, extra, outputs = entry["prompt"]
+    assert (said_id, said_graph, outputs) == (prompt_id, graph, ["save"])
+    assert extra["client_id"] == "easel-contract"
+    assert entry["status"]["status_str"] == "success"
+    assert entry["status"]["completed"] is True
+    assert [kind for kind, _ in entry["status"]["messages"]] == [
+        "execution_start",
+        "execution_cached",
+        "execution_success",
+    ]
+    images = entry["outputs"]["save"]["images"]
+    assert [image["type"] for image in images] == ["output", "output"]
+    assert [image["subfolder"] for image in images] == ["easel-contract"] * 2
+    prefix = graph["save"]["inputs"]["filename_prefix"].split("/")[1]
+    assert [image["filename"] for image in images] == [f"{prefix}_00001_.png", f"{prefix}_00002_.png"]
+
+
+def test_history_knows_nothing_of_an_unknown_a_pending_or_a_running_job(
+    comfy: Comfy, endless: dict[str, Any]
+) -> None:
+    running = comfy.accepted(endless)
+    pending = comfy.accepted(flat())
+    try:
+        comfy.until(lambda: running in comfy.running())
+        answers = [comfy.get(f"/history/{prompt_id}") for prompt_id in (running, pending, new_id())]
+        assert [(answer.status_code, answer.json()) for answer in answers] == [(200, {})] * 3
+    finally:
+        comfy.stop(pending)
+        comfy.stop(running)
+
+
+def test_a_failure_leaves_node_class_exception_and_traceback(comfy: Comfy) -> None:
+    entry = comfy.ended(comfy.accepted(changed(flat(), "save", images="no link")))
+    assert entry["status"]["status_str"] == "error"
+    assert entry["status"]["completed"] is False
+    kind, data = entry["status"]["messages"][-1]
+    assert kind == "execution_error"
+    assert (data["node_id"], data["node_type"]) == ("save", "SaveImage")
+    assert data["exception_type"] == "AttributeError"
+    assert data["exception_message"].strip() == "'str' object has no attribute 'shape'"
+    assert isinstance(data["traceback"], list)
+
+
+def test_history_can_be_deleted(comfy: Comfy) -> None:
+    prompt_id = comfy.accepted(flat())
+    comfy.ended(prompt_id)
+    assert comfy.post("/history", {"delete": [prompt_id, "unknown"]}).status_code == 200
+    assert comfy.entry(prompt_id) is None
+
+
+# --- queue and interrupt --------------------------------------------------------------------------------------
+
+
+def test_the_queue_lists_number_id_graph_extra_data_and_outputs(
+    comfy: Comfy, endless: dict[str, Any]
+) -> None:
+    running_graph, pending_graph = endless, flat()
+    running = comfy.accepted(running_graph)
+    pending = comfy.accepted(pending_graph)
+    try:
+        comfy.until(lambda: running in comfy.running())
+        queue = comfy.get("/queue").json()
+        (entry,) = [entry for entry in queue["queue_pending"] if entry[1] == pending]
+        assert entry[2] == pending_graph
+        assert entry[3]["client_id"] == "easel-contract"
+        assert entry[4] == ["save"]
+        assert queue["queue_running"][0][2] == running_graph
+        assert entry[0] > queue["queue_running"][0][0]
+        assert comfy.get("/prompt").json()["exec_info"]["queue_remaining"] >= 2
+    finally:
+        comfy.stop(pending)
+        comfy.stop(running)
+
+
+def test_a_job_deleted_from_the_queue_leaves_no_trace(comfy: Comfy, endless: dict[str, Any]) -> None:
+    running = comfy.accepted(endless)
+    pending = comfy.accepted(flat())
+    try:
+        comfy.until(lambda: running in comfy.running())
+        assert comfy.post("/queue", {"delete": [pending]}).status_code == 200
+        assert pending not in comfy.pending()
+    finally:
+        comfy.stop(running)
+    comfy.ended(comfy.accepted(flat()))
+    assert comfy.entry(pending) is None
+
+
+def test_deleting_does_not_touch_the_running_job(comfy: Comfy, endless: dict[str, Any]) -> None:
+    running = comfy.accepted(endless)
+    try:
+        comfy.until(lambda: running in comfy.running())
+        assert comfy.post("/queue", {"delete": [running, "unknown"]}).status_code == 200
+        assert comfy.running() == [running]
+    finally:
+        comfy.stop(running)
+
+
+def test_an_interrupt_by_id_stops_that_job_only(comfy: Comfy, endless: dict[str, Any]) -> None:
+    running = comfy.accepted(endless)
+    comfy.until(lambda: running in comfy.running())
+    assert comfy.post("/interrupt", {"prompt_id": new_id()}).status_code == 200
+    assert comfy.running() == [running]
+    comfy.stop(running)
+    entry = comfy.ended(running)
+    assert entry["status"]["status_str"] == "error"
+    kind, data = entry["status"]["messages"][-1]
+    assert kind == "execution_interrupted"
+    assert {"node_id", "node_type", "executed", "prompt_id"} <= set(data)
+
+
+def test_an_interrupt_while_nothing_runs_does_not_hit_the_next_job(comfy: Comfy) -> None:
+    assert comfy.post("/interrupt", {}).status_code == 200
+    assert comfy.ended(comfy.accepted(flat()))["status"]["status_str"] == "success"
+
+
+@pytest.mark.parametrize("path", ["/queue", "/history", "/free"])
+def test_a_body_that_is_no_json_is_a_500(comfy: Comfy, path: str) -> None:
+    assert comfy.post(path, data="{").status_code == 500
+
+
+# --- events ---------------------------------------------------------------------------------------------------
+
+
+def test_the_first_message_is_the_status_with_the_client_id(engine_url: str) -> None:
+    with Socket(engine_url) as socket:
+        assert socket.first["type"] == "status"
+        assert socket.first["data"]["sid"] == socket.client_id
+        assert "queue_remaining" in socket.first["data"]["status"]["exec_info"]
+
+
+def test_a_success_is_told_in_this_order(comfy: Comfy, engine_url: str) -> None:
+    with Socket(engine_url) as socket:
+        prompt_id = comfy.accepted(flat(), client_id=socket.client_id)
+        heard = socket.job(prompt_id)
+    assert kinds(heard) == [
+        "execution_start",
+        "execution_cached",
+        "executing",
+        "executing",
+        "executed",
+        "execution_success",
+        "executing",
+    ]
+    assert [data["node"] for data in only(heard, "executing")] == ["source", "save", None]
+    assert all(
+        message["data"].get("prompt_id") == prompt_id for message in heard if message["type"] != "status"
+    )
+    (executed,) = only(heard, "executed")
+    assert executed["node"] == executed["display_node"] == "save"
+    assert executed["output"]["images"] == comfy.ended(prompt_id)["outputs"]["save"]["images"]
+    assert only(heard, "execution_cached")[0]["nodes"] == []
+
+
+def test_each_step_of_a_sampler_is_told(comfy: Comfy, engine_url: str, checkpoint: str) -> None:
+    with Socket(engine_url) as socket:
+        heard = socket.job(comfy.accepted(sampled(checkpoint, steps=3), client_id=socket.client_id))
+    told = [(data["node"], data["value"], data["max"]) for data in only(heard, "progress")]
+    assert told == [("sampler", 1, 3), ("sampler", 2, 3), ("sampler", 3, 3)]
+
+
+def test_a_failure_is_told_without_a_success(comfy: Comfy, engine_url: str) -> None:
+    with Socket(engine_url) as socket:
+        graph = changed(flat(), "save", images="no link")
+        heard = socket.job(comfy.accepted(graph, client_id=socket.client_id))
+    assert kinds(heard)[-2:] == ["execution_error", "executing"]
+    assert "execution_success" not in kinds(heard)
+    (error,) = only(heard, "execution_error")
+    assert (error["node_id"], error["node_type"], error["exception_type"]) == (
+        "save",
+        "SaveImage",
+        "AttributeError",
+    )
+
+
+def test_an_interruption_is_told(comfy: Comfy, engine_url: str, endless: dict[str, Any]) -> None:
+    with Socket(engine_url) as socket:
+        prompt_id = comfy.accepted(endless, client_id=socket.client_id)
+        socket.until("progress")
+        comfy.post("/interrupt", {"prompt_id": prompt_id})
+        heard = socket.job(prompt_id)
+    assert kinds(heard)[-2:] == ["execution_interrupted", "executing"]
+    (interrupted,) = only(heard, "execution_interrupted")
+    assert (interrupted["node_id"], interrupted["node_type"]) == ("sampler", "KSampler")
+
+
+def test_events_go_to_the_socket_of_their_client_only(comfy: Comfy, engine_url: str) -> None:
+    with Socket(engine_url) as ours, Socket(engine_url) as another:
+        ours.job(comfy.accepted(flat(), client_id=ours.client_id))
+        heard = another.job(comfy.accepted(flat(), client_id=another.client_id))
+    assert kinds(heard).count("execution_start") == 1
+
+
+def test_previews_are_named_when_asked_for_in_the_first_message(
+    comfy: Comfy, engine_url: str, checkpoint: str
+) -> None:
+    with Socket(engine_url, hello=True) as socket:
+        assert socket.answer["type"] == "feature_flags"
+        assert socket.answer["data"]["supports_preview_metadata"] is True
+        prompt_id = comfy.accepted(sampled(checkpoint, steps=2), client_id=socket.client_id)
+        frames = [message for message in socket.job(prompt_id) if isinstance(message, bytes)]
+    if not frames:
+        pytest.skip("this engine was started without previews (--preview-method latent2rgb)")
+    for frame in frames:
+        length = int.from_bytes(frame[4:8], "big")
+        assert int.from_bytes(frame[:4], "big") == 4
+        assert f'"prompt_id": "{prompt_id}"'.encode() in frame[8 : 8 + length]
+        assert picture_of(frame[8 + length :]).format == "JPEG"
+
+
+def test_previews_are_not_named_otherwise(comfy: Comfy, engine_url: str, checkpoint: str) -> None:
+    with Socket(engine_url) as socket:
+        prompt_id = comfy.accepted(sampled(checkpoint, steps=2), client_id=socket.client_id)
+        frames = [message for message in socket.job(prompt_id) if isinstance(message, bytes)]
+    if not frames:
+        pytest.skip("this engine was started without previews (--preview-method latent2rgb)")
+    assert {frame[:8] for frame in frames} == {b"\x00\x00\x00\x01\x00\x00\x00\x01"}
+    assert picture_of(frames[-1][8:]).format == "JPEG"
+
+
+def test_the_websocket_node_sends_each_picture_as_a_frame(
+    comfy: Comfy, engine_url: str, object_info: dict[str, Any]
+) -> None:
+    if "SaveImageWebsocket" not in object_info:
+        pytest.skip("this engine has no SaveImageWebsocket")
+    graph = flat(batch=3, output="SaveImageWebsocket")
+    with Socket(engine_url, hello=True) as socket:
+        heard = socket.job(comfy.accepted(graph, client_id=socket.client_id))
+    frames = [message for message in heard if isinstance(message, bytes)]
+    assert len(frames) == 3
+    for frame in frames:
+        length = int.from_bytes(frame[4:8], "big")
+        assert b'"node_id": "save"' in frame[8 : 8 + length]
+        assert b'"image_type": "image/png"' in frame[8 : 8 + length]
+        assert picture_of(frame[8 + length :]).size == (64, 64)
+
+
+def test_compression_is_not_forced_on_us(engine_url: str) -> None:
+    with Socket(engine_url) as socket:
+        assert "sec-websocket-extensions" not in socket._socket.headers
+
+
+# --- the cache ------------------------------------------------------------------------------------------------
+
+
+def test_the_same_graph_again_names_the_old_file(comfy: Comfy, engine_url: str) -> None:
+    graph = flat()
+    with Socket(engine_url) as socket:
+        first = comfy.accepted(graph, client_id=socket.client_id)
+        socket.job(first)
+        second = comfy.accepted(graph, client_id=socket.client_id)
+        heard = socket.job(second)
+    assert sorted(only(heard, "execution_cached")[0]["nodes"]) == ["save", "source"]
+    (executed,) = only(heard, "executed")
+    assert executed["output"] == comfy.ended(first)["outputs"]["save"]
+    assert comfy.ended(second)["outputs"] == comfy.ended(first)["outputs"]
+
+
+def test_with_another_prefix_only_the_saving_is_done_again(comfy: Comfy, engine_url: str) -> None:
+    graph = flat()
+    with Socket(engine_url) as socket:
+        socket.job(comfy.accepted(graph, client_id=socket.client_id))
+        again = changed(graph, "save", filename_prefix=f"easel-contract/{uuid.uuid4().hex}")
+        heard = socket.job(comfy.accepted(again, client_id=socket.client_id))
+    assert only(heard, "execution_cached")[0]["nodes"] == ["source"]
+    assert [data["node"] for data in only(heard, "executing")] == ["save", None]
+
+
+def test_the_same_seed_gives_the_same_bytes(comfy: Comfy, checkpoint: str) -> None:
+    def pixels(graph: dict[str, Any]) -> bytes:
+        return _first_picture(comfy, comfy.ended(comfy.accepted(graph))).tobytes()
+
+    assert pixels(sampled(checkpoint, seed=5)) == pixels(sampled(checkpoint, seed=5))
+    assert pixels(sampled(checkpoint, seed=5)) != pixels(sampled(checkpoint, seed=6))
+
+
+# --- files ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def saved(comfy: Comfy) -> dict[str, str]:
+    """A file in the output folder, as history names it."""
+    return comfy.ended(comfy.accepted(flat()))["outputs"]["save"]["images"][0]
+
+
+def test_a_saved_picture_can_be_viewed(comfy: Comfy, saved: dict[str, str]) -> None:
+    answer = comfy.get("/view", params=saved)
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"] == "image/png"
+    assert picture_of(answer.content).size == (64, 64)
+
+
+def test_a_preview_picture_lies_in_the_temp_folder(comfy: Comfy) -> None:
+    (image,) = comfy.ended(comfy.accepted(flat(output="PreviewImage")))["outputs"]["save"]["images"]
+    assert image["type"] == "temp"
+    assert comfy.get("/view", params=image).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"filename": "absent.png"}, 404),
+        ({"filename": ""}, 400),
+        ({"filename": "../../x.png"}, 400),
+        ({"filename": "/etc/hostname"}, 400),
+        ({"filename": "a\0.png"}, 404),
+        ({"type": "bogus"}, 400),
+        ({"type": "temp"}, 404),
+        ({"subfolder": "../.."}, 403),
+        ({"subfolder": "../output_evil"}, 403),
+        ({"subfolder": "/etc", "filename": "hostname"}, 403),
+        ({"subfolder": "elsewhere"}, 404),
+    ],
+)
+def test_view_gives_nothing_but_files_of_its_folders(
+    comfy: Comfy, saved: dict[str, str], change: dict[str, str], status: int
+) -> None:
+    answer = comfy.get("/view", params={**saved, **change})
+    assert (answer.status_code, answer.content) == (status, b"")
+
+
+def test_view_wants_a_name(comfy: Comfy) -> None:
+    assert comfy.get("/view").status_code == 404
+
+
+def _upload(comfy: Comfy, name: str, data: bytes, **fields: str) -> Any:
+    return comfy.post("/upload/image", files={"image": (name, data, "image/png")}, data=fields)
+
+
+def test_an_upload_of_the_same_bytes_keeps_its_name_and_of_others_gets_another(comfy: Comfy) -> None:
+    name, red, blue = f"{uuid.uuid4().hex}.png", png(), png(colour=(0, 0, 255))
+    assert _upload(comfy, name, red).json() == {"name": name, "subfolder": "", "type": "input"}
+    assert _upload(comfy, name, red).json()["name"] == name
+    assert _upload(comfy, name, blue).json()["name"] == name.replace(".png", " (1).png")
+    assert _upload(comfy, name, blue, overwrite="true").json()["name"] == name
+    assert comfy.get("/view", params={"filename": name, "type": "input"}).content == blue
+
+
+def test_an_upload_goes_into_a_subfolder(comfy: Comfy) -> None:
+    name = f"{uuid.uuid4().hex}.png"
+    assert _upload(comfy, name, png(), subfolder="easel/x").json() == {
+        "name": name,
+        "subfolder": "easel/x",
+        "type": "input",
+    }
+    assert (
+        comfy.get("/view", params={"filename": name, "subfolder": "easel/x", "type": "input"}).status_code
+        == 200
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "status"),
+    [
+        ("../evil.png", {}, 400),
+        ("a.png", {"subfolder": "../.."}, 400),
+        ("a.png", {"subfolder": "/etc"}, 400),
+        ("a.png", {"type": "bogus"}, 500),
+    ],
+)
+def test_an_upload_stays_in_its_folder(comfy: Comfy, name: str, fields: dict[str, str], status: int) -> None:
+    assert _upload(comfy, name, png(), **fields).status_code == status
+
+
+def test_an_upload_without_a_file_is_refused(comfy: Comfy) -> None:
+    assert comfy.post("/upload/image", data={"subfolder": ""}).status_code == 400
+
+
+def test_an_uploaded_image_can_be_loaded(comfy: Comfy) -> None:
+    stored = _upload(comfy, f"{uuid.uuid4().hex}.png", png(24, 16, (10, 200, 30)), subfolder="easel").json()
+    graph = flat()
+    graph["source"] = {"class_type": "LoadImage", "inputs": {"image": f"easel/{stored['name']}"}}
+    picture = _first_picture(comfy, comfy.ended(comfy.accepted(graph)))
+    assert picture.size == (24, 16)
+    assert picture.convert("RGB").getpixel((3, 3)) == (10, 200, 30)
+
+
+def test_an_upload_that_is_no_image_is_stored_and_fails_when_it_is_loaded(comfy: Comfy) -> None:
+    stored = _upload(comfy, f"{uuid.uuid4().hex}.png", b"no image").json()
+    graph = flat()
+    graph["source"] = {"class_type": "LoadImage", "inputs": {"image": stored["name"]}}
+    kind, data = comfy.ended(comfy.accepted(graph))["status"]["messages"][-1]
+    assert (kind, data["node_type"], data["exception_type"]) == (
+        "execution_error",
+        "LoadImage",
+        "PIL.UnidentifiedImageError",
+    )
+
+
+# --- what it says of itself -----------------------------------------------------------------------------------
+
+
+def test_object_info_of_a_class_tells_inputs_and_outputs(comfy: Comfy) -> None:
+    entry = comfy.get("/object_info/KSampler").json()["KSampler"]
+    required = entry["input"]["required"]
+    assert required["model"][0] == "MODEL"
+    assert required["steps"][0] == "INT"
+    assert {"default", "min", "max"} <= set(required["steps"][1])
+    assert "euler" in required["sampler_name"][0]
+    assert entry["output"] == ["LATENT"]
+    assert entry["output_node"] is False
+
+
+def test_object_info_of_an_unknown_class_is_empty(comfy: Comfy) -> None:
+    answer = comfy.get("/object_info/NoSuchNode")
+    assert (answer.status_code, answer.json()) == (200, {})
+
+
+def test_object_info_marks_the_output_nodes(object_info: dict[str, Any]) -> None:
+    assert object_info["SaveImage"]["output_node"] is True
+    assert object_info["PreviewImage"]["output_node"] is True
+
+
+def test_system_stats_tells_version_and_memory(comfy: Comfy) -> None:
+    stats = comfy.get("/system_stats").json()
+    assert stats["system"]["comfyui_version"]
+    assert stats["system"]["ram_total"] > 0
+    assert {"name", "type", "vram_total", "vram_free"} <= set(stats["devices"][0])
+
+
+def test_features_tell_of_named_previews_and_the_size_of_uploads(comfy: Comfy) -> None:
+    features = comfy.get("/features").json()
+    assert features["supports_preview_metadata"] is True
+    assert features["max_upload_size"] > 0
+
+
+def test_free_is_answered_at_once(comfy: Comfy) -> None:
+    assert comfy.post("/free", {"unload_models": True, "free_memory": True}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/system_stats", "/queue", "/object_info/EmptyImage", "/features"])
+def test_every_route_is_also_under_api(comfy: Comfy, path: str) -> None:
+    assert comfy.get(f"/api{path}").status_code == comfy.get(path).status_code == 200
+
+
+def test_an_unknown_path_is_404(comfy: Comfy) -> None:
+    assert comfy.get("/nothing/here").status_code == 404
