@@ -95,6 +95,7 @@ TABLE: tuple[Setting, ...] = (
         "Longest time a request may take; many clients give up at 300 s.",
         minimum=1,
     ),
+    Setting("log_level", "text", "info", "How much to log.", choices=("debug", "info", "warning", "error")),
     Setting(
         "engine.url",
         "text",
@@ -135,7 +136,6 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting("image_store.max_count", "integer", 1000, "Images kept for `url` answers.", minimum=1),
     Setting("image_store.max_mb", "integer", 1024, "Space for kept images, in 10^6 bytes.", minimum=1),
-    Setting("log_level", "text", "info", "How much to log.", choices=("debug", "info", "warning", "error")),
 )
 
 BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in TABLE}

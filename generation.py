@@ -1,0 +1,289 @@
+"""The story of one picture request: compile, ask whether the engine can, run each job, finish the pictures, keep them.
+Knows the rooms and the order of steps; knows no HTTP, no URLs, no YAML. Callable from any process."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from compiler import (
+    Catalogue,
+    Compiled,
+    Graph,
+    ImageRequest,
+    Plan,
+    Size,
+    compile_workflow,
+    fit,
+    parse_object_info,
+)
+from compiler.signatures import NodeSignature
+from engine import Engine, Outcome, Preview, Progress
+from errors import EngineRejected, FilesMissing, JobTimedOut, NodesMissing, NoPictures, QueueFull
+from image_store import ImageStore, KeptImage, apply_policy, encode, png_size
+
+log = logging.getLogger("easel.generation")
+
+OutputFormat = Literal["png", "jpeg", "webp"]
+MetadataPolicy = Literal["none", "parameters", "workflow"]
+MIME: Mapping[str, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+
+Watch = Callable[[Progress | Preview], None]
+
+
+@dataclass(frozen=True)
+class Finish:
+    """How the pictures are to come: their format, and whether they are kept under a name."""
+
+    format: OutputFormat = "png"
+    quality: int | None = None
+    """0 to 100 for jpeg and webp; None for the library's own default."""
+    keep: bool = True
+
+
+@dataclass(frozen=True)
+class Image:
+    """A finished picture. The same seed, size and batch draw it again; it was number `index` of its batch."""
+
+    data: bytes
+    mime: str
+    size: Size
+    seed: int
+    index: int
+    batch: int
+    prompt_id: str
+    kept: KeptImage | None
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds. `queued_s` to `fetch_s` are sums over the request's jobs."""
+
+    total_s: float
+    compile_s: float
+    queued_s: float
+    run_s: float
+    fetch_s: float
+    finish_s: float
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What came of a request."""
+
+    plan: Plan
+    checkpoint: str
+    images: tuple[Image, ...]
+    timings: Timings
+    is_sketch: bool
+
+
+@dataclass
+class Waiting:
+    """How many requests wait for pictures in this process, and how long one takes of late.
+
+    No more than `limit` wait: each holds a thread, and some must stay free for the cheap requests.
+    """
+
+    limit: int
+    count: int = 0
+    seconds_each: float = 10.0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self.count >= self.limit:
+                seconds = max(1, math.ceil(self.seconds_each))
+                raise QueueFull(
+                    f"{self.count} requests are already waiting for pictures.",
+                    waiting=self.count,
+                    retry_after_s=seconds,
+                )
+            self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self.count -= 1
+
+    def took(self, seconds: float) -> None:
+        """Remember how long an image request ran in the engine."""
+        with self._lock:
+            self.seconds_each += 0.2 * (seconds - self.seconds_each)
+
+
+class Generator:
+    """Draws requests. One for each process; safe for threads."""
+
+    def __init__(
+        self,
+        catalogue: Callable[[], Catalogue],
+        engine: Callable[[], Engine],
+        store: ImageStore,
+        *,
+        metadata: MetadataPolicy = "none",
+        max_waiting: int = 96,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`catalogue` and `engine` give those in force now."""
+        self.catalogue, self.engine = catalogue, engine
+        self._store, self._metadata, self._clock = store, metadata, clock
+        self.waiting = Waiting(max_waiting)
+        self._parsed: dict[str, tuple[Any, NodeSignature]] = {}
+
+    def generate(
+        self,
+        request: ImageRequest,
+        finish: Finish,
+        *,
+        timeout_s: float,
+        watch: Watch = lambda event: None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Generation:
+        """Draw `request`. Raises the errors of the compiler, the engine and the image store, and QueueFull.
+
+        Everything that the request itself can be blamed for is found before the engine gets a job.
+        """
+        began = self._clock()
+        catalogue = self.catalogue()
+        compiled = compile_workflow(request, catalogue)
+        compile_s = self._clock() - began
+        with self.waiting:
+            engine = self.engine()
+            graphs = self._fitted(compiled, catalogue, engine)
+            is_sketch = engine.is_sketch
+            try:
+                outcomes = [self._run(engine, nodes, began + timeout_s, watch, cancelled) for nodes in graphs]
+            except EngineRejected:
+                # A file that went since we last looked: fresh eyes name it in the model's own terms.
+                self._fit(compiled, catalogue, engine, fresh=True)
+                raise
+        drawn = self._clock()
+        images = [
+            image
+            for graph, outcome in zip(compiled.graphs, outcomes, strict=True)
+            for image in self._images(graph, outcome, compiled.plan, finish)
+        ]
+        run_s = sum(outcome.run_s for outcome in outcomes)
+        self.waiting.took(run_s)
+        timings = Timings(
+            total_s=self._clock() - began,
+            compile_s=compile_s,
+            queued_s=sum(outcome.queued_s for outcome in outcomes),
+            run_s=run_s,
+            fetch_s=sum(outcome.fetch_s for outcome in outcomes),
+            finish_s=self._clock() - drawn,
+        )
+        checkpoint = catalogue.models[compiled.plan.model].checkpoint
+        return Generation(compiled.plan, checkpoint, tuple(images), timings, is_sketch)
+
+    def check(self, compiled: Compiled, catalogue: Catalogue, engine: Engine) -> list[dict[str, Any]]:
+        """The graphs as `engine` would get them. Raises FilesMissing or NodesMissing for what it lacks."""
+        return self._fitted(compiled, catalogue, engine)
+
+    # --- the engine --------------------------------------------------------------------------------
+
+    def _fitted(self, compiled: Compiled, catalogue: Catalogue, engine: Engine) -> list[dict[str, Any]]:
+        try:
+            return self._fit(compiled, catalogue, engine, fresh=False)
+        except (FilesMissing, NodesMissing):
+            # What we remember of the engine may be old: a file that was put there since needs no restart.
+            return self._fit(compiled, catalogue, engine, fresh=True)
+
+    def _fit(
+        self, compiled: Compiled, catalogue: Catalogue, engine: Engine, *, fresh: bool
+    ) -> list[dict[str, Any]]:
+        classes = frozenset().union(*(graph.classes for graph in compiled.graphs))
+        live = {
+            name: self._signature(name, raw) for name, raw in engine.signatures(classes, fresh=fresh).items()
+        }
+        files = catalogue.models[compiled.plan.model].files
+        return [fit(graph.nodes, live, catalogue.signatures, files) for graph in compiled.graphs]
+
+    def _signature(self, name: str, raw: Any) -> NodeSignature:
+        known = self._parsed.get(name)
+        if known is None or known[0] is not raw:
+            known = self._parsed[name] = (raw, parse_object_info({name: raw})[name])
+        return known[1]
+
+    def _run(
+        self,
+        engine: Engine,
+        nodes: dict[str, Any],
+        deadline: float,
+        watch: Watch,
+        cancelled: Callable[[], bool],
+    ) -> Outcome:
+        remaining = deadline - self._clock()
+        if remaining <= 0:
+            raise JobTimedOut("The request's time was over before its last job began.")
+        return engine.run(
+            nodes, prompt_id=str(uuid.uuid4()), timeout_s=remaining, watch=watch, cancelled=cancelled
+        )
+
+    # --- the pictures ------------------------------------------------------------------------------
+
+    def _images(self, graph: Graph, outcome: Outcome, plan: Plan, finish: Finish) -> list[Image]:
+        if len(outcome.pictures) != graph.job.batch:
+            raise NoPictures(
+                f"The job made {len(outcome.pictures)} pictures where {graph.job.batch} were wanted.",
+                prompt_id=outcome.prompt_id,
+            )
+        return [
+            self._finished(picture.data, index, graph, outcome.prompt_id, plan, finish)
+            for index, picture in enumerate(outcome.pictures)
+        ]
+
+    def _finished(
+        self, png: bytes, index: int, graph: Graph, prompt_id: str, plan: Plan, finish: Finish
+    ) -> Image:
+        width, height = png_size(png)
+        text = parameters_text(plan, graph.job.seed) if self._metadata == "parameters" else None
+        if finish.format == "png":
+            data = apply_policy(png, self._metadata, parameters=text)
+        else:
+            data = encode(png, finish.format, finish.quality, text)
+        kept = self._store.keep(data, finish.format) if finish.keep else None
+        return Image(
+            data=data,
+            mime=MIME[finish.format],
+            size=Size(width, height),
+            seed=graph.job.seed,
+            index=index,
+            batch=graph.job.batch,
+            prompt_id=prompt_id,
+            kept=kept,
+        )
+
+
+_WORDS = {"steps": "Steps", "sampler": "Sampler", "schedule": "Schedule type", "cfg": "CFG scale"}
+
+
+def parameters_text(plan: Plan, seed: int) -> str:
+    """The plan in the text form that most picture tools read from a picture's `parameters`."""
+    values = {name: planned.value for name, planned in plan.values.items()}
+    lines = [str(values["prompt"])]
+    if values.get("negative_prompt"):
+        lines.append(f"Negative prompt: {values['negative_prompt']}")
+    parts = [f"{word}: {values[name]}" for name, word in _WORDS.items() if name in values]
+    lines.append(", ".join([*parts, f"Seed: {seed}", f"Size: {plan.size}", f"Model: {plan.model}"]))
+    return "\n".join(lines)
+
+
+def preload(generator: Generator, models: tuple[str, ...], *, timeout_s: float) -> None:
+    """Draw one small picture with each of `models`, so that its weights are in ComfyUI's memory; never raises."""
+    for name in models:
+        rule = generator.catalogue().models[name].size
+        request = ImageRequest(
+            prompt="warm up", seed=0, id=str(uuid.uuid4()), model=name, size=rule.min, inputs={"steps": 1}
+        )
+        try:
+            took = generator.generate(request, Finish(keep=False), timeout_s=timeout_s).timings
+            log.info("preloaded %s in %.1f s", name, took.total_s)
+        except Exception as fault:
+            log.warning("could not preload %s: %s", name, fault)

@@ -1,0 +1,138 @@
+"""The catalogue in force while its files change under it: a good edit is taken up without a restart, a bad one is
+refused and the last good catalogue goes on. What was accepted is kept in the state directory, so that a worker born
+after a bad edit serves the same as its elders."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from compiler import Catalogue, Size, SourcePaths, Sources, load_catalogue, read_sources
+from errors import EaselError, SettingsInvalid
+from whole_file import write_whole
+
+log = logging.getLogger("easel.catalogue")
+
+Stamp = tuple[tuple[str, int, int], ...]
+"""Name, time of change in ns and size of every file: equal stamps, equal files."""
+
+Choose = Callable[[Catalogue], Catalogue]
+"""Puts this installation's own choices (default model, hidden models) into a fresh catalogue, or refuses it."""
+
+
+class LiveCatalogue:
+    """`current()` gives the catalogue in force. Safe for threads; each process has its own."""
+
+    def __init__(
+        self,
+        paths: SourcePaths,
+        kept: Path,
+        *,
+        choose: Choose = lambda catalogue: catalogue,
+        settle_s: float = 0.2,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Reads and checks the files. Raises CatalogueInvalid: a server does not start with a broken catalogue.
+
+        `kept` is the file for the last good texts; `settle_s` is how long files must rest before they count,
+        so that an editor's half-written file is never read.
+        """
+        self._paths, self._kept, self._choose = paths, kept, choose
+        self._settle_s, self._clock = settle_s, clock
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._seen = self._stamp()
+        self._changed_at: float | None = None
+        self._pending: Stamp = self._seen
+        self.fault: EaselError | None = None
+        """Why the files as they are now are not in force, or None."""
+        self.since = int(time.time())
+        """Unix time at which the catalogue in force was taken up"""
+        self._catalogue = self._accept(read_sources(paths))
+
+    def current(self) -> Catalogue:
+        """The catalogue in force. Costs a look at the files' times; never raises for a bad edit."""
+        if self._pid != os.getpid():
+            self._after_fork()
+        stamp = self._stamp()
+        if stamp != self._seen and self._lock.acquire(blocking=False):
+            try:
+                self._look_again(stamp)
+            finally:
+                self._lock.release()
+        return self._catalogue
+
+    def _look_again(self, stamp: Stamp) -> None:
+        now = self._clock()
+        if stamp != self._pending:
+            self._pending, self._changed_at = stamp, now
+        if self._changed_at is not None and now - self._changed_at < self._settle_s:
+            return
+        self._seen = stamp
+        try:
+            self._catalogue = self._accept(read_sources(self._paths))
+            self.fault, self.since = None, int(time.time())
+            log.info("the catalogue changed; %d models are in force", len(self._catalogue.models))
+        except EaselError as fault:
+            self.fault = fault
+            log.error("the catalogue changed and is refused; the last good one goes on: %s", fault.message)
+
+    def _accept(self, sources: Sources) -> Catalogue:
+        catalogue = self._choose(load_catalogue(sources))
+        self._keep(sources)
+        return catalogue
+
+    def _keep(self, sources: Sources) -> None:
+        # A state directory that cannot be written only costs the memory of the last good catalogue.
+        with contextlib.suppress(OSError):
+            write_whole(self._kept, sources.dump().encode())
+
+    def _after_fork(self) -> None:
+        """A worker forked from the master holds what was in force when the server started. If the files have since
+        changed for the bad, what its elders took up in between is in the kept texts."""
+        self._pid, self._lock = os.getpid(), threading.Lock()
+        if self._stamp() == self._seen:
+            return
+        try:
+            self._catalogue = self._choose(load_catalogue(Sources.load(self._kept.read_text("utf-8"))))
+        except (OSError, ValueError, TypeError, EaselError) as fault:
+            log.warning("the kept catalogue cannot be used: %s", fault)
+
+    def _stamp(self) -> Stamp:
+        stamp = []
+        for path in self._paths.files():
+            with contextlib.suppress(OSError):
+                state = path.stat()
+                stamp.append((path.name, state.st_mtime_ns, state.st_size))
+        return tuple(stamp)
+
+
+def installation_choices(default_model: str, default_size: str, visible: tuple[str, ...]) -> Choose:
+    """What the settings `images.default_model`, `images.default_size` and `images.visible` make of a catalogue.
+
+    The function raises SettingsInvalid for a model that the catalogue has not, or a default that is hidden.
+    """
+
+    def choose(catalogue: Catalogue) -> Catalogue:
+        unknown = [name for name in (*visible, default_model) if name and name not in catalogue.models]
+        if unknown:
+            raise SettingsInvalid(
+                f"images: {', '.join(unknown)} is not in the catalogue; there is {', '.join(catalogue.models)}."
+            )
+        default = default_model or catalogue.default_model
+        hidden = frozenset(catalogue.models) - set(visible) if visible else frozenset()
+        if default in hidden:
+            raise SettingsInvalid(f"images.visible does not list the default model {default!r}.")
+        try:
+            size = Size.parse(default_size) if default_size else None
+        except ValueError as fault:
+            raise SettingsInvalid(f"images.default_size: {fault}.") from fault
+        return replace(catalogue, default_model=default, default_size=size, hidden=hidden)
+
+    return choose
