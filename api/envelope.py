@@ -1,0 +1,124 @@
+"""Errors -> HTTP: the one place where a named error gets a status, a type and headers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Flask, Response, g, jsonify, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
+
+import errors
+from errors import EaselError
+
+log = logging.getLogger("easel.api")
+
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's status for a client that hung up; nobody reads it but the log."""
+
+STATUS: Mapping[type[EaselError], int] = {
+    errors.EaselError: 500,
+    errors.InvalidRequest: 400,
+    errors.NotJson: 415,
+    errors.TooLarge: 413,
+    errors.InvalidValue: 400,
+    errors.PromptRequired: 422,
+    errors.ModelNotCurated: 404,
+    errors.StreamUnsupported: 400,
+    errors.ImagesDisabled: 404,
+    errors.ImageNotFound: 404,
+    errors.RouteNotFound: 404,
+    errors.MethodNotAllowed: 405,
+    errors.InvalidKey: 401,
+    errors.ForeignHost: 403,
+    errors.ForeignOrigin: 403,
+    errors.QueueFull: 429,
+    errors.RequestCancelled: CLIENT_CLOSED_REQUEST,
+    errors.ServerStopping: 503,
+    errors.EngineUnreachable: 503,
+    errors.NodesMissing: 503,
+    errors.FilesMissing: 503,
+    errors.JobInterrupted: 503,
+    errors.JobLost: 503,
+    errors.EngineStalled: 503,
+    errors.JobTimedOut: 504,
+    errors.StoreFull: 507,
+}
+"""Statuses by class; a class that is not here has its parent's."""
+
+_TYPES = {401: "invalid_request_error", 403: "permission_error", 429: "rate_limit_error"}
+_RETRIED_BY_CLIENTS = (408, 409, 429)
+_RETRY_AFTER_S = 5
+
+
+def status_of(kind: type[EaselError]) -> int:
+    """The HTTP status of an error class."""
+    return next(STATUS[parent] for parent in kind.__mro__ if parent in STATUS)
+
+
+def envelope(fault: EaselError) -> dict[str, Any]:
+    """The JSON body for `fault`: OpenAI's four keys and `details`."""
+    status = status_of(type(fault))
+    kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return {
+        "error": {
+            "message": fault.message,
+            "type": kind,
+            "param": fault.param,
+            "code": fault.code,
+            "details": fault.details,
+        }
+    }
+
+
+def answer(fault: EaselError) -> Response:
+    """`fault` as a response, with the headers that tell clients whether to try again."""
+    status = status_of(type(fault))
+    response = jsonify(envelope(fault))
+    response.status_code = status
+    if status >= 500 or status in _RETRIED_BY_CLIENTS:
+        # The SDKs repeat such answers twice unless told; a repeat of what cannot succeed is GPU time lost.
+        response.headers["x-should-retry"] = "true" if fault.retry else "false"
+    if fault.retry:
+        response.headers["Retry-After"] = str(fault.details.get("retry_after_s", _RETRY_AFTER_S))
+    if isinstance(fault, errors.InvalidKey):
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def register_errors(app: Flask) -> None:
+    """Every way a request can fail in `app` answers with the envelope."""
+    app.register_error_handler(EaselError, _named)
+    app.register_error_handler(HTTPException, _of_werkzeug)
+    app.register_error_handler(Exception, _unforeseen)
+
+
+def _named(fault: EaselError) -> Response:
+    if status_of(type(fault)) >= 500:
+        log.error("%s %s: %s: %s", g.get("request_id", "-"), request.path, fault.code, fault.message)
+    return answer(fault)
+
+
+def _of_werkzeug(fault: HTTPException) -> Response:
+    response = answer(_translated(fault))
+    if isinstance(fault, MethodNotAllowed) and fault.valid_methods:
+        response.headers["Allow"] = ", ".join(sorted(fault.valid_methods))
+    return response
+
+
+def _translated(fault: HTTPException) -> EaselError:
+    if isinstance(fault, NotFound):
+        return errors.RouteNotFound(f"There is nothing at {request.path}.", path=request.path)
+    if isinstance(fault, MethodNotAllowed):
+        return errors.MethodNotAllowed(f"{request.method} is not a method of {request.path}.")
+    if isinstance(fault, RequestEntityTooLarge):
+        return errors.TooLarge("The body is larger than this server takes.", limit=request.max_content_length)
+    if fault.code is not None and fault.code < 500:
+        return errors.InvalidRequest(fault.description or fault.name)
+    return EaselError("Something failed inside.", request_id=g.get("request_id"))
+
+
+def _unforeseen(fault: Exception) -> Response:
+    log.error("%s %s failed", g.get("request_id", "-"), request.path, exc_info=fault)
+    return answer(EaselError("Something failed inside.", request_id=g.get("request_id")))

@@ -1,0 +1,44 @@
+"""GET /health (this process lives) and GET /ready (a picture could be drawn now)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, Response, jsonify
+
+from api.options import Services
+from errors import EaselError
+
+
+def health_blueprint(services: Services) -> Blueprint:
+    """The two probes over `services`."""
+    routes = Blueprint("health", __name__)
+    routes.add_url_rule("/health", "health", lambda: jsonify({"status": "ok"}))
+    routes.add_url_rule("/ready", "ready", lambda: _ready(services))
+    return routes
+
+
+def _ready(services: Services) -> Response:
+    engine = _engine_state(services)
+    fault = services.catalogue_fault()
+    body = {
+        "status": "ready" if engine["reachable"] else "engine_unreachable",
+        "engine": engine,
+        "catalogue": {
+            "models": len(services.catalogue().visible_models),
+            # The server works on with the last good catalogue; whoever edits it sees here that an edit was refused.
+            "fault": fault.message if fault else None,
+        },
+    }
+    response = jsonify(body)
+    response.status_code = 200 if engine["reachable"] else 503
+    return response
+
+
+def _engine_state(services: Services) -> dict[str, Any]:
+    try:
+        stats = services.engine().stats()
+    except EaselError as fault:
+        return {"reachable": False, "kind": None, "version": None, "code": fault.code}
+    kind = "sketch" if stats.is_sketch else "comfyui"
+    return {"reachable": True, "kind": kind, "version": stats.version, "code": None}

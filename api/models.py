@@ -1,0 +1,81 @@
+"""GET /v1/models and /v1/models/{id}."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, request
+
+from api.options import Services
+from compiler import Model
+from compiler.catalogue import SLOT_NAME
+from errors import ModelNotCurated
+
+
+def models_blueprint(services: Services) -> Blueprint:
+    """The model routes over `services`."""
+    routes = Blueprint("models", __name__)
+    routes.add_url_rule("/v1/models", "all", lambda: _all(services))
+    # Ids may hold slashes, as stabilityai/sdxl-turbo does.
+    routes.add_url_rule("/v1/models/<path:name>", "one", lambda name: _one(services, name))
+    return routes
+
+
+def _all(services: Services) -> Response:
+    # Clients that know several kinds of model ask for one of them in one of two ways.
+    kinds = (request.args.get("type", "image"), request.args.get("categories", "image"))
+    entries = _entries(services) if all("image" in kind.split(",") for kind in kinds) else []
+    return jsonify({"object": "list", "data": entries})
+
+
+def _entries(services: Services) -> list[dict[str, Any]]:
+    catalogue, since = services.catalogue(), services.catalogue_since()
+    entries = [model_entry(model, since) for model in catalogue.visible_models]
+    if any(entry["id"] == SLOT_NAME for entry in entries):
+        return entries
+    default = catalogue.models[catalogue.default_model]
+    return [*entries, {**model_entry(default, since), "id": SLOT_NAME, "slot_of": default.id}]
+
+
+def _one(services: Services, name: str) -> Response:
+    for entry in _entries(services):
+        if entry["id"].casefold() == name.casefold():
+            return jsonify(entry)
+    if name.strip():
+        return jsonify(model_entry(services.catalogue().find(name), services.catalogue_since()))
+    raise ModelNotCurated("There is no model without a name.", param="model")
+
+
+def model_entry(model: Model, since: int) -> dict[str, Any]:
+    """A model in OpenAI's shape, with what a picker needs to show. `since`: Unix time of the catalogue."""
+    rule, licence = model.size, model.licence
+    return {
+        "id": model.id,
+        "object": "model",
+        "created": since,
+        "owned_by": "easel",
+        "type": "image",
+        "name": model.title,
+        "capabilities": ["image"],
+        "tasks": sorted(model.workflows),
+        "family": model.family,
+        "aliases": list(model.aliases),
+        "licence": {
+            "id": licence.id,
+            "name": licence.name,
+            "url": licence.url,
+            "commercial": licence.commercial,
+            "note": licence.note,
+        },
+        "size": {
+            "default": str(rule.default),
+            "min": str(rule.min),
+            "max": str(rule.max),
+            "multiple_of": rule.multiple_of,
+            "max_pixels": rule.max_pixels,
+            "suggested": [str(size) for size in rule.suggested],
+        },
+        "limits": {"n": model.limit_n, "batch": model.limit_batch},
+        "disk_gb": model.disk_gb,
+        "min_vram_gb": model.min_vram_gb,
+    }

@@ -1,0 +1,147 @@
+"""GET /openapi.json: made from the very schemas that requests are checked and answers are tested against."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from flask import Blueprint, Response, jsonify
+
+from api.envelope import status_of
+from api.images import GENERATION_PATHS
+from errors import every_error
+
+_SCHEMAS = Path(__file__).parent.parent / "schemas"
+VERSION = "0.1.0"
+
+
+def openapi_blueprint() -> Blueprint:
+    """The route of the description."""
+    routes = Blueprint("openapi", __name__)
+    routes.add_url_rule("/openapi.json", "description", _description)
+    return routes
+
+
+def _description() -> Response:
+    return jsonify(description())
+
+
+@cache
+def description() -> dict[str, Any]:
+    """The whole API as an OpenAPI 3.1 document."""
+    generation = _operation(
+        "Draw pictures",
+        "ImagesResponse",
+        body="ImageRequest",
+        failures=sorted({status_of(kind) for kind in every_error()} - {499}),
+    )
+    model_id = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Easel",
+            "version": VERSION,
+            "description": "An OpenAI-compatible image API in front of ComfyUI.",
+        },
+        "security": [{}, {"key": []}],
+        "paths": {
+            **{path: {"post": generation} for path in GENERATION_PATHS},
+            "/v1/models": {"get": _operation("List the models", "ModelList", failures=[401])},
+            "/v1/models/{id}": {
+                "parameters": [model_id],
+                "get": _operation("One model, by id or alias", "Model", failures=[401, 404]),
+            },
+            "/api/images/cache/{name}": {"parameters": [name], "get": _image()},
+            "/health": {"get": _operation("Does the process live?", "Health")},
+            "/ready": {"get": _operation("Could a picture be drawn now?", "Ready", also=503)},
+            "/openapi.json": {"get": _operation("This document", "Anything")},
+        },
+        "components": {
+            "schemas": _components(),
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _operation(
+    summary: str,
+    answer: str,
+    *,
+    body: str | None = None,
+    failures: list[int] | None = None,
+    also: int | None = None,
+) -> dict[str, Any]:
+    operation: dict[str, Any] = {"summary": summary, "responses": {"200": _json("As asked", answer)}}
+    if also is not None:
+        operation["responses"][str(also)] = _json("Not now", answer)
+    for status in failures or []:
+        operation["responses"][str(status)] = _json("See the table of codes", "Error")
+    if body is not None:
+        operation["requestBody"] = {"required": True, **_json("", body)}
+        del operation["requestBody"]["description"]
+    return operation
+
+
+def _json(words: str, schema: str) -> dict[str, Any]:
+    reference = {"$ref": f"#/components/schemas/{schema}"}
+    return {"description": words, "content": {"application/json": {"schema": reference}}}
+
+
+def _image() -> dict[str, Any]:
+    kinds = ("image/png", "image/jpeg", "image/webp")
+    bytes_of = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
+    return {
+        "summary": "A kept image",
+        "security": [{}],
+        "responses": {
+            "200": {"description": "The image", "content": dict.fromkeys(kinds, bytes_of)},
+            "304": {"description": "Still the same"},
+            "404": _json("No such image", "Error"),
+        },
+    }
+
+
+def _components() -> dict[str, Any]:
+    model_list = {
+        "type": "object",
+        "required": ["object", "data"],
+        "properties": {
+            "object": {"const": "list"},
+            "data": {"type": "array", "items": {"$ref": "#/components/schemas/Model"}},
+        },
+    }
+    schemas = {
+        "ImageRequest": _schema("image_request"),
+        "ImagesResponse": _schema("image_response"),
+        "Model": _schema("models"),
+        "Error": _schema("error"),
+        "ModelList": model_list,
+        "Health": {"type": "object", "required": ["status"], "properties": {"status": {"const": "ok"}}},
+        "Ready": {"type": "object", "required": ["status", "engine", "catalogue"]},
+        "Anything": {"type": "object"},
+    }
+    for name, schema in schemas.items():
+        _point_inside(schema, f"#/components/schemas/{name}")
+    return schemas
+
+
+def _schema(name: str) -> dict[str, Any]:
+    schema: dict[str, Any] = json.loads((_SCHEMAS / f"{name}.schema.json").read_text("utf-8"))
+    del schema["$schema"]
+    return schema
+
+
+def _point_inside(value: Any, home: str) -> None:
+    """A schema's references to its own parts, as seen from the whole document; in place."""
+    if isinstance(value, dict):
+        reference = value.get("$ref", "")
+        if reference.startswith("#/$defs/"):
+            value["$ref"] = home + reference.removeprefix("#")
+        for inner in value.values():
+            _point_inside(inner, home)
+    elif isinstance(value, list):
+        for inner in value:
+            _point_inside(inner, home)

@@ -1,0 +1,193 @@
+"""create_app(): wires the rooms together, and nothing else. The only place that reads settings."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import logging
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+from flask import Flask
+
+from api import HttpOptions, Services, register_api
+from commands import register_commands
+from compiler import Catalogue, SourcePaths
+from engine import Engine, EngineChoice
+from engine.sketch import SketchKeeper, SketchServer
+from errors import EaselError, EngineUnreachable, SettingsInvalid
+from generation import Generator
+from image_store import ImageStore
+from live_catalogue import LiveCatalogue, installation_choices
+from settings import Settings, load_settings
+from whole_file import write_whole
+
+ROOT = Path(__file__).resolve().parent
+
+
+class House:
+    """The rooms of one process, each made when it is first entered: commands that need no engine start none."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.state_dir = settings.path("state_dir")
+        self.nodes = ROOT / "schemas/nodes.json"
+        self._may_sketch = settings["engine.sketch"] and not settings["engine.url"]
+        self._own_sketch_url: str | None = None
+        self.sketch_files = self.state_dir / "sketch-files.json"
+        self._told_sketch: Catalogue | None = None
+
+    def open(self) -> None:
+        """Make what must be right before the server starts. Raises SettingsInvalid and CatalogueInvalid."""
+        refuse_open_door([self.settings["host"]], self.settings)
+        self.live_catalogue.current()
+
+    @property
+    def source_paths(self) -> SourcePaths:
+        return SourcePaths(
+            catalogue=self.settings.path("catalogue"),
+            templates=self.settings.path("templates"),
+            schemas=ROOT / "schemas",
+        )
+
+    @cached_property
+    def live_catalogue(self) -> LiveCatalogue:
+        choose = installation_choices(
+            self.settings["images.default_model"],
+            self.settings["images.default_size"],
+            self.settings["images.visible"],
+        )
+        return LiveCatalogue(self.source_paths, self.state_dir / "catalogue.last_good.json", choose=choose)
+
+    def catalogue(self) -> Catalogue:
+        """The catalogue in force now."""
+        catalogue = self.live_catalogue.current()
+        if catalogue is not self._told_sketch and self._may_sketch:
+            self._tell_sketch(catalogue)
+        return catalogue
+
+    def _tell_sketch(self, catalogue: Catalogue) -> None:
+        """The sketch engine has every file that the catalogue names, and notices when this list changes."""
+        self._told_sketch = catalogue
+        with contextlib.suppress(OSError):
+            write_whole(self.sketch_files, json.dumps(catalogue.files).encode())
+
+    @cached_property
+    def sketch_keeper(self) -> SketchKeeper:
+        """Keeps the one sketch engine of a server alive; only the server's own process starts it."""
+        return SketchKeeper(self.nodes, address=self.state_dir / "sketch-url")
+
+    def sketch_url(self) -> str | None:
+        """Where a sketch engine is: the command's own, or the server's."""
+        if not self._may_sketch:
+            return None
+        return self._own_sketch_url or self.sketch_keeper.url()
+
+    @cached_property
+    def engine_choice(self) -> EngineChoice:
+        return EngineChoice(
+            self.settings["engine.url"].rstrip("/") or None,
+            sketch_url=self.sketch_url,
+            state_dir=self.state_dir,
+            make_engine=lambda url: Engine(url, stall_timeout_s=self.settings["engine.stall_timeout_s"]),
+        )
+
+    @cached_property
+    def store(self) -> ImageStore:
+        return ImageStore(
+            self.state_dir / "images",
+            max_count=self.settings["image_store.max_count"],
+            max_bytes=self.settings["image_store.max_mb"] * 1_000_000,
+        )
+
+    @cached_property
+    def generator(self) -> Generator:
+        return Generator(
+            self.catalogue,
+            lambda: self.engine_choice.current(),
+            self.store,
+            metadata=self.settings["images.metadata"],
+            max_waiting=self.settings["max_waiting"],
+        )
+
+    @cached_property
+    def services(self) -> Services:
+        return Services(
+            options=http_options(self.settings),
+            generator=self.generator,
+            store=self.store,
+            catalogue=self.catalogue,
+            catalogue_since=lambda: self.live_catalogue.since,
+            catalogue_fault=lambda: self.live_catalogue.fault,
+            engine=lambda: self.engine_choice.current(),
+        )
+
+    @contextlib.contextmanager
+    def command_engine(self) -> Iterator[None]:
+        """While it lasts, a sketch engine of the command's own stands by, should there be no other engine."""
+        if not self._may_sketch or self._has_engine():
+            yield
+            return
+        with SketchServer(nodes=self.nodes, files=self.catalogue().files) as own:
+            self._own_sketch_url = own.url
+            yield
+
+    def _has_engine(self) -> bool:
+        try:
+            self.engine_choice.current()
+        except EngineUnreachable:
+            return False
+        return True
+
+    def stop_jobs(self, reason: EaselError) -> None:
+        """Take this process's running jobs back from the engine; their requests fail with `reason`."""
+        self.engine_choice.cancel_all(reason)
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """The WSGI application. Raises SettingsInvalid; the catalogue is read when `House.open` or a request needs it."""
+    house = House(settings or load_settings())
+    logging.getLogger("easel").setLevel(house.settings["log_level"].upper())
+    app = Flask("easel", static_folder=None)
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.extensions["easel"] = house
+    register_api(app, house.services)
+    register_commands(app)
+    return app
+
+
+def http_options(settings: Settings) -> HttpOptions:
+    """The settings that the api room needs."""
+    return HttpOptions(
+        api_keys=settings["api_keys"],
+        on_loopback=is_loopback(settings["host"]),
+        allowed_hosts=settings["allowed_hosts"],
+        allowed_origins=settings["allowed_origins"],
+        trusted_proxies=settings["trusted_proxies"],
+        public_url=settings["public_url"],
+        url_style=settings["url_style"],
+        default_response_format=settings["default_response_format"],
+        max_request_bytes=int(settings["max_request_mb"] * 1_000_000),
+        request_timeout_s=settings["request_timeout_s"],
+        images_enabled=settings["images.enabled"],
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on `host`."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def refuse_open_door(hosts: list[str], settings: Settings) -> None:
+    """Raises SettingsInvalid when the world could use the GPU without a key and nobody said that it may."""
+    public = [host for host in hosts if not is_loopback(host)]
+    if public and not settings["api_keys"] and not settings["allow_open"]:
+        raise SettingsInvalid(
+            f"Listening on {', '.join(public)} lets every machine that reaches it use this one. Set EASEL_API_KEYS to "
+            "one or more keys that clients must send, or EASEL_ALLOW_OPEN=1 if that is meant."
+        )

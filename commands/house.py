@@ -1,0 +1,143 @@
+"""What the commands share: the rooms they use, and how a named error ends a command."""
+
+from __future__ import annotations
+
+import functools
+import secrets
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec, Protocol
+
+import click
+from flask import current_app
+from flask.cli import with_appcontext
+
+import errors
+from compiler import Catalogue, ImageRequest, Size, SourcePaths
+from engine import Engine
+from errors import EaselError, InvalidValue
+from generation import Generator
+from whole_file import write_whole
+
+P = ParamSpec("P")
+
+
+class Rooms(Protocol):
+    """The part of the house that commands enter."""
+
+    @property
+    def source_paths(self) -> SourcePaths: ...
+    @property
+    def generator(self) -> Generator: ...
+    def catalogue(self) -> Catalogue: ...
+    def command_engine(self) -> Any:
+        """A context manager that gives the engine in force, or a sketch engine of its own while it lasts."""
+
+
+EXIT_CODES: tuple[tuple[type[EaselError], int], ...] = (
+    (errors.CatalogueInvalid, 1),
+    (errors.TemplateInvalid, 1),
+    (errors.GraphInvalid, 1),
+    (errors.SettingsInvalid, 1),
+    (errors.EngineUnreachable, 3),
+    (errors.EngineStalled, 3),
+    (errors.FilesMissing, 3),
+    (errors.NodesMissing, 3),
+    (errors.EngineError, 4),
+    (errors.StoreFull, 5),
+    (errors.StoreUnwritable, 5),
+    (EaselError, 2),
+)
+"""0 done; 1 catalogue, template or settings are wrong; 2 the request is; 3 the engine is away or lacks something;
+4 the job failed; 5 the picture could not be kept."""
+
+
+def exit_code(fault: EaselError) -> int:
+    """The exit status for a named error."""
+    return next(code for kind, code in EXIT_CODES if isinstance(fault, kind))
+
+
+def speaks_plainly(command: Callable[P, None]) -> Callable[P, None]:
+    """A command whose named errors print as `code: message`, as over HTTP, and end it with their exit code."""
+
+    @with_appcontext
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except EaselError as fault:
+            click.secho(f"{fault.code}: {fault.message}", err=True, fg="red")
+            sys.exit(exit_code(fault))
+
+    return wrapped
+
+
+def rooms() -> Rooms:
+    """The house of the application that runs this command."""
+    house: Rooms = current_app.extensions["easel"]
+    return house
+
+
+def request_options(command: Callable[P, None]) -> Callable[P, None]:
+    """The options that say what to draw."""
+    sets = "Set an input of the workflow, such as steps=4 or negative_prompt=fog."
+    size = "Width and height in pixels; the model's own if left out."
+    for option in (
+        click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help=sets),
+        click.option("--n", "n", default=1, show_default=True, help="Number of pictures."),
+        click.option("--seed", type=int, help="Seed from 0 to 2^64-1; drawn if left out."),
+        click.option("--size", metavar="WxH", help=size),
+    ):
+        command = option(command)
+    return command
+
+
+def image_request(
+    *, model: str, prompt: str, size: str | None, seed: int | None, n: int, sets: tuple[str, ...], id: str
+) -> ImageRequest:
+    """The options as a request. Raises InvalidValue for a size or a --set that is none."""
+    try:
+        parsed = Size.parse(size) if size and size != "auto" else None
+    except ValueError as fault:
+        raise InvalidValue(f"--size: {fault}.", param="size") from fault
+    return ImageRequest(
+        prompt=prompt,
+        model=model,
+        size=parsed,
+        n=n,
+        seed=secrets.randbelow(2**53) if seed is None else seed,
+        seed_origin="drawn" if seed is None else "request",
+        id=id,
+        inputs=dict(_pair(text) for text in sets),
+    )
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InvalidValue(f"--set {text}: it wants NAME=VALUE.", param=name)
+    return name.strip(), _plain(value)
+
+
+def _plain(text: str) -> Any:
+    """A number where the text is one, else the text; true and false are themselves."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return {"true": True, "false": False}.get(text, text)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write `data` to `path`; a full or read-only disk is a named error."""
+    try:
+        write_whole(path, data)
+    except OSError as fault:
+        raise errors.StoreUnwritable(f"{path} cannot be written: {fault.strerror}.") from fault
+
+
+def engine_at(url: str) -> Engine:
+    """The engine at `url`, for commands that are told one."""
+    return Engine(url.rstrip("/"))

@@ -1,0 +1,133 @@
+"""Kept images, models, probes and the description."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from jsonschema import Draft202012Validator
+
+from tests.conftest import ROOT, MakeApp
+
+PATH = "/v1/images/generations"
+
+
+@pytest.fixture
+def url(client: FlaskClient) -> str:
+    answer = client.post(PATH, json={"prompt": "a cat", "size": "256x256"})
+    return str(answer.get_json()["data"][0]["url"])
+
+
+# --- kept images -----------------------------------------------------------------------------------
+
+
+def test_a_kept_image_has_its_type_is_immutable_and_has_an_etag(client: FlaskClient, url: str) -> None:
+    answer = client.get(url)
+    assert answer.data.startswith(b"\x89PNG")
+    assert answer.headers["Content-Type"] == "image/png"
+    assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    again = client.get(url, headers={"If-None-Match": answer.headers["ETag"]})
+    assert (again.status_code, again.data) == (304, b"")
+
+
+def test_head_tells_the_same_without_the_bytes(client: FlaskClient, url: str) -> None:
+    whole, head = client.get(url), client.head(url)
+    assert (head.status_code, head.data) == (200, b"")
+    for name in ("Content-Type", "Content-Length", "ETag", "Cache-Control"):
+        assert head.headers[name] == whole.headers[name]
+
+
+def test_a_part_can_be_had(client: FlaskClient, url: str) -> None:
+    part = client.get(url, headers={"Range": "bytes=0-7"})
+    assert (part.status_code, part.data) == (206, b"\x89PNG\r\n\x1a\n")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x.png", "..%2f..%2fetc%2fpasswd", "%2e%2e", "..\\x.png", "a" * 300 + ".png", "00000000-0000-4000-8000-000000000000.png",
+     "00000000-0000-4000-8000-000000000000.PNG", "00000000-0000-4000-8000-000000000000.png%00.jpg"],
+)  # fmt: skip
+def test_no_name_leads_anywhere_else(client: FlaskClient, name: str) -> None:
+    answer = client.get(f"/api/images/cache/{name}")
+    assert answer.status_code == 404
+    assert answer.get_json()["error"]["code"] in ("image.not_found", "route.not_found")
+
+
+def test_a_picture_as_b64_is_not_kept(client: FlaskClient, tmp_path: Any) -> None:
+    client.post(PATH, json={"prompt": "a", "size": "256x256", "response_format": "b64_json"})
+    assert not list(tmp_path.glob("state/images/*.png"))
+
+
+# --- models ----------------------------------------------------------------------------------------
+
+
+def test_the_models_are_listed_with_what_a_picker_needs(client: FlaskClient) -> None:
+    body = client.get("/v1/models").get_json()
+    validator = Draft202012Validator(json.loads((ROOT / "schemas/models.schema.json").read_text()))
+    assert body["object"] == "list"
+    for entry in body["data"]:
+        validator.validate(entry)
+    ids = [entry["id"] for entry in body["data"]]
+    assert ids == ["sdxl-turbo", "sd-1.5-pruned-emaonly", "flux-schnell", "flux-schnell-fp8", "img"]
+    assert body["data"][-1]["slot_of"] == "sdxl-turbo"
+    flux = body["data"][2]
+    assert (flux["licence"]["id"], flux["min_vram_gb"]) == ("Apache-2.0", 24)
+
+
+@pytest.mark.parametrize(
+    ("query", "found"), [("type=image", 5), ("type=text", 0), ("categories=image", 5), ("categories=llm", 0)]
+)
+def test_models_can_be_asked_for_by_kind(client: FlaskClient, query: str, found: int) -> None:
+    assert len(client.get(f"/v1/models?{query}").get_json()["data"]) == found
+
+
+@pytest.mark.parametrize("name", ["sdxl-turbo", "stabilityai/sdxl-turbo", "SDXL_TURBO", "gpt-image-1"])
+def test_one_model_is_found_by_id_or_alias(client: FlaskClient, name: str) -> None:
+    assert client.get(f"/v1/models/{name}").get_json()["id"] == "sdxl-turbo"
+
+
+def test_hidden_models_are_neither_listed_nor_drawn(make_app: MakeApp) -> None:
+    client = make_app(images__visible=("flux-schnell",), images__default_model="flux-schnell").test_client()
+    assert [entry["id"] for entry in client.get("/v1/models").get_json()["data"]] == ["flux-schnell", "img"]
+    answer = client.post(PATH, json={"prompt": "a", "model": "sdxl-turbo"})
+    assert answer.get_json()["error"]["details"]["models"] == ["flux-schnell"]
+    assert client.get("/v1/models/sdxl_turbo").status_code == 404
+
+
+# --- probes and description ------------------------------------------------------------------------
+
+
+def test_ready_says_which_kind_of_engine_there_is(client: FlaskClient, make_app: MakeApp) -> None:
+    body = client.get("/ready").get_json()
+    assert (body["status"], body["engine"]["kind"], body["catalogue"]["models"]) == ("ready", "sketch", 4)
+    dead = make_app(engine__url="http://127.0.0.1:9").test_client()
+    assert dead.get("/health").status_code == 200
+    answer = dead.get("/ready")
+    assert (answer.status_code, answer.get_json()["engine"]["code"]) == (503, "engine.unreachable")
+
+
+def test_the_description_covers_every_route_and_points_nowhere_outside(client: FlaskClient) -> None:
+    document = client.get("/openapi.json").get_json()
+    served = {
+        rule.rule.replace("<path:name>", "{id}").replace("<name>", "{name}")
+        for rule in client.application.url_map.iter_rules()
+    }
+    assert set(document["paths"]) == served
+    for reference in _references(document):
+        part: Any = document
+        for step in reference.removeprefix("#/").split("/"):
+            part = part[step]
+    request = document["components"]["schemas"]["ImageRequest"]
+    assert request["properties"]["prompt"]["maxLength"] == 32000
+
+
+def _references(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        own = [value["$ref"]] if "$ref" in value else []
+        return own + [each for inner in value.values() for each in _references(inner)]
+    if isinstance(value, list):
+        return [each for inner in value for each in _references(inner)]
+    return []

@@ -1,0 +1,291 @@
+"""The server as a whole: two workers, their shared files, their sketch engine, and how they come to an end."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import signal
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+
+from engine import Engine
+from engine.sketch import SketchServer
+from tests.conftest import NODES, ROOT
+from tests.server.running import Server, is_alive, running, started, until
+
+
+def read_to_end(connection: socket.socket) -> bytes:
+    received = b""
+    while part := connection.recv(65536):
+        received += part
+    return received
+
+
+def address(server: Server) -> tuple[str, int]:
+    parts = urlsplit(server.url)
+    return str(parts.hostname), int(parts.port or 0)
+
+
+# --- a fresh machine -------------------------------------------------------------------------------
+
+
+def test_a_bare_start_draws_a_labelled_sketch_that_every_worker_can_hand_out(tmp_path: Path) -> None:
+    with running(tmp_path / "state") as server:
+        body = server.draw(prompt="a cat in a hat").json()
+        assert body["_hal0"]["engine"] == "sketch"
+        # A connection each, so that both workers are asked.
+        answers = [requests.get(body["data"][0]["url"], timeout=10) for _ in range(12)]
+        assert {answer.status_code for answer in answers} == {200}
+        assert len({answer.content for answer in answers}) == 1
+        assert len(server.workers()) == 2
+        assert "sketch engine draws instead" in server.log
+
+
+def test_many_clients_at_once_get_a_picture_each(tmp_path: Path) -> None:
+    with running(tmp_path / "state") as server, concurrent.futures.ThreadPoolExecutor(24) as pool:
+        answers = list(pool.map(lambda seed: server.draw(seed=seed, response_format="b64_json"), range(48)))
+        assert [answer.status_code for answer in answers] == [200] * 48
+        assert len({answer.json()["data"][0]["b64_json"] for answer in answers}) == 48
+
+
+# --- the sketch engine is one child ----------------------------------------------------------------
+
+
+def test_the_sketch_engine_is_started_again_when_it_dies_and_ends_with_the_server(tmp_path: Path) -> None:
+    with running(tmp_path / "state") as server:
+        assert server.draw().status_code == 200
+        first = server.sketch()
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        until(lambda: server.sketch() not in (None, first))
+        until(lambda: server.draw().status_code == 200)
+        second = server.sketch()
+    assert second is not None
+    until(lambda: not is_alive(second))
+
+
+def test_the_sketch_engine_does_not_outlive_a_server_that_was_killed(tmp_path: Path) -> None:
+    with started(tmp_path / "state") as server:
+        server.wait_for("sketch engine draws instead")
+        sketch = server.sketch()
+        assert sketch is not None
+        server.process.kill()
+        until(lambda: not is_alive(sketch))
+
+
+def test_no_sketch_engine_runs_beside_a_configured_one(tmp_path: Path, sketch_url: str) -> None:
+    with running(tmp_path / "state", EASEL_ENGINE_URL=sketch_url) as server:
+        assert server.draw().status_code == 200
+        assert server.sketch() is None
+
+
+# --- what a killed worker costs --------------------------------------------------------------------
+
+
+def test_a_killed_worker_is_replaced_and_its_images_are_still_there(tmp_path: Path) -> None:
+    with running(tmp_path / "state") as server:
+        urls = [server.draw(seed=seed).json()["data"][0]["url"] for seed in range(4)]
+        before = server.workers()
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: len(server.workers()) == 2 and not set(server.workers()) & set(before))
+        until(lambda: server.draw().status_code == 200)
+        assert [requests.get(url, timeout=10).status_code for url in urls] == [200] * 4
+
+
+# --- the catalogue changes while it is served ------------------------------------------------------
+
+
+def models(server: Server) -> set[str]:
+    """What the workers list; a new connection may reach either of them."""
+    return {
+        entry["id"]
+        for _ in range(8)
+        for entry in requests.get(f"{server.url}/v1/models", timeout=10).json()["data"]
+    }
+
+
+def test_a_good_edit_is_taken_up_and_a_bad_one_refused_even_by_workers_born_after_it(tmp_path: Path) -> None:
+    text = (ROOT / "catalogue.yaml").read_text()
+    catalogue = tmp_path / "catalogue.yaml"
+    catalogue.write_text(text)
+    with running(tmp_path / "state", EASEL_CATALOGUE=str(catalogue)) as server:
+        good = text.replace("  flux-schnell-fp8:\n", "  my-new-model:\n")
+        catalogue.write_text(good)
+        until(
+            lambda: (
+                models(server)
+                == {"sdxl-turbo", "sd-1.5-pruned-emaonly", "flux-schnell", "my-new-model", "img"}
+            )
+        )
+        assert server.draw(model="my-new-model").status_code == 200
+
+        catalogue.write_text(good.replace("min_vram_gb: 8", "min_vram_gb: eight"))
+        # Files are looked at when a request comes, so requests must come.
+        until(lambda: models(server) and "min_vram_gb" in server.log)
+        server.wait_for(
+            r"refused; the last good one goes on: catalogue.yaml:\d+: models.sdxl-turbo.min_vram_gb"
+        )
+        assert "my-new-model" in models(server)
+        before = server.workers()
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: len(server.workers()) == 2 and not set(server.workers()) & set(before))
+        until(lambda: server.draw(model="my-new-model").status_code == 200)
+        assert "my-new-model" in models(server)
+        until(
+            lambda: (
+                "eight" in str(requests.get(f"{server.url}/ready", timeout=10).json()["catalogue"]["fault"])
+            )
+        )
+
+        catalogue.write_text(text)
+        until(lambda: "my-new-model" not in models(server))
+
+
+# --- clients that hang up, servers that stop -------------------------------------------------------
+
+
+@pytest.fixture
+def slow_sketch(catalogue_files: dict[str, list[str]]) -> object:
+    """A sketch engine that takes 20 s over a picture."""
+    with SketchServer(nodes=NODES, files=catalogue_files, render_ms=20_000) as sketch:
+        yield sketch
+
+
+def ask_slowly(server: Server) -> socket.socket:
+    """A request on a connection of its own, sent and not waited for."""
+    body = json.dumps({"prompt": "a cat", "size": "256x256", "model": "sd-1.5"}).encode()
+    connection = socket.create_connection(address(server))
+    head = f"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+def test_a_client_that_hangs_up_gets_its_job_cancelled(tmp_path: Path, slow_sketch: SketchServer) -> None:
+    engine = Engine(slow_sketch.url)
+    with running(tmp_path / "state", EASEL_ENGINE_URL=slow_sketch.url) as server:
+        running_one, waiting_one = ask_slowly(server), ask_slowly(server)
+        until(lambda: (len(engine.queue().running), len(engine.queue().pending)) == (1, 1))
+        running_one.close()
+        waiting_one.close()
+        until(lambda: engine.queue().running == engine.queue().pending == ())
+        server.wait_for("POST /v1/images/generations 499")
+    engine.close()
+
+
+def test_a_timeout_takes_the_job_back_and_is_504(tmp_path: Path, slow_sketch: SketchServer) -> None:
+    engine = Engine(slow_sketch.url)
+    with running(tmp_path / "state", EASEL_ENGINE_URL=slow_sketch.url, EASEL_REQUEST_TIMEOUT_S="1") as server:
+        answer = server.draw(model="sd-1.5")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "engine.timeout")
+        assert answer.headers["x-should-retry"] == "false"
+        until(lambda: engine.queue().running == ())
+    engine.close()
+
+
+def test_an_impatient_stop_takes_running_jobs_back_and_tells_their_clients(
+    tmp_path: Path, slow_sketch: SketchServer
+) -> None:
+    engine = Engine(slow_sketch.url)
+    with running(tmp_path / "state", EASEL_ENGINE_URL=slow_sketch.url) as server:
+        with ask_slowly(server) as connection:
+            until(lambda: len(engine.queue().running) == 1)
+            server.process.send_signal(signal.SIGINT)
+            assert b"server.stopping" in read_to_end(connection)
+        until(lambda: engine.queue().running == ())
+    assert server.process.returncode == 0
+    engine.close()
+
+
+def test_a_polite_stop_lets_a_running_picture_be_finished(
+    tmp_path: Path, catalogue_files: dict[str, list[str]]
+) -> None:
+    with SketchServer(nodes=NODES, files=catalogue_files, render_ms=1500) as sketch:
+        engine = Engine(sketch.url)
+        with (
+            running(tmp_path / "state", EASEL_ENGINE_URL=sketch.url) as server,
+            ask_slowly(server) as connection,
+        ):
+            until(lambda: len(engine.queue().running) == 1)
+            server.process.send_signal(signal.SIGTERM)
+            answer = read_to_end(connection)
+        assert answer.startswith(b"HTTP/1.1 200")
+        engine.close()
+
+
+# --- starts that are refused -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"EASEL_HOST": "0.0.0.0"}, "EASEL_API_KEYS"),
+        ({"EASEL_HOST": "::"}, "EASEL_API_KEYS"),
+        ({"EASEL_PRT": "80"}, "EASEL_PRT: there is no such setting"),
+        ({"EASEL_PORT": "eighty"}, "EASEL_PORT: 'eighty' is not allowed"),
+        ({"EASEL_CATALOGUE": "/nope.yaml"}, "nope.yaml cannot be read"),
+        ({"EASEL_IMAGES_DEFAULT_MODEL": "nope"}, "nope is not in the catalogue"),
+        ({"EASEL_STATE_DIR": "/dev/null/x"}, "state_dir cannot be used"),
+    ],
+)
+def test_a_start_with_wrong_settings_is_refused_in_a_sentence(
+    tmp_path: Path, variables: dict[str, str], words: str
+) -> None:
+    with started(tmp_path / "state", **variables) as server:
+        assert server.process.wait(20) != 0
+        server.wait_for(words.replace("(", r"\("))
+        assert "Traceback" not in server.log
+
+
+def test_a_public_address_is_served_with_keys_or_on_purpose(tmp_path: Path) -> None:
+    for variables in ({"EASEL_API_KEYS": "k"}, {"EASEL_ALLOW_OPEN": "1"}):
+        with running(tmp_path / "state", EASEL_HOST="0.0.0.0", **variables) as server:
+            answer = requests.get(f"{server.url}/v1/models", timeout=10)
+            assert answer.status_code == (401 if "EASEL_API_KEYS" in variables else 200)
+
+
+def test_two_servers_do_not_share_a_state_directory(tmp_path: Path) -> None:
+    with running(tmp_path / "state"), started(tmp_path / "state") as second:
+        assert second.process.wait(20) != 0
+        second.wait_for("Another Easel already uses the state directory")
+
+
+# --- what is not HTTP ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [b"nonsense\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nBad Header\r\n\r\n"],
+)
+def test_what_is_hardly_http_still_gets_the_envelope(tmp_path: Path, noise: bytes, server: Server) -> None:
+    with socket.create_connection(address(server)) as connection:
+        connection.sendall(noise)
+        head, _, body = read_to_end(connection).partition(b"\r\n\r\n")
+    assert b"application/json" in head
+    assert json.loads(body)["error"]["code"] == "request.malformed"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, sketch_url: str) -> object:
+    with running(tmp_path_factory.mktemp("server"), EASEL_ENGINE_URL=sketch_url) as one:
+        yield one
+
+
+def test_a_chunked_body_without_a_length_is_read(server: Server) -> None:
+    body = (part for part in [b'{"prompt": "a cat", ', b'"size": "256x256"}'])
+    headers = {"Content-Type": "application/json"}
+    answer = requests.post(f"{server.url}/v1/images/generations", data=body, headers=headers, timeout=30)
+    assert answer.status_code == 200
+
+
+def test_a_spoofed_forwarded_header_changes_nothing(server: Server) -> None:
+    headers = {"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "https"}
+    body = {"prompt": "a cat", "size": "256x256"}
+    answer = requests.post(f"{server.url}/v1/images/generations", json=body, headers=headers, timeout=30)
+    assert answer.json()["data"][0]["url"].startswith(server.url)

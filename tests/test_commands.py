@@ -1,0 +1,279 @@
+"""The commands, as a person at a shell meets them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskCliRunner
+from PIL import Image
+
+from commands.documents import documents
+from commands.house import exit_code
+from compiler import SourcePaths, load_catalogue, read_sources
+from engine import Engine
+from errors import CatalogueInvalid, every_error
+from tests.conftest import ROOT, MakeApp
+
+
+@pytest.fixture
+def run(make_app: MakeApp) -> Any:
+    """Runs a command in this process: result.exit_code, .stdout, .stderr."""
+    runner: FlaskCliRunner = make_app().test_cli_runner()
+    return lambda *words: runner.invoke(args=list(words))
+
+
+# --- compile-workflow ------------------------------------------------------------------------------
+
+
+def test_compile_workflow_prints_a_graph_that_the_engine_accepts(run: Any, sketch_url: str) -> None:
+    result = run("compile-workflow", "flux-schnell", "a cat", "--seed", "5", "--size", "256x256")
+    assert result.exit_code == 0
+    graph = json.loads(result.stdout)
+    assert graph["sampler"]["inputs"]["seed"] == 5
+    engine = Engine(sketch_url)
+    outcome = engine.run(graph, prompt_id="11111111-2222-4333-8444-555555555555", timeout_s=30)
+    engine.close()
+    assert len(outcome.pictures) == 1
+
+
+def test_compile_workflow_explains_every_value_with_its_origin(run: Any) -> None:
+    result = run(
+        "compile-workflow",
+        "sd-1.5",
+        "a cat",
+        "--as",
+        "explain",
+        "--set",
+        "steps=3",
+        "--set",
+        "wings=2",
+        "--n",
+        "5",
+    )
+    lines = {line.split()[0]: line for line in result.stdout.splitlines()}
+    assert lines["steps"].endswith("3  (request)")
+    assert lines["cfg"].endswith("8.0  (workflow)")
+    assert lines["width"].endswith("512  (model)")
+    assert "templates_wf/sd15_simple.json.j2" in lines["workflow"]
+    assert result.stdout.count("picture(s)") == 2
+    assert "wings: 2" in lines["ignored"]
+
+
+def test_compile_workflow_asks_an_engine_when_told(run: Any, sketch_url: str) -> None:
+    result = run("compile-workflow", "sdxl-turbo", "a cat", "--check", sketch_url)
+    assert (result.exit_code, f"{sketch_url} can run it." in result.stderr) == (0, True)
+    assert run("compile-workflow", "sdxl-turbo", "a cat", "--check", "http://127.0.0.1:9").exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "status"),
+    [
+        (["compile-workflow", "nope", "a cat"], "image.model_not_curated", 2),
+        (["compile-workflow", "sd-1.5", " "], "image.prompt_required", 2),
+        (["compile-workflow", "sd-1.5", "a", "--size", "huge"], "request.invalid_value", 2),
+        (["compile-workflow", "sd-1.5", "a", "--size", "9x9"], "image.size_not_allowed", 2),
+        (["compile-workflow", "sd-1.5", "a", "--set", "steps=0"], "request.invalid_value", 2),
+        (["compile-workflow", "sd-1.5", "a", "--set", "steps"], "request.invalid_value", 2),
+        (["compile-workflow", "sd-1.5", "a", "--seed", "-1"], "request.invalid_value", 2),
+        (["generate", "a", "-o", "x.gif"], "request.invalid_value", 2),
+        (["check-catalogue", "--check", "http://127.0.0.1:9"], "engine.unreachable", 3),
+        (["snapshot-nodes", "http://127.0.0.1:9"], "engine.unreachable", 3),
+        (["snapshot-nodes", "gone.json", "--version", "1"], "catalogue.invalid", 1),
+        (["snapshot-nodes", "gone.json"], "request.invalid_value", 2),
+    ],
+)
+def test_a_failing_command_prints_the_same_code_as_http_and_ends_with_its_status(
+    run: Any, words: list[str], code: str, status: int
+) -> None:
+    result = run(*words)
+    assert result.exit_code == status, result.output
+    assert result.stderr.startswith(code)
+    assert "Traceback" not in result.output
+
+
+def test_every_error_has_an_exit_status() -> None:
+    assert {exit_code(kind("x")) for kind in every_error()} == {1, 2, 3, 4, 5}
+
+
+# --- check-catalogue -------------------------------------------------------------------------------
+
+
+def test_check_catalogue_names_each_fault_with_its_line(make_app: MakeApp, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        (ROOT / "catalogue.yaml").read_text().replace("min_vram_gb: 8", "min_vram_gb: x")
+    )
+    result = make_app(catalogue=str(tmp_path / "c.yaml")).test_cli_runner().invoke(args=["check-catalogue"])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("catalogue.invalid: c.yaml:")
+
+
+def test_check_catalogue_lists_the_models_and_what_an_engine_lacks(
+    run: Any, make_app: MakeApp, tmp_path: Path, sketch_url: str
+) -> None:
+    assert "4 models and 4 workflows are right." in run("check-catalogue", "--check", sketch_url).stdout
+    (tmp_path / "c.yaml").write_text(
+        (ROOT / "catalogue.yaml").read_text().replace("name: ae.", "name: absent.")
+    )
+    result = (
+        make_app(catalogue=str(tmp_path / "c.yaml"))
+        .test_cli_runner()
+        .invoke(args=["check-catalogue", "--check", sketch_url])
+    )
+    assert result.exit_code == 3
+    assert "absent.safetensors in models/vae" in result.stdout
+
+
+# --- generate --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("ending", "form"), [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP")])
+def test_generate_writes_the_picture_it_says(run: Any, tmp_path: Path, ending: str, form: str) -> None:
+    path = tmp_path / f"cat.{ending}"
+    result = run(
+        "generate",
+        "a cat",
+        "-o",
+        str(path),
+        "--size",
+        "256x320",
+        "--seed",
+        "3",
+        "-m",
+        "sd-1.5",
+        "--set",
+        "steps=4",
+    )
+    assert result.exit_code == 0, result.output
+    with Image.open(path) as image:
+        assert (image.format, image.size) == (form, (256, 320))
+    assert f"{path}  256x320  sd-1.5-pruned-emaonly  seed 3" in result.stdout
+    assert "no model ran" in result.stderr
+
+
+def test_generate_numbers_several_pictures(run: Any, tmp_path: Path) -> None:
+    run("generate", "a cat", "-o", str(tmp_path / "cat.png"), "--size", "256x256", "--n", "5")
+    assert sorted(path.name for path in tmp_path.glob("cat*")) == [
+        f"cat-{index}.png" for index in range(1, 6)
+    ]
+
+
+def test_generate_says_what_it_could_not_honour(run: Any, tmp_path: Path) -> None:
+    result = run("generate", "a cat", "-o", str(tmp_path / "c.png"), "--size", "257x256", "--set", "wings=2")
+    assert "size: 256x256 instead of 257x256" in result.stderr
+    assert "wings: ignored" in result.stderr
+
+
+def test_a_picture_that_cannot_be_written_is_a_named_error(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = run("generate", "a cat", "-o", str(tmp_path / "file/cat.png"), "--size", "256x256")
+    assert (result.exit_code, result.stderr.splitlines()[-1].split(":")[0]) == (5, "image.store_unwritable")
+
+
+def flask(tmp_path: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own, with nothing configured."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("EASEL_")}
+    environment = {**kept, "EASEL_STATE_DIR": str(tmp_path / "state"), **variables}
+    return subprocess.run(
+        [sys.executable, "-m", "flask", *words],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_generate_needs_no_server_and_brings_its_own_sketch_engine(tmp_path: Path) -> None:
+    path = tmp_path / "cat.png"
+    done = flask(tmp_path, "generate", "a cat", "-o", str(path), "--size", "256x256")
+    assert done.returncode == 0, done.stderr
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_wrong_settings_end_a_command_with_a_sentence(tmp_path: Path) -> None:
+    done = flask(tmp_path, "check-catalogue", EASEL_PRT="1")
+    assert done.returncode == 1
+    assert "settings.invalid: EASEL_PRT" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_lists_the_commands_in_a_line_each(tmp_path: Path) -> None:
+    done = flask(tmp_path, "--help")
+    for name in ("check-catalogue", "compile-workflow", "generate", "snapshot-nodes"):
+        (line,) = (line for line in done.stdout.splitlines() if line.strip().startswith(name))
+        assert not line.endswith("..."), line
+
+
+# --- snapshot-nodes --------------------------------------------------------------------------------
+
+
+@dataclass
+class CopiedRooms:
+    """The rooms that snapshot-nodes enters, over a copy of the project's data."""
+
+    source_paths: SourcePaths
+
+
+@pytest.fixture
+def copied(make_app: MakeApp, tmp_path: Path) -> Any:
+    """Runs a command over a copy of the project's data; its `.root` is where that lies."""
+    for name in ("templates_wf", "schemas"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    app = make_app()
+    app.extensions["easel"] = CopiedRooms(
+        SourcePaths(ROOT / "catalogue.yaml", tmp_path / "templates_wf", tmp_path / "schemas")
+    )
+    return lambda *words: app.test_cli_runner().invoke(args=list(words))
+
+
+def test_snapshot_nodes_of_an_engine_that_is_known_changes_nothing(
+    copied: Any, tmp_path: Path, sketch_url: str
+) -> None:
+    result = copied("snapshot-nodes", sketch_url)
+    assert (result.exit_code, result.stdout) == (0, "30 nodes; 0.3.64 is in.\n")
+    assert (tmp_path / "schemas/nodes.json").read_text() == (ROOT / "schemas/nodes.json").read_text()
+
+
+def test_a_new_node_in_a_template_is_learnt_from_a_captured_object_info(copied: Any, tmp_path: Path) -> None:
+    template = tmp_path / "templates_wf/sd15_simple.json.j2"
+    text = template.read_text().replace('"class_type": "VAEDecode"', '"class_type": "VAEDecodeTiled"')
+    template.write_text(text.replace('["checkpoint", 2]}}', '["checkpoint", 2], "tile_size": 512}}'))
+    tile = ["INT", {"default": 512, "min": 64, "max": 4096, "step": 32}]
+    entry = {
+        "input": {"required": {"samples": ["LATENT"], "vae": ["VAE"], "tile_size": tile}},
+        "output": ["IMAGE"],
+        "output_node": False,
+    }
+    (tmp_path / "info.json").write_text(json.dumps({"VAEDecodeTiled": entry, "Other": entry}))
+    sources = read_sources(
+        SourcePaths(ROOT / "catalogue.yaml", tmp_path / "templates_wf", tmp_path / "schemas")
+    )
+    with pytest.raises(CatalogueInvalid, match="unknown node class"):
+        load_catalogue(sources)
+    result = copied("snapshot-nodes", str(tmp_path / "info.json"), "--version", "0.9.0")
+    assert (result.exit_code, result.stdout) == (0, "new      VAEDecodeTiled\n31 nodes; 0.9.0 is in.\n")
+    nodes = (tmp_path / "schemas/nodes.json").read_text()
+    assert "Other" not in nodes
+    load_catalogue(replace(sources, nodes=nodes))
+
+
+def test_a_node_that_the_engine_has_not_is_named(copied: Any, sketch_url: str) -> None:
+    result = copied("snapshot-nodes", sketch_url, "--node", "NoSuchNode")
+    assert (result.exit_code, result.stderr.split(":")[0]) == (3, "engine.nodes_missing")
+
+
+# --- documents -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
+def test_generated_tables_are_fresh(path: Path) -> None:
+    made = documents()
+    assert made.get(path, path.read_text("utf-8")) == path.read_text("utf-8"), "run `make docs`"

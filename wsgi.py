@@ -1,0 +1,14 @@
+"""gunicorn's door, and flask's: `app` is the application."""
+
+from __future__ import annotations
+
+import sys
+
+from app import create_app
+from errors import EaselError
+
+try:
+    app = create_app()
+except EaselError as fault:
+    # Wrong settings are the owner's to mend: a sentence helps, a traceback does not.
+    sys.exit(f"{fault.code}: {fault.message}")
