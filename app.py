@@ -58,6 +58,7 @@ class House:
             self.settings["images.default_model"],
             self.settings["images.default_size"],
             self.settings["images.visible"],
+            self.settings["images.preload"],
         )
         return LiveCatalogue(self.source_paths, self.state_dir / "catalogue.last_good.json", choose=choose)
 

@@ -113,14 +113,19 @@ class LiveCatalogue:
         return tuple(stamp)
 
 
-def installation_choices(default_model: str, default_size: str, visible: tuple[str, ...]) -> Choose:
+def installation_choices(
+    default_model: str, default_size: str, visible: tuple[str, ...], preload: tuple[str, ...] = ()
+) -> Choose:
     """What the settings `images.default_model`, `images.default_size` and `images.visible` make of a catalogue.
 
-    The function raises SettingsInvalid for a model that the catalogue has not, or a default that is hidden.
+    The function raises SettingsInvalid for a model that the catalogue has not (those of `images.preload` too), or a
+    default that is hidden.
     """
 
     def choose(catalogue: Catalogue) -> Catalogue:
-        unknown = [name for name in (*visible, default_model) if name and name not in catalogue.models]
+        unknown = [
+            name for name in (*visible, *preload, default_model) if name and name not in catalogue.models
+        ]
         if unknown:
             raise SettingsInvalid(
                 f"images: {', '.join(unknown)} is not in the catalogue; there is {', '.join(catalogue.models)}."

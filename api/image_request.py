@@ -108,7 +108,9 @@ def read_image_request(
 
 def _parse(text: bytes) -> dict[str, Any]:
     try:
-        body = json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
+        body = json.loads(
+            text.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_refuse_twice
+        )
     except (ValueError, RecursionError) as fault:
         raise InvalidRequest(f"The body is not JSON: {fault}.") from fault
     if not isinstance(body, dict):
@@ -118,6 +120,13 @@ def _parse(text: bytes) -> dict[str, Any]:
 
 def _refuse_constant(word: str) -> Any:
     raise ValueError(f"{word} is not JSON")
+
+
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError("a key is given twice in one object")
+    return made
 
 
 # --- names -----------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ compiled.graphs[0].nodes                            # ComfyUI's API format, prov
 
 from __future__ import annotations
 
-from compiler.catalogue import Catalogue, Model, parse_catalogue
+from compiler.catalogue import Catalogue, Model
+from compiler.catalogue_file import parse_catalogue
 from compiler.check import check, find_faults
 from compiler.fit import fit
 from compiler.resolve import resolve

@@ -1,23 +1,18 @@
-"""The catalogue: models, the workflows that draw them, and their names. Made from `Sources` and checked whole:
-what is accepted here compiles with its defaults."""
+"""The catalogue as values: models, the workflows that draw them, and the names by which clients find them."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
 
 from compiler.render import TemplateRenderer
-from compiler.signatures import Signatures, parse_signatures
-from compiler.sources import TEMPLATE_SUFFIX, Sources
+from compiler.signatures import Signatures
 from compiler.values import Size
-from errors import CatalogueInvalid, ModelNotCurated
-from yaml_text import line_of, read_yaml
+from errors import ModelNotCurated
 
 DEFAULT_LIMIT_N = 10
 DEFAULT_LIMIT_BATCH = 1
@@ -170,142 +165,6 @@ class Catalogue:
         return {folder: sorted(names) for folder, names in sorted(folders.items())}
 
 
-def parse_catalogue(sources: Sources) -> Catalogue:
-    """Check the texts against their schema and each other. Raises CatalogueInvalid with every fault found.
-
-    Templates are not rendered yet: `compiler.load_catalogue` compiles every model as well.
-    """
-    document = _checked_document(sources)
-    signatures = parse_signatures(json.loads(sources.nodes))
-    workflows = {name: _workflow(name, entry, signatures) for name, entry in document["workflows"].items()}
-    models = {name: _model(name, entry) for name, entry in document["models"].items()}
-    faults = list(_contradictions(document, workflows, models, sources, signatures))
-    if faults:
-        raise _invalid(sources, faults)
-    return Catalogue(
-        models=models,
-        workflows=workflows,
-        default_model=document["default_model"],
-        signatures=signatures,
-        sampling_names=_sampling_names(sources.sampling_names),
-        renderer=TemplateRenderer(sources.templates),
-    )
-
-
-Fault = tuple[tuple[str | int, ...], str]
-"""Path in the document, and what is wrong there."""
-
-
-def _invalid(sources: Sources, faults: list[Fault]) -> CatalogueInvalid:
-    lines = [
-        f"{sources.catalogue_name}:{line_of(sources.catalogue, path)}: {'.'.join(map(str, path)) or 'document'}: {text}"
-        for path, text in faults
-    ]
-    return CatalogueInvalid("\n".join(lines), faults=lines)
-
-
-def _checked_document(sources: Sources) -> Any:
-    try:
-        document = read_yaml(sources.catalogue)
-    except ValueError as fault:
-        raise CatalogueInvalid(f"{sources.catalogue_name}:{fault}") from fault
-    validator = Draft202012Validator(json.loads(sources.catalogue_schema))
-    found = sorted(validator.iter_errors(document), key=lambda error: list(map(str, error.path)))
-    if found:
-        raise _invalid(sources, [(tuple(error.absolute_path), _in_words(error)) for error in found])
-    return document
-
-
-def _in_words(error: ValidationError) -> str:
-    if error.validator == "oneOf" and error.context:
-        return "; or ".join(inner.message for inner in error.context)
-    if error.validator == "pattern" and isinstance(error.schema, Mapping) and "description" in error.schema:
-        return f"{error.instance!r} is not allowed: {error.schema['description']}"
-    if error.validator == "not":
-        return f"{error.instance!r} is not allowed here"
-    return str(error.message)
-
-
-def _contradictions(
-    document: Mapping[str, Any],
-    workflows: Mapping[str, Workflow],
-    models: Mapping[str, Model],
-    sources: Sources,
-    signatures: Signatures,
-) -> Iterator[Fault]:
-    if document["default_model"] not in models:
-        yield ("default_model",), f"{document['default_model']!r} is not a model; there is {_list(models)}"
-    for workflow in workflows.values():
-        yield from _workflow_faults(workflow, document, sources, signatures)
-    for model in models.values():
-        yield from _model_faults(model, workflows)
-    yield from _names_claimed_twice(models)
-
-
-def _list(names: Mapping[str, Any]) -> str:
-    return ", ".join(sorted(names)) or "none"
-
-
-def _workflow_faults(
-    workflow: Workflow, document: Mapping[str, Any], sources: Sources, signatures: Signatures
-) -> Iterator[Fault]:
-    path = ("workflows", workflow.id)
-    if workflow.template not in sources.templates:
-        yield (*path, "template"), f"there is no {workflow.template} among {_list(sources.templates)}"
-    for name, entry in document["workflows"][workflow.id]["inputs"].items():
-        if "x-choices" in entry and _choices(entry["x-choices"], signatures) is None:
-            yield (
-                (*path, "inputs", name, "x-choices"),
-                f"{entry['x-choices']!r} is not a node's input with choices in nodes.json",
-            )
-        elif "default" in entry:
-            yield from _wrong_value(
-                (*path, "inputs", name, "default"), workflow.inputs[name], entry["default"]
-            )
-        for other in entry.get("x-unused-when", {}):
-            if other not in workflow.inputs:
-                yield (*path, "inputs", name, "x-unused-when"), f"{other!r} is not an input"
-
-
-def _wrong_value(path: tuple[str | int, ...], rule: Input, value: Any) -> Iterator[Fault]:
-    for error in rule.validator.iter_errors(value):
-        yield path, error.message
-
-
-def _model_faults(model: Model, workflows: Mapping[str, Workflow]) -> Iterator[Fault]:
-    path = ("models", model.id)
-    rule = model.size
-    for what, size in (("default", rule.default), *(("suggested", size) for size in rule.suggested)):
-        if size_fault(size, rule) or size.width % rule.multiple_of or size.height % rule.multiple_of:
-            yield (*path, "size", what), f"{size} is outside the model's own limits"
-    if rule.min.width > rule.max.width or rule.min.height > rule.max.height:
-        yield (*path, "size"), f"min {rule.min} is larger than max {rule.max}"
-    for task, workflow_id in model.workflows.items():
-        if workflow_id not in workflows:
-            yield (*path, "workflow"), f"there is no workflow {workflow_id!r}; there is {_list(workflows)}"
-        elif task not in workflows[workflow_id].tasks:
-            yield (*path, "workflow"), f"the workflow {workflow_id!r} does not do {task!r}"
-    known = [workflows[name] for name in model.workflows.values() if name in workflows]
-    yield from _default_faults(model, known)
-
-
-def _default_faults(model: Model, known: list[Workflow]) -> Iterator[Fault]:
-    path = ("models", model.id, "defaults")
-    for name, value in model.defaults.items():
-        rules = [workflow.inputs[name] for workflow in known if name in workflow.inputs]
-        if known and not rules:
-            yield (*path, name), f"the workflow has no input {name!r}"
-        for rule in rules:
-            yield from _wrong_value((*path, name), rule, value)
-    for workflow in known:
-        for name, rule in workflow.inputs.items():
-            if "default" not in rule.schema and name not in model.defaults:
-                yield (
-                    path,
-                    f"the input {name!r} of workflow {workflow.id!r} has no default, so the model must give one",
-                )
-
-
 def size_fault(size: Size, rule: SizeRule) -> str | None:
     """Why `size` is outside the rule's limits (multiples aside), or None."""
     if size.width < rule.min.width or size.height < rule.min.height:
@@ -315,88 +174,3 @@ def size_fault(size: Size, rule: SizeRule) -> str | None:
     if rule.max_pixels is not None and size.pixels > rule.max_pixels:
         return f"{size} has more than {rule.max_pixels} pixels"
     return None
-
-
-def _names_claimed_twice(models: Mapping[str, Model]) -> Iterator[Fault]:
-    owners: dict[str, str] = {}
-    for model in models.values():
-        owner = owners.setdefault(model.id.casefold(), model.id)
-        if owner != model.id:
-            yield ("models", model.id), f"differs from {owner!r} only in case"
-    for model in models.values():
-        for index, alias in enumerate(model.aliases):
-            owner = owners.setdefault(alias.casefold(), model.id)
-            if owner != model.id:
-                yield (
-                    ("models", model.id, "aliases", index),
-                    f"the name {alias!r} already belongs to {owner!r}",
-                )
-
-
-# --- entries -> values ----------------------------------------------------------------------------
-
-
-def _workflow(name: str, entry: Mapping[str, Any], signatures: Signatures) -> Workflow:
-    return Workflow(
-        id=name,
-        title=entry["title"],
-        template=entry.get("template", name + TEMPLATE_SUFFIX),
-        tasks=tuple(entry["tasks"]),
-        inputs={key: _input(value, signatures) for key, value in entry["inputs"].items()},
-    )
-
-
-def _input(entry: Mapping[str, Any], signatures: Signatures) -> Input:
-    schema = {key: value for key, value in entry.items() if not key.startswith("x-")}
-    choices = _choices(entry.get("x-choices", ""), signatures)
-    if choices is not None:
-        schema["enum"] = list(choices)
-    return Input(schema=schema, unused_when=entry.get("x-unused-when", {}))
-
-
-def _choices(reference: str, signatures: Signatures) -> tuple[Any, ...] | None:
-    node, _, name = reference.partition(".")
-    if node not in signatures or name not in signatures[node].inputs:
-        return None
-    return signatures[node].inputs[name].choices
-
-
-def _model(name: str, entry: Mapping[str, Any]) -> Model:
-    workflow = entry["workflow"]
-    limits = entry.get("limits", {})
-    return Model(
-        id=name,
-        title=entry["title"],
-        family=entry["family"],
-        workflows={"generate": workflow} if isinstance(workflow, str) else workflow,
-        files={role: File(**file) for role, file in entry["files"].items()},
-        licence=Licence(**entry["licence"]),
-        size=_size_rule(entry["size"]),
-        defaults=entry.get("defaults", {}),
-        limit_n=limits.get("n", DEFAULT_LIMIT_N),
-        limit_batch=limits.get("batch", DEFAULT_LIMIT_BATCH),
-        aliases=tuple(entry.get("aliases", ())),
-        disk_gb=entry.get("disk_gb"),
-        min_vram_gb=entry.get("min_vram_gb"),
-    )
-
-
-def _size_rule(entry: Mapping[str, Any]) -> SizeRule:
-    return SizeRule(
-        default=Size.parse(entry["default"]),
-        multiple_of=entry["multiple_of"],
-        min=Size.parse(entry["min"]),
-        max=Size.parse(entry["max"]),
-        max_pixels=entry.get("max_pixels"),
-        suggested=tuple(Size.parse(text) for text in entry.get("suggested", ())),
-    )
-
-
-def _sampling_names(text: str) -> dict[str, dict[str, NamedChoice]]:
-    return {
-        kind: {
-            name.casefold(): NamedChoice(entry["is"], entry.get("exact", True), entry.get("why", ""))
-            for name, entry in names.items()
-        }
-        for kind, names in read_yaml(text).items()
-    }

@@ -236,12 +236,14 @@ class Errand:
 def take_back(routes: Routes, prompt_id: str, inbox: Inbox, patience_s: float) -> bool:
     """Get a job out of the engine; True once it is in the queue no more. Best effort, never raises.
 
-    The interrupt is repeated, for ComfyUI forgets one that comes while the job is between the queue and its first
-    node; but not often, for one that comes as the job ends may hit the next.
+    An engine that is too busy to answer is asked again. An interrupt is repeated, for ComfyUI forgets one that comes
+    while the job is between the queue and its first node; but not often, for one that comes as the job ends may hit
+    the next.
     """
     until, interrupt_at = time.monotonic() + patience_s, 0.0
-    try:
-        while True:
+    trouble = "it was still in the queue"
+    while True:
+        try:
             queue = routes.queue()
             if prompt_id in queue.pending:
                 routes.delete(prompt_id)
@@ -250,16 +252,20 @@ def take_back(routes: Routes, prompt_id: str, inbox: Inbox, patience_s: float) -
             elif time.monotonic() >= interrupt_at:
                 routes.interrupt(prompt_id)
                 interrupt_at = time.monotonic() + _INTERRUPT_AGAIN_S
-            left = until - time.monotonic()
-            if left <= 0:
+        except EngineError as error:
+            trouble = error.message
+            if error.details.get("refused"):
                 break
-            if prompt_id in queue.running and _came(_ENDS, inbox, min(_LOOK_AGAIN_S, left)):
-                return True
-    except EngineError as error:
-        log.warning("job %s could not be taken back: %s", prompt_id, error)
-        return False
+        else:
+            if prompt_id in queue.pending and time.monotonic() < until:
+                continue
+        left = until - time.monotonic()
+        if left <= 0:
+            break
+        if _came(_ENDS, inbox, min(_LOOK_AGAIN_S, left)):
+            return True
     if patience_s:
-        log.warning("job %s was still in the engine %g s after it was taken back", prompt_id, patience_s)
+        log.warning("job %s could not be taken back within %g s: %s", prompt_id, patience_s, trouble)
     return False
 
 

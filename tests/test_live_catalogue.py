@@ -165,3 +165,8 @@ def test_choices_are_put_into_the_catalogue(catalogue: Catalogue) -> None:
     assert chosen.find("").id == "flux-schnell"
     assert [model.id for model in chosen.visible_models] == ["sdxl-turbo", "flux-schnell"]
     assert str(chosen.default_size) == "768x768"
+
+
+def test_a_model_to_preload_must_be_in_the_catalogue(catalogue: Catalogue) -> None:
+    with pytest.raises(SettingsInvalid, match="nope"):
+        installation_choices("", "", (), ("nope",))(catalogue)

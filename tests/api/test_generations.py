@@ -283,6 +283,7 @@ def test_a_stream_is_refused_clearly(client: FlaskClient) -> None:
         b"null",
         b'"x"',
         b'{"prompt": NaN}',
+        b'{"prompt": "a", "n": 1, "n": 2}',
         b"\xff\xfe",
         b"[" * 100_000,
         b'{"n": ' + b"1" * 5000 + b"}",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from compiler import Size, Sources, compile_workflow
-from compiler.catalogue import parse_catalogue
+from compiler.catalogue_file import parse_catalogue
 from errors import CatalogueInvalid
 from tests.compiler.worlds import SOURCES, asked, loaded, with_document
 

@@ -17,7 +17,7 @@ TEXT = SOURCES.templates["sd15_simple.json.j2"]
 
 def faults_of(text: str) -> list[dict[str, Any]]:
     """The faults of SD 1.5's graph when its template is `text`."""
-    from compiler.catalogue import parse_catalogue
+    from compiler.catalogue_file import parse_catalogue
 
     catalogue = parse_catalogue(with_template(text))
     with pytest.raises(GraphInvalid) as caught:
@@ -158,7 +158,7 @@ def test_a_template_may_be_several_objects_one_after_another() -> None:
     "more", ['{"picture": {}}', "[1]", "7", '{"x": {"class_type": "A", "class_type": "B"}}']
 )
 def test_an_id_given_twice_or_something_that_is_no_object_is_refused(more: str) -> None:
-    from compiler.catalogue import parse_catalogue
+    from compiler.catalogue_file import parse_catalogue
 
     catalogue = parse_catalogue(with_template(TEXT + more))
     with pytest.raises(TemplateInvalid):

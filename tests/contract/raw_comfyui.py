@@ -3,11 +3,13 @@ And the graphs that the contract tests run, small enough for a CPU."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import json
 import time
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import requests
@@ -153,13 +155,27 @@ class Comfy:
             time.sleep(0.02)
         raise AssertionError(f"did not happen within {PATIENCE_S} s")
 
+    @contextlib.contextmanager
+    def occupied(self, endless: dict[str, Any], **fields: Any) -> Iterator[str]:
+        """The engine is running this job, which is stopped at the end, however the test ends."""
+        prompt_id = self.accepted(endless, **fields)
+        try:
+            self.until(lambda: prompt_id in self.running())
+            yield prompt_id
+        finally:
+            self.stop(prompt_id)
+
     def stop(self, prompt_id: str) -> None:
         """Take a job out, pending or running."""
 
         def gone() -> bool:
-            self.post("/queue", {"delete": [prompt_id]})
-            self.post("/interrupt", {"prompt_id": prompt_id})
-            return prompt_id not in (*self.running(), *self.pending())
+            if prompt_id in self.pending():
+                self.post("/queue", {"delete": [prompt_id]})
+            elif prompt_id in self.running():
+                self.post("/interrupt", {"prompt_id": prompt_id})
+            else:
+                return True
+            return False
 
         self.until(gone)
 

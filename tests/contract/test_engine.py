@@ -170,18 +170,14 @@ def test_a_running_job_is_taken_back_when_the_caller_gives_up(
 def test_a_pending_job_is_taken_back_when_the_caller_gives_up(
     engine: Engine, comfy: Comfy, endless: dict[str, Any]
 ) -> None:
-    ahead = comfy.accepted(endless)
-    try:
-        comfy.until(lambda: ahead in comfy.running())
-        prompt_id = new_id()
+    prompt_id = new_id()
+    with comfy.occupied(endless) as ahead:
         with pytest.raises(RequestCancelled):
             engine.run(
                 flat(), prompt_id=prompt_id, timeout_s=120, cancelled=lambda: prompt_id in comfy.pending()
             )
         assert prompt_id not in comfy.pending()
         assert comfy.running() == [ahead]
-    finally:
-        comfy.stop(ahead)
 
 
 def test_a_job_that_takes_too_long_is_taken_back(
@@ -207,14 +203,13 @@ def test_cancel_by_id_takes_a_job_back(engine: Engine, comfy: Comfy, endless: di
 def test_cancel_by_id_takes_a_job_of_another_process_back(
     engine: Engine, comfy: Comfy, endless: dict[str, Any]
 ) -> None:
-    running = comfy.accepted(endless)
-    comfy.until(lambda: running in comfy.running())
-    pending = comfy.accepted(flat())
-    engine.cancel(pending)
-    assert pending not in comfy.pending()
-    engine.cancel(running)
-    assert running not in comfy.running()
-    engine.cancel(new_id())
+    with comfy.occupied(endless) as running:
+        pending = comfy.accepted(flat())
+        engine.cancel(pending)
+        assert pending not in comfy.pending()
+        engine.cancel(running)
+        assert running not in comfy.running()
+        engine.cancel(new_id())
 
 
 def test_cancel_all_takes_every_job_back_for_the_given_reason(
@@ -246,19 +241,14 @@ def test_a_job_that_somebody_else_interrupts_says_so(
 def test_a_job_that_somebody_else_deletes_is_lost(
     engine_url: str, comfy: Comfy, endless: dict[str, Any]
 ) -> None:
-    engine = Engine(engine_url, poll_s=0.2)
-    ahead, prompt_id = comfy.accepted(endless), new_id()
-    try:
-        comfy.until(lambda: ahead in comfy.running())
-        with ThreadPoolExecutor() as pool:
-            job = pool.submit(engine.run, flat(), prompt_id=prompt_id, timeout_s=120)
-            comfy.until(lambda: prompt_id in comfy.pending())
-            comfy.post("/queue", {"delete": [prompt_id]})
-            with pytest.raises(JobLost):
-                job.result()
-    finally:
-        comfy.stop(ahead)
-        engine.close()
+    engine, prompt_id = Engine(engine_url, poll_s=0.2), new_id()
+    with comfy.occupied(endless), ThreadPoolExecutor() as pool:
+        job = pool.submit(engine.run, flat(), prompt_id=prompt_id, timeout_s=120)
+        comfy.until(lambda: prompt_id in comfy.pending())
+        comfy.post("/queue", {"delete": [prompt_id]})
+        with pytest.raises(JobLost):
+            job.result()
+    engine.close()
 
 
 def test_a_watcher_that_fails_does_not_leave_its_job_behind(
@@ -287,16 +277,13 @@ def test_eight_threads_each_get_their_own_pictures(engine: Engine) -> None:
 def test_the_queue_tells_what_runs_and_what_waits_in_the_order_of_running(
     engine: Engine, comfy: Comfy, endless: dict[str, Any]
 ) -> None:
-    running = comfy.accepted(endless)
-    waiting = [comfy.accepted(flat()) for _ in range(5)]
-    try:
-        comfy.until(lambda: running in comfy.running())
+    with comfy.occupied(endless) as running:
+        waiting = [comfy.accepted(flat()) for _ in range(5)]
         queue = engine.queue()
-        assert queue.running == (running,)
-        assert [prompt_id for prompt_id in queue.pending if prompt_id in waiting] == waiting
-    finally:
-        for prompt_id in (*waiting, running):
+        for prompt_id in waiting:
             comfy.stop(prompt_id)
+    assert queue.running == (running,)
+    assert [prompt_id for prompt_id in queue.pending if prompt_id in waiting] == waiting
 
 
 def test_an_uploaded_image_can_be_loaded_by_the_name_we_get(engine: Engine) -> None:

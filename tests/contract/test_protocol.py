@@ -325,15 +325,11 @@ def test_history_of_a_success_tells_graph_outputs_and_messages(comfy: Comfy) -> 
 def test_history_knows_nothing_of_an_unknown_a_pending_or_a_running_job(
     comfy: Comfy, endless: dict[str, Any]
 ) -> None:
-    running = comfy.accepted(endless)
-    pending = comfy.accepted(flat())
-    try:
-        comfy.until(lambda: running in comfy.running())
+    with comfy.occupied(endless) as running:
+        pending = comfy.accepted(flat())
         answers = [comfy.get(f"/history/{prompt_id}") for prompt_id in (running, pending, new_id())]
-        assert [(answer.status_code, answer.json()) for answer in answers] == [(200, {})] * 3
-    finally:
         comfy.stop(pending)
-        comfy.stop(running)
+    assert [(answer.status_code, answer.json()) for answer in answers] == [(200, {})] * 3
 
 
 def test_a_failure_leaves_node_class_exception_and_traceback(comfy: Comfy) -> None:
@@ -361,53 +357,42 @@ def test_history_can_be_deleted(comfy: Comfy) -> None:
 def test_the_queue_lists_number_id_graph_extra_data_and_outputs(
     comfy: Comfy, endless: dict[str, Any]
 ) -> None:
-    running_graph, pending_graph = endless, flat()
-    running = comfy.accepted(running_graph)
-    pending = comfy.accepted(pending_graph)
-    try:
-        comfy.until(lambda: running in comfy.running())
-        queue = comfy.get("/queue").json()
-        (entry,) = [entry for entry in queue["queue_pending"] if entry[1] == pending]
-        assert entry[2] == pending_graph
-        assert entry[3]["client_id"] == "easel-contract"
-        assert entry[4] == ["save"]
-        assert queue["queue_running"][0][2] == running_graph
-        assert entry[0] > queue["queue_running"][0][0]
-        assert comfy.get("/prompt").json()["exec_info"]["queue_remaining"] >= 2
-    finally:
+    graph = flat()
+    with comfy.occupied(endless) as running:
+        pending = comfy.accepted(graph)
+        queue, remaining = (
+            comfy.get("/queue").json(),
+            comfy.get("/prompt").json()["exec_info"]["queue_remaining"],
+        )
         comfy.stop(pending)
-        comfy.stop(running)
+    (first,) = [entry for entry in queue["queue_running"] if entry[1] == running]
+    (second,) = [entry for entry in queue["queue_pending"] if entry[1] == pending]
+    assert (first[2], second[2]) == (endless, graph)
+    assert second[3]["client_id"] == "easel-contract"
+    assert second[4] == ["save"]
+    assert second[0] > first[0]
+    assert remaining >= 2
 
 
 def test_a_job_deleted_from_the_queue_leaves_no_trace(comfy: Comfy, endless: dict[str, Any]) -> None:
-    running = comfy.accepted(endless)
-    pending = comfy.accepted(flat())
-    try:
-        comfy.until(lambda: running in comfy.running())
+    with comfy.occupied(endless):
+        pending = comfy.accepted(flat())
         assert comfy.post("/queue", {"delete": [pending]}).status_code == 200
         assert pending not in comfy.pending()
-    finally:
-        comfy.stop(running)
     comfy.ended(comfy.accepted(flat()))
     assert comfy.entry(pending) is None
 
 
 def test_deleting_does_not_touch_the_running_job(comfy: Comfy, endless: dict[str, Any]) -> None:
-    running = comfy.accepted(endless)
-    try:
-        comfy.until(lambda: running in comfy.running())
+    with comfy.occupied(endless) as running:
         assert comfy.post("/queue", {"delete": [running, "unknown"]}).status_code == 200
         assert comfy.running() == [running]
-    finally:
-        comfy.stop(running)
 
 
 def test_an_interrupt_by_id_stops_that_job_only(comfy: Comfy, endless: dict[str, Any]) -> None:
-    running = comfy.accepted(endless)
-    comfy.until(lambda: running in comfy.running())
-    assert comfy.post("/interrupt", {"prompt_id": new_id()}).status_code == 200
-    assert comfy.running() == [running]
-    comfy.stop(running)
+    with comfy.occupied(endless) as running:
+        assert comfy.post("/interrupt", {"prompt_id": new_id()}).status_code == 200
+        assert comfy.running() == [running]
     entry = comfy.ended(running)
     assert entry["status"]["status_str"] == "error"
     kind, data = entry["status"]["messages"][-1]
@@ -481,9 +466,8 @@ def test_a_failure_is_told_without_a_success(comfy: Comfy, engine_url: str) -> N
 
 def test_an_interruption_is_told(comfy: Comfy, engine_url: str, endless: dict[str, Any]) -> None:
     with Socket(engine_url) as socket:
-        prompt_id = comfy.accepted(endless, client_id=socket.client_id)
-        socket.until("progress")
-        comfy.post("/interrupt", {"prompt_id": prompt_id})
+        with comfy.occupied(endless, client_id=socket.client_id) as prompt_id:
+            socket.until("progress")
         heard = socket.job(prompt_id)
     assert kinds(heard)[-2:] == ["execution_interrupted", "executing"]
     (interrupted,) = only(heard, "execution_interrupted")

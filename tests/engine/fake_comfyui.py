@@ -26,7 +26,7 @@ class FakeComfyUI:
 
     What it saw: `submitted`, `said` on sockets, `headers`, `interrupted`, `asked_history`. Misbehaviour to set:
     `answer` to every submission, `break_next_submission` ("before" or "after" the job is taken),
-    `starts_when_deleted`, `deaf_to_interrupts` (how many of a job have no effect).
+    `starts_when_deleted`, `queue_troubles` (answers to be a 500), `deaf_to_interrupts` (how many of a job have no effect).
     """
 
     def __init__(self, script: Script | None = None, *, answer: tuple[int, Any] | None = None) -> None:
@@ -46,6 +46,7 @@ class FakeComfyUI:
         self.break_next_submission: str | None = None
         self.starts_when_deleted: str | None = None
         self.deaf_to_interrupts = 0
+        self.queue_troubles = 0
         self.asked_history = 0
         self.asked_stats = 0
         self.sketch = False
@@ -228,6 +229,10 @@ class FakeComfyUI:
         return web.json_response({job: self.history[job]} if job in self.history else {})
 
     async def _queue(self, _: web.Request) -> web.Response:
+        if self.queue_troubles:
+            self.queue_troubles -= 1
+            return web.Response(status=500)
+
         def entries(jobs: list[str]) -> list[Any]:
             return [[number, job, {}, {}, ["save"]] for number, job in enumerate(jobs)]
 

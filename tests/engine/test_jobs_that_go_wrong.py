@@ -557,6 +557,14 @@ def test_an_interrupt_that_has_no_effect_is_sent_again() -> None:
         assert comfy.running == []
 
 
+def test_an_engine_in_trouble_is_asked_again_until_the_job_is_taken_back() -> None:
+    with FakeComfyUI(endless) as comfy, engine_of(comfy, poll_s=30.0) as engine:
+        comfy.queue_troubles = 3
+        with pytest.raises(JobTimedOut):
+            run(engine, timeout_s=0.3)
+        assert comfy.running == []
+
+
 def test_a_job_that_starts_while_it_is_being_deleted_is_interrupted() -> None:
     async def script(comfy: FakeComfyUI, job: str) -> None:
         comfy.starts_when_deleted = job
