@@ -105,8 +105,8 @@ TABLE: tuple[Setting, ...] = (
     Setting(
         "engine.stall_timeout_s",
         "number",
-        180,
-        "A running job without any sign of life for so long is taken for a stalled ComfyUI.",
+        270,
+        "A running job without any sign of life for so long is taken for a stalled ComfyUI; loading a model is silent too.",
         minimum=5,
     ),
     Setting(

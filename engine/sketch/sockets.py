@@ -28,9 +28,10 @@ class Listener:
         self.waiting: asyncio.Queue[str | bytes] = asyncio.Queue()
 
     def give(self, frame: str | bytes) -> None:
-        """Queues a frame; a client that is far behind is cut off."""
-        if self.waiting.qsize() < MOST_WAITING:
-            self.waiting.put_nowait(frame)
+        """Queues a frame. Of a client that is far behind the oldest are dropped: how its jobs ended comes last."""
+        if self.waiting.qsize() >= MOST_WAITING:
+            self.waiting.get_nowait()
+        self.waiting.put_nowait(frame)
 
     async def write(self) -> None:
         """Writes what waits, for ever."""
