@@ -122,7 +122,7 @@ def _debug(asked: Asked, made: Generation) -> dict[str, Any]:
             {"seed": image.seed, "index": image.index, "batch": image.batch, "prompt_id": image.prompt_id}
             for image in made.images
         ],
-        "timings": {name: round(value, 4) for name, value in vars(made.timings).items()},
+        "timings": {name: round(value, 6) for name, value in vars(made.timings).items()},
         "adjusted": _notes((*asked.adjusted, *plan.adjusted)),
         "ignored": _notes((*asked.ignored, *plan.ignored)),
         "engine": "sketch" if made.is_sketch else "comfyui",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-LONGEST_HISTORY = 10000
+LONGEST_HISTORY = 1000
 
 
 @dataclass(frozen=True)
