@@ -35,6 +35,7 @@ class House:
         self.state_dir = settings.path("state_dir")
         self.nodes = ROOT / "schemas/nodes.json"
         self._may_sketch = settings["engine.sketch"] and not settings["engine.url"]
+        self._is_command = False
         self._own_sketch_url: str | None = None
         self.sketch_files = self.state_dir / "sketch-files.json"
         self._told_sketch: Catalogue | None = None
@@ -84,7 +85,7 @@ class House:
         """Where a sketch engine is: the command's own, or the server's."""
         if not self._may_sketch:
             return None
-        return self._own_sketch_url or self.sketch_keeper.url()
+        return self._own_sketch_url if self._is_command else self.sketch_keeper.url()
 
     @cached_property
     def engine_choice(self) -> EngineChoice:
@@ -128,6 +129,7 @@ class House:
     @contextlib.contextmanager
     def command_engine(self) -> Iterator[None]:
         """While it lasts, a sketch engine of the command's own stands by, should there be no other engine."""
+        self._is_command = True
         if not self._may_sketch or self._has_engine():
             yield
             return
@@ -164,7 +166,7 @@ def http_options(settings: Settings) -> HttpOptions:
     return HttpOptions(
         api_keys=settings["api_keys"],
         on_loopback=is_loopback(settings["host"]),
-        allowed_hosts=settings["allowed_hosts"],
+        allowed_hosts=(*settings["allowed_hosts"], settings["host"].strip("[]")),
         allowed_origins=settings["allowed_origins"],
         trusted_proxies=settings["trusted_proxies"],
         public_url=settings["public_url"],

@@ -28,7 +28,9 @@ class EaselError(Exception):
 
 
 def every_error(root: type[EaselError] = EaselError) -> Iterator[type[EaselError]]:
-    """Every concrete error class, in the order of this file."""
+    """Every error class with a code of its own, in the order of this file; the general one first."""
+    if root is EaselError:
+        yield root
     for kind in root.__subclasses__():
         if "code" in vars(kind):
             yield kind
@@ -56,6 +58,18 @@ class TooLarge(InvalidRequest):
     code = "request.too_large"
     when = "The body is larger than `max_request_mb`."
     remedy = "Send less, or raise the setting."
+
+
+class BodyTimeout(InvalidRequest):
+    code = "request.body_timeout"
+    when = "The body did not arrive: nothing came for some seconds before its end."
+    remedy = "Send the body at once."
+
+
+class RangeNotSatisfiable(EaselError):
+    code = "request.range_not_satisfiable"
+    when = "A `Range` lies outside the image."
+    remedy = "`Content-Range` tells how long it is."
 
 
 class InvalidValue(EaselError):

@@ -153,42 +153,53 @@ class Generator:
         watch: Watch = lambda event: None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Generation:
-        """Draw `request`. Raises the errors of the compiler, the engine and the image store, and QueueFull.
+        """Draw `request`. Raises the errors of the compiler, the engine and the image store.
 
-        Everything that the request itself can be blamed for is found before the engine gets a job.
+        Everything that the request itself can be blamed for is found before the engine gets a job. Callers that
+        serve many take a place in `waiting` first.
         """
         began = self._clock()
         catalogue = self.catalogue()
         compiled = compile_workflow(request, catalogue)
-        compile_s = self._clock() - began
-        with self.waiting:
-            engine = self.engine()
-            graphs = self._fitted(compiled, catalogue, engine)
-            is_sketch = engine.is_sketch
-            try:
-                outcomes = [self._run(engine, nodes, began + timeout_s, watch, cancelled) for nodes in graphs]
-            except EngineRejected:
-                # A file that went since we last looked: fresh eyes name it in the model's own terms.
-                self._fit(compiled, catalogue, engine, fresh=True)
-                raise
-        drawn = self._clock()
+        compiled_at = self._clock()
+        engine = self.engine()
+        is_sketch = engine.is_sketch
+        outcomes = self._outcomes(compiled, catalogue, engine, began + timeout_s, watch, cancelled)
+        drawn_at = self._clock()
         images = [
             image
             for graph, outcome in zip(compiled.graphs, outcomes, strict=True)
             for image in self._images(graph, outcome, compiled.plan, finish)
         ]
-        run_s = sum(outcome.run_s for outcome in outcomes)
-        self.waiting.took(run_s)
+        ended = self._clock()
         timings = Timings(
-            total_s=self._clock() - began,
-            compile_s=compile_s,
+            total_s=ended - began,
+            compile_s=compiled_at - began,
             queued_s=sum(outcome.queued_s for outcome in outcomes),
-            run_s=run_s,
+            run_s=sum(outcome.run_s for outcome in outcomes),
             fetch_s=sum(outcome.fetch_s for outcome in outcomes),
-            finish_s=self._clock() - drawn,
+            finish_s=ended - drawn_at,
         )
+        self.waiting.took(timings.run_s)
         checkpoint = catalogue.models[compiled.plan.model].checkpoint
         return Generation(compiled.plan, checkpoint, tuple(images), timings, is_sketch)
+
+    def _outcomes(
+        self,
+        compiled: Compiled,
+        catalogue: Catalogue,
+        engine: Engine,
+        deadline: float,
+        watch: Watch,
+        cancelled: Callable[[], bool],
+    ) -> list[Outcome]:
+        graphs = self._fitted(compiled, catalogue, engine)
+        try:
+            return [self._run(engine, nodes, deadline, watch, cancelled) for nodes in graphs]
+        except EngineRejected:
+            # A file that went since we last looked: fresh eyes name it in the model's own terms.
+            self._fit(compiled, catalogue, engine, fresh=True)
+            raise
 
     def check(self, compiled: Compiled, catalogue: Catalogue, engine: Engine) -> list[dict[str, Any]]:
         """The graphs as `engine` would get them. Raises FilesMissing or NodesMissing for what it lacks."""

@@ -9,6 +9,7 @@ import logging
 import signal
 import sys
 import threading
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -85,13 +86,13 @@ def _log_to_stderr() -> None:
     root.addHandler(handler)
     root.propagate = False
 
-    # The sketch engine is this process's child: one, whatever the number of workers.
+
+def when_ready(server: Any) -> None:
+    # The sketch engine is this process's child: one, whatever the number of workers. Not earlier: a start that fails
+    # at the bind would leave it behind.
     if settings["engine.sketch"] and not settings["engine.url"]:
         house.catalogue()
         house.sketch_keeper.start(house.sketch_files)
-
-
-def when_ready(server: Any) -> None:
     host, port = server.LISTENERS[0].sock.getsockname()[:2]
     server.log.info("Easel is at http://%s:%s", host, port)
 
@@ -132,6 +133,7 @@ def _write_json_error(connection: Any, status: int, reason: str, message: str) -
     body = json.dumps(envelope(fault)).encode()
     head = (
         f"HTTP/1.1 {status if status < 500 else status_of(type(fault))} {reason}\r\nConnection: close\r\n"
+        f"x-request-id: {uuid.uuid4().hex}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     gunicorn.util.write_nonblock(connection, head.encode("latin-1") + body)

@@ -12,15 +12,26 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from compiler import Catalogue, Size, SourcePaths, Sources, load_catalogue, read_sources
-from errors import EaselError, SettingsInvalid
+from errors import CatalogueInvalid, EaselError, SettingsInvalid
 from whole_file import write_whole
 
 log = logging.getLogger("easel.catalogue")
 
-Stamp = tuple[tuple[str, int, int], ...]
-"""Name, time of change in ns and size of every file: equal stamps, equal files."""
+
+class FileStamp(NamedTuple):
+    """What tells one state of a file from another."""
+
+    name: str
+    inode: int
+    changed_ns: int
+    size: int
+
+
+Stamp = tuple[FileStamp, ...]
+"""Equal stamps, equal files."""
 
 Choose = Callable[[Catalogue], Catalogue]
 """Puts this installation's own choices (default model, hidden models) into a fresh catalogue, or refuses it."""
@@ -36,20 +47,18 @@ class LiveCatalogue:
         *,
         choose: Choose = lambda catalogue: catalogue,
         settle_s: float = 0.2,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """Reads and checks the files. Raises CatalogueInvalid: a server does not start with a broken catalogue.
 
-        `kept` is the file for the last good texts; `settle_s` is how long files must rest before they count,
-        so that an editor's half-written file is never read.
+        `kept` is the file for the last good texts; `settle_s` is how long a file must lie untouched before it
+        counts, so that an editor's half-written file is never read. `clock` gives seconds since the epoch.
         """
         self._paths, self._kept, self._choose = paths, kept, choose
         self._settle_s, self._clock = settle_s, clock
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._seen = self._stamp()
-        self._changed_at: float | None = None
-        self._pending: Stamp = self._seen
         self.fault: EaselError | None = None
         """Why the files as they are now are not in force, or None."""
         self.since = int(time.time())
@@ -69,19 +78,30 @@ class LiveCatalogue:
         return self._catalogue
 
     def _look_again(self, stamp: Stamp) -> None:
-        now = self._clock()
-        if stamp != self._pending:
-            self._pending, self._changed_at = stamp, now
-        if self._changed_at is not None and now - self._changed_at < self._settle_s:
+        if self._is_being_written(stamp):
             return
         self._seen = stamp
         try:
             self._catalogue = self._accept(read_sources(self._paths))
+        except EaselError as fault:
+            self._refuse(fault)
+        except Exception as fault:
+            # Whatever a text can do to a parser, it is the edit that is refused, not the request that came upon it.
+            self._refuse(
+                CatalogueInvalid(f"{self._paths.catalogue.name}: {type(fault).__name__}: {str(fault)[:300]}")
+            )
+        else:
             self.fault, self.since = None, int(time.time())
             log.info("the catalogue changed; %d models are in force", len(self._catalogue.models))
-        except EaselError as fault:
-            self.fault = fault
-            log.error("the catalogue changed and is refused; the last good one goes on: %s", fault.message)
+
+    def _is_being_written(self, stamp: Stamp) -> bool:
+        # A time in the future is a clock that was set, not a file that is being written.
+        youngest = max((entry.changed_ns for entry in stamp), default=0) / 1e9
+        return 0 <= self._clock() - youngest < self._settle_s
+
+    def _refuse(self, fault: EaselError) -> None:
+        self.fault = fault
+        log.error("the catalogue changed and is refused; the last good one goes on: %s", fault.message)
 
     def _accept(self, sources: Sources) -> Catalogue:
         catalogue = self._choose(load_catalogue(sources))
@@ -105,11 +125,11 @@ class LiveCatalogue:
             log.warning("the kept catalogue cannot be used: %s", fault)
 
     def _stamp(self) -> Stamp:
-        stamp = []
+        stamp: list[FileStamp] = []
         for path in self._paths.files():
             with contextlib.suppress(OSError):
                 state = path.stat()
-                stamp.append((path.name, state.st_mtime_ns, state.st_size))
+                stamp.append(FileStamp(path.name, state.st_ino, state.st_mtime_ns, state.st_size))
         return tuple(stamp)
 
 

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any, Literal, cast
 from errors import SettingsInvalid
 from yaml_text import line_of, read_yaml
 
-Kind = Literal["text", "path", "integer", "number", "switch", "list"]
+Kind = Literal["text", "url", "path", "integer", "number", "switch", "list"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Setting:
     sentence: str
     choices: tuple[str, ...] = ()
     minimum: float | None = None
+    maximum: float | None = None
     secret: bool = False
 
     @property
@@ -34,7 +37,7 @@ class Setting:
 
 TABLE: tuple[Setting, ...] = (
     Setting("host", "text", "127.0.0.1", "Address to listen on; any but a loopback one needs `api_keys`."),
-    Setting("port", "integer", 8080, "Port to listen on; 0 picks a free one.", minimum=0),
+    Setting("port", "integer", 8080, "Port to listen on; 0 picks a free one.", minimum=0, maximum=65535),
     Setting("workers", "integer", 2, "Worker processes.", minimum=1),
     Setting("threads", "integer", 128, "Threads of a worker; a waiting request holds one.", minimum=4),
     Setting(
@@ -72,7 +75,7 @@ TABLE: tuple[Setting, ...] = (
         (),
         "Addresses of reverse proxies whose `X-Forwarded-*` headers are believed.",
     ),
-    Setting("public_url", "text", "", "Base of the image URLs; empty: the one the client called."),
+    Setting("public_url", "url", "", "Base of the image URLs; empty: the one the client called."),
     Setting(
         "url_style",
         "text",
@@ -91,14 +94,14 @@ TABLE: tuple[Setting, ...] = (
     Setting(
         "request_timeout_s",
         "number",
-        290,
-        "Longest time a request may take; many clients give up at 300 s.",
+        270,
+        "Longest time a request may take; many clients give up at 300 s, and taking a job back may need 20 s.",
         minimum=1,
     ),
     Setting("log_level", "text", "info", "How much to log.", choices=("debug", "info", "warning", "error")),
     Setting(
         "engine.url",
-        "text",
+        "url",
         "",
         "ComfyUI's address; empty: the one on 127.0.0.1:8188 if there is one, else the sketch engine.",
     ),
@@ -171,9 +174,13 @@ def load_settings(environment: Mapping[str, str] = os.environ, root: Path | None
     if named or file.exists():
         given |= _from_file(file, faults)
     given |= _from_environment(environment, faults)
+    values = {setting.name: given.get(setting.name, setting.default) for setting in TABLE}
+    if values["max_waiting"] >= values["threads"]:
+        faults.append(
+            "max_waiting must be smaller than threads, or requests that wait leave none for the others"
+        )
     if faults:
         raise SettingsInvalid("\n".join(faults), faults=faults)
-    values = {setting.name: given.get(setting.name, setting.default) for setting in TABLE}
     return Settings(values, base=file.parent if file.exists() else root)
 
 
@@ -181,8 +188,10 @@ def _from_file(file: Path, faults: list[str]) -> dict[str, Any]:
     try:
         text = file.read_text("utf-8")
         document = read_yaml(text) or {}
-    except (OSError, UnicodeDecodeError) as fault:
-        raise SettingsInvalid(f"{file.name} cannot be read: {fault}") from fault
+    except OSError as fault:
+        raise SettingsInvalid(f"{file} cannot be read: {fault.strerror}") from fault
+    except UnicodeDecodeError as fault:
+        raise SettingsInvalid(f"{file} is not UTF-8 at byte {fault.start}") from fault
     except ValueError as fault:
         raise SettingsInvalid(f"{file.name}:{fault}") from fault
     given: dict[str, Any] = {}
@@ -251,8 +260,11 @@ def _take(given: dict[str, Any], setting: Setting, value: Any, place: str, fault
         given[setting.name] = value
 
 
+_URL = re.compile(r"https?://[^\s/?#]+[^\s?#]*")
+
 _TYPES: Mapping[Kind, tuple[tuple[type, ...], str]] = {
     "text": ((str,), "a text"),
+    "url": ((str,), "an address such as http://127.0.0.1:8188"),
     "path": ((str,), "a path"),
     "integer": ((int,), "a whole number"),
     "number": ((int, float), "a number"),
@@ -269,8 +281,14 @@ def _fault(setting: Setting, value: Any) -> str | None:
         return f"it wants {words}"
     if setting.choices and value not in setting.choices:
         return f"it wants one of {', '.join(setting.choices)}"
+    if setting.kind == "url" and value and not _URL.fullmatch(value):
+        return f"it wants {words}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"it wants {words}"
     if setting.minimum is not None and value < setting.minimum:
-        return f"it wants at least {setting.minimum}"
+        return f"it wants at least {setting.minimum:g}"
+    if setting.maximum is not None and value > setting.maximum:
+        return f"it wants at most {setting.maximum:g}"
     return None
 
 

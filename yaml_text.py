@@ -1,7 +1,8 @@
-"""YAML with line numbers for faults, and without its habit of letting the last of two equal keys win."""
+"""YAML with line numbers for faults, and without two of its habits: that the last of equal keys wins, and .nan."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable
 from typing import Any
 
@@ -27,6 +28,16 @@ class _StrictLoader(_Loader):  # type: ignore[misc]
         return mapping
 
 
+def _finite(loader: Any, node: yaml.ScalarNode) -> float:
+    value: float = loader.construct_yaml_float(node)
+    if not math.isfinite(value):
+        raise yaml.constructor.ConstructorError(None, None, f"{node.value} is not a number", node.start_mark)
+    return value
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:float", _finite)
+
+
 def read_yaml(text: str) -> Any:
     """The document as plain values. Raises ValueError with the line for text that is not YAML."""
     try:
@@ -34,7 +45,7 @@ def read_yaml(text: str) -> Any:
     except yaml.MarkedYAMLError as fault:
         line = fault.problem_mark.line + 1 if fault.problem_mark else 1
         raise ValueError(f"{line}: {fault.problem or fault.context}") from fault
-    except yaml.YAMLError as fault:
+    except (yaml.YAMLError, TypeError, RecursionError) as fault:
         raise ValueError(f"1: {fault}") from fault
 
 

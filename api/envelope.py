@@ -5,9 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 from flask import Flask, Response, g, jsonify, request
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
+from werkzeug.exceptions import (
+    HTTPException,
+    MethodNotAllowed,
+    NotFound,
+    RequestedRangeNotSatisfiable,
+    RequestEntityTooLarge,
+)
 
 import errors
 from errors import EaselError
@@ -22,6 +29,8 @@ STATUS: Mapping[type[EaselError], int] = {
     errors.InvalidRequest: 400,
     errors.NotJson: 415,
     errors.TooLarge: 413,
+    errors.BodyTimeout: 408,
+    errors.RangeNotSatisfiable: 416,
     errors.InvalidValue: 400,
     errors.PromptRequired: 422,
     errors.ModelNotCurated: 404,
@@ -94,9 +103,14 @@ def register_errors(app: Flask) -> None:
     app.register_error_handler(Exception, _unforeseen)
 
 
+def quoted_path() -> str:
+    """The request's path for a log line: a client may put line ends and escape codes into it."""
+    return quote(request.path)
+
+
 def _named(fault: EaselError) -> Response:
     if status_of(type(fault)) >= 500:
-        log.error("%s %s: %s: %s", g.get("request_id", "-"), request.path, fault.code, fault.message)
+        log.error("%s %s: %s: %s", g.get("request_id", "-"), quoted_path(), fault.code, fault.message)
     return answer(fault)
 
 
@@ -104,6 +118,8 @@ def _of_werkzeug(fault: HTTPException) -> Response:
     response = answer(_translated(fault))
     if isinstance(fault, MethodNotAllowed) and fault.valid_methods:
         response.headers["Allow"] = ", ".join(sorted(fault.valid_methods))
+    if isinstance(fault, RequestedRangeNotSatisfiable) and fault.length is not None:
+        response.headers["Content-Range"] = f"bytes */{fault.length}"
     return response
 
 
@@ -112,6 +128,8 @@ def _translated(fault: HTTPException) -> EaselError:
         return errors.RouteNotFound(f"There is nothing at {request.path}.", path=request.path)
     if isinstance(fault, MethodNotAllowed):
         return errors.MethodNotAllowed(f"{request.method} is not a method of {request.path}.")
+    if isinstance(fault, RequestedRangeNotSatisfiable):
+        return errors.RangeNotSatisfiable("The range lies outside the image.")
     if isinstance(fault, RequestEntityTooLarge):
         return errors.TooLarge("The body is larger than this server takes.", limit=request.max_content_length)
     if fault.code is not None and fault.code < 500:
@@ -120,5 +138,5 @@ def _translated(fault: HTTPException) -> EaselError:
 
 
 def _unforeseen(fault: Exception) -> Response:
-    log.error("%s %s failed", g.get("request_id", "-"), request.path, exc_info=fault)
+    log.error("%s %s failed", g.get("request_id", "-"), quoted_path(), exc_info=fault)
     return answer(EaselError("Something failed inside.", request_id=g.get("request_id")))

@@ -13,6 +13,8 @@ from typing import Any
 from flask import Flask, Response, g, request
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from api.connection import discard_body
+from api.envelope import quoted_path
 from api.options import HttpOptions
 from errors import ForeignHost, ForeignOrigin, InvalidKey
 
@@ -100,17 +102,20 @@ def _given_key() -> str:
 
 
 def _finish(response: Response, options: HttpOptions) -> Response:
+    discard_body(request)
     request_id = g.get("request_id", "-")
     response.headers["x-request-id"] = request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
     origin = request.headers.get("Origin", "")
+    if request.method == "OPTIONS":
+        response.headers.pop("Content-Type", None)  # there is no body for it to be the type of
     if options.allowed_origins:
         response.vary.add("Origin")
     if _is_allowed(origin, options):
         response.headers["Access-Control-Allow-Origin"] = origin
         response.headers["Access-Control-Expose-Headers"] = _EXPOSED
     took_ms = (time.perf_counter() - g.get("began", time.perf_counter())) * 1000
-    log.info("%s %s %s %d %.1fms", request_id, request.method, request.path, response.status_code, took_ms)
+    log.info("%s %s %s %d %.1fms", request_id, request.method, quoted_path(), response.status_code, took_ms)
     return response
 
 

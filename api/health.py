@@ -27,7 +27,8 @@ def _ready(services: Services) -> Response:
         "catalogue": {
             "models": len(services.catalogue().visible_models),
             # The server works on with the last good catalogue; whoever edits it sees here that an edit was refused.
-            "fault": fault.message if fault else None,
+            # Anybody may ask; what the file says is for those who have a key, where there are keys.
+            "fault": (fault.code if services.options.api_keys else fault.message) if fault else None,
         },
     }
     response = jsonify(body)

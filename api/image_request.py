@@ -111,8 +111,10 @@ def _parse(text: bytes) -> dict[str, Any]:
         body = json.loads(
             text.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_refuse_twice
         )
-    except (ValueError, RecursionError) as fault:
-        raise InvalidRequest(f"The body is not JSON: {fault}.") from fault
+    except RecursionError as fault:
+        raise InvalidRequest("The body is nested too deeply.") from fault
+    except ValueError as fault:
+        raise InvalidRequest(f"The body is not JSON that can be read: {fault}.") from fault
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.")
     return body
@@ -140,6 +142,8 @@ def _canonical(body: dict[str, Any]) -> tuple[dict[str, Any], list[Note]]:
     outer = {name: value for name, value in body.items() if name != "extra_body" and _is_given(name, value)}
     inner = {name: value for name, value in (extra or {}).items() if _is_given(name, value)}
     notes: list[Note] = []
+    if deeper := inner.pop("extra_body", None):
+        notes.append(Note("extra_body.extra_body", deeper, None, "one inside another counts for nothing"))
     for canonical, others in ALIASES.items():
         _take_first(canonical, (canonical, *others), (outer, inner), notes)
     notes += [
@@ -201,7 +205,7 @@ def _check(fields: Mapping[str, Any]) -> None:
 
 def _invalid(fault: ValidationError) -> InvalidValue:
     param = str(fault.absolute_path[0]) if fault.absolute_path else None
-    shown = repr(fault.instance)
+    shown = json.dumps(fault.instance, ensure_ascii=False)
     shown = shown if len(shown) <= 80 else shown[:77] + "…"
     kind = SizeNotAllowed if param == "size" else InvalidValue
     return kind(f"`{param}` is {shown}; {_allowed(fault)}.", param=param)

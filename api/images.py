@@ -11,7 +11,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from api.hang_up import hang_up_of
+from api.connection import hang_up_of, read_body
 from api.image_request import Asked, read_image_request
 from api.options import HttpOptions, Services
 from compiler.values import Note
@@ -29,6 +29,7 @@ SKETCH_NOTICE = (
     "These are sketches by Easel's built-in engine: no model ran. Set EASEL_ENGINE_URL to a ComfyUI."
 )
 _LONGEST_ECHO = 200
+_MOST_NOTES = 100
 
 
 def images_blueprint(services: Services) -> Blueprint:
@@ -48,9 +49,15 @@ def _generate(services: Services) -> Response:
         raise ImagesDisabled("Image generation is switched off on this server.")
     if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
         raise NotJson(f"This route takes JSON, not {request.mimetype or 'a body without Content-Type'}.")
+    # Also a body that is slow to come takes one of the places, so that some threads stay free for all else.
+    with services.generator.waiting:
+        return jsonify(_drawn(services, options))
+
+
+def _drawn(services: Services, options: HttpOptions) -> dict[str, Any]:
     arrived = time.monotonic()
     asked = read_image_request(
-        request.get_data(cache=False),
+        read_body(request),
         request_id=str(uuid.uuid4()),
         # Below 2^53, so that the answer's seed survives a client that holds numbers as doubles.
         draw_seed=lambda: secrets.randbelow(2**53),
@@ -63,7 +70,7 @@ def _generate(services: Services) -> Response:
         timeout_s=options.request_timeout_s,
         cancelled=hang_up_of(request.environ),
     )
-    return jsonify(_answer(asked, made, options, time.monotonic() - arrived))
+    return _answer(asked, made, options, time.monotonic() - arrived)
 
 
 # --- the answer ------------------------------------------------------------------------------------
@@ -133,10 +140,13 @@ def _debug(asked: Asked, made: Generation) -> dict[str, Any]:
 
 
 def _notes(notes: Iterable[Note]) -> list[dict[str, Any]]:
+    every = list(notes)
     listed = []
-    for note in notes:
-        entry = {"field": note.field, "asked": _echo(note.asked), "why": note.why}
+    for note in every[:_MOST_NOTES]:
+        entry = {"field": _echo(note.field), "asked": _echo(note.asked), "why": note.why}
         listed.append(entry if note.done is None else {**entry, "done": note.done})
+    if len(every) > _MOST_NOTES:
+        listed.append({"field": "…", "asked": len(every) - _MOST_NOTES, "why": "as many more are not shown"})
     return listed
 
 
@@ -159,5 +169,7 @@ def _kept(services: Services, name: str) -> Response:
     response.set_etag(image.etag)
     # The name is drawn for these very bytes, so they never change under it.
     response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
-    response.make_conditional(request, accept_ranges=True, complete_length=image.length)
+    # Several ranges in one answer are more than pictures need; the whole image is a right answer to them.
+    one_range = "," not in request.headers.get("Range", "")
+    response.make_conditional(request, accept_ranges=one_range, complete_length=image.length)
     return response

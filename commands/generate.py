@@ -29,10 +29,16 @@ _FORMATS: dict[str, OutputFormat] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jp
 )
 @click.option("-m", "--model", default="", help="Id or alias; the default model if left out.")
 @request_options
-@click.option("--timeout", default=3600.0, show_default=True, help="Longest time to wait, in seconds.")
+@click.option(
+    "--timeout",
+    type=click.IntRange(1),
+    default=3600,
+    show_default=True,
+    help="Longest time to wait, in seconds.",
+)
 @speaks_plainly
 def generate(
-    prompt: str, output: Path, model: str, timeout: float, size: str | None, seed: int | None, n: int, sets: tuple[str, ...]
+    prompt: str, output: Path, model: str, timeout: int, size: str | None, seed: int | None, n: int, sets: tuple[str, ...]
 ) -> None:  # fmt: skip
     """Draw PROMPT and write the picture to a file.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import secrets
 import sys
 from collections.abc import Callable
@@ -81,7 +82,7 @@ def rooms() -> Rooms:
 
 def request_options(command: Callable[P, None]) -> Callable[P, None]:
     """The options that say what to draw."""
-    sets = "Set an input of the workflow, such as steps=4 or negative_prompt=fog."
+    sets = "Set an input of the workflow, such as steps=4 or negative_prompt=fog; VALUE is JSON or a text."
     size = "Width and height in pixels; the model's own if left out."
     for option in (
         click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help=sets),
@@ -121,17 +122,18 @@ def _pair(text: str) -> tuple[str, Any]:
 
 
 def _plain(text: str) -> Any:
-    """A number where the text is one, else the text; true and false are themselves."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return {"true": True, "false": False}.get(text, text)
+    """What the text is as JSON (4, 0.5, true, "4"), else the text itself."""
+    try:
+        value = json.loads(text, parse_constant=str)
+    except ValueError:
+        return text
+    return value if isinstance(value, (int, float, str)) else text
 
 
 def write_file(path: Path, data: bytes) -> None:
     """Write `data` to `path`; a full or read-only disk is a named error."""
+    if not path.absolute().parent.is_dir():
+        raise errors.StoreUnwritable(f"{path} cannot be written: there is no folder {path.parent}.")
     try:
         write_whole(path, data)
     except OSError as fault:

@@ -53,15 +53,22 @@ def parse_catalogue(sources: Sources) -> Catalogue:
     )
 
 
+MOST_FAULTS = 20
+_LONGEST_WORDS = 300
+"""A fault repeats what was given, which may be a whole section of the file."""
+
 Fault = tuple[tuple[str | int, ...], str]
 """Path in the document, and what is wrong there."""
 
 
 def _invalid(sources: Sources, faults: list[Fault]) -> CatalogueInvalid:
+    more = len(faults) - MOST_FAULTS
     lines = [
         f"{sources.catalogue_name}:{line_of(sources.catalogue, path)}: {'.'.join(map(str, path)) or 'document'}: {text}"
-        for path, text in faults
+        for path, text in faults[:MOST_FAULTS]
     ]
+    if more > 0:
+        lines.append(f"and {more} more")
     return CatalogueInvalid("\n".join(lines), faults=lines)
 
 
@@ -73,7 +80,9 @@ def _checked_document(sources: Sources) -> Any:
     validator = Draft202012Validator(json.loads(sources.catalogue_schema))
     found = sorted(validator.iter_errors(document), key=lambda error: list(map(str, error.path)))
     if found:
-        raise _invalid(sources, [(tuple(error.absolute_path), _in_words(error)) for error in found])
+        raise _invalid(
+            sources, [(tuple(error.absolute_path), _in_words(error)[:_LONGEST_WORDS]) for error in found]
+        )
     return document
 
 

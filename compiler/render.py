@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from jinja2 import DictLoader, StrictUndefined, Template, TemplateError, Undefined
+from jinja2 import DictLoader, StrictUndefined, Template, TemplateError, TemplateNotFound, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from errors import TemplateInvalid
@@ -39,7 +39,7 @@ class TemplateRenderer:
         """The nodes that `template` makes of `values`. Raises TemplateInvalid."""
         try:
             text = self._template(template).render(values)
-        except (TemplateError, TypeError, ValueError, ArithmeticError) as fault:
+        except (TemplateError, TypeError, ValueError, ArithmeticError, RecursionError, MemoryError) as fault:
             raise TemplateInvalid(_where(template, fault), template=template) from fault
         return _merge_objects(text, template)
 
@@ -56,6 +56,8 @@ def _as_json(value: Any) -> str:
 
 
 def _where(template: str, fault: Exception) -> str:
+    if isinstance(fault, TemplateNotFound):
+        return f"{template}: there is no template {fault.name!r}"
     line = getattr(fault, "lineno", None)
     name = getattr(fault, "name", None) or template
     return f"{name}{f':{line}' if line else ''}: {fault}"

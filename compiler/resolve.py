@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -169,7 +171,7 @@ def _by_another_name(name: str, given: Any, rule: Input, catalogue: Catalogue) -
 def checked_value(name: str, value: Any, rule: Input) -> Any:
     """`value` if the input's schema allows it, a whole number as int. Raises InvalidValue naming what is allowed."""
     fault = best_match(rule.validator.iter_errors(value))
-    if fault is not None:
+    if fault is not None or (isinstance(value, float) and not math.isfinite(value)):
         allowed = _allowed(rule)
         raise InvalidValue(
             f"`{name}` is {_short(value)}; allowed is {allowed}.", param=name, given=value, allowed=allowed
@@ -182,7 +184,7 @@ def checked_value(name: str, value: Any, rule: Input) -> Any:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 80 else text[:77] + "…"
 
 
@@ -223,10 +225,11 @@ def _unused(request: ImageRequest, planned: Mapping[str, PlannedValue], workflow
 def _jobs(request: ImageRequest, model: Model) -> tuple[JobPlan, ...]:
     if isinstance(request.n, bool) or not 1 <= request.n <= model.limit_n:
         raise InvalidValue(
-            f"`n` is {request.n}; {model.id} makes 1 to {model.limit_n} pictures for a request.", param="n"
+            f"`n` is {_short(request.n)}; {model.id} makes 1 to {model.limit_n} pictures for a request.",
+            param="n",
         )
     if isinstance(request.seed, bool) or not 0 <= request.seed <= MAX_SEED:
-        raise InvalidValue(f"`seed` is {request.seed}; allowed is 0 to {MAX_SEED}.", param="seed")
+        raise InvalidValue(f"`seed` is {_short(request.seed)}; allowed is 0 to {MAX_SEED}.", param="seed")
     # Each job's seed is the request's plus the index of its first picture, so no two jobs draw the same.
     return tuple(
         JobPlan((request.seed + first) % (MAX_SEED + 1), min(model.limit_batch, request.n - first))

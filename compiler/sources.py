@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -66,6 +67,11 @@ def read_sources(paths: SourcePaths) -> Sources:
 
 def _read(path: Path) -> str:
     try:
+        # Anything but a plain file might never end, or never begin.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise CatalogueInvalid(f"{path.name} is not a file")
         return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as fault:
-        raise CatalogueInvalid(f"{path.name} cannot be read: {fault}") from fault
+    except OSError as fault:
+        raise CatalogueInvalid(f"{path.name} cannot be read: {fault.strerror}") from fault
+    except UnicodeDecodeError as fault:
+        raise CatalogueInvalid(f"{path.name} is not UTF-8 at byte {fault.start}") from fault

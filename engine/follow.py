@@ -152,7 +152,7 @@ class Errand:
         if now - self._began >= self._timeout_s:
             state = "had not started" if self._job.started_at is None else "was running"
             raise JobTimedOut(
-                f"The job was not done within {self._timeout_s:g} s; it {state} in ComfyUI, and was taken back.",
+                f"The job was not done in time; it {state} in ComfyUI, and was taken back.",
                 prompt_id=self._job.prompt_id,
             )
         if now >= self._ask_at:

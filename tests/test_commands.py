@@ -82,6 +82,9 @@ def test_compile_workflow_asks_an_engine_when_told(run: Any, sketch_url: str) ->
         (["compile-workflow", "sd-1.5", "a", "--size", "9x9"], "image.size_not_allowed", 2),
         (["compile-workflow", "sd-1.5", "a", "--set", "steps=0"], "request.invalid_value", 2),
         (["compile-workflow", "sd-1.5", "a", "--set", "steps"], "request.invalid_value", 2),
+        (["compile-workflow", "sd-1.5", "a", "--set", "cfg=nan"], "request.invalid_value", 2),
+        (["compile-workflow", "sd-1.5", "a", "--set", "cfg=1e999"], "request.invalid_value", 2),
+        (["generate", "a", "-o", "/no/such/folder/x.png", "--size", "256x256"], "image.store_unwritable", 5),
         (["compile-workflow", "sd-1.5", "a", "--seed", "-1"], "request.invalid_value", 2),
         (["generate", "a", "-o", "x.gif"], "request.invalid_value", 2),
         (["check-catalogue", "--check", "http://127.0.0.1:9"], "engine.unreachable", 3),
@@ -101,6 +104,11 @@ def test_a_failing_command_prints_the_same_code_as_http_and_ends_with_its_status
 
 def test_every_error_has_an_exit_status() -> None:
     assert {exit_code(kind("x")) for kind in every_error()} == {1, 2, 3, 4, 5}
+
+
+def test_a_text_that_looks_like_a_number_can_be_set(run: Any) -> None:
+    result = run("compile-workflow", "sd-1.5", "a", "--set", 'negative_prompt="123"')
+    assert json.loads(result.stdout)["negative"]["inputs"]["text"] == "123"
 
 
 # --- check-catalogue -------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 
 @dataclass
 class Clock:
-    now: float = 0.0
+    now: float = 2e9
 
     def __call__(self) -> float:
         return self.now
@@ -29,7 +29,6 @@ class World:
 
     root: Path
     clock: Clock
-    ticks: int = 0
 
     @property
     def paths(self) -> SourcePaths:
@@ -41,9 +40,7 @@ class World:
     def edit(self, name: str, was: str, becomes: str) -> None:
         path = self.root / name
         path.write_text(path.read_text().replace(was, becomes))
-        # Some file systems count time coarsely; an edit is later than what was before.
-        self.ticks += 1
-        os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + self.ticks * 10**9))
+        os.utime(path, (self.clock.now, self.clock.now))
 
 
 @pytest.fixture
@@ -60,15 +57,32 @@ def title(live: LiveCatalogue) -> str:
 
 def test_a_change_counts_once_it_has_been_still_for_a_moment(world: World) -> None:
     live = world.watch()
+    world.clock.now += 10
     world.edit("catalogue.yaml", "title: SDXL Turbo\n", "title: New\n")
     assert title(live) == "SDXL Turbo"
-    world.clock.now += 0.1
+    world.clock.now += 0.15
     world.edit("catalogue.yaml", "title: New\n", "title: Newer\n")
-    assert title(live) == "SDXL Turbo"
     world.clock.now += 0.15
     assert title(live) == "SDXL Turbo"
     world.clock.now += 0.1
     assert title(live) == "Newer"
+
+
+def test_the_first_look_long_after_an_edit_already_finds_it(world: World) -> None:
+    live = world.watch()
+    world.edit("catalogue.yaml", "title: SDXL Turbo\n", "title: New\n")
+    world.clock.now += 60
+    assert title(live) == "New"
+
+
+def test_an_older_file_put_in_its_place_counts_at_once(world: World) -> None:
+    live = world.watch()
+    path = world.root / "catalogue.yaml"
+    other = world.root / "other.yaml"
+    other.write_text(path.read_text().replace("title: SDXL Turbo\n", "title: Old\n"))
+    os.utime(other, (1e9, 1e9))
+    other.replace(path)
+    assert title(live) == "Old"
 
 
 def test_an_edited_template_counts_too(world: World) -> None:
@@ -88,6 +102,16 @@ def test_an_edited_template_counts_too(world: World) -> None:
         ("catalogue.yaml", "models:", "models: ["),
         ("templates_wf/sd15_simple.json.j2", "{{ prompt }}", "{{ promt }}"),
         ("schemas/nodes.json", '"KSampler"', '"KSampler2"'),
+        ("schemas/nodes.json", '"versions"', "nonsense"),
+        ("templates_wf/sd15_simple.json.j2", "{{ prompt }}", '{% include "sd15_simple.json.j2" %}'),
+        ("templates_wf/sd15_simple.json.j2", "{{ prompt }}", "{% include 'gone.json.j2' %}"),
+        (
+            "templates_wf/sd15_simple.json.j2",
+            "{{ prompt }}",
+            "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        ),
+        ("catalogue.yaml", "default_model:", "? [a]\n: 1\ndefault_model:"),
+        ("catalogue.yaml", "min_vram_gb: 8", "min_vram_gb: .nan"),
     ],
 )
 def test_a_bad_edit_is_refused_told_and_undone_by_mending_it(

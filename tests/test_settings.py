@@ -43,6 +43,10 @@ def test_a_variable_wins_over_the_file_and_paths_start_at_the_file(tmp_path: Pat
         ("port: eighty", "easel.yaml:1: port: 'eighty' is not allowed; it wants a whole number"),
         ("port: true", "it wants a whole number"),
         ("port: -1", "at least 0"),
+        ("port: 99999", "at most 65535"),
+        ("request_timeout_s: .nan", "is not a number"),
+        ("engine: {url: notaurl}", "an address such as"),
+        ("threads: 96", "max_waiting must be smaller than threads"),
         ("url_style: nice", "one of absolute, relative, data"),
         ("images: {enabled: 'no'}", "true or false"),
         ("api_keys: secret-key", "a list of texts"),
@@ -65,6 +69,8 @@ def test_a_wrong_file_is_refused_with_line_name_and_what_is_allowed(
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
+        ("EASEL_REQUEST_TIMEOUT_S", "nan", "a number"),
+        ("EASEL_ENGINE_URL", "localhost:8188", "an address"),
         ("EASEL_PRT", "1", "no such setting"),
         ("EASEL_PORT", "x", "a whole number"),
         ("EASEL_ALLOW_OPEN", "maybe", "true or false"),

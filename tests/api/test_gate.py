@@ -82,6 +82,22 @@ def test_only_faults_that_may_pass_tell_clients_to_try_again() -> None:
     assert not again & {errors.NodeFailed, errors.JobTimedOut, errors.FilesMissing, errors.EngineRejected}
 
 
+def test_options_answers_are_no_html(client: FlaskClient) -> None:
+    for path in (PATH, "/v1/models"):
+        answer = client.options(path)
+        assert answer.headers["Allow"]
+        assert "Content-Type" not in answer.headers
+
+
+def test_a_path_cannot_forge_a_line_of_the_log(client: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "easel")
+    client.get("/v1/x%0aFORGED%1b[31m")
+    assert caplog.records
+    assert all(
+        "\n" not in record.getMessage() and "\x1b" not in record.getMessage() for record in caplog.records
+    )
+
+
 # --- paths -----------------------------------------------------------------------------------------
 
 

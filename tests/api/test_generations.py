@@ -188,6 +188,18 @@ def test_of_two_spellings_the_first_wins_and_the_other_is_listed(client: FlaskCl
     assert listed == {"sample_steps": 9, "steps": 7, "extra_body.prompt": "x"}
 
 
+def test_an_extra_body_inside_another_is_listed(client: FlaskClient) -> None:
+    body = draw(client, extra_body={"extra_body": {"seed": 9}})
+    assert [note["field"] for note in body["_hal0"]["ignored"]] == ["extra_body.extra_body"]
+
+
+def test_thousands_of_unknown_fields_do_not_make_a_thousandfold_answer(client: FlaskClient) -> None:
+    body = draw(client, **{"x" * 300 + str(index): index for index in range(5000)})
+    ignored = body["_hal0"]["ignored"]
+    assert (len(ignored), ignored[-1]["asked"]) == (101, 4900)
+    assert max(len(note["field"]) for note in ignored) <= 200
+
+
 def test_a_guidance_scale_of_zero_means_no_guidance_as_it_does_elsewhere(client: FlaskClient) -> None:
     body = draw(client, guidance_scale=0)
     assert body["_hal0"]["meta"]["cfg"] == 1.0

@@ -9,6 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 from jsonschema import Draft202012Validator
 
+from errors import CatalogueInvalid
 from tests.conftest import ROOT, MakeApp
 
 PATH = "/v1/images/generations"
@@ -54,6 +55,14 @@ def test_no_name_leads_anywhere_else(client: FlaskClient, name: str) -> None:
     answer = client.get(f"/api/images/cache/{name}")
     assert answer.status_code == 404
     assert answer.get_json()["error"]["code"] in ("image.not_found", "route.not_found")
+
+
+def test_a_range_outside_the_image_is_416_and_several_get_the_whole(client: FlaskClient, url: str) -> None:
+    length = len(client.get(url).data)
+    answer = client.get(url, headers={"Range": "bytes=99999999-"})
+    assert (answer.status_code, answer.get_json()["error"]["code"]) == (416, "request.range_not_satisfiable")
+    assert answer.headers["Content-Range"] == f"bytes */{length}"
+    assert len(client.get(url, headers={"Range": "bytes=0-1,3-4"}).data) == length
 
 
 def test_a_picture_as_b64_is_not_kept(client: FlaskClient, tmp_path: Any) -> None:
@@ -107,6 +116,13 @@ def test_ready_says_which_kind_of_engine_there_is(client: FlaskClient, make_app:
     assert dead.get("/health").status_code == 200
     answer = dead.get("/ready")
     assert (answer.status_code, answer.get_json()["engine"]["code"]) == (503, "engine.unreachable")
+
+
+def test_what_a_broken_catalogue_says_is_for_those_with_a_key(make_app: MakeApp) -> None:
+    for keys, told in (((), "line 7"), (("k",), "catalogue.invalid")):
+        app = make_app(api_keys=keys)
+        app.extensions["easel"].live_catalogue.fault = CatalogueInvalid("line 7")
+        assert app.test_client().get("/ready").get_json()["catalogue"]["fault"] == told
 
 
 def test_the_description_covers_every_route_and_points_nowhere_outside(client: FlaskClient) -> None:

@@ -184,7 +184,7 @@ def test_a_job_that_takes_too_long_is_taken_back(
     engine: Engine, comfy: Comfy, endless: dict[str, Any]
 ) -> None:
     prompt_id = new_id()
-    with pytest.raises(JobTimedOut, match="1 s"):
+    with pytest.raises(JobTimedOut, match="was running"):
         engine.run(endless, prompt_id=prompt_id, timeout_s=1.0)
     comfy.until(lambda: prompt_id not in comfy.running())
 

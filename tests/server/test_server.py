@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import signal
 import socket
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -148,6 +150,20 @@ def test_a_good_edit_is_taken_up_and_a_bad_one_refused_even_by_workers_born_afte
         until(lambda: "my-new-model" not in models(server))
 
 
+def test_an_edit_made_long_before_the_next_request_is_in_force_for_it_in_each_worker(tmp_path: Path) -> None:
+    text = (ROOT / "catalogue.yaml").read_text()
+    catalogue = tmp_path / "catalogue.yaml"
+    catalogue.write_text(text)
+    with running(tmp_path / "state", EASEL_CATALOGUE=str(catalogue)) as server:
+        models(server)
+        fresh = tmp_path / "fresh.yaml"
+        fresh.write_text(text.replace("  flux-schnell-fp8:\n", "  my-new-model:\n"))
+        os.utime(fresh, (time.time() - 60, time.time() - 60))
+        fresh.replace(catalogue)
+        listings = [requests.get(f"{server.url}/v1/models", timeout=10).text for _ in range(12)]
+        assert all("my-new-model" in listing for listing in listings)
+
+
 # --- clients that hang up, servers that stop -------------------------------------------------------
 
 
@@ -275,6 +291,42 @@ def test_what_is_hardly_http_still_gets_the_envelope(tmp_path: Path, noise: byte
 def server(tmp_path_factory: pytest.TempPathFactory, sketch_url: str) -> object:
     with running(tmp_path_factory.mktemp("server"), EASEL_ENGINE_URL=sketch_url) as one:
         yield one
+
+
+@pytest.mark.parametrize("body", [b"ZZ\r\n{}\r\n", b"5\r\n{}\r\n0\r\n\r\n"])
+def test_a_broken_chunked_body_is_the_clients_fault(server: Server, body: bytes) -> None:
+    head = b"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(address(server)) as connection:
+        connection.sendall(head + body)
+        connection.shutdown(socket.SHUT_WR)
+        answer = read_to_end(connection)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b'"request.malformed"' in answer
+    assert "Traceback" not in server.log
+
+
+def test_a_body_that_is_too_large_is_told_so_while_it_is_still_being_sent(
+    tmp_path: Path, sketch_url: str
+) -> None:
+    with running(tmp_path / "state", EASEL_ENGINE_URL=sketch_url, EASEL_MAX_REQUEST_MB="1") as server:
+        answer = server.draw(prompt="x" * 20_000_000)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request.too_large")
+
+
+def test_bodies_that_never_end_leave_threads_for_everybody_else(tmp_path: Path, sketch_url: str) -> None:
+    few = {
+        "EASEL_WORKERS": "1",
+        "EASEL_THREADS": "8",
+        "EASEL_MAX_WAITING": "4",
+        "EASEL_ENGINE_URL": sketch_url,
+    }
+    head = b"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    with running(tmp_path / "state", **few) as server, contextlib.ExitStack() as held:
+        for _ in range(20):
+            held.enter_context(socket.create_connection(address(server))).sendall(head)
+        until(lambda: server.log.count(" 429 ") == 16)
+        assert requests.get(f"{server.url}/health", timeout=5).status_code == 200
+        assert server.draw().status_code == 429
 
 
 def test_a_chunked_body_without_a_length_is_read(server: Server) -> None:

@@ -1,0 +1,95 @@
+"""The client's connection: reading a body that may never come, and noticing that nobody is there any more.
+A synchronous server only learns such things from the socket."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from flask import Request, g
+from werkzeug.exceptions import HTTPException
+
+from errors import BodyTimeout, InvalidRequest
+
+BODY_PATIENCE_S = 15.0
+"""How long nothing may come while a body is being read"""
+DISCARD_PATIENCE_S = 0.3
+DISCARD_AT_MOST_S = 2.0
+
+
+def read_body(request: Request) -> bytes:
+    """The whole body. Raises BodyTimeout, InvalidRequest for a broken one, and werkzeug's RequestEntityTooLarge."""
+    with _patience(request.environ, BODY_PATIENCE_S):
+        try:
+            body = request.get_data(cache=False)
+            g.body_was_read = True
+            return body
+        except HTTPException:
+            raise
+        except TimeoutError as fault:
+            raise BodyTimeout(f"The body did not end, and nothing came for {BODY_PATIENCE_S:g} s.") from fault
+        except Exception as fault:
+            # The server's own reader has its own errors for chunks that are none and clients that leave half-way.
+            raise InvalidRequest("The body broke off or is not chunked as HTTP says.") from fault
+
+
+def discard_body(request: Request) -> None:
+    """Of a request that is answered without its body: take what is there, and do not wait for what is not.
+
+    Otherwise the server would hold a thread for seconds to read it, for everybody who sends half of one.
+    """
+    connection = request.environ.get("gunicorn.socket")
+    has_body = request.content_length or "Transfer-Encoding" in request.headers
+    if not isinstance(connection, socket.socket) or not has_body or g.get("body_was_read"):
+        return
+    give_up = time.monotonic() + DISCARD_AT_MOST_S
+    with _patience(request.environ, DISCARD_PATIENCE_S), contextlib.suppress(Exception):
+        while time.monotonic() < give_up:
+            if not request.environ["wsgi.input"].read(65536):
+                return
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RD)
+
+
+@contextlib.contextmanager
+def _patience(environ: dict[str, Any], seconds: float) -> Iterator[None]:
+    connection = environ.get("gunicorn.socket")
+    if not isinstance(connection, socket.socket):
+        yield
+        return
+    before = connection.gettimeout()
+    connection.settimeout(seconds)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            connection.settimeout(before)
+
+
+def hang_up_of(environ: dict[str, Any]) -> Callable[[], bool]:
+    """A function that says whether this request's client has closed its connection.
+
+    Ask only after the body was read. Where the server does not lend its socket, or the connection is encrypted
+    (peeking would steal from the TLS layer), it is always False: the request then runs to its end.
+    """
+    connection = environ.get("gunicorn.socket")
+    if not isinstance(connection, socket.socket) or environ.get("wsgi.url_scheme") == "https":
+        return lambda: False
+    return lambda: _is_closed(connection)
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    try:
+        waiting = select.poll()
+        waiting.register(connection, select.POLLIN)
+        if not waiting.poll(0):
+            return False
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except (OSError, ValueError):
+        return True
