@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from flask import Request, g
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from errors import BodyTimeout, InvalidRequest
 
@@ -21,18 +21,21 @@ DISCARD_PATIENCE_S = 0.3
 DISCARD_AT_MOST_S = 2.0
 
 
-def read_body(request: Request) -> bytes:
+def read_body(request: Request, patience_s: float = BODY_PATIENCE_S) -> bytes:
     """The whole body. Raises BodyTimeout, InvalidRequest for a broken one, and werkzeug's RequestEntityTooLarge."""
-    with _patience(request.environ, BODY_PATIENCE_S):
+    with _patience(request.environ, patience_s):
         try:
             body = request.get_data(cache=False)
             g.body_was_read = True
             return body
-        except HTTPException:
+        except RequestEntityTooLarge:
             raise
-        except TimeoutError as fault:
-            raise BodyTimeout(f"The body did not end, and nothing came for {BODY_PATIENCE_S:g} s.") from fault
         except Exception as fault:
+            # werkzeug hides a socket's timeout behind an error of its own.
+            if isinstance(fault, TimeoutError) or isinstance(
+                fault.__cause__ or fault.__context__, TimeoutError
+            ):
+                raise BodyTimeout(f"The body did not end, and nothing came for {patience_s:g} s.") from fault
             # The server's own reader has its own errors for chunks that are none and clients that leave half-way.
             raise InvalidRequest("The body broke off or is not chunked as HTTP says.") from fault
 
