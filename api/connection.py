@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
-import time
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -49,13 +49,24 @@ def discard_body(request: Request) -> None:
     has_body = request.content_length or "Transfer-Encoding" in request.headers
     if not isinstance(connection, socket.socket) or not has_body or g.get("body_was_read"):
         return
-    give_up = time.monotonic() + DISCARD_AT_MOST_S
-    with _patience(request.environ, DISCARD_PATIENCE_S), contextlib.suppress(Exception):
-        while time.monotonic() < give_up:
-            if not request.environ["wsgi.input"].read(65536):
-                return
+    # A timer, because one read of the server's goes on as long as single bytes keep coming.
+    cut_off = threading.Timer(DISCARD_AT_MOST_S, _end_reading, [connection])
+    cut_off.daemon = True
+    cut_off.start()
+    try:
+        with _patience(request.environ, DISCARD_PATIENCE_S):
+            while request.environ["wsgi.input"].read(65536):
+                pass
+    except Exception:
+        _end_reading(connection)
+    finally:
+        cut_off.cancel()
+
+
+def _end_reading(connection: socket.socket) -> None:
+    # The plain socket's own method: that of a TLS socket would drop the encryption, and the answer go out in clear.
     with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RD)
+        socket.socket.shutdown(connection, socket.SHUT_RD)
 
 
 @contextlib.contextmanager

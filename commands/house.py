@@ -125,7 +125,7 @@ def _plain(text: str) -> Any:
     """What the text is as JSON (4, 0.5, true, "4"), else the text itself."""
     try:
         value = json.loads(text, parse_constant=str)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     return value if isinstance(value, (int, float, str)) else text
 

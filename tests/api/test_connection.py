@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from flask import Flask, Request
 
-from api.connection import discard_body, hang_up_of, read_body
+from api.connection import DISCARD_AT_MOST_S, discard_body, hang_up_of, read_body
 from errors import BodyTimeout, InvalidRequest
 
 
@@ -63,6 +66,28 @@ def test_a_body_that_nobody_wants_is_not_waited_for(pair: Pair) -> None:
     with environ_of(server)["wsgi.input"] as stream:
         discard_body(Request(environ_of(server, **{"wsgi.input": stream})))
     assert server.recv(1) == b""  # shut: whoever drains it next finds its end at once
+
+
+def test_a_body_that_trickles_is_not_waited_for_either(pair: Pair) -> None:
+    server, client = pair
+    done = threading.Event()
+
+    def trickle() -> None:
+        with contextlib.suppress(OSError):
+            while not done.wait(0.05):
+                client.sendall(b"x")
+
+    trickling = threading.Thread(target=trickle)
+    trickling.start()
+    began = time.monotonic()
+    try:
+        # A reader that, as gunicorn's, goes on until it has all that was asked for.
+        with server.makefile("rb") as stream:
+            discard_body(Request(environ_of(server, 60_000, **{"wsgi.input": stream})))
+        assert time.monotonic() - began < 2 * DISCARD_AT_MOST_S
+    finally:
+        done.set()
+        trickling.join()
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
