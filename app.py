@@ -40,11 +40,6 @@ class House:
         self.sketch_files = self.state_dir / "sketch-files.json"
         self._told_sketch: Catalogue | None = None
 
-    def open(self) -> None:
-        """Make what must be right before the server starts. Raises SettingsInvalid and CatalogueInvalid."""
-        refuse_open_door([self.settings["host"]], self.settings)
-        self.live_catalogue.current()
-
     @property
     def source_paths(self) -> SourcePaths:
         return SourcePaths(
@@ -150,7 +145,7 @@ class House:
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """The WSGI application. Raises SettingsInvalid; the catalogue is read when `House.open` or a request needs it."""
+    """The WSGI application. Raises SettingsInvalid; the catalogue is read when it is first needed."""
     house = House(settings or load_settings())
     logging.getLogger("easel").setLevel(house.settings["log_level"].upper())
     app = Flask("easel", static_folder=None)

@@ -57,8 +57,8 @@ def on_starting(server: Any) -> None:
         refuse_open_door(
             [address[0] for address in server.cfg.address if isinstance(address, tuple)], settings
         )
-        house.open()
         _take_state_dir()
+        house.catalogue()
     except EaselError as fault:
         sys.exit(f"{fault.code}: {fault.message}")
     _log_to_stderr()
@@ -91,7 +91,6 @@ def when_ready(server: Any) -> None:
     # The sketch engine is this process's child: one, whatever the number of workers. Not earlier: a start that fails
     # at the bind would leave it behind.
     if settings["engine.sketch"] and not settings["engine.url"]:
-        house.catalogue()
         house.sketch_keeper.start(house.sketch_files)
     host, port = server.LISTENERS[0].sock.getsockname()[:2]
     server.log.info("Easel is at http://%s:%s", host, port)

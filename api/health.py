@@ -20,12 +20,14 @@ def health_blueprint(services: Services) -> Blueprint:
 
 def _ready(services: Services) -> Response:
     engine = _engine_state(services)
+    # First the catalogue, then its fault: a bad edit is found by looking, and this may be the first look.
+    catalogue = services.catalogue()
     fault = services.catalogue_fault()
     body = {
         "status": "ready" if engine["reachable"] else "engine_unreachable",
         "engine": engine,
         "catalogue": {
-            "models": len(services.catalogue().visible_models),
+            "models": len(catalogue.visible_models),
             # The server works on with the last good catalogue; whoever edits it sees here that an edit was refused.
             # Anybody may ask; what the file says is for those who have a key, where there are keys.
             "fault": (fault.code if services.options.api_keys else fault.message) if fault else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import pytest
@@ -116,6 +117,16 @@ def test_ready_says_which_kind_of_engine_there_is(client: FlaskClient, make_app:
     assert dead.get("/health").status_code == 200
     answer = dead.get("/ready")
     assert (answer.status_code, answer.get_json()["engine"]["code"]) == (503, "engine.unreachable")
+
+
+def test_the_first_look_at_ready_after_a_bad_edit_tells_of_it(make_app: MakeApp, tmp_path: Any) -> None:
+    path = tmp_path / "catalogue.yaml"
+    path.write_text((ROOT / "catalogue.yaml").read_text())
+    client = make_app(catalogue=str(path)).test_client()
+    assert client.get("/ready").get_json()["catalogue"]["fault"] is None
+    path.write_text("models: none")
+    os.utime(path, (1e9, 1e9))
+    assert "is not of type" in client.get("/ready").get_json()["catalogue"]["fault"]
 
 
 def test_what_a_broken_catalogue_says_is_for_those_with_a_key(make_app: MakeApp) -> None:
