@@ -52,21 +52,21 @@ def generate(
     )
     with rooms().command_engine(), click.progressbar(length=1, label="drawing", show_eta=False) as bar:
         made = rooms().generator.generate(
-            request, Finish(_FORMATS[suffix], keep=False), timeout_s=timeout, watch=_shows(bar, n)
+            request, Finish(_FORMATS[suffix], keep=False), timeout_s=timeout, watch=_shows(bar)
         )
         bar.update((bar.length or 0) - bar.pos)
     _write(made, output)
 
 
-def _shows(bar: Any, n: int) -> Callable[[Progress | Preview], None]:
-    """Moves `bar` with the sampler's steps; how many there will be, only the first event tells."""
-    done_before: dict[str, int] = {}
+def _shows(bar: Any) -> Callable[[Progress | Preview], None]:
+    """Moves `bar` with the sampler's steps; how many a job has, only its first event tells."""
+    jobs: dict[str, Progress] = {}
 
     def show(event: Progress | Preview) -> None:
         if isinstance(event, Progress) and event.maximum > 1:
-            bar.length = max(bar.length, event.maximum)
-            bar.update(max(0, event.value - done_before.get(event.prompt_id, 0)))
-            done_before[event.prompt_id] = event.value
+            jobs[event.prompt_id] = event
+            bar.length = sum(job.maximum for job in jobs.values())
+            bar.update(sum(job.value for job in jobs.values()) - bar.pos)
 
     return show
 

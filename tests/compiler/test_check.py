@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from compiler import compile_workflow, find_faults
+from compiler.catalogue_file import parse_catalogue
 from compiler.signatures import parse_signatures
 from errors import CatalogueInvalid, GraphInvalid, TemplateInvalid
 from tests.compiler.worlds import CATALOGUE, SOURCES, asked, loaded, with_template
@@ -17,8 +18,6 @@ TEXT = SOURCES.templates["sd15_simple.json.j2"]
 
 def faults_of(text: str) -> list[dict[str, Any]]:
     """The faults of SD 1.5's graph when its template is `text`."""
-    from compiler.catalogue_file import parse_catalogue
-
     catalogue = parse_catalogue(with_template(text))
     with pytest.raises(GraphInvalid) as caught:
         compile_workflow(asked(model="sd-1.5"), catalogue)
@@ -158,8 +157,6 @@ def test_a_template_may_be_several_objects_one_after_another() -> None:
     "more", ['{"picture": {}}', "[1]", "7", '{"x": {"class_type": "A", "class_type": "B"}}']
 )
 def test_an_id_given_twice_or_something_that_is_no_object_is_refused(more: str) -> None:
-    from compiler.catalogue_file import parse_catalogue
-
     catalogue = parse_catalogue(with_template(TEXT + more))
     with pytest.raises(TemplateInvalid):
         compile_workflow(asked(model="sd-1.5"), catalogue)
