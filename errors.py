@@ -37,6 +37,12 @@ def every_error(root: type[EaselError] = EaselError) -> Iterator[type[EaselError
         yield from every_error(kind)
 
 
+def error_of(code: str, message: str, **details: Any) -> EaselError:
+    """The error of a code that another process gave; one whose code is not known is a plain EaselError."""
+    kind = next((kind for kind in every_error() if kind.code == code), EaselError)
+    return kind(message, **details)
+
+
 # --- the request ----------------------------------------------------------------------------------
 
 
@@ -168,6 +174,13 @@ class ServerStopping(EaselError):
     retry = True
 
 
+class ServerAway(EaselError):
+    code = "server.away"
+    when = "A command that speaks to the running server found none, or waited too long for it."
+    remedy = "Start it with `make run`, or give the command `--url`."
+    retry = True
+
+
 # --- catalogue, templates, settings ---------------------------------------------------------------
 
 
@@ -285,6 +298,136 @@ class UploadRefused(EngineError):
     code = "engine.upload_refused"
     when = "ComfyUI did not take an image that we uploaded."
     remedy = "Look at ComfyUI's log and the free disk space of its input folder."
+
+
+# --- who has the GPU ------------------------------------------------------------------------------
+
+
+class GpuBusy(EaselError):
+    code = "gpu.busy"
+    when = "The GPU could not be had in time: others were first, or a switchover took too long."
+    remedy = "Try again after `Retry-After` seconds; `GET /api/comfyui/status` shows who has it."
+    retry = True
+
+
+class GpuImageMode(EaselError):
+    """`details["retry_after_s"]` is None when nobody can say how long: image mode is pinned."""
+
+    code = "gpu.image_mode"
+    when = "An LLM request came while ComfyUI has the GPU, and `gpu.llm_during_generation` or a pin holds it there."
+    remedy = "Try again after `Retry-After` seconds, or give the GPU back: `flask gpu switch inference`."
+    retry = True
+
+
+class SwitchFailed(EaselError):
+    """`details`: target, phase, and the cause's code."""
+
+    code = "gpu.switch_failed"
+    when = (
+        "The GPU was to change hands for this request and could not; what had been unloaded was loaded again."
+    )
+    remedy = "The message says which phase failed and why; `GET /api/comfyui/status` shows the same."
+    retry = True
+
+
+class GpuPreempted(EaselError):
+    code = "gpu.preempted"
+    when = "The owner took the GPU back with `force`; the render and everything queued were dropped."
+    remedy = "Send the request again later."
+
+
+class GpuPinned(EaselError):
+    code = "gpu.pinned"
+    when = "A switchover to inference while image mode is pinned."
+    remedy = "Unpin first, or send `force: true`."
+
+
+class NotGenerating(EaselError):
+    code = "gpu.not_generating"
+    when = "`pinned: true` while the LLM stack has the GPU: there is no image mode to hold."
+    remedy = "Switch to generation first; the switchover takes `pin: true`."
+
+
+class InvalidMode(EaselError):
+    code = "comfyui.invalid_mode"
+    when = "`mode` is neither `generation` nor `inference`."
+    remedy = "Send one of the two."
+
+
+class InvalidPin(EaselError):
+    code = "comfyui.invalid_pin"
+    when = "`pin` or `pinned` is no boolean, or `pin: true` came with `mode: inference`."
+    remedy = "Send true or false; only generation can be pinned."
+
+
+class InvalidForce(EaselError):
+    code = "comfyui.invalid_force"
+    when = "`force` is no boolean."
+    remedy = "Send true or false."
+
+
+class InvalidCancel(EaselError):
+    code = "comfyui.invalid_cancel"
+    when = "A cancel names neither one job by `id` nor `all: true`, or both."
+    remedy = 'Send `{"id": "…"}` or `{"all": true}`.'
+
+
+class JobNotFound(EaselError):
+    code = "comfyui.job_not_found"
+    when = "No job with this id waits or runs."
+    remedy = "`GET /api/comfyui/status` lists the ids."
+
+
+class RenderCancelled(EaselError):
+    code = "comfyui.cancelled"
+    when = "The owner cancelled this render."
+    remedy = "Send the request again if it was not meant."
+
+
+class SwitchInProgress(EaselError):
+    code = "comfyui.switch_in_progress"
+    when = "A switchover is already under way."
+    remedy = "Wait for it: `GET /api/comfyui/status` shows its phases."
+    retry = True
+
+
+class ComfyuiBusy(EaselError):
+    """`details["queue"]`: {running, pending}."""
+
+    code = "comfyui.busy"
+    when = "A switchover to inference while ComfyUI renders or has jobs queued."
+    remedy = "Wait until the queue is empty, or send `force: true`, which drops them."
+    retry = True
+
+
+class ArbiterUnavailable(EaselError):
+    code = "comfyui.arbiter_unavailable"
+    when = "No LLM stack is configured, so there is nobody to share the GPU with and nothing to switch."
+    remedy = "Name your LLM servers under `llm.stacks`."
+
+
+class EngineStartFailed(EngineError):
+    code = "engine.start_failed"
+    when = "ComfyUI was down, was started as `engine.start` says, and did not answer within `engine.start_timeout_s`."
+    remedy = "Start it by hand and read its log; then correct `engine.start`."
+    retry = True
+
+
+class StackError(EaselError):
+    """Something about an LLM stack; never raised itself."""
+
+
+class StackUnreachable(StackError):
+    code = "llm.unreachable"
+    when = "An LLM server does not answer, so nobody knows what it holds in memory."
+    remedy = "Start it, correct its `url` under `llm.stacks`, or take it out."
+    retry = True
+
+
+class StackRefused(StackError):
+    code = "llm.refused"
+    when = "An LLM server answered a call to list, unload or load models in a way its driver does not expect."
+    remedy = "Compare the server's version and options with `docs/llm_stacks.md`; check its key."
 
 
 # --- the image store ------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ STATUS: Mapping[type[EaselError], int] = {
     errors.QueueFull: 429,
     errors.RequestCancelled: CLIENT_CLOSED_REQUEST,
     errors.ServerStopping: 503,
+    errors.ServerAway: 503,
     errors.EngineUnreachable: 503,
     errors.NodesMissing: 503,
     errors.FilesMissing: 503,
@@ -52,6 +53,24 @@ STATUS: Mapping[type[EaselError], int] = {
     errors.JobLost: 503,
     errors.EngineStalled: 503,
     errors.JobTimedOut: 504,
+    errors.EngineStartFailed: 503,
+    errors.GpuBusy: 503,
+    errors.GpuImageMode: 503,
+    errors.SwitchFailed: 503,
+    errors.GpuPreempted: 503,
+    errors.GpuPinned: 409,
+    errors.NotGenerating: 409,
+    errors.InvalidMode: 422,
+    errors.InvalidPin: 422,
+    errors.InvalidForce: 422,
+    errors.InvalidCancel: 422,
+    errors.JobNotFound: 404,
+    errors.RenderCancelled: 409,
+    errors.SwitchInProgress: 409,
+    errors.ComfyuiBusy: 409,
+    errors.ArbiterUnavailable: 503,
+    errors.StackUnreachable: 503,
+    errors.StackRefused: 503,
     errors.StoreFull: 507,
 }
 """Statuses by class; a class that is not here has its parent's."""
@@ -86,11 +105,13 @@ def answer(fault: EaselError) -> Response:
     status = status_of(type(fault))
     response = jsonify(envelope(fault))
     response.status_code = status
+    # None: nobody can say when it would do better, so there is no use in trying again by oneself.
+    retry_after_s = fault.details.get("retry_after_s", _RETRY_AFTER_S) if fault.retry else None
     if status >= 500 or status in _RETRIED_BY_CLIENTS:
         # The SDKs repeat such answers twice unless told; a repeat of what cannot succeed is GPU time lost.
-        response.headers["x-should-retry"] = "true" if fault.retry else "false"
-    if fault.retry:
-        response.headers["Retry-After"] = str(fault.details.get("retry_after_s", _RETRY_AFTER_S))
+        response.headers["x-should-retry"] = "false" if retry_after_s is None else "true"
+    if retry_after_s is not None:
+        response.headers["Retry-After"] = str(retry_after_s)
     if isinstance(fault, errors.InvalidKey):
         response.headers["WWW-Authenticate"] = "Bearer"
     return response

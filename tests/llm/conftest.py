@@ -1,0 +1,16 @@
+"""The eight fakes, each by the name of its driver."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.llm.fake_servers import ALL, FakeServer
+
+
+@pytest.fixture(params=ALL, ids=lambda kind: kind.DRIVER)
+def server(request: pytest.FixtureRequest) -> Iterator[FakeServer]:
+    """Each kind of LLM server in turn."""
+    with request.param() as fake:
+        yield fake

@@ -1,0 +1,34 @@
+"""Every example of docs/llm_stacks.md works as it stands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from llm import built_in_drivers, read_stacks
+from llm.drivers import BusyProbe, Call, Driver, Listing
+from yaml_text import read_yaml
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "llm_stacks.md").read_text("utf-8")
+EXAMPLES = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_is_accepted(example: str) -> None:
+    config = read_yaml(example)["llm"]["stacks"]
+    keys = {entry["key_env"]: "sk-1" for entry in config if "key_env" in entry}
+    assert len(read_stacks(config, keys)) == len(config)
+
+
+def test_each_built_in_driver_has_an_example() -> None:
+    shown = {entry["driver"] for example in EXAMPLES for entry in read_yaml(example)["llm"]["stacks"]}
+    assert shown == set(built_in_drivers()) | {"http", "command"}
+
+
+@pytest.mark.parametrize("kind", [Call, Listing, BusyProbe, Driver])
+def test_each_word_of_a_driver_is_explained(kind: type) -> None:
+    spelled_otherwise = {"method", "path", "listing", "health", "unload", "needs"}
+    for word in set(kind.__annotations__) - spelled_otherwise:
+        assert f"`{word}" in PAGE

@@ -1,0 +1,248 @@
+"""What the arbiter may rely on, whichever LLM server it is."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from errors import StackRefused, StackUnreachable
+from llm import built_in_drivers, read_stacks
+from tests.llm.fake_servers import ALL, SECRET_ARGUMENT, FakeServer
+from tests.llm.worlds import SHORT, free_port, ids, stacks_of, until
+
+
+def test_there_is_a_fake_for_each_built_in_driver() -> None:
+    assert {kind.DRIVER for kind in ALL} == set(built_in_drivers())
+
+
+def test_what_is_released_is_gone_and_what_is_restored_is_there_again(server: FakeServer) -> None:
+    stacks = stacks_of(server)
+    before = stacks.resident()
+    assert ids(before) == set(server.MODELS)
+    stacks.release(before)
+    assert stacks.resident() == ()
+    assert server.loaded() == []
+    assert stacks.restore(before) == ()
+    assert ids(stacks.resident()) == set(server.MODELS)
+
+
+def test_what_was_saved_survives_a_restore_unchanged(server: FakeServer) -> None:
+    stacks = stacks_of(server)
+    before = stacks.resident()
+    stacks.release(before)
+    stacks.restore(before)
+    assert stacks.resident() == before
+
+
+def test_releasing_again_is_no_fault(server: FakeServer) -> None:
+    stacks = stacks_of(server)
+    before = stacks.resident()
+    stacks.release(before)
+    stacks.release(before)
+    assert stacks.resident() == ()
+
+
+def test_restoring_again_loads_nothing_twice(server: FakeServer) -> None:
+    stacks = stacks_of(server)
+    before = stacks.resident()
+    stacks.release(before)
+    assert stacks.restore(before) == ()
+    assert stacks.restore(before) == ()
+    assert server.loads == len(server.MODELS)
+
+
+def test_memory_that_goes_slowly_is_reported_until_it_is_gone(server: FakeServer) -> None:
+    server.unload_takes_s = 0.3
+    stacks = stacks_of(server)
+    stacks.release(stacks.resident())
+    assert ids(stacks.resident()) == set(server.MODELS)
+    assert until(lambda: stacks.resident() == ())
+
+
+def test_a_success_that_frees_nothing_is_seen_in_what_is_resident(server: FakeServer) -> None:
+    server.lies = True
+    stacks = stacks_of(server)
+    stacks.release(stacks.resident())
+    assert ids(stacks.resident()) == set(server.MODELS)
+
+
+def test_a_model_that_comes_back_by_a_late_request_is_seen(server: FakeServer) -> None:
+    stacks = stacks_of(server)
+    stacks.release(stacks.resident())
+    server.load(server.MODELS[0])
+    assert ids(stacks.resident()) == {server.MODELS[0]}
+
+
+def test_an_unload_that_hangs_ends_in_time_and_proves_nothing(server: FakeServer) -> None:
+    server.hangs = ("/api/generate", "/models/unload", "/api/models", "/sleep", "/api/v1/models/unload")
+    server.hangs += ("/v1/unload", "/v1/model/unload", "/backend/shutdown")
+    stacks = stacks_of(server, unload_s=0.3)
+    held = stacks.resident()
+    start = time.monotonic()
+    stacks.release(held)
+    assert time.monotonic() - start < 2
+    assert stacks.resident() == held
+
+
+def test_the_right_key_opens(server: FakeServer) -> None:
+    server.key = "sk-1234567890"
+    stacks = stacks_of(server)
+    before = stacks.resident()
+    stacks.release(before)
+    assert server.loaded() == []
+    assert stacks.restore(before) == ()
+    (status,) = stacks.status()
+    assert status.reachable
+    assert server.key not in repr(status)
+    assert server.key not in repr(vars(stacks))
+
+
+def test_a_wrong_key_is_refused_without_showing_it(server: FakeServer) -> None:
+    server.key = "sk-right"
+    entry = {"driver": server.DRIVER, "url": server.url, "key_env": "LLM_KEY", **SHORT}
+    stacks = read_stacks([entry], {"LLM_KEY": "sk-wrong"})
+    with pytest.raises(StackRefused) as told:
+        stacks.resident()
+    assert server.DRIVER in told.value.message
+    assert "sk-" not in told.value.message + repr(told.value.details)
+    assert "sk-" not in repr(stacks.status())
+
+
+def test_a_missing_key_is_said_to_be_missing(server: FakeServer) -> None:
+    stacks = read_stacks([{"driver": server.DRIVER, "url": server.url}], {})
+    server.key = "sk-right"
+    with pytest.raises(StackRefused, match="key_env"):
+        stacks.resident()
+
+
+@pytest.mark.parametrize("status", [200, 302, 404, 500, 502, 503])
+def test_an_answer_that_is_no_list_is_never_taken_for_an_empty_one(server: FakeServer, status: int) -> None:
+    server.garbage = status
+    with pytest.raises(StackRefused, match=str(status)):
+        stacks_of(server).resident()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "null",
+        "[]",
+        "{}",
+        "3",
+        '"text"',
+        '{"models": null}',
+        '{"models": [3]}',
+        '{"models": [{}]}',
+        '{"data": [{"id": "x"}]}',
+        '{"running": {}}',
+        '{"running": [{"state": "ready"}]}',
+        '{"all_models_loaded": [{"model_name": "x"}]}',
+        '{"loaded_models": [{"id": 7}]}',
+        "[" * 100_000,
+    ],
+)
+def test_json_of_another_shape_is_never_taken_for_an_empty_list(server: FakeServer, body: str) -> None:
+    server.answer = lambda *_: (200, body)  # type: ignore[method-assign]
+    stacks = stacks_of(server)
+    with pytest.raises(StackRefused):
+        stacks.resident()
+    assert not isinstance(stacks.status()[0].loaded, tuple)
+
+
+def test_a_server_that_is_not_running_holds_nothing(server: FakeServer) -> None:
+    stacks = stacks_of(server)
+    held = stacks.resident()
+    server.stop()
+    assert stacks.resident() == ()
+    stacks.release(held)
+    (status,) = stacks.status()
+    assert (status.reachable, status.loaded) == (False, ())
+
+
+def test_nothing_can_be_restored_to_a_server_that_is_not_running(server: FakeServer) -> None:
+    stacks = stacks_of(server)
+    held = stacks.resident()
+    server.stop()
+    failures = stacks.restore(held)
+    assert [failure.id for failure in failures] == [resident.id for resident in held]
+    assert all("refused" in failure.message for failure in failures)
+
+
+def test_a_server_that_hangs_is_unreachable_in_time(server: FakeServer) -> None:
+    server.hangs = ("/",)
+    stacks = stacks_of(server, call_s=0.2)
+    start = time.monotonic()
+    with pytest.raises(StackUnreachable, match="too long"):
+        stacks.resident()
+    (status,) = stacks.status()
+    assert (status.reachable, status.loaded, status.busy) == (False, None, None)
+    assert time.monotonic() - start < 3
+
+
+def test_an_unload_answered_by_an_unexpected_status_is_refused(server: FakeServer) -> None:
+    stacks = stacks_of(server)
+    held = stacks.resident()
+    server.answer = lambda *_: (500, {"error": "out of order"})  # type: ignore[method-assign]
+    with pytest.raises(StackRefused, match="500"):
+        stacks.release(held)
+
+
+def test_a_model_that_is_unknown_now_fails_alone(server: FakeServer) -> None:
+    stacks = stacks_of(server)
+    (first, *_) = stacks.resident()
+    stacks.release(stacks.resident())
+    if server.DRIVER == "vllm":
+        pytest.skip("it has but one model, without a name")
+    unknown = type(first)(first.owner, "unknown:latest", {**first.saved, "key": "unknown:latest"})
+    failures = stacks.restore([unknown, first])
+    assert [failure.id for failure in failures] == ["unknown:latest"]
+    assert ids(stacks.resident()) == {first.id}
+
+
+def test_command_lines_that_servers_list_go_nowhere(server: FakeServer) -> None:
+    stacks = stacks_of(server)
+    told = [repr(stacks.resident()), repr(stacks.status())]
+    listed = server.answer
+    server.answer = lambda *call: (500, listed(*call)[1])  # type: ignore[method-assign]
+    with pytest.raises(StackRefused) as fault:
+        stacks.resident()
+    told += [fault.value.message, repr(fault.value.details), repr(stacks.status())]
+    assert SECRET_ARGUMENT not in "".join(told)
+
+
+def test_a_status_tells_name_driver_address_and_what_is_loaded(server: FakeServer) -> None:
+    (status,) = stacks_of(server, name="mine").status()
+    assert (status.name, status.driver, status.url) == ("mine", server.DRIVER, server.url)
+    assert status.reachable
+    assert set(status.loaded or ()) == set(server.MODELS)
+    assert status.problem is None
+
+
+def test_looking_never_loads_anything(server: FakeServer) -> None:
+    stacks = stacks_of(server)
+    stacks.release(stacks.resident())
+    stacks.status()
+    stacks.busy()
+    stacks.resident()
+    assert server.loads == 0
+
+
+def test_nobody_listening_is_no_proof_on_another_machine() -> None:
+    """0.0.0.0 leads here, but is no loopback address."""
+    stacks = read_stacks([{"driver": "ollama", "url": f"http://0.0.0.0:{free_port()}"}], {})
+    with pytest.raises(StackUnreachable, match="refused"):
+        stacks.resident()
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.8.8", "[::1]"])
+def test_nobody_listening_on_loopback_is_a_process_that_is_gone(host: str) -> None:
+    stacks = read_stacks([{"driver": "ollama", "url": f"http://{host}:{free_port()}"}], {})
+    assert stacks.resident() == ()
+    assert stacks.busy() is None
+
+
+def test_a_name_that_does_not_resolve_is_no_proof() -> None:
+    stacks = read_stacks([{"driver": "ollama", "url": "http://no-such-host.invalid:11434"}], {})
+    with pytest.raises(StackUnreachable):
+        stacks.resident()

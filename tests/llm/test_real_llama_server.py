@@ -1,0 +1,134 @@
+"""The same promises against a real llama-server in router mode, started with --metrics, when EASEL_TEST_LLAMA_SERVER names
+one (and EASEL_TEST_LLAMA_KEY its key). It is left as it was found."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import requests
+
+from errors import StackRefused
+from llm import Stacks, read_stacks
+from tenant import Resident
+from tests.llm.worlds import ids, until
+
+SERVER = "EASEL_TEST_LLAMA_SERVER"
+KEY = "EASEL_TEST_LLAMA_KEY"
+NAME = "real"
+
+needs_it = pytest.mark.skipif(not os.environ.get(SERVER), reason=f"{SERVER} is not set")
+
+
+def test_a_real_llama_server_is_held_to_the_promises_too() -> None:
+    if not os.environ.get(SERVER):
+        pytest.skip(f"NO REAL LLAMA-SERVER WAS TESTED: set {SERVER}=http://127.0.0.1:18080")
+    (status,) = real().status()
+    assert status.reachable
+
+
+def real(**more: object) -> Stacks:
+    key = {"key_env": KEY} if os.environ.get(KEY) else {}
+    entry = {"name": NAME, "driver": "llama-server", "url": os.environ[SERVER], "load_s": 60, **key, **more}
+    return read_stacks([entry], os.environ)
+
+
+def ask(path: str, **body: object) -> requests.Response:
+    return requests.post(
+        os.environ[SERVER].rstrip("/") + path,
+        json=body,
+        headers={"Authorization": f"Bearer {os.environ.get(KEY, '')}"},
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def stacks() -> Iterator[Stacks]:
+    stacks = real()
+    before = stacks.resident()
+    yield stacks
+    after = stacks.resident()
+    stacks.release([resident for resident in after if resident.id not in ids(before)])
+    assert stacks.restore(before) == ()
+
+
+@pytest.fixture
+def held(stacks: Stacks) -> tuple[Resident, ...]:
+    """At least one model in memory, idle."""
+    if not stacks.resident():
+        url, key = os.environ[SERVER].rstrip("/"), os.environ.get(KEY, "")
+        listed = requests.get(f"{url}/models", headers={"Authorization": f"Bearer {key}"}, timeout=10).json()
+        models = [Resident(NAME, entry["id"]) for entry in listed["data"]]
+        assert any(stacks.restore([model]) == () for model in models)
+    return stacks.resident()
+
+
+@needs_it
+def test_real_models_are_released_and_restored(stacks: Stacks, held: tuple[Resident, ...]) -> None:
+    for _ in range(3):
+        stacks.release(held)
+        assert until(lambda: stacks.resident() == (), within_s=30)
+        stacks.release(held)
+        assert stacks.restore(held) == ()
+        assert stacks.restore(held) == ()
+        assert stacks.resident() == held
+
+
+@needs_it
+def test_a_real_unknown_model_fails_alone_and_soon(stacks: Stacks, held: tuple[Resident, ...]) -> None:
+    stacks.release(held)
+    assert until(lambda: stacks.resident() == (), within_s=30)
+    start = time.monotonic()
+    failures = stacks.restore([Resident(NAME, "no/such model"), *held])
+    assert [failure.id for failure in failures] == ["no/such model"]
+    assert stacks.resident() == held
+    assert time.monotonic() - start < 30
+
+
+@needs_it
+def test_real_requests_are_counted_and_a_busy_model_is_resident_until_its_process_is_gone(
+    stacks: Stacks, held: tuple[Resident, ...]
+) -> None:
+    model = held[0].id
+    assert stacks.busy() == 0
+    asked = threading.Thread(
+        target=ask, args=("/v1/completions",), kwargs={"model": model, "prompt": "a", "max_tokens": 6000}
+    )
+    asked.start()
+    assert until(lambda: stacks.busy() == 1)
+    stacks.release(held)
+    assert until(lambda: stacks.resident() == (), within_s=30)
+    asked.join()
+
+
+@needs_it
+def test_looking_at_a_real_server_loads_nothing(stacks: Stacks, held: tuple[Resident, ...]) -> None:
+    stacks.release(held)
+    assert until(lambda: stacks.resident() == (), within_s=30)
+    for _ in range(5):
+        stacks.busy()
+        stacks.status()
+        assert stacks.resident() == ()
+
+
+@needs_it
+def test_a_late_request_to_a_real_server_is_seen_as_resident(
+    stacks: Stacks, held: tuple[Resident, ...]
+) -> None:
+    stacks.release(held)
+    assert until(lambda: stacks.resident() == (), within_s=30)
+    ask("/v1/completions?autoload=true", model=held[0].id, prompt="a", max_tokens=1)
+    assert ids(stacks.resident()) == {held[0].id}
+
+
+@needs_it
+def test_a_real_server_refuses_a_wrong_key() -> None:
+    if not os.environ.get(KEY):
+        pytest.skip(f"the server takes no key, or {KEY} is not set")
+    entry = {"driver": "llama-server", "url": os.environ[SERVER], "key_env": "WRONG"}
+    with pytest.raises(StackRefused, match="401") as told:
+        read_stacks([entry], {"WRONG": "sk-wrong"}).resident()
+    assert "sk-wrong" not in told.value.message

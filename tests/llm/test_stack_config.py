@@ -1,0 +1,126 @@
+"""Mistakes in `llm.stacks` are told all at once, by their paths, and no secret with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from errors import SettingsInvalid
+from llm import built_in_drivers, read_stacks
+from llm.drivers import driver_data
+
+SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
+OLLAMA = {"driver": "ollama", "url": "http://127.0.0.1:11434"}
+ARGVS = {"items": ["x"], "loaded": ["true"], "unload": ["true"], "load": ["true"]}
+
+
+def faults_of(config: Any, environment: dict[str, str] | None = None) -> list[str]:
+    with pytest.raises(SettingsInvalid) as told:
+        read_stacks(config, environment or {})
+    faults: list[str] = told.value.details["faults"]
+    return faults
+
+
+@pytest.mark.parametrize("config", [[], None])
+def test_no_stacks_are_a_tenant_that_is_false_and_holds_nothing(config: Any) -> None:
+    stacks = read_stacks(config, {})
+    assert not stacks
+    assert (stacks.resident(), stacks.busy(), stacks.restore([]), stacks.status()) == ((), None, (), ())
+
+
+def test_a_driver_and_an_address_are_enough() -> None:
+    stacks = read_stacks(
+        [{"driver": name, "url": "http://gpu.lan:1/base/"} for name in built_in_drivers()], {}
+    )
+    assert len(stacks) == len(built_in_drivers())
+
+
+@pytest.mark.parametrize(
+    ("entry", "path"),
+    [
+        ({"url": "http://127.0.0.1:1"}, "llm.stacks.0"),
+        ({"driver": "ollama"}, "llm.stacks.0"),
+        ({"driver": "sglang", "url": "http://127.0.0.1:1"}, "llm.stacks.0.driver"),
+        (OLLAMA | {"url": "127.0.0.1:11434"}, "llm.stacks.0.url"),
+        (OLLAMA | {"url": "http://host:1/?key=x"}, "llm.stacks.0.url"),
+        (OLLAMA | {"name": "a b"}, "llm.stacks.0.name"),
+        (OLLAMA | {"unload_s": 0}, "llm.stacks.0.unload_s"),
+        (OLLAMA | {"load_s": "1"}, "llm.stacks.0.load_s"),
+        (OLLAMA | {"restore": "never"}, "llm.stacks.0.restore"),
+        (OLLAMA | {"keep": "x"}, "llm.stacks.0.keep"),
+        (OLLAMA | {"timeout": 3}, "llm.stacks.0"),
+        (OLLAMA | {"list": {"call": "GET /x", "items": "x", "id": "id"}}, "llm.stacks.0"),
+        ({"driver": "http", "url": "http://x:1"}, "llm.stacks.0.list"),
+        ({"driver": "http", "url": "http://x:1", "like": "sglang"}, "llm.stacks.0.like"),
+        (
+            {"driver": "http", "url": "http://x:1", "like": "vllm", "busy": {"call": "POST /x"}},
+            "llm.stacks.0.busy",
+        ),
+        ({"driver": "http", "url": "http://x:1", "like": "vllm", "load": {"call": "x"}}, "llm.stacks.0.load"),
+        ({"driver": "command"}, "llm.stacks.0.items"),
+        ({"driver": "command", **ARGVS, "unload": "rm x"}, "llm.stacks.0.unload"),
+        ({"driver": "command", **ARGVS, "health": "http://x"}, "llm.stacks.0.health"),
+        ({"driver": "command", **ARGVS, "systemd": ["x"]}, "llm.stacks.0.systemd"),
+        ({"driver": "command", "systemd": ["x"], "docker": ["y"]}, "llm.stacks.0.systemd"),
+        ({"driver": "command", **ARGVS, "url": "http://x:1"}, "llm.stacks.0"),
+        ("ollama", "llm.stacks.0"),
+    ],
+)
+def test_a_mistake_is_told_by_its_path(entry: Any, path: str) -> None:
+    assert any(fault.startswith((f"{path}: ", f"{path}.")) for fault in faults_of([entry]))
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    config = [OLLAMA | {"url": "x", "load_s": -1}, {"driver": "vlm", "url": "http://x:1"}]
+    told = "\n".join(faults_of(config))
+    assert all(path in told for path in ("llm.stacks.0.url", "llm.stacks.0.load_s", "llm.stacks.1.driver"))
+
+
+def test_two_stacks_of_one_name_are_refused() -> None:
+    (fault,) = faults_of([OLLAMA, OLLAMA | {"name": "Ollama"}])
+    assert fault.startswith("llm.stacks.1.name: ")
+    assert "llm.stacks.0" in fault
+
+
+@pytest.mark.parametrize("environment", [{}, {"KEY": ""}])
+def test_a_key_that_is_not_set_is_told(environment: dict[str, str]) -> None:
+    assert faults_of([OLLAMA | {"key_env": "KEY"}], environment) == [
+        "llm.stacks.0.key_env: the variable KEY is not set"
+    ]
+
+
+def test_a_key_that_no_header_can_carry_is_told_without_showing_it() -> None:
+    (fault,) = faults_of([OLLAMA | {"key_env": "KEY"}], {"KEY": "sk-secret\r\nX-Evil: 1"})
+    assert "sk-secret" not in fault
+
+
+def test_a_password_in_an_address_is_refused_and_not_repeated() -> None:
+    (fault,) = faults_of([OLLAMA | {"url": "http://me:hunter2@127.0.0.1:11434"}])
+    assert "key_env" in fault
+    assert "hunter2" not in fault
+
+
+def test_a_driver_that_never_loads_may_go_without_a_load() -> None:
+    verbs = {"list": {"call": "GET /x", "items": "x", "id": "id"}, "unload": {"call": "POST /y"}}
+    entry = {"driver": "http", "url": "http://127.0.0.1:1", **verbs}
+    assert faults_of([entry])[0].startswith("llm.stacks.0.load: ")
+    assert read_stacks([entry | {"restore": "lazy"}], {})
+
+
+def test_the_built_in_drivers_keep_their_schema() -> None:
+    schema = json.loads((SCHEMAS / "llm_drivers.schema.json").read_text("utf-8"))
+    Draft202012Validator.check_schema(schema)
+    assert list(Draft202012Validator(schema).iter_errors(dict(driver_data()))) == []
+
+
+def test_the_stacks_schema_knows_the_drivers_that_there_are() -> None:
+    schema = json.loads((SCHEMAS / "stacks.schema.json").read_text("utf-8"))
+    Draft202012Validator.check_schema(schema)
+    built_in = set(built_in_drivers())
+    assert set(schema["items"]["properties"]["driver"]["enum"]) == built_in | {"http", "command"}
+    assert set(schema["items"]["allOf"][2]["if"]["properties"]["driver"]["enum"]) == built_in
+    assert set(schema["$defs"]["http"]["properties"]["like"]["enum"]) == built_in
