@@ -1,0 +1,158 @@
+"""Who gets the GPU next, and when: decided with values alone. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from arbiter.holds import Hold
+from arbiter.values import Mode, Pace, Policy, State, other
+
+Holds = Sequence[Hold]
+
+
+@dataclass(frozen=True)
+class Next:
+    """A switch that should begin now."""
+
+    target: Mode
+    reason: str
+    force: bool = False
+    pin: bool = False
+
+
+def of(holds: Holds, kind: str, mode: Mode) -> list[Hold]:
+    """The holds of a kind and mode, in order."""
+    return [hold for hold in holds if hold.kind == kind and hold.mode == mode]
+
+
+def is_open(state: State, mode: Mode) -> bool:
+    """Whether leases of `mode` may be granted at all: it is the present mode, and known to be, and nobody is passing the
+    GPU on."""
+    calm = state.under_way is None and not (state.wanted and state.wanted.mode != mode)
+    return state.mode == mode and calm and state.rebuilt is None
+
+
+def is_first(holds: Holds, mine: Hold, depth: int) -> bool:
+    """Whether `mine` is among those whose turn it is. LLM servers queue for themselves; the engine gets `depth` jobs."""
+    if mine.mode == "inference":
+        return True
+    return len(of(holds, "lease", mine.mode)) + place(holds, mine) < depth
+
+
+def place(holds: Holds, mine: Hold) -> int:
+    """How many wait for the same mode before `mine`."""
+    return sum(1 for hold in of(holds, "ticket", mine.mode) if hold.number < mine.number)
+
+
+def is_revoked(state: State, hold: Hold) -> bool:
+    """Whether the owner took the GPU from it by force."""
+    return hold.number <= state.revoked[hold.mode]
+
+
+def next_number(state: State, holds: Holds) -> int:
+    """A number after every hold that there is and that was ever revoked."""
+    return max([*state.revoked.values(), *(hold.number for hold in holds)]) + 1
+
+
+def asks(mode: Mode, policy: Policy) -> bool:
+    """Whether waiting for `mode` is a reason to switch to it."""
+    return mode == "generation" or policy.llm_during_generation == "switch"
+
+
+def turns_away(state: State, mode: Mode, policy: Policy) -> bool:
+    """Whether an LLM request is refused at once instead of waiting, image mode being in force or coming."""
+    if mode != "inference":
+        return False
+    heading = state.under_way.target if state.under_way else state.wanted.mode if state.wanted else state.mode
+    pinned = state.pinned and heading == "generation"
+    return heading == "generation" and (pinned or policy.llm_during_generation == "refuse")
+
+
+def next_switch(state: State, holds: Holds, pace: Pace, policy: Policy, now: float) -> Next | None:
+    """What should begin now, if anything. What was asked for by name first, then who waits, then nobody's wish."""
+    if state.wanted is not None:
+        return Next(state.wanted.mode, "asked", state.wanted.force, state.wanted.pin)
+    stayed = now - state.since >= policy.min_stay_s or now < state.since  # the clock was set back
+    if state.rebuilt is not None and stayed:
+        return Next("inference", "the state was lost")
+    if state.pinned or not stayed:
+        return None
+    waiting = of(holds, "ticket", other(state.mode))
+    if any(ticket.asks and not is_revoked(state, ticket) for ticket in waiting):
+        return Next(other(state.mode), "image request" if state.mode == "inference" else "LLM request")
+    return _restore(state, holds, pace, policy, now)
+
+
+def _restore(state: State, holds: Holds, pace: Pace, policy: Policy, now: float) -> Next | None:
+    if state.mode == "inference" or any(hold.mode == "generation" for hold in holds):
+        return None
+    idle = now - max(pace.last, state.since) >= policy.idle_restore_s > 0
+    if policy.restore == "when_done" or (policy.restore == "idle" and idle):
+        return Next("inference", "pictures done" if policy.restore == "when_done" else "idle")
+    return None
+
+
+def idle_restore_at(state: State, pace: Pace, policy: Policy) -> float | None:
+    """When the GPU goes back if nobody asks for anything, in Unix seconds; None for never."""
+    if state.mode == "inference" or state.pinned or policy.restore == "never":
+        return None
+    if policy.restore == "when_done":
+        return max(pace.last, state.since + policy.min_stay_s)
+    if policy.idle_restore_s <= 0:
+        return None
+    return max(pace.last, state.since) + policy.idle_restore_s
+
+
+SWITCH_S = 15.0
+"""How long a switch takes as far as nobody has measured one"""
+
+
+@dataclass(frozen=True)
+class Now:
+    """Everything that is known at one moment."""
+
+    state: State
+    holds: Holds
+    pace: Pace
+    policy: Policy
+    time: float
+
+
+def seconds_until(mode: Mode, mine: Hold | None, now: Now) -> int | None:
+    """An honest `Retry-After`: how long until `mode` can be had, whole seconds, at least 1. None: nobody can say.
+
+    `mine` is the ticket of who asks, if there is one.
+    """
+    seconds = 0.0
+    if mode == "generation":
+        ahead = place(now.holds, mine) if mine else len(of(now.holds, "ticket", mode))
+        # The engine runs one job at a time, whatever its depth.
+        seconds = (ahead + len(of(now.holds, "lease", mode))) * now.pace.seconds_each
+    if now.state.mode != mode or now.state.under_way is not None:
+        change = _until_change(mode, now)
+        if change is None:
+            return None
+        seconds += change
+    return max(1, math.ceil(seconds))
+
+
+def _until_change(mode: Mode, now: Now) -> float | None:
+    state, policy = now.state, now.policy
+    switch_s = state.took_s.get(mode, SWITCH_S)
+    if state.under_way is not None and state.under_way.target == mode:
+        return max(1.0, switch_s - (now.time - state.under_way.began))
+    stay_s = max(0.0, min(policy.min_stay_s, state.since + policy.min_stay_s - now.time))
+    if state.under_way is not None:  # it goes the other way first
+        stay_s, switch_s = policy.min_stay_s, switch_s + state.took_s.get(other(mode), SWITCH_S)
+    if state.pinned:
+        return None
+    running_s = len(of(now.holds, "lease", "generation")) * now.pace.seconds_each
+    if asks(mode, policy):
+        return max(running_s, stay_s) + switch_s
+    at = idle_restore_at(state, now.pace, policy)
+    if at is None:
+        return None
+    queued_s = sum(hold.mode == "generation" for hold in now.holds) * now.pace.seconds_each
+    return queued_s + max(at - now.time, stay_s) + switch_s
