@@ -2,6 +2,19 @@
 
 from engine.choice import EngineChoice
 from engine.client import Engine
+from engine.host import Host
+from engine.tenancy import EngineTenant
 from engine.values import EngineStats, Outcome, Picture, Preview, Progress, QueueState
 
-__all__ = ["Engine", "EngineChoice", "EngineStats", "Outcome", "Picture", "Preview", "Progress", "QueueState"]
+__all__ = [
+    "Engine",
+    "EngineChoice",
+    "EngineStats",
+    "EngineTenant",
+    "Host",
+    "Outcome",
+    "Picture",
+    "Preview",
+    "Progress",
+    "QueueState",
+]

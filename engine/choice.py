@@ -69,7 +69,8 @@ class EngineChoice:
         sketch_url = self._sketch_url()
         if sketch_url is None:
             raise EngineUnreachable(
-                f"No ComfyUI answers at {self._probe_url}, none is configured, and there is no sketch engine."
+                f"No ComfyUI answers at {self._probe_url}, none is configured, and there is no sketch engine.",
+                refused=True,
             )
         return self._engine(sketch_url)
 
@@ -80,6 +81,7 @@ class EngineChoice:
                 f"The ComfyUI at {self._probe_url} does not answer. Easel has seen it before, so it draws no sketches "
                 f"instead; remove {_SEEN} from the state directory if it is gone for good.",
                 url=self._probe_url,
+                refused=True,
             )
         return self._engine(self._probe_url)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from queue import SimpleQueue
 from typing import Any
 
@@ -16,7 +17,9 @@ from engine.listener import Inbox, Listener, Recall
 from engine.routes import Routes
 from engine.values import EngineStats, Outcome, Preview, Progress, QueueState
 from engine.watchdog import Limits
-from errors import EaselError, RequestCancelled
+from errors import EaselError, EngineError, RequestCancelled
+
+log = logging.getLogger(__name__)
 
 _PING_S = 20.0
 _SUBFOLDER = "easel"
@@ -116,6 +119,24 @@ class Engine:
         else:
             take_back(self._routes, prompt_id, SimpleQueue(), TAKE_BACK_S)
 
+    def drop(self, prompt_ids: Sequence[str] | None) -> None:
+        """Ask the engine to let go of these jobs, whoever sent them; None: of all that it runs and has queued. Does not
+        wait, and never raises: whether they are gone, the queue tells."""
+        try:
+            queue = self._routes.queue()
+            for prompt_id in queue.pending:
+                if prompt_ids is None or prompt_id in prompt_ids:
+                    self._routes.delete(prompt_id)
+            for prompt_id in queue.running:
+                if prompt_ids is None or prompt_id in prompt_ids:
+                    self._routes.interrupt(prompt_id)
+        except EngineError as fault:
+            log.warning("jobs could not be dropped: %s", fault.message)
+
+    def let_go(self) -> None:
+        """Ask the engine to free its models' memory: when its worker comes to it, after the running job."""
+        self._routes.free()
+
     def cancel_all(self, reason: EaselError) -> None:
         """Make every `run` of this process take its job back and raise the reason. Returns at once."""
         for inbox in list(self._inboxes.values()):
@@ -138,6 +159,10 @@ class Engine:
     def stats(self) -> EngineStats:
         """Version, device and memory. An answer proves that HTTP lives, not that jobs run."""
         return self._routes.stats()
+
+    def glance(self, timeout_s: float) -> tuple[EngineStats, QueueState]:
+        """Stats and queue for a status page, which had rather not know than wait. Raises EngineUnreachable."""
+        return self._routes.stats(timeout_s), self._routes.queue(timeout_s)
 
     @property
     def is_sketch(self) -> bool:

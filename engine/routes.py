@@ -57,8 +57,8 @@ class Routes:
         entry = entries.get(prompt_id)
         return entry if isinstance(entry, dict) else None
 
-    def queue(self) -> QueueState:
-        state = self._object("/queue", _LOOK_S)
+    def queue(self, timeout_s: float = _LOOK_S) -> QueueState:
+        state = self._object("/queue", timeout_s)
         return QueueState(_ids(state.get("queue_running")), _ids(state.get("queue_pending")))
 
     def delete(self, prompt_id: str) -> None:
@@ -72,8 +72,8 @@ class Routes:
     def free(self) -> None:
         self._post("/free", {"unload_models": True, "free_memory": True})
 
-    def stats(self) -> EngineStats:
-        answer = self._object("/system_stats")
+    def stats(self, timeout_s: float = _ANSWER_S) -> EngineStats:
+        answer = self._object("/system_stats", timeout_s)
         system = answer.get("system")
         if not isinstance(system, dict) or "comfyui_version" not in system:
             raise EngineUnreachable(f"What answers at {self.url} is not a ComfyUI.", url=self.url)
@@ -88,6 +88,8 @@ class Routes:
             vram_free=device.get("vram_free"),
             ram_total=system.get("ram_total"),
             ram_free=system.get("ram_free"),
+            torch_vram_total=device.get("torch_vram_total"),
+            torch_vram_free=device.get("torch_vram_free"),
         )
 
     def signature(self, class_type: str) -> Any:

@@ -61,6 +61,26 @@ class EngineStats:
     vram_free: int | None
     ram_total: int | None
     ram_free: int | None
+    torch_vram_total: int | None = None
+    """Of the memory of the GPU, what ComfyUI's own allocator has reserved, and the part of that which is not in use"""
+    torch_vram_free: int | None = None
+
+    @property
+    def tells_gpu_memory(self) -> bool:
+        """Whether its figures are the whole device's: `--cpu` shows the machine's memory, and XPU only ComfyUI's own."""
+        return self.device_type == "cuda" and None not in (
+            self.vram_free,
+            self.torch_vram_total,
+            self.torch_vram_free,
+        )
+
+    @property
+    def room_bytes(self) -> int | None:
+        """What ComfyUI could have if nobody else left: free memory, and all that it holds itself."""
+        if not self.tells_gpu_memory:
+            return None
+        # ComfyUI counts what its allocator has reserved and not in use as free.
+        return (self.vram_free or 0) - (self.torch_vram_free or 0) + (self.torch_vram_total or 0)
 
 
 @dataclass(frozen=True)
