@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_FLAGS := --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: help run test lint test-comfyui bench docs requirements clean
+.PHONY: help run test lint test-comfyui test-llama soak bench docs requirements clean
 .DEFAULT_GOAL := help
 
 help:  ## Say what there is
@@ -34,6 +34,13 @@ test: lint  ## Lint, types and all the tests, without a GPU
 test-comfyui: $(VENV)/dev  ## The contract tests against a real ComfyUI: make test-comfyui URL=http://127.0.0.1:8188
 	@test -n "$(URL)" || { echo "say which: make test-comfyui URL=http://127.0.0.1:8188" >&2; exit 2; }
 	EASEL_TEST_COMFYUI=$(URL) $(BIN)/pytest tests/contract $(ARGS)
+
+test-llama: $(VENV)/dev  ## The LLM tests against a real llama-server: make test-llama URL=http://127.0.0.1:8081 [COMFYUI=http://...]
+	@test -n "$(URL)" || { echo "say which: make test-llama URL=http://127.0.0.1:8081" >&2; exit 2; }
+	EASEL_TEST_LLAMA_SERVER=$(URL) $(if $(COMFYUI),EASEL_TEST_COMFYUI=$(COMFYUI)) $(BIN)/pytest tests/llm/test_real_llama_server.py tests/server/test_real_switch.py $(ARGS)
+
+soak: $(VENV)/dev  ## 2,000 random interleavings of everything that can happen to the GPU (about six minutes)
+	$(BIN)/python -m tests.arbiter --runs 2000 $(ARGS)
 
 bench: $(VENV)/dev  ## Measure latency, throughput, memory, start: make bench [URL=http://127.0.0.1:8188]
 	$(BIN)/python -m bench $(if $(URL),--url $(URL)) $(ARGS)

@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import json
 import logging
+import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +14,18 @@ from pathlib import Path
 from flask import Flask
 
 from api import HttpOptions, Services, register_api
+from arbiter import Arbiter, Policy
 from commands import register_commands
 from compiler import Catalogue, SourcePaths
-from engine import Engine, EngineChoice
+from engine import Engine, EngineChoice, EngineTenant, Host
+from engine.choice import PROBE_URL
 from engine.sketch import SketchKeeper, SketchServer
 from errors import EaselError, EngineUnreachable, SettingsInvalid
 from generation import Generator
 from image_store import ImageStore
 from live_catalogue import LiveCatalogue, installation_choices
+from llm import Stacks, read_stacks
+from overview import Overview
 from settings import Settings, load_settings
 from whole_file import write_whole
 
@@ -34,7 +39,11 @@ class House:
         self.settings = settings
         self.state_dir = settings.path("state_dir")
         self.nodes = ROOT / "schemas/nodes.json"
-        self._may_sketch = settings["engine.sketch"] and not settings["engine.url"]
+        self.host = Host.of(settings["engine.start"], self.state_dir)
+        self.engine_url = settings["engine.url"].rstrip("/") or (PROBE_URL if self.host.can_start else "")
+        self.may_sketch = settings["engine.sketch"] and not self.engine_url
+        self.stacks = _stacks_of(settings)
+        _refuse_contradictions(settings, self.stacks)
         self._is_command = False
         self._own_sketch_url: str | None = None
         self.sketch_files = self.state_dir / "sketch-files.json"
@@ -61,7 +70,7 @@ class House:
     def catalogue(self) -> Catalogue:
         """The catalogue in force now."""
         catalogue = self.live_catalogue.current()
-        if catalogue is not self._told_sketch and self._may_sketch:
+        if catalogue is not self._told_sketch and self.may_sketch:
             self._tell_sketch(catalogue)
         return catalogue
 
@@ -78,14 +87,14 @@ class House:
 
     def sketch_url(self) -> str | None:
         """Where a sketch engine is: the command's own, or the server's."""
-        if not self._may_sketch:
+        if not self.may_sketch:
             return None
         return self._own_sketch_url if self._is_command else self.sketch_keeper.url()
 
     @cached_property
     def engine_choice(self) -> EngineChoice:
         return EngineChoice(
-            self.settings["engine.url"].rstrip("/") or None,
+            self.engine_url or None,
             sketch_url=self.sketch_url,
             state_dir=self.state_dir,
             make_engine=lambda url: Engine(url, stall_timeout_s=self.settings["engine.stall_timeout_s"]),
@@ -100,14 +109,41 @@ class House:
         )
 
     @cached_property
+    def engine_tenant(self) -> EngineTenant:
+        return EngineTenant(
+            lambda: self.engine_choice.current(),
+            self.host,
+            start_timeout_s=self.settings["engine.start_timeout_s"],
+        )
+
+    @cached_property
+    def arbiter(self) -> Arbiter:
+        """Who may use the GPU. Its reconciler is started by whoever serves: a worker, or a command."""
+        engine = self.engine_tenant
+        return Arbiter(
+            self.state_dir / "gpu",
+            tenants={"inference": self.stacks, "generation": engine} if self.stacks else None,
+            engine=engine,
+            policy=gpu_policy(self.settings),
+            measure=engine.room_bytes,
+            engine_down=engine.can_be_started,
+        )
+
+    @cached_property
     def generator(self) -> Generator:
         return Generator(
             self.catalogue,
             lambda: self.engine_choice.current(),
             self.store,
+            self.arbiter,
             metadata=self.settings["images.metadata"],
             max_waiting=self.settings["max_waiting"],
+            engine_can_start=self.host.can_start and bool(self.stacks),
         )
+
+    @cached_property
+    def overview(self) -> Overview:
+        return Overview(self.arbiter, self.generator, self.host, self.stacks, self.state_dir / "gpu")
 
     @cached_property
     def services(self) -> Services:
@@ -119,18 +155,24 @@ class House:
             catalogue_since=lambda: self.live_catalogue.since,
             catalogue_fault=lambda: self.live_catalogue.fault,
             engine=lambda: self.engine_choice.current(),
+            arbiter=self.arbiter,
+            overview=self.overview,
         )
 
     @contextlib.contextmanager
     def command_engine(self) -> Iterator[None]:
         """While it lasts, a sketch engine of the command's own stands by, should there be no other engine."""
         self._is_command = True
-        if not self._may_sketch or self._has_engine():
-            yield
-            return
-        with SketchServer(nodes=self.nodes, files=self.catalogue().files) as own:
-            self._own_sketch_url = own.url
-            yield
+        self.arbiter.reconciler.start()  # it acts only when no server does
+        try:
+            if not self.may_sketch or self._has_engine():
+                yield
+                return
+            with SketchServer(nodes=self.nodes, files=self.catalogue().files) as own:
+                self._own_sketch_url = own.url
+                yield
+        finally:
+            self.arbiter.reconciler.stop()
 
     def _has_engine(self) -> bool:
         try:
@@ -139,8 +181,30 @@ class House:
             return False
         return True
 
+    def tell_address(self, host: str, port: int) -> None:
+        """For commands that speak to the running server: where it listens, also when it chose its port itself."""
+        reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+        write_whole(
+            self._address_file, f"http://{f'[{reached}]' if ':' in reached else reached}:{port}".encode()
+        )
+
+    def server_address(self) -> tuple[str, str | None]:
+        """The URL of this installation's server, and a key that it takes."""
+        keys = self.settings["api_keys"]
+        try:
+            url = self._address_file.read_text("utf-8")
+        except OSError:
+            url = f"http://127.0.0.1:{self.settings['port']}"
+        return url, keys[0] if keys else None
+
+    @property
+    def _address_file(self) -> Path:
+        return self.state_dir / "server-url"
+
     def stop_jobs(self, reason: EaselError) -> None:
-        """Take this process's running jobs back from the engine; their requests fail with `reason`."""
+        """Take this process's running jobs back from the engine; their requests, and those that wait for the GPU, fail
+        with `reason`."""
+        self.arbiter.dismiss(reason)
         self.engine_choice.cancel_all(reason)
 
 
@@ -171,6 +235,41 @@ def http_options(settings: Settings) -> HttpOptions:
         request_timeout_s=settings["request_timeout_s"],
         images_enabled=settings["images.enabled"],
     )
+
+
+def gpu_policy(settings: Settings) -> Policy:
+    """The settings that the arbiter needs."""
+    return Policy(
+        llm_during_generation=settings["gpu.llm_during_generation"],
+        restore=settings["gpu.restore"],
+        idle_restore_s=settings["gpu.idle_restore_minutes"] * 60,
+        min_stay_s=settings["gpu.min_stay_s"],
+        sharing=settings["gpu.sharing"],
+        reserve_bytes=int(settings["gpu.reserve_gb"] * 1e9),
+        min_free_bytes=int(settings["gpu.min_free_gb"] * 1e9),
+        depth=settings["engine.depth"],
+        on_drain_timeout=settings["gpu.on_drain_timeout"],
+        drain_s=settings["gpu.drain_timeout_s"],
+        release_s=settings["gpu.release_timeout_s"],
+        verify_s=settings["gpu.verify_timeout_s"],
+    )
+
+
+def _stacks_of(settings: Settings) -> Stacks:
+    """Raises SettingsInvalid with file, line and path of each mistake."""
+    try:
+        return read_stacks(list(settings["llm.stacks"]), os.environ)
+    except SettingsInvalid as fault:
+        lines = [settings.place(line.partition(":")[0]) + line for line in fault.details["faults"]]
+        raise SettingsInvalid("\n".join(lines), faults=lines) from fault
+
+
+def _refuse_contradictions(settings: Settings, stacks: Stacks) -> None:
+    if stacks and settings["images.preload"] and settings["gpu.sharing"] == "exclusive":
+        raise SettingsInvalid(
+            "images.preload would take the GPU from the LLMs at every start, and gpu.sharing is exclusive; "
+            "warm a model with `flask gpu switch generation --model ID` instead."
+        )
 
 
 def is_loopback(host: str) -> bool:

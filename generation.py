@@ -1,10 +1,9 @@
-"""The story of one picture request: compile, ask whether the engine can, run each job, finish the pictures, keep them.
+"""The story of one picture request: compile, ask whether the engine can, get the GPU, run each job, finish the pictures.
 Knows the rooms and the order of steps; knows no HTTP, no URLs, no YAML. Callable from any process."""
 
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 import uuid
@@ -12,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from arbiter import Arbiter, Lease
 from compiler import (
     Catalogue,
     Compiled,
@@ -43,6 +43,7 @@ MetadataPolicy = Literal["none", "parameters", "workflow"]
 MIME: Mapping[str, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 Watch = Callable[[Progress | Preview], None]
+_RETRY_AFTER_S = 10
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,11 @@ class Image:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds. `queued_s` to `fetch_s` are sums over the request's jobs."""
+    """Seconds. `gpu_wait_s` to `fetch_s` are sums over the request's jobs; `gpu_wait_s` is until the GPU was had."""
 
     total_s: float
     compile_s: float
+    gpu_wait_s: float
     queued_s: float
     run_s: float
     fetch_s: float
@@ -92,37 +94,56 @@ class Generation:
     is_sketch: bool
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A compiled request on its way to the engine: what its jobs need besides their graphs."""
+
+    compiled: Compiled
+    catalogue: Catalogue
+    deadline: float
+    watch: Watch
+    cancelled: Callable[[], bool]
+
+    @property
+    def need_bytes(self) -> int:
+        """GPU memory that the model needs, 0 where the catalogue does not say."""
+        return int((self.catalogue.models[self.compiled.plan.model].min_vram_gb or 0) * 1e9)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A job that succeeded, and how long it waited for the GPU."""
+
+    outcome: Outcome
+    gpu_wait_s: float
+
+
 @dataclass
 class Waiting:
-    """How many requests wait for pictures in this process, and how long one takes of late.
+    """How many requests wait for pictures in this process.
 
-    No more than `limit` wait: each holds a thread, and some must stay free for the cheap requests.
+    No more than `limit` wait: each holds a thread, and some must stay free for the cheap requests. `retry_after_s`
+    says when those that wait now will be through.
     """
 
     limit: int
+    retry_after_s: Callable[[], int | None] = lambda: None
     count: int = 0
-    seconds_each: float = 10.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> None:
         with self._lock:
             if self.count >= self.limit:
-                seconds = max(1, math.ceil(self.seconds_each))
                 raise QueueFull(
                     f"{self.count} requests are already waiting for pictures.",
                     waiting=self.count,
-                    retry_after_s=seconds,
+                    retry_after_s=self.retry_after_s() or _RETRY_AFTER_S,
                 )
             self.count += 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self.count -= 1
-
-    def took(self, seconds: float) -> None:
-        """Remember how long an image request ran in the engine."""
-        with self._lock:
-            self.seconds_each += 0.2 * (seconds - self.seconds_each)
 
 
 class Generator:
@@ -133,15 +154,19 @@ class Generator:
         catalogue: Callable[[], Catalogue],
         engine: Callable[[], Engine],
         store: ImageStore,
+        arbiter: Arbiter,
         *,
         metadata: MetadataPolicy = "none",
         max_waiting: int = 96,
+        engine_can_start: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`catalogue` and `engine` give those in force now."""
+        """`catalogue` and `engine` give those in force now. `engine_can_start`: an engine that is down is no fault yet,
+        for whoever gets the GPU finds it started."""
         self.catalogue, self.engine = catalogue, engine
-        self._store, self._metadata, self._clock = store, metadata, clock
-        self.waiting = Waiting(max_waiting)
+        self._store, self._arbiter, self._metadata, self._clock = store, arbiter, metadata, clock
+        self._engine_can_start = engine_can_start
+        self.waiting = Waiting(max_waiting, lambda: arbiter.seconds_until("generation"))
         self._parsed: dict[str, tuple[Any, NodeSignature]] = {}
 
     def generate(
@@ -153,9 +178,9 @@ class Generator:
         watch: Watch = lambda event: None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Generation:
-        """Draw `request`. Raises the errors of the compiler, the engine and the image store.
+        """Draw `request`. Raises the errors of the compiler, the arbiter, the engine and the image store.
 
-        Everything that the request itself can be blamed for is found before the engine gets a job. Callers that
+        Everything that the request itself can be blamed for is found before the GPU is asked for. Callers that
         serve many take a place in `waiting` first.
         """
         began = self._clock()
@@ -163,43 +188,43 @@ class Generator:
         compiled = compile_workflow(request, catalogue)
         compiled_at = self._clock()
         engine = self.engine()
-        is_sketch = engine.is_sketch
-        outcomes = self._outcomes(compiled, catalogue, engine, began + timeout_s, watch, cancelled)
+        jobs = self._drawn(engine, Draft(compiled, catalogue, began + timeout_s, watch, cancelled))
         drawn_at = self._clock()
         images = [
             image
-            for graph, outcome in zip(compiled.graphs, outcomes, strict=True)
-            for image in self._images(graph, outcome, compiled.plan, finish)
+            for graph, job in zip(compiled.graphs, jobs, strict=True)
+            for image in self._images(graph, job.outcome, compiled.plan, finish)
         ]
         ended = self._clock()
         timings = Timings(
             total_s=ended - began,
             compile_s=compiled_at - began,
-            queued_s=sum(outcome.queued_s for outcome in outcomes),
-            run_s=sum(outcome.run_s for outcome in outcomes),
-            fetch_s=sum(outcome.fetch_s for outcome in outcomes),
+            gpu_wait_s=sum(job.gpu_wait_s for job in jobs),
+            queued_s=sum(job.outcome.queued_s for job in jobs),
+            run_s=sum(job.outcome.run_s for job in jobs),
+            fetch_s=sum(job.outcome.fetch_s for job in jobs),
             finish_s=ended - drawn_at,
         )
-        self.waiting.took(timings.run_s)
         checkpoint = catalogue.models[compiled.plan.model].checkpoint
-        return Generation(compiled.plan, checkpoint, tuple(images), timings, is_sketch)
+        return Generation(compiled.plan, checkpoint, tuple(images), timings, engine.is_sketch)
 
-    def _outcomes(
-        self,
-        compiled: Compiled,
-        catalogue: Catalogue,
-        engine: Engine,
-        deadline: float,
-        watch: Watch,
-        cancelled: Callable[[], bool],
-    ) -> list[Outcome]:
-        graphs = self._fitted(compiled, catalogue, engine)
+    def _drawn(self, engine: Engine, draft: Draft) -> list[Drawn]:
+        graphs = self._fitted_if_up(engine, draft)
         try:
-            return [self._run(engine, nodes, deadline, watch, cancelled) for nodes in graphs]
+            return [self._job(engine, index, graphs, draft) for index in range(len(draft.compiled.graphs))]
         except EngineRejected:
             # A file that went since we last looked: fresh eyes name it in the model's own terms.
-            self._fit(compiled, catalogue, engine, fresh=True)
+            self._fit(draft.compiled, draft.catalogue, engine, fresh=True)
             raise
+
+    def _fitted_if_up(self, engine: Engine, draft: Draft) -> list[dict[str, Any]]:
+        """The graphs as `engine` gets them; none yet from an engine that will be started when the GPU is had."""
+        try:
+            return self._fitted(draft.compiled, draft.catalogue, engine)
+        except EngineUnreachable:
+            if not self._engine_can_start:
+                raise
+            return []
 
     def check(self, compiled: Compiled, catalogue: Catalogue, engine: Engine) -> list[dict[str, Any]]:
         """The graphs as `engine` would get them. Raises FilesMissing or NodesMissing for what it lacks."""
@@ -230,20 +255,33 @@ class Generator:
             known = self._parsed[name] = (raw, parse_object_info({name: raw})[name])
         return known[1]
 
-    def _run(
-        self,
-        engine: Engine,
-        nodes: dict[str, Any],
-        deadline: float,
-        watch: Watch,
-        cancelled: Callable[[], bool],
-    ) -> Outcome:
-        remaining = deadline - self._clock()
+    def _job(self, engine: Engine, index: int, graphs: list[dict[str, Any]], draft: Draft) -> Drawn:
+        """Run one job while the GPU is ours; the lease names it, so that it is taken back should we die."""
+        prompt_id = str(uuid.uuid4())
+        lease = self._arbiter.lease(
+            "generation",
+            job=prompt_id,
+            timeout_s=self._remaining_s(draft),
+            need_bytes=draft.need_bytes,
+            cancelled=draft.cancelled,
+        )
+        with lease as held:
+            fitted = graphs or self._fitted(draft.compiled, draft.catalogue, engine)
+            outcome = engine.run(
+                fitted[index],
+                prompt_id=prompt_id,
+                timeout_s=self._remaining_s(draft),
+                watch=_shown(held, draft.watch),
+                cancelled=lambda: draft.cancelled() or held.is_void(),
+            )
+            held.ran(outcome.run_s)
+        return Drawn(outcome, held.waited_s)
+
+    def _remaining_s(self, draft: Draft) -> float:
+        remaining = draft.deadline - self._clock()
         if remaining <= 0:
             raise JobTimedOut("The request's time was over before its last job began.")
-        return engine.run(
-            nodes, prompt_id=str(uuid.uuid4()), timeout_s=remaining, watch=watch, cancelled=cancelled
-        )
+        return remaining
 
     # --- the pictures ------------------------------------------------------------------------------
 
@@ -278,6 +316,17 @@ class Generator:
             prompt_id=prompt_id,
             kept=kept,
         )
+
+
+def _shown(lease: Lease, watch: Watch) -> Watch:
+    """`watch`, and everybody who looks at the status page sees the progress too."""
+
+    def show(event: Progress | Preview) -> None:
+        if isinstance(event, Progress) and event.maximum > 1:
+            lease.show(event.value, event.maximum)
+        watch(event)
+
+    return show
 
 
 _WORDS = {"steps": "Steps", "sampler": "Sampler", "schedule": "Schedule type", "cfg": "CFG scale"}

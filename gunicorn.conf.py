@@ -59,6 +59,7 @@ def on_starting(server: Any) -> None:
         )
         _take_state_dir()
         house.catalogue()
+        house.arbiter.books.mark_start()
     except EaselError as fault:
         sys.exit(f"{fault.code}: {fault.message}")
     _log_to_stderr()
@@ -90,9 +91,10 @@ def _log_to_stderr() -> None:
 def when_ready(server: Any) -> None:
     # The sketch engine is this process's child: one, whatever the number of workers. Not earlier: a start that fails
     # at the bind would leave it behind.
-    if settings["engine.sketch"] and not settings["engine.url"]:
+    if house.may_sketch:
         house.sketch_keeper.start(house.sketch_files)
     host, port = server.LISTENERS[0].sock.getsockname()[:2]
+    house.tell_address(host, port)
     server.log.info("Easel is at http://%s:%s", host, port)
 
 
@@ -101,7 +103,8 @@ def on_exit(server: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """In a fresh worker: how it ends, and, in the first one, loading the models that the owner wants warm."""
+    """In a fresh worker: how it ends, its share in passing the GPU on, and, in the first one, loading the models that the
+    owner wants warm."""
     before = signal.getsignal(signal.SIGTERM)
 
     def leave(number: int, frame: Any) -> None:
@@ -112,6 +115,7 @@ def post_worker_init(worker: Any) -> None:
             before(number, frame)
 
     signal.signal(signal.SIGTERM, leave)
+    house.arbiter.reconciler.start()
     if worker.age == 1 and settings["images.preload"]:
         arguments = (house.generator, settings["images.preload"])
         threading.Thread(target=preload, args=arguments, kwargs={"timeout_s": 3600}, daemon=True).start()

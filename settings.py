@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -11,10 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
 from errors import SettingsInvalid
 from yaml_text import line_of, read_yaml
 
-Kind = Literal["text", "url", "path", "integer", "number", "switch", "list"]
+_SCHEMAS = Path(__file__).resolve().parent / "schemas"
+
+Kind = Literal["text", "url", "path", "integer", "number", "switch", "list", "entries", "entry"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,8 @@ class Setting:
     minimum: float | None = None
     maximum: float | None = None
     secret: bool = False
+    schema: str = ""
+    """A file of `schemas/` that a value of kind entry keeps to."""
 
     @property
     def variable(self) -> str:
@@ -118,6 +126,111 @@ TABLE: tuple[Setting, ...] = (
         True,
         "Start the built-in sketch engine when no ComfyUI is configured and none was ever seen.",
     ),
+    Setting(
+        "engine.depth",
+        "integer",
+        2,
+        "Jobs that ComfyUI has at a time while it shares the GPU with LLM stacks; the others wait in Easel.",
+        minimum=1,
+        maximum=100,
+    ),
+    Setting(
+        "engine.start",
+        "entry",
+        {},
+        "How to start ComfyUI when it is down: `{systemd: UNIT}`, `{docker: NAME}`, `{command: [ARG, …]}`; empty: never.",
+        schema="engine_start.schema.json",
+    ),
+    Setting(
+        "engine.start_timeout_s",
+        "number",
+        180,
+        "How long ComfyUI may take from its start to its first answer.",
+        minimum=1,
+    ),
+    Setting(
+        "gpu.sharing",
+        "text",
+        "exclusive",
+        "Whether the LLMs always leave the GPU for a picture, or stay while there is room beside them.",
+        choices=("exclusive", "coexist"),
+    ),
+    Setting(
+        "gpu.reserve_gb",
+        "number",
+        1,
+        "With `coexist`: GPU memory to be left over beside the model's `min_vram_gb`, in 10^9 bytes.",
+        minimum=0,
+    ),
+    Setting(
+        "gpu.llm_during_generation",
+        "text",
+        "switch",
+        "What an LLM request does while ComfyUI has the GPU: take it when the pictures are done, wait, or be refused.",
+        choices=("switch", "wait", "refuse"),
+    ),
+    Setting(
+        "gpu.min_stay_s",
+        "number",
+        30,
+        "Shortest time that the GPU stays with one side while the other waits, so that the two do not thrash.",
+        minimum=0,
+    ),
+    Setting(
+        "gpu.restore",
+        "text",
+        "idle",
+        "When the GPU goes back to the LLMs with nobody asking: after idling, as soon as the pictures are done, or never.",
+        choices=("idle", "when_done", "never"),
+    ),
+    Setting(
+        "gpu.idle_restore_minutes",
+        "number",
+        60,
+        "With `restore: idle`: minutes without a picture; 0 is never.",
+        minimum=0,
+    ),
+    Setting(
+        "gpu.drain_timeout_s",
+        "number",
+        120,
+        "How long a switch waits for requests that run.",
+        minimum=0,
+    ),
+    Setting(
+        "gpu.on_drain_timeout",
+        "text",
+        "fail",
+        "When they are not done by then: give the switch up, or cut them off.",
+        choices=("fail", "kill"),
+    ),
+    Setting(
+        "gpu.release_timeout_s",
+        "number",
+        60,
+        "How long models may stay in memory after they were told to leave, before the switch is given up.",
+        minimum=1,
+    ),
+    Setting(
+        "gpu.verify_timeout_s",
+        "number",
+        20,
+        "How long the GPU's memory may take to come free after the models are gone.",
+        minimum=0,
+    ),
+    Setting(
+        "gpu.min_free_gb",
+        "number",
+        0,
+        "GPU memory that must be free before ComfyUI gets it, in 10^9 bytes; 0: the model's need, or all that comes free.",
+        minimum=0,
+    ),
+    Setting(
+        "llm.stacks",
+        "entries",
+        (),
+        "The LLM servers that share the GPU, see `docs/llm_stacks.md`; empty: ComfyUI has the GPU to itself.",
+    ),
     Setting("images.enabled", "switch", True, "Answer image requests at all."),
     Setting(
         "images.default_model", "text", "", "Model for requests that name none; empty: the catalogue's own."
@@ -151,9 +264,17 @@ class Settings:
     values: Mapping[str, Any]
     base: Path
     """Folder that relative paths start from: that of the configuration file."""
+    file_name: str = ""
+    text: str = ""
+    """Name and content of the configuration file, if there is one"""
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
+
+    def place(self, path: str) -> str:
+        """Where the owner wrote the value at `path`, such as `llm.stacks.0.url`: file and line, or nothing known."""
+        steps: list[str | int] = [int(step) if step.isdecimal() else step for step in path.split(".")]
+        return f"{self.file_name}:{line_of(self.text, steps)}: " if self.text else ""
 
     def path(self, name: str) -> Path:
         """A setting of kind path, absolute."""
@@ -181,7 +302,9 @@ def load_settings(environment: Mapping[str, str] = os.environ, root: Path | None
         )
     if faults:
         raise SettingsInvalid("\n".join(faults), faults=faults)
-    return Settings(values, base=file.parent if file.exists() else root)
+    if not file.exists():
+        return Settings(values, base=root)
+    return Settings(values, base=file.parent, file_name=file.name, text=file.read_text("utf-8"))
 
 
 def _from_file(file: Path, faults: list[str]) -> dict[str, Any]:
@@ -239,6 +362,11 @@ def _from_environment(environment: Mapping[str, str], faults: list[str]) -> dict
 def _from_text(text: str, kind: Kind) -> Any:
     if kind == "list":
         return [part.strip() for part in text.split(",") if part.strip()]
+    if kind in ("entries", "entry"):
+        try:
+            return read_yaml(text)
+        except ValueError:
+            return text
     if kind == "switch":
         return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}.get(
             text.strip().lower(), text
@@ -254,7 +382,7 @@ def _take(given: dict[str, Any], setting: Setting, value: Any, place: str, fault
     if fault:
         shown = "the given value" if setting.secret else repr(value)
         faults.append(f"{place}: {shown} is not allowed; {fault}")
-    elif setting.kind == "list":
+    elif setting.kind in ("list", "entries"):
         given[setting.name] = tuple(value)
     else:
         given[setting.name] = value
@@ -270,6 +398,8 @@ _TYPES: Mapping[Kind, tuple[tuple[type, ...], str]] = {
     "number": ((int, float), "a number"),
     "switch": ((bool,), "true or false"),
     "list": ((list,), "a list of texts"),
+    "entries": ((list,), "a list of entries"),
+    "entry": ((dict,), "an entry"),
 }
 
 
@@ -279,6 +409,10 @@ def _fault(setting: Setting, value: Any) -> str | None:
         return f"it wants {words}"
     if setting.kind == "list" and not all(isinstance(item, str) for item in value):
         return f"it wants {words}"
+    if setting.kind == "entries" and not all(isinstance(item, dict) for item in value):
+        return f"it wants {words}"
+    if setting.schema:
+        return _schema_fault(setting.schema, value)
     if setting.choices and value not in setting.choices:
         return f"it wants one of {', '.join(setting.choices)}"
     if setting.kind == "url" and value and not _URL.fullmatch(value):
@@ -290,6 +424,12 @@ def _fault(setting: Setting, value: Any) -> str | None:
     if setting.maximum is not None and value > setting.maximum:
         return f"it wants at most {setting.maximum:g}"
     return None
+
+
+def _schema_fault(name: str, value: Any) -> str | None:
+    schema = json.loads((_SCHEMAS / name).read_text("utf-8"))
+    fault = best_match(Draft202012Validator(schema).iter_errors(value))
+    return None if fault is None else str(fault.schema.get("description") or fault.message)
 
 
 def _is_of(value: Any, types: tuple[type, ...]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Flask
 
+from api.comfyui import comfyui_blueprint
 from api.envelope import answer, envelope, register_errors, status_of
 from api.gate import CleanPath, TrustedProxies, register_gate
 from api.health import health_blueprint
@@ -25,6 +26,7 @@ def register_api(app: Flask, services: Services) -> None:
     for blueprint in (
         images_blueprint(services),
         models_blueprint(services),
+        comfyui_blueprint(services),
         health_blueprint(services),
         openapi_blueprint(),
     ):

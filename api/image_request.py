@@ -11,9 +11,10 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
+from api.json_body import json_object
 from compiler import ImageRequest, Size
 from compiler.values import Note
-from errors import InvalidRequest, InvalidValue, PromptRequired, SizeNotAllowed, StreamUnsupported
+from errors import InvalidValue, PromptRequired, SizeNotAllowed, StreamUnsupported
 from generation import Finish
 
 SCHEMA: dict[str, Any] = json.loads(
@@ -80,7 +81,7 @@ def read_image_request(
 
     Raises InvalidRequest, PromptRequired, InvalidValue, SizeNotAllowed, StreamUnsupported.
     """
-    fields, shadowed = _canonical(_parse(text))
+    fields, shadowed = _canonical(json_object(text))
     _normalise(fields)
     _check(fields)
     seed = fields.get("seed", -1)
@@ -104,31 +105,6 @@ def read_image_request(
     adjusted = tuple(note for note in notes if note.done is not None)
     ignored = tuple(note for note in notes if note.done is None)
     return Asked(request, finish, as_url, adjusted, ignored)
-
-
-def _parse(text: bytes) -> dict[str, Any]:
-    try:
-        body = json.loads(
-            text.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_refuse_twice
-        )
-    except RecursionError as fault:
-        raise InvalidRequest("The body is nested too deeply.") from fault
-    except ValueError as fault:
-        raise InvalidRequest(f"The body is not JSON that can be read: {fault}.") from fault
-    if not isinstance(body, dict):
-        raise InvalidRequest("The body must be a JSON object.")
-    return body
-
-
-def _refuse_constant(word: str) -> Any:
-    raise ValueError(f"{word} is not JSON")
-
-
-def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        raise ValueError("a key is given twice in one object")
-    return made
 
 
 # --- names -----------------------------------------------------------------------------------------

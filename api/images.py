@@ -13,9 +13,10 @@ from flask import Blueprint, Response, jsonify, request
 
 from api.connection import hang_up_of, read_body
 from api.image_request import Asked, read_image_request
+from api.json_body import require_json
 from api.options import HttpOptions, Services
 from compiler.values import Note
-from errors import ImagesDisabled, NotJson
+from errors import ImagesDisabled
 from generation import Generation, Image
 
 GENERATION_PATHS = (
@@ -47,8 +48,7 @@ def _generate(services: Services) -> Response:
     options = services.options
     if not options.images_enabled:
         raise ImagesDisabled("Image generation is switched off on this server.")
-    if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
-        raise NotJson(f"This route takes JSON, not {request.mimetype or 'a body without Content-Type'}.")
+    require_json(request)
     # Also a body that is slow to come takes one of the places, so that some threads stay free for all else.
     with services.generator.waiting:
         return jsonify(_drawn(services, options))

@@ -9,6 +9,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify
 
+from api.comfyui import MODES
 from api.envelope import status_of
 from api.images import GENERATION_PATHS
 from errors import every_error
@@ -55,6 +56,7 @@ def description() -> dict[str, Any]:
                 "get": _operation("One model, by id or alias", "Model", failures=[401, 404]),
             },
             "/api/images/cache/{name}": {"parameters": [name], "get": _image()},
+            **_gpu_paths(),
             "/health": {"get": _operation("Does the process live?", "Health")},
             "/ready": {"get": _operation("Could a picture be drawn now?", "Ready", also=503)},
             "/openapi.json": {"get": _operation("This document", "Anything")},
@@ -64,6 +66,38 @@ def description() -> dict[str, Any]:
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
+
+
+def _gpu_paths() -> dict[str, Any]:
+    switchover = _operation("Pass the GPU on", "Switching", body="Switchover", failures=[401, 409, 422, 503])
+    switchover["responses"]["202"] = _json("Under way; poll the status", "Switching")
+    cancel = _operation("Cancel one render, or all", "Cancelled", body="Cancel", failures=[401, 404, 422])
+    cancel["responses"]["202"] = cancel["responses"].pop("200")
+    status = _operation("Who has the GPU, and how everything is", "ComfyuiStatus", failures=[401])
+    pin = _operation("Hold image mode, or let it go", "Pin", body="Pin", failures=[401, 409, 422, 503])
+    return {
+        "/api/comfyui/status": {"get": status},
+        "/api/comfyui/switchover": {"post": switchover},
+        "/api/comfyui/pin": {"post": pin},
+        "/api/comfyui/render/cancel": {"post": cancel},
+    }
+
+
+def _gpu_schemas() -> dict[str, Any]:
+    mode, flag = {"enum": list(MODES)}, {"type": "boolean"}
+    jobs = {"type": "array", "items": {"type": "string"}}
+    return {
+        "Switchover": _object({"mode": mode, "force": flag, "pin": flag}, required=["mode"]),
+        "Switching": _object({"status": {"enum": ["switching", "noop"]}, "mode": mode}),
+        "Pin": _object({"pinned": flag}),
+        "Cancel": _object({"id": {"type": "string"}, "all": flag}, required=[]),
+        "Cancelled": _object({"status": {"const": "cancel_requested"}, "jobs": jobs}),
+    }
+
+
+def _object(properties: dict[str, Any], required: list[str] | None = None) -> dict[str, Any]:
+    named = list(properties) if required is None else required
+    return {"type": "object", "additionalProperties": False, "required": named, "properties": properties}
 
 
 def _operation(
@@ -119,6 +153,8 @@ def _components() -> dict[str, Any]:
         "Model": _schema("models"),
         "Error": _schema("error"),
         "ModelList": model_list,
+        "ComfyuiStatus": _schema("comfyui_status"),
+        **_gpu_schemas(),
         "Health": {"type": "object", "required": ["status"], "properties": {"status": {"const": "ok"}}},
         "Ready": {"type": "object", "required": ["status", "engine", "catalogue"]},
         "Anything": {"type": "object"},

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from arbiter import Arbiter
 from compiler import Catalogue
 from engine import Engine
 from errors import EaselError
 from generation import Generator
 from image_store import ImageStore
+from overview import Overview
 
 
 @dataclass(frozen=True)
@@ -41,3 +43,5 @@ class Services:
     """Unix time at which the catalogue came into force"""
     catalogue_fault: Callable[[], EaselError | None]
     engine: Callable[[], Engine]
+    arbiter: Arbiter
+    overview: Overview

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.compiling import measure_compile
+from bench.gpu import measure_gpu
 from bench.latency import measure_latency
 from bench.processes import cpu_model
 from bench.report import report
@@ -26,6 +27,7 @@ MEASUREMENTS: Mapping[str, Callable[[World], Any]] = {
     "compile": measure_compile,
     "start": measure_start,
     "memory": measure_memory,
+    "gpu": measure_gpu,
     "models": measure_models,
 }
 

@@ -122,6 +122,17 @@ def _memory(memory: Mapping[str, Any]) -> Lines:
         yield "  this system does not tell"
 
 
+def _gpu(gpu: Mapping[str, Any]) -> Lines:
+    rows = (
+        ("an uncontended lease", gpu["lease_s"]),
+        ("a switch between tenants that take no time", gpu["switch_s"]),
+        ("GET /api/comfyui/status while 50 watch", gpu["status_s"]),
+    )
+    yield "Sharing the GPU; ms                              median      p95"
+    for words, each in rows:
+        yield f"  {words:<44} {_ms(each['median']):>8} {_ms(each['p95']):>8}"
+
+
 def _models(models: Mapping[str, Any]) -> Lines:
     yield "Models that the engine has; seconds a picture, medians"
     yield f"  {'':<28}{'size':>10}{'warm':>9}{'cold':>9}{'cold load':>11}"
@@ -141,6 +152,7 @@ _SECTIONS: Mapping[str, Callable[[Any], Lines]] = {
     "compile": _compile,
     "start": _start,
     "memory": _memory,
+    "gpu": _gpu,
     "models": _models,
 }
 

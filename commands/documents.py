@@ -61,7 +61,11 @@ def settings_table() -> str:
         words = setting.sentence
         if setting.choices:
             words += f" One of {', '.join(f'`{choice}`' for choice in setting.choices)}."
-        default = ", ".join(setting.default) if setting.kind == "list" else str(setting.default).lower()
-        shown = f"`{default if setting.kind == 'switch' else setting.default}`" if default else "(empty)"
+        default = str(setting.default).lower() if setting.kind == "switch" else str(setting.default)
+        shown = (
+            f"`{default}`"
+            if setting.default or setting.kind in ("switch", "integer", "number")
+            else "(empty)"
+        )
         rows.append(f"| `{setting.name}` | `{setting.variable}` | {shown} | {words} |")
     return "\n".join(rows)

@@ -32,6 +32,9 @@ class Rooms(Protocol):
     @property
     def generator(self) -> Generator: ...
     def catalogue(self) -> Catalogue: ...
+    def server_address(self) -> tuple[str, str | None]:
+        """The URL of this installation's running server, and a key that it takes if it wants one."""
+
     def command_engine(self) -> Any:
         """A context manager that gives the engine in force, or a sketch engine of its own while it lasts."""
 
@@ -41,7 +44,9 @@ EXIT_CODES: tuple[tuple[type[EaselError], int], ...] = (
     (errors.TemplateInvalid, 1),
     (errors.GraphInvalid, 1),
     (errors.SettingsInvalid, 1),
+    (errors.ServerAway, 3),
     (errors.EngineUnreachable, 3),
+    (errors.StackError, 3),
     (errors.EngineStalled, 3),
     (errors.FilesMissing, 3),
     (errors.NodesMissing, 3),
@@ -50,7 +55,7 @@ EXIT_CODES: tuple[tuple[type[EaselError], int], ...] = (
     (errors.StoreUnwritable, 5),
     (EaselError, 2),
 )
-"""0 done; 1 catalogue, template or settings are wrong; 2 the request is; 3 the engine is away or lacks something;
+"""0 done; 1 catalogue, template or settings are wrong; 2 the request is; 3 a server is away or lacks something;
 4 the job failed; 5 the picture could not be kept."""
 
 

@@ -1,0 +1,71 @@
+"""The whole way with real servers: a picture during an LLM stream, when EASEL_TEST_LLAMA_SERVER names a llama-server in
+router mode (with --metrics and a model loaded) and EASEL_TEST_COMFYUI a ComfyUI with the files of the default model."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.server.running import Server, running, until
+
+LLAMA, COMFYUI = "EASEL_TEST_LLAMA_SERVER", "EASEL_TEST_COMFYUI"
+
+
+def test_a_picture_during_an_llm_stream_on_real_servers(tmp_path: Path) -> None:
+    if not (os.environ.get(LLAMA) and os.environ.get(COMFYUI)):
+        pytest.skip(f"NO REAL SERVERS CHANGED HANDS: set {LLAMA} and {COMFYUI}, or run make test-llama")
+    before = loaded()
+    assert before, "load a model first"
+    stack = {"name": "chat", "driver": "llama-server", "url": os.environ[LLAMA]}
+    given = {"EASEL_ENGINE_URL": os.environ[COMFYUI], "EASEL_LLM_STACKS": json.dumps([stack])}
+    with running(tmp_path / "state", EASEL_GPU_MIN_STAY_S="0", **given) as server:
+        stream = Stream(before[0])
+        until(lambda: stream.lines > 10)
+        answer = server.draw(timeout=240)
+        assert answer.status_code == 200, answer.text
+        # Drained, not cut: the stream had come to its own end before a model was unloaded.
+        assert (stream.lines > 1000, stream.last) == (True, "data: [DONE]")
+        assert loaded() == []
+        assert [phase["name"] for phase in switchover(server)["phases"]][-1] == "starting"
+        body = {"mode": "inference"}
+        assert requests.post(f"{server.url}/api/comfyui/switchover", json=body, timeout=10).status_code == 202
+        until(lambda: not switchover(server)["active"], 60)
+        assert (switchover(server)["error"], switchover(server)["failed"]) == (None, [])
+        assert loaded() == before
+        assert complete(before[0], 8).status_code == 200
+
+
+class Stream(threading.Thread):
+    """Reads a completion of some seconds."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(daemon=True)
+        self.lines, self.last, self._model = 0, "", model
+        self.start()
+
+    def run(self) -> None:
+        with complete(self._model, 1500, stream=True) as answer:
+            for line in answer.iter_lines():
+                if line:
+                    self.lines, self.last = self.lines + 1, line.decode()
+
+
+def complete(model: str, tokens: int, stream: bool = False) -> requests.Response:
+    body = {"model": model, "prompt": "a", "max_tokens": tokens, "stream": stream, "temperature": 0}
+    return requests.post(f"{os.environ[LLAMA]}/v1/completions", json=body, stream=stream, timeout=120)
+
+
+def loaded() -> list[str]:
+    models = requests.get(f"{os.environ[LLAMA]}/models", timeout=10).json()["data"]
+    return sorted(model["id"] for model in models if model["status"]["value"] != "unloaded")
+
+
+def switchover(server: Server) -> dict[str, Any]:
+    block: dict[str, Any] = requests.get(f"{server.url}/api/comfyui/status", timeout=10).json()["switchover"]
+    return block
