@@ -109,9 +109,8 @@ class Books:
         try:
             return self._parsed(stamp, self._state_file.read_bytes())
         except FileNotFoundError:
-            return (
-                State()
-            )  # not written before there is something to write: a full disk shall not stop pictures
+            # Not written before there is something to write: a full disk shall not stop pictures.
+            return State()
         except Exception as fault:
             return self._made_anew(fault)
 
@@ -129,10 +128,6 @@ class Books:
             if after != before:
                 self.write(after)
             return after
-
-    def stamp(self) -> object:
-        """Something that is another thing once the state was written again."""
-        return self._stamp()
 
     def _stamp(self) -> Stamp | None:
         try:

@@ -99,14 +99,6 @@ class Holds:
             return ()
         return tuple(sorted((hold for hold in found if hold is not None), key=lambda hold: hold.number))
 
-    def stamp(self) -> object:
-        """Something that is another thing once a hold came, went or changed."""
-        try:
-            entry = os.stat(self.folder)
-        except OSError:
-            return None
-        return entry.st_mtime_ns, entry.st_nlink
-
     def take(self, hold: Hold) -> Held:
         """Make a hold of this process. Under the mutex. Raises OSError, for instance when the disk is full."""
         self.folder.mkdir(parents=True, exist_ok=True)

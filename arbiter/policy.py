@@ -77,12 +77,25 @@ def next_switch(state: State, holds: Holds, pace: Pace, policy: Policy, now: flo
     stayed = now - state.since >= policy.min_stay_s or now < state.since  # the clock was set back
     if state.rebuilt is not None and stayed:
         return Next("inference", "the state was lost")
-    if state.pinned or not stayed:
+    if state.pinned or not stayed or _is_letting_in(state, holds, policy, now):
         return None
     waiting = of(holds, "ticket", other(state.mode))
     if any(ticket.asks and not is_revoked(state, ticket) for ticket in waiting):
         return Next(other(state.mode), "image request" if state.mode == "inference" else "LLM request")
     return _restore(state, holds, pace, policy, now)
+
+
+LET_IN_S = 1.0
+"""Longest time that those who waited for a mode have to come in before it may be left again"""
+
+
+def _is_letting_in(state: State, holds: Holds, policy: Policy, now: float) -> bool:
+    """Whether a mode was just reached and somebody whose turn it is has not taken it yet: without this, two sides that
+    ask all the time would pass the GPU to and fro at a minimum stay of 0, and nobody would be served."""
+    waiting = of(holds, "ticket", state.mode)
+    return 0 <= now - state.since < LET_IN_S and any(
+        is_first(holds, each, policy.depth) and not is_revoked(state, each) for each in waiting
+    )
 
 
 def _restore(state: State, holds: Holds, pace: Pace, policy: Policy, now: float) -> Next | None:

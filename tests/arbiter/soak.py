@@ -151,9 +151,7 @@ class _Tells(logging.Handler):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def work(
-    folder: Path, socket: Path, worker: int, plan: Plan, began: float, mutant: str, dies_in: str | None
-) -> None:
+def work(folder: Path, socket: Path, worker: int, plan: Plan, mutant: str, dies_in: str | None) -> None:
     """A worker process: its share of the plan's ops, a thread each."""
     call = Caller(socket, f"w{worker}/{os.getpid()}")
     log = logging.getLogger("easel.gpu")
@@ -161,6 +159,9 @@ def work(
     log.addHandler(_Tells(call, dies_in))
     log.propagate = False
     arbiter = make_arbiter(folder, call, plan.policy, mutant)
+    call("result", what="ready", worker=worker, pid=os.getpid())
+    while (began := call("began")) is None:
+        time.sleep(0.002)
     arbiter.reconciler.start()
     threads = [
         threading.Thread(target=_do, args=(arbiter, call, op, began), daemon=True)
@@ -269,18 +270,18 @@ def judge(seed: int, mutant: str = "") -> Verdict:
 def _play(plan: Plan, place: Path, mutant: str) -> Verdict:
     world = World(random_faults(random.Random(plan.seed + 1)))
     server = WorldServer(place / "world", world)
-    folder, began = place / "gpu", time.time() + 0.05
+    folder = place / "gpu"
     workers: dict[int, Any] = {}
 
     def start(number: int, dies_in: str | None = None) -> None:
-        arguments = (folder, place / "world", number, plan, began, mutant, dies_in)
+        arguments = (folder, place / "world", number, plan, mutant, dies_in)
         workers[number] = PROCESSES.Process(target=work, args=arguments, daemon=True)
         workers[number].start()
 
     try:
         for number in (0, 1):
             start(number, plan.dies_in.get(number))
-        killed = _until_quiet(plan, world, workers, start, began)
+        killed = _until_quiet(plan, world, workers, start, _beginning(world))
         faults = [*world.violations, *_endings_wrong(world), *_numbers_wrong(world, killed)]
         faults += _aftermath(folder, world, Caller(place / "world", "judge"), plan)
         faults += [fault for fault in world.violations if fault not in faults]
@@ -292,6 +293,17 @@ def _play(plan: Plan, place: Path, mutant: str) -> Verdict:
     died = tuple(result["phase"] for result in world.results if result["what"] == "died")
     endings = tuple(result.get("ended", "") for result in world.results if "ended" in result)
     return Verdict(plan.seed, tuple(faults), died, endings, tuple(world.log), world.served, world.drawn)
+
+
+def _beginning(world: World) -> float:
+    """Say when the plan begins, once both workers are there: on a busy machine it takes long until a process runs."""
+    give_up = time.monotonic() + 30
+    while sum(result["what"] == "ready" for result in list(world.results)) < 2:
+        if time.monotonic() > give_up:
+            raise TimeoutError("the workers do not start")
+        time.sleep(0.002)
+    world.began_at = time.time() + 0.02
+    return world.began_at
 
 
 def _until_quiet(
@@ -365,7 +377,8 @@ def _aftermath(folder: Path, world: World, call: Caller, plan: Plan) -> list[str
 
 def _settle(arbiter: Arbiter) -> None:
     give_up = time.monotonic() + 5
-    while arbiter.books.state().under_way or arbiter.books.state().wanted:
+    # One look each time: between two, a wish can become a switch.
+    while (state := arbiter.books.state()).under_way or state.wanted:
         if time.monotonic() > give_up:
             raise TimeoutError("a switch does not come to an end")
         time.sleep(0.005)

@@ -317,3 +317,14 @@ def test_a_retry_after_is_a_whole_second_or_more(mode: Mode, state: State) -> No
     told = wait_s(mode, replace(state, took_s={"inference": 0.01, "generation": 0.01}))
     assert isinstance(told, int)
     assert told >= 1
+
+
+def test_who_waited_for_a_mode_is_let_in_before_it_is_left_again() -> None:
+    policy, state = Policy(min_stay_s=0), State(mode="inference", since=100.0)
+    llm = Hold("ticket", 1, "inference", True, 0, 1, "llm")
+    image = Hold("ticket", 2, "generation", True, 0, 1, "image")
+    assert next_switch(state, [llm, image], Pace(), policy, 100.5) is None
+    let_in = replace(llm, kind="lease")
+    assert next_switch(state, [let_in, image], Pace(), policy, 100.5) is not None
+    # Somebody who does not come is not waited for.
+    assert next_switch(state, [llm, image], Pace(), policy, 101.5) is not None

@@ -627,7 +627,7 @@ def test_with_nobody_to_share_with_there_is_nothing_to_switch_or_pin(tmp_path: P
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    world = World()
+    world = World(began_at=0.0)
     server = WorldServer(tmp_path / "world", world)
     yield world
     server.close()
@@ -644,7 +644,7 @@ def dies(folder: Path, socket: Path, target: Mode, phase: str) -> None:
     """A process that begins a switch and is killed at the beginning of a phase."""
     policy = Policy(min_stay_s=0, restore="never", look_s=0.002, tick_s=0.002)
     plan = Plan(0, policy, (Op(60, 0, "switch", {"mode": target}),), {}, (), None)
-    child = PROCESSES.Process(target=work, args=(folder, socket, 0, plan, 0.0, "", phase), daemon=True)
+    child = PROCESSES.Process(target=work, args=(folder, socket, 0, plan, "", phase), daemon=True)
     child.start()
     child.join(WAIT_S)
     assert child.exitcode == -9

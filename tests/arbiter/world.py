@@ -63,6 +63,8 @@ class World:
     accepted: int = 0
     served: int = 0
     drawn: int = 0
+    began_at: float | None = None
+    """When the plan begins, in Unix seconds; None as long as not everybody is there"""
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -78,7 +80,7 @@ class World:
     def call(self, op: str, given: dict[str, Any]) -> Any:
         with self._lock:
             self._advance(time.monotonic())
-            if op not in ("resident", "busy", "is_done"):
+            if op not in ("resident", "busy", "is_done", "began"):
                 self.log.append(f"{time.monotonic() - self._began:.3f} {given.pop('who', '')} {op} {given}")
             given.pop("who", None)
             return getattr(self, f"do_{op}")(**given)
@@ -190,6 +192,9 @@ class World:
 
     def do_result(self, **result: Any) -> None:
         self.results.append(result)
+
+    def do_began(self) -> float | None:
+        return self.began_at
 
     def do_accepted(self) -> None:
         self.accepted += 1
