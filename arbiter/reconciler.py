@@ -80,7 +80,7 @@ class Reconciler:
                 # Whatever it was: who reigns must not die of it, or the GPU would stay where it is for ever.
                 log.exception("the reconciler stumbled")
                 self._stopping.wait(_TROUBLE_S)
-            self._wake.wait(self._policy.tick_s)
+            self._wake.wait(self._policy.tick_s if self._is_wired else _BURY_S)
             self._wake.clear()
 
     def _take_stock(self) -> None:
