@@ -145,6 +145,9 @@ class _Tells(logging.Handler):
         elif record.msg == "switch %d is %s" and isinstance(record.args, tuple):
             phase = str(record.args[1])
         else:
+            if record.exc_info:
+                trace = logging.Formatter().formatException(record.exc_info)
+                self._call("result", what="reconciler", ended=f"{record.msg}: {trace}")
             return
         if phase == self._dies_in:
             self._call("died", phase=phase)
@@ -320,6 +323,7 @@ def _until_quiet(
             victims, restart_at = [0, 1], None
         for number in victims:
             workers[number].kill()
+            workers[number].join()  # else it could still pass for alive, and for done
         for number in list(workers):
             if not workers[number].is_alive():
                 killed = True
