@@ -42,6 +42,7 @@ _ASK_S = 0.25
 """Between two looks at whether the caller is still there"""
 _NEAR_S, _STEP_S, _FAR_S = 0.01, 0.02, 0.25
 _MEASURE_S = 1.0
+_NOTICEABLE_S = 0.2
 _WAKE = 4
 
 
@@ -60,7 +61,7 @@ class Lease:
 
     def __init__(self, arbiter: Arbiter, held: Held, waited_s: float) -> None:
         self._arbiter, self._held = arbiter, held
-        self.waited_s = waited_s
+        self.waited_s, self._had_at = waited_s, time.monotonic()
 
     def is_void(self) -> bool:
         """Whether the owner took the GPU back by force or cancelled this job: stop, and submit nothing more."""
@@ -71,8 +72,9 @@ class Lease:
         self._held.ran_s = seconds
 
     def show(self, step: int, steps: int) -> None:
-        """Tell whoever watches how far the job is."""
-        self._arbiter.board.show(self._held.hold.job, step, steps)
+        """Tell whoever watches how far the job is; of one that is done in no time nobody would see it."""
+        if time.monotonic() - self._had_at >= _NOTICEABLE_S:
+            self._arbiter.board.show(self._held.hold.job, step, steps)
 
 
 class Arbiter:
@@ -157,18 +159,24 @@ class Arbiter:
 
     def _enter(self, mode: Mode, job: str, need: int) -> Held:
         try:
-            with self.books.mutex():
-                state, holds = self.books.state(), self.holds.all()
-                number = decide.next_number(state, holds)
-                asks = decide.asks(mode, self.policy) and not self._may_coexist(state, mode)
-                ticket = Hold("ticket", number, mode, asks, need, os.getpid(), job)
-                at_once = not self.is_wired or (
-                    decide.is_open(state, mode) and decide.is_first(holds, ticket, self.policy.depth)
-                )
-                held = self.holds.take(replace(ticket, kind="lease") if at_once else ticket)
+            return self._taken(mode, job, need) if self.is_wired else self._taken_alone(mode, job, need)
         except OSError as fault:
             raise StoreFull(f"The state directory cannot be written: {fault.strerror}.") from fault
-        return held
+
+    def _taken(self, mode: Mode, job: str, need: int) -> Held:
+        """A lease if one can be had at once, else a ticket."""
+        with self.books.mutex():
+            state, holds = self.books.state(), self.holds.all()
+            asks = decide.asks(mode, self.policy) and not self._may_coexist(state, mode)
+            number = decide.next_number(state, holds)
+            ticket = Hold("ticket", number, mode, asks, need, os.getpid(), job)
+            at_once = decide.is_open(state, mode) and decide.is_first(holds, ticket, self.policy.depth)
+            return self.holds.take(replace(ticket, kind="lease") if at_once else ticket)
+
+    def _taken_alone(self, mode: Mode, job: str, need: int) -> Held:
+        """With nobody to share with there is nothing to agree about; the lease only tells whose job it is."""
+        number = time.time_ns() // 1_000_000
+        return self.holds.take(Hold("lease", number, mode, True, need, os.getpid(), job))
 
     def _may_coexist(self, state: State, mode: Mode) -> bool:
         return self.policy.sharing == "coexist" and mode == "generation" and state.mode == "inference"
@@ -182,12 +190,11 @@ class Arbiter:
         self._call_next()
 
     def _call_next(self) -> None:
-        """Wake those of this process whose turn may have come, and the reconciler."""
+        """Wake those of this process whose turn may have come."""
         for number in sorted(self._waiting)[:_WAKE]:
             event = self._waiting.get(number)
             if event is not None:
                 event.set()
-        self.reconciler.nudge()
 
     # --- waiting -----------------------------------------------------------------------------------
 

@@ -69,8 +69,11 @@ class Held:
         self.hold = hold
         self.ran_s: float | None = None
         """How long the engine worked for it, once that is known"""
-        self._lock = FileLock(folder / hold.name, is_singleton=False, thread_local=False)
+        # Locked before it has its name: nobody ever sees a hold that looks as if its holder had died.
+        making = folder / f".{hold.name}"
+        self._lock = FileLock(making, is_singleton=False, thread_local=False)
         self._lock.acquire(timeout=1, poll_interval=0.001)
+        os.rename(making, folder / hold.name)
 
     def change(self, **changes: object) -> None:
         """Rename the file; the lock is the file's, so it is held all the time."""
@@ -100,12 +103,12 @@ class Holds:
         return tuple(sorted((hold for hold in found if hold is not None), key=lambda hold: hold.number))
 
     def take(self, hold: Hold) -> Held:
-        """Make a hold of this process. Under the mutex. Raises OSError, for instance when the disk is full."""
+        """Make a hold of this process. Raises OSError, for instance when the disk is full."""
         self.folder.mkdir(parents=True, exist_ok=True)
         return Held(self.folder, hold)
 
     def dead(self) -> tuple[Hold, ...]:
-        """Holds whose holder is gone. Under the mutex, so that none is just being made."""
+        """Holds whose holder is gone."""
         return tuple(hold for hold in self.all() if self._is_free(hold))
 
     def bury(self, hold: Hold) -> None:

@@ -154,8 +154,7 @@ class Switchover:
 
     def bury_dead(self) -> None:
         """Take back the jobs of holders that died, and only then let their leases count no more."""
-        with self.books.mutex():
-            dead = self.holds.dead()
+        dead = self.holds.dead()
         for mode, tenant in self.tenants.items():
             jobs = [hold.job for hold in dead if hold.kind == "lease" and hold.mode == mode]
             if jobs:

@@ -329,7 +329,14 @@ def test_only_jobs_that_there_are_can_be_cancelled_and_chats_are_none(make_arbit
 def test_how_far_a_job_is_is_seen_from_any_process_and_forgotten_with_it(make_arbiter: MakeArbiter) -> None:
     mine, other = in_image_mode(make_arbiter(restore="never")), make_arbiter(restore="never")
     with mine.lease("generation", job="picture", timeout_s=WAIT_S) as lease:
-        lease.show(4, 20)
+        lease.show(1, 20)
+        assert other.board.progress("picture") is None  # nobody could see a job that is over in no time
+
+        def seen() -> object:
+            lease.show(4, 20)
+            return other.board.progress("picture")
+
+        until(seen)
         progress = other.board.progress("picture")
         assert progress is not None
         assert (progress.step, progress.steps) == (4, 20)
