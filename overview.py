@@ -177,7 +177,7 @@ class Overview:
         tasks = {
             pool.submit(self._engine_probe, before): _NOT_REACHABLE,
             pool.submit(lambda: {"container": self._host.state()}): {"container": "absent"},
-            pool.submit(self._stacks_probe): {"stacks": before["stacks"]},
+            pool.submit(self._stacks_probe): {"stacks": [asdict(each) for each in self._stacks.unanswered()]},
         }
         concurrent.futures.wait(tasks, timeout=PROBE_S)
         pool.shutdown(wait=False, cancel_futures=True)

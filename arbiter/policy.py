@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from arbiter.holds import Hold
-from arbiter.values import Mode, Pace, Policy, State, other
+from arbiter.values import Mode, Pace, Policy, State, Switch, other
 
 Holds = Sequence[Hold]
 
@@ -20,6 +20,16 @@ class Next:
     reason: str
     force: bool = False
     pin: bool = False
+
+
+WAITED_FOR: Mapping[Mode, str] = {"generation": "image request", "inference": "LLM request"}
+"""The reason of a switch to a mode that is made because somebody waits for it"""
+
+
+def is_unwanted(switch: Switch, holds: Holds) -> bool:
+    """Whether everybody that a switch was begun for has gone."""
+    waiting = any(ticket.asks for ticket in of(holds, "ticket", switch.target))
+    return switch.reason == WAITED_FOR[switch.target] and not waiting
 
 
 def of(holds: Holds, kind: str, mode: Mode) -> list[Hold]:
@@ -81,7 +91,7 @@ def next_switch(state: State, holds: Holds, pace: Pace, policy: Policy, now: flo
         return None
     waiting = of(holds, "ticket", other(state.mode))
     if any(ticket.asks and not is_revoked(state, ticket) for ticket in waiting):
-        return Next(other(state.mode), "image request" if state.mode == "inference" else "LLM request")
+        return Next(other(state.mode), WAITED_FOR[other(state.mode)])
     return _restore(state, holds, pace, policy, now)
 
 

@@ -100,7 +100,8 @@ class Switchover:
 
     def _pass_on(self, switch: Switch) -> None:
         self._enter("draining")
-        self._drain(switch)
+        if not self._drain(switch):
+            return self._call_off()
         released = self._remember(switch)
         free_before = self._free()
         self._enter("releasing")
@@ -109,16 +110,19 @@ class Switchover:
         self._verify_gone(switch)
         if switch.target == "generation":
             self._verify_memory(released, free_before)
-        self._hand_over(switch)
+        return self._hand_over(switch)
 
     def _giver(self, switch: Switch) -> Tenant:
         return self.tenants[other(switch.target)]
 
-    def _drain(self, switch: Switch) -> None:
-        """Wait until nothing runs any more, ours or others'. Nothing is cut unless that was asked for."""
+    def _drain(self, switch: Switch) -> bool:
+        """Wait until nothing runs any more, ours or others'. Nothing is cut unless that was asked for. False: those who
+        waited for the switch are gone, and nothing was touched yet."""
         giver, forced = self._giver(switch), switch.force
         until, drop_at = self.clock() + self.policy.drain_s, 0.0
         while self._leases(switch) or giver.busy():
+            if not _has_released(switch) and decide.is_unwanted(switch, self.holds.all()):
+                return False
             now = self.clock()
             if now >= until and not self._may_cut(switch, forced):
                 raise self._too_long(switch)
@@ -126,11 +130,23 @@ class Switchover:
                 forced, until = True, now + self.policy.drain_s
                 self._revoke(switch)
             if forced and switch.target == "generation":
-                return  # its server cuts what still runs
+                return True  # its server cuts what still runs
             if forced and now >= drop_at:
                 giver.drop(None)
                 drop_at = now + _FORCED_AGAIN_S
             self.pause(self.policy.look_s)
+        return True
+
+    def _call_off(self) -> None:
+        """The mode stays, as if nobody had asked."""
+
+        def called_off(state: State) -> State:
+            assert state.switch is not None
+            ended = state.switch.ending(self.clock())
+            return replace(state, switch=replace(ended, notes=(*ended.notes, "nobody waits for it any more")))
+
+        self.books.update(called_off)
+        log.info("the switch is called off: nobody waits for it any more")
 
     def _leases(self, switch: Switch) -> Sequence[Hold]:
         """Leases of those who have to go. Jobs of the dead are taken back first."""

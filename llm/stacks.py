@@ -105,6 +105,13 @@ class Stacks:
         """A look at each stack. Never raises."""
         return tuple(ask_all(_status, self._stacks))
 
+    def unanswered(self) -> tuple[StackStatus, ...]:
+        """What can be said of each stack when a look at them takes too long."""
+        return tuple(
+            StackStatus(each.name, each.driver, each.url, False, None, None, "it did not answer in time")
+            for each in self._stacks
+        )
+
     def _shares(self, residents: Sequence[Resident]) -> Iterator[tuple[Stack, list[Resident]]]:
         for stack in self._stacks:
             yield stack, [resident for resident in residents if resident.owner == stack.name]

@@ -14,7 +14,14 @@ import pytest
 from arbiter import Arbiter, Mode, Policy
 from arbiter.books import Books
 from arbiter.policy import is_open
-from errors import ArbiterUnavailable, ComfyuiBusy, GpuPinned, NotGenerating, SwitchInProgress
+from errors import (
+    ArbiterUnavailable,
+    ComfyuiBusy,
+    GpuPinned,
+    NotGenerating,
+    RequestCancelled,
+    SwitchInProgress,
+)
 from tenant import Failure
 from tests.arbiter.conftest import MakeArbiter
 from tests.arbiter.fakes import GB, WAIT_S, FakeEngine, FakeStacks, Request, Stage, until
@@ -752,3 +759,24 @@ def test_a_dead_holders_job_is_taken_back_before_the_gpu_changes_hands(
 
 def test_every_phase_is_died_in_here() -> None:
     assert {phase for _, phase in DEATHS} == set(PHASES)
+
+
+def test_a_switch_that_nobody_waits_for_any_more_is_called_off_before_anything_was_touched(
+    make_arbiter: MakeArbiter, stacks: FakeStacks
+) -> None:
+    arbiter = make_arbiter()
+    with arbiter.lease("inference", job="chat", timeout_s=WAIT_S):
+        waits = Request(arbiter, "generation", "picture").waits()
+        until(lambda: arbiter.books.state().under_way)
+        waits.hung_up = True
+        assert isinstance(waits.ends(), RequestCancelled)
+        until(lambda: arbiter.books.state().under_way is None)
+    state = arbiter.books.state()
+    assert state.switch is not None
+    assert (state.mode, state.switch.error, state.switch.notes) == (
+        "inference",
+        None,
+        ("nobody waits for it any more",),
+    )
+    assert sorted(stacks.loaded) == ["chat", "embed"]
+    assert Request(arbiter, "generation", "another").gets_it().lets_go() is None
