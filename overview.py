@@ -27,8 +27,9 @@ log = logging.getLogger("easel.gpu")
 
 ROUND_S = 1.0
 """Between two rounds of probes, however many look"""
-STALE_S = 5.0
-"""What is older is worth waiting for the next round"""
+STALE_S = 2.0
+"""What is older is worth waiting for the next round, a little"""
+_PATIENCE_S = 0.5
 PROBE_S = 2.0
 _GLANCE_S = 1.5
 _READINESS_S = 10.0
@@ -131,11 +132,12 @@ class Overview:
     # --- probes ------------------------------------------------------------------------------------
 
     def probes(self) -> Mapping[str, Any]:
-        """What the last round found. Starts the next when it is due; waits for it only when the last is long ago."""
+        """What the last round found. Starts the next when it is due; waits for it only when the last is some time ago,
+        and not for a server that hangs."""
         known = self._known()
         if self._age(known) >= ROUND_S:
             self._start_round()
-        give_up = time.monotonic() + PROBE_S + 0.5
+        give_up = time.monotonic() + (_PATIENCE_S if known["at"] else PROBE_S + _PATIENCE_S)
         while self._age(known) >= STALE_S and time.monotonic() < give_up:
             time.sleep(0.01)
             known = self._known()
