@@ -19,8 +19,10 @@ from tenant import Failure, Resident, Tenant
 log = logging.getLogger("easel.gpu")
 
 _FORCED_AGAIN_S = 0.25
-_NOISE = 64 * 2**20
+_NOISE = 16 * 2**20
 """Free memory moves by so much by itself, in bytes"""
+_NEARLY = 0.75
+"""Of what a model is said to need, so much is enough to try: `min_vram_gb` is a round figure, and no card is ever empty"""
 _STEADY = 2
 _LOOKS = 2
 """An empty list must be seen so often in a row: a model that is only starting may be in no list yet"""
@@ -232,24 +234,28 @@ class Switchover:
         """The driver gives memory back some time after a process said so. Wait for what is needed, or till no more comes."""
         now = self._free() if before is not None else None
         if not released or before is None or now is None:
-            return
+            return None
         need = max([self.policy.min_free_bytes, *(hold.need for hold in self.holds.all())])
         until, most, steady = self.clock() + self.policy.verify_s, now, 0
         while not (0 < need <= now) and not (steady >= _STEADY and self._will_do(now, before)):
             if self.clock() >= until:
-                raise SwitchFailed(
-                    f"The LLM servers list nothing any more, but only {now / 1e9:.1f} GB of GPU memory are free.",
-                    target="generation",
-                    free_bytes=now,
-                )
+                return self._none_came(now, need)
             self.pause(self.policy.look_s)
             now = self._free() or 0
             steady = steady + 1 if now <= most + _NOISE else 0
             most = max(most, now)
+        return None
 
     def _will_do(self, now: int, before: int) -> bool:
-        """A model that needs more than there is can still run; memory of which nothing came back cannot be right."""
+        """A model that needs more than there is can still run, if all that could come has come."""
         return now >= before + _NOISE and now >= self.policy.min_free_bytes
+
+    def _none_came(self, now: int, need: int) -> None:
+        """What was unloaded gave nothing back: it lay in the machine's own memory, or it is still there."""
+        words = f"The LLM servers list nothing any more, but only {now / 1e9:.1f} GB of GPU memory are free."
+        if now < max(self.policy.min_free_bytes, _NEARLY * need):
+            raise SwitchFailed(words, target="generation", free_bytes=now)
+        self._note(words)
 
     def _hand_over(self, switch: Switch) -> None:
         self._enter("starting" if switch.target == "generation" else "restoring")

@@ -17,8 +17,8 @@ log = logging.getLogger("easel.engine")
 
 _RESIDUE = 512 * 2**20
 """What ComfyUI's allocator may keep without holding a model, in bytes"""
-_SETTLED_S = 3.0
-"""Memory that did not come free in so long after it was asked for does not come at all (a custom node keeps it)"""
+_SETTLED_S = 10.0
+"""Memory of which nothing came free in so long does not come at all (a custom node keeps it)"""
 _LOOK_S = 0.1
 
 
