@@ -39,7 +39,8 @@ class House:
         self.settings = settings
         self.state_dir = settings.path("state_dir")
         self.nodes = ROOT / "schemas/nodes.json"
-        self.host = Host.of(settings["engine.start"], self.state_dir)
+        keys = [entry["key_env"] for entry in settings["llm.stacks"] if "key_env" in entry]
+        self.host = Host.of(settings["engine.start"], self.state_dir, keys)
         self.engine_url = settings["engine.url"].rstrip("/") or (PROBE_URL if self.host.can_start else "")
         self.may_sketch = settings["engine.sketch"] and not self.engine_url
         self.stacks = _stacks_of(settings)
@@ -172,6 +173,7 @@ class House:
                 self._own_sketch_url = own.url
                 yield
         finally:
+            self.arbiter.give_back()
             self.arbiter.reconciler.stop()
 
     def _has_engine(self) -> bool:
@@ -182,7 +184,8 @@ class House:
         return True
 
     def tell_address(self, host: str, port: int) -> None:
-        """For commands that speak to the running server: where it listens, also when it chose its port itself."""
+        """For commands that speak to the running server: where it listens, also when it chose its port itself. Raises
+        OSError."""
         reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
         write_whole(
             self._address_file, f"http://{f'[{reached}]' if ':' in reached else reached}:{port}".encode()

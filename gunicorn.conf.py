@@ -62,6 +62,8 @@ def on_starting(server: Any) -> None:
         house.arbiter.books.mark_start()
     except EaselError as fault:
         sys.exit(f"{fault.code}: {fault.message}")
+    except OSError as fault:
+        sys.exit(f"{SettingsInvalid.code}: state_dir cannot be used: {fault}")
     _log_to_stderr()
 
 
@@ -94,7 +96,10 @@ def when_ready(server: Any) -> None:
     if house.may_sketch:
         house.sketch_keeper.start(house.sketch_files)
     host, port = server.LISTENERS[0].sock.getsockname()[:2]
-    house.tell_address(host, port)
+    try:
+        house.tell_address(host, port)
+    except OSError as fault:
+        server.log.error("flask gpu will need --url: the state directory cannot be written: %s", fault)
     server.log.info("Easel is at http://%s:%s", host, port)
 
 
@@ -108,6 +113,7 @@ def post_worker_init(worker: Any) -> None:
     before = signal.getsignal(signal.SIGTERM)
 
     def leave(number: int, frame: Any) -> None:
+        house.arbiter.dismiss(_stopping())
         timer = threading.Timer(JOBS_MAY_RUN_ON_S, house.stop_jobs, [_stopping()])
         timer.daemon = True
         timer.start()

@@ -380,7 +380,8 @@ def _from_text(text: str, kind: Kind) -> Any:
 def _take(given: dict[str, Any], setting: Setting, value: Any, place: str, faults: list[str]) -> None:
     fault = _fault(setting, value)
     if fault:
-        shown = "the given value" if setting.secret else repr(value)
+        may_be_secret = setting.secret or (setting.kind == "url" and "@" in str(value))
+        shown = "the given value" if may_be_secret else repr(value)
         faults.append(f"{place}: {shown} is not allowed; {fault}")
     elif setting.kind in ("list", "entries"):
         given[setting.name] = tuple(value)
@@ -388,11 +389,11 @@ def _take(given: dict[str, Any], setting: Setting, value: Any, place: str, fault
         given[setting.name] = value
 
 
-_URL = re.compile(r"https?://[^\s/?#]+[^\s?#]*")
+_URL = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
 
 _TYPES: Mapping[Kind, tuple[tuple[type, ...], str]] = {
     "text": ((str,), "a text"),
-    "url": ((str,), "an address such as http://127.0.0.1:8188"),
+    "url": ((str,), "an address such as http://127.0.0.1:8188, without user and password"),
     "path": ((str,), "a path"),
     "integer": ((int,), "a whole number"),
     "number": ((int, float), "a number"),

@@ -46,4 +46,4 @@ class Tenant(Protocol):
         """Get these back and wait for it; what could not be is told, one by one, and keeps nobody else from it."""
 
     def drop(self, jobs: Sequence[str] | None) -> None:
-        """Take back what it does for these jobs, by their ids; None: everything, whoever asked for it. Never raises."""
+        """Take back what it does for these jobs, by their ids; None: everything, whoever asked for it. Does not wait."""

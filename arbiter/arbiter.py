@@ -15,6 +15,7 @@ from arbiter import policy as decide
 from arbiter.board import Board
 from arbiter.books import Books
 from arbiter.holds import Held, Hold, Holds
+from arbiter.lookout import Lookout
 from arbiter.reconciler import Reconciler
 from arbiter.switchover import Switchover
 from arbiter.values import Mode, Pace, Policy, State, Wish
@@ -108,8 +109,9 @@ class Arbiter:
         switchover = Switchover(
             self.books, self.holds, everybody, self.policy, free_memory=measure, clock=clock
         )
+        lookout = Lookout(everybody.get("inference"), engine_down)
         self.reconciler = Reconciler(
-            switchover, is_wired=self.is_wired, engine_down=engine_down, forget=self._sweep_board
+            switchover, is_wired=self.is_wired, lookout=lookout, forget=self._forget_the_dead
         )
         self._waiting: dict[int, threading.Event] = {}
         self._dismissal: EaselError | None = None
@@ -212,6 +214,7 @@ class Arbiter:
                     self._check_wanted(held.hold, cancelled)
                 if now >= measure_at:
                     measure_at = now + _MEASURE_S
+                    self.books.check_writable()
                     if self._granted_beside(held):
                         return
                 self._check_hope(held.hold, heard)
@@ -339,11 +342,14 @@ class Arbiter:
         return "switching"
 
     def pin(self, pinned: bool) -> None:
-        """Hold image mode against every switch but a forced one, or let it go. Raises ArbiterUnavailable and
-        NotGenerating."""
+        """Hold image mode against every switch but a forced one, or let it go. Raises ArbiterUnavailable, NotGenerating
+        and SwitchInProgress."""
         self._must_be_wired()
         with self.books.mutex():
-            if pinned and self.books.state().mode != "generation":
+            state = self.books.state()
+            if state.under_way is not None or state.wanted is not None:
+                raise self._in_progress(state)  # whose end would overwrite it
+            if pinned and state.mode != "generation":
                 raise NotGenerating("The LLM servers have the GPU: there is no image mode to pin.")
             self.books.update(lambda state: replace(state, pinned=pinned))
 
@@ -355,10 +361,14 @@ class Arbiter:
         )
         if job is not None and not jobs:
             raise JobNotFound(f"No job {job!r} waits or runs.", id=job)
-        for name in jobs:
-            self.board.cancel(name)
+        try:
+            for name in jobs:
+                self.board.cancel(name)
+        except OSError as fault:
+            raise StoreFull(f"The state directory cannot be written: {fault.strerror}.") from fault
         if job is None and "generation" in self._tenants:
-            self._tenants["generation"].drop(None)
+            with contextlib.suppress(EaselError):  # ours stop by themselves, too
+                self._tenants["generation"].drop(None)
         self._call_next()
         return jobs
 
@@ -404,6 +414,18 @@ class Arbiter:
         for event in list(self._waiting.values()):
             event.set()
 
+    def give_back(self) -> None:
+        """For a process that leaves and nobody is there to do it later: pass the GPU back, as `restore` says it should be
+        one day. Waits for it."""
+        state = self.books.state()
+        stays = state.mode == "inference" or state.pinned or self.policy.restore == "never"
+        if not self.is_wired or not self.reconciler.reigns or stays:
+            return
+        with contextlib.suppress(EaselError):
+            self.switch("inference")
+        while (state := self.books.state()).under_way or state.wanted:
+            time.sleep(_STEP_S)
+
     # --- for showing -------------------------------------------------------------------------------
 
     def view(self) -> View:
@@ -411,5 +433,6 @@ class Arbiter:
         state, pace = self.books.state(), self.books.pace()
         return View(state, self.holds.all(), pace, decide.idle_restore_at(state, pace, self.policy))
 
-    def _sweep_board(self) -> None:
+    def _forget_the_dead(self) -> None:
+        self.holds.sweep()
         self.board.sweep(hold.job for hold in self.holds.all())

@@ -41,6 +41,16 @@ class JobProgress:
         return None if each is None else max(0.0, each * (self.steps - self.step))
 
 
+_ABANDONED_S = 60.0
+
+
+def _is_old(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > _ABANDONED_S
+    except OSError:
+        return False
+
+
 class Board:
     """A file for each job in a folder that all processes share."""
 
@@ -84,7 +94,8 @@ class Board:
     def sweep(self, living: Iterable[str]) -> None:
         """Forget every job but the living: holders that were killed could not."""
         alive = set(living)
-        for path in self._folder.glob("[!.]*"):
-            if path.stem not in alive:
+        for path in self._folder.glob("*"):
+            # What is being written just now has another name.
+            if path.stem not in alive and (path.name[0] != "." or _is_old(path)):
                 with contextlib.suppress(OSError):
                     path.unlink()

@@ -18,8 +18,9 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout
 from jsonschema import Draft202012Validator
 
-from arbiter.values import Pace, State, Switch
-from errors import GpuBusy
+from arbiter.values import STATE_LOST, Pace, State, Switch
+from errors import GpuBusy, StoreFull
+from tenant import Resident
 from whole_file import write_whole
 
 log = logging.getLogger("easel.gpu")
@@ -36,6 +37,13 @@ too. What was read when the time was this old is the last word."""
 
 
 _PACE_S = 1.0
+
+
+_PROBE_BYTES = 4096
+
+
+def _unwritable(fault: OSError) -> StoreFull:
+    return StoreFull(f"The state directory cannot be written: {fault.strerror}.")
 
 
 class _Known(NamedTuple):
@@ -56,10 +64,11 @@ class Books:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._state_file, self._pace_file = folder / "state.json", folder / "pace.json"
-        self._start_file = folder / "started"
+        self._start_file, self._saved_file = folder / "started", folder / "saved.json"
         self._known: _Known | None = None
         self._has_folder = False
         self._pace: Pace | None = None
+        self._pace_read = 0, Pace()
         self._paced_at = 0.0
         self._start_locks()
         _books.add(self)
@@ -115,9 +124,15 @@ class Books:
             return self._made_anew(fault)
 
     def write(self, state: State) -> None:
-        """Put `state` in the place of what is there, whole. Under the mutex only. Raises OSError."""
+        """Put `state` in the place of what is there, whole. Under the mutex only. Raises StoreFull."""
         content = json.dumps(state.as_json()).encode()
-        write_whole(self._state_file, content)
+        before = self._known
+        try:
+            if before is None or before.state.saved != state.saved:
+                write_whole(self._saved_file, json.dumps([asdict(item) for item in state.saved]).encode())
+            write_whole(self._state_file, content)
+        except OSError as fault:
+            raise _unwritable(fault) from fault
         self._known = _Known(None, content, state)
 
     def update(self, change: Callable[[State], State]) -> State:
@@ -165,30 +180,50 @@ class Books:
             return state
 
     def _unknown(self) -> State:
-        """Nobody knows who has the GPU: no lease is granted until it was emptied of the engine and given to the LLMs."""
+        """Nobody knows who has the GPU: no lease is granted until it was emptied of the engine and given to the LLMs. What
+        they had loaded is known from a file of its own."""
         now = time.time()
-        switch = Switch(1, "inference", "the state was lost", now, phase_since=now)
-        return State(mode="generation", since=now, switch=switch)
+        switch = Switch(1, "inference", STATE_LOST, now, phase_since=now)
+        return State(mode="generation", since=now, switch=switch, saved=self._saved())
+
+    def _saved(self) -> tuple[Resident, ...]:
+        try:
+            return tuple(Resident(**item) for item in json.loads(self._saved_file.read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return ()
 
     def mark_start(self) -> None:
         """The whole server starts, not just one of its processes."""
         self._make_folder()
         self._start_file.touch()
 
-    def was_started(self) -> bool:
-        """Whether the server was started since this was last asked, by whichever process."""
+    def started_at(self) -> float | None:
+        """When the whole server last started, in Unix seconds; None if none ever did here."""
         try:
-            self._start_file.unlink()
+            return self._start_file.stat().st_mtime
         except OSError:
-            return False
-        return True
+            return None
+
+    def check_writable(self) -> None:
+        """Raises StoreFull when no switch could be written down, so that nobody waits for one."""
+        probe = self.folder / f".writable.{os.getpid()}.{threading.get_ident()}"
+        try:
+            probe.write_bytes(bytes(_PROBE_BYTES))
+        except OSError as fault:
+            raise _unwritable(fault) from fault
+        finally:
+            with contextlib.suppress(OSError):
+                probe.unlink()
 
     # --- how the engine goes -----------------------------------------------------------------------
 
     def pace(self) -> Pace:
         """How the engine has been going; a file that cannot be read only costs the memory of it."""
         try:
-            return Pace(**json.loads(self._pace_file.read_bytes()))
+            written = self._pace_file.stat().st_mtime_ns
+            if written != self._pace_read[0]:
+                self._pace_read = written, Pace(**json.loads(self._pace_file.read_bytes()))
+            return self._pace_read[1]
         except (OSError, ValueError, TypeError):
             return Pace()
 

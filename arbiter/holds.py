@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Literal, cast
 from filelock import FileLock, lock_descriptor
 
 from arbiter.values import Mode
+
+_ABANDONED_S = 60.0
 
 Kind = Literal["ticket", "lease"]
 _NAME = re.compile(
@@ -110,6 +113,13 @@ class Holds:
     def dead(self) -> tuple[Hold, ...]:
         """Holds whose holder is gone."""
         return tuple(hold for hold in self.all() if self._is_free(hold))
+
+    def sweep(self) -> None:
+        """Remove what was only being made when its process was killed."""
+        for path in self.folder.glob(".*"):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                    path.unlink()
 
     def bury(self, hold: Hold) -> None:
         """Remove a dead hold."""

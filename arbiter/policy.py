@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from arbiter.holds import Hold
-from arbiter.values import Mode, Pace, Policy, State, Switch, other
+from arbiter.values import STATE_LOST, Mode, Pace, Policy, State, Switch, other
 
 Holds = Sequence[Hold]
 
@@ -83,10 +83,10 @@ def turns_away(state: State, mode: Mode, policy: Policy) -> bool:
 def next_switch(state: State, holds: Holds, pace: Pace, policy: Policy, now: float) -> Next | None:
     """What should begin now, if anything. What was asked for by name first, then who waits, then nobody's wish."""
     if state.wanted is not None:
-        return Next(state.wanted.mode, "asked", state.wanted.force, state.wanted.pin)
+        return Next(state.wanted.mode, state.wanted.reason, state.wanted.force, state.wanted.pin)
     stayed = now - state.since >= policy.min_stay_s or now < state.since  # the clock was set back
     if state.rebuilt is not None and stayed:
-        return Next("inference", "the state was lost")
+        return Next("inference", STATE_LOST)
     if state.pinned or not stayed or _is_letting_in(state, holds, policy, now):
         return None
     waiting = of(holds, "ticket", other(state.mode))
@@ -165,7 +165,9 @@ def _until_change(mode: Mode, now: Now) -> float | None:
     state, policy = now.state, now.policy
     switch_s = state.took_s.get(mode, SWITCH_S)
     if state.under_way is not None and state.under_way.target == mode:
-        return max(1.0, switch_s - (now.time - state.under_way.began))
+        # One that takes longer than usual is expected to take as long again.
+        took_s = max(0.0, now.time - state.under_way.began)
+        return max(1.0, switch_s - took_s) if took_s < switch_s else min(took_s, policy.drain_s)
     stay_s = max(0.0, min(policy.min_stay_s, state.since + policy.min_stay_s - now.time))
     if state.under_way is not None:  # it goes the other way first
         stay_s, switch_s = policy.min_stay_s, switch_s + state.took_s.get(other(mode), SWITCH_S)

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from filelock import FileLock, Timeout
 
 from arbiter import policy as decide
+from arbiter.lookout import Lookout, Sight
 from arbiter.switchover import Switchover
-from arbiter.values import State
+from arbiter.values import Mode, State
 from errors import EaselError
 
 log = logging.getLogger("easel.gpu")
@@ -22,25 +23,26 @@ _START_AGAIN_S = 30.0
 
 
 class Reconciler:
-    """Start it in a process that serves, never in one that forks later. `engine_down` says that the engine's process is
-    gone and could be started again; `forget` removes what dead jobs left on the board."""
+    """Start it in a process that serves, never in one that forks later. `forget` removes what the dead left behind."""
 
     def __init__(
         self,
         switchover: Switchover,
         *,
         is_wired: bool,
-        engine_down: Callable[[], bool] = lambda: False,
+        lookout: Lookout,
         forget: Callable[[], None] = lambda: None,
     ) -> None:
         self._switchover, self._is_wired = switchover, is_wired
         self._books, self._holds = switchover.books, switchover.holds
         self._policy, self._clock = switchover.policy, switchover.clock
-        self._engine_down, self._forget = engine_down, forget
+        self._lookout, self._forget = lookout, forget
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._house_at = self._bury_at = 0.0
         self._down = 0
+        self.reigns = False
+        """Whether this process's is the elected one"""
         self._start_again_at = 0.0
 
     def start(self) -> None:
@@ -48,7 +50,7 @@ class Reconciler:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends after the phase that it is in."""
+        """Ends once the switch under way, if there is one, is over; one that nobody waits for is called off."""
         self._stopping.set()
         self._wake.set()
         if self._thread is not None:
@@ -64,7 +66,9 @@ class Reconciler:
         while not self._stopping.is_set():
             try:
                 with lock.acquire(blocking=False):
+                    self.reigns = True
                     self._reign()
+                self.reigns = False
             except Timeout:
                 self._stopping.wait(_ELECTION_S)
             except OSError:
@@ -74,7 +78,6 @@ class Reconciler:
     def _reign(self) -> None:
         while not self._stopping.is_set():
             try:
-                self._take_stock()
                 self.tick()
             except Exception:
                 # Whatever it was: who reigns must not die of it, or the GPU would stay where it is for ever.
@@ -82,22 +85,6 @@ class Reconciler:
                 self._stopping.wait(_TROUBLE_S)
             self._wake.wait(self._policy.tick_s if self._is_wired else _BURY_S)
             self._wake.clear()
-
-    def _take_stock(self) -> None:
-        """After a start of the whole server: LLMs may have been loaded while nobody looked, by a reboot for instance."""
-        if not self._books.was_started() or not self._is_wired:
-            return
-        try:
-            residents = self._switchover.tenants["inference"].resident()
-        except EaselError:
-            return
-        with self._books.mutex():
-            state = self._books.state()
-            stays = state.mode == "inference" or state.under_way is not None or state.pinned
-            if residents and not stays and not self._holds.all():
-                self._switchover.begin(
-                    decide.Next("inference", "the LLM servers were loaded when Easel started")
-                )
 
     def tick(self) -> None:
         """One look, and whatever it calls for."""
@@ -143,28 +130,18 @@ class Reconciler:
 
     def _keep_house(self) -> None:
         self._forget()
-        if not self._is_wired:
-            self._keep_engine_up()
-            return
         state = self._books.state()
-        if state.mode == "generation" and state.under_way is None and self._policy.sharing == "exclusive":
-            self._look_for_intruders(state)
-        self._look_after_engine()
-
-    def _look_for_intruders(self, state: State) -> None:
-        """An LLM loaded behind our back: the pictures would run out of memory."""
-        try:
-            residents = self._switchover.tenants["inference"].resident()
-        except EaselError as fault:
-            log.debug("nobody knows whether an LLM was loaded: %s", fault.message)
+        sight = self._lookout.seen(state.switch.number if state.switch else 0)
+        if sight is None:
             return
-        if residents:
-            names = tuple(f"{item.owner}/{item.id}" for item in residents)
-            self._repair(f"loaded behind our back: {', '.join(names)}")
+        if not self._is_wired:
+            self._keep_engine_up(sight)
+        elif decide.is_open(state, "generation"):
+            self._put_right(state, sight)
 
-    def _keep_engine_up(self) -> None:
+    def _keep_engine_up(self, sight: Sight) -> None:
         """With nobody to share the GPU with, the engine is simply to be there."""
-        if self._clock() < self._start_again_at or not self._engine_down():
+        if not sight.is_engine_down or self._clock() < self._start_again_at:
             return
         try:
             self._switchover.tenants["generation"].restore(())
@@ -172,22 +149,31 @@ class Reconciler:
             log.error("%s", fault.message)
             self._start_again_at = self._clock() + _START_AGAIN_S
 
-    def _look_after_engine(self) -> None:
-        state = self._books.state()
-        if state.mode != "generation" or state.under_way is not None:
-            self._down = 0
-            return
-        self._down = self._down + 1 if self._engine_down() else 0
+    def _put_right(self, state: State, sight: Sight) -> None:
+        """Image mode in which an LLM is loaded, or the engine is gone, is none."""
+        names = ", ".join(f"{item.owner}/{item.id}" for item in sight.residents)
+        if names and self._policy.sharing == "exclusive":
+            if self._is_untouched(state):
+                self._begin_now("inference", f"loaded when Easel started: {names}")
+            else:
+                self._begin_now("generation", f"loaded behind our back: {names}")
+        self._down = self._down + 1 if sight.is_engine_down else 0
         if self._down >= 2:
             self._down = 0
-            self._repair("the engine is down")
+            self._begin_now("generation", "the engine is down")
 
-    def _repair(self, reason: str) -> None:
-        """Go through the phases to the mode that we are in already."""
+    def _is_untouched(self, state: State) -> bool:
+        """Whether nobody has used image mode since the server started: what is loaded then (after a reboot, for instance)
+        is what the owner wants, not an intruder."""
+        started = self._books.started_at()
+        used = max(state.since, self._books.pace().last)
+        return started is not None and used < started and not state.pinned and not self._holds.all()
+
+    def _begin_now(self, target: Mode, reason: str) -> None:
+        """Begin a switch that nobody asked for, unless another came first."""
         with self._books.mutex():
-            state = self._books.state()
-            if not decide.is_open(state, "generation"):
+            if not decide.is_open(self._books.state(), "generation"):
                 return
             log.warning("image mode is put right: %s", reason)
-            self._switchover.begin(decide.Next("generation", reason))
+            self._switchover.begin(decide.Next(target, reason))
         self._switchover.run()

@@ -3,6 +3,7 @@ from a process that died begins again by looking at what is resident, never by t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -24,6 +25,8 @@ _NOISE = 16 * 2**20
 _NEARLY = 0.75
 """Of what a model is said to need, so much is enough to try: `min_vram_gb` is a round figure, and no card is ever empty"""
 _STEADY = 2
+_LONG_S = 1.0
+_NOT_PUT_RIGHT = "image mode could not be put right"
 _LOOKS = 2
 """An empty list must be seen so often in a row: a model that is only starting may be in no list yet"""
 
@@ -104,14 +107,13 @@ class Switchover:
         self._enter("draining")
         if not self._drain(switch):
             return self._call_off()
-        released = self._remember(switch)
-        free_before = self._free()
+        residents = self._remember(switch)
         self._enter("releasing")
-        self._giver(switch).release(released)
+        self._giver(switch).release(residents)
         self._enter("verifying")
         self._verify_gone(switch)
         if switch.target == "generation":
-            self._verify_memory(released, free_before)
+            self._verify_memory()
         return self._hand_over(switch)
 
     def _giver(self, switch: Switch) -> Tenant:
@@ -122,7 +124,7 @@ class Switchover:
         waited for the switch are gone, and nothing was touched yet."""
         giver, forced = self._giver(switch), switch.force
         until, drop_at = self.clock() + self.policy.drain_s, 0.0
-        while self._leases(switch) or giver.busy():
+        while self._leases(switch) or (self._waits_for_others(switch) and giver.busy()):
             if not _has_released(switch) and decide.is_unwanted(switch, self.holds.all()):
                 return False
             now = self.clock()
@@ -134,10 +136,15 @@ class Switchover:
             if forced and switch.target == "generation":
                 return True  # its server cuts what still runs
             if forced and now >= drop_at:
-                giver.drop(None)
+                with contextlib.suppress(EaselError):
+                    giver.drop(None)
                 drop_at = now + _FORCED_AGAIN_S
             self.pause(self.policy.look_s)
         return True
+
+    def _waits_for_others(self, switch: Switch) -> bool:
+        """Requests that came to a model loaded behind our back, while pictures are drawn, are not waited for."""
+        return self.books.state().mode != switch.target
 
     def _call_off(self) -> None:
         """The mode stays, as if nobody had asked."""
@@ -172,13 +179,14 @@ class Switchover:
 
     def bury_dead(self) -> None:
         """Take back the jobs of holders that died, and only then let their leases count no more."""
-        dead = self.holds.dead()
-        for mode, tenant in self.tenants.items():
-            jobs = [hold.job for hold in dead if hold.kind == "lease" and hold.mode == mode]
-            if jobs:
-                log.warning("the process that ran %s is gone; taking back its jobs", ", ".join(jobs))
-                tenant.drop(jobs)
-        for hold in dead:
+        for hold in self.holds.dead():
+            if hold.kind == "lease" and hold.mode in self.tenants:
+                log.warning("the process that ran job %s is gone; its job is taken back", hold.job)
+                try:
+                    self.tenants[hold.mode].drop([hold.job])
+                except EaselError as fault:
+                    log.warning("which does not go yet: %s", fault.message)
+                    continue
             self.holds.bury(hold)
 
     def _remember(self, switch: Switch) -> tuple[Resident, ...]:
@@ -195,6 +203,9 @@ class Switchover:
 
         if switch.target == "generation":
             self.books.update(saved)
+            if residents and not switch.had:
+                free = self._free()
+                self._rewrite(lambda switch: replace(switch, had=True, free_before=free))
         return residents
 
     def _verify_gone(self, switch: Switch) -> None:
@@ -230,11 +241,13 @@ class Switchover:
         except EaselError:
             return None
 
-    def _verify_memory(self, released: Sequence[Resident], before: int | None) -> None:
-        """The driver gives memory back some time after a process said so. Wait for what is needed, or till no more comes."""
-        now = self._free() if before is not None else None
-        if not released or before is None or now is None:
+    def _verify_memory(self) -> None:
+        """The driver gives memory back some time after a process said so. Wait for what is needed, or till no more comes.
+        What was free before is in the state, for whoever takes a switch up after the models are gone."""
+        switch, now = self.books.state().switch, self._free()
+        if switch is None or now is None or (not switch.had and now >= self.policy.min_free_bytes):
             return None
+        before = now if switch.free_before is None else switch.free_before
         need = max([self.policy.min_free_bytes, *(hold.need for hold in self.holds.all())])
         until, most, steady = self.clock() + self.policy.verify_s, now, 0
         while not (0 < need <= now) and not (steady >= _STEADY and self._will_do(now, before)):
@@ -262,8 +275,14 @@ class Switchover:
         saved = self.books.state().saved
         failed = self._restored(saved) if switch.target == "inference" else ()
         if switch.target == "generation":
-            self.tenants["generation"].restore(())
+            self._start_engine(switch)
         self._finish(failed)
+
+    def _start_engine(self, switch: Switch) -> None:
+        began = self.clock()
+        self.tenants["generation"].restore(())
+        if self.clock() - began > _LONG_S:  # time enough for somebody to load an LLM again
+            self._verify_gone(switch)
 
     def _restored(self, saved: Sequence[Resident]) -> tuple[Failure, ...]:
         try:
@@ -275,6 +294,7 @@ class Switchover:
         def finished(state: State) -> State:
             now, switch = self.clock(), state.switch
             assert switch is not None
+            notes = (*switch.notes, state.rebuilt) if state.rebuilt else switch.notes
             return replace(
                 state,
                 mode=switch.target,
@@ -283,7 +303,7 @@ class Switchover:
                 saved=state.saved if switch.target == "generation" else (),
                 took_s={**state.took_s, switch.target: round(max(0.0, now - switch.began), 4)},
                 rebuilt=None,
-                switch=replace(switch.ending(now), failed=failed),
+                switch=replace(switch.ending(now), failed=failed, notes=notes),
             )
 
         switch = self.books.update(finished).switch
@@ -327,7 +347,7 @@ class Switchover:
             return replace(
                 state,
                 since=now,
-                wanted=Wish("inference") if is_repair else state.wanted,
+                wanted=Wish("inference", reason=_NOT_PUT_RIGHT) if is_repair else state.wanted,
                 saved=() if state.mode == "inference" else state.saved,
                 switch=replace(state.switch.ending(now), failed=failed),
             )

@@ -12,6 +12,8 @@ Mode = Literal["inference", "generation"]
 """`inference`: the LLM stacks have the GPU. `generation`: the engine has it."""
 Phase = Literal["closing", "draining", "releasing", "verifying", "starting", "restoring"]
 MODES: tuple[Mode, ...] = ("inference", "generation")
+STATE_LOST = "the state was lost"
+"""The reason of the switch that mends a state that could not be read"""
 
 
 def other(mode: Mode) -> Mode:
@@ -26,6 +28,7 @@ class Wish:
     mode: Mode
     force: bool = False
     pin: bool = False
+    reason: str = "asked"
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,10 @@ class Switch:
     phases: tuple[tuple[str, float], ...] = ()
     pid: int = 0
     resumed: int = 0
+    had: bool = False
+    """Whether anything was resident when it began"""
+    free_before: int | None = None
+    """Bytes of GPU memory that were free then, where that can be told"""
     error: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
     failed: tuple[Failure, ...] = ()

@@ -42,6 +42,8 @@ class Server:
             raise ServerAway(
                 f"No Easel answers at {self.url}; start it with `make run`, or say --url."
             ) from fault
+        if "x-request-id" not in answer.headers:
+            raise ServerAway(f"What answers at {self.url} is not an Easel.")
         if answer.status_code >= 400:
             error = document["error"]
             raise error_of(error["code"], error["message"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 import uuid
@@ -17,9 +16,7 @@ from engine.listener import Inbox, Listener, Recall
 from engine.routes import Routes
 from engine.values import EngineStats, Outcome, Preview, Progress, QueueState
 from engine.watchdog import Limits
-from errors import EaselError, EngineError, RequestCancelled
-
-log = logging.getLogger(__name__)
+from errors import EaselError, RequestCancelled
 
 _PING_S = 20.0
 _SUBFOLDER = "easel"
@@ -121,17 +118,14 @@ class Engine:
 
     def drop(self, prompt_ids: Sequence[str] | None) -> None:
         """Ask the engine to let go of these jobs, whoever sent them; None: of all that it runs and has queued. Does not
-        wait, and never raises: whether they are gone, the queue tells."""
-        try:
-            queue = self._routes.queue()
-            for prompt_id in queue.pending:
-                if prompt_ids is None or prompt_id in prompt_ids:
-                    self._routes.delete(prompt_id)
-            for prompt_id in queue.running:
-                if prompt_ids is None or prompt_id in prompt_ids:
-                    self._routes.interrupt(prompt_id)
-        except EngineError as fault:
-            log.warning("jobs could not be dropped: %s", fault.message)
+        wait: whether they are gone, the queue tells. Raises EngineUnreachable."""
+        queue = self._routes.queue()
+        for prompt_id in queue.pending:
+            if prompt_ids is None or prompt_id in prompt_ids:
+                self._routes.delete(prompt_id)
+        for prompt_id in queue.running:
+            if prompt_ids is None or prompt_id in prompt_ids:
+                self._routes.interrupt(prompt_id)
 
     def let_go(self) -> None:
         """Ask the engine to free its models' memory: when its worker comes to it, after the running job."""

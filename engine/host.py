@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -44,9 +44,11 @@ class Host:
     name: str = ""
     argv: tuple[str, ...] = ()
     folder: Path = Path()
+    secrets: frozenset[str] = frozenset()
+    """Variables that a command does not get to see, beside our own settings"""
 
     @classmethod
-    def of(cls, start: Mapping[str, Any], folder: Path) -> Host:
+    def of(cls, start: Mapping[str, Any], folder: Path, secrets: Iterable[str] = ()) -> Host:
         """From the setting `engine.start`: {}, {systemd: UNIT}, {docker: CONTAINER} or {command: [ARG, …]}."""
         if "systemd" in start:
             return cls("systemd", start["systemd"])
@@ -54,7 +56,7 @@ class Host:
             return cls("docker", start["docker"])
         if "command" in start:
             argv = tuple(start["command"])
-            return cls("command", Path(argv[0]).name, argv, folder)
+            return cls("command", Path(argv[0]).name, argv, folder, frozenset(secrets))
         return cls()
 
     @property
@@ -95,7 +97,7 @@ class Host:
                 process = subprocess.Popen(  # noqa: S603  the owner's own command
                     self.argv,
                     cwd=self.folder,
-                    env=_environment(),
+                    env=self._environment(),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
@@ -108,6 +110,11 @@ class Host:
             OSError
         ):  # one that is through already may have left ComfyUI behind, as a script does
             self._pid_file.write_text(f"{process.pid} {_started_at(process.pid)}")
+
+    def _environment(self) -> dict[str, str]:
+        """Ours without our own settings and the LLM servers' keys, which are nobody else's business."""
+        hidden = self.secrets | {name for name in os.environ if name.startswith("EASEL_")}
+        return {name: value for name, value in os.environ.items() if name not in hidden}
 
     def _pid_alive(self) -> bool:
         """Whether the process that we started lives: the same number may be another process by now."""
@@ -129,11 +136,6 @@ def _started_at(pid: int) -> str:
     if fields[0] == "Z":
         raise ProcessLookupError(pid)
     return fields[19]
-
-
-def _environment() -> dict[str, str]:
-    """Ours without our own settings, whose keys are nobody else's business."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("EASEL_")}
 
 
 def _said(argv: Sequence[str]) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import time
 from collections.abc import Callable, Sequence
 
@@ -13,12 +11,8 @@ from engine.values import EngineStats
 from errors import EngineStartFailed, EngineUnreachable
 from tenant import Failure, Resident
 
-log = logging.getLogger("easel.engine")
-
 _RESIDUE = 512 * 2**20
 """What ComfyUI's allocator may keep without holding a model, in bytes"""
-_SETTLED_S = 10.0
-"""Memory of which nothing came free in so long does not come at all (a custom node keeps it)"""
 _LOOK_S = 0.1
 
 
@@ -36,21 +30,13 @@ class EngineTenant:
     ) -> None:
         self._engine, self._host = engine, host
         self._start_timeout_s, self._clock, self._pause = start_timeout_s, clock, pause
-        self._lowest, self._lowest_at = 0, 0.0
 
     def resident(self) -> tuple[Resident, ...]:
-        """One entry while ComfyUI's allocator holds more than a residue; nothing where it cannot tell."""
+        """One entry while ComfyUI's allocator holds more than a residue; nothing where it cannot tell. A custom node may
+        hold memory for good: how long to wait for it is for who asks."""
         stats = self._stats()
         held = stats.torch_vram_total or 0 if stats and stats.tells_gpu_memory else 0
-        now = self._clock()
-        if held < self._lowest or not self._lowest:
-            self._lowest, self._lowest_at = held, now
-        if held <= _RESIDUE:
-            return ()
-        if now - self._lowest_at > _SETTLED_S:
-            log.warning("ComfyUI keeps %.1f GB of GPU memory for itself", held / 1e9)
-            return ()
-        return (Resident("comfyui", "models"),)
+        return (Resident("comfyui", f"{held / 1e9:.1f} GB"),) if held > _RESIDUE else ()
 
     def busy(self) -> int:
         """Jobs running and queued, its own page's too. Nobody listens: none."""
@@ -60,7 +46,6 @@ class EngineTenant:
         return len(queue.running) + len(queue.pending)
 
     def release(self, residents: Sequence[Resident]) -> None:
-        self._lowest = 0
         if not self.is_down():
             self._engine().let_go()
 
@@ -74,7 +59,7 @@ class EngineTenant:
         return ()
 
     def drop(self, jobs: Sequence[str] | None) -> None:
-        with contextlib.suppress(EngineUnreachable):
+        if not self.is_down():
             self._engine().drop(jobs)
 
     def is_down(self) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from arbiter import Arbiter, Mode, Policy, Switch
 from arbiter.books import Books
 from arbiter.holds import Held, Hold, Holds
+from arbiter.lookout import Lookout
 from arbiter.policy import Next
 from arbiter.reconciler import Reconciler
 from arbiter.switchover import Switchover
@@ -200,9 +201,9 @@ class Stage:
             clock=self.clock,
             pause=self.clock.wait,
         )
-        self.reconciler = Reconciler(
-            self.switchover, is_wired=True, engine_down=lambda: self.engine.is_down()
-        )
+        # At once, where the real one looks from a thread of its own.
+        lookout = Lookout(self.stacks, lambda: self.engine.is_down(), aside=lambda look: look())
+        self.reconciler = Reconciler(self.switchover, is_wired=True, lookout=lookout)
         return books
 
     def play(self, target: Mode, **given: Any) -> Switch:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import multiprocessing
 import os
@@ -19,7 +18,7 @@ from arbiter import Arbiter, State, Switch
 from arbiter.books import Books
 from arbiter.policy import is_open
 from arbiter.values import MODES, Wish
-from errors import GpuBusy
+from errors import GpuBusy, StoreFull
 from tenant import Failure, Resident
 from tests.arbiter.conftest import MakeArbiter
 from tests.arbiter.fakes import WAIT_S, FakeEngine, FakeStacks, Stage, until
@@ -144,7 +143,7 @@ def test_no_change_of_any_process_is_lost(tmp_path: Path) -> None:
     assert Books(tmp_path).state().revoked["generation"] == 120
     for child in children:
         child.join(WAIT_S)
-    assert {path.name for path in tmp_path.iterdir()} <= {"state.json", "mutex.lock"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"state.json", "saved.json", "mutex.lock"}
 
 
 def hold_the_mutex_for_ever(folder: Path, pipe: Connection) -> None:
@@ -243,6 +242,7 @@ def test_a_lost_state_lets_nobody_in_even_when_the_first_attempt_to_mend_it_fail
     assert stage.books.state().rebuilt
     stage.ticks(200)
     assert stage.books.state().rebuilt is None
+    assert any("corrupt" in note for note in stage.switch.notes)  # told on, until the next switch
     assert stage.books.state().mode == "inference"
     assert not stage.engine.holds
 
@@ -259,7 +259,7 @@ class FullDisk(Books):
     def write(self, state: State) -> None:
         if self.full:
             self.refused += 1
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise StoreFull("the disk is full")
         super().write(state)
 
 
@@ -276,8 +276,8 @@ def work_on_a_disk_that_takes_nothing(folder: Path, pipe: Connection) -> None:
     try:
         arbiter.books.update(lambda state: replace(state, pinned=True))
         told["write"] = "went well"
-    except OSError as fault:
-        told["write"] = fault.errno
+    except StoreFull as fault:
+        told["write"] = fault.code
     with arbiter.lease("inference", job="meanwhile", timeout_s=1):
         told["lease"] = True
     arbiter.board.show("a-job", 1, 2)
@@ -299,11 +299,11 @@ def test_a_full_disk_leaves_the_old_state_whole_and_costs_no_lease_of_the_presen
     told = here.recv()
     child.join(WAIT_S)
     assert told == {
-        "write": errno.EFBIG,
+        "write": "image.store_full",
         "lease": True,
         "unchanged": True,
         "afterwards": True,
-        "left": ["mutex.lock", "state.json"],
+        "left": ["mutex.lock", "saved.json", "state.json"],
     }
 
 
@@ -319,7 +319,7 @@ def test_a_disk_that_is_full_in_the_midst_of_a_switch_costs_no_model(tmp_path: P
             disk.full = True
 
     stage.stacks.before = fill
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StoreFull):
         stage.play("generation")
     assert stage.switch.ended is None
     disk.full = False
@@ -365,6 +365,15 @@ def test_a_pace_that_cannot_be_read_costs_the_memory_of_it_and_nothing_more(
     assert books.pace().last == 5.0
 
 
-def test_a_start_of_the_server_is_told_to_one_process_only(tmp_path: Path) -> None:
+def test_every_process_knows_when_the_server_started(tmp_path: Path) -> None:
+    assert Books(tmp_path).started_at() is None
     Books(tmp_path).mark_start()
-    assert [Books(tmp_path).was_started() for _ in range(3)] == [True, False, False]
+    assert time.time() - (Books(tmp_path).started_at() or 0) < WAIT_S
+
+
+def test_what_the_llms_had_loaded_outlives_a_lost_state(tmp_path: Path) -> None:
+    saved = (Resident("chat", "gemma3", {"config": {"context_length": 8192}}),)
+    Books(tmp_path).update(lambda state: replace(state, mode="generation", saved=saved))
+    (tmp_path / "state.json").write_bytes(b"torn")
+    state = Books(tmp_path).state()
+    assert (state.saved, bool(state.rebuilt)) == (saved, True)

@@ -278,7 +278,7 @@ def test_a_clock_that_was_set_back_makes_nobody_wait_longer_than_one_stay() -> N
 def test_a_switch_under_way_is_waited_for_as_long_as_it_has_left() -> None:
     coming = replace(going(INFERENCE, "generation"), took_s=TOOK)
     assert wait_s("generation", coming, at=SINCE + 2) == 4
-    assert wait_s("generation", coming, at=SINCE + 60) == 1, "it may be done at any moment"
+    assert wait_s("generation", coming, at=SINCE + 60) == 60, "what takes long takes longer"
 
 
 def test_who_wants_the_mode_that_is_just_leaving_waits_for_both_ways_and_the_stay_between() -> None:

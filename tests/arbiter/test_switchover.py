@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from arbiter import Arbiter, Mode, Policy
 from arbiter.books import Books
-from arbiter.policy import is_open
+from arbiter.policy import Next, is_open
 from errors import (
     ArbiterUnavailable,
     ComfyuiBusy,
@@ -288,12 +289,42 @@ def after(stage: Stage, seconds: float, before: int, then: int) -> Callable[[], 
 
 def test_memory_that_never_comes_free_fails_the_switch_and_loads_the_llms_again(stage: Stage) -> None:
     stage.free = lambda: 2 * GB
+    ticket = stage.hold("generation", "ticket", need=8 * GB)
     switch = stage.play("generation")
+    ticket.end()
     assert switch.error is not None
     assert switch.error["code"] == "gpu.switch_failed"
     assert switch.error["phase"] == "verifying"
     assert "2.0 GB" in switch.error["message"]
     assert dict(switch.phases)["verifying"] == pytest.approx(stage.policy.verify_s, abs=1)
+    assert sorted(stage.stacks.loaded) == ["chat", "embed"]
+
+
+@pytest.mark.parametrize("need", [0, 8 * GB])
+def test_an_llm_that_held_next_to_nothing_stops_no_switch_where_enough_is_free(
+    stage: Stage, need: int
+) -> None:
+    """An embedding model of some megabytes, or one on the CPU; and no card has all of its 8 GB free."""
+    stage.free = lambda: int(7.6 * GB)
+    ticket = stage.hold("generation", "ticket", need=need)
+    switch = stage.play("generation")
+    ticket.end()
+    assert (switch.error, len(switch.notes)) == (None, 1)
+
+
+def test_who_takes_a_switch_up_after_the_models_are_gone_still_verifies_the_memory(stage: Stage) -> None:
+    stage.free = lambda: 1 * GB
+    stage.books.update(lambda state: replace(state, saved=stage.stacks.resident()))
+    stage.stacks.loaded.clear()
+    with stage.books.mutex():
+        stage.switchover.begin(Next("generation", "asked"))
+    dead = replace(stage.switch, pid=1, phase="verifying", had=True, free_before=1 * GB)
+    stage.books.update(lambda state: replace(state, switch=dead))
+    ticket = stage.hold("generation", "ticket", need=8 * GB)
+    switch = stage.resume()
+    ticket.end()
+    assert switch.error is not None
+    assert "1.0 GB" in switch.error["message"]
     assert sorted(stage.stacks.loaded) == ["chat", "embed"]
 
 
