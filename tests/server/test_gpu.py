@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -466,3 +467,80 @@ def test_who_waits_for_the_gpu_is_told_when_the_server_stops(
         answer = waiting.result(10)
         assert (answer.status_code, code_of(answer)) == (503, "server.stopping")
         assert sorted(llama.loaded()) == ["chat", "embed"]
+
+
+def test_drawing_from_the_shell_without_a_server_gives_the_gpu_back_before_it_ends(
+    tmp_path: Path, sketch_url: str, llama: FakeLlamaServer
+) -> None:
+    environment = {**os.environ, **variables(llama, sketch_url), "EASEL_STATE_DIR": str(tmp_path / "state")}
+    done = subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "app", "generate", "a cat", "-o", str(tmp_path / "cat.png")],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "cat.png").read_bytes()[:4] == b"\x89PNG"
+    assert [path for _, path, _ in llama.seen].count("/models/unload") == 2
+    assert sorted(llama.loaded()) == ["chat", "embed"]
+
+
+def test_ctrl_c_while_the_shell_waits_for_the_gpu_ends_it_at_once_and_leaves_nothing_under_way(
+    tmp_path: Path, sketch_url: str, llama: FakeLlamaServer
+) -> None:
+    llama.busy = {"chat": (1, 0)}
+    environment = {**os.environ, **variables(llama, sketch_url), "EASEL_STATE_DIR": str(tmp_path / "state")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flask", "--app", "app", "generate", "a cat", "-o", str(tmp_path / "cat.png")],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    state = tmp_path / "state/gpu/state.json"
+    until(lambda: state.exists() and json.loads(state.read_text())["switch"]["phase"] == "draining")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) != 0
+    assert json.loads(state.read_text())["switch"]["ended"] is not None
+    assert sorted(llama.loaded()) == ["chat", "embed"]
+
+
+def test_llm_servers_that_start_after_us_keep_their_models_while_nobody_has_drawn(
+    tmp_path: Path, sketch_url: str, llama: FakeLlamaServer
+) -> None:
+    """After a boot in image mode nobody is there first for certain."""
+    with running(tmp_path / "state", **variables(llama, sketch_url)) as server:
+        assert server.draw().status_code == 200
+    with running(tmp_path / "state", **variables(llama, sketch_url)) as server:
+        assert status(server)["mode"] == "generation"
+        llama.load("chat")
+        until(lambda: status(server)["mode"] == "inference")
+        assert "chat" in llama.loaded()
+        assert status(server)["switchover"]["reason"] == "loaded when Easel started: chat/chat"
+
+
+def test_a_pin_during_a_switch_is_refused_rather_than_lost(
+    tmp_path: Path, sketch_url: str, llama: FakeLlamaServer
+) -> None:
+    with running(tmp_path / "state", **variables(llama, sketch_url)) as server:
+        switch(server, "generation")
+        llama.load_takes_s = 1
+        assert post(server, "switchover", mode="inference").status_code == 202
+        refused = post(server, "pin", pinned=True)
+        assert (refused.status_code, code_of(refused)) == (409, "comfyui.switch_in_progress")
+
+
+def test_a_full_disk_is_told_to_who_asks_for_a_switch_and_to_who_waits_for_one(
+    tmp_path: Path, sketch_url: str, llama: FakeLlamaServer
+) -> None:
+    with running(tmp_path / "state", **variables(llama, sketch_url)) as server:
+        for worker in server.workers():
+            resource.prlimit(worker, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        asked = post(server, "switchover", mode="generation")
+        assert (asked.status_code, code_of(asked)) == (507, "image.store_full")
+        drawn = server.draw(timeout=10, response_format="b64_json")
+        assert (drawn.status_code, code_of(drawn)) == (507, "image.store_full")
+        assert sorted(llama.loaded()) == ["chat", "embed"]
+        assert status(server)["mode"] == "inference"
