@@ -16,11 +16,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 Point = tuple[float, float]
 Colour = tuple[int, int, int]
+Size = tuple[int, int]
 Box = tuple[int, int, int, int]
+"""Left, top, right, bottom; the last two are just outside, as in Pillow"""
 
 CLAIM = "SKETCH · no model ran"
 GRAPHITE: Colour = (62, 60, 66)
 FAINT: Colour = (150, 146, 146)
+NOTE: Colour = (255, 253, 246)
 PAPERS: list[Colour] = [(250, 246, 236), (247, 243, 230), (244, 246, 240), (250, 242, 234), (243, 244, 247)]
 PALETTES: list[list[Colour]] = [
     [(231, 169, 79), (108, 158, 178), (126, 161, 108), (196, 98, 83)],
@@ -414,8 +417,8 @@ MOTIFS: dict[str, Callable[[Pencil, float, float, float], None]] = {
 # --- the caption ---
 
 
-def caption(image: Image.Image, lines: tuple[str, ...], box: Box | None = None) -> None:
-    """Writes the claim and as much of `lines` as fits at the foot of `box` (left, top, right, bottom), in place."""
+def caption(image: Image.Image, lines: tuple[str, ...], box: Box | None = None) -> Box:
+    """Writes the claim and as much of `lines` as fits at the foot of `box`, in place; where it stands now."""
     left, top, right, bottom = box or (0, 0, *image.size)
     short = min(right - left, bottom - top)
     size, margin = short // 48 + 7, max(1, short // 40)
@@ -424,9 +427,8 @@ def caption(image: Image.Image, lines: tuple[str, ...], box: Box | None = None) 
     whole = _font(size).getlength(CLAIM) <= room
     rows = _rows(lines, size, room, short // (5 * size)) if whole else _word(size, room)
     if rows:
-        _note(image, rows, size, margin, (left, bottom))
-    else:
-        _corner(image, (left, top, right, bottom))
+        return _note(image, rows, size, margin, (left, bottom))
+    return _corner(image, (left, top, right, bottom))
 
 
 def _rows(lines: tuple[str, ...], size: int, room: int, most: int) -> list[str]:
@@ -443,14 +445,13 @@ def _rows(lines: tuple[str, ...], size: int, room: int, most: int) -> list[str]:
     return [row for row in rows[: max(1, most)] if row]
 
 
-def _note(image: Image.Image, rows: list[str], size: int, margin: int, foot: tuple[int, int]) -> None:
+def _note(image: Image.Image, rows: list[str], size: int, margin: int, foot: tuple[int, int]) -> Box:
     step, (left, bottom) = size * 5 // 4, foot
     draw, font = ImageDraw.Draw(image), _font(size)
-    wide = max(font.getlength(row) for row in rows) + 2 * margin
+    wide = math.ceil(max(font.getlength(row) for row in rows)) + 2 * margin
     top = bottom - margin - step * len(rows) - margin
-    draw.rectangle(
-        (left + margin, top, left + margin + wide, bottom - margin - 1), fill=(255, 253, 246), outline=FAINT
-    )
+    place = (left + margin, top, left + margin + wide + 1, bottom - margin)
+    draw.rectangle((*place[:2], place[2] - 1, place[3] - 1), fill=NOTE, outline=FAINT)
     for i, row in enumerate(rows):
         draw.text(
             (left + 2 * margin, top + margin // 2 + i * step),
@@ -458,15 +459,17 @@ def _note(image: Image.Image, rows: list[str], size: int, margin: int, foot: tup
             fill=GRAPHITE if i else (150, 52, 44),
             font=font,
         )
+    return place
 
 
-def _corner(image: Image.Image, box: Box) -> None:
+def _corner(image: Image.Image, box: Box) -> Box:
     """The mark of pictures too small for a word: a red corner."""
     left, top, right, bottom = box
     side = max(1, min(right - left, bottom - top) // 4)
     ImageDraw.Draw(image).polygon(
         [(left, bottom - 1), (left + side, bottom - 1), (left, bottom - 1 - side)], (150, 52, 44)
     )
+    return left, bottom - 1 - side, left + side + 1, bottom
 
 
 def _legible(text: str) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
-from collections import deque
 from pathlib import Path
 
 KINDS = ("output", "input", "temp")
-MOST_PICTURES = 2000
+MOST_FILES = 2000
+MOST_BYTES = 4 * 1024**3
 
 
 class Folders:
@@ -17,7 +18,8 @@ class Folders:
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
-        self._made: deque[Path] = deque()
+        self._lock = threading.Lock()
+        self._kept: dict[str, dict[Path, int]] = {kind: {} for kind in KINDS}
         for kind in KINDS:
             self.of(kind).mkdir(parents=True, exist_ok=True)
 
@@ -27,11 +29,17 @@ class Folders:
             raise KeyError(kind)
         return self.root / kind
 
-    def remember(self, picture: Path) -> None:
-        """Unlike ComfyUI, which keeps all, the latest few thousand stay: this engine runs unasked on people's disks."""
-        self._made.append(picture)
-        if len(self._made) > MOST_PICTURES:
-            self._made.popleft().unlink(missing_ok=True)
+    def remember(self, file: Path) -> None:
+        """Call it with each file that was written. Unlike ComfyUI, which keeps all, the latest few thousand of each
+        folder stay, and of big ones fewer: this engine runs unasked on people's disks."""
+        with self._lock:
+            kept = self._kept[file.relative_to(self.root).parts[0]]
+            kept.pop(file, None)
+            kept[file] = file.stat().st_size
+            while len(kept) > MOST_FILES or (len(kept) > 1 and sum(kept.values()) > MOST_BYTES):
+                oldest = next(iter(kept))
+                del kept[oldest]
+                oldest.unlink(missing_ok=True)
 
     def uploads(self) -> list[str]:
         """Names of the files at the top of the input folder, sorted."""

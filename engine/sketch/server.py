@@ -25,6 +25,7 @@ from engine.sketch.jobs import Job, JobQueue
 from engine.sketch.signatures import VERSION, Signatures
 from engine.sketch.sockets import FEATURES, MOST_BYTES, Sockets
 from engine.sketch.validation import fault, validate
+from whole_file import write_whole
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SECRETS = ("api_key_comfy_org", "auth_token_comfy_org")
@@ -190,12 +191,13 @@ class Server:
         place = inside(folder, os.path.join(subfolder, image.filename))
         if place is None or not image.filename:
             return web.Response(status=400)
-        (folder / subfolder).mkdir(parents=True, exist_ok=True)
         data = image.file.read()
         if form.get("overwrite") not in ("true", "1"):
             place = _free_place(place, data)
-        place.write_bytes(data)
-        told = {"name": place.name, "subfolder": str(form.get("subfolder", "")), "type": kind}
+        write_whole(place, data)
+        self._folders.remember(place)
+        name = os.path.relpath(place, folder / subfolder)
+        told = {"name": name, "subfolder": str(form.get("subfolder", "")), "type": kind}
         return web.json_response(told)
 
     # --- what there is ---

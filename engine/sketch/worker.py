@@ -13,10 +13,12 @@ from hashlib import blake2b
 from typing import Any
 
 from engine.sketch.folders import Folders
+from engine.sketch.given import Given
 from engine.sketch.jobs import Job, JobQueue
-from engine.sketch.nodes import Given, Value, run_node
+from engine.sketch.nodes import run_node
 from engine.sketch.signatures import UPLOADS, Signatures
 from engine.sketch.sockets import Sockets
+from engine.sketch.values import Value
 
 NEVER_CACHED = {"SaveImageWebsocket"}
 
@@ -226,7 +228,7 @@ class Execution:
 
 
 class NodeStage:
-    """What one node may use while it runs; see `nodes.Stage`."""
+    """What one node may use while it runs; see `given.Stage`."""
 
     def __init__(self, execution: Execution, node_id: str) -> None:
         self._execution, self._node_id = execution, node_id
@@ -284,9 +286,12 @@ class Fingerprints:
         return json.dumps(value, sort_keys=True)
 
     def _file(self, name: Any) -> str:
-        place = self._folders.uploaded(name)
-        found = place.stat() if place else None
-        return f"{found.st_mtime_ns} {found.st_size} {found.st_ino}" if found else ""
+        """What is in a file that a node names, whatever stands there in the place of a name."""
+        place = self._folders.uploaded(name) if isinstance(name, str) else None
+        try:
+            return blake2b(place.read_bytes(), digest_size=16).hexdigest() if place else ""
+        except OSError:
+            return ""  # a directory, or just gone: the node that opens it will say so
 
 
 def order(prompt: Mapping[str, Any], outputs: list[str], old: set[str], signatures: Signatures) -> list[str]:

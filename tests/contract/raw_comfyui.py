@@ -24,8 +24,12 @@ def new_id() -> str:
 
 
 def png(width: int = 8, height: int = 8, colour: tuple[int, int, int] = (200, 10, 10)) -> bytes:
+    return file_of(Image.new("RGB", (width, height), colour))
+
+
+def file_of(image: Image.Image) -> bytes:
     out = io.BytesIO()
-    Image.new("RGB", (width, height), colour).save(out, "PNG")
+    image.save(out, "PNG")
     return out.getvalue()
 
 
@@ -90,6 +94,66 @@ def sampled(
     }
 
 
+def edited(checkpoint: str, image: str, mask: str, *, crop: tuple[int, int], **more: Any) -> dict[str, Any]:
+    """Image to image within a mask, of the nodes of `sampled` (without latent), image, red, green, encode, masked, repeat,
+    laid, crop. `image`, `mask`: names for LoadImage; drawn is where the mask is red, kept what is green."""
+    batch = more.pop("batch", 1)
+    graph = sampled(checkpoint, **more)
+    del graph["latent"]
+    graph |= {
+        "image": {"class_type": "LoadImage", "inputs": {"image": image}},
+        "red": {"class_type": "LoadImageMask", "inputs": {"image": mask, "channel": "red"}},
+        "green": {"class_type": "LoadImageMask", "inputs": {"image": mask, "channel": "green"}},
+        "encode": {"class_type": "VAEEncode", "inputs": {"pixels": ["image", 0], "vae": ["checkpoint", 2]}},
+        "masked": {
+            "class_type": "SetLatentNoiseMask",
+            "inputs": {"samples": ["encode", 0], "mask": ["red", 0]},
+        },
+        "repeat": {
+            "class_type": "RepeatLatentBatch",
+            "inputs": {"samples": ["masked", 0], "amount": batch},
+        },
+        "different": {"class_type": "DifferentialDiffusion", "inputs": {"model": ["checkpoint", 0]}},
+        "laid": laid(["decode", 0], ["image", 0], mask=["green", 0]),
+        "crop": {
+            "class_type": "ImageCrop",
+            "inputs": {"image": ["laid", 0], "width": crop[0], "height": crop[1], "x": 0, "y": 0},
+        },
+    }
+    graph["sampler"]["inputs"] |= {"latent_image": ["repeat", 0], "model": ["different", 0]}
+    graph["save"]["inputs"]["images"] = ["crop", 0]
+    return graph
+
+
+def laid(destination: list[Any], source: list[Any], **inputs: Any) -> dict[str, Any]:
+    """The node that lays a source upon a destination."""
+    inputs = {"x": 0, "y": 0, "resize_source": False} | inputs
+    return {
+        "class_type": "ImageCompositeMasked",
+        "inputs": {"destination": destination, "source": source, **inputs},
+    }
+
+
+def with_schedule(graph: dict[str, Any], scheduler: str, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The graph with a SamplerCustom in the place of its KSampler, by the sigmas of this scheduler."""
+    graph = copy.deepcopy(graph)
+    was = graph["sampler"]["inputs"]
+    kept = {name: was[name] for name in ("model", "positive", "negative", "latent_image", "cfg")}
+    graph["sampler"] = {
+        "class_type": "SamplerCustom",
+        "inputs": kept
+        | {
+            "add_noise": True,
+            "noise_seed": was["seed"],
+            "sampler": ["euler", 0],
+            "sigmas": ["sigmas", 0],
+        },
+    }
+    graph["euler"] = {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "euler"}}
+    graph["sigmas"] = {"class_type": scheduler, "inputs": inputs}
+    return graph
+
+
 def changed(graph: dict[str, Any], node: str, **inputs: Any) -> dict[str, Any]:
     """The graph with other inputs of one node; `None` as a class removes nothing, `...` removes the input."""
     graph = copy.deepcopy(graph)
@@ -126,6 +190,25 @@ class Comfy:
 
     def submit(self, graph: Any, **fields: Any) -> requests.Response:
         return self.post("/prompt", {"prompt": graph, "client_id": "easel-contract", **fields})
+
+    def upload(self, data: bytes, name: str | None = None, **fields: str) -> dict[str, str]:
+        """Store an image, under a name that is new when none is given; what the engine answers."""
+        files = {"image": (name or f"{uuid.uuid4().hex}.png", data, "image/png")}
+        answer = self.post("/upload/image", files=files, data=fields)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def to_load(self, image: Image.Image) -> str:
+        """Store an image in the temp folder; what LoadImage calls it."""
+        stored = self.upload(file_of(image), type="temp", subfolder="easel")
+        return f"easel/{stored['name']} [temp]"
+
+    def pictures(self, graph: Any, **fields: Any) -> list[Image.Image]:
+        """Run a graph and fetch what its node "save" saved."""
+        entry = self.ended(self.accepted(graph, **fields))
+        assert entry["status"]["status_str"] == "success", entry["status"]
+        images = entry["outputs"]["save"]["images"]
+        return [picture_of(self.get("/view", params=image).content).convert("RGB") for image in images]
 
     def accepted(self, graph: Any, **fields: Any) -> str:
         answer = self.submit(graph, **fields)

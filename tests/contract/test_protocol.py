@@ -481,16 +481,25 @@ def test_events_go_to_the_socket_of_their_client_only(comfy: Comfy, engine_url: 
     assert kinds(heard).count("execution_start") == 1
 
 
+NO_PREVIEWS = "whether this engine sends previews was settled when it was started (--preview-method)"
+
+
+def _heard_with_previews(comfy: Comfy, socket: Socket, checkpoint: str, method: str) -> list[Any]:
+    fields = {"client_id": socket.client_id, "extra_data": {"preview_method": method}}
+    return socket.job(comfy.accepted(sampled(checkpoint, steps=2), **fields))
+
+
 def test_previews_are_named_when_asked_for_in_the_first_message(
     comfy: Comfy, engine_url: str, checkpoint: str
 ) -> None:
     with Socket(engine_url, hello=True) as socket:
         assert socket.answer["type"] == "feature_flags"
         assert socket.answer["data"]["supports_preview_metadata"] is True
-        prompt_id = comfy.accepted(sampled(checkpoint, steps=2), client_id=socket.client_id)
-        frames = [message for message in socket.job(prompt_id) if isinstance(message, bytes)]
+        heard = _heard_with_previews(comfy, socket, checkpoint, "latent2rgb")
+    frames = [message for message in heard if isinstance(message, bytes)]
+    prompt_id = only(heard, "execution_start")[0]["prompt_id"]
     if not frames:
-        pytest.skip("this engine was started without previews (--preview-method latent2rgb)")
+        pytest.skip(NO_PREVIEWS)
     for frame in frames:
         length = int.from_bytes(frame[4:8], "big")
         assert int.from_bytes(frame[:4], "big") == 4
@@ -500,12 +509,49 @@ def test_previews_are_named_when_asked_for_in_the_first_message(
 
 def test_previews_are_not_named_otherwise(comfy: Comfy, engine_url: str, checkpoint: str) -> None:
     with Socket(engine_url) as socket:
-        prompt_id = comfy.accepted(sampled(checkpoint, steps=2), client_id=socket.client_id)
-        frames = [message for message in socket.job(prompt_id) if isinstance(message, bytes)]
+        heard = _heard_with_previews(comfy, socket, checkpoint, "latent2rgb")
+    frames = [message for message in heard if isinstance(message, bytes)]
     if not frames:
-        pytest.skip("this engine was started without previews (--preview-method latent2rgb)")
+        pytest.skip(NO_PREVIEWS)
     assert {frame[:8] for frame in frames} == {b"\x00\x00\x00\x01\x00\x00\x00\x01"}
     assert picture_of(frames[-1][8:]).format == "JPEG"
+
+
+@pytest.mark.parametrize(("hello", "step"), [(True, ["binary", "progress"]), (False, ["progress", "binary"])])
+def test_a_named_preview_comes_before_the_progress_of_its_step_and_another_after_it(
+    comfy: Comfy, engine_url: str, checkpoint: str, hello: bool, step: list[str]
+) -> None:
+    with Socket(engine_url, hello=hello) as socket:
+        heard = _heard_with_previews(comfy, socket, checkpoint, "latent2rgb")
+    if "binary" not in kinds(heard):
+        pytest.skip(NO_PREVIEWS)
+    assert [kind for kind in kinds(heard) if kind in step] == step * 2
+
+
+@pytest.mark.parametrize("method", ["latent2rgb", "auto", "taesd"])
+def test_a_wish_for_previews_is_granted_at_every_step_or_does_no_harm(
+    comfy: Comfy, engine_url: str, checkpoint: str, method: str
+) -> None:
+    with Socket(engine_url, hello=True) as socket:
+        heard = _heard_with_previews(comfy, socket, checkpoint, method)
+    assert kinds(heard)[-2:] == ["execution_success", "executing"]
+    assert len(only(heard, "progress")) == 2
+    assert kinds(heard).count("binary") in ((2,) if _takes_wishes(comfy) else (0, 2))
+
+
+def test_a_wish_for_no_previews_is_granted(comfy: Comfy, engine_url: str, checkpoint: str) -> None:
+    if not _takes_wishes(comfy):
+        pytest.skip(NO_PREVIEWS)
+    with Socket(engine_url, hello=True) as socket:
+        heard = _heard_with_previews(comfy, socket, checkpoint, "none")
+    assert len(only(heard, "progress")) == 2
+    assert "binary" not in kinds(heard)
+
+
+def _takes_wishes(comfy: Comfy) -> bool:
+    """Whether `preview_method` counts job by job; 0.3.64 has only what it was started with."""
+    system = comfy.get("/system_stats").json()["system"]
+    return system.get("easel_sketch") or system["comfyui_version"] != "0.3.64"
 
 
 def test_the_websocket_node_sends_each_picture_as_a_frame(

@@ -13,12 +13,12 @@ from typing import Any
 
 import requests
 import websocket
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 
 NODES = Path(__file__).parents[2] / "schemas" / "nodes.json"
 FILES = {
     "checkpoints": ["one.safetensors", "two.safetensors"],
-    "loras": ["ink.safetensors"],
+    "loras": ["ink.safetensors", "oil.safetensors"],
     "vae": ["ae.safetensors"],
 }
 TEXT_TO_IMAGE: dict[str, Any] = {
@@ -52,6 +52,11 @@ def graph(**changed: dict[str, Any]) -> dict[str, Any]:
     for node_id, inputs in changed.items():
         fresh[node_id]["inputs"].update(inputs)
     return fresh
+
+
+def distance(one: Image.Image, other: Image.Image) -> float:
+    """Mean difference of all channels."""
+    return sum(ImageStat.Stat(ImageChops.difference(one.convert("RGB"), other.convert("RGB"))).mean)
 
 
 @dataclass

@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 from engine.sketch.folders import Folders
-from engine.sketch.nodes import Given, Images, Latent, Mask, Token, run_node
+from engine.sketch.given import Given
+from engine.sketch.nodes import run_node
 from engine.sketch.signatures import FileLists, Node, Signatures
+from engine.sketch.values import Images, Latent, Mask, Token
 
 NODES = Path(__file__).parents[2] / "schemas" / "nodes.json"
 PIXELS = {"IMAGE": Images, "MASK": Mask, "LATENT": Latent}
