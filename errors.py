@@ -50,8 +50,8 @@ class InvalidRequest(EaselError):
     """The request cannot be read at all."""
 
     code = "request.malformed"
-    when = "The body is not the JSON object that was announced."
-    remedy = "Send a JSON object."
+    when = "The body is not the JSON object or the form that was announced, or it broke off."
+    remedy = "Send a whole JSON object or form."
 
 
 class NotJson(InvalidRequest):
@@ -60,9 +60,15 @@ class NotJson(InvalidRequest):
     remedy = "Send `Content-Type: application/json`."
 
 
+class WrongContentType(InvalidRequest):
+    code = "request.wrong_content_type"
+    when = "A route that takes forms got neither a form nor JSON."
+    remedy = "Send `multipart/form-data` or `application/json`."
+
+
 class TooLarge(InvalidRequest):
     code = "request.too_large"
-    when = "The body is larger than `max_request_mb`."
+    when = "The body is larger than `max_request_mb`, or one of its texts than 30 MB."
     remedy = "Send less, or raise the setting."
 
 
@@ -104,10 +110,30 @@ class ModelNotCurated(EaselError):
     remedy = "Use an id that `GET /v1/models` lists, or add the model to `catalogue.yaml`."
 
 
-class StreamUnsupported(EaselError):
-    code = "image.stream_unsupported"
-    when = "`stream: true`, which this version does not do."
-    remedy = "Leave `stream` out."
+class ImageRequired(EaselError):
+    code = "image.image_required"
+    when = "An edit or a variation came without an image."
+    remedy = "Send a file in the field `image`, or `images: [{image_url: data:…}]` in JSON."
+
+
+class InvalidImage(InvalidValue):
+    """`param` is `image` or `mask`."""
+
+    code = "image.invalid_image"
+    when = "An image or mask that was sent is empty, damaged, no picture, too large to decode, or of an unknown format."
+    remedy = "Send a whole PNG, JPEG, WebP, GIF, BMP or AVIF; the message says what is wrong."
+
+
+class ImageUrlRefused(InvalidValue):
+    code = "image.url_refused"
+    when = "An image was named by an http(s) URL and `images.fetch_urls` is off, or the URL leads into a private network."
+    remedy = "Send the image itself, or as a `data:` URL."
+
+
+class ImageUrlFailed(InvalidValue):
+    code = "image.url_failed"
+    when = "The server at an image's URL did not answer with a picture in time and within the limits."
+    remedy = "Send the image itself, or as a `data:` URL."
 
 
 class ImagesDisabled(EaselError):

@@ -1,0 +1,65 @@
+"""A client's mask -> what the graph needs to draw inside of it and to keep every pixel outside."""
+
+from __future__ import annotations
+
+from PIL import Image, ImageChops, ImageFilter, ImageOps
+
+from errors import InvalidImage
+from input_images.canvas import Pair, Placing, png_of
+from input_images.reading import InputImage, darkest, pixels_of
+
+_RIM = 128
+"""The rim within which a drawing fades in is the picture's shorter side divided by this, in pixels."""
+
+
+def mask_onto(mask: InputImage, image: InputImage, size: Pair, canvas: Pair) -> bytes:
+    """A PNG of `canvas` pixels, with the geometry that `draw_onto` gives `image`.
+
+    Red: where the model may draw. White on the mask, fading out beside it, so that what is drawn there fits its
+    surroundings. Green: where the image's own pixels are kept. White outside of the mask and on its very edge, black from a
+    rim's width inside: nothing outside of the client's mask ever changes. Blue is empty.
+
+    The mask is what is transparent in it, if anything is, else what is white. Raises InvalidImage, also for a mask that
+    leaves nothing to draw.
+    """
+    with pixels_of(mask) as pixels:
+        open_ = _open_part(pixels)
+    if open_.size != image.size:
+        open_ = open_.resize(image.size, Image.Resampling.BILINEAR)
+    open_ = Placing(image.size, size).place(open_, Image.Resampling.BILINEAR)
+    if not open_.getbbox():
+        raise InvalidImage(
+            "Invalid image: the mask leaves nothing to draw. What is transparent in it is drawn anew; in a mask without "
+            "transparency, what is white.",
+            param=mask.param,
+        )
+    # A quarter of what a blur sees is white at the mask's corners, half along its edges.
+    rim = max(1, round(min(size) / _RIM))
+    drawn = _blurred(open_, max(8, 4 * rim)).point([min(255, 4 * level) for level in range(256)])
+    faded = _blurred(open_, rim).point([max(0, 2 * level - 255) for level in range(256)])
+    faded = ImageChops.darker(faded, open_)
+    if not faded.histogram()[255]:
+        faded = open_  # strokes so thin that nothing of them would be left
+    channels = [_padded(drawn, canvas), _padded(ImageOps.invert(faded), canvas), Image.new("L", canvas)]
+    return png_of(Image.merge("RGB", channels))
+
+
+def _open_part(mask: Image.Image) -> Image.Image:
+    """One channel, white where is to be drawn."""
+    if "A" in mask.getbands():
+        alpha = mask.getchannel("A")
+        if darkest(alpha) < 255:
+            return ImageOps.invert(alpha)
+    return mask.convert("L")
+
+
+def _blurred(mask: Image.Image, radius: int) -> Image.Image:
+    return mask.filter(ImageFilter.BoxBlur(radius))
+
+
+def _padded(channel: Image.Image, canvas: Pair) -> Image.Image:
+    if channel.size == canvas:
+        return channel
+    padded = Image.new("L", canvas)
+    padded.paste(channel)
+    return padded

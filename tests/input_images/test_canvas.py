@@ -1,0 +1,133 @@
+"""Where each pixel of an image and of its mask goes."""
+
+from __future__ import annotations
+
+import pytest
+from PIL import Image, ImageChops, ImageDraw
+
+from errors import InvalidImage
+from input_images import InputImage, draw_onto, mask_onto, read_image
+from tests.input_images.pictures import decoded, encoded, pattern
+
+Pair = tuple[int, int]
+
+
+def sent(image: Image.Image, param: str = "image") -> InputImage:
+    return read_image(encoded(image), param=param)
+
+
+@pytest.mark.parametrize(
+    ("size", "canvas"), [((256, 256), (256, 256)), ((500, 333), (504, 336)), ((9, 7), (16, 16))]
+)
+def test_an_image_of_the_size_is_untouched_and_its_edge_goes_on_to_the_canvas(
+    size: Pair, canvas: Pair
+) -> None:
+    image = pattern(*size)
+    made = decoded(draw_onto(sent(image), size, canvas))
+    assert (made.size, made.mode) == (canvas, "RGB")
+    assert made.crop((0, 0, *size)).tobytes() == image.tobytes()
+    if canvas != size:
+        assert made.getpixel((canvas[0] - 1, 3)) == image.getpixel((size[0] - 1, 3))
+        assert made.getpixel((3, canvas[1] - 1)) == image.getpixel((3, size[1] - 1))
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_another_shape_is_scaled_to_cover_and_its_middle_is_kept(form: str) -> None:
+    image = Image.new("RGB", (800, 400), "white")
+    ImageDraw.Draw(image).rectangle((300, 0, 499, 399), fill=(255, 0, 0))
+    data = encoded(image, form, **({"quality": 95} if form == "JPEG" else {}))
+    made = decoded(draw_onto(read_image(data), (200, 200), (200, 200)))
+    red = [made.getpixel((x, 100))[1] < 100 for x in (40, 60, 140, 160)]  # type: ignore[index]
+    assert red == [False, True, True, False]
+
+
+def test_a_large_photo_is_decoded_smaller_and_looks_the_same() -> None:
+    image = pattern(64, 64).resize((2048, 2048), Image.Resampling.BICUBIC)
+    made = decoded(draw_onto(read_image(encoded(image, "JPEG", quality=95)), (256, 256), (256, 256)))
+    wanted = image.resize((256, 256), Image.Resampling.LANCZOS)
+    worst = ImageChops.difference(made, wanted).convert("L").getextrema()[1]
+    assert worst < 30  # type: ignore[operator]
+
+
+# --- masks -----------------------------------------------------------------------------------------
+
+
+def square(
+    kind: str, size: Pair = (256, 256), box: tuple[int, int, int, int] = (64, 64, 191, 191)
+) -> InputImage:
+    if kind == "alpha":
+        image = Image.new("RGBA", size, (255, 255, 255, 255))
+        ImageDraw.Draw(image).rectangle(box, fill=(0, 0, 0, 0))
+    else:
+        image = Image.new(kind, size, 0)
+        ImageDraw.Draw(image).rectangle(box, fill=255 if kind != "RGB" else (255, 255, 255))
+    return sent(image, "mask")
+
+
+def channels(
+    mask: InputImage, image: Pair = (256, 256), size: Pair | None = None, canvas: Pair | None = None
+) -> tuple[Image.Image, Image.Image]:
+    """Where to draw, and what to keep."""
+    size = size or image
+    made = decoded(mask_onto(mask, sent(pattern(*image)), size, canvas or size))
+    red, green, _ = made.split()
+    return red, green
+
+
+@pytest.mark.parametrize("kind", ["alpha", "L", "RGB", "1"])
+def test_a_mask_is_what_is_transparent_or_else_white(kind: str) -> None:
+    draw, keep = channels(square(kind))
+    assert draw.getpixel((128, 128)) == draw.getpixel((64, 64)) == draw.getpixel((191, 191)) == 255
+    assert draw.getpixel((10, 10)) == 0
+    assert keep.getpixel((128, 128)) == 0
+    assert keep.getpixel((10, 10)) == 255
+
+
+def test_nothing_outside_of_the_mask_is_given_up_and_inside_it_fades_in_within_a_rim() -> None:
+    _, keep = channels(square("L"))
+    inside = (64, 64, 192, 192)
+    outside = keep.copy()
+    outside.paste(255, inside)
+    assert outside.getextrema() == (255, 255)
+    rim = [keep.getpixel((x, 128)) for x in range(62, 70)]
+    assert rim[:2] == [255, 255]
+    assert rim == sorted(rim, reverse=True)  # type: ignore[type-var]
+    assert rim[-1] == 0
+
+
+def test_the_model_may_draw_a_little_beside_the_mask_so_that_it_fits() -> None:
+    draw, _ = channels(square("L"))
+    rim = [draw.getpixel((x, 128)) for x in range(52, 66)]
+    assert rim == sorted(rim)  # type: ignore[type-var]
+    assert rim[0] == 0
+    assert any(0 < level < 255 for level in rim)  # type: ignore[operator]
+    assert rim[-2:] == [255, 255]
+
+
+def test_a_mask_at_the_images_edge_is_whole_there_also_beside_the_padding() -> None:
+    draw, keep = channels(square("L", (250, 250), (100, 0, 249, 249)), (250, 250), (250, 250), (256, 256))
+    assert draw.size == (256, 256)
+    assert keep.getpixel((249, 125)) == keep.getpixel((180, 0)) == 0
+    assert draw.getpixel((249, 125)) == 255
+    assert draw.getpixel((253, 253)) == 0
+
+
+def test_a_thin_stroke_is_not_lost() -> None:
+    _, keep = channels(square("L", box=(100, 50, 100, 200)))
+    assert keep.getpixel((100, 100)) == 0
+    assert keep.getpixel((102, 100)) == 255
+
+
+def test_a_mask_of_another_size_goes_where_the_image_goes() -> None:
+    _, keep = channels(square("L", (64, 64), (16, 16, 47, 47)), (512, 256), (256, 256))
+    assert keep.getpixel((128, 128)) == 0
+    assert keep.getpixel((128, 40)) == 255
+    assert keep.getpixel((5, 128)) < 20  # type: ignore[operator]  # the mask's quarter is cut off with the image's
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA"])
+def test_a_mask_that_leaves_nothing_to_draw_is_refused_and_says_how_it_is_read(mode: str) -> None:
+    closed = Image.new(mode, (64, 64), 0 if mode == "L" else (0, 0, 0, 255))
+    with pytest.raises(InvalidImage, match="transparent") as caught:
+        channels(sent(closed, "mask"), (64, 64))
+    assert caught.value.param == "mask"
