@@ -14,7 +14,7 @@ from compiler.fit import fit
 from compiler.resolve import resolve
 from compiler.signatures import parse_object_info
 from compiler.sources import SourcePaths, Sources, read_sources
-from compiler.values import MAX_SEED, Compiled, Graph, ImageRequest, Plan, Size
+from compiler.values import MAX_SEED, Compiled, Graph, ImageRequest, LoraChoice, Plan, Size, Source, Task
 from errors import CatalogueInvalid, EaselError, TemplateInvalid
 
 __all__ = [
@@ -23,11 +23,14 @@ __all__ = [
     "Compiled",
     "Graph",
     "ImageRequest",
+    "LoraChoice",
     "Model",
     "Plan",
     "Size",
+    "Source",
     "SourcePaths",
     "Sources",
+    "Task",
     "compile_workflow",
     "find_faults",
     "fit",
@@ -73,16 +76,38 @@ def load_catalogue(sources: Sources) -> Catalogue:
 
 # With everything in it that could break out of JSON or Jinja, so that a quoted {{ prompt }} is found at start.
 _TRIAL_PROMPT = '"{{ 7*7 }}",}\n\\'
+_TRIAL_IMAGE, _TRIAL_MASK = "easel/image.png [temp]", "easel/mask.png [temp]"
 
 
-def _fault_of(model: Model, task: str, catalogue: Catalogue) -> EaselError | None:
-    request = ImageRequest(prompt=_TRIAL_PROMPT, seed=0, id="check", model=model.id, task=task)
+def _fault_of(model: Model, task: Task, catalogue: Catalogue) -> EaselError | None:
+    """What is wrong with the graph of `task`, tried with all that its template must not lose."""
+    loras = list(catalogue.loras_for(model).values())[:1]
+    mask = _TRIAL_MASK if task == "inpaint" else None
+    request = ImageRequest(
+        prompt=_TRIAL_PROMPT,
+        seed=0,
+        id="check",
+        model=model.id,
+        task=task,
+        loras=tuple(LoraChoice(lora.id) for lora in loras),
+        source=None if task == "generate" else Source(model.size.default, _TRIAL_IMAGE, mask),
+    )
     try:
         (graph,) = compile_workflow(request, catalogue).graphs
     except EaselError as fault:
         return fault
-    texts = (value for node in graph.nodes.values() for value in node["inputs"].values())
-    if not any(isinstance(text, str) and _TRIAL_PROMPT in text for text in texts):
+    texts = {
+        value for node in graph.nodes.values() for value in node["inputs"].values() if isinstance(value, str)
+    }
+    wanted = {lora.file.name: "the request's LoRAs" for lora in loras}
+    if request.source is not None:
+        wanted |= {_TRIAL_IMAGE: "the request's image"}
+    if mask:
+        wanted |= {_TRIAL_MASK: "the request's mask"}
+    lost = [what for text, what in wanted.items() if text not in texts]
+    if lost:
+        return TemplateInvalid(f"{graph.template}: the graph does not use {' and '.join(lost)}")
+    if not any(_TRIAL_PROMPT in text for text in texts):
         return TemplateInvalid(
             f"{graph.template}: the prompt is not in the graph as it was given; write {{{{ prompt }}}} bare, no quotes"
         )

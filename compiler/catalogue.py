@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 
 from compiler.render import TemplateRenderer
 from compiler.signatures import Signatures
-from compiler.values import Size
+from compiler.values import TASKS, Size, Task
 from errors import ModelNotCurated
 
 DEFAULT_LIMIT_N = 10
@@ -66,15 +66,40 @@ class NamedChoice:
 
 
 @dataclass(frozen=True)
+class Special:
+    """Other limits, or another default, for an input while the task or other inputs have certain values."""
+
+    conditions: Mapping[str, tuple[Any, ...]]
+    schema: Mapping[str, Any]
+
+    def holds(self, facts: Mapping[str, Any]) -> bool:
+        return all(facts.get(name) in values for name, values in self.conditions.items())
+
+
+@dataclass(frozen=True)
 class Input:
-    """A value that a request may set: its JSON Schema, and at which other values it has no effect."""
+    """A value that a request may set: its JSON Schema, for which tasks there is such a value, and at which other
+    values it has no effect."""
 
     schema: Mapping[str, Any]
     unused_when: Mapping[str, Any] = field(default_factory=dict)
+    tasks: tuple[str, ...] = TASKS
+    specials: tuple[Special, ...] = ()
+
+    def under(self, facts: Mapping[str, Any]) -> Input:
+        """The input as it is while `facts` (the task and values of inputs) hold."""
+        others = [special.schema for special in self.specials if special.holds(facts)]
+        if not others:
+            return self
+        return replace(self, schema={**self.schema, **{k: v for other in others for k, v in other.items()}})
 
     @cached_property
     def validator(self) -> Draft202012Validator:
         return Draft202012Validator(self.schema)
+
+
+Presets = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""Field of a request -> its value -> what that means: values of inputs."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +107,22 @@ class Workflow:
     id: str
     title: str
     template: str
-    tasks: tuple[str, ...]
+    tasks: tuple[Task, ...]
     inputs: Mapping[str, Input]
+    presets: Presets = field(default_factory=dict)
+
+    def inputs_for(self, task: Task) -> Mapping[str, Input]:
+        """The inputs that `task` has, as they are for it."""
+        return self._inputs_by_task[task]
+
+    @cached_property
+    def _inputs_by_task(self) -> dict[Task, dict[str, Input]]:
+        return {
+            task: {
+                name: rule.under({"task": task}) for name, rule in self.inputs.items() if task in rule.tasks
+            }
+            for task in self.tasks
+        }
 
 
 @dataclass(frozen=True)
@@ -91,7 +130,7 @@ class Model:
     id: str
     title: str
     family: str
-    workflows: Mapping[str, str]
+    workflows: Mapping[Task, str]
     """task -> workflow id"""
     files: Mapping[str, File]
     licence: Licence
@@ -102,6 +141,8 @@ class Model:
     aliases: tuple[str, ...] = ()
     disk_gb: float | None = None
     min_vram_gb: float | None = None
+    presets: Presets = field(default_factory=dict)
+    """Where its numbers differ from the workflow's."""
 
     @property
     def checkpoint(self) -> str:
@@ -110,6 +151,18 @@ class Model:
             if role in self.files:
                 return self.files[role].name
         return next(iter(self.files.values())).name
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A small file that changes what a model draws, for models of its `families`."""
+
+    id: str
+    title: str
+    families: tuple[str, ...]
+    file: File
+    licence: Licence
+    strength: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -123,6 +176,7 @@ class Catalogue:
     sampling_names: Mapping[str, Mapping[str, NamedChoice]]
     """input -> other servers' name in lower case -> choice"""
     renderer: TemplateRenderer
+    loras: Mapping[str, Lora] = field(default_factory=dict)
     default_size: Size | None = None
     """The installation's own default; used where the model allows it."""
     hidden: frozenset[str] = frozenset()
@@ -149,6 +203,10 @@ class Catalogue:
             )
         return self.models[model_id]
 
+    def loras_for(self, model: Model) -> dict[str, Lora]:
+        """The LoRAs that fit this model, by id."""
+        return {name: lora for name, lora in self.loras.items() if model.family in lora.families}
+
     @cached_property
     def _names(self) -> dict[str, str]:
         return {
@@ -157,11 +215,11 @@ class Catalogue:
 
     @cached_property
     def files(self) -> dict[str, list[str]]:
-        """Every file of weights the models name, by folder."""
+        """Every file of weights that models and LoRAs name, by folder."""
         folders: dict[str, set[str]] = {}
-        for model in self.models.values():
-            for file in model.files.values():
-                folders.setdefault(file.folder, set()).add(file.name)
+        of_models = [file for model in self.models.values() for file in model.files.values()]
+        for file in (*of_models, *(lora.file for lora in self.loras.values())):
+            folders.setdefault(file.folder, set()).add(file.name)
         return {folder: sorted(names) for folder, names in sorted(folders.items())}
 
 

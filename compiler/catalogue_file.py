@@ -4,7 +4,7 @@ fault is told at once, with file, line and path."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -17,16 +17,19 @@ from compiler.catalogue import (
     File,
     Input,
     Licence,
+    Lora,
     Model,
     NamedChoice,
+    Presets,
     SizeRule,
+    Special,
     Workflow,
     size_fault,
 )
 from compiler.render import TemplateRenderer
 from compiler.signatures import Signatures, parse_signatures
 from compiler.sources import TEMPLATE_SUFFIX, Sources
-from compiler.values import Size
+from compiler.values import TASKS, Size
 from errors import CatalogueInvalid
 from yaml_text import line_of, read_yaml
 
@@ -39,8 +42,12 @@ def parse_catalogue(sources: Sources) -> Catalogue:
     document = _checked_document(sources)
     signatures = parse_signatures(json.loads(sources.nodes))
     workflows = {name: _workflow(name, entry, signatures) for name, entry in document["workflows"].items()}
-    models = {name: _model(name, entry) for name, entry in document["models"].items()}
-    faults = list(_contradictions(document, workflows, models, sources, signatures))
+    models = {name: _model(name, entry, workflows) for name, entry in document["models"].items()}
+    loras = {name: _lora(name, entry) for name, entry in document.get("loras", {}).items()}
+    faults = [
+        *_contradictions(document, workflows, models, sources, signatures),
+        *_lora_faults(loras, models),
+    ]
     if faults:
         raise _invalid(sources, faults)
     return Catalogue(
@@ -50,6 +57,7 @@ def parse_catalogue(sources: Sources) -> Catalogue:
         signatures=signatures,
         sampling_names=_sampling_names(sources.sampling_names),
         renderer=TemplateRenderer(sources.templates),
+        loras=loras,
     )
 
 
@@ -135,6 +143,33 @@ def _workflow_faults(
         for other in entry.get("x-unused-when", {}):
             if other not in workflow.inputs:
                 yield (*path, "inputs", name, "x-unused-when"), f"{other!r} is not an input"
+        yield from _special_faults((*path, "inputs", name, "x-when"), workflow.inputs[name], workflow)
+    yield from _preset_faults((*path, "presets"), workflow.presets, [workflow])
+
+
+def _special_faults(path: tuple[str | int, ...], rule: Input, workflow: Workflow) -> Iterator[Fault]:
+    for index, special in enumerate(rule.specials):
+        for other in special.conditions:
+            if other not in ("task", *workflow.inputs):
+                yield (*path, index, "if"), f"{other!r} is neither an input nor task"
+        if "default" in special.schema:
+            if set(special.conditions) != {"task"}:
+                yield (*path, index, "then", "default"), "a default can only depend on the task"
+            whole = Input({**rule.schema, **special.schema})
+            yield from _wrong_value((*path, index, "then", "default"), whole, special.schema["default"])
+
+
+def _preset_faults(
+    path: tuple[str | int, ...], presets: Presets, known: Iterable[Workflow]
+) -> Iterator[Fault]:
+    for field, choices in presets.items():
+        for choice, values in choices.items():
+            for name, value in values.items():
+                rules = [workflow.inputs[name] for workflow in known if name in workflow.inputs]
+                if not rules:
+                    yield (*path, field, choice, name), f"{name!r} is not an input"
+                for rule in rules:
+                    yield from _wrong_value((*path, field, choice, name), rule, value)
 
 
 def _wrong_value(path: tuple[str | int, ...], rule: Input, value: Any) -> Iterator[Fault]:
@@ -157,6 +192,18 @@ def _model_faults(model: Model, workflows: Mapping[str, Workflow]) -> Iterator[F
             yield (*path, "workflow"), f"the workflow {workflow_id!r} does not do {task!r}"
     known = [workflows[name] for name in model.workflows.values() if name in workflows]
     yield from _default_faults(model, known)
+    yield from _preset_faults((*path, "presets"), model.presets, known)
+
+
+def _lora_faults(loras: Mapping[str, Lora], models: Mapping[str, Model]) -> Iterator[Fault]:
+    families = {model.family for model in models.values()}
+    for lora in loras.values():
+        for index, family in enumerate(lora.families):
+            if family not in families:
+                yield (
+                    ("loras", lora.id, "families", index),
+                    f"no model is of the family {family!r}; there is {', '.join(sorted(families))}",
+                )
 
 
 def _default_faults(model: Model, known: list[Workflow]) -> Iterator[Fault]:
@@ -202,6 +249,7 @@ def _workflow(name: str, entry: Mapping[str, Any], signatures: Signatures) -> Wo
         template=entry.get("template", name + TEMPLATE_SUFFIX),
         tasks=tuple(entry["tasks"]),
         inputs={key: _input(value, signatures) for key, value in entry["inputs"].items()},
+        presets=entry.get("presets", {}),
     )
 
 
@@ -209,8 +257,20 @@ def _input(entry: Mapping[str, Any], signatures: Signatures) -> Input:
     schema = {key: value for key, value in entry.items() if not key.startswith("x-")}
     choices = _choices(entry.get("x-choices", ""), signatures)
     if choices is not None:
-        schema["enum"] = list(choices)
-    return Input(schema=schema, unused_when=entry.get("x-unused-when", {}))
+        schema["enum"] = [*choices, *entry.get("x-more-choices", ())]
+    return Input(
+        schema=schema,
+        unused_when=entry.get("x-unused-when", {}),
+        tasks=tuple(entry.get("x-tasks", TASKS)),
+        specials=tuple(_special(special) for special in entry.get("x-when", ())),
+    )
+
+
+def _special(entry: Mapping[str, Any]) -> Special:
+    conditions = {
+        name: tuple(values) if isinstance(values, list) else (values,) for name, values in entry["if"].items()
+    }
+    return Special(conditions, entry["then"])
 
 
 def _choices(reference: str, signatures: Signatures) -> tuple[Any, ...] | None:
@@ -220,14 +280,17 @@ def _choices(reference: str, signatures: Signatures) -> tuple[Any, ...] | None:
     return signatures[node].inputs[name].choices
 
 
-def _model(name: str, entry: Mapping[str, Any]) -> Model:
+def _model(name: str, entry: Mapping[str, Any], workflows: Mapping[str, Workflow]) -> Model:
     workflow = entry["workflow"]
+    if isinstance(workflow, str):
+        tasks = workflows[workflow].tasks if workflow in workflows else ("generate",)
+        workflow = dict.fromkeys(tasks, workflow)
     limits = entry.get("limits", {})
     return Model(
         id=name,
         title=entry["title"],
         family=entry["family"],
-        workflows={"generate": workflow} if isinstance(workflow, str) else workflow,
+        workflows=workflow,
         files={role: File(**file) for role, file in entry["files"].items()},
         licence=Licence(**entry["licence"]),
         size=_size_rule(entry["size"]),
@@ -237,6 +300,18 @@ def _model(name: str, entry: Mapping[str, Any]) -> Model:
         aliases=tuple(entry.get("aliases", ())),
         disk_gb=entry.get("disk_gb"),
         min_vram_gb=entry.get("min_vram_gb"),
+        presets=entry.get("presets", {}),
+    )
+
+
+def _lora(name: str, entry: Mapping[str, Any]) -> Lora:
+    return Lora(
+        id=name,
+        title=entry["title"],
+        families=tuple(entry["families"]),
+        file=File(**entry["file"], folder="loras"),
+        licence=Licence(**entry["licence"]),
+        strength=entry.get("strength", 1.0),
     )
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from jsonschema.exceptions import best_match
 
-from compiler.catalogue import Catalogue, Input, Model, SizeRule, Workflow, size_fault
-from compiler.values import MAX_SEED, ImageRequest, JobPlan, Note, Plan, PlannedValue, Size
-from errors import InvalidValue, PromptRequired, SizeNotAllowed
+from compiler.catalogue import Catalogue, Input, Model, Workflow
+from compiler.framing import Frame, frame_of
+from compiler.values import MAX_SEED, ImageRequest, JobPlan, Note, Plan, PlannedValue, Task
+from errors import InvalidValue, PromptRequired
 
 MAX_PROMPT_LENGTH = 32_000
 """characters, as OpenAI's newest image models"""
@@ -21,31 +22,37 @@ def resolve(request: ImageRequest, catalogue: Catalogue) -> Plan:
     """What `request` means for its model. Raises ModelNotCurated, PromptRequired, InvalidValue, SizeNotAllowed."""
     model = catalogue.find(request.model)
     workflow = _workflow(request, model, catalogue)
-    _check_prompt(request.prompt)
-    size, size_notes = _size(request, model, catalogue)
-    inputs, adjusted = _inputs(request, model, workflow, catalogue)
-    ignored = list(_unused(request, inputs, workflow))
+    _check_prompt(request)
+    frame = frame_of(request, model, catalogue)
+    presets = _presets(request, model, workflow)
+    inputs, adjusted = _inputs(request, model, workflow, catalogue, presets)
+    ignored = [*_unused(request, inputs, workflow), *_presets_ignored(request, presets)]
     for note in ignored:
         if note.field in inputs:
-            inputs[note.field] = _default(note.field, model, workflow)
+            inputs[note.field] = _default(note.field, model, workflow, request.task)
     return Plan(
         model=model.id,
         workflow=workflow.id,
         template=workflow.template,
         task=request.task,
-        size=size.value,
+        size=frame.size,
+        canvas=frame.canvas,
         # ComfyUI fills the date in: a folder a day keeps each short, since it lists the folder at every save.
         prefix=f"easel/%year%-%month%-%day%/{request.id}",
         values={
+            "task": PlannedValue(request.task, "request"),
             "prompt": PlannedValue(request.prompt, "request"),
-            "width": PlannedValue(size.value.width, size.origin),
-            "height": PlannedValue(size.value.height, size.origin),
+            "width": PlannedValue(frame.canvas.width, frame.origin),
+            "height": PlannedValue(frame.canvas.height, frame.origin),
             **inputs,
+            **_source(request, frame),
+            "loras": PlannedValue(_loras(request, model, catalogue), "request"),
             "files": PlannedValue({role: file.name for role, file in model.files.items()}, "model"),
         },
         jobs=_jobs(request, model),
-        adjusted=(*size_notes, *adjusted),
+        adjusted=(*frame.notes, *adjusted),
         ignored=tuple(ignored),
+        presets={field: request.presets[field] for field, values in presets.items() if values},
     )
 
 
@@ -58,8 +65,20 @@ def _workflow(request: ImageRequest, model: Model, catalogue: Catalogue) -> Work
     return catalogue.workflows[model.workflows[request.task]]
 
 
-def _check_prompt(prompt: str) -> None:
-    if not prompt.strip():
+def _source(request: ImageRequest, frame: Frame) -> dict[str, PlannedValue]:
+    """What a template needs to know of the image; null where there is none."""
+    source, cut = request.source, frame.size != frame.canvas
+    crop = {"width": frame.size.width, "height": frame.size.height} if cut else None
+    return {
+        "image": PlannedValue(source.image if source else None, "request"),
+        "mask": PlannedValue(source.mask if source else None, "request"),
+        "crop": PlannedValue(crop, frame.origin),
+    }
+
+
+def _check_prompt(request: ImageRequest) -> None:
+    prompt = request.prompt
+    if not prompt.strip() and request.task != "vary":
         raise PromptRequired("A prompt is required: say what the picture shows.", param="prompt")
     if len(prompt) > MAX_PROMPT_LENGTH:
         raise InvalidValue(
@@ -79,82 +98,97 @@ def _check_text(name: str, text: str) -> None:
         ) from fault
 
 
-# --- size -----------------------------------------------------------------------------------------
-
-
-def _size(request: ImageRequest, model: Model, catalogue: Catalogue) -> tuple[PlannedValue, tuple[Note, ...]]:
-    rule = model.size
-    if request.size is None:
-        preferred = catalogue.default_size
-        if preferred is not None and size_fault(preferred, rule) is None:
-            return PlannedValue(round_size(preferred, rule), "setting"), ()
-        return PlannedValue(rule.default, "model"), ()
-    fault = size_fault(request.size, rule)
-    if fault:
-        raise SizeNotAllowed(
-            f"{fault}, the limit of {model.id}.",
-            param="size",
-            size=str(request.size),
-            **_limits(rule),
-        )
-    rounded = round_size(request.size, rule)
-    why = f"width and height of {model.id} are multiples of {rule.multiple_of}"
-    notes = () if rounded == request.size else (Note("size", str(request.size), str(rounded), why),)
-    return PlannedValue(rounded, "request"), notes
-
-
-def _limits(rule: SizeRule) -> dict[str, Any]:
-    return {
-        "min": str(rule.min),
-        "max": str(rule.max),
-        "max_pixels": rule.max_pixels,
-        "suggested": [str(size) for size in rule.suggested],
-    }
-
-
-def round_size(size: Size, rule: SizeRule) -> Size:
-    """The size nearest to `size` whose sides are multiples that the rule wants, without leaving its limits."""
-    nearest = Size(
-        _nearest(size.width, rule.multiple_of, rule.min.width, rule.max.width),
-        _nearest(size.height, rule.multiple_of, rule.min.height, rule.max.height),
-    )
-    if size_fault(nearest, rule) is None:
-        return nearest
-    step = rule.multiple_of
-    return Size(size.width // step * step, size.height // step * step)
-
-
-def _nearest(side: int, step: int, low: int, high: int) -> int:
-    rounded = (side + step // 2) // step * step
-    if rounded > high:
-        rounded -= step
-    return rounded if rounded >= low else rounded + step
-
-
 # --- inputs ---------------------------------------------------------------------------------------
 
 
 def _inputs(
-    request: ImageRequest, model: Model, workflow: Workflow, catalogue: Catalogue
+    request: ImageRequest,
+    model: Model,
+    workflow: Workflow,
+    catalogue: Catalogue,
+    presets: Mapping[str, Mapping[str, Any]],
 ) -> tuple[dict[str, PlannedValue], list[Note]]:
     planned: dict[str, PlannedValue] = {}
     notes: list[Note] = []
-    for name, rule in workflow.inputs.items():
-        given = request.inputs.get(name)
-        value, note = _by_another_name(name, given, rule, catalogue)
-        if value is None:
-            planned[name] = _default(name, model, workflow)
-        else:
+    rules = workflow.inputs_for(request.task)
+    preset = {name: value for values in presets.values() for name, value in values.items()}
+    for name, rule in rules.items():
+        value, note = _by_another_name(name, request.inputs.get(name), rule, catalogue)
+        if value is not None:
             planned[name] = PlannedValue(checked_value(name, value, rule), "request")
+        elif name in preset:
+            planned[name] = PlannedValue(checked_value(name, preset[name], rule), "preset")
+        else:
+            planned[name] = _default(name, model, workflow, request.task)
         if note:
             notes.append(note)
+    _check_together(planned, rules, request.task)
     return planned, notes
 
 
-def _default(name: str, model: Model, workflow: Workflow) -> PlannedValue:
-    if name in model.defaults:
+def _check_together(planned: Mapping[str, PlannedValue], rules: Mapping[str, Input], task: Task) -> None:
+    """Some limits depend on other values: a schedule may need more than one step."""
+    facts = {"task": task, **{name: value.value for name, value in planned.items()}}
+    for name, rule in rules.items():
+        narrower = rule.under(facts)
+        if narrower is not rule:
+            checked_value(name, planned[name].value, narrower)
+
+
+def _default(name: str, model: Model, workflow: Workflow, task: Task) -> PlannedValue:
+    rule = workflow.inputs_for(task)[name]
+    if name in model.defaults and rule.schema.get("default") == workflow.inputs[name].schema.get("default"):
         return PlannedValue(model.defaults[name], "model")
-    return PlannedValue(workflow.inputs[name].schema["default"], "workflow")
+    return PlannedValue(rule.schema["default"], "workflow")
+
+
+# --- presets ---------------------------------------------------------------------------------------
+
+
+def _presets(request: ImageRequest, model: Model, workflow: Workflow) -> dict[str, dict[str, Any]]:
+    """What each asked preset sets: only inputs that this task has and the request does not give itself."""
+    there = workflow.inputs_for(request.task)
+    meant = {}
+    for field, choice in request.presets.items():
+        choices = {**workflow.presets.get(field, {}), **model.presets.get(field, {})}
+        meant[field] = {
+            name: value
+            for name, value in choices.get(choice, {}).items()
+            if name in there and request.inputs.get(name) is None
+        }
+    return meant
+
+
+def _presets_ignored(request: ImageRequest, presets: Mapping[str, Mapping[str, Any]]) -> Iterator[Note]:
+    for field, values in presets.items():
+        if not values and request.presets[field] != "auto":
+            yield Note(
+                field,
+                request.presets[field],
+                None,
+                "the catalogue has no such preset here, or the request gives its values itself",
+            )
+
+
+# --- LoRAs -----------------------------------------------------------------------------------------
+
+
+def _loras(request: ImageRequest, model: Model, catalogue: Catalogue) -> list[dict[str, Any]]:
+    there = catalogue.loras_for(model)
+    chosen = []
+    for asked in request.loras:
+        lora = there.get(asked.name)
+        if lora is None:
+            listed = ", ".join(there) or "none"
+            raise InvalidValue(
+                f"`lora`: {model.id} has no LoRA {_short(asked.name)}; there is {listed}.",
+                param="lora",
+                given=asked.name,
+                allowed=list(there),
+            )
+        strength = lora.strength if asked.strength is None else asked.strength
+        chosen.append({"id": lora.id, "file": lora.file.name, "strength": strength})
+    return chosen
 
 
 def _by_another_name(name: str, given: Any, rule: Input, catalogue: Catalogue) -> tuple[Any, Note | None]:
@@ -210,8 +244,8 @@ def _unused(request: ImageRequest, planned: Mapping[str, PlannedValue], workflow
     for name, value in request.inputs.items():
         if value in (None, ""):
             continue
-        if name not in workflow.inputs:
-            yield Note(name, value, None, f"the workflow {workflow.id} has no such input")
+        if name not in planned:
+            yield Note(name, value, None, f"the workflow {workflow.id} has no such input to {request.task}")
             continue
         conditions = workflow.inputs[name].unused_when
         if conditions and all(planned[other].value == at for other, at in conditions.items()):

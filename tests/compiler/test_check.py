@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
@@ -32,10 +31,10 @@ CASES = [
     ('"samples": ["sampler", 0]', '"samples": [["sampler"], 0]', "decoded", "samples", "not a link"),
     ('"samples": ["sampler", 0]', '"samples": "sampler"', "decoded", "samples", "where a link is wanted"),
     ('"samples": ["sampler", 0], ', "", "decoded", "samples", "required input is missing"),
-    ('"denoise": 1.0', '"denoise": 1.5', "sampler", "denoise", "outside the range"),
-    ('"denoise": 1.0', '"denoise": "1"', "sampler", "denoise", "wrong type"),
-    ('"denoise": 1.0', '"denoise": true', "sampler", "denoise", "wrong type"),
-    ('"denoise": 1.0', '"denoise": 1.0, "denoize": 1.0', "sampler", "denoize", "no such input"),
+    ('"denoise": {{ strength }}', '"denoise": 1.5', "sampler", "denoise", "outside the range"),
+    ('"denoise": {{ strength }}', '"denoise": "1"', "sampler", "denoise", "wrong type"),
+    ('"denoise": {{ strength }}', '"denoise": true', "sampler", "denoise", "wrong type"),
+    ('"denoise": {{ strength }}', '"denoise": 1.0, "denoize": 1.0', "sampler", "denoize", "no such input"),
     ('"scheduler": {{ schedule }}', '"scheduler": "nope"', "sampler", "scheduler", "not among the choices"),
     ('"class_type": "VAEDecode"', '"class_type": "VAEDecoder"', "decoded", None, "unknown node class"),
     ('"class_type": "VAEDecode"', '"klass": "VAEDecode"', "decoded", None, "not a node"),
@@ -59,7 +58,7 @@ def test_a_fault_names_template_node_input_and_what_is_allowed(
 
 
 def test_a_graph_without_an_output_is_refused() -> None:
-    (fault,) = faults_of(re.sub(r',\s*"picture": \{.*\}\}\n', "\n", TEXT))
+    (fault,) = faults_of(TEXT.replace('{% include "part_picture.json.j2" %}', ""))
     assert fault["message"] == "no output node"
 
 
@@ -124,7 +123,7 @@ def test_a_type_of_several_takes_each_and_a_star_takes_any() -> None:
         ("{{ prompt }}", '"{{ prompt }}"', "not JSON"),
         ("{{ prompt }}", "{{ promt }}", "'promt' is undefined"),
         ("{{ prompt }}", "{{ prompt | tojson }}", "not in the graph as it was given"),
-        ("{{ prompt }}", "{% if %}", "sd15_simple.json.j2:3"),
+        ("{{ prompt }}", "{% if %}", "sd15_simple.json.j2:5"),
         ("{{ files.checkpoint }}", "{{ files.chekpoint }}", "chekpoint"),
         ("{{ prompt }}", "{{ prompt.__class__.__mro__ }}", "unsafe"),
         ("{{ prompt }}", "{{ 1 / 0 }}", "division"),
@@ -140,17 +139,40 @@ def test_a_broken_template_stops_the_start_and_says_where(was: str, becomes: str
 
 
 def test_a_template_may_be_several_objects_one_after_another() -> None:
-    first, second = TEXT.split('  "decoded"')
-    split = (
-        first.rstrip().rstrip(",")
-        + "\n}\n{% if true %}\n{\n"
-        + '  "decoded"'
-        + second.rstrip()[:-1]
-        + "}\n{% endif %}\n"
+    split = TEXT.replace('},\n  "negative"', '}\n}\n{% if true %}\n{\n  "negative"')
+    assert split != TEXT
+    head, negative = split.split("{% if true %}")
+    catalogue = loaded(
+        with_template(head + "{% if true %}" + negative.replace("}}\n}\n", "}}\n}\n{% endif %}\n", 1))
     )
-    catalogue = loaded(with_template(split))
     (graph,) = compile_workflow(asked(model="sd-1.5"), catalogue).graphs
     assert graph.nodes == compile_workflow(asked(model="sd-1.5"), CATALOGUE).graphs[0].nodes
+
+
+EMPTY_LATENT = (
+    '{"latent": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}}}'
+)
+PLAIN_PICTURE = (
+    '{"picture": {"class_type": "SaveImage", "inputs": {"images": ["decoded", 0], "filename_prefix": "a"}}}'
+)
+
+
+@pytest.mark.parametrize(
+    ("parts", "lost"),
+    [
+        ({"part_loras": ""}, "LoRAs"),
+        ({"part_image_to_latent": EMPTY_LATENT, "part_picture": PLAIN_PICTURE}, "image"),
+    ],
+)
+def test_a_template_that_would_lose_what_a_request_brings_stops_the_start(
+    parts: dict[str, str], lost: str
+) -> None:
+    text = TEXT
+    for part, instead in parts.items():
+        text = text.replace(f'{{% include "{part}.json.j2" %}}', instead)
+    with pytest.raises(CatalogueInvalid) as caught:
+        loaded(with_template(text))
+    assert f"the graph does not use the request's {lost}" in caught.value.message
 
 
 @pytest.mark.parametrize(

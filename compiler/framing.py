@@ -1,0 +1,133 @@
+"""How large the picture is to be, and how large the graph draws it: the request's size, the image's own, or a default,
+within the model's limits and on its multiples."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from compiler.catalogue import Catalogue, Model, SizeRule, size_fault
+from compiler.values import ImageRequest, Note, Origin, Size
+from errors import SizeNotAllowed
+
+
+@dataclass(frozen=True)
+class Frame:
+    """`size` is what the client gets. The graph draws `canvas`, which is `size` unless that is off the multiple."""
+
+    size: Size
+    canvas: Size
+    origin: Origin
+    notes: tuple[Note, ...] = ()
+
+
+def frame_of(request: ImageRequest, model: Model, catalogue: Catalogue) -> Frame:
+    """Raises SizeNotAllowed."""
+    if request.source is not None:
+        return _frame_of_image(request, request.source.size, model)
+    if request.size is not None:
+        return _asked(request.size, model)
+    preferred = catalogue.default_size
+    if preferred is not None and size_fault(preferred, model.size) is None:
+        return _whole(round_size(preferred, model.size), "setting")
+    return _whole(model.size.default, "model")
+
+
+def _whole(size: Size, origin: Origin, *notes: Note) -> Frame:
+    return Frame(size, size, origin, notes)
+
+
+def _asked(size: Size, model: Model) -> Frame:
+    _check(size, model)
+    rule = model.size
+    rounded = round_size(size, rule)
+    why = f"width and height of {model.id} are multiples of {rule.multiple_of}"
+    notes = () if rounded == size else (Note("size", str(size), str(rounded), why),)
+    return _whole(rounded, "request", *notes)
+
+
+def _check(size: Size, model: Model) -> None:
+    fault = size_fault(size, model.size)
+    if fault:
+        raise SizeNotAllowed(
+            f"{fault}, the limit of {model.id}.", param="size", size=str(size), **_limits(model.size)
+        )
+
+
+def _limits(rule: SizeRule) -> dict[str, Any]:
+    return {
+        "min": str(rule.min),
+        "max": str(rule.max),
+        "max_pixels": rule.max_pixels,
+        "suggested": [str(size) for size in rule.suggested],
+    }
+
+
+# --- of an image -----------------------------------------------------------------------------------
+
+
+def _frame_of_image(request: ImageRequest, own: Size, model: Model) -> Frame:
+    if request.size is not None and request.size != own:
+        frame = _asked(request.size, model)
+        why = "the image is scaled to cover the asked size, and what stands out is cut off"
+        return Frame(
+            frame.size, frame.canvas, "request", (*frame.notes, Note("image", str(own), str(frame.size), why))
+        )
+    if request.size is not None:
+        _check(own, model)
+    rule = model.size
+    canvas = Size(_up(own.width, rule.multiple_of), _up(own.height, rule.multiple_of))
+    if size_fault(own, rule) is None and size_fault(canvas, rule) is None:
+        return Frame(own, canvas, "image" if request.size is None else "request")
+    fitted = _fitted(own, model)
+    why = f"{model.id} draws {rule.min} to {rule.max}"
+    return _whole(fitted, "image", Note("image", str(own), str(fitted), why))
+
+
+def _up(side: int, step: int) -> int:
+    return -(-side // step) * step
+
+
+def _fitted(own: Size, model: Model) -> Size:
+    """The size of the image's shape that the model draws, as near to its own as may be."""
+    rule = model.size
+    largest = min(rule.max.width / own.width, rule.max.height / own.height)
+    if rule.max_pixels is not None:
+        largest = min(largest, math.sqrt(rule.max_pixels / own.pixels))
+    smallest = max(rule.min.width / own.width, rule.min.height / own.height)
+    scale = min(largest, max(1.0, smallest))
+    near = Size(
+        min(rule.max.width, max(1, round(own.width * scale))),
+        min(rule.max.height, max(1, round(own.height * scale))),
+    )
+    if smallest > largest:
+        raise SizeNotAllowed(
+            f"An image of {own} is too long and narrow for {model.id}; send a `size` to cut it to.",
+            param="size",
+            size=str(own),
+            **_limits(rule),
+        )
+    return round_size(Size(max(rule.min.width, near.width), max(rule.min.height, near.height)), rule)
+
+
+# --- multiples -------------------------------------------------------------------------------------
+
+
+def round_size(size: Size, rule: SizeRule) -> Size:
+    """The size nearest to `size` whose sides are multiples that the rule wants, without leaving its limits."""
+    nearest = Size(
+        _nearest(size.width, rule.multiple_of, rule.min.width, rule.max.width),
+        _nearest(size.height, rule.multiple_of, rule.min.height, rule.max.height),
+    )
+    if size_fault(nearest, rule) is None:
+        return nearest
+    step = rule.multiple_of
+    return Size(size.width // step * step, size.height // step * step)
+
+
+def _nearest(side: int, step: int, low: int, high: int) -> int:
+    rounded = (side + step // 2) // step * step
+    if rounded > high:
+        rounded -= step
+    return rounded if rounded >= low else rounded + step
