@@ -23,6 +23,7 @@ from engine.sketch import SketchKeeper, SketchServer
 from errors import EaselError, EngineUnreachable, SettingsInvalid
 from generation import Generator
 from image_store import ImageStore
+from input_images import fetch_image
 from live_catalogue import LiveCatalogue, installation_choices
 from llm import Stacks, read_stacks
 from overview import Overview
@@ -158,6 +159,7 @@ class House:
             engine=lambda: self.engine_choice.current(),
             arbiter=self.arbiter,
             overview=self.overview,
+            fetch_image=_fetch_image if self.settings["images.fetch_urls"] else None,
         )
 
     @contextlib.contextmanager
@@ -209,6 +211,14 @@ class House:
         with `reason`."""
         self.arbiter.dismiss(reason)
         self.engine_choice.cancel_all(reason)
+
+
+_FETCH_BYTES = 50_000_000
+_FETCH_S = 20.0
+
+
+def _fetch_image(url: str, param: str) -> bytes:
+    return fetch_image(url, max_bytes=_FETCH_BYTES, timeout_s=_FETCH_S, param=param)
 
 
 def create_app(settings: Settings | None = None) -> Flask:

@@ -244,6 +244,12 @@ TABLE: tuple[Setting, ...] = (
     Setting("images.visible", "list", (), "Ids of the models to show; empty: all."),
     Setting("images.preload", "list", (), "Ids of models to load into ComfyUI when the server starts."),
     Setting(
+        "images.fetch_urls",
+        "switch",
+        False,
+        "Fetch images that an edit names by an http(s) URL; never from private networks.",
+    ),
+    Setting(
         "images.metadata",
         "text",
         "none",

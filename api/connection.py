@@ -13,7 +13,7 @@ from typing import Any
 from flask import Request, g
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from errors import BodyTimeout, InvalidRequest
+from errors import BodyTimeout, EaselError, InvalidRequest
 
 BODY_PATIENCE_S = 15.0
 """How long nothing may come while a body is being read"""
@@ -23,12 +23,18 @@ DISCARD_AT_MOST_S = 2.0
 
 def read_body(request: Request, patience_s: float = BODY_PATIENCE_S) -> bytes:
     """The whole body. Raises BodyTimeout, InvalidRequest for a broken one, and werkzeug's RequestEntityTooLarge."""
+    with reading(request, patience_s):
+        return request.get_data(cache=False)
+
+
+@contextlib.contextmanager
+def reading(request: Request, patience_s: float = BODY_PATIENCE_S) -> Iterator[None]:
+    """Read the body inside. Whatever keeps it from coming whole is BodyTimeout or InvalidRequest."""
     with _patience(request.environ, patience_s):
         try:
-            body = request.get_data(cache=False)
+            yield
             g.body_was_read = True
-            return body
-        except RequestEntityTooLarge:
+        except (RequestEntityTooLarge, EaselError):
             raise
         except Exception as fault:
             # werkzeug hides a socket's timeout behind an error of its own.

@@ -1,4 +1,4 @@
-"""A JSON body in any of the dialects -> an ImageRequest and how its answer is to look. Pure."""
+"""The fields of a request in any of the dialects -> an ImageRequest, and how its answer is to look. Pure."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
-from api.json_body import json_object
-from compiler import ImageRequest, Size
+from compiler import ImageRequest, LoraChoice, Size, Task
 from compiler.values import Note
-from errors import InvalidValue, PromptRequired, SizeNotAllowed, StreamUnsupported
+from errors import InvalidValue, PromptRequired, SizeNotAllowed
 from generation import Finish
 
 SCHEMA: dict[str, Any] = json.loads(
@@ -27,25 +26,25 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "cfg": ("guidance_scale", "cfg_scale"),
     "sampler": ("sample_method",),
     "schedule": ("scheduler", "schedule_method"),
+    "strength": ("denoise", "denoising_strength"),
+    "lora": ("loras",),
 }
 """Canonical name -> what other servers call it. The first that is present wins."""
 
-WORKFLOW_INPUTS = ("steps", "cfg", "negative_prompt", "sampler", "schedule")
-"""Fields whose meaning and limits are the workflow's."""
+PRESETS = ("quality", "input_fidelity")
 
-_NO_PRESETS = "no model here has such presets; `steps` and `prompt` do that"
 _WHY_NOT: Mapping[str, str] = {
-    "quality": _NO_PRESETS,
-    "style": _NO_PRESETS,
-    "complexity": _NO_PRESETS,
+    "style": "no model here has styles; say it in the prompt",
+    "complexity": "no model here has such presets",
     "moderation": "nothing is moderated here",
     "user": "nothing is told apart by user here",
     "safety_identifier": "nothing is told apart by user here",
-    "input_fidelity": "there is no input image",
-    "stream_options": "there is no stream",
 }
+"""Fields of other servers that mean nothing here. Any other that is not ours may be an input of a workflow."""
 
-_OWN_FIELDS = frozenset(SCHEMA["properties"])
+_OURS = frozenset(SCHEMA["properties"]) - {
+    *("steps", "cfg", "guidance", "strength", "negative_prompt", "sampler", "schedule")
+}
 _B64_NAMES = ("gpt-image", "chatgpt-image")
 _B64_FIELDS = (
     "background",
@@ -59,58 +58,84 @@ _B64_FIELDS = (
 
 
 @dataclass(frozen=True)
+class StreamForm:
+    """How a stream's events are to look: OpenAI's, GPUStack's, or both at once."""
+
+    openai: bool
+    gpustack: bool
+    partial_images: int
+    include_usage: bool
+
+
+@dataclass(frozen=True)
 class Asked:
     """A request, how its pictures are to be finished and answered, and what is not done as asked."""
 
     request: ImageRequest
     finish: Finish
     as_url: bool
+    stream: StreamForm | None
     adjusted: tuple[Note, ...]
     ignored: tuple[Note, ...]
 
 
+@dataclass(frozen=True)
+class Door:
+    """What the path already says: the task, and whether it is one of GPUStack's own."""
+
+    task: Task = "generate"
+    is_gpustack: bool = False
+
+
 def read_image_request(
-    text: bytes,
+    body: Mapping[str, Any],
     *,
+    door: Door,
     request_id: str,
     draw_seed: Callable[[], int],
     default_response_format: str = "auto",
     url_needs_file: bool = True,
+    notes: tuple[Note, ...] = (),
 ) -> Asked:
-    """The body of POST /v1/images/generations. `draw_seed` gives a seed where the request has none.
+    """The fields of a body, images taken out. `draw_seed` gives a seed where the request has none; `notes` are those of
+    whoever took the images.
 
-    Raises InvalidRequest, PromptRequired, InvalidValue, SizeNotAllowed, StreamUnsupported.
+    Raises InvalidRequest, PromptRequired, InvalidValue, SizeNotAllowed.
     """
-    fields, shadowed = _canonical(json_object(text))
+    fields, shadowed = canonical(body)
     _normalise(fields)
-    _check(fields)
+    _check(fields, door.task)
     seed = fields.get("seed", -1)
-    as_url = _wants_url(fields, default_response_format)
+    stream = _stream(fields, door)
+    as_url = _wants_url(fields, default_response_format, door.task, stream)
     request = ImageRequest(
-        prompt=fields["prompt"],
+        prompt="" if door.task == "vary" else fields["prompt"],
         model=fields.get("model", ""),
+        task=door.task,
         n=int(fields.get("n", 1)),
         size=_size(fields.get("size")),
         seed=draw_seed() if seed == -1 else int(seed),
         seed_origin="drawn" if seed == -1 else "request",
         id=request_id,
-        inputs={name: fields[name] for name in WORKFLOW_INPUTS if name in fields},
+        inputs={name: fields[name] for name in fields if name not in _OURS and name not in _WHY_NOT},
+        presets=_presets(fields, door.task),
+        loras=tuple(LoraChoice(lora["name"], lora.get("strength")) for lora in fields.get("lora", ())),
     )
     finish = Finish(
         format=fields.get("output_format", "png"),
         quality=fields.get("output_compression"),
         keep=as_url and url_needs_file,
     )
-    notes = (*shadowed, *_ignored(fields))
-    adjusted = tuple(note for note in notes if note.done is not None)
-    ignored = tuple(note for note in notes if note.done is None)
-    return Asked(request, finish, as_url, adjusted, ignored)
+    every = (*notes, *shadowed, *_ignored(fields, door.task, stream))
+    adjusted = tuple(note for note in every if note.done is not None)
+    ignored = tuple(note for note in every if note.done is None)
+    return Asked(request, finish, as_url, stream, adjusted, ignored)
 
 
 # --- names -----------------------------------------------------------------------------------------
 
 
-def _canonical(body: dict[str, Any]) -> tuple[dict[str, Any], list[Note]]:
+def canonical(body: Mapping[str, Any]) -> tuple[dict[str, Any], list[Note]]:
     """The fields that are given, flat and in canonical names, and those that lost to another of the same meaning."""
     extra = body.get("extra_body")
     if extra is not None and not isinstance(extra, dict):
@@ -166,17 +191,23 @@ def _normalise(fields: dict[str, Any]) -> None:
         fields["n"] = int(n)
     if fields.get("output_format") == "jpg":
         fields["output_format"] = "jpeg"
+    if "lora" in fields:
+        loras = fields["lora"] if isinstance(fields["lora"], list) else [fields["lora"]]
+        fields["lora"] = [{"name": lora} if isinstance(lora, str) else lora for lora in loras]
+    if "stream_options_include_usage" in fields:
+        options = fields.setdefault("stream_options", {})
+        if isinstance(options, dict):
+            options.setdefault("include_usage", fields["stream_options_include_usage"])
+        del fields["stream_options_include_usage"]
 
 
-def _check(fields: Mapping[str, Any]) -> None:
+def _check(fields: Mapping[str, Any], task: Task) -> None:
     prompt = fields.get("prompt", "")
-    if isinstance(prompt, str) and not prompt.strip():
+    if task != "vary" and isinstance(prompt, str) and not prompt.strip():
         raise PromptRequired("A prompt is required: say what the picture shows.", param="prompt")
     fault = best_match(_VALIDATOR.iter_errors(fields))
     if fault is not None:
         raise _invalid(fault)
-    if fields.get("stream"):
-        raise StreamUnsupported("Streaming is not supported yet; leave `stream` out.", param="stream")
 
 
 def _invalid(fault: ValidationError) -> InvalidValue:
@@ -195,6 +226,7 @@ def _allowed(fault: ValidationError) -> str:
         "minimum": f"it must be at least {wanted}",
         "maximum": f"it must be at most {wanted}",
         "maxLength": f"it may have at most {wanted} characters",
+        "maxItems": f"it may have at most {wanted} entries",
     }
     return words.get(str(fault.validator), fault.message)
 
@@ -208,11 +240,33 @@ def _size(text: str | None) -> Size | None:
         raise SizeNotAllowed(f"`size`: {fault}, or auto.", param="size") from fault
 
 
-def _wants_url(fields: Mapping[str, Any], default: str) -> bool:
+def _presets(fields: Mapping[str, Any], task: Task) -> dict[str, str]:
+    names = PRESETS if task != "generate" else ("quality",)
+    return {name: fields[name].strip().lower() for name in names if isinstance(fields.get(name), str)}
+
+
+def _stream(fields: Mapping[str, Any], door: Door) -> StreamForm | None:
+    """Real clients of GPUStack always send `stream_options`, which OpenAI's image API does not have."""
+    if not fields.get("stream") or door.task == "vary":
+        return None
+    gpustack = door.is_gpustack or "stream_options" in fields
+    return StreamForm(
+        openai=not gpustack or "partial_images" in fields,
+        gpustack=gpustack,
+        partial_images=int(fields.get("partial_images", 0)),
+        include_usage=fields.get("stream_options", {}).get("include_usage", True),
+    )
+
+
+def _wants_url(fields: Mapping[str, Any], default: str, task: Task, stream: StreamForm | None) -> bool:
+    if stream is not None:
+        return stream.gpustack and not stream.openai and fields.get("response_format") == "url"
     if "response_format" in fields:
         return bool(fields["response_format"] == "url")
     if default != "auto":
         return default == "url"
+    if task in ("edit", "inpaint"):
+        return False
     model = fields.get("model", "").strip().casefold()
     return not (model.startswith(_B64_NAMES) or any(name in fields for name in _B64_FIELDS))
 
@@ -220,14 +274,26 @@ def _wants_url(fields: Mapping[str, Any], default: str) -> bool:
 # --- what is not honoured --------------------------------------------------------------------------
 
 
-def _ignored(fields: Mapping[str, Any]) -> list[Note]:
-    notes = [
-        Note(name, value, None, _WHY_NOT.get(name, "this server has no such field"))
-        for name, value in fields.items()
-        if name not in _OWN_FIELDS
+def _ignored(fields: Mapping[str, Any], task: Task, stream: StreamForm | None) -> list[Note]:
+    notes = [Note(name, fields[name], None, why) for name, why in _WHY_NOT.items() if name in fields]
+    if stream is None:
+        why = "variations do not stream" if fields.get("stream") else "there is no stream"
+        notes += [
+            Note(name, fields[name], None, why)
+            for name in ("stream", "partial_images", "stream_options")
+            if fields.get(name)
+        ]
+    elif stream.openai and fields.get("response_format") == "url":
+        notes.append(Note("response_format", "url", None, "the events of a stream carry b64_json"))
+    if task == "vary" and "prompt" in fields:
+        notes.append(Note("prompt", fields["prompt"], None, "variations have no prompt; an edit has"))
+    if task == "generate" and "input_fidelity" in fields:
+        notes.append(Note("input_fidelity", fields["input_fidelity"], None, "there is no input image"))
+    notes += [
+        Note(name, fields[name], None, "it names no preset")
+        for name in PRESETS
+        if name in fields and not isinstance(fields[name], str)
     ]
-    if "partial_images" in fields:
-        notes.append(Note("partial_images", fields["partial_images"], None, "there is no stream"))
     if fields.get("background", "auto") not in ("auto", "opaque"):
         notes.append(Note("background", fields["background"], None, "every model draws opaque pictures"))
     if "output_compression" in fields and fields.get("output_format", "png") == "png":

@@ -1,163 +1,154 @@
-"""POST /v1/images/generations and its other spellings, and GET /api/images/cache/<name>."""
+"""Drawing, editing and varying pictures in every spelling of their paths, and GET /api/images/cache/<name>."""
 
 from __future__ import annotations
 
-import base64
+import contextlib
 import secrets
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, request
 
-from api.connection import hang_up_of, read_body
-from api.image_request import Asked, read_image_request
-from api.json_body import require_json
+from api.answers import Links, images_response
+from api.connection import hang_up_of
+from api.form_body import is_form, read_form, typed
+from api.image_request import SCHEMA, Asked, Door, StreamForm, read_image_request
+from api.json_body import json_request
+from api.json_pieces import JsonPieces
 from api.options import HttpOptions, Services
+from api.sent_images import SentImages, refuse_urls, take_images
+from api.streams import HEADERS, MIME, Frames, ImageStream, failure
 from compiler.values import Note
-from errors import ImagesDisabled
-from generation import Generation, Image
+from errors import ImagesDisabled, InvalidImage
+from generation import Drawing
 
 GENERATION_PATHS = (
     "/v1/images/generations",
     "/v1-openai/images/generations",
     "/v1-openai/image/generate",
 )
-"""OpenAI's path, and GPUStack's two."""
+EDIT_PATHS = ("/v1/images/edits", "/v1-openai/images/edits", "/v1-openai/image/edit")
+VARIATION_PATHS = ("/v1/images/variations", "/v1-openai/images/variations")
+"""OpenAI's path, and GPUStack's."""
 
-SKETCH_NOTICE = (
-    "These are sketches by Easel's built-in engine: no model ran. Set EASEL_ENGINE_URL to a ComfyUI."
-)
-_LONGEST_ECHO = 200
-_MOST_NOTES = 100
+_GPUSTACK = "/v1-openai/"
 
 
 def images_blueprint(services: Services) -> Blueprint:
     """The image routes over `services`."""
     routes = Blueprint("images", __name__)
-    for index, path in enumerate(GENERATION_PATHS):
-        routes.add_url_rule(
-            path, f"generate_{index}", lambda: _generate(services), methods=["POST"], strict_slashes=False
-        )
+    for task, paths in (("generate", GENERATION_PATHS), ("edit", EDIT_PATHS), ("vary", VARIATION_PATHS)):
+        for path in paths:
+            door = Door(task, path.startswith(_GPUSTACK))  # type: ignore[arg-type]
+            routes.add_url_rule(path, path, lambda door=door: _draw(services, door), methods=["POST"])
     routes.add_url_rule("/api/images/cache/<name>", "kept", lambda name: _kept(services, name))
     return routes
 
 
-def _generate(services: Services) -> Response:
-    options = services.options
-    if not options.images_enabled:
+def _draw(services: Services, door: Door) -> Response:
+    if not services.options.images_enabled:
         raise ImagesDisabled("Image generation is switched off on this server.")
-    require_json(request)
-    # Also a body that is slow to come takes one of the places, so that some threads stay free for all else.
-    with services.generator.waiting:
-        return jsonify(_drawn(services, options))
-
-
-def _drawn(services: Services, options: HttpOptions) -> dict[str, Any]:
     arrived = time.monotonic()
+    with contextlib.ExitStack() as place:
+        # Also a body that is slow to come takes one of the places, so that some threads stay free for all else.
+        place.enter_context(services.generator.waiting)
+        body, files = _body(door)
+        try:
+            asked, drawing = _prepared(body, files, door, services)
+        except InvalidImage as fault:
+            return _refused_in_a_stream(fault, body, door)
+        if asked.stream is not None:
+            # The place is given back by the stream, when it ends.
+            return _streamed(asked, drawing, asked.stream, services, arrived, place.pop_all())
+        images = tuple(drawing.images(asked.finish, cancelled=hang_up_of(request.environ)))
+    answer = JsonPieces(
+        images_response(asked, drawing, images, _links(services.options), time.monotonic() - arrived)
+    )
+    return _in_pieces(answer)
+
+
+def _body(door: Door) -> tuple[dict[str, Any], tuple[tuple[str, bytes], ...]]:
+    if door.task == "generate" or not is_form(request):
+        return json_request(request), ()
+    form = read_form(request)
+    return typed(form.fields, SCHEMA["properties"]), form.files
+
+
+def _prepared(
+    body: dict[str, Any], files: tuple[tuple[str, bytes], ...], door: Door, services: Services
+) -> tuple[Asked, Drawing]:
+    options = services.options
+    sent: SentImages | None = None
+    if door.task != "generate":
+        sent = take_images(body, files, services.fetch_image or refuse_urls)
+        if sent.pictures.mask is not None:
+            door, sent = _masked(door, sent)
     asked = read_image_request(
-        read_body(request),
+        body,
+        door=door,
         request_id=str(uuid.uuid4()),
         # Below 2^53, so that the answer's seed survives a client that holds numbers as doubles.
         draw_seed=lambda: secrets.randbelow(2**53),
         default_response_format=options.default_response_format,
         url_needs_file=options.url_style != "data",
+        notes=sent.notes if sent else (),
     )
-    made = services.generator.generate(
-        asked.request,
-        asked.finish,
-        timeout_s=options.request_timeout_s,
-        cancelled=hang_up_of(request.environ),
+    drawing = services.generator.prepare(
+        asked.request, timeout_s=options.request_timeout_s, pictures=sent.pictures if sent else None
     )
-    return _answer(asked, made, options, time.monotonic() - arrived)
+    return asked, drawing
 
 
-# --- the answer ------------------------------------------------------------------------------------
+def _masked(door: Door, sent: SentImages) -> tuple[Door, SentImages]:
+    if door.task == "edit":
+        return replace(door, task="inpaint"), sent
+    note = Note("mask", "(a file)", None, "a variation redraws the whole image")
+    return door, SentImages(replace(sent.pictures, mask=None), (*sent.notes, note))
 
 
-def _answer(asked: Asked, made: Generation, options: HttpOptions, elapsed_s: float) -> dict[str, Any]:
-    return {
-        "created": int(time.time()),
-        "data": [_datum(image, asked.as_url, options) for image in made.images],
-        "background": "opaque",
-        "output_format": asked.finish.format,
-        "size": str(made.images[0].size),
-        "usage": _usage(made, elapsed_s),
-        "_hal0": _debug(asked, made),
-    }
-
-
-def _datum(image: Image, as_url: bool, options: HttpOptions) -> dict[str, str]:
-    if not as_url:
-        return {"b64_json": base64.b64encode(image.data).decode("ascii")}
-    if image.kept is None:
-        return {"url": f"data:{image.mime};base64,{base64.b64encode(image.data).decode('ascii')}"}
-    path = f"/api/images/cache/{image.kept.name}"
+def _links(options: HttpOptions) -> Links:
     if options.url_style == "relative":
-        return {"url": path}
-    base = options.public_url or request.host_url.rstrip("/") + request.script_root
-    return {"url": base.rstrip("/") + path}
+        return Links("")
+    return Links((options.public_url or request.host_url.rstrip("/") + request.script_root).rstrip("/"))
 
 
-def _usage(made: Generation, elapsed_s: float) -> dict[str, Any]:
-    pictures, run_s = len(made.images), max(made.timings.run_s, 1e-6)
-    before_s = max(0.0, elapsed_s - made.timings.run_s - made.timings.fetch_s - made.timings.finish_s)
-    none = {"text_tokens": 0, "image_tokens": 0}
-    return {
-        "input_tokens": 0,
-        "output_tokens": 0,
-        "total_tokens": 0,
-        "input_tokens_details": none,
-        "output_tokens_details": none,
-        "generation_per_second": round(pictures / run_s, 3),
-        "time_per_generation_ms": round(run_s / pictures * 1000, 3),
-        "time_to_process_ms": round(before_s * 1000, 3),
-    }
+def _in_pieces(answer: JsonPieces) -> Response:
+    response = Response(answer, mimetype="application/json")
+    response.content_length = len(answer)
+    return response
 
 
-def _debug(asked: Asked, made: Generation) -> dict[str, Any]:
-    plan, first = made.plan, made.images[0]
-    values = {name: planned.value for name, planned in plan.values.items() if name not in ("prompt", "files")}
-    debug: dict[str, Any] = {
-        "model": plan.model,
-        "workflow": plan.workflow,
-        "checkpoint": made.checkpoint,
-        "meta": {"template": plan.template, **values, "batch_size": first.batch, "seed": first.seed},
-        "prompt_id": first.prompt_id,
-        "images": [
-            {"seed": image.seed, "index": image.index, "batch": image.batch, "prompt_id": image.prompt_id}
-            for image in made.images
-        ],
-        "timings": {name: round(value, 6) for name, value in vars(made.timings).items()},
-        "adjusted": _notes((*asked.adjusted, *plan.adjusted)),
-        "ignored": _notes((*asked.ignored, *plan.ignored)),
-        "engine": "sketch" if made.is_sketch else "comfyui",
-    }
-    if made.is_sketch:
-        debug["notice"] = SKETCH_NOTICE
-    return debug
+# --- streams ---------------------------------------------------------------------------------------
 
 
-def _notes(notes: Iterable[Note]) -> list[dict[str, Any]]:
-    every = list(notes)
-    listed = []
-    for note in every[:_MOST_NOTES]:
-        entry = {"field": _echo(note.field), "asked": _echo(note.asked), "why": note.why}
-        listed.append(entry if note.done is None else {**entry, "done": note.done})
-    if len(every) > _MOST_NOTES:
-        listed.append({"field": "…", "asked": len(every) - _MOST_NOTES, "why": "as many more are not shown"})
-    return listed
+def _streamed(
+    asked: Asked,
+    drawing: Drawing,
+    form: StreamForm,
+    services: Services,
+    arrived: float,
+    place: contextlib.ExitStack,
+) -> Response:
+    frames = Frames(drawing, asked, form, _links(services.options), arrived)
+    stream = ImageStream(
+        drawing,
+        asked,
+        frames,
+        cancelled=hang_up_of(request.environ),
+        release=place.close,
+    )
+    return Response(stream, mimetype=MIME, headers=HEADERS)
 
 
-def _echo(value: Any) -> Any:
-    """What a client sent, small enough to send back and certain to be JSON."""
-    if isinstance(value, (bool, int)) or (isinstance(value, float) and abs(value) < float("inf")):
-        return value
-    if isinstance(value, Mapping):
-        return "(an object)"
-    text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= _LONGEST_ECHO else text[: _LONGEST_ECHO - 1] + "…"
+def _refused_in_a_stream(fault: InvalidImage, body: dict[str, Any], door: Door) -> Response:
+    """GPUStack tells of an illegal image inside the stream; everybody else gets a plain 400."""
+    asks_gpustack = door.is_gpustack or any(name.startswith("stream_options") for name in body)
+    if body.get("stream") is not True or not asks_gpustack or door.task == "vary":
+        raise fault
+    form = StreamForm(openai=False, gpustack=True, partial_images=0, include_usage=False)
+    return Response(failure(fault, form), mimetype=MIME, headers=HEADERS)
 
 
 # --- kept images -----------------------------------------------------------------------------------

@@ -11,13 +11,17 @@ from compiler import Model
 from compiler.catalogue import SLOT_NAME
 from errors import ModelNotCurated
 
+MODEL_PATHS = ("/v1/models", "/v1-openai/models")
+"""OpenAI's path, and GPUStack's."""
+
 
 def models_blueprint(services: Services) -> Blueprint:
     """The model routes over `services`."""
     routes = Blueprint("models", __name__)
-    routes.add_url_rule("/v1/models", "all", lambda: _all(services))
-    # Ids may hold slashes, as stabilityai/sdxl-turbo does.
-    routes.add_url_rule("/v1/models/<path:name>", "one", lambda name: _one(services, name))
+    for path in MODEL_PATHS:
+        routes.add_url_rule(path, path, lambda: _all(services))
+        # Ids may hold slashes, as stabilityai/sdxl-turbo does.
+        routes.add_url_rule(f"{path}/<path:name>", f"{path}/one", lambda name: _one(services, name))
     return routes
 
 

@@ -11,7 +11,9 @@ from flask import Blueprint, Response, jsonify
 
 from api.comfyui import MODES
 from api.envelope import status_of
-from api.images import GENERATION_PATHS
+from api.images import EDIT_PATHS, GENERATION_PATHS, VARIATION_PATHS
+from api.models import MODEL_PATHS
+from api.sent_images import MOST_IMAGES
 from errors import every_error
 
 _SCHEMAS = Path(__file__).parent.parent / "schemas"
@@ -32,11 +34,14 @@ def _description() -> Response:
 @cache
 def description() -> dict[str, Any]:
     """The whole API as an OpenAPI 3.1 document."""
-    generation = _operation(
-        "Draw pictures",
-        "ImagesResponse",
-        body="ImageRequest",
-        failures=sorted({status_of(kind) for kind in every_error()} - {499}),
+    generation = _drawing("Draw pictures", {"application/json": "ImageRequest"})
+    edit = _drawing(
+        "Redraw an image by a prompt, or what a mask leaves open",
+        {"multipart/form-data": "EditForm", "application/json": "EditRequest"},
+    )
+    variation = _drawing(
+        "Redraw an image without a prompt",
+        {"multipart/form-data": "EditForm", "application/json": "EditRequest"},
     )
     model_id = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
@@ -50,10 +55,18 @@ def description() -> dict[str, Any]:
         "security": [{}, {"key": []}],
         "paths": {
             **{path: {"post": generation} for path in GENERATION_PATHS},
-            "/v1/models": {"get": _operation("List the models", "ModelList", failures=[401])},
-            "/v1/models/{id}": {
-                "parameters": [model_id],
-                "get": _operation("One model, by id or alias", "Model", failures=[401, 404]),
+            **{path: {"post": edit} for path in EDIT_PATHS},
+            **{path: {"post": variation} for path in VARIATION_PATHS},
+            **{
+                path: {"get": _operation("List the models", "ModelList", failures=[401])}
+                for path in MODEL_PATHS
+            },
+            **{
+                f"{path}/{{id}}": {
+                    "parameters": [model_id],
+                    "get": _operation("One model, by id or alias", "Model", failures=[401, 404]),
+                }
+                for path in MODEL_PATHS
             },
             "/api/images/cache/{name}": {"parameters": [name], "get": _image()},
             **_gpu_paths(),
@@ -66,6 +79,19 @@ def description() -> dict[str, Any]:
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
+
+
+def _drawing(summary: str, bodies: dict[str, str]) -> dict[str, Any]:
+    """An operation that answers with pictures, at once or as events."""
+    every_status = sorted({status_of(kind) for kind in every_error()} - {499})
+    operation = _operation(summary, "ImagesResponse", failures=every_status)
+    events = {
+        "schema": {"type": "string", "description": "With `stream`: server-sent events, see docs/api.md"}
+    }
+    operation["responses"]["200"]["content"]["text/event-stream"] = events
+    content = {kind: {"schema": {"$ref": f"#/components/schemas/{name}"}} for kind, name in bodies.items()}
+    operation["requestBody"] = {"required": True, "content": content}
+    return operation
 
 
 def _gpu_paths() -> dict[str, Any]:
@@ -147,8 +173,27 @@ def _components() -> dict[str, Any]:
             "data": {"type": "array", "items": {"$ref": "#/components/schemas/Model"}},
         },
     }
+    file = {"type": "string", "contentMediaType": "application/octet-stream"}
     schemas = {
-        "ImageRequest": _schema("image_request"),
+        "ImageRequest": _schema("image_request") | {"required": ["prompt"]},
+        "EditForm": _with(
+            {
+                "image": {"type": "array", "items": file, "minItems": 1, "maxItems": MOST_IMAGES},
+                "mask": file | {"description": "Where it is transparent, or white, is drawn anew"},
+            }
+        ),
+        "EditRequest": _with(
+            {
+                "images": {
+                    "type": "array",
+                    "minItems": 1,
+                    "maxItems": MOST_IMAGES,
+                    "items": {"$ref": "#/components/schemas/ImageReference"},
+                },
+                "mask": {"$ref": "#/components/schemas/ImageReference"},
+            }
+        ),
+        "ImageReference": _object({"image_url": {"type": "string", "description": "A data: URL"}}),
         "ImagesResponse": _schema("image_response"),
         "Model": _schema("models"),
         "Error": _schema("error"),
@@ -162,6 +207,16 @@ def _components() -> dict[str, Any]:
     for name, schema in schemas.items():
         _point_inside(schema, f"#/components/schemas/{name}")
     return schemas
+
+
+def _with(more: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a request for pictures, and `more`, of which the first is required."""
+    schema = _schema("image_request")
+    return {
+        "type": "object",
+        "required": list(more)[:1],
+        "properties": {**more, **schema["properties"]},
+    }
 
 
 def _schema(name: str) -> dict[str, Any]:

@@ -45,3 +45,5 @@ class Services:
     engine: Callable[[], Engine]
     arbiter: Arbiter
     overview: Overview
+    fetch_image: Callable[[str, str], bytes] | None = None
+    """(URL, param) -> the image there, where this installation fetches any"""

@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from commands.house import engine_at, image_request, request_options, rooms, speaks_plainly
+from commands.house import RequestOptions, engine_at, image_request, request_options, rooms, speaks_plainly
 from compiler import Compiled, compile_workflow
 from compiler.values import Note
+from generation import with_source
 
 
 @click.command("compile-workflow", short_help="Print the graph a model runs for a prompt.")
@@ -28,17 +29,15 @@ from compiler.values import Note
     "--check", "url", metavar="URL", help="Also ask the ComfyUI at URL whether it has every node and file."
 )
 @speaks_plainly
-def compile_command(
-    model: str, prompt: str, form: str, url: str | None, size: str | None, seed: int | None, n: int, sets: tuple[str, ...]
-) -> None:  # fmt: skip
+def compile_command(model: str, prompt: str, form: str, url: str | None, **options: Any) -> None:
     """Print the ComfyUI graph that MODEL would run for PROMPT.
 
     The JSON is ComfyUI's API format: paste it into POST /prompt, or load it in ComfyUI's own page. A request of
-    several jobs prints several graphs.
+    several jobs prints several graphs. With --image the graph names files that `POST /upload/image` must bring first.
     """
-    request = image_request(model=model, prompt=prompt, size=size, seed=seed, n=n, sets=sets, id="preview")
+    request, pictures = image_request(RequestOptions(**options), model=model, prompt=prompt, id="preview")
     catalogue = rooms().catalogue()
-    compiled = compile_workflow(request, catalogue)
+    compiled = compile_workflow(with_source(request, pictures), catalogue)
     graphs: list[Any] = [graph.nodes for graph in compiled.graphs]
     if url:
         graphs = rooms().generator.check(compiled, catalogue, engine_at(url))
@@ -56,7 +55,11 @@ def explanation(compiled: Compiled, seed_origin: str) -> str:
     rows = [
         ("model", plan.model, ""),
         ("workflow", plan.workflow, f"templates_wf/{plan.template}"),
-        *((name, planned.value, planned.origin) for name, planned in plan.values.items()),
+        *(
+            (name, planned.value, planned.origin)
+            for name, planned in plan.values.items()
+            if planned.value not in (None, [])
+        ),
         *(
             (f"job {index}", f"seed {job.seed}, {job.batch} picture(s)", seed_origin)
             for index, job in enumerate(plan.jobs)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from commands.house import image_request, request_options, rooms, speaks_plainly, write_file
+from commands.house import RequestOptions, image_request, request_options, rooms, speaks_plainly, write_file
 from engine import Preview, Progress
 from errors import InvalidValue
 from generation import Finish, Generation, OutputFormat
@@ -37,9 +37,7 @@ _FORMATS: dict[str, OutputFormat] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jp
     help="Longest time to wait, in seconds.",
 )
 @speaks_plainly
-def generate(
-    prompt: str, output: Path, model: str, timeout: int, size: str | None, seed: int | None, n: int, sets: tuple[str, ...]
-) -> None:  # fmt: skip
+def generate(prompt: str, output: Path, model: str, timeout: int, **options: Any) -> None:
     """Draw PROMPT and write the picture to a file.
 
     Uses the configured ComfyUI, the one on 127.0.0.1:8188, or, when there never was one, the built-in sketch engine.
@@ -47,12 +45,16 @@ def generate(
     suffix = output.suffix.lower()
     if suffix not in _FORMATS:
         raise InvalidValue(f"{output}: the ending must be one of {', '.join(_FORMATS)}.", param="output")
-    request = image_request(
-        model=model, prompt=prompt, size=size, seed=seed, n=n, sets=sets, id=str(uuid.uuid4())
+    request, pictures = image_request(
+        RequestOptions(**options), model=model, prompt=prompt, id=str(uuid.uuid4())
     )
     with rooms().command_engine(), click.progressbar(length=1, label="drawing", show_eta=False) as bar:
         made = rooms().generator.generate(
-            request, Finish(_FORMATS[suffix], keep=False), timeout_s=timeout, watch=_shows(bar)
+            request,
+            Finish(_FORMATS[suffix], keep=False),
+            timeout_s=timeout,
+            pictures=pictures,
+            watch=_shows(bar),
         )
         bar.update((bar.length or 0) - bar.pos)
     _write(made, output)

@@ -7,6 +7,7 @@ import json
 import secrets
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol
 
@@ -15,10 +16,11 @@ from flask import current_app
 from flask.cli import with_appcontext
 
 import errors
-from compiler import Catalogue, ImageRequest, Size, SourcePaths
+from compiler import Catalogue, ImageRequest, LoraChoice, Size, SourcePaths
 from engine import Engine
 from errors import EaselError, InvalidValue
-from generation import Generator
+from generation import Generator, Pictures
+from input_images import read_image
 from whole_file import write_whole
 
 P = ParamSpec("P")
@@ -89,7 +91,15 @@ def request_options(command: Callable[P, None]) -> Callable[P, None]:
     """The options that say what to draw."""
     sets = "Set an input of the workflow, such as steps=4 or negative_prompt=fog; VALUE is JSON or a text."
     size = "Width and height in pixels; the model's own if left out."
+    image = "Redraw this picture instead of drawing a new one."
+    mask = "Redraw only where this mask is transparent, or white."
+    lora = "Apply a LoRA of the catalogue, such as lcm-sd-1.5 or lcm-sd-1.5=0.8."
+    file = click.Path(exists=True, dir_okay=False, path_type=Path)
     for option in (
+        click.option("--mask", type=file, help=mask),
+        click.option("--image", type=file, help=image),
+        click.option("--lora", "loras", multiple=True, metavar="ID[=STRENGTH]", help=lora),
+        click.option("--quality", help="A preset of the model, such as low or high."),
         click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help=sets),
         click.option("--n", "n", default=1, show_default=True, help="Number of pictures."),
         click.option("--seed", type=int, help="Seed from 0 to 2^64-1; drawn if left out."),
@@ -99,24 +109,61 @@ def request_options(command: Callable[P, None]) -> Callable[P, None]:
     return command
 
 
+@dataclass(frozen=True)
+class RequestOptions:
+    """The options that say what to draw, as `request_options` names them."""
+
+    size: str | None
+    seed: int | None
+    n: int
+    sets: tuple[str, ...]
+    quality: str | None
+    loras: tuple[str, ...]
+    image: Path | None
+    mask: Path | None
+
+
 def image_request(
-    *, model: str, prompt: str, size: str | None, seed: int | None, n: int, sets: tuple[str, ...], id: str
-) -> ImageRequest:
-    """The options as a request. Raises InvalidValue for a size or a --set that is none."""
+    options: RequestOptions, *, model: str, prompt: str, id: str
+) -> tuple[ImageRequest, Pictures | None]:
+    """The options as a request, and the pictures that it redraws. Raises InvalidValue for an option that is wrong, and
+    InvalidImage."""
     try:
-        parsed = Size.parse(size) if size and size != "auto" else None
+        size = Size.parse(options.size) if options.size and options.size != "auto" else None
     except ValueError as fault:
         raise InvalidValue(f"--size: {fault}.", param="size") from fault
-    return ImageRequest(
+    pictures = _pictures(options)
+    request = ImageRequest(
         prompt=prompt,
         model=model,
-        size=parsed,
-        n=n,
-        seed=secrets.randbelow(2**53) if seed is None else seed,
-        seed_origin="drawn" if seed is None else "request",
+        task="generate" if pictures is None else "edit" if pictures.mask is None else "inpaint",
+        size=size,
+        n=options.n,
+        seed=secrets.randbelow(2**53) if options.seed is None else options.seed,
+        seed_origin="drawn" if options.seed is None else "request",
         id=id,
-        inputs=dict(_pair(text) for text in sets),
+        inputs=dict(_pair(text) for text in options.sets),
+        presets={"quality": options.quality.lower()} if options.quality else {},
+        loras=tuple(map(_lora, options.loras)),
     )
+    return request, pictures
+
+
+def _pictures(options: RequestOptions) -> Pictures | None:
+    if options.image is None:
+        if options.mask is not None:
+            raise InvalidValue("--mask: there is no --image for it.", param="mask")
+        return None
+    mask = None if options.mask is None else read_image(options.mask.read_bytes(), param="mask")
+    return Pictures(read_image(options.image.read_bytes()), mask)
+
+
+def _lora(text: str) -> LoraChoice:
+    name, equals, strength = text.partition("=")
+    try:
+        return LoraChoice(name, float(strength) if equals else None)
+    except ValueError as fault:
+        raise InvalidValue(f"--lora {text}: the strength must be a number.", param="lora") from fault
 
 
 def _pair(text: str) -> tuple[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import logging
 import os
 import time
 import uuid
@@ -16,15 +18,26 @@ from engine.listener import Inbox, Listener, Recall
 from engine.routes import Routes
 from engine.values import EngineStats, Outcome, Preview, Progress, QueueState
 from engine.watchdog import Limits
-from errors import EaselError, RequestCancelled
+from errors import EaselError, EngineError, RequestCancelled
+
+log = logging.getLogger(__name__)
 
 _PING_S = 20.0
 _SUBFOLDER = "easel"
+_NOTHING = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
+"""A PNG of one black pixel"""
 _FREE_S = 15.0
 _FREE_STEP_S = 0.2
 _FREE_STEADY = 4
 """Looks in a row without memory coming free that count as the end of it."""
 _FREE_NOISE = 32 * 2**20
+
+
+def upload_name(name: str) -> str:
+    """What LoadImage calls the image that `Engine.upload` stores under `name`."""
+    return f"{_SUBFOLDER}/{name} [temp]"
 
 
 class Engine:
@@ -75,11 +88,13 @@ class Engine:
         timeout_s: float,
         watch: Callable[[Progress | Preview], None] = lambda _: None,
         cancelled: Callable[[], bool] = lambda: False,
+        previews: bool = False,
     ) -> Outcome:
         """Run a graph in API format and fetch its pictures.
 
         `prompt_id` is a new `str(uuid4())`; `timeout_s` covers queueing too. `watch` is called in this thread;
-        `cancelled` at least every 0.5 s while the engine answers. Give every SaveImage a `filename_prefix` of its own:
+        `cancelled` at least every 0.5 s while the engine answers. `previews` asks for them; ComfyUIs before 0.8 send
+        them only if started with `--preview-method`, and then always. Give every SaveImage a `filename_prefix` of its own:
         a fully cached job returns the file names of the job before it, whose files may be gone (NoPictures) or, with
         `--cache-lru`, belong to another job.
 
@@ -104,7 +119,7 @@ class Engine:
                     clock=self._clock,
                     stuck=self._stuck,
                 )
-                return errand.run(graph, client_id)
+                return errand.run(graph, client_id, previews)
         finally:
             self._inboxes.pop(prompt_id, None)
 
@@ -180,11 +195,20 @@ class Engine:
         return self._signatures[name]
 
     def upload(self, data: bytes, name: str) -> str:
-        """Store an input image; returns the name for LoadImage (`easel/…`). ComfyUI may choose another than ours.
+        """Store an input image under a name that nobody else uses; returns `upload_name(name)`, for LoadImage.
 
-        Only such names belong into a graph: LoadImage reads any image file of the engine's host. Raises UploadRefused.
+        It lies in ComfyUI's temp folder, which ComfyUI empties when it starts. Only such names belong into a graph:
+        LoadImage reads any image file of the engine's host. Raises UploadRefused, EngineUnreachable.
         """
-        return self._routes.upload(data, name, _SUBFOLDER)
+        self._routes.upload(data, name, _SUBFOLDER)
+        return upload_name(name)
+
+    def forget(self, name: str) -> None:
+        """Let an uploaded image be nothing: ComfyUI has no way to delete, so a pixel takes its place. Never raises."""
+        try:
+            self._routes.upload(_NOTHING, name, _SUBFOLDER)
+        except EngineError as fault:
+            log.warning("the uploaded %s stays in the engine: %s", name, fault)
 
     def close(self) -> None:
         """Let go of the connections; a later use makes new ones."""

@@ -34,10 +34,12 @@ TAKE_BACK_S = 20.0
 """An interrupt takes effect at the next sampler step or node, so a slow step delays it."""
 _LOOK_AGAIN_S = 0.2
 _INTERRUPT_AGAIN_S = 2.0
+_HEAR_OUT_S = 0.5
+"""How long the socket may be silent, once history has the job, until nothing more is waited for from it."""
 _ENDS = ("execution_success", "execution_error", "execution_interrupted")
 
 
-def submission(graph: Graph, prompt_id: str, client_id: str) -> bytes:
+def submission(graph: Graph, prompt_id: str, client_id: str, previews: bool = False) -> bytes:
     """The body of `POST /prompt`: the only shape of it that we send.
 
     Other shapes end ComfyUI's worker or its whole process: `extra_data` that is no object, a `client_id` that is no
@@ -53,7 +55,8 @@ def submission(graph: Graph, prompt_id: str, client_id: str) -> bytes:
                 "message": "the node has no object `inputs`; it was not sent, for it would stop ComfyUI's worker",
             }
             raise rejected([fault])
-    body = {"prompt": graph, "prompt_id": prompt_id, "client_id": client_id, "extra_data": {}}
+    extra = {"preview_method": "auto"} if previews else {}
+    body = {"prompt": graph, "prompt_id": prompt_id, "client_id": client_id, "extra_data": extra}
     return json.dumps(body).encode()
 
 
@@ -85,9 +88,9 @@ class Errand:
         self._ask_at = self._look_at = self._began
         self._watchdog = Watchdog(job.prompt_id, limits, self._began)
 
-    def run(self, graph: Graph, client_id: str) -> Outcome:
+    def run(self, graph: Graph, client_id: str, previews: bool = False) -> Outcome:
         """Submit, follow, fetch. However it fails, the job does not stay behind in the engine."""
-        body = submission(graph, self._job.prompt_id, client_id)
+        body = submission(graph, self._job.prompt_id, client_id, previews)
         try:
             self._submit(body, graph)
             submitted = self._clock()
@@ -190,11 +193,24 @@ class Errand:
         except EngineUnreachable as error:
             entry, verdict = None, self._watchdog.unanswered(self._clock(), error)
         if entry is not None:
-            self._job.read_history(entry)
+            self._hear_out()
+            if not self._job.ended:
+                self._job.read_history(entry)
         elif verdict is not None:
             # A worker that stalled or answers too late may still have the job; the others have not.
             self._job.ended = not (isinstance(verdict, EngineStalled) or verdict.details.get("slow"))
             raise verdict
+
+    def _hear_out(self) -> None:
+        """What was sent before the job ended may still be on its way, on a busy machine; history has no progress."""
+        while not (self._job.ended or self._job.left_engine or self._watchdog.is_deaf):
+            try:
+                item = self._inbox.get(timeout=_HEAR_OUT_S)
+            except Empty:
+                return
+            if isinstance(item, SocketLost):
+                return
+            self._take(item)
 
     def _pictures(self) -> tuple[Picture, ...]:
         made = self._job.made() or self._made_by_history()

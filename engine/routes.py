@@ -96,19 +96,19 @@ class Routes:
         """The `/object_info` entry of one class, or None."""
         return self._object(f"/object_info/{quote(class_type, safe='')}", _WORK_S).get(class_type)
 
-    def upload(self, data: bytes, name: str, subfolder: str) -> str:
-        """Store an input image; returns what LoadImage calls it."""
+    def upload(self, data: bytes, name: str, subfolder: str) -> None:
+        """Store an image in the temp folder, in the place of one that has this name. Raises UploadRefused."""
         status, _, answer = self._call(
             "POST",
             "/upload/image",
             timeout_s=_UPLOAD_S,
             files={"image": (name, data, "application/octet-stream")},
-            data={"subfolder": subfolder, "type": "input"},
+            data={"subfolder": subfolder, "type": "temp", "overwrite": "true"},
         )
         stored = _json(answer)
-        if status != 200 or not isinstance(stored, dict) or not isinstance(stored.get("name"), str):
+        told = (stored.get("subfolder"), stored.get("name")) if isinstance(stored, dict) else None
+        if status != 200 or told != (subfolder, name):
             raise UploadRefused(f"ComfyUI answered {status} to an uploaded image.", status=status)
-        return f"{stored['subfolder']}/{stored['name']}" if stored.get("subfolder") else stored["name"]
 
     def view(self, file: Mapping[str, str]) -> tuple[int, str, bytes]:
         """Status, content type and bytes of a file that a node wrote."""

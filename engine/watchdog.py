@@ -46,6 +46,11 @@ class Watchdog:
         """The socket is gone: from now on silence says nothing."""
         self._hears = False
 
+    @property
+    def is_deaf(self) -> bool:
+        """Whether the socket is gone."""
+        return not self._hears
+
     def unanswered(self, now: float, error: EngineUnreachable) -> EngineError | None:
         limit = self._limits.stall_s if error.details.get("slow") else self._limits.gone_s
         if now - self._answered_at < limit:

@@ -207,8 +207,8 @@ def test_a_guidance_scale_of_zero_means_no_guidance_as_it_does_elsewhere(client:
 
 
 def test_what_is_not_honoured_is_listed_with_a_reason(client: FlaskClient) -> None:
-    given = {"quality": "hd", "style": "vivid", "user": "u", "moderation": "low", "wings": 2, "negative_prompt": "fog",
-             "background": "transparent", "partial_images": 2, "stream": False}  # fmt: skip
+    given = {"quality": "vast", "input_fidelity": "high", "style": "vivid", "user": "u", "moderation": "low", "wings": 2, "negative_prompt": "fog",
+             "background": "transparent", "partial_images": 2, "stream": False, "strength": 0.5, "stream_options": {"include_usage": True}}  # fmt: skip
     body = draw(client, **given)
     listed = {note["field"] for note in body["_hal0"]["ignored"]}
     assert listed == set(given) - {"stream"}
@@ -280,10 +280,6 @@ def test_a_wrong_value_is_400_and_param_names_the_field(client: FlaskClient, fie
 )
 def test_a_size_that_is_none_or_too_much_is_400(client: FlaskClient, size: Any) -> None:
     refuse(client, 400, "image.size_not_allowed", "size", size=size)
-
-
-def test_a_stream_is_refused_clearly(client: FlaskClient) -> None:
-    refuse(client, 400, "image.stream_unsupported", "stream", stream=True)
 
 
 @pytest.mark.parametrize(

@@ -286,20 +286,31 @@ def test_the_queue_tells_what_runs_and_what_waits_in_the_order_of_running(
     assert [prompt_id for prompt_id in queue.pending if prompt_id in waiting] == waiting
 
 
+def loaded(engine: Engine, name: str) -> Any:
+    """The picture that LoadImage makes of an upload."""
+    graph = flat() | {"source": {"class_type": "LoadImage", "inputs": {"image": name}}}
+    (picture,) = engine.run(graph, prompt_id=new_id(), timeout_s=60).pictures
+    return picture_of(picture.data).convert("RGB")
+
+
 def test_an_uploaded_image_can_be_loaded_by_the_name_we_get(engine: Engine) -> None:
     name = engine.upload(png(24, 16, (10, 200, 30)), f"{uuid.uuid4().hex}.png")
     assert name.startswith("easel/")
-    graph = flat()
-    graph["source"] = {"class_type": "LoadImage", "inputs": {"image": name}}
-    (picture,) = engine.run(graph, prompt_id=new_id(), timeout_s=60).pictures
-    assert picture_of(picture.data).convert("RGB").getpixel((3, 3)) == (10, 200, 30)
+    assert loaded(engine, name).getpixel((3, 3)) == (10, 200, 30)
 
 
-def test_an_upload_whose_name_is_taken_by_other_bytes_gets_another(engine: Engine) -> None:
+def test_an_upload_takes_the_place_of_the_one_that_has_its_name(engine: Engine) -> None:
     wanted = f"{uuid.uuid4().hex}.png"
-    first = engine.upload(png(), wanted)
-    assert engine.upload(png(), wanted) == first
-    assert engine.upload(png(colour=(0, 0, 9)), wanted) != first
+    names = [engine.upload(png(colour=(0, 0, blue)), wanted) for blue in (8, 9)]
+    assert names[0] == names[1]
+    assert loaded(engine, names[0]).getpixel((0, 0)) == (0, 0, 9)
+
+
+def test_of_a_forgotten_upload_nothing_is_left_to_see(engine: Engine) -> None:
+    wanted = f"{uuid.uuid4().hex}.png"
+    name = engine.upload(png(24, 16, (10, 200, 30)), wanted)
+    engine.forget(wanted)
+    assert loaded(engine, name).size == (1, 1)
 
 
 def test_free_comes_back_and_the_engine_still_draws(engine: Engine) -> None:

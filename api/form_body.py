@@ -1,0 +1,133 @@
+"""A form's body: texts as the values that they mean, and files. What arrives is listed in tests/api/test_edits.py."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from dataclasses import dataclass
+from typing import IO, Any
+
+from flask import Request
+from werkzeug.formparser import FormDataParser, default_stream_factory
+
+from api.connection import reading
+from errors import InvalidRequest, InvalidValue, WrongContentType
+
+FORM = "multipart/form-data"
+MOST_TEXT_BYTES = 30_000_000
+"""of one text: an image may come as a data URL, which OpenAI lets be 20,971,520 characters long"""
+_MOST_PARTS = 1000
+_NESTED = re.compile(r"(\w+)\[(\w*[A-Za-z_]\w*)\]")
+_NUMBER = re.compile(r"\s*[+-]?(\d{1,30}(\.\d{0,30})?|\.\d{1,30})([eE][+-]?\d{1,3})?\s*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Form:
+    """`fields` by name, a list where a name was given more than once; `files` in the order in which they came."""
+
+    fields: dict[str, Any]
+    files: tuple[tuple[str, bytes], ...]
+
+
+def is_form(request: Request) -> bool:
+    """Whether a form was announced. Raises WrongContentType for what is neither form nor JSON."""
+    if request.mimetype == FORM:
+        return True
+    if request.mimetype == "application/json" or request.mimetype.endswith("+json"):
+        return False
+    raise WrongContentType(
+        f"This route takes multipart/form-data or JSON, not {request.mimetype or 'a body without Content-Type'}."
+    )
+
+
+def read_form(request: Request) -> Form:
+    """The form in the body. Raises what `connection.reading` raises, and InvalidRequest for a form that is none."""
+    with contextlib.ExitStack() as opened, reading(request):
+
+        def store(**of_file: Any) -> IO[bytes]:
+            return opened.enter_context(default_stream_factory(**of_file))
+
+        # Flask's own `request.form` is empty, without a word, where the body breaks off.
+        parser = FormDataParser(
+            stream_factory=store,  # type: ignore[arg-type]
+            max_form_memory_size=MOST_TEXT_BYTES,
+            max_content_length=request.max_content_length,
+            max_form_parts=_MOST_PARTS,
+            silent=False,
+        )
+        try:
+            _, texts, files = parser.parse(
+                request.stream, request.mimetype, request.content_length, request.mimetype_params
+            )
+        except ValueError as fault:
+            raise InvalidRequest(f"The form cannot be read: {fault}.") from fault
+        sent = tuple((name or "", file.read()) for name, file in files.items(multi=True))
+    return Form(_fields(texts.items(multi=True)), sent)
+
+
+def _fields(texts: Any) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name, text in ((name or "", text) for name, text in texts):
+        nested = _NESTED.fullmatch(name)
+        if nested:
+            # "a[b]=c" is how SDKs flatten an object.
+            inner = fields.setdefault(nested[1], {})
+            if isinstance(inner, dict):
+                inner[nested[2]] = text
+        elif name in fields:
+            before = fields[name]
+            fields[name] = [*before, text] if isinstance(before, list) else [before, text]
+        else:
+            fields[name] = text
+    return fields
+
+
+# --- texts -> values -------------------------------------------------------------------------------
+
+
+def typed(fields: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any]:
+    """The fields with numbers, booleans and objects in the place of their texts, by each one's schema in `properties`;
+    a field without a schema is a number where it reads like one. Raises InvalidValue."""
+    return {name: _typed(name, value, properties.get(name)) for name, value in fields.items()}
+
+
+def _typed(name: str, value: Any, schema: dict[str, Any] | None) -> Any:
+    kinds = {"number"} if schema is None else _types(schema)
+    if isinstance(value, dict):
+        return {
+            key: _typed(key, text, {"type": ["boolean", "number", "string"]}) for key, text in value.items()
+        }
+    if isinstance(value, list):
+        if kinds & {"array"}:
+            return value
+        # The same twice is one; what contradicts itself is for the check of its type to refuse.
+        return _typed(name, value[0], schema) if all(other == value[0] for other in value) else value
+    if value.strip() == "null" and name != "prompt":
+        return None
+    if "boolean" in kinds and value.strip().lower() in ("true", "false", "1", "0"):
+        return value.strip().lower() in ("true", "1")
+    if kinds & {"integer", "number"} and _NUMBER.fullmatch(value):
+        return _number(value)
+    if kinds & {"object", "array"} and value.lstrip()[:1] in ("{", "["):
+        return _json(name, value)
+    return value
+
+
+def _types(schema: dict[str, Any]) -> set[str]:
+    kinds = schema.get("type", "string" if "enum" in schema else [])
+    return {kinds} if isinstance(kinds, str) else set(kinds)
+
+
+def _number(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def _json(name: str, text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=str)
+    except (ValueError, RecursionError) as fault:
+        raise InvalidValue(f"`{name}` looks like JSON and cannot be read as such.", param=name) from fault

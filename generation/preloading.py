@@ -1,0 +1,53 @@
+"""Models that are loaded before anybody asks for them."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable
+
+from compiler import ImageRequest
+from errors import EngineUnreachable
+from generation.generator import Generator
+from generation.values import Finish
+
+log = logging.getLogger("easel.generation")
+
+PRELOAD_PAUSE_S = 5.0
+"""Between looks for an engine that is not there yet: a ComfyUI takes 10 to 20 s to start"""
+
+
+def preload(
+    generator: Generator,
+    models: tuple[str, ...],
+    *,
+    timeout_s: float,
+    pause: Callable[[float], object] = time.sleep,
+) -> None:
+    """Draw one small picture with each of `models`, so that its weights are in ComfyUI's memory. Never raises.
+
+    Waits up to `timeout_s` for an engine that does not answer yet.
+    """
+    give_up = time.monotonic() + timeout_s
+    for name in models:
+        while not _preloaded(generator, name, timeout_s) and time.monotonic() < give_up:
+            pause(PRELOAD_PAUSE_S)
+
+
+def _preloaded(generator: Generator, name: str, timeout_s: float) -> bool:
+    """Whether there is nothing more to try for this model."""
+    try:
+        size = generator.catalogue().models[name].size.min
+        inputs = {"steps": 1}
+        request = ImageRequest(
+            prompt="warm up", seed=0, id=str(uuid.uuid4()), model=name, size=size, inputs=inputs
+        )
+        made = generator.generate(request, Finish(keep=False), timeout_s=timeout_s)
+    except EngineUnreachable:
+        return False
+    except Exception as fault:
+        log.warning("could not preload %s: %s", name, fault)
+        return True
+    log.info("preloaded %s in %.1f s", name, made.timings.total_s)
+    return True
