@@ -17,6 +17,7 @@ from bench.latency import measure_latency
 from bench.processes import cpu_model
 from bench.report import report
 from bench.starting import measure_memory, measure_start
+from bench.streams import measure_streams
 from bench.throughput import measure_throughput
 from bench.weights import measure_models
 from bench.world import Options, World, ask, open_world
@@ -27,6 +28,7 @@ MEASUREMENTS: Mapping[str, Callable[[World], Any]] = {
     "compile": measure_compile,
     "start": measure_start,
     "memory": measure_memory,
+    "streams": measure_streams,
     "gpu": measure_gpu,
     "models": measure_models,
 }

@@ -64,6 +64,15 @@ def _gpu(name: str) -> Callable[[Results], float | None]:
     return lambda results: results["gpu"][name]["median"] if "gpu" in results else None
 
 
+def _first_step(results: Results) -> float | None:
+    return float(results["streams"]["added_s"]) if "streams" in results else None
+
+
+def _large(results: Results) -> float | None:
+    large = results.get("streams", {}).get("large")
+    return max(each["times"] for each in large.values()) if large else None
+
+
 AIMS = (
     Aim("added to one picture at the median", _latency, 0.003, scale=1000, unit=" ms"),
     Aim("throughput of direct, 8 clients, rendering engine", _eight_clients, 0.9, at_least=True),
@@ -71,6 +80,8 @@ AIMS = (
     Aim("reading and proving a catalogue of 1,000 models", _catalogue, 2.0, unit=" s"),
     Aim("from start to the first answer, median", _start, 1.5, unit=" s"),
     Aim("memory of a worker (largest RSS)", _memory, 90.0, unit=" MB"),
+    Aim("a step is told later than by the engine, median", _first_step, 0.02, scale=1000, unit=" ms"),
+    Aim("peak memory of ten 2048x2048 by their base64", _large, 4.0, unit="x"),
     Aim("an uncontended lease, median", _gpu("lease_s"), 0.001, scale=1000, unit=" ms"),
     Aim("a switch's own time, median", _gpu("switch_s"), 0.25, scale=1000, unit=" ms"),
     Aim("a status poll while 50 watch, median", _gpu("status_s"), 0.005, scale=1000, unit=" ms"),

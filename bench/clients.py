@@ -34,6 +34,9 @@ class Client(Protocol):
     def picture(self, seed: int) -> Taken:
         """Ask for a picture that was never drawn before and wait for its bytes."""
 
+    def first_step(self, seed: int) -> float:
+        """Seconds until the sampler's first step of such a picture is told; then wait for its end."""
+
     def close(self) -> None: ...
 
 
@@ -110,6 +113,21 @@ class _DirectClient:
         stages = {"submit_s": submitted - began, "engine_s": ended - submitted, "fetch_s": done - ended}
         return Taken(done - began, stages)
 
+    def first_step(self, seed: int) -> float:
+        began = time.perf_counter()
+        prompt_id = self._submit(seed)
+        took = None
+        while True:
+            message = self._socket.recv()
+            event = json.loads(message) if isinstance(message, str) else {}
+            if event.get("data", {}).get("prompt_id") != prompt_id:
+                continue
+            if event["type"] == "progress" and took is None:
+                took = time.perf_counter() - began
+            elif event["type"] == "execution_success":
+                assert took is not None, "the engine told of no step"
+                return took
+
     def _submit(self, seed: int) -> str:
         prompt_id = str(uuid.uuid4())
         graph = reseeded(self._graph, seed, f"easel/{uuid.uuid4()}-0")
@@ -159,6 +177,21 @@ class _GatewayClient:
         told = answer.json()
         self._read(told["data"][0])
         return Taken(time.perf_counter() - began, told["_hal0"]["timings"])
+
+    def first_step(self, seed: int) -> float:
+        began = time.perf_counter()
+        body = {**self._way.fields, "prompt": PROMPT, "seed": seed, "stream": True, "stream_options": {}}
+        url = f"{self._way.url}/v1/images/generations"
+        took = None
+        with self._session.post(
+            url, data=json.dumps(body), headers=_JSON, timeout=TIMEOUT_S, stream=True
+        ) as answer:
+            answer.raise_for_status()
+            for line in answer.iter_lines(chunk_size=1):
+                if took is None and b'"progress":' in line and b'"progress":0.0' not in line:
+                    took = time.perf_counter() - began
+        assert took is not None, "the gateway told of no step"
+        return took
 
     def _read(self, datum: Mapping[str, str]) -> None:
         if self._way.as_url:

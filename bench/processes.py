@@ -35,6 +35,22 @@ def memory_mib(pid: int) -> Memory | None:
     return {"rss_mb": kib["Rss"] * 1024 / _MB, "pss_mb": kib["Pss"] * 1024 / _MB}
 
 
+def reset_peak(pid: int) -> float:
+    """Forget the most memory that the process ever had; what it has now, in 10^6 bytes. Raises OSError off Linux."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+    return _status_mb(pid, "VmRSS")
+
+
+def peak_mb(pid: int) -> float:
+    """The most memory that the process had since `reset_peak`, in 10^6 bytes."""
+    return _status_mb(pid, "VmHWM")
+
+
+def _status_mb(pid: int, name: str) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 / _MB for line in lines if line.startswith(f"{name}:"))
+
+
 def cpu_model() -> str:
     """What this machine's CPU calls itself, and how many of it this process may use."""
     try:

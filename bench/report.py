@@ -133,6 +133,17 @@ def _gpu(gpu: Mapping[str, Any]) -> Lines:
         yield f"  {words:<44} {_ms(each['median']):>8} {_ms(each['p95']):>8}"
 
 
+def _streams(streams: Mapping[str, Any]) -> Lines:
+    direct, gateway = streams["direct_s"], streams["gateway_s"]
+    ratio = gateway["median"] / direct["median"]
+    yield "Streams: from the request to the first step that is told; ms     median      p95"
+    yield f"  {'direct client':<58} {_ms(direct['median'])} {_ms(direct['p95'])}"
+    yield f"  {'gateway':<58} {_ms(gateway['median'])} {_ms(gateway['p95'])}   {ratio:.2f}x"
+    for name, each in streams.get("large", {}).items():
+        words = f"pictures of 2048x2048 as one {name}"
+        yield f"  {words:<40} {each['encoded_mb']:6.1f} MB of base64, {each['grown_mb']:6.1f} MB more at the peak"
+
+
 def _models(models: Mapping[str, Any]) -> Lines:
     yield "Models that the engine has; seconds a picture, medians"
     yield f"  {'':<28}{'size':>10}{'warm':>9}{'cold':>9}{'cold load':>11}"
@@ -152,6 +163,7 @@ _SECTIONS: Mapping[str, Callable[[Any], Lines]] = {
     "compile": _compile,
     "start": _start,
     "memory": _memory,
+    "streams": _streams,
     "gpu": _gpu,
     "models": _models,
 }

@@ -33,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
 
 def test_a_quick_run_has_every_figure_and_each_is_positive(run):
     _, numbers = run
-    for name in ("latency", "throughput", "compile", "start", "gpu"):
+    for name in ("latency", "throughput", "compile", "start", "gpu", "streams"):
         values = list(figures(numbers[name]))
         assert values
         assert all(value > 0 for path, value in values if path not in MAY_BE_ZERO), (name, values)
@@ -49,7 +49,7 @@ def test_a_quick_run_has_every_figure_and_each_is_positive(run):
 def test_the_report_puts_the_measured_figures_beside_the_aims(run):
     report, _ = run
     lines = [line for line in report.splitlines() if "aim: at " in line]
-    assert len(lines) == (9 if sys.platform == "linux" else 8)
+    assert len(lines) == (11 if sys.platform == "linux" else 10)
     assert all(line.endswith(("met", "NOT MET")) for line in lines)
 
 

@@ -117,7 +117,19 @@ def test_every_schedule_of_gpustacks_runs(client: FlaskClient, schedule: str, pa
 
 @pytest.mark.parametrize(
     "sampler",
-    ["euler_a", "euler", "heun", "dpm2", "dpm++2s_a", "dpm++2m", "dpm++2mv2", "ipndm", "ipndm_v", "lcm", "ddim_trailing"],
+    [
+        "euler_a",
+        "euler",
+        "heun",
+        "dpm2",
+        "dpm++2s_a",
+        "dpm++2m",
+        "dpm++2mv2",
+        "ipndm",
+        "ipndm_v",
+        "lcm",
+        "ddim_trailing",
+    ],
 )
 def test_every_sampler_of_gpustacks_runs(client: FlaskClient, sampler: str) -> None:
     has(client, model="sd-1.5")
