@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_FLAGS := --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: help run test lint test-comfyui test-llama soak bench docs requirements clean
+.PHONY: help run test lint test-comfyui test-llama test-clients soak bench docs requirements clean
 .DEFAULT_GOAL := help
 
 help:  ## Say what there is
@@ -38,6 +38,9 @@ test-comfyui: $(VENV)/dev  ## The contract tests against a real ComfyUI: make te
 test-llama: $(VENV)/dev  ## The LLM tests against a real llama-server: make test-llama URL=http://127.0.0.1:8081 [COMFYUI=http://...]
 	@test -n "$(URL)" || { echo "say which: make test-llama URL=http://127.0.0.1:8081" >&2; exit 2; }
 	EASEL_TEST_LLAMA_SERVER=$(URL) $(if $(COMFYUI),EASEL_TEST_COMFYUI=$(COMFYUI)) $(BIN)/pytest tests/llm/test_real_llama_server.py tests/server/test_real_switch.py $(ARGS)
+
+test-clients: $(VENV)/dev  ## Real clients from the registries against a served Easel: make test-clients [URL=http://127.0.0.1:8188]
+	$(BIN)/python -m tests.clients $(if $(URL),--url $(URL)) $(ARGS)
 
 soak: $(VENV)/dev  ## 2,000 random interleavings of everything that can happen to the GPU (about six minutes)
 	$(BIN)/python -m tests.arbiter --runs 2000 $(ARGS)

@@ -1,0 +1,144 @@
+"""The environments that real clients live in: what each holds, how it is made and how its rows are run."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tests.conftest import ROOT
+
+HERE = Path(__file__).resolve().parent
+PINS = HERE / "pins"
+INSTALLED = ROOT / ".clients"
+"""Git-ignored; remove it to start afresh"""
+
+Kind = Literal["own", "python", "node"]
+NEEDED: Mapping[Kind, tuple[str, ...]] = {"own": ("curl",), "python": (), "node": ("node", "npm")}
+
+
+@dataclass(frozen=True)
+class Environment:
+    """`own` is Easel's, `python` a virtual environment, `node` a folder of packages. `rows`: its files of tests."""
+
+    name: str
+    kind: Kind
+    rows: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        return INSTALLED / self.name
+
+    @property
+    def pins(self) -> tuple[Path, ...]:
+        """The files that say what is in it; none for Easel's own."""
+        if self.kind == "own":
+            return ()
+        return (
+            (PINS / f"{self.name}.json",)
+            if self.kind == "node"
+            else (PINS / "rows.txt", PINS / f"{self.name}.txt")
+        )
+
+    @property
+    def python(self) -> Path:
+        return Path(sys.executable) if self.kind == "own" else self.folder / "bin/python"
+
+
+ENVIRONMENTS = (
+    Environment("http", "own", ("rows_http.py", "rows_gpustack.py", "rows_openwebui.py")),
+    Environment("openai-python-1", "python", ("rows_openai.py",)),
+    Environment("openai-python-2", "python", ("rows_openai.py",)),
+    Environment("openai-python-3", "python", ("rows_openai.py",)),
+    Environment("langchain-python", "python", ("rows_langchain.py",)),
+    Environment("litellm", "python", ("rows_litellm.py",)),
+    Environment("openai-node-6", "node", ("rows_openai.mjs",)),
+    Environment("openai-node-7", "node", ("rows_openai.mjs",)),
+    Environment("langchain-node", "node", ("rows_langchain.mjs",)),
+    Environment("ai-sdk-6", "node", ("rows_ai_compatible.mjs", "rows_ai_openai.mjs")),
+    Environment("ai-sdk-7", "node", ("rows_ai_compatible.mjs", "rows_ai_openai.mjs")),
+)
+
+
+def missing(environment: Environment) -> list[str]:
+    """The programs that it needs and this machine has not got."""
+    return [name for name in NEEDED[environment.kind] if shutil.which(name) is None]
+
+
+def install(environment: Environment) -> None:
+    """Make it, unless it is already as its pins say. Raises CalledProcessError when the packages cannot be had."""
+    wanted, stamp = _wanted(environment), environment.folder / "installed"
+    if environment.kind == "own" or (stamp.exists() and stamp.read_text() == wanted):
+        return
+    print(f"installing {environment.name}", flush=True)
+    shutil.rmtree(environment.folder, ignore_errors=True)
+    environment.folder.mkdir(parents=True)
+    _INSTALL[environment.kind](environment)
+    stamp.write_text(wanted)
+
+
+def _wanted(environment: Environment) -> str:
+    version = _node_version() if environment.kind == "node" else sys.version.split()[0]
+    return "".join([version, "\n", *(path.read_text("utf-8") for path in environment.pins)])
+
+
+def _node_version() -> str:
+    return subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _install_python(environment: Environment) -> None:
+    subprocess.run([sys.executable, "-m", "venv", environment.folder], check=True)
+    files = [argument for path in environment.pins for argument in ("-r", str(path))]
+    quiet = ["-qq", "--disable-pip-version-check"]
+    subprocess.run([environment.python, "-m", "pip", "install", *quiet, *files], check=True)
+
+
+def _install_node(environment: Environment) -> None:
+    shutil.copy(environment.pins[0], environment.folder / "package.json")
+    # Nothing here needs a script of its own to be installed. A lock would name the registry that happened to be used.
+    quiet = ["--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts", "--loglevel=error"]
+    subprocess.run(["npm", "install", *quiet], cwd=environment.folder, check=True)
+
+
+_INSTALL: Mapping[Kind, Callable[[Environment], None]] = {"python": _install_python, "node": _install_node}
+
+
+@dataclass(frozen=True)
+class Command:
+    """What runs an environment's rows, and where."""
+
+    argv: tuple[str, ...]
+    folder: Path
+
+
+def command(environment: Environment, report: Path) -> Command:
+    """Runs all rows of `environment` and writes `report`, a JUnit file."""
+    return (_node_command if environment.kind == "node" else _python_command)(environment, report)
+
+
+def _python_command(environment: Environment, report: Path) -> Command:
+    # In the rows' own folder: the project's modules must not be found in place of a client's.
+    folder = HERE / "python"
+    options = ["-c", str(HERE / "rows.ini"), f"--rootdir={folder}", f"--confcutdir={folder}", "-q"]
+    argv = [str(environment.python), "-m", "pytest", *options, f"--junitxml={report}", *environment.rows]
+    return Command(tuple(argv), folder)
+
+
+def _node_command(environment: Environment, report: Path) -> Command:
+    # Node looks for packages upwards from the file that asks, so the rows go beside them.
+    rows = environment.folder / "rows"
+    shutil.rmtree(rows, ignore_errors=True)
+    shutil.copytree(HERE / "node", rows)
+    reporters = {"spec": "stdout", "junit": str(report)}
+    options = [
+        option
+        for name, destination in reporters.items()
+        for option in (f"--test-reporter={name}", f"--test-reporter-destination={destination}")
+    ]
+    files = [f"rows/{name}" for name in environment.rows]
+    limits = ("--test-concurrency=1", "--test-timeout=300000")
+    return Command(("node", "--test", *limits, *options, *files), environment.folder)

@@ -1,0 +1,151 @@
+"""Streams and uploads over real sockets: gunicorn, two workers, clients that hang up, a server that is stopped."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from PIL import Image
+
+from engine.sketch import SketchServer
+from tests.conftest import NODES
+from tests.server.running import Server, running, until
+
+BODY = {"prompt": "a cat", "size": "256x256", "model": "sd-1.5", "steps": 6, "stream": True}
+
+
+@pytest.fixture
+def slow(tmp_path: Path, catalogue_files: dict[str, list[str]]) -> Iterator[tuple[Server, str]]:
+    """A server over a sketch engine that takes three seconds a picture, and that engine's address."""
+    with (
+        SketchServer(nodes=NODES, files=catalogue_files, render_ms=3000) as sketch,
+        running(tmp_path, EASEL_ENGINE_URL=sketch.url) as server,
+    ):
+        yield server, sketch.url
+
+
+def lines(answer: requests.Response) -> Iterator[bytes]:
+    return (line for line in answer.iter_lines(chunk_size=1) if line)
+
+
+def stream(server: Server, path: str = "/v1-openai/image/generate", **fields: Any) -> requests.Response:
+    return requests.post(server.url + path, json={**BODY, **fields}, stream=True, timeout=30)
+
+
+def running_jobs(engine: str) -> int:
+    return len(requests.get(f"{engine}/queue", timeout=5).json()["queue_running"])
+
+
+def test_every_event_leaves_as_it_happens(slow: tuple[Server, str]) -> None:
+    server, _ = slow
+    began = time.monotonic()
+    with stream(server) as answer:
+        came = [(time.monotonic() - began, line) for line in lines(answer)]
+    at = [when for when, line in came if b'"progress"' in line]
+    assert at[0] < 1
+    assert len(at) == 8
+    # Half a second from step to step; a proxy or buffer in between would bring them together.
+    gaps = [later - earlier for earlier, later in itertools.pairwise(at[1:7])]
+    assert all(0.2 < gap < 1.0 for gap in gaps), gaps
+    assert came[-1][1] == b"data: [DONE]"
+
+
+@pytest.mark.parametrize("path", ["/v1/images/generations", "/v1-openai/image/generate"])
+def test_a_client_that_hangs_up_frees_the_engine_within_a_second(slow: tuple[Server, str], path: str) -> None:
+    server, engine = slow
+    answer = stream(server, path)
+    told = lines(answer)  # kept: a generator that is thrown away closes the connection
+    next(told)
+    until(lambda: running_jobs(engine) == 1, 5)
+    answer.close()
+    gone = time.monotonic()
+    until(lambda: running_jobs(engine) == 0, 5)
+    assert time.monotonic() - gone < 1.3  # the poll of this test is part of it
+    assert server.draw(model="sdxl-turbo").status_code == 200
+
+
+def test_a_stop_in_the_middle_is_told_in_the_stream(slow: tuple[Server, str]) -> None:
+    server, engine = slow
+    with stream(server, "/v1/images/generations", n=8, steps=6) as answer:
+        told = lines(answer)
+        next(told)
+        until(lambda: running_jobs(engine) == 1, 5)
+        server.process.send_signal(signal.SIGINT)
+        rest = list(told)
+    assert b'"code":"server.stopping"' in b"".join(rest)
+    until(lambda: running_jobs(engine) == 0, 5)
+
+
+def photo(width: int = 256, height: int = 256) -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise((width, height), 90).convert("RGB").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def server(tmp_path: Path, sketch_url: str) -> Iterator[Server]:
+    with running(tmp_path, EASEL_ENGINE_URL=sketch_url) as server:
+        yield server
+
+
+def test_an_upload_without_a_length_is_taken_as_node_sends_it(server: Server) -> None:
+    head = b'--b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nx\r\n'
+    head += b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\nContent-Type: application/octet-stream\r\n\r\n'
+    body = head + photo(700, 700) + b"\r\n--b--\r\n"
+
+    def chunks() -> Iterator[bytes]:
+        for start in range(0, len(body), 10_000):
+            yield body[start : start + 10_000]
+
+    answer = requests.post(
+        f"{server.url}/v1/images/edits",
+        data=chunks(),
+        headers={"Content-Type": "multipart/form-data; boundary=b"},
+        timeout=30,
+    )
+    assert answer.status_code == 200, answer.text[:300]
+    assert answer.json()["size"] == "704x704" or answer.json()["size"] == "700x700"
+
+
+def test_an_upload_that_breaks_off_harms_nobody(server: Server) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    head = b"POST /v1/images/edits HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    for _ in range(20):
+        with socket.create_connection((host, int(port))) as half:
+            half.sendall(
+                head + b"Content-Length: 1000000\r\n\r\n--b\r\nContent-Disposition: form-data; name="
+            )
+    files = {"image": ("a.png", photo(), "image/png")}
+    answer = requests.post(f"{server.url}/v1/images/edits", data={"prompt": "x"}, files=files, timeout=30)
+    assert answer.status_code == 200
+    assert "Traceback" not in server.log
+
+
+def test_a_body_that_is_too_large_is_413_before_it_was_sent(server: Server) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as half:
+        half.sendall(
+            b"POST /v1/images/edits HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+            b"Content-Length: 200000000\r\n\r\n--b\r\n"
+        )
+        answer = b"".join(iter(lambda: half.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "request.too_large"
+
+
+def test_sixty_four_streams_of_one_process_miss_nothing(tmp_path: Path, sketch_url: str) -> None:
+    with running(tmp_path, EASEL_ENGINE_URL=sketch_url, EASEL_WORKERS="1") as server:
+        answers = [stream(server, seed=index) for index in range(64)]
+        for answer in answers:
+            told = [json.loads(line[6:]) for line in lines(answer) if line != b"data: [DONE]"]
+            progress = [chunk["data"][0]["progress"] for chunk in told]
+            assert progress == [0.0, 16.7, 33.3, 50.0, 66.7, 83.3, 99.0, 100.0]
