@@ -7,7 +7,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 
 from api.options import Services
-from compiler import Model
+from compiler import Catalogue, Model
 from compiler.catalogue import SLOT_NAME
 from errors import ModelNotCurated
 
@@ -34,11 +34,11 @@ def _all(services: Services) -> Response:
 
 def _entries(services: Services) -> list[dict[str, Any]]:
     catalogue, since = services.catalogue(), services.catalogue_since()
-    entries = [model_entry(model, since) for model in catalogue.visible_models]
+    entries = [model_entry(model, catalogue, since) for model in catalogue.visible_models]
     if any(entry["id"] == SLOT_NAME for entry in entries):
         return entries
     default = catalogue.models[catalogue.default_model]
-    return [*entries, {**model_entry(default, since), "id": SLOT_NAME, "slot_of": default.id}]
+    return [*entries, {**model_entry(default, catalogue, since), "id": SLOT_NAME, "slot_of": default.id}]
 
 
 def _one(services: Services, name: str) -> Response:
@@ -46,13 +46,16 @@ def _one(services: Services, name: str) -> Response:
         if entry["id"].casefold() == name.casefold():
             return jsonify(entry)
     if name.strip():
-        return jsonify(model_entry(services.catalogue().find(name), services.catalogue_since()))
+        catalogue = services.catalogue()
+        return jsonify(model_entry(catalogue.find(name), catalogue, services.catalogue_since()))
     raise ModelNotCurated("There is no model without a name.", param="model")
 
 
-def model_entry(model: Model, since: int) -> dict[str, Any]:
+def model_entry(model: Model, catalogue: Catalogue, since: int) -> dict[str, Any]:
     """A model in OpenAI's shape, with what a picker needs to show. `since`: Unix time of the catalogue."""
     rule, licence = model.size, model.licence
+    workflows = [catalogue.workflows[name] for name in model.workflows.values()]
+    presets = [workflow.presets for workflow in workflows] + [model.presets]
     return {
         "id": model.id,
         "object": "model",
@@ -79,6 +82,8 @@ def model_entry(model: Model, since: int) -> dict[str, Any]:
             "max_pixels": rule.max_pixels,
             "suggested": [str(size) for size in rule.suggested],
         },
+        "loras": list(catalogue.loras_for(model)),
+        "qualities": list(dict.fromkeys(name for preset in presets for name in preset.get("quality", {}))),
         "limits": {"n": model.limit_n, "batch": model.limit_batch},
         "disk_gb": model.disk_gb,
         "min_vram_gb": model.min_vram_gb,

@@ -28,6 +28,7 @@ _NOTHING = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 )
 """A PNG of one black pixel"""
+_FORGET_S = 3.0
 _FREE_S = 15.0
 _FREE_STEP_S = 0.2
 _FREE_STEADY = 4
@@ -203,12 +204,15 @@ class Engine:
         self._routes.upload(data, name, _SUBFOLDER)
         return upload_name(name)
 
-    def forget(self, name: str) -> None:
-        """Let an uploaded image be nothing: ComfyUI has no way to delete, so a pixel takes its place. Never raises."""
-        try:
-            self._routes.upload(_NOTHING, name, _SUBFOLDER)
-        except EngineError as fault:
-            log.warning("the uploaded %s stays in the engine: %s", name, fault)
+    def forget(self, names: Iterable[str]) -> None:
+        """Let uploaded images be nothing: ComfyUI has no way to delete, so a pixel takes the place of each. Never raises,
+        and does not wait long for an engine that does not answer."""
+        for name in names:
+            try:
+                self._routes.upload(_NOTHING, name, _SUBFOLDER, timeout_s=_FORGET_S)
+            except EngineError as fault:
+                log.warning("uploaded images stay in the engine until it starts again: %s", fault)
+                return
 
     def close(self) -> None:
         """Let go of the connections; a later use makes new ones."""

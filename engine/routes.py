@@ -96,12 +96,12 @@ class Routes:
         """The `/object_info` entry of one class, or None."""
         return self._object(f"/object_info/{quote(class_type, safe='')}", _WORK_S).get(class_type)
 
-    def upload(self, data: bytes, name: str, subfolder: str) -> None:
+    def upload(self, data: bytes, name: str, subfolder: str, timeout_s: float = _UPLOAD_S) -> None:
         """Store an image in the temp folder, in the place of one that has this name. Raises UploadRefused."""
         status, _, answer = self._call(
             "POST",
             "/upload/image",
-            timeout_s=_UPLOAD_S,
+            timeout_s=timeout_s,
             files={"image": (name, data, "application/octet-stream")},
             data={"subfolder": subfolder, "type": "temp", "overwrite": "true"},
         )

@@ -47,6 +47,7 @@ class Drawing:
         self.checkpoint = catalogue.models[compiled.plan.model].checkpoint
         self._means, self._engine, self._catalogue = means, engine, catalogue
         self._compiled, self._graphs, self._uploads = compiled, graphs, uploads
+        self._uploaded: list[str] = []
         self._began, self._compiled_at, self._deadline = began, compiled_at, deadline
         self._spent = dict.fromkeys(("gpu_wait_s", "queued_s", "run_s", "fetch_s", "finish_s"), 0.0)
 
@@ -82,8 +83,7 @@ class Drawing:
             self._means.fitting.graphs_afresh(self._compiled, self._catalogue, self._engine)
             raise
         finally:
-            for name in self._uploads:
-                self._engine.forget(name)
+            self._engine.forget(self._uploaded)
 
     def _job(self, index: int, watch: Watch, cancelled: Callable[[], bool], previews: bool) -> Outcome:
         """Run one job while the GPU is ours; the lease names it, so that it is taken back should we die."""
@@ -99,8 +99,7 @@ class Drawing:
             if not self._graphs:
                 self._graphs = self._means.fitting.graphs(self._compiled, self._catalogue, self._engine)
             if index == 0:
-                for name, data in self._uploads.items():
-                    self._engine.upload(data, name)
+                self._upload()
             outcome = self._engine.run(
                 self._graphs[index],
                 prompt_id=prompt_id,
@@ -113,6 +112,11 @@ class Drawing:
         self._spend(gpu_wait_s=held.waited_s, queued_s=outcome.queued_s)
         self._spend(run_s=outcome.run_s, fetch_s=outcome.fetch_s)
         return outcome
+
+    def _upload(self) -> None:
+        for name, data in self._uploads.items():
+            self._uploaded.append(name)
+            self._engine.upload(data, name)
 
     @property
     def _need_bytes(self) -> int:

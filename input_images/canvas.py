@@ -47,7 +47,7 @@ def draw_onto(image: InputImage, size: Pair, canvas: Pair) -> bytes:
     smallest = _needed(placing)
     with pixels_of(image, at_least=smallest) as pixels:
         placed = placing.place(_on_white(pixels), Image.Resampling.LANCZOS)
-        return png_of(_padded(placed, canvas))
+        return png_of(_padded(placed.convert("RGB"), canvas))
 
 
 def _needed(placing: Placing) -> Pair:
@@ -58,9 +58,10 @@ def _needed(placing: Placing) -> Pair:
 
 def _on_white(image: Image.Image) -> Image.Image:
     if "A" not in image.getbands():
-        return image.convert("RGB")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        return image
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image)
+    return white
 
 
 def _padded(image: Image.Image, canvas: Pair) -> Image.Image:

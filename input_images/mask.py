@@ -6,7 +6,7 @@ from PIL import Image, ImageChops, ImageFilter, ImageOps
 
 from errors import InvalidImage
 from input_images.canvas import Pair, Placing, png_of
-from input_images.reading import InputImage, darkest, pixels_of
+from input_images.reading import InputImage, darkest, has_transparency, pixels_of
 
 _RIM = 128
 """The rim within which a drawing fades in is the picture's shorter side divided by this, in pixels."""
@@ -23,25 +23,28 @@ def mask_onto(mask: InputImage, image: InputImage, size: Pair, canvas: Pair) -> 
     leaves nothing to draw.
     """
     with pixels_of(mask) as pixels:
-        open_ = _open_part(pixels)
-    if open_.size != image.size:
-        open_ = open_.resize(image.size, Image.Resampling.BILINEAR)
-    open_ = Placing(image.size, size).place(open_, Image.Resampling.BILINEAR)
+        open_ = Placing(image.size, size).place(_open_part(pixels), Image.Resampling.BILINEAR)
     if not open_.getbbox():
         raise InvalidImage(
             "Invalid image: the mask leaves nothing to draw. What is transparent in it is drawn anew; in a mask without "
             "transparency, what is white.",
             param=mask.param,
         )
-    # A quarter of what a blur sees is white at the mask's corners, half along its edges.
     rim = max(1, round(min(size) / _RIM))
-    drawn = _blurred(open_, max(8, 4 * rim)).point([min(255, 4 * level) for level in range(256)])
-    faded = _blurred(open_, rim).point([max(0, 2 * level - 255) for level in range(256)])
-    faded = ImageChops.darker(faded, open_)
-    if not faded.histogram()[255]:
-        faded = open_  # strokes so thin that nothing of them would be left
-    channels = [_padded(drawn, canvas), _padded(ImageOps.invert(faded), canvas), Image.new("L", canvas)]
+    channels = [
+        _padded(_drawn(open_, rim), canvas),
+        _padded(_kept(open_, rim), canvas),
+        Image.new("L", canvas),
+    ]
     return png_of(Image.merge("RGB", channels))
+
+
+def alpha_mask_onto(image: InputImage, size: Pair, canvas: Pair) -> bytes | None:
+    """The mask that an image's own transparency is, as `mask_onto` gives it; None if nothing in it is transparent.
+
+    Raises InvalidImage.
+    """
+    return mask_onto(image, image, size, canvas) if has_transparency(image) else None
 
 
 def _open_part(mask: Image.Image) -> Image.Image:
@@ -53,11 +56,26 @@ def _open_part(mask: Image.Image) -> Image.Image:
     return mask.convert("L")
 
 
+def _drawn(open_: Image.Image, rim: int) -> Image.Image:
+    # A quarter of what a blur sees is white at the mask's corners, half along its edges; of a stroke, less.
+    blurred = _blurred(open_, max(8, 4 * rim)).point([min(255, 4 * level) for level in range(256)])
+    return ImageChops.lighter(blurred, open_)
+
+
+def _kept(open_: Image.Image, rim: int) -> Image.Image:
+    faded = _blurred(open_, rim).point([max(0, 2 * level - 255) for level in range(256)])
+    faded = ImageChops.darker(faded, open_)
+    if not faded.histogram()[255]:
+        faded = open_  # strokes so thin that nothing of them would be left
+    return ImageOps.invert(faded)
+
+
 def _blurred(mask: Image.Image, radius: int) -> Image.Image:
     return mask.filter(ImageFilter.BoxBlur(radius))
 
 
 def _padded(channel: Image.Image, canvas: Pair) -> Image.Image:
+    """After the blur, so that nothing fades at the picture's own edge."""
     if channel.size == canvas:
         return channel
     padded = Image.new("L", canvas)

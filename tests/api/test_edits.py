@@ -507,9 +507,9 @@ def uploads(make_app: MakeApp) -> Iterator[tuple[FlaskClient, list[tuple[str, in
     seen: list[tuple[str, int]] = []
     upload = engine._routes.upload
 
-    def spy(data: bytes, name: str, subfolder: str) -> None:
+    def spy(data: bytes, name: str, subfolder: str, **more: Any) -> None:
         seen.append((name, len(data)))
-        upload(data, name, subfolder)
+        upload(data, name, subfolder, **more)
 
     engine._routes.upload = spy
     yield client, seen

@@ -309,7 +309,7 @@ def test_an_upload_takes_the_place_of_the_one_that_has_its_name(engine: Engine) 
 def test_of_a_forgotten_upload_nothing_is_left_to_see(engine: Engine) -> None:
     wanted = f"{uuid.uuid4().hex}.png"
     name = engine.upload(png(24, 16, (10, 200, 30)), wanted)
-    engine.forget(wanted)
+    engine.forget([wanted])
     assert loaded(engine, name).size == (1, 1)
 
 

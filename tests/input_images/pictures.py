@@ -32,8 +32,20 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
 
 
+def png(width: int, height: int, kind: bytes, rows: bytes) -> bytes:
+    """`kind`: the two bytes for depth and colour type; `rows`: what is compressed, whatever it is worth."""
+    header = width.to_bytes(4) + height.to_bytes(4) + kind + b"\0\0\0"
+    pixels = chunk(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
+
+
 def bomb(width: int, height: int) -> bytes:
     """A PNG that claims so many pixels in a few bytes."""
-    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x01\x00\x00\x00\x00"
-    pixels = zlib.compress(b"\0" * 1000)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return png(width, height, b"\x01\x00", b"\0" * 1000)
+
+
+def empty_scans(count: int) -> bytes:
+    """A JPEG that is drawn `count` times more than it need be."""
+    whole = encoded(Image.new("L", (64, 64), 128), "JPEG", progressive=True)
+    last = whole[whole.rindex(b"\xff\xda") : -2]
+    return whole[:-2] + last * count + whole[-2:]

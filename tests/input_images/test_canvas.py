@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageChops, ImageDraw
 
 from errors import InvalidImage
-from input_images import InputImage, draw_onto, mask_onto, read_image
+from input_images import InputImage, alpha_mask_onto, draw_onto, mask_onto, read_image
 from tests.input_images.pictures import decoded, encoded, pattern
 
 Pair = tuple[int, int]
@@ -26,9 +26,25 @@ def test_an_image_of_the_size_is_untouched_and_its_edge_goes_on_to_the_canvas(
     made = decoded(draw_onto(sent(image), size, canvas))
     assert (made.size, made.mode) == (canvas, "RGB")
     assert made.crop((0, 0, *size)).tobytes() == image.tobytes()
-    if canvas != size:
-        assert made.getpixel((canvas[0] - 1, 3)) == image.getpixel((size[0] - 1, 3))
-        assert made.getpixel((3, canvas[1] - 1)) == image.getpixel((3, size[1] - 1))
+    for x in range(size[0], canvas[0]):
+        assert made.crop((x, 0, x + 1, size[1])).tobytes() == image.crop((size[0] - 1, 0, *size)).tobytes()
+    last = made.crop((0, size[1] - 1, canvas[0], size[1])).tobytes()
+    for y in range(size[1], canvas[1]):
+        assert made.crop((0, y, canvas[0], y + 1)).tobytes() == last
+
+
+@pytest.mark.parametrize("own", [(16_384, 1), (1, 16_384), (3, 5), (1, 1)])
+@pytest.mark.parametrize("size", [(64, 64), (120, 8)])
+def test_an_image_of_any_shape_comes_to_any_size(own: Pair, size: Pair) -> None:
+    made = decoded(draw_onto(sent(Image.new("RGB", own, (9, 120, 200))), size, (128, 64)))
+    assert made.getcolors() == [(128 * 64, (9, 120, 200))]
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1"])
+def test_every_mode_is_scaled_as_what_a_person_sees(mode: str) -> None:
+    image = Image.new("L", (400, 400), 255).convert(mode)
+    made = decoded(draw_onto(sent(image), (100, 100), (104, 104)))
+    assert (made.mode, made.getcolors()) == ("RGB", [(104 * 104, (255, 255, 255))])
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG"])
@@ -116,6 +132,54 @@ def test_a_thin_stroke_is_not_lost() -> None:
     _, keep = channels(square("L", box=(100, 50, 100, 200)))
     assert keep.getpixel((100, 100)) == 0
     assert keep.getpixel((102, 100)) == 255
+
+
+def test_a_thin_stroke_may_be_drawn_in_full() -> None:
+    draw, _ = channels(square("L", box=(100, 50, 100, 200)))
+    assert draw.getpixel((100, 100)) == 255
+
+
+def test_a_speckled_mask_from_a_jpeg_gives_up_nothing_outside() -> None:
+    image = Image.new("L", (256, 256), 0)
+    ImageDraw.Draw(image).ellipse((64, 64, 191, 191), fill=255)
+    mask = read_image(encoded(image, "JPEG", quality=30), param="mask")
+    _, keep = channels(mask)
+    outside = Image.new("L", (256, 256), 255)
+    ImageDraw.Draw(outside).ellipse((63, 63, 192, 192), fill=0)
+    assert ImageChops.lighter(keep, ImageChops.invert(outside)).getextrema() == (255, 255)
+
+
+@pytest.mark.parametrize(
+    ("own", "size", "canvas"),
+    [((800, 400), (200, 200), (200, 200)), ((300, 500), (256, 128), (256, 128)), ((64, 64), (500, 333), (504, 336))],
+)  # fmt: skip
+def test_a_mask_lies_on_what_it_marks(own: Pair, size: Pair, canvas: Pair) -> None:
+    box = (own[0] * 3 // 8, own[1] * 3 // 8, own[0] * 5 // 8, own[1] * 5 // 8)
+    image = Image.new("L", own)
+    ImageDraw.Draw(image).rectangle(box, fill=255)
+    seen = (
+        decoded(draw_onto(sent(image), size, canvas)).getchannel("R").point(lambda level: 255 * (level > 127))
+    )
+    _, keep, _ = decoded(mask_onto(sent(image, "mask"), sent(image), size, canvas)).split()
+    given_up = keep.crop((0, 0, *size)).point(lambda level: 255 * (level < 128))
+    left, top, right, bottom = seen.getbbox()  # type: ignore[misc]
+    inner = given_up.getbbox()
+    assert inner is not None
+    rim = max(1, round(min(size) / 128))
+    for found, wanted in zip(inner, (left + rim, top + rim, right - rim, bottom - rim), strict=True):
+        assert abs(found - wanted) <= 1 + rim
+
+
+def test_an_images_own_transparency_is_a_mask() -> None:
+    image = Image.new("RGBA", (256, 256), (9, 9, 9, 255))
+    ImageDraw.Draw(image).rectangle((64, 64, 191, 191), fill=(0, 0, 0, 0))
+    made = alpha_mask_onto(sent(image), (256, 256), (256, 256))
+    assert made == mask_onto(sent(image, "mask"), sent(image), (256, 256), (256, 256))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_an_image_without_transparency_is_no_mask(mode: str) -> None:
+    assert alpha_mask_onto(sent(pattern(64, 64).convert(mode)), (64, 64), (64, 64)) is None
 
 
 def test_a_mask_of_another_size_goes_where_the_image_goes() -> None:
