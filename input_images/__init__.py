@@ -4,12 +4,11 @@ masks; and pictures fetched by URL. Pillow is known here, and nothing of where t
 from input_images.canvas import draw_onto
 from input_images.data_url import decode_text
 from input_images.fetch import fetch_image
-from input_images.mask import alpha_mask_onto, mask_onto
+from input_images.mask import mask_onto
 from input_images.reading import InputImage, has_transparency, read_image
 
 __all__ = [
     "InputImage",
-    "alpha_mask_onto",
     "decode_text",
     "draw_onto",
     "fetch_image",

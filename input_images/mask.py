@@ -6,7 +6,7 @@ from PIL import Image, ImageChops, ImageFilter, ImageOps
 
 from errors import InvalidImage
 from input_images.canvas import Pair, Placing, png_of
-from input_images.reading import InputImage, darkest, has_transparency, pixels_of
+from input_images.reading import InputImage, darkest, pixels_of
 
 _RIM = 128
 """The rim within which a drawing fades in is the picture's shorter side divided by this, in pixels."""
@@ -39,14 +39,6 @@ def mask_onto(mask: InputImage, image: InputImage, size: Pair, canvas: Pair) -> 
     return png_of(Image.merge("RGB", channels))
 
 
-def alpha_mask_onto(image: InputImage, size: Pair, canvas: Pair) -> bytes | None:
-    """The mask that an image's own transparency is, as `mask_onto` gives it; None if nothing in it is transparent.
-
-    Raises InvalidImage.
-    """
-    return mask_onto(image, image, size, canvas) if has_transparency(image) else None
-
-
 def _open_part(mask: Image.Image) -> Image.Image:
     """One channel, white where is to be drawn."""
     if "A" in mask.getbands():
@@ -65,9 +57,11 @@ def _drawn(open_: Image.Image, rim: int) -> Image.Image:
 def _kept(open_: Image.Image, rim: int) -> Image.Image:
     faded = _blurred(open_, rim).point([max(0, 2 * level - 255) for level in range(256)])
     faded = ImageChops.darker(faded, open_)
-    if not faded.histogram()[255]:
-        faded = open_  # strokes so thin that nothing of them would be left
-    return ImageOps.invert(faded)
+    # Strokes so thin that nothing near them would be left do not fade.
+    lost = _blurred(faded.point([255 * (level > 0) for level in range(256)]), rim).point(
+        [255 * (level == 0) for level in range(256)]
+    )
+    return ImageOps.invert(ImageChops.lighter(faded, ImageChops.darker(lost, open_)))
 
 
 def _blurred(mask: Image.Image, radius: int) -> Image.Image:

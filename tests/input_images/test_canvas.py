@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageChops, ImageDraw
 
 from errors import InvalidImage
-from input_images import InputImage, alpha_mask_onto, draw_onto, mask_onto, read_image
+from input_images import InputImage, draw_onto, has_transparency, mask_onto, read_image
 from tests.input_images.pictures import decoded, encoded, pattern
 
 Pair = tuple[int, int]
@@ -170,16 +170,23 @@ def test_a_mask_lies_on_what_it_marks(own: Pair, size: Pair, canvas: Pair) -> No
         assert abs(found - wanted) <= 1 + rim
 
 
-def test_an_images_own_transparency_is_a_mask() -> None:
+def test_an_images_own_transparency_can_be_its_mask() -> None:
     image = Image.new("RGBA", (256, 256), (9, 9, 9, 255))
     ImageDraw.Draw(image).rectangle((64, 64, 191, 191), fill=(0, 0, 0, 0))
-    made = alpha_mask_onto(sent(image), (256, 256), (256, 256))
-    assert made == mask_onto(sent(image, "mask"), sent(image), (256, 256), (256, 256))
+    assert has_transparency(sent(image))
+    _, keep = decoded(mask_onto(sent(image, "mask"), sent(image), (256, 256), (256, 256))).split()[:2]
+    assert (keep.getpixel((128, 128)), keep.getpixel((10, 10))) == (0, 255)
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
-def test_an_image_without_transparency_is_no_mask(mode: str) -> None:
-    assert alpha_mask_onto(sent(pattern(64, 64).convert(mode)), (64, 64), (64, 64)) is None
+def test_a_thin_stroke_is_not_lost_beside_a_large_area() -> None:
+    image = Image.new("L", (1024, 1024), 0)
+    ImageDraw.Draw(image).rectangle((100, 100, 600, 600), fill=255)
+    ImageDraw.Draw(image).line((700, 100, 700, 900), fill=255, width=5)
+    _, keep = channels(sent(image, "mask"), (1024, 1024))
+    assert keep.getpixel((700, 500)) == 0
+    assert keep.getpixel((350, 350)) == 0
+    assert keep.getpixel((704, 500)) == keep.getpixel((696, 500)) == 255
+    assert 0 < keep.getpixel((104, 350)) < 255  # type: ignore[operator]
 
 
 def test_a_mask_of_another_size_goes_where_the_image_goes() -> None:
