@@ -126,7 +126,7 @@ class InvalidImage(InvalidValue):
 
 class ImageUrlRefused(InvalidValue):
     code = "image.url_refused"
-    when = "An image was named by an http(s) URL and `images.fetch_urls` is off, or the URL leads into a private network or nowhere."
+    when = "An image was named by an http(s) URL, and `images.fetch_urls` is off or the URL leads to no public address."
     remedy = "Send the image itself, or as a `data:` URL."
 
 

@@ -57,11 +57,12 @@ def _drawn(open_: Image.Image, rim: int) -> Image.Image:
 def _kept(open_: Image.Image, rim: int) -> Image.Image:
     faded = _blurred(open_, rim).point([max(0, 2 * level - 255) for level in range(256)])
     faded = ImageChops.darker(faded, open_)
-    # Strokes so thin that nothing near them would be left do not fade.
+    # Strokes so thin that nothing near them would be left do not fade; what is fainter than a stroke is dirt.
+    strokes = open_.point([level if level >= 128 else 0 for level in range(256)])
     lost = _blurred(faded.point([255 * (level > 0) for level in range(256)]), rim).point(
         [255 * (level == 0) for level in range(256)]
     )
-    return ImageOps.invert(ImageChops.lighter(faded, ImageChops.darker(lost, open_)))
+    return ImageOps.invert(ImageChops.lighter(faded, ImageChops.darker(lost, strokes)))
 
 
 def _blurred(mask: Image.Image, radius: int) -> Image.Image:
