@@ -63,7 +63,7 @@ class StreamForm:
 
     openai: bool
     gpustack: bool
-    partial_images: int
+    partial_images: int | None
     include_usage: bool
 
 
@@ -253,7 +253,7 @@ def _stream(fields: Mapping[str, Any], door: Door) -> StreamForm | None:
     return StreamForm(
         openai=not gpustack or "partial_images" in fields,
         gpustack=gpustack,
-        partial_images=int(fields.get("partial_images", 0)),
+        partial_images=int(fields["partial_images"]) if "partial_images" in fields else None,
         include_usage=fields.get("stream_options", {}).get("include_usage", True),
     )
 

@@ -6,20 +6,23 @@ import contextlib
 import secrets
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 
 from api.answers import Links, images_response
 from api.connection import hang_up_of
 from api.form_body import is_form, read_form, typed
+from api.frames import Frames, failure
 from api.image_request import SCHEMA, Asked, Door, StreamForm, read_image_request
 from api.json_body import json_request
 from api.json_pieces import JsonPieces
 from api.options import HttpOptions, Services
 from api.sent_images import SentImages, refuse_urls, take_images
-from api.streams import HEADERS, MIME, Frames, ImageStream, failure
+from api.streams import HEADERS, MIME, ImageStream
+from compiler import Task
 from compiler.values import Note
 from errors import ImagesDisabled, InvalidImage
 from generation import Drawing
@@ -33,15 +36,20 @@ EDIT_PATHS = ("/v1/images/edits", "/v1-openai/images/edits", "/v1-openai/image/e
 VARIATION_PATHS = ("/v1/images/variations", "/v1-openai/images/variations")
 """OpenAI's path, and GPUStack's."""
 
+_PATHS: Mapping[Task, tuple[str, ...]] = {
+    "generate": GENERATION_PATHS,
+    "edit": EDIT_PATHS,
+    "vary": VARIATION_PATHS,
+}
 _GPUSTACK = "/v1-openai/"
 
 
 def images_blueprint(services: Services) -> Blueprint:
     """The image routes over `services`."""
     routes = Blueprint("images", __name__)
-    for task, paths in (("generate", GENERATION_PATHS), ("edit", EDIT_PATHS), ("vary", VARIATION_PATHS)):
+    for task, paths in _PATHS.items():
         for path in paths:
-            door = Door(task, path.startswith(_GPUSTACK))  # type: ignore[arg-type]
+            door = Door(task, path.startswith(_GPUSTACK))
             routes.add_url_rule(path, path, lambda door=door: _draw(services, door), methods=["POST"])
     routes.add_url_rule("/api/images/cache/<name>", "kept", lambda name: _kept(services, name))
     return routes
@@ -134,8 +142,9 @@ def _streamed(
     frames = Frames(drawing, asked, form, _links(services.options), arrived)
     stream = ImageStream(
         drawing,
-        asked,
+        asked.finish,
         frames,
+        request_id=g.request_id,
         cancelled=hang_up_of(request.environ),
         release=place.close,
     )
@@ -147,7 +156,7 @@ def _refused_in_a_stream(fault: InvalidImage, body: dict[str, Any], door: Door) 
     asks_gpustack = door.is_gpustack or any(name.startswith("stream_options") for name in body)
     if body.get("stream") is not True or not asks_gpustack or door.task == "vary":
         raise fault
-    form = StreamForm(openai=False, gpustack=True, partial_images=0, include_usage=False)
+    form = StreamForm(openai=False, gpustack=True, partial_images=None, include_usage=False)
     return Response(failure(fault, form), mimetype=MIME, headers=HEADERS)
 
 

@@ -15,8 +15,9 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from api.answers import Links
+from api.frames import Frames
 from api.image_request import Door, StreamForm, read_image_request
-from api.streams import Frames, ImageStream
+from api.streams import ImageStream
 from compiler import compile_workflow
 from engine.sketch import SketchServer
 from generation import Finish
@@ -65,6 +66,12 @@ def test_partial_images_are_real_previews_evenly_over_the_steps(client: FlaskCli
         assert isinstance(event.data["created_at"], int)
     shown = [event.data["b64_json"] for event in events[:-1]]
     assert len(set(shown)) == partials
+
+
+def test_partial_images_of_none_is_a_wish_too_and_leaves_gpustacks_parts_out(client: FlaskClient) -> None:
+    _, completed = stream(client, OPENAI, partial_images=0)
+    assert completed.name == "image_generation.completed"
+    assert "data" not in completed.data
 
 
 def test_fewer_steps_than_partials_give_fewer_partials(client: FlaskClient) -> None:
@@ -138,8 +145,9 @@ def test_usage_may_be_left_out_and_a_url_may_take_the_pictures_place(client: Fla
     assert client.get(last["data"][0]["url"]).mimetype == "image/png"
 
 
-def test_each_picture_of_a_batch_rises_to_100_by_itself(client: FlaskClient) -> None:
-    *chunks, _ = stream(client, GPUSTACK, **SD15, n=3)
+@pytest.mark.parametrize("model", ["sd-1.5", "flux-schnell"])
+def test_each_picture_of_one_job_or_several_rises_to_100_by_itself(client: FlaskClient, model: str) -> None:
+    *chunks, _ = stream(client, GPUSTACK, model=model, steps=6, n=3)
     for index in range(3):
         entries = [c.data["data"][0] for c in chunks if c.data["data"][0]["index"] == index]
         progress = [entry["progress"] for entry in entries]
@@ -297,15 +305,23 @@ def silent(
     drawing: Any = SilentDrawing()
     request = read_image_request({"prompt": "a"}, door=Door(), request_id="x", draw_seed=lambda: 1)
     frames = Frames(drawing, request, stream_form, Links(""), arrived=0.0)
-    body = ImageStream(drawing, request, frames, cancelled=lambda: False, release=release, keep_alive_s=0.1)
+    body = ImageStream(
+        drawing,
+        request.finish,
+        frames,
+        request_id="x",
+        cancelled=lambda: False,
+        release=release,
+        keep_alive_s=0.1,
+    )
     return drawing, body
 
 
 @pytest.mark.parametrize(
     ("form", "sign"),
     [
-        (StreamForm(True, False, 0, True), b": still drawing\n\n"),
-        (StreamForm(False, True, 0, True), b'data: {"created":'),
+        (StreamForm(True, False, None, True), b": still drawing\n\n"),
+        (StreamForm(False, True, None, True), b'data: {"created":'),
     ],
 )
 def test_a_silent_engine_does_not_make_a_silent_stream(form: StreamForm, sign: bytes) -> None:
@@ -318,7 +334,7 @@ def test_a_silent_engine_does_not_make_a_silent_stream(form: StreamForm, sign: b
 
 def test_a_stream_that_is_closed_before_its_first_piece_was_read_ends_and_gives_its_place_back() -> None:
     released = threading.Event()
-    drawing, body = silent(StreamForm(True, False, 0, True), released.set)
+    drawing, body = silent(StreamForm(True, False, None, True), released.set)
     body.close()
     assert drawing.gave_up.wait(0.3)
     assert released.wait(1)
