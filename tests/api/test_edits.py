@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,22 +16,14 @@ from werkzeug.datastructures import MultiDict
 
 from tests.api.sse import events_of
 from tests.conftest import ROOT, MakeApp
+from tests.input_images.pictures import bomb, encoded, pattern
 
 EDITS = "/v1/images/edits"
 VARIATIONS = "/v1/images/variations"
 
 
 def photo(width: int = 256, height: int = 256, form: str = "PNG", mode: str = "RGB", **options: Any) -> bytes:
-    """A picture in which every pixel differs from its neighbours."""
-    image = Image.new("RGB", (width, height))
-    image.putdata([(x * 7 % 256, y * 5 % 256, (x * y) % 256) for y in range(height) for x in range(width)])
-    return encoded(image.convert(mode), form, **options)
-
-
-def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, form, **options)
-    return buffer.getvalue()
+    return encoded(pattern(width, height).convert(mode), form, **options)
 
 
 def mask(kind: str = "alpha", size: tuple[int, int] = (256, 256)) -> bytes:
@@ -357,21 +348,6 @@ def test_an_illegal_image_is_a_plain_400_for_openais_clients(client: FlaskClient
 
 
 # --- what is refused -------------------------------------------------------------------------------
-
-
-def bomb(width: int, height: int) -> bytes:
-    """A PNG of so many pixels that compresses to nearly nothing."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
-
-    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x01\x00\x00\x00\x00"
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
-        + chunk(b"IEND", b"")
-    )
 
 
 @pytest.mark.parametrize(

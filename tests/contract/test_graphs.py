@@ -14,6 +14,7 @@ from PIL import Image, ImageChops, ImageDraw
 
 from tests.api.sse import events_of
 from tests.conftest import MakeApp
+from tests.input_images.pictures import encoded, pattern
 
 REAL = "EASEL_TEST_COMFYUI"
 MODELS = ["sdxl-turbo", "sd-1.5-pruned-emaonly", "flux-schnell", "flux-schnell-fp8"]
@@ -35,12 +36,6 @@ def has(client: FlaskClient, **fields: str) -> None:
         pytest.skip(f"this engine has not got the files of {fields}")
 
 
-def photo(width: int, height: int) -> Image.Image:
-    image = Image.new("RGB", (width, height))
-    image.putdata([(x * 7 % 256, y * 5 % 256, (x * y) % 256) for y in range(height) for x in range(width)])
-    return image
-
-
 def middle(width: int, height: int) -> Image.Image:
     mask = Image.new("L", (width, height), 0)
     ImageDraw.Draw(mask).rectangle((width // 4, height // 4, width * 3 // 4, height * 3 // 4), fill=255)
@@ -48,9 +43,7 @@ def middle(width: int, height: int) -> Image.Image:
 
 
 def png(image: Image.Image) -> tuple[io.BytesIO, str]:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return io.BytesIO(buffer.getvalue()), "a.png"
+    return io.BytesIO(encoded(image)), "a.png"
 
 
 def made(client: FlaskClient, path: str, **fields: Any) -> list[Image.Image]:
@@ -71,7 +64,7 @@ def test_an_edit_is_drawn_at_the_images_own_size_also_off_the_multiple(
     client: FlaskClient, model: str
 ) -> None:
     has(client, model=model)
-    image = photo(300, 260)
+    image = pattern(300, 260)
     (picture,) = made(client, "/v1/images/edits", image=png(image), model=model, steps=QUICK[model])
     assert picture.size == (300, 260)
     assert picture.tobytes() != image.tobytes()
@@ -82,7 +75,7 @@ def test_inpainting_keeps_every_pixel_outside_of_the_mask_in_every_picture_of_a_
     client: FlaskClient, model: str
 ) -> None:
     has(client, model=model)
-    image, mask = photo(300, 260), middle(300, 260)
+    image, mask = pattern(300, 260), middle(300, 260)
     fields = {"image": png(image), "mask": png(mask), "model": model, "n": "2", "steps": QUICK[model]}
     pictures = made(client, "/v1/images/edits", **fields)
     assert len({picture.tobytes() for picture in pictures}) == 2
@@ -112,7 +105,7 @@ def test_less_strength_stays_nearer_to_the_image(client: FlaskClient, model: str
 def test_every_schedule_of_gpustacks_runs(client: FlaskClient, schedule: str, path: str) -> None:
     has(client, model="sd-1.5")
     fields = {"model": "sd-1.5", "schedule": schedule, "steps": "3", "strength": "0.5"}
-    assert made(client, path, image=png(photo(256, 256)), **fields)
+    assert made(client, path, image=png(pattern(256, 256)), **fields)
 
 
 @pytest.mark.parametrize(
@@ -147,9 +140,9 @@ def test_every_sampler_of_gpustacks_runs(client: FlaskClient, sampler: str) -> N
 
 def test_a_lora_runs_and_changes_the_picture(client: FlaskClient) -> None:
     has(client, model="sd-1.5", lora="lcm-sd-1.5")
-    fields = {"image": png(photo(256, 256)), "model": "sd-1.5", "steps": "2", "seed": "3"}
+    fields = {"image": png(pattern(256, 256)), "model": "sd-1.5", "steps": "2", "seed": "3"}
     (plain,) = made(client, "/v1/images/edits", **fields)
-    fields["image"] = png(photo(256, 256))
+    fields["image"] = png(pattern(256, 256))
     (changed,) = made(client, "/v1/images/edits", **fields, lora='[{"name": "lcm-sd-1.5", "strength": 2}]')
     assert plain.tobytes() != changed.tobytes()
 
