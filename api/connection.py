@@ -17,6 +17,10 @@ from errors import BodyTimeout, EaselError, InvalidRequest
 
 BODY_PATIENCE_S = 15.0
 """How long nothing may come while a body is being read"""
+BODY_AT_MOST_S = 180.0
+"""How long a body may take that comes drop by drop: it holds a place of those that wait for pictures"""
+SEND_PATIENCE_S = 60.0
+"""How long a client may take for one piece of an answer, at most a megabyte"""
 DISCARD_PATIENCE_S = 0.3
 DISCARD_AT_MOST_S = 2.0
 
@@ -28,15 +32,19 @@ def read_body(request: Request, patience_s: float = BODY_PATIENCE_S) -> bytes:
 
 
 @contextlib.contextmanager
-def reading(request: Request, patience_s: float = BODY_PATIENCE_S) -> Iterator[None]:
+def reading(
+    request: Request, patience_s: float = BODY_PATIENCE_S, at_most_s: float = BODY_AT_MOST_S
+) -> Iterator[None]:
     """Read the body inside. Whatever keeps it from coming whole is BodyTimeout or InvalidRequest."""
-    with _patience(request.environ, patience_s):
+    with _patience(request.environ, patience_s), _at_most(request.environ, at_most_s) as is_over:
         try:
             yield
             g.body_was_read = True
         except (RequestEntityTooLarge, EaselError):
             raise
         except Exception as fault:
+            if is_over():
+                raise BodyTimeout(f"The body did not end within {at_most_s:g} s.") from fault
             # werkzeug hides a socket's timeout behind an error of its own.
             if isinstance(fault, TimeoutError) or isinstance(
                 fault.__cause__ or fault.__context__, TimeoutError
@@ -67,6 +75,37 @@ def discard_body(request: Request) -> None:
         _end_reading(connection)
     finally:
         cut_off.cancel()
+
+
+@contextlib.contextmanager
+def _at_most(environ: dict[str, Any], seconds: float) -> Iterator[Callable[[], bool]]:
+    """End reading when the time is over; yields whether that was done. One read of the server's goes on as long as
+    single bytes keep coming, so its own timeout is not enough."""
+    connection = environ.get("gunicorn.socket")
+    over = threading.Event()
+    if not isinstance(connection, socket.socket):
+        yield over.is_set
+        return
+
+    def end() -> None:
+        over.set()
+        _end_reading(connection)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield over.is_set
+    finally:
+        timer.cancel()
+
+
+def limit_sending(request: Request) -> None:
+    """A client that does not read its answer loses it after a while, and the thread that sends it is free again."""
+    connection = request.environ.get("gunicorn.socket")
+    if isinstance(connection, socket.socket):
+        with contextlib.suppress(OSError):
+            connection.settimeout(SEND_PATIENCE_S)
 
 
 def _end_reading(connection: socket.socket) -> None:

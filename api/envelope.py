@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -96,9 +97,18 @@ def envelope(fault: EaselError) -> dict[str, Any]:
             "type": kind,
             "param": fault.param,
             "code": fault.code,
-            "details": fault.details,
+            "details": _plain(fault.details),
         }
     }
+
+
+def _plain(value: Any) -> Any:
+    """The value with numbers that JSON does not have as texts."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def answer(fault: EaselError) -> Response:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -18,7 +20,8 @@ FORM = "multipart/form-data"
 MOST_TEXT_BYTES = 30_000_000
 """of one text: an image may come as a data URL, which OpenAI lets be 20,971,520 characters long"""
 _MOST_PARTS = 1000
-_NESTED = re.compile(r"(\w+)\[(\w*[A-Za-z_]\w*)\]")
+_NESTED = re.compile(r"(\w{1,100})((?:\[\w{0,100}\]){1,4})")
+_KEYS = re.compile(r"\[(\w*)\]")
 _NUMBER = re.compile(r"\s*[+-]?(\d{1,30}(\.\d{0,30})?|\.\d{1,30})([eE][+-]?\d{1,3})?\s*", re.ASCII)
 
 
@@ -66,21 +69,55 @@ def read_form(request: Request) -> Form:
     return Form(_fields(texts.items(multi=True)), sent)
 
 
-def _fields(texts: Any) -> dict[str, Any]:
+# --- names -> objects and lists ---------------------------------------------------------------------
+
+
+def _fields(texts: Iterable[tuple[str | None, str]]) -> dict[str, Any]:
+    """Names as SDKs flatten objects and lists: `a[b]`, `a[]`, `a[0]`, `a[][b]`. A name given more than once is a list."""
     fields: dict[str, Any] = {}
     for name, text in ((name or "", text) for name, text in texts):
-        nested = _NESTED.fullmatch(name)
-        if nested:
-            # "a[b]=c" is how SDKs flatten an object.
-            inner = fields.setdefault(nested[1], {})
-            if isinstance(inner, dict):
-                inner[nested[2]] = text
-        elif name in fields:
-            before = fields[name]
-            fields[name] = [*before, text] if isinstance(before, list) else [before, text]
+        match = _NESTED.fullmatch(name)
+        if match is None:
+            _put(fields, name, text)
         else:
-            fields[name] = text
-    return fields
+            _nest(fields, [match[1], *_KEYS.findall(match[2])], text)
+    return {name: _lists(value) for name, value in fields.items()}
+
+
+def _put(fields: dict[str, Any], name: str, value: Any) -> None:
+    if name not in fields:
+        fields[name] = value
+    elif isinstance(fields[name], list):
+        fields[name].append(value)
+    else:
+        fields[name] = [fields[name], value]
+
+
+def _nest(place: dict[str, Any], keys: list[str], text: str) -> None:
+    """Lists are objects with numbers for keys until all is read; `[]` means the last entry if that lacks the next key."""
+    for key, following in itertools.pairwise(keys):
+        name = key or _open_entry(place, following)
+        inner = place.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise InvalidRequest(f"The form has {keys[0]!r} both as a text and as something with parts.")
+        place = inner
+    last = keys[-1] or str(len(place))
+    _put(place, last, text)
+
+
+def _open_entry(place: dict[str, Any], following: str) -> str:
+    last = str(len(place) - 1)
+    is_open = isinstance(place.get(last), dict) and following not in place[last]
+    return last if is_open else str(len(place))
+
+
+def _lists(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    inner = {key: _lists(each) for key, each in value.items()}
+    if inner and all(key.isdecimal() for key in inner):
+        return [inner[key] for key in sorted(inner, key=int)]
+    return inner
 
 
 # --- texts -> values -------------------------------------------------------------------------------
@@ -89,18 +126,20 @@ def _fields(texts: Any) -> dict[str, Any]:
 def typed(fields: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any]:
     """The fields with numbers, booleans and objects in the place of their texts, by each one's schema in `properties`;
     a field without a schema is a number where it reads like one. Raises InvalidValue."""
-    return {name: _typed(name, value, properties.get(name)) for name, value in fields.items()}
+    made = {name: _typed(name, value, properties.get(name)) for name, value in fields.items()}
+    if isinstance(made.get("extra_body"), dict) and isinstance(fields["extra_body"], dict):
+        made["extra_body"] = typed(fields["extra_body"], properties)
+    return made
 
 
 def _typed(name: str, value: Any, schema: dict[str, Any] | None) -> Any:
     kinds = {"number"} if schema is None else _types(schema)
     if isinstance(value, dict):
-        return {
-            key: _typed(key, text, {"type": ["boolean", "number", "string"]}) for key, text in value.items()
-        }
+        inner = (schema or {}).get("properties", {})
+        return {key: _typed(key, each, inner.get(key)) for key, each in value.items()}
     if isinstance(value, list):
-        if kinds & {"array"}:
-            return value
+        if schema is None or "array" in kinds:
+            return [_typed(name, each, (schema or {}).get("items", {"type": "string"})) for each in value]
         # The same twice is one; what contradicts itself is for the check of its type to refuse.
         return _typed(name, value[0], schema) if all(other == value[0] for other in value) else value
     if value.strip() == "null" and name != "prompt":

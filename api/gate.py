@@ -13,7 +13,7 @@ from typing import Any
 from flask import Flask, Response, g, request
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from api.connection import discard_body
+from api.connection import discard_body, limit_sending
 from api.envelope import quoted_path
 from api.options import HttpOptions
 from errors import ForeignHost, ForeignOrigin, InvalidKey
@@ -103,6 +103,7 @@ def _given_key() -> str:
 
 def _finish(response: Response, options: HttpOptions) -> Response:
     discard_body(request)
+    limit_sending(request)
     request_id = g.get("request_id", "-")
     response.headers["x-request-id"] = request_id
     response.headers["X-Content-Type-Options"] = "nosniff"

@@ -88,7 +88,7 @@ class Door:
 
 
 def read_image_request(
-    body: Mapping[str, Any],
+    canonical_fields: Mapping[str, Any],
     *,
     door: Door,
     request_id: str,
@@ -97,12 +97,12 @@ def read_image_request(
     url_needs_file: bool = True,
     notes: tuple[Note, ...] = (),
 ) -> Asked:
-    """The fields of a body, images taken out. `draw_seed` gives a seed where the request has none; `notes` are those of
-    whoever took the images.
+    """The fields of a body as `canonical` gives them, images taken out. `draw_seed` gives a seed where the request has
+    none; `notes` tell what was not done as asked until now.
 
     Raises InvalidRequest, PromptRequired, InvalidValue, SizeNotAllowed.
     """
-    fields, shadowed = canonical(body)
+    fields = dict(canonical_fields)
     _normalise(fields)
     _check(fields, door.task)
     seed = fields.get("seed", -1)
@@ -126,7 +126,7 @@ def read_image_request(
         quality=fields.get("output_compression"),
         keep=as_url and url_needs_file,
     )
-    every = (*notes, *shadowed, *_ignored(fields, door.task, stream))
+    every = (*notes, *_ignored(fields, door.task, stream))
     adjusted = tuple(note for note in every if note.done is not None)
     ignored = tuple(note for note in every if note.done is None)
     return Asked(request, finish, as_url, stream, adjusted, ignored)
@@ -189,6 +189,9 @@ def _normalise(fields: dict[str, Any]) -> None:
     n = fields.get("n")
     if isinstance(n, str) and n.strip().isascii() and n.strip().isdigit() and len(n) < 10:
         fields["n"] = int(n)
+    for name in ("output_format", "response_format"):
+        if isinstance(fields.get(name), str):
+            fields[name] = fields[name].strip().lower()
     if fields.get("output_format") == "jpg":
         fields["output_format"] = "jpeg"
     if "lora" in fields:

@@ -16,7 +16,7 @@ from api.answers import Links, images_response
 from api.connection import hang_up_of
 from api.form_body import is_form, read_form, typed
 from api.frames import Frames, failure
-from api.image_request import SCHEMA, Asked, Door, StreamForm, read_image_request
+from api.image_request import SCHEMA, Asked, Door, StreamForm, canonical, read_image_request
 from api.json_body import json_request
 from api.json_pieces import JsonPieces
 from api.options import HttpOptions, Services
@@ -25,7 +25,7 @@ from api.streams import HEADERS, MIME, ImageStream
 from compiler import Task
 from compiler.values import Note
 from errors import ImagesDisabled, InvalidImage
-from generation import Drawing
+from generation import Drawing, Finish
 
 GENERATION_PATHS = (
     "/v1/images/generations",
@@ -63,13 +63,16 @@ def _draw(services: Services, door: Door) -> Response:
         # Also a body that is slow to come takes one of the places, so that some threads stay free for all else.
         place.enter_context(services.generator.waiting)
         body, files = _body(door)
+        fields, notes = canonical(body)
         try:
-            asked, drawing = _prepared(body, files, door, services)
+            asked, drawing = _prepared(fields, files, notes, door, services)
         except InvalidImage as fault:
-            return _refused_in_a_stream(fault, body, door)
+            return _refused_in_a_stream(fault, fields, door)
+        del body, fields, files  # a hundred megabytes, perhaps, while the GPU is waited for
         if asked.stream is not None:
+            frames = Frames(drawing, asked, asked.stream, _links(services.options), arrived)
             # The place is given back by the stream, when it ends.
-            return _streamed(asked, drawing, asked.stream, services, arrived, place.pop_all())
+            return _streamed(drawing, asked.finish, frames, place.pop_all())
         images = tuple(drawing.images(asked.finish, cancelled=hang_up_of(request.environ)))
     answer = JsonPieces(
         images_response(asked, drawing, images, _links(services.options), time.monotonic() - arrived)
@@ -85,23 +88,27 @@ def _body(door: Door) -> tuple[dict[str, Any], tuple[tuple[str, bytes], ...]]:
 
 
 def _prepared(
-    body: dict[str, Any], files: tuple[tuple[str, bytes], ...], door: Door, services: Services
+    fields: dict[str, Any],
+    files: tuple[tuple[str, bytes], ...],
+    notes: list[Note],
+    door: Door,
+    services: Services,
 ) -> tuple[Asked, Drawing]:
     options = services.options
     sent: SentImages | None = None
     if door.task != "generate":
-        sent = take_images(body, files, services.fetch_image or refuse_urls)
+        sent = take_images(fields, files, services.fetch_image or refuse_urls)
         if sent.pictures.mask is not None:
             door, sent = _masked(door, sent)
     asked = read_image_request(
-        body,
+        fields,
         door=door,
         request_id=str(uuid.uuid4()),
         # Below 2^53, so that the answer's seed survives a client that holds numbers as doubles.
         draw_seed=lambda: secrets.randbelow(2**53),
         default_response_format=options.default_response_format,
         url_needs_file=options.url_style != "data",
-        notes=sent.notes if sent else (),
+        notes=(*notes, *(sent.notes if sent else ())),
     )
     drawing = services.generator.prepare(
         asked.request, timeout_s=options.request_timeout_s, pictures=sent.pictures if sent else None
@@ -131,18 +138,10 @@ def _in_pieces(answer: JsonPieces) -> Response:
 # --- streams ---------------------------------------------------------------------------------------
 
 
-def _streamed(
-    asked: Asked,
-    drawing: Drawing,
-    form: StreamForm,
-    services: Services,
-    arrived: float,
-    place: contextlib.ExitStack,
-) -> Response:
-    frames = Frames(drawing, asked, form, _links(services.options), arrived)
+def _streamed(drawing: Drawing, finish: Finish, frames: Frames, place: contextlib.ExitStack) -> Response:
     stream = ImageStream(
         drawing,
-        asked.finish,
+        finish,
         frames,
         request_id=g.request_id,
         cancelled=hang_up_of(request.environ),
@@ -151,10 +150,10 @@ def _streamed(
     return Response(stream, mimetype=MIME, headers=HEADERS)
 
 
-def _refused_in_a_stream(fault: InvalidImage, body: dict[str, Any], door: Door) -> Response:
+def _refused_in_a_stream(fault: InvalidImage, fields: dict[str, Any], door: Door) -> Response:
     """GPUStack tells of an illegal image inside the stream; everybody else gets a plain 400."""
-    asks_gpustack = door.is_gpustack or any(name.startswith("stream_options") for name in body)
-    if body.get("stream") is not True or not asks_gpustack or door.task == "vary":
+    asks_gpustack = door.is_gpustack or any(name.startswith("stream_options") for name in fields)
+    if fields.get("stream") is not True or not asks_gpustack or door.task == "vary":
         raise fault
     form = StreamForm(openai=False, gpustack=True, partial_images=None, include_usage=False)
     return Response(failure(fault, form), mimetype=MIME, headers=HEADERS)

@@ -12,7 +12,7 @@ from typing import Any
 from compiler.values import Note
 from errors import ImageRequired, ImageUrlRefused, InvalidValue
 from generation import Pictures
-from input_images import decode_text, has_transparency, read_image
+from input_images import InputImage, decode_text, has_transparency, read_image
 
 MOST_IMAGES = 16
 _IMAGE = re.compile(r"(?:images?|input_image|image_url)(?:\[(\d{0,4})\])?")
@@ -67,7 +67,13 @@ def take_images(fields: dict[str, Any], files: tuple[tuple[str, bytes], ...], fe
         and has_transparency(image)
     ):
         mask = read_image(image.data, param="mask")
+    if mask is not None and mask.size not in (image.size, image.size[::-1]):
+        notes.append(Note("mask", _sized(mask), _sized(image), "a mask is brought to the size of its image"))
     return SentImages(Pictures(image, mask), tuple(notes))
+
+
+def _sized(image: InputImage) -> str:
+    return f"{image.width}x{image.height}"
 
 
 def _named(

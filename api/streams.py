@@ -23,7 +23,7 @@ MIME = "text/event-stream"
 class ImageStream:
     """The body of a streamed answer; drawing begins when it is made. `close` (also by a client that hangs up) ends it.
 
-    `release` is called when nothing is being drawn any more, in another thread. `request_id` is for the log.
+    `release` is called once nothing is being drawn any more and nobody is being sent anything. `request_id` is for the log.
     """
 
     def __init__(
@@ -39,9 +39,10 @@ class ImageStream:
     ) -> None:
         self._drawing, self._finish, self._frames = drawing, finish, frames
         self._request_id = request_id
-        self._cancelled, self._release, self._keep_alive_s = cancelled, release, keep_alive_s
+        self._cancelled, self._keep_alive_s = cancelled, keep_alive_s
         self._queue: SimpleQueue[Frame | None] = SimpleQueue()
         self._closed = threading.Event()
+        self._holders = Countdown(2, release)
         self._thread = threading.Thread(target=self._draw, name="easel-stream", daemon=True)
         try:
             self._thread.start()
@@ -61,8 +62,10 @@ class ImageStream:
             yield from frame
 
     def close(self) -> None:
-        """Nobody reads any more: the job is taken back."""
-        self._closed.set()
+        """Nobody reads any more: what still runs is taken back."""
+        if not self._closed.is_set():
+            self._closed.set()
+            self._holders.one_less()
 
     def _draw(self) -> None:
         try:
@@ -71,7 +74,7 @@ class ImageStream:
             self._put(self._frames.failed(self._named(fault)))
         finally:
             self._queue.put(None)
-            self._release()
+            self._holders.one_less()
 
     def _frames_of_pictures(self) -> Frame:
         images = self._drawing.images(
@@ -95,3 +98,18 @@ class ImageStream:
         if status_of(type(fault)) >= 500:
             log.error("%s: the stream ended early: %s: %s", self._request_id, fault.code, fault.message)
         return fault
+
+
+class Countdown:
+    """Calls `done` when the last of `count` holders has let go; for holders in several threads."""
+
+    def __init__(self, count: int, done: Callable[[], None]) -> None:
+        self._count, self._done = count, done
+        self._lock = threading.Lock()
+
+    def one_less(self) -> None:
+        with self._lock:
+            self._count -= 1
+            last = self._count == 0
+        if last:
+            self._done()

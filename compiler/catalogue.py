@@ -85,6 +85,8 @@ class Input:
     unused_when: Mapping[str, Any] = field(default_factory=dict)
     tasks: tuple[str, ...] = TASKS
     specials: tuple[Special, ...] = ()
+    takes_more: bool = False
+    """A number above the maximum means the maximum, and is listed, instead of being refused."""
 
     def under(self, facts: Mapping[str, Any]) -> Input:
         """The input as it is while `facts` (the task and values of inputs) hold."""

@@ -56,6 +56,8 @@ def _workflow_faults(
             yield from _wrong_value(
                 (*path, "inputs", name, "default"), workflow.inputs[name], entry["default"]
             )
+        if entry.get("x-takes-more") and "maximum" not in entry:
+            yield (*path, "inputs", name, "x-takes-more"), "it needs a maximum"
         for other in entry.get("x-unused-when", {}):
             if other not in workflow.inputs:
                 yield (*path, "inputs", name, "x-unused-when"), f"{other!r} is not an input"

@@ -123,6 +123,7 @@ def _input(entry: Mapping[str, Any], signatures: Signatures) -> Input:
         schema=schema,
         unused_when=entry.get("x-unused-when", {}),
         tasks=tuple(entry.get("x-tasks", TASKS)),
+        takes_more=entry.get("x-takes-more", False),
         specials=tuple(_special(special) for special in entry.get("x-when", ())),
     )
 

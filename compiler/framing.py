@@ -90,25 +90,24 @@ def _up(side: int, step: int) -> int:
 
 
 def _fitted(own: Size, model: Model) -> Size:
-    """The size of the image's shape that the model draws, as near to its own as may be."""
+    """The size that the model draws, of the image's shape as near as may be: what is too long for it will be cut."""
     rule = model.size
     largest = min(rule.max.width / own.width, rule.max.height / own.height)
     if rule.max_pixels is not None:
         largest = min(largest, math.sqrt(rule.max_pixels / own.pixels))
     smallest = max(rule.min.width / own.width, rule.min.height / own.height)
-    scale = min(largest, max(1.0, smallest))
+    scale = max(smallest, min(largest, 1.0))
     near = Size(
-        min(rule.max.width, max(1, round(own.width * scale))),
-        min(rule.max.height, max(1, round(own.height * scale))),
+        _between(rule.min.width, round(own.width * scale), rule.max.width),
+        _between(rule.min.height, round(own.height * scale), rule.max.height),
     )
-    if smallest > largest:
-        raise SizeNotAllowed(
-            f"An image of {own} is too long and narrow for {model.id}; send a `size` to cut it to.",
-            param="size",
-            size=str(own),
-            **_limits(rule),
-        )
-    return round_size(Size(max(rule.min.width, near.width), max(rule.min.height, near.height)), rule)
+    if size_fault(near, rule) is not None:
+        return rule.default
+    return round_size(near, rule)
+
+
+def _between(low: int, value: int, high: int) -> int:
+    return max(low, min(value, high))
 
 
 # --- multiples -------------------------------------------------------------------------------------

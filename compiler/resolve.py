@@ -114,6 +114,10 @@ def _inputs(
     preset = {name: value for values in presets.values() for name, value in values.items()}
     for name, rule in rules.items():
         value, note = _by_another_name(name, request.inputs.get(name), rule, catalogue)
+        if rule.takes_more and _is_number(value) and value > rule.schema["maximum"]:
+            most = rule.schema["maximum"]
+            why = f"{model.id} takes no more than {most} to {request.task}"
+            value, note = most, Note(name, value, most, why)
         if value is not None:
             planned[name] = PlannedValue(checked_value(name, value, rule), "request")
         elif name in preset:
@@ -124,6 +128,10 @@ def _inputs(
             notes.append(note)
     _check_together(planned, rules, request.task)
     return planned, notes
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check_together(planned: Mapping[str, PlannedValue], rules: Mapping[str, Input], task: Task) -> None:
@@ -159,9 +167,16 @@ def _presets(request: ImageRequest, model: Model, workflow: Workflow) -> dict[st
     return meant
 
 
+_MEANS_DEFAULT: Mapping[str, tuple[str, ...]] = {
+    "quality": ("auto", "standard"),
+    "input_fidelity": ("auto", "low"),
+}
+"""What clients send unasked. Unless the catalogue gives it numbers, it is the same as nothing."""
+
+
 def _presets_ignored(request: ImageRequest, presets: Mapping[str, Mapping[str, Any]]) -> Iterator[Note]:
     for field, values in presets.items():
-        if not values and request.presets[field] != "auto":
+        if not values and request.presets[field] not in _MEANS_DEFAULT[field]:
             yield Note(
                 field,
                 request.presets[field],

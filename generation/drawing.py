@@ -47,7 +47,7 @@ class Drawing:
         self.checkpoint = catalogue.models[compiled.plan.model].checkpoint
         self._means, self._engine, self._catalogue = means, engine, catalogue
         self._compiled, self._graphs, self._uploads = compiled, graphs, uploads
-        self._uploaded: list[str] = []
+        self._uploaded: set[str] = set()
         self._began, self._compiled_at, self._deadline = began, compiled_at, deadline
         self._spent = dict.fromkeys(("gpu_wait_s", "queued_s", "run_s", "fetch_s", "finish_s"), 0.0)
 
@@ -98,8 +98,7 @@ class Drawing:
         with lease as held:
             if not self._graphs:
                 self._graphs = self._means.fitting.graphs(self._compiled, self._catalogue, self._engine)
-            if index == 0:
-                self._upload()
+            self._upload()
             outcome = self._engine.run(
                 self._graphs[index],
                 prompt_id=prompt_id,
@@ -114,8 +113,9 @@ class Drawing:
         return outcome
 
     def _upload(self) -> None:
+        """Before each job: an engine that was started again since the last has emptied its temp folder."""
         for name, data in self._uploads.items():
-            self._uploaded.append(name)
+            self._uploaded.add(name)
             self._engine.upload(data, name)
 
     @property

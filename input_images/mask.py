@@ -6,7 +6,7 @@ from PIL import Image, ImageChops, ImageFilter, ImageOps
 
 from errors import InvalidImage
 from input_images.canvas import Pair, Placing, png_of
-from input_images.reading import InputImage, darkest, pixels_of
+from input_images.reading import InputImage, darkest, pixels_of, turned_like
 
 _RIM = 128
 """The rim within which a drawing fades in is the picture's shorter side divided by this, in pixels."""
@@ -22,6 +22,7 @@ def mask_onto(mask: InputImage, image: InputImage, size: Pair, canvas: Pair) -> 
     The mask is what is transparent in it, if anything is, else what is white. Raises InvalidImage, also for a mask that
     leaves nothing to draw.
     """
+    mask = turned_like(mask, image)
     with pixels_of(mask) as pixels:
         open_ = Placing(image.size, size).place(_open_part(pixels), Image.Resampling.BILINEAR)
     if not open_.getbbox():

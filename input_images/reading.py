@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image, ImageCms
@@ -27,6 +28,9 @@ _TURNS = {
 }
 _JPEG = ("JPEG", "MPO")
 
+_LARGE = 4_000_000
+"""pixels"""
+
 _decoding = threading.BoundedSemaphore(2)
 """A hundred threads must not have a hundred photos in memory."""
 
@@ -40,6 +44,8 @@ class InputImage:
     width: int
     height: int
     param: str = "image"
+    orientation: int = 1
+    """How the file's pixels lie, in EXIF's numbers"""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -53,9 +59,18 @@ def read_image(data: bytes, *, param: str = "image") -> InputImage:
     check_segments(data, param)
     with opened(data, param) as image:
         width, height = image.size
-        if _orientation(image) in _SIDEWAYS:
-            width, height = height, width
-    return InputImage(data, width, height, param)
+        orientation = _orientation(image)
+    if orientation in _SIDEWAYS:
+        width, height = height, width
+    return InputImage(data, width, height, param, orientation)
+
+
+def turned_like(mask: InputImage, image: InputImage) -> InputImage:
+    """`mask`, turned as `image` is if it was made for the image's pixels as they lie in the file."""
+    lies_sideways = image.orientation in _SIDEWAYS and mask.orientation == 1
+    if lies_sideways and mask.size == image.size[::-1] != image.size:
+        return replace(mask, width=mask.height, height=mask.width, orientation=image.orientation)
+    return mask
 
 
 def has_transparency(image: InputImage) -> bool:
@@ -76,7 +91,17 @@ def pixels_of(image: InputImage, *, at_least: tuple[int, int] | None = None) -> 
     is about 6 to 12 bytes a pixel (800 MB at the 64 Mi pixels that are allowed), of a WebP 16 to 20 (1.3 GB).
     """
     with _decoding:
-        yield _decoded(image, at_least)
+        try:
+            yield _decoded(image, at_least)
+        finally:
+            if image.width * image.height > _LARGE:
+                _give_memory_back()
+
+
+def _give_memory_back() -> None:
+    """The C library would keep what a thread once had for that thread's next large picture."""
+    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def darkest(channel: Image.Image) -> int:
@@ -87,7 +112,7 @@ def darkest(channel: Image.Image) -> int:
 
 def _decoded(image: InputImage, at_least: tuple[int, int] | None) -> Image.Image:
     with opened(image.data, image.param) as picture:
-        orientation = _orientation(picture)
+        orientation = image.orientation
         if at_least is not None and picture.format in _JPEG and picture.mode in ("L", "RGB"):
             picture.draft(picture.mode, at_least[::-1] if orientation in _SIDEWAYS else at_least)
         picture.load()

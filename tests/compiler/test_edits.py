@@ -103,9 +103,10 @@ def test_an_image_outside_of_the_limits_is_brought_within_in_its_shape_and_that_
     assert (note.field, note.asked, note.done) == ("image", own, size)
 
 
-def test_an_image_that_no_size_of_the_model_has_the_shape_of_is_refused_with_the_way_out() -> None:
-    with pytest.raises(SizeNotAllowed, match="send a `size`"):
-        edited(model="sd-1.5", image=source(4000, 200))
+def test_an_image_too_long_for_any_size_of_the_model_is_cut_and_that_is_told() -> None:
+    plan = edited(model="sd-1.5", image=source(4000, 200)).plan
+    assert str(plan.size) == "1024x256"
+    assert plan.adjusted[0].done == "1024x256"
     assert str(edited(model="sd-1.5", image=source(4000, 200), size=Size(512, 512)).plan.size) == "512x512"
 
 
@@ -145,8 +146,8 @@ def test_a_strength_that_is_none_is_refused(strength: Any) -> None:
 
 def test_a_turbo_edit_has_no_more_steps_than_its_strength_leaves() -> None:
     assert value(edited(), "steps") == (2, "workflow")
-    with pytest.raises(InvalidValue, match="up to 4"):
-        edited(inputs={"steps": 5})
+    plan = edited(inputs={"steps": 20}).plan
+    assert (plan.values["steps"].value, plan.adjusted[0].field, plan.adjusted[0].done) == (4, "steps", 4)
     assert value(compile_workflow(asked(inputs={"steps": 5}), CATALOGUE), "steps") == (5, "request")
 
 
@@ -176,7 +177,7 @@ def test_a_task_that_the_model_has_not_is_refused_and_says_what_it_can() -> None
 
 @pytest.mark.parametrize(
     ("quality", "steps"),
-    [("low", 12), ("medium", 20), ("high", 30), ("hd", 30), ("max", 50), ("standard", 20)],
+    [("low", 12), ("medium", 20), ("high", 30), ("hd", 30), ("max", 50)],
 )
 def test_a_quality_is_a_number_of_steps(quality: str, steps: int) -> None:
     compiled = compile_workflow(asked(model="sd-1.5", presets={"quality": quality}), CATALOGUE)
@@ -200,6 +201,37 @@ def test_a_quality_that_there_is_not_is_listed_and_auto_is_the_default(
     plan = compile_workflow(asked(model="sd-1.5", presets={"quality": quality}), CATALOGUE).plan
     assert [note.field for note in plan.ignored] == listed
     assert plan.values["steps"].origin == "workflow"
+
+
+@pytest.mark.parametrize("task", ["generate", "edit", "inpaint"])
+@pytest.mark.parametrize("model", MODELS)
+def test_a_default_that_is_sent_changes_nothing(model: str, task: Task) -> None:
+    image = None if task == "generate" else source(mask=task == "inpaint")
+    presets = (
+        {"quality": "standard"} if task == "generate" else {"quality": "standard", "input_fidelity": "low"}
+    )
+    said = compile_workflow(asked(model=model, task=task, source=image, presets=presets), CATALOGUE)
+    unsaid = compile_workflow(asked(model=model, task=task, source=image), CATALOGUE)
+    assert said.graphs == unsaid.graphs
+    assert said.plan.ignored == ()
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "done"),
+    [
+        ("flux-schnell", {"steps": 20, "cfg": 4.5}, {"steps": 8, "cfg": 1}),
+        ("sdxl-turbo", {"steps": 20}, {"steps": 10}),
+    ],
+)
+def test_a_distilled_model_takes_what_it_can_of_what_clients_of_others_send(
+    model: str, inputs: dict[str, Any], done: dict[str, Any]
+) -> None:
+    plan = compile_workflow(asked(model=model, inputs=inputs), CATALOGUE).plan
+    assert {note.field: note.done for note in plan.adjusted} == done
+    assert {name: plan.values[name].value for name in done} == done
+    for wrong in (0, -1, True, float("inf"), "many"):
+        with pytest.raises(InvalidValue):
+            compile_workflow(asked(model=model, inputs={"steps": wrong}), CATALOGUE)
 
 
 def test_a_higher_fidelity_is_a_lower_strength() -> None:
@@ -270,6 +302,7 @@ def test_a_lora_of_another_family_is_not_taken() -> None:
         (("workflows", "sd15_simple", "inputs", "steps", "x-when"), [{"if": {"moon": 1}, "then": {"minimum": 2}}], "'moon'"),
         (("workflows", "sd15_simple", "inputs", "steps", "x-when"), [{"if": {"schedule": "gits"}, "then": {"default": 2}}], "only depend on the task"),
         (("workflows", "sd15_simple", "inputs", "steps", "x-when"), [{"if": {"task": "edit"}, "then": {"default": 99}}], "99 is greater"),
+        (("workflows", "sd15_simple", "inputs", "cfg"), {"type": "number", "default": 1.0, "x-takes-more": True}, "needs a maximum"),
         (("loras", "lcm-sd-1.5", "families"), ["SD 9"], "no model is of the family 'SD 9'"),
         (("loras", "lcm-sd-1.5", "file", "name"), "../x", "is not allowed"),
         (("models", "sdxl-turbo", "workflow"), {"upscale": "sdxl_turbo_simple"}, "is not one of"),

@@ -7,6 +7,7 @@ import itertools
 import json
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +15,12 @@ from typing import Any
 
 import pytest
 import requests
+from flask import Flask, Request
 from PIL import Image
 
+from api.connection import reading
 from engine.sketch import SketchServer
+from errors import BodyTimeout
 from tests.conftest import NODES
 from tests.server.running import Server, running, until
 
@@ -149,3 +153,66 @@ def test_sixty_four_streams_of_one_process_miss_nothing(tmp_path: Path, sketch_u
             told = [json.loads(line[6:]) for line in lines(answer) if line != b"data: [DONE]"]
             progress = [chunk["data"][0]["progress"] for chunk in told]
             assert progress == [0.0, 16.7, 33.3, 50.0, 66.7, 83.3, 99.0, 100.0]
+
+
+def test_clients_that_do_not_read_their_answers_leave_threads_for_the_others(
+    tmp_path: Path, sketch_url: str
+) -> None:
+    variables = {"EASEL_WORKERS": "1", "EASEL_THREADS": "8", "EASEL_MAX_WAITING": "6"}
+    with running(tmp_path, EASEL_ENGINE_URL=sketch_url, **variables) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        body = json.dumps({"prompt": "a", "size": "1024x1024", "n": 10, "stream": True}).encode()
+        head = (
+            b"POST /v1/images/generations HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        )
+        deaf = []
+        for _ in range(12):
+            connection = socket.socket()
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect((host, int(port)))
+            connection.sendall(head + b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+            deaf.append(connection)
+        until(lambda: server.log.count("/generations 200") == 6, 30)
+        until(lambda: not running_jobs(sketch_url), 60)
+        assert requests.get(f"{server.url}/health", timeout=5).status_code == 200
+        assert server.draw().status_code == 429
+        for connection in deaf:
+            connection.close()
+        until(lambda: server.draw().status_code == 200, 10)
+
+
+def test_a_body_that_comes_drop_by_drop_is_cut_off(tmp_path: Path) -> None:
+    """The limit of a real server is three minutes; what enforces it is the same."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        stop = threading.Event()
+
+        def drip() -> None:
+            while not stop.wait(0.05):
+                try:
+                    theirs.sendall(b"x")
+                except OSError:
+                    return
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        stream = ours.makefile("rb", buffering=0)
+        environ = {"REQUEST_METHOD": "POST", "CONTENT_LENGTH": "1000000", "gunicorn.socket": ours, "wsgi.input": stream,
+                   "wsgi.url_scheme": "http", "SERVER_NAME": "x", "SERVER_PORT": "80"}  # fmt: skip
+        try:
+            with Flask("test").test_request_context("/"), pytest.raises(BodyTimeout, match=r"within 0\.5 s"):
+                read_a_million(Request(environ), stream)
+        finally:
+            stop.set()
+            dripping.join()
+            stream.close()
+
+
+def read_a_million(request: Request, stream: Any) -> None:
+    with reading(request, at_most_s=0.5):
+        received = 0
+        while received < 1_000_000:
+            piece = stream.read(1000)
+            if not piece:
+                raise OSError("it ended")
+            received += len(piece)
