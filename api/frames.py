@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from api.answers import Links, debug, quality_of, usage
+from api.dialect import StreamForm
 from api.envelope import envelope, status_of
-from api.image_request import Asked, StreamForm
+from api.image_request import Asked
 from api.json_pieces import Base64, JsonPieces
 from engine import Preview, Progress
 from errors import EaselError

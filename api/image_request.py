@@ -11,6 +11,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
+from api.dialect import Door, StreamForm, stream_form, wants_url
 from compiler import ImageRequest, LoraChoice, Size, Task
 from compiler.values import Note
 from errors import InvalidValue, PromptRequired, SizeNotAllowed
@@ -45,26 +46,6 @@ _WHY_NOT: Mapping[str, str] = {
 _OURS = frozenset(SCHEMA["properties"]) - {
     *("steps", "cfg", "guidance", "strength", "negative_prompt", "sampler", "schedule")
 }
-_B64_NAMES = ("gpt-image", "chatgpt-image")
-_B64_FIELDS = (
-    "background",
-    "moderation",
-    "output_format",
-    "output_compression",
-    "partial_images",
-    "input_fidelity",
-)
-"""Only requests to OpenAI's gpt-image models have these; such clients cannot use a url."""
-
-
-@dataclass(frozen=True)
-class StreamForm:
-    """How a stream's events are to look: OpenAI's, GPUStack's, or both at once."""
-
-    openai: bool
-    gpustack: bool
-    partial_images: int | None
-    include_usage: bool
 
 
 @dataclass(frozen=True)
@@ -77,14 +58,6 @@ class Asked:
     stream: StreamForm | None
     adjusted: tuple[Note, ...]
     ignored: tuple[Note, ...]
-
-
-@dataclass(frozen=True)
-class Door:
-    """What the path already says: the task, and whether it is one of GPUStack's own."""
-
-    task: Task = "generate"
-    is_gpustack: bool = False
 
 
 def read_image_request(
@@ -106,8 +79,8 @@ def read_image_request(
     _normalise(fields)
     _check(fields, door.task)
     seed = fields.get("seed", -1)
-    stream = _stream(fields, door)
-    as_url = _wants_url(fields, default_response_format, door.task, stream)
+    stream = stream_form(fields, door)
+    as_url = wants_url(fields, default_response_format, door.task, stream)
     request = ImageRequest(
         prompt="" if door.task == "vary" else fields["prompt"],
         model=fields.get("model", ""),
@@ -246,32 +219,6 @@ def _size(text: str | None) -> Size | None:
 def _presets(fields: Mapping[str, Any], task: Task) -> dict[str, str]:
     names = PRESETS if task != "generate" else ("quality",)
     return {name: fields[name].strip().lower() for name in names if isinstance(fields.get(name), str)}
-
-
-def _stream(fields: Mapping[str, Any], door: Door) -> StreamForm | None:
-    """Real clients of GPUStack always send `stream_options`, which OpenAI's image API does not have."""
-    if not fields.get("stream") or door.task == "vary":
-        return None
-    gpustack = door.is_gpustack or "stream_options" in fields
-    return StreamForm(
-        openai=not gpustack or "partial_images" in fields,
-        gpustack=gpustack,
-        partial_images=int(fields["partial_images"]) if "partial_images" in fields else None,
-        include_usage=fields.get("stream_options", {}).get("include_usage", True),
-    )
-
-
-def _wants_url(fields: Mapping[str, Any], default: str, task: Task, stream: StreamForm | None) -> bool:
-    if stream is not None:
-        return stream.gpustack and not stream.openai and fields.get("response_format") == "url"
-    if "response_format" in fields:
-        return bool(fields["response_format"] == "url")
-    if default != "auto":
-        return default == "url"
-    if task in ("edit", "inpaint"):
-        return False
-    model = fields.get("model", "").strip().casefold()
-    return not (model.startswith(_B64_NAMES) or any(name in fields for name in _B64_FIELDS))
 
 
 # --- what is not honoured --------------------------------------------------------------------------

@@ -14,9 +14,10 @@ from flask import Blueprint, Response, g, request
 
 from api.answers import Links, images_response
 from api.connection import hang_up_of
+from api.dialect import Door, StreamForm, asks_gpustack
 from api.form_body import is_form, read_form, typed
 from api.frames import Frames, failure
-from api.image_request import SCHEMA, Asked, Door, StreamForm, canonical, read_image_request
+from api.image_request import SCHEMA, Asked, canonical, read_image_request
 from api.json_body import json_request
 from api.json_pieces import JsonPieces
 from api.options import HttpOptions, Services
@@ -152,8 +153,7 @@ def _streamed(drawing: Drawing, finish: Finish, frames: Frames, place: contextli
 
 def _refused_in_a_stream(fault: InvalidImage, fields: dict[str, Any], door: Door) -> Response:
     """GPUStack tells of an illegal image inside the stream; everybody else gets a plain 400."""
-    asks_gpustack = door.is_gpustack or any(name.startswith("stream_options") for name in fields)
-    if fields.get("stream") is not True or not asks_gpustack or door.task == "vary":
+    if fields.get("stream") is not True or not asks_gpustack(fields, door) or door.task == "vary":
         raise fault
     form = StreamForm(openai=False, gpustack=True, partial_images=None, include_usage=False)
     return Response(failure(fault, form), mimetype=MIME, headers=HEADERS)

@@ -15,8 +15,9 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from api.answers import Links
+from api.dialect import Door, StreamForm
 from api.frames import Frames
-from api.image_request import Door, StreamForm, read_image_request
+from api.image_request import read_image_request
 from api.streams import ImageStream
 from compiler import compile_workflow
 from engine.sketch import SketchServer
