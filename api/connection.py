@@ -7,6 +7,7 @@ import contextlib
 import select
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -91,13 +92,45 @@ def _at_most(environ: dict[str, Any], seconds: float) -> Iterator[Callable[[], b
         over.set()
         _end_reading(connection)
 
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-    try:
+    with _deadlines.watching(seconds, end):
         yield over.is_set
-    finally:
-        timer.cancel()
+
+
+class _Deadlines:
+    """Calls what is due, to about a second; one thread for a process, started when it is first needed: a timer for each
+    request would cost more than reading most bodies."""
+
+    def __init__(self) -> None:
+        self._due: dict[object, tuple[float, Callable[[], None]]] = {}
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    @contextlib.contextmanager
+    def watching(self, seconds: float, call: Callable[[], None]) -> Iterator[None]:
+        key = object()
+        with self._lock:
+            self._due[key] = (time.monotonic() + seconds, call)
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._watch, name="easel-deadlines", daemon=True)
+                self._thread.start()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._due.pop(key, None)
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(_LOOK_S)
+            now = time.monotonic()
+            # Called under the lock: once `watching` has ended, its connection may be another request's.
+            with self._lock:
+                for key in [key for key, (when, _) in self._due.items() if when <= now]:
+                    self._due.pop(key)[1]()
+
+
+_LOOK_S = 0.5
+_deadlines = _Deadlines()
 
 
 def limit_sending(request: Request) -> None:
