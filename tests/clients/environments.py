@@ -140,5 +140,5 @@ def _node_command(environment: Environment, report: Path) -> Command:
         for option in (f"--test-reporter={name}", f"--test-reporter-destination={destination}")
     ]
     files = [f"rows/{name}" for name in environment.rows]
-    limits = ("--test-concurrency=1", "--test-timeout=300000")
+    limits = ("--test-concurrency=1", "--test-timeout=1500000")
     return Command(("node", "--test", *limits, *options, *files), environment.folder)
