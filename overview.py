@@ -261,9 +261,10 @@ def _memory(stats: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Gigabytes of 10^9 bytes. GTT is AMD's memory of the machine that its GPU uses; null on any other."""
     if stats is None:
         return None
-    used, ceiling = (
-        _gb(stats["vram_total"], stats["vram_free"]) if stats["tells_gpu_memory"] else (None, None)
-    )
+    used, ceiling = None, None
+    if stats["tells_gpu_memory"]:
+        # ComfyUI counts what its allocator has reserved and not in use as free; nobody else can have it.
+        used, ceiling = _gb(stats["vram_total"], stats["vram_free"] - (stats["torch_vram_free"] or 0))
     ram_used, ram_ceiling = _gb(stats["ram_total"], stats["ram_free"])
     name = str(stats["device"] or "").lower()
     is_amd = "amd" in name or "radeon" in name or "gfx" in name

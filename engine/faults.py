@@ -48,6 +48,10 @@ def node_failure(data: Mapping[str, Any]) -> NodeFailed:
     node, class_type = str(data.get("node_id")), str(data.get("node_type"))
     memory = kind.endswith(_OUT_OF_MEMORY_TYPES) or _OUT_OF_MEMORY.search(reason)
     failure = EngineOutOfMemory if memory else NodeFailed
+    if memory:
+        reason = reason.partition("\n")[
+            0
+        ]  # what follows are PyTorch's and ComfyUI's tips for their own users
     return failure(
         f"{class_type} (node {node}) failed: {reason}",
         node=node,

@@ -49,6 +49,20 @@ def test_a_message_without_end_is_cut() -> None:
     assert len(without_paths("x" * 10_000)) == 500
 
 
+def test_out_of_memory_is_told_without_the_tips_for_other_peoples_users() -> None:
+    message = "Allocation on device 0 would exceed allowed memory.\nThis error means you ran out of memory.\n\nTIPS: buy more"
+    fault = node_failure(
+        {
+            "node_id": "sampler",
+            "node_type": "KSampler",
+            "exception_type": "torch.OutOfMemoryError",
+            "exception_message": message,
+        }
+    )
+    assert fault.message.endswith("would exceed allowed memory.")
+    assert "TIPS" not in str(fault.details)
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
