@@ -94,6 +94,8 @@ def damaged(dice: random.Random) -> Iterator[bytes]:
     while True:
         data = bytearray(whole())
         for _ in range(dice.randint(1, 6)):
+            if not data:
+                break
             # Mostly where the names and boundaries are.
             place = dice.randrange(min(700, len(data)) if dice.random() < 0.7 else len(data))
             kind = dice.randrange(5)
