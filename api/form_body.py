@@ -14,6 +14,7 @@ from flask import Request
 from werkzeug.formparser import FormDataParser, default_stream_factory
 
 from api.connection import reading
+from api.json_body import is_deep
 from errors import InvalidRequest, InvalidValue, WrongContentType
 
 FORM = "multipart/form-data"
@@ -149,7 +150,7 @@ def _typed(name: str, value: Any, schema: dict[str, Any] | None) -> Any:
     if kinds & {"integer", "number"} and _NUMBER.fullmatch(value):
         return _number(value)
     if kinds & {"object", "array"} and value.lstrip()[:1] in ("{", "["):
-        return _json(name, value)
+        return json_value(name, value)
     return value
 
 
@@ -165,8 +166,12 @@ def _number(text: str) -> int | float:
         return float(text)
 
 
-def _json(name: str, text: str) -> Any:
+def json_value(name: str, text: str) -> Any:
+    """What a field's text is as JSON. Raises InvalidValue."""
     try:
-        return json.loads(text, parse_constant=str)
+        value = json.loads(text, parse_constant=str)
+        if not is_deep(value):
+            return value
+        raise ValueError("it is nested too deeply")
     except (ValueError, RecursionError) as fault:
         raise InvalidValue(f"`{name}` looks like JSON and cannot be read as such.", param=name) from fault

@@ -10,6 +10,8 @@ from flask import Request
 from api.connection import read_body
 from errors import InvalidRequest, NotJson
 
+_DEEPEST = 50
+
 
 def json_request(request: Request) -> dict[str, Any]:
     """The object in the body of a JSON route. Raises NotJson, InvalidRequest and what `read_body` raises."""
@@ -35,7 +37,23 @@ def json_object(text: bytes) -> dict[str, Any]:
         raise InvalidRequest(f"The body is not JSON that can be read: {fault}.") from fault
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.")
+    if is_deep(body):
+        raise InvalidRequest("The body is nested too deeply.")
     return body
+
+
+def is_deep(value: Any) -> bool:
+    """Whether a value is nested deeper than any field needs: whoever walks through it may then do so by recursion."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [each for outer in level if isinstance(outer, dict | list) for each in _inside(outer)]
+        if not level:
+            return False
+    return True
+
+
+def _inside(value: dict[str, Any] | list[Any]) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else value
 
 
 def _refuse_constant(word: str) -> Any:

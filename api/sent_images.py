@@ -3,12 +3,12 @@ data URLs or base64, JSON objects. They are taken out of the fields; what is lef
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from api.form_body import json_value
 from compiler.values import Note
 from errors import ImageRequired, ImageUrlRefused, InvalidValue
 from generation import Pictures
@@ -100,17 +100,10 @@ def _others(files: tuple[tuple[str, bytes], ...]) -> Iterator[tuple[str, bytes]]
 
 def _listed(value: Any, param: str) -> list[Any]:
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
-        value = _json(value, param)
+        value = json_value(param, value)
     if value is None or value == "":
         return []
     return [item for item in value if item not in (None, "")] if isinstance(value, list) else [value]
-
-
-def _json(text: str, param: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as fault:
-        raise InvalidValue(f"`{param}` looks like JSON and cannot be read as such.", param=param) from fault
 
 
 def _bytes(value: Any, param: str, fetch: Fetch) -> bytes:

@@ -497,6 +497,20 @@ def test_a_reference_that_means_nothing_is_400(client: FlaskClient, reference: A
     assert answer.get_json()["error"]["param"] == "image"
 
 
+@pytest.mark.parametrize("depth", [60, 900, 960, 985])
+@pytest.mark.parametrize("field", ["image", "steps", "lora", "wings", "extra_body"])
+def test_what_is_nested_too_deeply_is_a_400_wherever_it_stands(
+    client: FlaskClient, field: str, depth: int
+) -> None:
+    deep = '{"image_url":' * depth + "1" + "}" * depth
+    body = f'{{"prompt": "x", "size": "256x256", "{field}": {deep}}}'
+    for path in (EDITS, "/v1/images/generations"):
+        answer = client.post(path, data=body, content_type="application/json")
+        assert answer.status_code == 400, answer.text[:300]
+    answer = client.post(EDITS, data={"prompt": "x", field: deep}, content_type="multipart/form-data")
+    assert answer.status_code == 400, answer.text[:300]
+
+
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "", "image/png"])
 def test_another_content_type_is_415(client: FlaskClient, kind: str) -> None:
     answer = client.post(EDITS, data=photo(), content_type=kind)
