@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import json
 import logging
 import os
@@ -15,25 +14,26 @@ from flask import Flask
 
 from api import HttpOptions, Services, register_api
 from arbiter import Arbiter, Policy
+from atomic_file import write_atomic
 from commands import register_commands
 from compiler import Catalogue, SourcePaths
-from engine import Engine, EngineChoice, EngineTenant, Host
-from engine.choice import PROBE_URL
-from engine.sketch import SketchKeeper, SketchServer
+from engine import Engine, EngineProcess, EngineSelector, EngineTenant
+from engine.selection import PROBE_URL
 from errors import EaselError, EngineUnreachable, SettingsInvalid
 from generation import Generator
+from generation.live_catalogue import LiveCatalogue, installation_choices
 from image_store import ImageStore
-from input_images import fetch_image
-from live_catalogue import LiveCatalogue, installation_choices
 from llm import Stacks, read_stacks
-from overview import Overview
+from loopback import is_loopback
+from pictures import fetch_image
 from settings import Settings, load_settings
-from whole_file import write_whole
+from sketch import SketchProcess, SketchSupervisor
+from status import SystemStatus
 
 ROOT = Path(__file__).resolve().parent
 
 
-class House:
+class Container:
     """The rooms of one process, each made when it is first entered: commands that need no engine start none."""
 
     def __init__(self, settings: Settings) -> None:
@@ -41,15 +41,15 @@ class House:
         self.state_dir = settings.path("state_dir")
         self.nodes = ROOT / "schemas/nodes.json"
         keys = [entry["key_env"] for entry in settings["llm.stacks"] if "key_env" in entry]
-        self.host = Host.of(settings["engine.start"], self.state_dir, keys)
+        self.host = EngineProcess.of(settings["engine.start"], self.state_dir, keys)
         self.engine_url = settings["engine.url"].rstrip("/") or (PROBE_URL if self.host.can_start else "")
-        self.may_sketch = settings["engine.sketch"] and not self.engine_url
+        self.sketch_allowed = settings["engine.sketch"] and not self.engine_url
         self.stacks = _stacks_of(settings)
         _refuse_contradictions(settings, self.stacks)
         self._is_command = False
         self._own_sketch_url: str | None = None
         self.sketch_files = self.state_dir / "sketch-files.json"
-        self._told_sketch: Catalogue | None = None
+        self._sketch_catalogue: Catalogue | None = None
 
     @property
     def source_paths(self) -> SourcePaths:
@@ -72,30 +72,30 @@ class House:
     def catalogue(self) -> Catalogue:
         """The catalogue in force now."""
         catalogue = self.live_catalogue.current()
-        if catalogue is not self._told_sketch and self.may_sketch:
-            self._tell_sketch(catalogue)
+        if catalogue is not self._sketch_catalogue and self.sketch_allowed:
+            self._write_sketch_files(catalogue)
         return catalogue
 
-    def _tell_sketch(self, catalogue: Catalogue) -> None:
+    def _write_sketch_files(self, catalogue: Catalogue) -> None:
         """The sketch engine has every file that the catalogue names, and notices when this list changes."""
-        self._told_sketch = catalogue
+        self._sketch_catalogue = catalogue
         with contextlib.suppress(OSError):
-            write_whole(self.sketch_files, json.dumps(catalogue.files).encode())
+            write_atomic(self.sketch_files, json.dumps(catalogue.files).encode())
 
     @cached_property
-    def sketch_keeper(self) -> SketchKeeper:
+    def sketch_supervisor(self) -> SketchSupervisor:
         """Keeps the one sketch engine of a server alive; only the server's own process starts it."""
-        return SketchKeeper(self.nodes, address=self.state_dir / "sketch-url")
+        return SketchSupervisor(self.nodes, address=self.state_dir / "sketch-url")
 
     def sketch_url(self) -> str | None:
         """Where a sketch engine is: the command's own, or the server's."""
-        if not self.may_sketch:
+        if not self.sketch_allowed:
             return None
-        return self._own_sketch_url if self._is_command else self.sketch_keeper.url()
+        return self._own_sketch_url if self._is_command else self.sketch_supervisor.url()
 
     @cached_property
-    def engine_choice(self) -> EngineChoice:
-        return EngineChoice(
+    def engine_selector(self) -> EngineSelector:
+        return EngineSelector(
             self.engine_url or None,
             sketch_url=self.sketch_url,
             state_dir=self.state_dir,
@@ -113,7 +113,7 @@ class House:
     @cached_property
     def engine_tenant(self) -> EngineTenant:
         return EngineTenant(
-            lambda: self.engine_choice.current(),
+            lambda: self.engine_selector.current(),
             self.host,
             start_timeout_s=self.settings["engine.start_timeout_s"],
         )
@@ -135,7 +135,7 @@ class House:
     def generator(self) -> Generator:
         return Generator(
             self.catalogue,
-            lambda: self.engine_choice.current(),
+            lambda: self.engine_selector.current(),
             self.store,
             self.arbiter,
             metadata=self.settings["images.metadata"],
@@ -144,8 +144,8 @@ class House:
         )
 
     @cached_property
-    def overview(self) -> Overview:
-        return Overview(self.arbiter, self.generator, self.host, self.stacks, self.state_dir / "gpu")
+    def system_status(self) -> SystemStatus:
+        return SystemStatus(self.arbiter, self.generator, self.host, self.stacks, self.state_dir / "gpu")
 
     @cached_property
     def services(self) -> Services:
@@ -155,10 +155,10 @@ class House:
             store=self.store,
             catalogue=self.catalogue,
             catalogue_since=lambda: self.live_catalogue.since,
-            catalogue_fault=lambda: self.live_catalogue.fault,
-            engine=lambda: self.engine_choice.current(),
+            catalogue_error=lambda: self.live_catalogue.error,
+            engine=lambda: self.engine_selector.current(),
             arbiter=self.arbiter,
-            overview=self.overview,
+            system_status=self.system_status,
             fetch_image=_fetch_image if self.settings["images.fetch_urls"] else None,
         )
 
@@ -168,10 +168,10 @@ class House:
         self._is_command = True
         self.arbiter.reconciler.start()  # it acts only when no server does
         try:
-            if not self.may_sketch or self._has_engine():
+            if not self.sketch_allowed or self._has_engine():
                 yield
                 return
-            with SketchServer(nodes=self.nodes, files=self.catalogue().files) as own:
+            with SketchProcess(nodes=self.nodes, files=self.catalogue().files) as own:
                 self._own_sketch_url = own.url
                 yield
         finally:
@@ -180,16 +180,16 @@ class House:
 
     def _has_engine(self) -> bool:
         try:
-            self.engine_choice.current()
+            self.engine_selector.current()
         except EngineUnreachable:
             return False
         return True
 
-    def tell_address(self, host: str, port: int) -> None:
+    def write_server_address(self, host: str, port: int) -> None:
         """For commands that speak to the running server: where it listens, also when it chose its port itself. Raises
         OSError."""
         reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-        write_whole(
+        write_atomic(
             self._address_file, f"http://{f'[{reached}]' if ':' in reached else reached}:{port}".encode()
         )
 
@@ -210,7 +210,7 @@ class House:
         """Take this process's running jobs back from the engine; their requests, and those that wait for the GPU, fail
         with `reason`."""
         self.arbiter.dismiss(reason)
-        self.engine_choice.cancel_all(reason)
+        self.engine_selector.cancel_all(reason)
 
 
 _FETCH_BYTES = 50_000_000
@@ -223,12 +223,12 @@ def _fetch_image(url: str, param: str) -> bytes:
 
 def create_app(settings: Settings | None = None) -> Flask:
     """The WSGI application. Raises SettingsInvalid; the catalogue is read when it is first needed."""
-    house = House(settings or load_settings())
-    logging.getLogger("easel").setLevel(house.settings["log_level"].upper())
+    container = Container(settings or load_settings())
+    logging.getLogger("easel").setLevel(container.settings["log_level"].upper())
     app = Flask("easel", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    app.extensions["easel"] = house
-    register_api(app, house.services)
+    app.extensions["easel"] = container
+    register_api(app, container.services)
     register_commands(app)
     return app
 
@@ -272,9 +272,9 @@ def _stacks_of(settings: Settings) -> Stacks:
     """Raises SettingsInvalid with file, line and path of each mistake."""
     try:
         return read_stacks(list(settings["llm.stacks"]), os.environ)
-    except SettingsInvalid as fault:
-        lines = [settings.place(line.partition(":")[0]) + line for line in fault.details["faults"]]
-        raise SettingsInvalid("\n".join(lines), faults=lines) from fault
+    except SettingsInvalid as error:
+        lines = [settings.place(line.partition(":")[0]) + line for line in error.details["errors"]]
+        raise SettingsInvalid("\n".join(lines), errors=lines) from error
 
 
 def _refuse_contradictions(settings: Settings, stacks: Stacks) -> None:
@@ -285,15 +285,7 @@ def _refuse_contradictions(settings: Settings, stacks: Stacks) -> None:
         )
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that listens on `host`."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def refuse_open_door(hosts: list[str], settings: Settings) -> None:
+def refuse_public_without_keys(hosts: list[str], settings: Settings) -> None:
     """Raises SettingsInvalid when the world could use the GPU without a key and nobody said that it may."""
     public = [host for host in hosts if not is_loopback(host)]
     if public and not settings["api_keys"] and not settings["allow_open"]:

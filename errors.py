@@ -1,4 +1,4 @@
-"""Every way Easel can fail, by name, with the data it carries. Knows no HTTP: `api/envelope.py` gives each
+"""Every way Easel can fail, by name, with the data it carries. Knows no HTTP: `api/errors.py` gives each
 class its status, and `docs/api.md` prints the table made from `code`, `when` and `remedy`."""
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ class EaselError(Exception):
         self.message = message
         self.param = param
         self.details = details
+
+
+def shorten(text: str, limit: int = 80) -> str:
+    """`text` as a message repeats it: at most `limit` characters, the last an ellipsis where it was cut."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def every_error(root: type[EaselError] = EaselError) -> Iterator[type[EaselError]]:
@@ -166,13 +171,13 @@ class InvalidKey(EaselError):
     remedy = "Send `Authorization: Bearer KEY`."
 
 
-class ForeignHost(EaselError):
+class HostNotAllowed(EaselError):
     code = "auth.foreign_host"
     when = "Easel listens on loopback and the `Host` header is not a loopback name (DNS rebinding)."
     remedy = "Call it by 127.0.0.1 or localhost, or add the name to `allowed_hosts`."
 
 
-class ForeignOrigin(EaselError):
+class OriginNotAllowed(EaselError):
     code = "auth.foreign_origin"
     when = "A web page of another origin sent a request that changes something."
     remedy = "Add its origin to `allowed_origins`."
@@ -200,7 +205,7 @@ class ServerStopping(EaselError):
     retry = True
 
 
-class ServerAway(EaselError):
+class ServerUnreachable(EaselError):
     code = "server.away"
     when = "A command that speaks to the running server found none, or waited too long for it."
     remedy = "Start it with `make run`, or give the command `--url`."

@@ -3,22 +3,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
 
 from errors import SettingsInvalid
-from yaml_text import line_of, read_yaml
-
-_SCHEMAS = Path(__file__).resolve().parent / "schemas"
+from schemas import first_error, line_of, load_schema, read_yaml
+from schemas.explain import rule_of
 
 Kind = Literal["text", "url", "path", "integer", "number", "switch", "list", "entries", "entry"]
 
@@ -36,7 +32,7 @@ class Setting:
     maximum: float | None = None
     secret: bool = False
     schema: str = ""
-    """A file of `schemas/` that a value of kind entry keeps to."""
+    """The JSON Schema in `schemas/` for a value of kind entry."""
 
     @property
     def variable(self) -> str:
@@ -139,7 +135,7 @@ TABLE: tuple[Setting, ...] = (
         "entry",
         {},
         "How to start ComfyUI when it is down: `{systemd: UNIT}`, `{docker: NAME}`, `{command: [ARG, …]}`; empty: never.",
-        schema="engine_start.schema.json",
+        schema="engine_start",
     ),
     Setting(
         "engine.start_timeout_s",
@@ -297,40 +293,40 @@ def load_settings(environment: Mapping[str, str] = os.environ, root: Path | None
     named = environment.get("EASEL_CONFIG", "")
     file = Path(named).absolute() if named else root / "easel.yaml"
     given: dict[str, Any] = {}
-    faults: list[str] = []
+    errors: list[str] = []
     if named or file.exists():
-        given |= _from_file(file, faults)
-    given |= _from_environment(environment, faults)
+        given |= _from_file(file, errors)
+    given |= _from_environment(environment, errors)
     values = {setting.name: given.get(setting.name, setting.default) for setting in TABLE}
     if values["max_waiting"] >= values["threads"]:
-        faults.append(
+        errors.append(
             "max_waiting must be smaller than threads, or requests that wait leave none for the others"
         )
-    if faults:
-        raise SettingsInvalid("\n".join(faults), faults=faults)
+    if errors:
+        raise SettingsInvalid("\n".join(errors), errors=errors)
     if not file.exists():
         return Settings(values, base=root)
     return Settings(values, base=file.parent, file_name=file.name, text=file.read_text("utf-8"))
 
 
-def _from_file(file: Path, faults: list[str]) -> dict[str, Any]:
+def _from_file(file: Path, errors: list[str]) -> dict[str, Any]:
     try:
         text = file.read_text("utf-8")
         document = read_yaml(text) or {}
-    except OSError as fault:
-        raise SettingsInvalid(f"{file} cannot be read: {fault.strerror}") from fault
-    except UnicodeDecodeError as fault:
-        raise SettingsInvalid(f"{file} is not UTF-8 at byte {fault.start}") from fault
-    except ValueError as fault:
-        raise SettingsInvalid(f"{file.name}:{fault}") from fault
+    except OSError as error:
+        raise SettingsInvalid(f"{file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsInvalid(f"{file} is not UTF-8 at byte {error.start}") from error
+    except ValueError as error:
+        raise SettingsInvalid(f"{file.name}:{error}") from error
     given: dict[str, Any] = {}
     for name, value in _flat(document):
         place = f"{file.name}:{line_of(text, name.split('.'))}: {name}"
         setting = BY_NAME.get(name)
         if setting is None:
-            faults.append(f"{place}: there is no such setting; there is {_nearby(name)}")
+            errors.append(f"{place}: there is no such setting; there is {_nearby(name)}")
         elif value is not None:
-            _take(given, setting, value, place, faults)
+            _take(given, setting, value, place, errors)
     return given
 
 
@@ -351,17 +347,17 @@ def _nearby(name: str) -> str:
     return ", ".join(known for known in BY_NAME if known.rpartition(".")[0] == group) or ", ".join(BY_NAME)
 
 
-def _from_environment(environment: Mapping[str, str], faults: list[str]) -> dict[str, Any]:
+def _from_environment(environment: Mapping[str, str], errors: list[str]) -> dict[str, Any]:
     variables = {setting.variable: setting for setting in TABLE}
     # EASEL_CONFIG says where the file is; EASEL_TEST_* speak to the tests.
     for name in sorted(environment):
         known = name in variables or name == "EASEL_CONFIG" or name.startswith("EASEL_TEST_")
         if name.startswith("EASEL_") and not known:
-            faults.append(f"{name}: there is no such setting; there is {', '.join(variables)}")
+            errors.append(f"{name}: there is no such setting; there is {', '.join(variables)}")
     given: dict[str, Any] = {}
     for name, setting in variables.items():
         if environment.get(name, "") != "":
-            _take(given, setting, _from_text(environment[name], setting.kind), name, faults)
+            _take(given, setting, _from_text(environment[name], setting.kind), name, errors)
     return given
 
 
@@ -383,62 +379,51 @@ def _from_text(text: str, kind: Kind) -> Any:
         return text
 
 
-def _take(given: dict[str, Any], setting: Setting, value: Any, place: str, faults: list[str]) -> None:
-    fault = _fault(setting, value)
-    if fault:
+def _take(given: dict[str, Any], setting: Setting, value: Any, place: str, errors: list[str]) -> None:
+    error = _error(setting, value)
+    if error:
         may_be_secret = setting.secret or (setting.kind == "url" and "@" in str(value))
         shown = "the given value" if may_be_secret else repr(value)
-        faults.append(f"{place}: {shown} is not allowed; {fault}")
+        errors.append(f"{place}: {shown} is not allowed; {error}")
     elif setting.kind in ("list", "entries"):
         given[setting.name] = tuple(value)
     else:
         given[setting.name] = value
 
 
-_URL = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
-
-_TYPES: Mapping[Kind, tuple[tuple[type, ...], str]] = {
-    "text": ((str,), "a text"),
-    "url": ((str,), "an address such as http://127.0.0.1:8188, without user and password"),
-    "path": ((str,), "a path"),
-    "integer": ((int,), "a whole number"),
-    "number": ((int, float), "a number"),
-    "switch": ((bool,), "true or false"),
-    "list": ((list,), "a list of texts"),
-    "entries": ((list,), "a list of entries"),
-    "entry": ((dict,), "an entry"),
+_TEXTS = "it must be a list of texts"
+_TYPES: Mapping[Kind, Mapping[str, Any]] = {
+    "text": {"type": "string"},
+    "url": {
+        "type": "string",
+        "pattern": r"^(https?://[^\s/?#@]+(/[^\s?#]*)?)?$",
+        "description": "it must be an address such as http://127.0.0.1:8188, without user and password",
+    },
+    "path": {"type": "string"},
+    "integer": {"type": "integer"},
+    "number": {"type": "number"},
+    "switch": {"type": "boolean"},
+    "list": {"type": "array", "items": {"type": "string", "description": _TEXTS}, "description": _TEXTS},
+    "entries": {"type": "array", "items": {"type": "object"}},
+    "entry": {"type": "object"},
 }
 
 
-def _fault(setting: Setting, value: Any) -> str | None:
-    types, words = _TYPES[setting.kind]
-    if not _is_of(value, types):
-        return f"it wants {words}"
-    if setting.kind == "list" and not all(isinstance(item, str) for item in value):
-        return f"it wants {words}"
-    if setting.kind == "entries" and not all(isinstance(item, dict) for item in value):
-        return f"it wants {words}"
+def _schema_of(setting: Setting) -> Mapping[str, Any]:
     if setting.schema:
-        return _schema_fault(setting.schema, value)
-    if setting.choices and value not in setting.choices:
-        return f"it wants one of {', '.join(setting.choices)}"
-    if setting.kind == "url" and value and not _URL.fullmatch(value):
-        return f"it wants {words}"
+        return load_schema(setting.schema)
+    limits = {"enum": list(setting.choices), "minimum": setting.minimum, "maximum": setting.maximum}
+    return {
+        **_TYPES[setting.kind],
+        **{name: limit for name, limit in limits.items() if limit not in (None, [])},
+    }
+
+
+def _error(setting: Setting, value: Any) -> str | None:
+    """Why `value` is not allowed, without repeating it; None if it is."""
+    error = first_error(Draft202012Validator(_schema_of(setting)), value)
+    if error is not None:
+        return rule_of(error, show_value=False)
     if isinstance(value, float) and not math.isfinite(value):
-        return f"it wants {words}"
-    if setting.minimum is not None and value < setting.minimum:
-        return f"it wants at least {setting.minimum:g}"
-    if setting.maximum is not None and value > setting.maximum:
-        return f"it wants at most {setting.maximum:g}"
+        return "it must be a finite number"
     return None
-
-
-def _schema_fault(name: str, value: Any) -> str | None:
-    schema = json.loads((_SCHEMAS / name).read_text("utf-8"))
-    fault = best_match(Draft202012Validator(schema).iter_errors(value))
-    return None if fault is None else str(fault.schema.get("description") or fault.message)
-
-
-def _is_of(value: Any, types: tuple[type, ...]) -> bool:
-    # True and False are ints to Python, not to a person who writes a port.
-    return isinstance(value, types) and not (isinstance(value, bool) and bool not in types)

@@ -9,6 +9,6 @@ from errors import EaselError
 
 try:
     app = create_app()
-except EaselError as fault:
+except EaselError as error:
     # Wrong settings are the owner's to mend: a sentence helps, a traceback does not.
-    sys.exit(f"{fault.code}: {fault.message}")
+    sys.exit(f"{error.code}: {error.message}")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from flask import Flask
 
-from api.comfyui import comfyui_blueprint
-from api.envelope import answer, envelope, register_errors, status_of
-from api.gate import CleanPath, TrustedProxies, register_gate
+from api.errors import answer, envelope, register_errors, status_of
+from api.gpu import gpu_blueprint
 from api.health import health_blueprint
 from api.images import images_blueprint
+from api.middleware import PathNormalizer, TrustedProxies, register_middleware
 from api.models import models_blueprint
 from api.openapi import openapi_blueprint
-from api.options import HttpOptions, Services
+from api.services import HttpOptions, Services
 
 __all__ = ["HttpOptions", "Services", "answer", "envelope", "register_api", "status_of"]
 
@@ -21,15 +21,15 @@ def register_api(app: Flask, services: Services) -> None:
     app.config["MAX_CONTENT_LENGTH"] = services.options.max_request_bytes
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # CleanPath does it, without a redirect
-    register_gate(app, services.options)
+    register_middleware(app, services.options)
     register_errors(app)
     for blueprint in (
         images_blueprint(services),
         models_blueprint(services),
-        comfyui_blueprint(services),
+        gpu_blueprint(services),
         health_blueprint(services),
         openapi_blueprint(),
     ):
         app.register_blueprint(blueprint)
-    inside = CleanPath(app.wsgi_app)
+    inside = PathNormalizer(app.wsgi_app)
     app.wsgi_app = TrustedProxies(inside, services.options.trusted_proxies)  # type: ignore[method-assign]

@@ -43,16 +43,16 @@ def reading(
             g.body_was_read = True
         except (RequestEntityTooLarge, EaselError):
             raise
-        except Exception as fault:
+        except Exception as error:
             if is_over():
-                raise BodyTimeout(f"The body did not end within {at_most_s:g} s.") from fault
+                raise BodyTimeout(f"The body did not end within {at_most_s:g} s.") from error
             # werkzeug hides a socket's timeout behind an error of its own.
-            if isinstance(fault, TimeoutError) or isinstance(
-                fault.__cause__ or fault.__context__, TimeoutError
+            if isinstance(error, TimeoutError) or isinstance(
+                error.__cause__ or error.__context__, TimeoutError
             ):
-                raise BodyTimeout(f"The body did not end, and nothing came for {patience_s:g} s.") from fault
+                raise BodyTimeout(f"The body did not end, and nothing came for {patience_s:g} s.") from error
             # The server's own reader has its own errors for chunks that are none and clients that leave half-way.
-            raise InvalidRequest("The body broke off or is not chunked as HTTP says.") from fault
+            raise InvalidRequest("The body broke off or is not chunked as HTTP says.") from error
 
 
 def discard_body(request: Request) -> None:

@@ -1,5 +1,5 @@
 """Which dialect a request speaks, OpenAI's or GPUStack's, by its path and its fields; and so in which form its answer is to
-be. Fields are canonical ones, see `api/image_request.py`."""
+be. Fields are canonical ones, see `api/request_fields.py`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _B64_FIELDS = (
 
 
 @dataclass(frozen=True)
-class Door:
+class Endpoint:
     """What the path already says: the task, and whether it is one of GPUStack's own."""
 
     task: Task = "generate"
@@ -30,7 +30,7 @@ class Door:
 
 
 @dataclass(frozen=True)
-class StreamForm:
+class StreamFormat:
     """How a stream's events are to look: OpenAI's, GPUStack's, or both at once."""
 
     openai: bool
@@ -39,17 +39,17 @@ class StreamForm:
     include_usage: bool
 
 
-def asks_gpustack(fields: Mapping[str, Any], door: Door) -> bool:
+def asks_gpustack(fields: Mapping[str, Any], endpoint: Endpoint) -> bool:
     """Whether events are to be GPUStack's, should there be any."""
-    return door.is_gpustack or any(name.startswith("stream_options") for name in fields)
+    return endpoint.is_gpustack or any(name.startswith("stream_options") for name in fields)
 
 
-def stream_form(fields: Mapping[str, Any], door: Door) -> StreamForm | None:
+def stream_format(fields: Mapping[str, Any], endpoint: Endpoint) -> StreamFormat | None:
     """Real clients of GPUStack always send `stream_options`, which OpenAI's image API does not have."""
-    if not fields.get("stream") or door.task == "vary":
+    if not fields.get("stream") or endpoint.task == "vary":
         return None
-    gpustack = asks_gpustack(fields, door)
-    return StreamForm(
+    gpustack = asks_gpustack(fields, endpoint)
+    return StreamFormat(
         openai=not gpustack or "partial_images" in fields,
         gpustack=gpustack,
         partial_images=int(fields["partial_images"]) if "partial_images" in fields else None,
@@ -57,7 +57,7 @@ def stream_form(fields: Mapping[str, Any], door: Door) -> StreamForm | None:
     )
 
 
-def wants_url(fields: Mapping[str, Any], default: str, task: Task, stream: StreamForm | None) -> bool:
+def wants_url(fields: Mapping[str, Any], default: str, task: Task, stream: StreamFormat | None) -> bool:
     """Whether pictures are to come as URLs. `default`: what the owner wants where the request does not say."""
     if stream is not None:
         return stream.gpustack and not stream.openai and fields.get("response_format") == "url"

@@ -64,8 +64,8 @@ def read_form(request: Request) -> Form:
             _, texts, files = parser.parse(
                 request.stream, request.mimetype, request.content_length, request.mimetype_params
             )
-        except ValueError as fault:
-            raise InvalidRequest(f"The form cannot be read: {fault}.") from fault
+        except ValueError as error:
+            raise InvalidRequest(f"The form cannot be read: {error}.") from error
         sent = tuple((name or "", file.read()) for name, file in files.items(multi=True))
     return Form(_fields(texts.items(multi=True)), sent)
 
@@ -173,5 +173,5 @@ def json_value(name: str, text: str) -> Any:
         if not is_deep(value):
             return value
         raise ValueError("it is nested too deeply")
-    except (ValueError, RecursionError) as fault:
-        raise InvalidValue(f"`{name}` looks like JSON and cannot be read as such.", param=name) from fault
+    except (ValueError, RecursionError) as error:
+        raise InvalidValue(f"`{name}` looks like JSON and cannot be read as such.", param=name) from error

@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify
 
-from api.options import Services
+from api.services import Services
 from errors import EaselError
 
 
@@ -20,9 +20,9 @@ def health_blueprint(services: Services) -> Blueprint:
 
 def _ready(services: Services) -> Response:
     engine = _engine_state(services)
-    # First the catalogue, then its fault: a bad edit is found by looking, and this may be the first look.
+    # First the catalogue, then its error: a bad edit is found by looking, and this may be the first look.
     catalogue = services.catalogue()
-    fault = services.catalogue_fault()
+    error = services.catalogue_error()
     body = {
         "status": "ready" if engine["reachable"] else "engine_unreachable",
         "engine": engine,
@@ -30,7 +30,7 @@ def _ready(services: Services) -> Response:
             "models": len(catalogue.visible_models),
             # The server works on with the last good catalogue; whoever edits it sees here that an edit was refused.
             # Anybody may ask; what the file says is for those who have a key, where there are keys.
-            "fault": (fault.code if services.options.api_keys else fault.message) if fault else None,
+            "error": (error.code if services.options.api_keys else error.message) if error else None,
         },
     }
     response = jsonify(body)
@@ -41,7 +41,7 @@ def _ready(services: Services) -> Response:
 def _engine_state(services: Services) -> dict[str, Any]:
     try:
         stats = services.engine().stats()
-    except EaselError as fault:
-        return {"reachable": False, "kind": None, "version": None, "code": fault.code}
+    except EaselError as error:
+        return {"reachable": False, "kind": None, "version": None, "code": error.code}
     kind = "sketch" if stats.is_sketch else "comfyui"
     return {"reachable": True, "kind": kind, "version": stats.version, "code": None}

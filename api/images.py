@@ -12,21 +12,21 @@ from typing import Any
 
 from flask import Blueprint, Response, g, request
 
-from api.answers import Links, images_response
 from api.connection import hang_up_of
-from api.dialect import Door, StreamForm, asks_gpustack
+from api.dialect import Endpoint, StreamFormat, asks_gpustack
 from api.form_body import is_form, read_form, typed
-from api.frames import Frames, failure
-from api.image_request import SCHEMA, Asked, canonical, read_image_request
 from api.json_body import json_request
-from api.json_pieces import JsonPieces
-from api.options import HttpOptions, Services
-from api.sent_images import SentImages, refuse_urls, take_images
+from api.request_fields import SCHEMA, ParsedRequest, canonical, read_image_request
+from api.request_images import RequestImages, refuse_urls, take_images
+from api.responses import Links, images_response
+from api.services import HttpOptions, Services
+from api.stream_events import StreamEvents, failure
+from api.streamed_json import StreamedJson
 from api.streams import HEADERS, MIME, ImageStream
 from compiler import Task
 from compiler.values import Note
 from errors import ImagesDisabled, InvalidImage
-from generation import Drawing, Finish
+from generation import Drawing, OutputOptions
 
 GENERATION_PATHS = (
     "/v1/images/generations",
@@ -50,39 +50,41 @@ def images_blueprint(services: Services) -> Blueprint:
     routes = Blueprint("images", __name__)
     for task, paths in _PATHS.items():
         for path in paths:
-            door = Door(task, path.startswith(_GPUSTACK))
-            routes.add_url_rule(path, path, lambda door=door: _draw(services, door), methods=["POST"])
+            endpoint = Endpoint(task, path.startswith(_GPUSTACK))
+            routes.add_url_rule(
+                path, path, lambda endpoint=endpoint: _draw(services, endpoint), methods=["POST"]
+            )
     routes.add_url_rule("/api/images/cache/<name>", "kept", lambda name: _kept(services, name))
     return routes
 
 
-def _draw(services: Services, door: Door) -> Response:
+def _draw(services: Services, endpoint: Endpoint) -> Response:
     if not services.options.images_enabled:
         raise ImagesDisabled("Image generation is switched off on this server.")
     arrived = time.monotonic()
     with contextlib.ExitStack() as place:
         # Also a body that is slow to come takes one of the places, so that some threads stay free for all else.
         place.enter_context(services.generator.waiting)
-        body, files = _body(door)
+        body, files = _body(endpoint)
         fields, notes = canonical(body)
         try:
-            asked, drawing = _prepared(fields, files, notes, door, services)
-        except InvalidImage as fault:
-            return _refused_in_a_stream(fault, fields, door)
+            asked, drawing = _prepared(fields, files, notes, endpoint, services)
+        except InvalidImage as error:
+            return _refused_in_a_stream(error, fields, endpoint)
         del body, fields, files  # a hundred megabytes, perhaps, while the GPU is waited for
         if asked.stream is not None:
-            frames = Frames(drawing, asked, asked.stream, _links(services.options), arrived)
+            frames = StreamEvents(drawing, asked, asked.stream, _links(services.options), arrived)
             # The place is given back by the stream, when it ends.
             return _streamed(drawing, asked.finish, frames, place.pop_all())
         images = tuple(drawing.images(asked.finish, cancelled=hang_up_of(request.environ)))
-    answer = JsonPieces(
+    answer = StreamedJson(
         images_response(asked, drawing, images, _links(services.options), time.monotonic() - arrived)
     )
     return _in_pieces(answer)
 
 
-def _body(door: Door) -> tuple[dict[str, Any], tuple[tuple[str, bytes], ...]]:
-    if door.task == "generate" or not is_form(request):
+def _body(endpoint: Endpoint) -> tuple[dict[str, Any], tuple[tuple[str, bytes], ...]]:
+    if endpoint.task == "generate" or not is_form(request):
         return json_request(request), ()
     form = read_form(request)
     return typed(form.fields, SCHEMA["properties"]), form.files
@@ -92,18 +94,18 @@ def _prepared(
     fields: dict[str, Any],
     files: tuple[tuple[str, bytes], ...],
     notes: list[Note],
-    door: Door,
+    endpoint: Endpoint,
     services: Services,
-) -> tuple[Asked, Drawing]:
+) -> tuple[ParsedRequest, Drawing]:
     options = services.options
-    sent: SentImages | None = None
-    if door.task != "generate":
+    sent: RequestImages | None = None
+    if endpoint.task != "generate":
         sent = take_images(fields, files, services.fetch_image or refuse_urls)
         if sent.pictures.mask is not None:
-            door, sent = _masked(door, sent)
+            endpoint, sent = _masked(endpoint, sent)
     asked = read_image_request(
         fields,
-        door=door,
+        endpoint=endpoint,
         request_id=str(uuid.uuid4()),
         # Below 2^53, so that the answer's seed survives a client that holds numbers as doubles.
         draw_seed=lambda: secrets.randbelow(2**53),
@@ -117,11 +119,11 @@ def _prepared(
     return asked, drawing
 
 
-def _masked(door: Door, sent: SentImages) -> tuple[Door, SentImages]:
-    if door.task == "edit":
-        return replace(door, task="inpaint"), sent
+def _masked(endpoint: Endpoint, sent: RequestImages) -> tuple[Endpoint, RequestImages]:
+    if endpoint.task == "edit":
+        return replace(endpoint, task="inpaint"), sent
     note = Note("mask", "(a file)", None, "a variation redraws the whole image")
-    return door, SentImages(replace(sent.pictures, mask=None), (*sent.notes, note))
+    return endpoint, RequestImages(replace(sent.pictures, mask=None), (*sent.notes, note))
 
 
 def _links(options: HttpOptions) -> Links:
@@ -130,7 +132,7 @@ def _links(options: HttpOptions) -> Links:
     return Links((options.public_url or request.host_url.rstrip("/") + request.script_root).rstrip("/"))
 
 
-def _in_pieces(answer: JsonPieces) -> Response:
+def _in_pieces(answer: StreamedJson) -> Response:
     response = Response(answer, mimetype="application/json")
     response.content_length = len(answer)
     return response
@@ -139,7 +141,9 @@ def _in_pieces(answer: JsonPieces) -> Response:
 # --- streams ---------------------------------------------------------------------------------------
 
 
-def _streamed(drawing: Drawing, finish: Finish, frames: Frames, place: contextlib.ExitStack) -> Response:
+def _streamed(
+    drawing: Drawing, finish: OutputOptions, frames: StreamEvents, place: contextlib.ExitStack
+) -> Response:
     stream = ImageStream(
         drawing,
         finish,
@@ -151,12 +155,12 @@ def _streamed(drawing: Drawing, finish: Finish, frames: Frames, place: contextli
     return Response(stream, mimetype=MIME, headers=HEADERS)
 
 
-def _refused_in_a_stream(fault: InvalidImage, fields: dict[str, Any], door: Door) -> Response:
+def _refused_in_a_stream(error: InvalidImage, fields: dict[str, Any], endpoint: Endpoint) -> Response:
     """GPUStack tells of an illegal image inside the stream; everybody else gets a plain 400."""
-    if fields.get("stream") is not True or not asks_gpustack(fields, door) or door.task == "vary":
-        raise fault
-    form = StreamForm(openai=False, gpustack=True, partial_images=None, include_usage=False)
-    return Response(failure(fault, form), mimetype=MIME, headers=HEADERS)
+    if fields.get("stream") is not True or not asks_gpustack(fields, endpoint) or endpoint.task == "vary":
+        raise error
+    form = StreamFormat(openai=False, gpustack=True, partial_images=None, include_usage=False)
+    return Response(failure(error, form), mimetype=MIME, headers=HEADERS)
 
 
 # --- kept images -----------------------------------------------------------------------------------

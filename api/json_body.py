@@ -31,10 +31,10 @@ def json_object(text: bytes) -> dict[str, Any]:
         body = json.loads(
             text.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_refuse_twice
         )
-    except RecursionError as fault:
-        raise InvalidRequest("The body is nested too deeply.") from fault
-    except ValueError as fault:
-        raise InvalidRequest(f"The body is not JSON that can be read: {fault}.") from fault
+    except RecursionError as error:
+        raise InvalidRequest("The body is nested too deeply.") from error
+    except ValueError as error:
+        raise InvalidRequest(f"The body is not JSON that can be read: {error}.") from error
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.")
     if is_deep(body):

@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from api.options import Services
+from api.services import Services
 from compiler import Catalogue, Model
 from compiler.catalogue import SLOT_NAME
 from errors import ModelNotCurated

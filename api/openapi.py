@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from flask import Blueprint, Response, jsonify
 
-from api.comfyui import MODES
-from api.envelope import status_of
+from api.errors import status_of
+from api.gpu import MODES
 from api.images import EDIT_PATHS, GENERATION_PATHS, VARIATION_PATHS
 from api.models import MODEL_PATHS
-from api.sent_images import MOST_IMAGES
+from api.request_images import MOST_IMAGES
 from errors import every_error
+from schemas import load_schema
 
-_SCHEMAS = Path(__file__).parent.parent / "schemas"
 VERSION = "0.1.0"
 
 
@@ -220,7 +218,7 @@ def _with(more: dict[str, Any]) -> dict[str, Any]:
 
 
 def _schema(name: str) -> dict[str, Any]:
-    schema: dict[str, Any] = json.loads((_SCHEMAS / f"{name}.schema.json").read_text("utf-8"))
+    schema = load_schema(name)
     del schema["$schema"]
     return schema
 

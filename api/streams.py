@@ -8,10 +8,10 @@ import threading
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 
-from api.envelope import status_of
-from api.frames import Frame, Frames
+from api.errors import status_of
+from api.stream_events import Frame, StreamEvents
 from errors import EaselError
-from generation import Drawing, Finish
+from generation import Drawing, OutputOptions
 
 log = logging.getLogger("easel.api")
 
@@ -29,8 +29,8 @@ class ImageStream:
     def __init__(
         self,
         drawing: Drawing,
-        finish: Finish,
-        frames: Frames,
+        finish: OutputOptions,
+        frames: StreamEvents,
         *,
         request_id: str,
         cancelled: Callable[[], bool],
@@ -70,8 +70,8 @@ class ImageStream:
     def _draw(self) -> None:
         try:
             self._put(self._frames_of_pictures())
-        except Exception as fault:
-            self._put(self._frames.failed(self._named(fault)))
+        except Exception as error:
+            self._put(self._frames.failed(self._named(error)))
         finally:
             self._queue.put(None)
             self._holders.one_less()
@@ -91,13 +91,13 @@ class ImageStream:
         if frame:
             self._queue.put(frame)
 
-    def _named(self, fault: Exception) -> EaselError:
-        if not isinstance(fault, EaselError):
-            log.error("%s: the stream failed", self._request_id, exc_info=fault)
+    def _named(self, error: Exception) -> EaselError:
+        if not isinstance(error, EaselError):
+            log.error("%s: the stream failed", self._request_id, exc_info=error)
             return EaselError("Something failed inside.", request_id=self._request_id)
-        if status_of(type(fault)) >= 500:
-            log.error("%s: the stream ended early: %s: %s", self._request_id, fault.code, fault.message)
-        return fault
+        if status_of(type(error)) >= 500:
+            log.error("%s: the stream ended early: %s: %s", self._request_id, error.code, error.message)
+        return error
 
 
 class Countdown:

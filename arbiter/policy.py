@@ -6,14 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from arbiter.holds import Hold
+from arbiter.leases import Claim
 from arbiter.values import STATE_LOST, Mode, Pace, Policy, State, Switch, other
 
-Holds = Sequence[Hold]
+ClaimFolder = Sequence[Claim]
 
 
 @dataclass(frozen=True)
-class Next:
+class NextSwitch:
     """A switch that should begin now."""
 
     target: Mode
@@ -26,15 +26,15 @@ WAITED_FOR: Mapping[Mode, str] = {"generation": "image request", "inference": "L
 """The reason of a switch to a mode that is made because somebody waits for it"""
 
 
-def is_unwanted(switch: Switch, holds: Holds) -> bool:
+def is_unwanted(switch: Switch, claims: ClaimFolder) -> bool:
     """Whether everybody that a switch was begun for has gone."""
-    waiting = any(ticket.asks for ticket in of(holds, "ticket", switch.target))
+    waiting = any(ticket.asks for ticket in of(claims, "ticket", switch.target))
     return switch.reason == WAITED_FOR[switch.target] and not waiting
 
 
-def of(holds: Holds, kind: str, mode: Mode) -> list[Hold]:
+def of(claims: ClaimFolder, kind: str, mode: Mode) -> list[Claim]:
     """The holds of a kind and mode, in order."""
-    return [hold for hold in holds if hold.kind == kind and hold.mode == mode]
+    return [claim for claim in claims if claim.kind == kind and claim.mode == mode]
 
 
 def is_open(state: State, mode: Mode) -> bool:
@@ -44,26 +44,26 @@ def is_open(state: State, mode: Mode) -> bool:
     return state.mode == mode and calm and state.rebuilt is None
 
 
-def is_first(holds: Holds, mine: Hold, depth: int) -> bool:
+def is_first(claims: ClaimFolder, mine: Claim, depth: int) -> bool:
     """Whether `mine` is among those whose turn it is. LLM servers queue for themselves; the engine gets `depth` jobs."""
     if mine.mode == "inference":
         return True
-    return len(of(holds, "lease", mine.mode)) + place(holds, mine) < depth
+    return len(of(claims, "lease", mine.mode)) + place(claims, mine) < depth
 
 
-def place(holds: Holds, mine: Hold) -> int:
+def place(claims: ClaimFolder, mine: Claim) -> int:
     """How many wait for the same mode before `mine`."""
-    return sum(1 for hold in of(holds, "ticket", mine.mode) if hold.number < mine.number)
+    return sum(1 for claim in of(claims, "ticket", mine.mode) if claim.number < mine.number)
 
 
-def is_revoked(state: State, hold: Hold) -> bool:
+def is_revoked(state: State, claim: Claim) -> bool:
     """Whether the owner took the GPU from it by force."""
-    return hold.number <= state.revoked[hold.mode]
+    return claim.number <= state.revoked[claim.mode]
 
 
-def next_number(state: State, holds: Holds) -> int:
+def next_number(state: State, claims: ClaimFolder) -> int:
     """A number after every hold that there is and that was ever revoked."""
-    return max([*state.revoked.values(), *(hold.number for hold in holds)]) + 1
+    return max([*state.revoked.values(), *(claim.number for claim in claims)]) + 1
 
 
 def asks(mode: Mode, policy: Policy) -> bool:
@@ -80,40 +80,42 @@ def turns_away(state: State, mode: Mode, policy: Policy) -> bool:
     return heading == "generation" and (pinned or policy.llm_during_generation == "refuse")
 
 
-def next_switch(state: State, holds: Holds, pace: Pace, policy: Policy, now: float) -> Next | None:
+def next_switch(
+    state: State, claims: ClaimFolder, pace: Pace, policy: Policy, now: float
+) -> NextSwitch | None:
     """What should begin now, if anything. What was asked for by name first, then who waits, then nobody's wish."""
     if state.wanted is not None:
-        return Next(state.wanted.mode, state.wanted.reason, state.wanted.force, state.wanted.pin)
+        return NextSwitch(state.wanted.mode, state.wanted.reason, state.wanted.force, state.wanted.pin)
     stayed = now - state.since >= policy.min_stay_s or now < state.since  # the clock was set back
     if state.rebuilt is not None and stayed:
-        return Next("inference", STATE_LOST)
-    if state.pinned or not stayed or _is_letting_in(state, holds, policy, now):
+        return NextSwitch("inference", STATE_LOST)
+    if state.pinned or not stayed or _is_letting_in(state, claims, policy, now):
         return None
-    waiting = of(holds, "ticket", other(state.mode))
+    waiting = of(claims, "ticket", other(state.mode))
     if any(ticket.asks and not is_revoked(state, ticket) for ticket in waiting):
-        return Next(other(state.mode), WAITED_FOR[other(state.mode)])
-    return _restore(state, holds, pace, policy, now)
+        return NextSwitch(other(state.mode), WAITED_FOR[other(state.mode)])
+    return _restore(state, claims, pace, policy, now)
 
 
 LET_IN_S = 1.0
 """Longest time that those who waited for a mode have to come in before it may be left again"""
 
 
-def _is_letting_in(state: State, holds: Holds, policy: Policy, now: float) -> bool:
+def _is_letting_in(state: State, claims: ClaimFolder, policy: Policy, now: float) -> bool:
     """Whether a mode was just reached and somebody whose turn it is has not taken it yet: without this, two sides that
     ask all the time would pass the GPU to and fro at a minimum stay of 0, and nobody would be served."""
-    waiting = of(holds, "ticket", state.mode)
+    waiting = of(claims, "ticket", state.mode)
     return 0 <= now - state.since < LET_IN_S and any(
-        is_first(holds, each, policy.depth) and not is_revoked(state, each) for each in waiting
+        is_first(claims, each, policy.depth) and not is_revoked(state, each) for each in waiting
     )
 
 
-def _restore(state: State, holds: Holds, pace: Pace, policy: Policy, now: float) -> Next | None:
-    if state.mode == "inference" or any(hold.mode == "generation" for hold in holds):
+def _restore(state: State, claims: ClaimFolder, pace: Pace, policy: Policy, now: float) -> NextSwitch | None:
+    if state.mode == "inference" or any(claim.mode == "generation" for claim in claims):
         return None
     idle = now - max(pace.last, state.since) >= policy.idle_restore_s > 0
     if policy.restore == "when_done" or (policy.restore == "idle" and idle):
-        return Next("inference", "pictures done" if policy.restore == "when_done" else "idle")
+        return NextSwitch("inference", "pictures done" if policy.restore == "when_done" else "idle")
     return None
 
 
@@ -137,22 +139,22 @@ class Now:
     """Everything that is known at one moment."""
 
     state: State
-    holds: Holds
+    claims: ClaimFolder
     pace: Pace
     policy: Policy
     time: float
 
 
-def seconds_until(mode: Mode, mine: Hold | None, now: Now) -> int | None:
+def seconds_until(mode: Mode, mine: Claim | None, now: Now) -> int | None:
     """An honest `Retry-After`: how long until `mode` can be had, whole seconds, at least 1. None: nobody can say.
 
     `mine` is the ticket of who asks, if there is one.
     """
     seconds = 0.0
     if mode == "generation":
-        ahead = place(now.holds, mine) if mine else len(of(now.holds, "ticket", mode))
+        ahead = place(now.claims, mine) if mine else len(of(now.claims, "ticket", mode))
         # The engine runs one job at a time, whatever its depth.
-        seconds = (ahead + len(of(now.holds, "lease", mode))) * now.pace.seconds_each
+        seconds = (ahead + len(of(now.claims, "lease", mode))) * now.pace.seconds_each
     if now.state.mode != mode or now.state.under_way is not None:
         change = _until_change(mode, now)
         if change is None:
@@ -173,11 +175,11 @@ def _until_change(mode: Mode, now: Now) -> float | None:
         stay_s, switch_s = policy.min_stay_s, switch_s + state.took_s.get(other(mode), SWITCH_S)
     if state.pinned:
         return None
-    running_s = len(of(now.holds, "lease", "generation")) * now.pace.seconds_each
+    running_s = len(of(now.claims, "lease", "generation")) * now.pace.seconds_each
     if asks(mode, policy):
         return max(running_s, stay_s) + switch_s
     at = idle_restore_at(state, now.pace, policy)
     if at is None:
         return None
-    queued_s = sum(hold.mode == "generation" for hold in now.holds) * now.pace.seconds_each
+    queued_s = sum(claim.mode == "generation" for claim in now.claims) * now.pace.seconds_each
     return queued_s + max(at - now.time, stay_s) + switch_s

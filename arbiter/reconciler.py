@@ -9,7 +9,7 @@ from collections.abc import Callable
 from filelock import FileLock, Timeout
 
 from arbiter import policy as decide
-from arbiter.lookout import Lookout, Sight
+from arbiter.monitor import Monitor, Observation
 from arbiter.switchover import Switchover
 from arbiter.values import Mode, State
 from errors import EaselError
@@ -17,8 +17,8 @@ from errors import EaselError
 log = logging.getLogger("easel.gpu")
 
 _ELECTION_S = 0.1
-_TROUBLE_S = 1.0
-_BURY_S = 0.2
+_ERROR_PAUSE_S = 1.0
+_RECLAIM_S = 0.2
 _START_AGAIN_S = 30.0
 
 
@@ -30,18 +30,18 @@ class Reconciler:
         switchover: Switchover,
         *,
         is_wired: bool,
-        lookout: Lookout,
+        monitor: Monitor,
         forget: Callable[[], None] = lambda: None,
     ) -> None:
         self._switchover, self._is_wired = switchover, is_wired
-        self._books, self._holds = switchover.books, switchover.holds
+        self._state_store, self._claims = switchover.state_store, switchover.claims
         self._policy, self._clock = switchover.policy, switchover.clock
-        self._lookout, self._forget = lookout, forget
+        self._monitor, self._forget = monitor, forget
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
-        self._house_at = self._bury_at = 0.0
+        self._house_at = self._reclaim_at = 0.0
         self._down = 0
-        self.reigns = False
+        self.is_leader = False
         """Whether this process's is the elected one"""
         self._start_again_at = 0.0
 
@@ -61,45 +61,45 @@ class Reconciler:
         self._wake.set()
 
     def _live(self) -> None:
-        self._books.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._books.folder / "reconciler.lock", is_singleton=False, thread_local=False)
+        self._state_store.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._state_store.folder / "reconciler.lock", is_singleton=False, thread_local=False)
         while not self._stopping.is_set():
             try:
                 with lock.acquire(blocking=False):
-                    self.reigns = True
-                    self._reign()
-                self.reigns = False
+                    self.is_leader = True
+                    self._run_as_leader()
+                self.is_leader = False
             except Timeout:
                 self._stopping.wait(_ELECTION_S)
             except OSError:
                 log.exception("no reconciler can be elected")
-                self._stopping.wait(_TROUBLE_S)
+                self._stopping.wait(_ERROR_PAUSE_S)
 
-    def _reign(self) -> None:
+    def _run_as_leader(self) -> None:
         while not self._stopping.is_set():
             try:
                 self.tick()
             except Exception:
                 # Whatever it was: who reigns must not die of it, or the GPU would stay where it is for ever.
                 log.exception("the reconciler stumbled")
-                self._stopping.wait(_TROUBLE_S)
-            self._wake.wait(self._policy.tick_s if self._is_wired else _BURY_S)
+                self._stopping.wait(_ERROR_PAUSE_S)
+            self._wake.wait(self._policy.tick_s if self._is_wired else _RECLAIM_S)
             self._wake.clear()
 
     def tick(self) -> None:
         """One look, and whatever it calls for."""
         now = self._clock()
-        if now >= self._bury_at or now < self._bury_at - _TROUBLE_S:
-            self._bury_at = now + _BURY_S
-            self._switchover.bury_dead()
+        if now >= self._reclaim_at or now < self._reclaim_at - _ERROR_PAUSE_S:
+            self._reclaim_at = now + _RECLAIM_S
+            self._switchover.reclaim_dead_leases()
         if self._is_wired:
             self._drive()
-        if now >= self._house_at or now < self._house_at - 10 * _TROUBLE_S:
+        if now >= self._house_at or now < self._house_at - 10 * _ERROR_PAUSE_S:
             self._house_at = now + self._policy.housekeeping_s
             self._keep_house()
 
     def _drive(self) -> None:
-        if self._books.state().under_way is None and not self._began_next():
+        if self._state_store.state().under_way is None and not self._began_next():
             return
         self._switchover.run()
 
@@ -108,21 +108,21 @@ class Reconciler:
         plan = self._plan()
         if plan is None or (plan.reason == "idle" and self._is_rendering()):
             return False
-        with self._books.mutex():
+        with self._state_store.mutex():
             plan = self._plan()
             if plan is None:
                 return False
             self._switchover.begin(plan)
             return True
 
-    def _plan(self) -> decide.Next | None:
-        state, pace = self._books.state(), self._books.pace()
-        return decide.next_switch(state, self._holds.all(), pace, self._policy, self._clock())
+    def _plan(self) -> decide.NextSwitch | None:
+        state, pace = self._state_store.state(), self._state_store.pace()
+        return decide.next_switch(state, self._claims.all(), pace, self._policy, self._clock())
 
     def _is_rendering(self) -> bool:
         """Somebody may use ComfyUI's own page: that is no idle time."""
         if self._switchover.tenants["generation"].busy():
-            self._books.note_use(self._clock())
+            self._state_store.note_use(self._clock())
             return True
         return False
 
@@ -130,8 +130,8 @@ class Reconciler:
 
     def _keep_house(self) -> None:
         self._forget()
-        state = self._books.state()
-        sight = self._lookout.seen(state.switch.number if state.switch else 0)
+        state = self._state_store.state()
+        sight = self._monitor.seen(state.switch.number if state.switch else 0)
         if sight is None:
             return
         if not self._is_wired:
@@ -139,17 +139,17 @@ class Reconciler:
         elif decide.is_open(state, "generation"):
             self._put_right(state, sight)
 
-    def _keep_engine_up(self, sight: Sight) -> None:
+    def _keep_engine_up(self, sight: Observation) -> None:
         """With nobody to share the GPU with, the engine is simply to be there."""
         if not sight.is_engine_down or self._clock() < self._start_again_at:
             return
         try:
             self._switchover.tenants["generation"].restore(())
-        except EaselError as fault:
-            log.error("%s", fault.message)
+        except EaselError as error:
+            log.error("%s", error.message)
             self._start_again_at = self._clock() + _START_AGAIN_S
 
-    def _put_right(self, state: State, sight: Sight) -> None:
+    def _put_right(self, state: State, sight: Observation) -> None:
         """Image mode in which an LLM is loaded, or the engine is gone, is none."""
         names = ", ".join(f"{item.owner}/{item.id}" for item in sight.residents)
         if names and self._policy.sharing == "exclusive":
@@ -165,15 +165,15 @@ class Reconciler:
     def _is_untouched(self, state: State) -> bool:
         """Whether nobody has used image mode since the server started: what is loaded then (after a reboot, for instance)
         is what the owner wants, not an intruder."""
-        started = self._books.started_at()
-        used = max(state.since, self._books.pace().last)
-        return started is not None and used < started and not state.pinned and not self._holds.all()
+        started = self._state_store.started_at()
+        used = max(state.since, self._state_store.pace().last)
+        return started is not None and used < started and not state.pinned and not self._claims.all()
 
     def _begin_now(self, target: Mode, reason: str) -> None:
         """Begin a switch that nobody asked for, unless another came first."""
-        with self._books.mutex():
-            if not decide.is_open(self._books.state(), "generation"):
+        with self._state_store.mutex():
+            if not decide.is_open(self._state_store.state(), "generation"):
                 return
             log.warning("image mode is put right: %s", reason)
-            self._switchover.begin(decide.Next(target, reason))
+            self._switchover.begin(decide.NextSwitch(target, reason))
         self._switchover.run()

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from arbiter import policy as decide
-from arbiter.books import Books
-from arbiter.holds import Hold, Holds
-from arbiter.values import Mode, Phase, Policy, State, Switch, Wish, other
-from errors import EaselError, SwitchFailed
-from tenant import Failure, Resident, Tenant
+from arbiter.leases import Claim, ClaimFolder
+from arbiter.state_store import StateStore
+from arbiter.values import Mode, Phase, Policy, State, Switch, SwitchRequest, other
+from errors import EaselError, SwitchFailed, shorten
+from gpu_tenant import Failure, Resident, Tenant
 
 log = logging.getLogger("easel.gpu")
 
@@ -36,8 +36,8 @@ class Switchover:
     """The story of one switch. `tenants`: who lives in each mode. `free_memory`: bytes the GPU has free, whoever holds
     the rest, or None where nobody can tell. `pause` waits so many seconds."""
 
-    books: Books
-    holds: Holds
+    state_store: StateStore
+    claims: ClaimFolder
     tenants: Mapping[Mode, Tenant]
     policy: Policy
     free_memory: Callable[[], int | None] = lambda: None
@@ -46,20 +46,20 @@ class Switchover:
 
     # --- beginning and ending ----------------------------------------------------------------------
 
-    def begin(self, plan: decide.Next) -> None:
+    def begin(self, plan: decide.NextSwitch) -> None:
         """Write the switch down: from now on no lease is granted. Under the mutex."""
-        state, now = self.books.state(), self.clock()
+        state, now = self.state_store.state(), self.clock()
         number = state.switch.number + 1 if state.switch else 1
         switch = Switch(
             number, plan.target, plan.reason, now, plan.force, plan.pin, phase_since=now, pid=os.getpid()
         )
         revoked = self._revoked(state, other(plan.target)) if plan.force else state.revoked
-        self.books.write(replace(state, switch=switch, wanted=None, revoked=revoked))
+        self.state_store.write(replace(state, switch=switch, wanted=None, revoked=revoked))
         log.info("switch %d to %s: %s", number, plan.target, plan.reason)
 
     def _revoked(self, state: State, mode: Mode) -> Mapping[str, int]:
-        holds = self.holds.all()
-        return {**state.revoked, mode: decide.next_number(state, holds) - 1}
+        claims = self.claims.all()
+        return {**state.revoked, mode: decide.next_number(state, claims) - 1}
 
     def run(self) -> None:
         """Carry the switch that is under way to its end. Raises nothing that a tenant does: the switch then fails."""
@@ -69,11 +69,11 @@ class Switchover:
                 self._restore_after_failure(switch)
             else:
                 self._pass_on(switch)
-        except EaselError as fault:
-            self._fail(fault)
-        except Exception as fault:
+        except EaselError as error:
+            self._fail(error)
+        except Exception as error:
             log.exception("a switch failed in a way that nobody foresaw")
-            self._fail(SwitchFailed(f"{type(fault).__name__}: {str(fault)[:200]}"))
+            self._fail(SwitchFailed(f"{type(error).__name__}: {shorten(str(error), 200)}"))
 
     def _take_up(self) -> Switch:
         """Mark a switch that another process began as ours."""
@@ -89,7 +89,7 @@ class Switchover:
         def changed(state: State) -> State:
             return replace(state, switch=change(state.switch)) if state.switch else state
 
-        switch = self.books.update(changed).switch
+        switch = self.state_store.update(changed).switch
         assert switch is not None
         return switch
 
@@ -125,7 +125,7 @@ class Switchover:
         giver, forced = self._giver(switch), switch.force
         until, drop_at = self.clock() + self.policy.drain_s, 0.0
         while self._leases(switch) or (self._waits_for_others(switch) and giver.busy()):
-            if not _has_released(switch) and decide.is_unwanted(switch, self.holds.all()):
+            if not _has_released(switch) and decide.is_unwanted(switch, self.claims.all()):
                 return False
             now = self.clock()
             if now >= until and not self._may_cut(switch, forced):
@@ -144,7 +144,7 @@ class Switchover:
 
     def _waits_for_others(self, switch: Switch) -> bool:
         """Requests that came to a model loaded behind our back, while pictures are drawn, are not waited for."""
-        return self.books.state().mode != switch.target
+        return self.state_store.state().mode != switch.target
 
     def _call_off(self) -> None:
         """The mode stays, as if nobody had asked."""
@@ -154,40 +154,40 @@ class Switchover:
             ended = state.switch.ending(self.clock())
             return replace(state, switch=replace(ended, notes=(*ended.notes, "nobody waits for it any more")))
 
-        self.books.update(called_off)
+        self.state_store.update(called_off)
         log.info("the switch is called off: nobody waits for it any more")
 
-    def _leases(self, switch: Switch) -> Sequence[Hold]:
+    def _leases(self, switch: Switch) -> Sequence[Claim]:
         """Leases of those who have to go. Jobs of the dead are taken back first."""
-        self.bury_dead()
-        return decide.of(self.holds.all(), "lease", other(switch.target))
+        self.reclaim_dead_leases()
+        return decide.of(self.claims.all(), "lease", other(switch.target))
 
     def _may_cut(self, switch: Switch, forced: bool) -> bool:
         return self.policy.on_drain_timeout == "kill" and not forced
 
     def _too_long(self, switch: Switch) -> SwitchFailed:
-        leases = decide.of(self.holds.all(), "lease", other(switch.target))
+        leases = decide.of(self.claims.all(), "lease", other(switch.target))
         who = (
-            ", ".join(f"job {hold.job} of process {hold.pid}" for hold in leases)
+            ", ".join(f"job {claim.job} of process {claim.pid}" for claim in leases)
             or "requests not sent by Easel"
         )
         return SwitchFailed(f"Not done after {self.policy.drain_s:g} s: {who}.", target=switch.target)
 
     def _revoke(self, switch: Switch) -> None:
         mode = other(switch.target)
-        self.books.update(lambda state: replace(state, revoked=self._revoked(state, mode)))
+        self.state_store.update(lambda state: replace(state, revoked=self._revoked(state, mode)))
 
-    def bury_dead(self) -> None:
+    def reclaim_dead_leases(self) -> None:
         """Take back the jobs of holders that died, and only then let their leases count no more."""
-        for hold in self.holds.dead():
-            if hold.kind == "lease" and hold.mode in self.tenants:
-                log.warning("the process that ran job %s is gone; its job is taken back", hold.job)
+        for claim in self.claims.dead():
+            if claim.kind == "lease" and claim.mode in self.tenants:
+                log.warning("the process that ran job %s is gone; its job is taken back", claim.job)
                 try:
-                    self.tenants[hold.mode].drop([hold.job])
-                except EaselError as fault:
-                    log.warning("which does not go yet: %s", fault.message)
+                    self.tenants[claim.mode].drop([claim.job])
+                except EaselError as error:
+                    log.warning("which does not go yet: %s", error.message)
                     continue
-            self.holds.bury(hold)
+            self.claims.remove(claim)
 
     def _remember(self, switch: Switch) -> tuple[Resident, ...]:
         """What has to go; written down before any of it does, for whoever has to load it again."""
@@ -202,7 +202,7 @@ class Switchover:
             return replace(state, saved=(*known, *fresh))
 
         if switch.target == "generation":
-            self.books.update(saved)
+            self.state_store.update(saved)
             if residents and not switch.had:
                 free = self._free()
                 self._rewrite(lambda switch: replace(switch, had=True, free_before=free))
@@ -244,11 +244,11 @@ class Switchover:
     def _verify_memory(self) -> None:
         """The driver gives memory back some time after a process said so. Wait for what is needed, or till no more comes.
         What was free before is in the state, for whoever takes a switch up after the models are gone."""
-        switch, now = self.books.state().switch, self._free()
+        switch, now = self.state_store.state().switch, self._free()
         if switch is None or now is None or (not switch.had and now >= self.policy.min_free_bytes):
             return None
         before = now if switch.free_before is None else switch.free_before
-        need = max([self.policy.min_free_bytes, *(hold.need for hold in self.holds.all())])
+        need = max([self.policy.min_free_bytes, *(claim.need for claim in self.claims.all())])
         until, most, steady = self.clock() + self.policy.verify_s, now, 0
         while not (0 < need <= now) and not (steady >= _STEADY and self._will_do(now, before)):
             if self.clock() >= until:
@@ -272,7 +272,7 @@ class Switchover:
 
     def _hand_over(self, switch: Switch) -> None:
         self._enter("starting" if switch.target == "generation" else "restoring")
-        saved = self.books.state().saved
+        saved = self.state_store.state().saved
         failed = self._restored(saved) if switch.target == "inference" else ()
         if switch.target == "generation":
             self._start_engine(switch)
@@ -287,8 +287,8 @@ class Switchover:
     def _restored(self, saved: Sequence[Resident]) -> tuple[Failure, ...]:
         try:
             return self.tenants["inference"].restore(saved)
-        except EaselError as fault:
-            return tuple(Failure(item.owner, item.id, fault.message) for item in saved)
+        except EaselError as error:
+            return tuple(Failure(item.owner, item.id, error.message) for item in saved)
 
     def _finish(self, failed: tuple[Failure, ...]) -> None:
         def finished(state: State) -> State:
@@ -306,7 +306,7 @@ class Switchover:
                 switch=replace(switch.ending(now), failed=failed, notes=notes),
             )
 
-        switch = self.books.update(finished).switch
+        switch = self.state_store.update(finished).switch
         assert switch is not None
         for failure in failed:
             log.error("%s/%s could not be loaded again: %s", failure.owner, failure.id, failure.message)
@@ -319,14 +319,14 @@ class Switchover:
 
     # --- when it does not go well ------------------------------------------------------------------
 
-    def _fail(self, fault: EaselError) -> None:
+    def _fail(self, error: EaselError) -> None:
         def failing(switch: Switch) -> Switch:
-            error = {"code": fault.code, "message": fault.message, "phase": switch.phase}
-            return replace(switch, error=error)
+            told = {"code": error.code, "message": error.message, "phase": switch.phase}
+            return replace(switch, error=told)
 
         switch = self._rewrite(failing)
         log.error(
-            "switch %d to %s failed while %s: %s", switch.number, switch.target, switch.phase, fault.message
+            "switch %d to %s failed while %s: %s", switch.number, switch.target, switch.phase, error.message
         )
         self._restore_after_failure(switch)
 
@@ -334,7 +334,7 @@ class Switchover:
         """Back to what was: the LLMs that were unloaded are loaded again. What went to inference stays where it is; image
         mode that could not be put right is given back in order, for pictures may still be drawn."""
         failed: tuple[Failure, ...] = ()
-        state = self.books.state()
+        state = self.state_store.state()
         is_repair = switch.target == state.mode
         if switch.target == "generation" and not is_repair and _has_released(switch):
             if switch.phase != "restoring":
@@ -347,12 +347,12 @@ class Switchover:
             return replace(
                 state,
                 since=now,
-                wanted=Wish("inference", reason=_NOT_PUT_RIGHT) if is_repair else state.wanted,
+                wanted=SwitchRequest("inference", reason=_NOT_PUT_RIGHT) if is_repair else state.wanted,
                 saved=() if state.mode == "inference" else state.saved,
                 switch=replace(state.switch.ending(now), failed=failed),
             )
 
-        self.books.update(over)
+        self.state_store.update(over)
 
 
 def _has_released(switch: Switch) -> bool:
@@ -364,5 +364,5 @@ def _seen(tenant: Tenant) -> tuple[tuple[Resident, ...], EaselError | None]:
     """What is resident; a server that does not answer while it unloads is asked again."""
     try:
         return tenant.resident(), None
-    except EaselError as fault:
-        return (), fault
+    except EaselError as error:
+        return (), error

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self
 
-from tenant import Failure, Resident
+from gpu_tenant import Failure, Resident
 
 Mode = Literal["inference", "generation"]
 """`inference`: the LLM stacks have the GPU. `generation`: the engine has it."""
@@ -22,7 +22,7 @@ def other(mode: Mode) -> Mode:
 
 
 @dataclass(frozen=True)
-class Wish:
+class SwitchRequest:
     """A switchover that somebody asked for by name, not yet taken up."""
 
     mode: Mode
@@ -81,7 +81,7 @@ class State:
     mode: Mode = "inference"
     since: float = 0.0
     pinned: bool = False
-    wanted: Wish | None = None
+    wanted: SwitchRequest | None = None
     switch: Switch | None = None
     saved: tuple[Resident, ...] = ()
     revoked: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(MODES, 0))
@@ -102,7 +102,7 @@ class State:
         """Raises KeyError or TypeError for what the schema would have refused."""
         values = {name: value for name, value in document.items() if name != "version"}
         wanted, switch = values.get("wanted"), values.get("switch")
-        values["wanted"] = Wish(**wanted) if wanted else None
+        values["wanted"] = SwitchRequest(**wanted) if wanted else None
         values["switch"] = _switch(switch) if switch else None
         values["saved"] = tuple(Resident(**item) for item in values.get("saved", ()))
         return cls(**values)

@@ -15,7 +15,7 @@ from arbiter import Arbiter, Policy
 from bench.clients import session
 from bench.figures import spread
 from bench.world import World
-from tenant import Failure, Resident
+from gpu_tenant import Failure, Resident
 
 LEASES, SWITCHES, POLLS = 500, 12, 200
 QUICK = 10

@@ -99,22 +99,22 @@ def _opened(way: Way, clients: int) -> Iterator[list[Client]]:
 
 def _drawn(clients: list[Client], seeds: deque[int]) -> list[float]:
     latencies: list[float] = []
-    faults: list[BaseException] = []
+    errors: list[BaseException] = []
     until = time.monotonic() + LONGEST_S
 
     def work(client: Client) -> None:
         try:
             with contextlib.suppress(IndexError):
-                while not faults and time.monotonic() < until:
+                while not errors and time.monotonic() < until:
                     latencies.append(client.picture(seeds.popleft()).total_s)
-        except BaseException as fault:
-            faults.append(fault)
+        except BaseException as error:
+            errors.append(error)
 
     threads = [threading.Thread(target=work, args=(client,)) for client in clients]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    if faults:
-        raise faults[0]
+    if errors:
+        raise errors[0]
     return latencies

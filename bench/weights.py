@@ -32,8 +32,8 @@ def _measured(world: World, engine: Engine, server: Server, model: Model) -> dic
     try:
         with contextlib.closing(way.open()) as client:
             return {"size": size, **_cold_and_warm(world, engine, client)}
-    except RuntimeError as fault:
-        return {"size": size, "fault": str(fault)}
+    except RuntimeError as error:
+        return {"size": size, "fault": str(error)}
 
 
 def _cold_and_warm(world: World, engine: Engine, client: Client) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 from bench.clients import PROMPT, Direct, Gateway, Way, session
 from bench.server import ROOT, Server
 from compiler import Catalogue, ImageRequest, SourcePaths, compile_workflow, load_catalogue, read_sources
-from engine.sketch import SketchServer
+from sketch import SketchProcess
 
 _PLACEHOLDER = "bench.safetensors"
 _LIKELY = ("sd15", "sd-1.5", "sd1.5", "v1-5")
@@ -60,7 +60,7 @@ def open_world(options: Options, *, render_ms: float = 0) -> Iterator[World]:
             checkpoint = options.checkpoint or likely_checkpoint(checkpoints_of(url))
         else:
             files = {"checkpoints": [_PLACEHOLDER]}
-            sketch = SketchServer(nodes=ROOT / "schemas/nodes.json", files=files, render_ms=render_ms)
+            sketch = SketchProcess(nodes=ROOT / "schemas/nodes.json", files=files, render_ms=render_ms)
             stack.enter_context(sketch)
             url, pid, checkpoint = sketch.url, sketch.pid, _PLACEHOLDER
         catalogue = place / "catalogue.yaml"

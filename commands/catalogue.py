@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from commands.house import engine_at, rooms, speaks_plainly
+from commands.context import engine_at, handle_errors, services
 from compiler import Catalogue, ImageRequest, Model, compile_workflow
 from engine import Engine
 from errors import EaselError, EngineUnreachable
@@ -14,39 +14,39 @@ from errors import EaselError, EngineUnreachable
 
 @click.command("check-catalogue", short_help="Check catalogue.yaml and its templates.")
 @click.option("--check", "url", metavar="URL", help="Also ask the ComfyUI at URL for every node and file.")
-@speaks_plainly
+@handle_errors
 def check_catalogue(url: str | None) -> None:
     """Check catalogue.yaml and its templates: schema, names, and that every model compiles.
 
     Ends with 0 when all is well, 1 when the catalogue is wrong, 3 when the engine at URL lacks something.
     """
-    catalogue = rooms().catalogue()
+    catalogue = services().catalogue()
     engine = engine_at(url) if url else None
     if engine:
         engine.stats()  # says at once that nothing is there, instead of once for each model
-    faults = [_line(model, catalogue, engine) for model in catalogue.models.values()]
+    errors = [_line(model, catalogue, engine) for model in catalogue.models.values()]
     click.echo(f"{len(catalogue.models)} models and {len(catalogue.workflows)} workflows are right.")
-    if any(faults):
+    if any(errors):
         sys.exit(3)
 
 
 def _line(model: Model, catalogue: Catalogue, engine: Engine | None) -> bool:
     """Print how `model` stands; True when the engine lacks something."""
-    fault = _lack(model, catalogue, engine) if engine else None
-    mark = click.style("lacks", fg="yellow") if fault else click.style("ok", fg="green")
+    error = _lack(model, catalogue, engine) if engine else None
+    mark = click.style("lacks", fg="yellow") if error else click.style("ok", fg="green")
     disk = f"{model.disk_gb:g} GB" if model.disk_gb else ""
     click.echo(f"{mark:<6} {model.id:<28} {','.join(model.workflows.values()):<28} {disk}")
-    if fault:
-        click.echo(f"       {fault.message}")
-    return fault is not None
+    if error:
+        click.echo(f"       {error.message}")
+    return error is not None
 
 
 def _lack(model: Model, catalogue: Catalogue, engine: Engine) -> EaselError | None:
     request = ImageRequest(prompt="check", seed=0, id="check", model=model.id)
     try:
-        rooms().generator.check(compile_workflow(request, catalogue), catalogue, engine)
+        services().generator.check(compile_workflow(request, catalogue), catalogue, engine)
     except EngineUnreachable:
         raise
-    except EaselError as fault:
-        return fault
+    except EaselError as error:
+        return error
     return None

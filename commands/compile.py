@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from commands.house import RequestOptions, engine_at, image_request, request_options, rooms, speaks_plainly
+from commands.context import engine_at, handle_errors, services
+from commands.request_options import RequestOptions, image_request, request_options
 from compiler import Compiled, compile_workflow
 from compiler.values import Note
 from generation import with_source
@@ -28,7 +29,7 @@ from generation import with_source
 @click.option(
     "--check", "url", metavar="URL", help="Also ask the ComfyUI at URL whether it has every node and file."
 )
-@speaks_plainly
+@handle_errors
 def compile_command(model: str, prompt: str, form: str, url: str | None, **options: Any) -> None:
     """Print the ComfyUI graph that MODEL would run for PROMPT.
 
@@ -36,11 +37,11 @@ def compile_command(model: str, prompt: str, form: str, url: str | None, **optio
     several jobs prints several graphs. With --image the graph names files that `POST /upload/image` must bring first.
     """
     request, pictures = image_request(RequestOptions(**options), model=model, prompt=prompt, id="preview")
-    catalogue = rooms().catalogue()
+    catalogue = services().catalogue()
     compiled = compile_workflow(with_source(request, pictures), catalogue)
     graphs: list[Any] = [graph.nodes for graph in compiled.graphs]
     if url:
-        graphs = rooms().generator.check(compiled, catalogue, engine_at(url))
+        graphs = services().generator.check(compiled, catalogue, engine_at(url))
         click.secho(f"{url} can run it.", err=True, fg="green")
     if form == "explain":
         click.echo(explanation(compiled, request.seed_origin))

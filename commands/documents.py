@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from api import status_of
-from commands.house import EXIT_CODES, speaks_plainly, write_file
+from commands.context import EXIT_CODES, handle_errors, write_file
 from errors import every_error
 from settings import TABLE
 
@@ -16,7 +16,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
 @click.command("write-docs", short_help="Write the generated tables of docs/.")
-@speaks_plainly
+@handle_errors
 def write_docs() -> None:
     """Write the generated tables into docs/*.md."""
     for path, text in documents().items():

@@ -9,10 +9,11 @@ from typing import Any
 
 import click
 
-from commands.house import RequestOptions, image_request, request_options, rooms, speaks_plainly, write_file
+from commands.context import handle_errors, services, write_file
+from commands.request_options import RequestOptions, image_request, request_options
 from engine import Preview, Progress
 from errors import InvalidValue
-from generation import Finish, Generation, OutputFormat
+from generation import Generation, OutputFormat, OutputOptions
 
 _FORMATS: dict[str, OutputFormat] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
@@ -36,7 +37,7 @@ _FORMATS: dict[str, OutputFormat] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jp
     show_default=True,
     help="Longest time to wait, in seconds.",
 )
-@speaks_plainly
+@handle_errors
 def generate(prompt: str, output: Path, model: str, timeout: int, **options: Any) -> None:
     """Draw PROMPT and write the picture to a file.
 
@@ -48,10 +49,10 @@ def generate(prompt: str, output: Path, model: str, timeout: int, **options: Any
     request, pictures = image_request(
         RequestOptions(**options), model=model, prompt=prompt, id=str(uuid.uuid4())
     )
-    with rooms().command_engine(), click.progressbar(length=1, label="drawing", show_eta=False) as bar:
-        made = rooms().generator.generate(
+    with services().command_engine(), click.progressbar(length=1, label="drawing", show_eta=False) as bar:
+        made = services().generator.generate(
             request,
-            Finish(_FORMATS[suffix], keep=False),
+            OutputOptions(_FORMATS[suffix], keep=False),
             timeout_s=timeout,
             pictures=pictures,
             watch=_shows(bar),

@@ -10,8 +10,9 @@ from typing import Any
 import click
 import requests
 
-from commands.house import rooms, speaks_plainly
-from errors import ServerAway, error_of
+from commands.context import handle_errors, services
+from errors import ServerUnreachable, error_of
+from http_session import DirectSession
 
 _CALL_S = 10.0
 _LOOK_S = 0.25
@@ -25,28 +26,27 @@ class Server:
     """The running Easel, over HTTP."""
 
     def __init__(self, url: str | None) -> None:
-        address, key = rooms().server_address()
+        address, key = services().server_address()
         self.url = (url or address).rstrip("/")
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     def call(self, method: str, path: str, body: Any = None, *, timeout_s: float = _CALL_S) -> Any:
         """The JSON of the answer. Raises the error that it names, and ServerAway."""
         try:
-            with requests.Session() as session:
-                session.trust_env = False
+            with DirectSession() as session:
                 answer = session.request(
                     method, self.url + path, json=body, headers=self._headers, timeout=timeout_s
                 )
                 document = answer.json()
-        except (requests.RequestException, ValueError) as fault:
-            raise ServerAway(
+        except (requests.RequestException, ValueError) as error:
+            raise ServerUnreachable(
                 f"No Easel answers at {self.url}; start it with `make run`, or say --url."
-            ) from fault
+            ) from error
         if "x-request-id" not in answer.headers:
-            raise ServerAway(f"What answers at {self.url} is not an Easel.")
+            raise ServerUnreachable(f"What answers at {self.url} is not an Easel.")
         if answer.status_code >= 400:
-            error = document["error"]
-            raise error_of(error["code"], error["message"])
+            told = document["error"]
+            raise error_of(told["code"], told["message"])
         return document
 
     def status(self) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def gpu() -> None:
 @gpu.command(short_help="Show who has the GPU, and what waits and runs.")
 @url_option
 @json_option
-@speaks_plainly
+@handle_errors
 def status(url: str | None, as_json: bool) -> None:
     """Show who has the GPU, how the engine and the LLM servers are, and what waits and runs."""
     found = Server(url).status()
@@ -77,7 +77,7 @@ def status(url: str | None, as_json: bool) -> None:
 @click.option("--timeout", type=click.IntRange(1), default=600, show_default=True, help="Seconds to wait.")
 @url_option
 @json_option
-@speaks_plainly
+@handle_errors
 def switch(
     mode: str, force: bool, pin: bool, model: str | None, timeout: int, url: str | None, as_json: bool
 ) -> None:
@@ -99,7 +99,7 @@ def switch(
 @gpu.command(short_help="Hold image mode.")
 @url_option
 @json_option
-@speaks_plainly
+@handle_errors
 def pin(url: str | None, as_json: bool) -> None:
     """Hold image mode against idle restore and LLM requests."""
     _print(Server(url).call("POST", "/api/comfyui/pin", {"pinned": True}), as_json, lambda _: ["pinned"])
@@ -108,7 +108,7 @@ def pin(url: str | None, as_json: bool) -> None:
 @gpu.command(short_help="Let image mode go.")
 @url_option
 @json_option
-@speaks_plainly
+@handle_errors
 def unpin(url: str | None, as_json: bool) -> None:
     """Let image mode go again."""
     _print(Server(url).call("POST", "/api/comfyui/pin", {"pinned": False}), as_json, lambda _: ["not pinned"])
@@ -129,7 +129,7 @@ def _follow(server: Server, mode: str, timeout: int, *, quiet: bool) -> None:
             said = switchover["phase"]
             click.echo(f"{said} …", err=True)
         if time.monotonic() > give_up:
-            raise ServerAway(f"The switch to {mode} was not done within {timeout} s; it goes on.")
+            raise ServerUnreachable(f"The switch to {mode} was not done within {timeout} s; it goes on.")
         time.sleep(_LOOK_S)
     if switchover["error"]:
         raise error_of(switchover["error_code"], switchover["error"])

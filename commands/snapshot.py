@@ -10,11 +10,11 @@ from typing import Any
 
 import click
 
-from commands.house import engine_at, rooms, speaks_plainly, write_file
+from commands.context import engine_at, handle_errors, services, write_file
 from compiler import SourcePaths
 from compiler.signatures import learn
 from errors import CatalogueInvalid, InvalidValue, NodesMissing
-from yaml_text import read_yaml
+from schemas.yaml_document import read_yaml
 
 _CLASS_TYPE = re.compile(r'"class_type"\s*:\s*"([^"]+)"')
 
@@ -29,14 +29,14 @@ _CLASS_TYPE = re.compile(r'"class_type"\s*:\s*"([^"]+)"')
     help="Also learn this node class; may be given several times.",
 )
 @click.option("--version", help="ComfyUI's version, when SOURCE is a file.")
-@speaks_plainly
+@handle_errors
 def snapshot_nodes(source: str, nodes: tuple[str, ...], version: str | None) -> None:
     """Merge what SOURCE says of the nodes that the templates use into schemas/nodes.json.
 
     SOURCE is the URL of a running ComfyUI, or a file with the answer of its /object_info. Run it once for each
     version that is to be served: inputs and choices that not all have are marked with those that have them.
     """
-    paths = rooms().source_paths
+    paths = services().source_paths
     target = paths.schemas / "nodes.json"
     known = json.loads(target.read_text("utf-8"))
     asked = {*nodes, *used_classes(paths)}
@@ -87,8 +87,8 @@ def _read(source: str, version: str | None, wanted: set[str]) -> tuple[dict[str,
         raise InvalidValue("Say with --version which ComfyUI the file is from.", param="version")
     try:
         object_info = json.loads(Path(source).read_text("utf-8"))
-    except (OSError, ValueError) as fault:
-        raise CatalogueInvalid(f"{source} is no answer of /object_info: {fault}") from fault
+    except (OSError, ValueError) as error:
+        raise CatalogueInvalid(f"{source} is no answer of /object_info: {error}") from error
     return {name: entry for name, entry in object_info.items() if name in wanted}, version
 
 

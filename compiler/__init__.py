@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from compiler.catalogue import Catalogue, Model
 from compiler.catalogue_file import parse_catalogue
-from compiler.check import check, find_faults
+from compiler.check import check, find_errors
 from compiler.fit import fit
 from compiler.resolve import resolve
 from compiler.signatures import parse_object_info
+from compiler.size import Size
 from compiler.sources import SourcePaths, Sources, read_sources
-from compiler.values import MAX_SEED, Compiled, Graph, ImageRequest, LoraChoice, Plan, Size, Source, Task
+from compiler.values import MAX_SEED, Compiled, Graph, ImageRequest, LoraChoice, Plan, Source, Task
 from errors import CatalogueInvalid, EaselError, TemplateInvalid
 
 __all__ = [
@@ -32,7 +33,7 @@ __all__ = [
     "Sources",
     "Task",
     "compile_workflow",
-    "find_faults",
+    "find_errors",
     "fit",
     "load_catalogue",
     "parse_object_info",
@@ -63,14 +64,14 @@ def load_catalogue(sources: Sources) -> Catalogue:
     Raises CatalogueInvalid with every fault found.
     """
     catalogue = parse_catalogue(sources)
-    faults = [
-        f"{sources.catalogue_name}: models.{model.id} ({task}): {fault}"
+    errors = [
+        f"{sources.catalogue_name}: models.{model.id} ({task}): {error}"
         for model in catalogue.models.values()
         for task in model.workflows
-        if (fault := _fault_of(model, task, catalogue)) is not None
+        if (error := _error_of(model, task, catalogue)) is not None
     ]
-    if faults:
-        raise CatalogueInvalid("\n".join(faults), faults=faults)
+    if errors:
+        raise CatalogueInvalid("\n".join(errors), errors=errors)
     return catalogue
 
 
@@ -79,7 +80,7 @@ _TRIAL_PROMPT = '"{{ 7*7 }}",}\n\\'
 _TRIAL_IMAGE, _TRIAL_MASK = "easel/image.png [temp]", "easel/mask.png [temp]"
 
 
-def _fault_of(model: Model, task: Task, catalogue: Catalogue) -> EaselError | None:
+def _error_of(model: Model, task: Task, catalogue: Catalogue) -> EaselError | None:
     """What is wrong with the graph of `task`, tried with all that its template must not lose."""
     loras = list(catalogue.loras_for(model).values())[:1]
     mask = _TRIAL_MASK if task == "inpaint" else None
@@ -94,8 +95,8 @@ def _fault_of(model: Model, task: Task, catalogue: Catalogue) -> EaselError | No
     )
     try:
         (graph,) = compile_workflow(request, catalogue).graphs
-    except EaselError as fault:
-        return fault
+    except EaselError as error:
+        return error
     texts = {
         value for node in graph.nodes.values() for value in node["inputs"].values() if isinstance(value, str)
     }

@@ -11,7 +11,8 @@ from jsonschema import Draft202012Validator
 
 from compiler.render import TemplateRenderer
 from compiler.signatures import Signatures
-from compiler.values import TASKS, Size, Task
+from compiler.size import Size, SizeRule
+from compiler.values import TASKS, Task
 from errors import ModelNotCurated
 
 DEFAULT_LIMIT_N = 10
@@ -45,19 +46,7 @@ class Licence:
 
 
 @dataclass(frozen=True)
-class SizeRule:
-    """Which sizes a model draws."""
-
-    default: Size
-    multiple_of: int
-    min: Size
-    max: Size
-    max_pixels: int | None = None
-    suggested: tuple[Size, ...] = ()
-
-
-@dataclass(frozen=True)
-class NamedChoice:
+class ValueMapping:
     """Another server's name for a value: ComfyUI's name (None: the model's default), and whether it is the same."""
 
     name: str | None
@@ -66,7 +55,7 @@ class NamedChoice:
 
 
 @dataclass(frozen=True)
-class Special:
+class ConditionalSchema:
     """Other limits, or another default, for an input while the task or other inputs have certain values."""
 
     conditions: Mapping[str, tuple[Any, ...]]
@@ -84,7 +73,7 @@ class Input:
     schema: Mapping[str, Any]
     unused_when: Mapping[str, Any] = field(default_factory=dict)
     tasks: tuple[str, ...] = TASKS
-    specials: tuple[Special, ...] = ()
+    specials: tuple[ConditionalSchema, ...] = ()
     takes_more: bool = False
     """A number above the maximum means the maximum, and is listed, instead of being refused."""
 
@@ -175,7 +164,7 @@ class Catalogue:
     workflows: Mapping[str, Workflow]
     default_model: str
     signatures: Signatures
-    sampling_names: Mapping[str, Mapping[str, NamedChoice]]
+    sampling_names: Mapping[str, Mapping[str, ValueMapping]]
     """input -> other servers' name in lower case -> choice"""
     renderer: TemplateRenderer
     loras: Mapping[str, Lora] = field(default_factory=dict)
@@ -223,14 +212,3 @@ class Catalogue:
         for file in (*of_models, *(lora.file for lora in self.loras.values())):
             folders.setdefault(file.folder, set()).add(file.name)
         return {folder: sorted(names) for folder, names in sorted(folders.items())}
-
-
-def size_fault(size: Size, rule: SizeRule) -> str | None:
-    """Why `size` is outside the rule's limits (multiples aside), or None."""
-    if size.width < rule.min.width or size.height < rule.min.height:
-        return f"{size} is smaller than {rule.min}"
-    if size.width > rule.max.width or size.height > rule.max.height:
-        return f"{size} is larger than {rule.max}"
-    if rule.max_pixels is not None and size.pixels > rule.max_pixels:
-        return f"{size} has more than {rule.max_pixels} pixels"
-    return None

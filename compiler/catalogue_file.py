@@ -8,29 +8,28 @@ from collections.abc import Mapping
 from typing import Any
 
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
 
 from compiler.catalogue import (
     DEFAULT_LIMIT_BATCH,
     DEFAULT_LIMIT_N,
     Catalogue,
+    ConditionalSchema,
     File,
     Input,
     Licence,
     Lora,
     Model,
-    NamedChoice,
-    SizeRule,
-    Special,
+    ValueMapping,
     Workflow,
 )
-from compiler.catalogue_faults import Fault, choices_of, contradictions, lora_faults
+from compiler.catalogue_checks import choices_of, contradictions, lora_errors
 from compiler.render import TemplateRenderer
 from compiler.signatures import Signatures, parse_signatures
+from compiler.size import Size, SizeRule
 from compiler.sources import TEMPLATE_SUFFIX, Sources
-from compiler.values import TASKS, Size
+from compiler.values import TASKS
 from errors import CatalogueInvalid
-from yaml_text import line_of, read_yaml
+from schemas import LocatedError, line_of, located_errors, read_yaml
 
 
 def parse_catalogue(sources: Sources) -> Catalogue:
@@ -43,12 +42,12 @@ def parse_catalogue(sources: Sources) -> Catalogue:
     workflows = {name: _workflow(name, entry, signatures) for name, entry in document["workflows"].items()}
     models = {name: _model(name, entry, workflows) for name, entry in document["models"].items()}
     loras = {name: _lora(name, entry) for name, entry in document.get("loras", {}).items()}
-    faults = [
+    errors = [
         *contradictions(document, workflows, models, sources, signatures),
-        *lora_faults(loras, models),
+        *lora_errors(loras, models),
     ]
-    if faults:
-        raise _invalid(sources, faults)
+    if errors:
+        raise _invalid(sources, errors)
     return Catalogue(
         models=models,
         workflows=workflows,
@@ -61,43 +60,29 @@ def parse_catalogue(sources: Sources) -> Catalogue:
 
 
 MOST_FAULTS = 20
-_LONGEST_WORDS = 300
-"""A fault repeats what was given, which may be a whole section of the file."""
 
 
-def _invalid(sources: Sources, faults: list[Fault]) -> CatalogueInvalid:
-    more = len(faults) - MOST_FAULTS
+def _invalid(sources: Sources, errors: list[LocatedError]) -> CatalogueInvalid:
+    more = len(errors) - MOST_FAULTS
     lines = [
         f"{sources.catalogue_name}:{line_of(sources.catalogue, path)}: {'.'.join(map(str, path)) or 'document'}: {text}"
-        for path, text in faults[:MOST_FAULTS]
+        for path, text in errors[:MOST_FAULTS]
     ]
     if more > 0:
         lines.append(f"and {more} more")
-    return CatalogueInvalid("\n".join(lines), faults=lines)
+    return CatalogueInvalid("\n".join(lines), errors=lines)
 
 
 def _checked_document(sources: Sources) -> Any:
     try:
         document = read_yaml(sources.catalogue)
-    except ValueError as fault:
-        raise CatalogueInvalid(f"{sources.catalogue_name}:{fault}") from fault
+    except ValueError as error:
+        raise CatalogueInvalid(f"{sources.catalogue_name}:{error}") from error
     validator = Draft202012Validator(json.loads(sources.catalogue_schema))
-    found = sorted(validator.iter_errors(document), key=lambda error: list(map(str, error.path)))
-    if found:
-        raise _invalid(
-            sources, [(tuple(error.absolute_path), _in_words(error)[:_LONGEST_WORDS]) for error in found]
-        )
+    errors = list(located_errors(validator, document))
+    if errors:
+        raise _invalid(sources, errors)
     return document
-
-
-def _in_words(error: ValidationError) -> str:
-    if error.validator == "oneOf" and error.context:
-        return "; or ".join(inner.message for inner in error.context)
-    if error.validator == "pattern" and isinstance(error.schema, Mapping) and "description" in error.schema:
-        return f"{error.instance!r} is not allowed: {error.schema['description']}"
-    if error.validator == "not":
-        return f"{error.instance!r} is not allowed here"
-    return str(error.message)
 
 
 # --- entries -> values ----------------------------------------------------------------------------
@@ -128,11 +113,11 @@ def _input(entry: Mapping[str, Any], signatures: Signatures) -> Input:
     )
 
 
-def _special(entry: Mapping[str, Any]) -> Special:
+def _special(entry: Mapping[str, Any]) -> ConditionalSchema:
     conditions = {
         name: tuple(values) if isinstance(values, list) else (values,) for name, values in entry["if"].items()
     }
-    return Special(conditions, entry["then"])
+    return ConditionalSchema(conditions, entry["then"])
 
 
 def _model(name: str, entry: Mapping[str, Any], workflows: Mapping[str, Workflow]) -> Model:
@@ -181,10 +166,10 @@ def _size_rule(entry: Mapping[str, Any]) -> SizeRule:
     )
 
 
-def _sampling_names(text: str) -> dict[str, dict[str, NamedChoice]]:
+def _sampling_names(text: str) -> dict[str, dict[str, ValueMapping]]:
     return {
         kind: {
-            name.casefold(): NamedChoice(entry["is"], entry.get("exact", True), entry.get("why", ""))
+            name.casefold(): ValueMapping(entry["is"], entry.get("exact", True), entry.get("why", ""))
             for name, entry in names.items()
         }
         for kind, names in read_yaml(text).items()

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from compiler.signatures import InputSignature, NodeSignature, Signatures
-from errors import GraphInvalid
+from errors import GraphInvalid, shorten
 
 # Types whose values are written in the graph itself; every other type can only come through a link.
 PLAIN_TYPES: Mapping[str, tuple[type, ...]] = {
@@ -23,7 +23,7 @@ PLAIN_TYPES: Mapping[str, tuple[type, ...]] = {
 
 
 @dataclass(frozen=True)
-class GraphFault:
+class GraphError:
     """One thing that is wrong, and where. `given` and `allowed` are short texts."""
 
     template: str
@@ -40,40 +40,36 @@ class GraphFault:
 
 def check(nodes: Mapping[str, Any], signatures: Signatures, template: str) -> None:
     """Raises GraphInvalid with every fault of the graph."""
-    faults = list(find_faults(nodes, signatures, template))
-    if faults:
-        raise GraphInvalid("\n".join(map(str, faults)), faults=[asdict(fault) for fault in faults])
+    errors = list(find_errors(nodes, signatures, template))
+    if errors:
+        raise GraphInvalid("\n".join(map(str, errors)), errors=[asdict(error) for error in errors])
 
 
-def find_faults(nodes: Mapping[str, Any], signatures: Signatures, template: str) -> Iterator[GraphFault]:
+def find_errors(nodes: Mapping[str, Any], signatures: Signatures, template: str) -> Iterator[GraphError]:
     """Every fault of the graph; the shape of nodes first, then their inputs, then the whole."""
     say = _Reporter(template)
     sound = True
     for node_id, node in nodes.items():
-        for fault in _shape_faults(node_id, node, signatures, say):
+        for error in _shape_errors(node_id, node, signatures, say):
             sound = False
-            yield fault
+            yield error
     if not sound:
         return
     for node_id, node in nodes.items():
-        yield from _input_faults(node_id, node, nodes, signatures, say)
-    yield from _whole_faults(nodes, signatures, say)
+        yield from _input_errors(node_id, node, nodes, signatures, say)
+    yield from _whole_errors(nodes, signatures, say)
 
 
 @dataclass(frozen=True)
 class _Reporter:
     template: str
 
-    def __call__(self, node: str, name: str | None, given: Any, allowed: str, message: str) -> GraphFault:
+    def __call__(self, node: str, name: str | None, given: Any, allowed: str, message: str) -> GraphError:
         text = given if isinstance(given, str) else repr(given)
-        return GraphFault(self.template, node, name, _short(text), allowed, message)
+        return GraphError(self.template, node, name, shorten(text, 120), allowed, message)
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 120 else text[:117] + "…"
-
-
-def _shape_faults(node_id: str, node: Any, signatures: Signatures, say: _Reporter) -> Iterator[GraphFault]:
+def _shape_errors(node_id: str, node: Any, signatures: Signatures, say: _Reporter) -> Iterator[GraphError]:
     if not isinstance(node, dict) or not isinstance(node.get("class_type"), str):
         yield say(node_id, None, node, '{"class_type": …, "inputs": {…}}', "not a node")
         return
@@ -94,9 +90,9 @@ def _shape_faults(node_id: str, node: Any, signatures: Signatures, say: _Reporte
 # --- inputs ---------------------------------------------------------------------------------------
 
 
-def _input_faults(
+def _input_errors(
     node_id: str, node: Mapping[str, Any], nodes: Mapping[str, Any], signatures: Signatures, say: _Reporter
-) -> Iterator[GraphFault]:
+) -> Iterator[GraphError]:
     signature = signatures[node["class_type"]]
     for name, known in signature.inputs.items():
         if name not in node["inputs"] and known.required and not known.only_in:
@@ -106,12 +102,12 @@ def _input_faults(
         if known_input is None:
             yield say(node_id, name, value, ", ".join(signature.inputs), "the node has no such input")
         elif isinstance(value, list):
-            yield from _link_faults(node_id, name, value, known_input, nodes, signatures, say)
+            yield from _link_errors(node_id, name, value, known_input, nodes, signatures, say)
         else:
-            yield from _value_faults(node_id, name, value, known_input, say)
+            yield from _value_errors(node_id, name, value, known_input, say)
 
 
-def _link_faults(
+def _link_errors(
     node_id: str,
     name: str,
     link: list[Any],
@@ -119,7 +115,7 @@ def _link_faults(
     nodes: Mapping[str, Any],
     signatures: Signatures,
     say: _Reporter,
-) -> Iterator[GraphFault]:
+) -> Iterator[GraphError]:
     if len(link) != 2 or not isinstance(link[0], str) or type(link[1]) is not int:
         yield say(node_id, name, link, "[node id, output index]", "not a link")
         return
@@ -144,9 +140,9 @@ def _fits(output: str, wanted: str) -> bool:
     return bool(set(output.split(",")) & set(wanted.split(",")))
 
 
-def _value_faults(
+def _value_errors(
     node_id: str, name: str, value: Any, known: InputSignature, say: _Reporter
-) -> Iterator[GraphFault]:
+) -> Iterator[GraphError]:
     kinds = PLAIN_TYPES.get(known.type)
     if kinds is None:
         if not known.type.startswith("COMFY_") and known.type != "*":
@@ -185,7 +181,7 @@ def _describe(known: InputSignature) -> str:
 # --- the whole ------------------------------------------------------------------------------------
 
 
-def _whole_faults(nodes: Mapping[str, Any], signatures: Signatures, say: _Reporter) -> Iterator[GraphFault]:
+def _whole_errors(nodes: Mapping[str, Any], signatures: Signatures, say: _Reporter) -> Iterator[GraphError]:
     outputs = [node_id for node_id, node in nodes.items() if _signature(node, signatures).output_node]
     if not outputs:
         yield say("", None, ", ".join(nodes) or "no nodes", "a node such as SaveImage", "no output node")

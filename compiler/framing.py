@@ -7,8 +7,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from compiler.catalogue import Catalogue, Model, SizeRule, size_fault
-from compiler.values import ImageRequest, Note, Origin, Size
+from compiler.catalogue import Catalogue, Model
+from compiler.size import Size, SizeRule, round_size, size_error
+from compiler.values import ImageRequest, Note, Origin
 from errors import SizeNotAllowed
 
 
@@ -29,7 +30,7 @@ def frame_of(request: ImageRequest, model: Model, catalogue: Catalogue) -> Frame
     if request.size is not None:
         return _asked(request.size, model)
     preferred = catalogue.default_size
-    if preferred is not None and size_fault(preferred, model.size) is None:
+    if preferred is not None and size_error(preferred, model.size) is None:
         return _whole(round_size(preferred, model.size), "setting")
     return _whole(model.size.default, "model")
 
@@ -48,10 +49,10 @@ def _asked(size: Size, model: Model) -> Frame:
 
 
 def _check(size: Size, model: Model) -> None:
-    fault = size_fault(size, model.size)
-    if fault:
+    error = size_error(size, model.size)
+    if error:
         raise SizeNotAllowed(
-            f"{fault}, the limit of {model.id}.", param="size", size=str(size), **_limits(model.size)
+            f"{error}, the limit of {model.id}.", param="size", size=str(size), **_limits(model.size)
         )
 
 
@@ -78,7 +79,7 @@ def _frame_of_image(request: ImageRequest, own: Size, model: Model) -> Frame:
         _check(own, model)
     rule = model.size
     canvas = Size(_up(own.width, rule.multiple_of), _up(own.height, rule.multiple_of))
-    if size_fault(own, rule) is None and size_fault(canvas, rule) is None:
+    if size_error(own, rule) is None and size_error(canvas, rule) is None:
         return Frame(own, canvas, "image" if request.size is None else "request")
     fitted = _fitted(own, model)
     why = f"{model.id} draws {rule.min} to {rule.max}"
@@ -101,32 +102,10 @@ def _fitted(own: Size, model: Model) -> Size:
         _between(rule.min.width, round(own.width * scale), rule.max.width),
         _between(rule.min.height, round(own.height * scale), rule.max.height),
     )
-    if size_fault(near, rule) is not None:
+    if size_error(near, rule) is not None:
         return rule.default
     return round_size(near, rule)
 
 
 def _between(low: int, value: int, high: int) -> int:
     return max(low, min(value, high))
-
-
-# --- multiples -------------------------------------------------------------------------------------
-
-
-def round_size(size: Size, rule: SizeRule) -> Size:
-    """The size nearest to `size` whose sides are multiples that the rule wants, without leaving its limits."""
-    nearest = Size(
-        _nearest(size.width, rule.multiple_of, rule.min.width, rule.max.width),
-        _nearest(size.height, rule.multiple_of, rule.min.height, rule.max.height),
-    )
-    if size_fault(nearest, rule) is None:
-        return nearest
-    step = rule.multiple_of
-    return Size(size.width // step * step, size.height // step * step)
-
-
-def _nearest(side: int, step: int, low: int, high: int) -> int:
-    rounded = (side + step // 2) // step * step
-    if rounded > high:
-        rounded -= step
-    return rounded if rounded >= low else rounded + step

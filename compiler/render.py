@@ -39,8 +39,8 @@ class TemplateRenderer:
         """The nodes that `template` makes of `values`. Raises TemplateInvalid."""
         try:
             text = self._template(template).render(values)
-        except (TemplateError, TypeError, ValueError, ArithmeticError, RecursionError, MemoryError) as fault:
-            raise TemplateInvalid(_where(template, fault), template=template) from fault
+        except (TemplateError, TypeError, ValueError, ArithmeticError, RecursionError, MemoryError) as error:
+            raise TemplateInvalid(_where(template, error), template=template) from error
         return _merge_objects(text, template)
 
     def _template(self, name: str) -> Template:
@@ -55,12 +55,12 @@ def _as_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def _where(template: str, fault: Exception) -> str:
-    if isinstance(fault, TemplateNotFound):
-        return f"{template}: there is no template {fault.name!r}"
-    line = getattr(fault, "lineno", None)
-    name = getattr(fault, "name", None) or template
-    return f"{name}{f':{line}' if line else ''}: {fault}"
+def _where(template: str, error: Exception) -> str:
+    if isinstance(error, TemplateNotFound):
+        return f"{template}: there is no template {error.name!r}"
+    line = getattr(error, "lineno", None)
+    name = getattr(error, "name", None) or template
+    return f"{name}{f':{line}' if line else ''}: {error}"
 
 
 def _merge_objects(text: str, template: str) -> dict[str, Any]:
@@ -70,10 +70,10 @@ def _merge_objects(text: str, template: str) -> dict[str, Any]:
     while position < len(text):
         try:
             part, position = decoder.raw_decode(text, position)
-        except ValueError as fault:
+        except ValueError as error:
             raise TemplateInvalid(
-                f"{template}: not JSON once rendered: {fault}", template=template
-            ) from fault
+                f"{template}: not JSON once rendered: {error}", template=template
+            ) from error
         if not isinstance(part, dict):
             raise TemplateInvalid(
                 f"{template}: renders to {part!r} where an object of nodes is wanted", template=template

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
-
-from jsonschema.exceptions import best_match
 
 from compiler.catalogue import Catalogue, Input, Model, Workflow
 from compiler.framing import Frame, frame_of
 from compiler.values import MAX_SEED, ImageRequest, JobPlan, Note, Plan, PlannedValue, Task
 from errors import InvalidValue, PromptRequired
+from schemas import allowed_values, first_error
+from schemas.explain import given_value
 
 MAX_PROMPT_LENGTH = 32_000
 """characters, as OpenAI's newest image models"""
@@ -91,11 +90,11 @@ def _check_prompt(request: ImageRequest) -> None:
 def _check_text(name: str, text: str) -> None:
     try:
         text.encode("utf-8")
-    except UnicodeEncodeError as fault:
+    except UnicodeEncodeError as error:
         raise InvalidValue(
-            f"`{name}` holds half of a surrogate pair at position {fault.start}, which is not text.",
+            f"`{name}` holds half of a surrogate pair at position {error.start}, which is not text.",
             param=name,
-        ) from fault
+        ) from error
 
 
 # --- inputs ---------------------------------------------------------------------------------------
@@ -196,7 +195,7 @@ def _loras(request: ImageRequest, model: Model, catalogue: Catalogue) -> list[di
         if lora is None:
             listed = ", ".join(there) or "none"
             raise InvalidValue(
-                f"`lora`: {model.id} has no LoRA {_short(asked.name)}; there is {listed}.",
+                f"`lora`: {model.id} has no LoRA {given_value(asked.name)}; there is {listed}.",
                 param="lora",
                 given=asked.name,
                 allowed=list(there),
@@ -219,40 +218,20 @@ def _by_another_name(name: str, given: Any, rule: Input, catalogue: Catalogue) -
 
 def checked_value(name: str, value: Any, rule: Input) -> Any:
     """`value` if the input's schema allows it, a whole number as int. Raises InvalidValue naming what is allowed."""
-    fault = best_match(rule.validator.iter_errors(value))
-    if fault is not None or (isinstance(value, float) and not math.isfinite(value)):
-        allowed = _allowed(rule)
+    error = first_error(rule.validator, value)
+    if error is not None or (isinstance(value, float) and not math.isfinite(value)):
+        allowed = allowed_values(rule.schema)
         raise InvalidValue(
-            f"`{name}` is {_short(value)}; allowed is {allowed}.", param=name, given=value, allowed=allowed
+            f"`{name}` is {given_value(value)}; allowed is {allowed}.",
+            param=name,
+            given=value,
+            allowed=allowed,
         )
     if isinstance(value, str):
         _check_text(name, value)
     if rule.schema["type"] == "integer":
         return int(value)
     return float(value) if rule.schema["type"] == "number" else value
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 80 else text[:77] + "…"
-
-
-def _allowed(rule: Input) -> str:
-    schema = rule.schema
-    if "enum" in schema:
-        return "one of " + ", ".join(map(str, schema["enum"]))
-    kind = {"integer": "a whole number", "number": "a number", "string": "a text", "boolean": "true or false"}
-    low, high = schema.get("minimum"), schema.get("maximum")
-    if low is not None and low == high:
-        return f"only {low}"
-    words = [kind[schema["type"]]]
-    if low is not None:
-        words.append(f"from {low}")
-    if high is not None:
-        words.append(f"up to {high}")
-    if "maxLength" in schema:
-        words.append(f"of at most {schema['maxLength']} characters")
-    return " ".join(words)
 
 
 def _unused(request: ImageRequest, planned: Mapping[str, PlannedValue], workflow: Workflow) -> Iterator[Note]:
@@ -274,11 +253,13 @@ def _unused(request: ImageRequest, planned: Mapping[str, PlannedValue], workflow
 def _jobs(request: ImageRequest, model: Model) -> tuple[JobPlan, ...]:
     if isinstance(request.n, bool) or not 1 <= request.n <= model.limit_n:
         raise InvalidValue(
-            f"`n` is {_short(request.n)}; {model.id} makes 1 to {model.limit_n} pictures for a request.",
+            f"`n` is {given_value(request.n)}; {model.id} makes 1 to {model.limit_n} pictures for a request.",
             param="n",
         )
     if isinstance(request.seed, bool) or not 0 <= request.seed <= MAX_SEED:
-        raise InvalidValue(f"`seed` is {_short(request.seed)}; allowed is 0 to {MAX_SEED}.", param="seed")
+        raise InvalidValue(
+            f"`seed` is {given_value(request.seed)}; allowed is 0 to {MAX_SEED}.", param="seed"
+        )
     # Each job's seed is the request's plus the index of its first picture, so no two jobs draw the same.
     return tuple(
         JobPlan((request.seed + first) % (MAX_SEED + 1), min(model.limit_batch, request.n - first))

@@ -71,7 +71,7 @@ def _read(path: Path) -> str:
         if not stat.S_ISREG(path.stat().st_mode):
             raise CatalogueInvalid(f"{path.name} is not a file")
         return path.read_text("utf-8")
-    except OSError as fault:
-        raise CatalogueInvalid(f"{path.name} cannot be read: {fault.strerror}") from fault
-    except UnicodeDecodeError as fault:
-        raise CatalogueInvalid(f"{path.name} is not UTF-8 at byte {fault.start}") from fault
+    except OSError as error:
+        raise CatalogueInvalid(f"{path.name} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise CatalogueInvalid(f"{path.name} is not UTF-8 at byte {error.start}") from error

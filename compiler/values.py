@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
+
+from compiler.size import Size
 
 MAX_SEED = 2**64 - 1
 """The largest seed that ComfyUI's samplers take."""
@@ -15,31 +16,6 @@ Origin = Literal["request", "drawn", "image", "preset", "setting", "model", "wor
 Task = Literal["generate", "edit", "inpaint", "vary"]
 """Draw from nothing; redraw an image by a prompt; redraw what a mask leaves open; redraw an image without a prompt."""
 TASKS: tuple[Task, ...] = get_args(Task)
-
-
-@dataclass(frozen=True, order=True)
-class Size:
-    """Width and height of a picture in pixels."""
-
-    width: int
-    height: int
-
-    _FORM = re.compile(r"\s*(\d{1,5})\s*[xX×]\s*(\d{1,5})\s*", re.ASCII)
-
-    @classmethod
-    def parse(cls, text: str) -> Size:
-        """`"1024x768"` as a size. Raises ValueError for anything else."""
-        match = cls._FORM.fullmatch(text)
-        if match is None:
-            raise ValueError(f"{text!r} is not WIDTHxHEIGHT, for example 1024x1024")
-        return cls(int(match[1]), int(match[2]))
-
-    @property
-    def pixels(self) -> int:
-        return self.width * self.height
-
-    def __str__(self) -> str:
-        return f"{self.width}x{self.height}"
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,17 @@
 """The engine room: speaks ComfyUI's HTTP and WebSocket, and knows how a job ends."""
 
-from engine.choice import EngineChoice
 from engine.client import Engine, upload_name
-from engine.host import Host
-from engine.tenancy import EngineTenant
+from engine.gpu_tenant import EngineTenant
+from engine.process import EngineProcess
+from engine.selection import EngineSelector
 from engine.values import EngineStats, Outcome, Picture, Preview, Progress, QueueState
 
 __all__ = [
     "Engine",
-    "EngineChoice",
+    "EngineProcess",
+    "EngineSelector",
     "EngineStats",
     "EngineTenant",
-    "Host",
     "Outcome",
     "Picture",
     "Preview",

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from queue import SimpleQueue
 from typing import Any
 
-from engine.follow import TAKE_BACK_S, Errand, take_back
+from engine.http import ComfyuiHttp
 from engine.job import Job
-from engine.listener import Inbox, Listener, Recall
-from engine.routes import Routes
+from engine.job_runner import TAKE_BACK_S, JobRunner, take_back
+from engine.listener import CancelSignal, Inbox, Listener
 from engine.values import EngineStats, Outcome, Preview, Progress, QueueState
 from engine.watchdog import Limits
 from errors import EaselError, EngineError, RequestCancelled
@@ -69,7 +69,7 @@ class Engine:
         _engines.add(self)
 
     def _start_afresh(self) -> None:
-        self._routes = Routes(self.url, connect_timeout_s=self._connect_timeout_s)
+        self._routes = ComfyuiHttp(self.url, connect_timeout_s=self._connect_timeout_s)
         self._inboxes: dict[str, Inbox] = {}
         self._signatures: dict[str, Any] = {}
         self._stuck: set[str] = set()
@@ -109,7 +109,7 @@ class Engine:
         self._inboxes[prompt_id] = inbox
         try:
             with self._listener.listening(prompt_id, inbox) as client_id:
-                errand = Errand(
+                errand = JobRunner(
                     self._routes,
                     Job(prompt_id, graph, watch, self._clock),
                     inbox,
@@ -128,7 +128,7 @@ class Engine:
         """Take a job back, of this process (its `run` raises RequestCancelled) or of another. Never raises."""
         inbox = self._inboxes.get(prompt_id)
         if inbox is not None:
-            inbox.put(Recall(RequestCancelled("The job was cancelled.", prompt_id=prompt_id)))
+            inbox.put(CancelSignal(RequestCancelled("The job was cancelled.", prompt_id=prompt_id)))
         else:
             take_back(self._routes, prompt_id, SimpleQueue(), TAKE_BACK_S)
 
@@ -150,7 +150,7 @@ class Engine:
     def cancel_all(self, reason: EaselError) -> None:
         """Make every `run` of this process take its job back and raise the reason. Returns at once."""
         for inbox in list(self._inboxes.values()):
-            inbox.put(Recall(reason))
+            inbox.put(CancelSignal(reason))
 
     def free(self) -> None:
         """Make the engine let go of its models; returns when memory no longer comes free, 15 s at the most.
@@ -210,8 +210,8 @@ class Engine:
         for name in names:
             try:
                 self._routes.upload(_NOTHING, name, _SUBFOLDER, timeout_s=_FORGET_S)
-            except EngineError as fault:
-                log.warning("uploaded images stay in the engine until it starts again: %s", fault)
+            except EngineError as error:
+                log.warning("uploaded images stay in the engine until it starts again: %s", error)
                 return
 
     def close(self) -> None:

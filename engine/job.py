@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from engine.faults import Graph, node_failure
+from engine.errors import Graph, node_failure
 from engine.messages import Event, Frame
 from engine.values import Picture, Preview, Progress
 from errors import JobInterrupted, NodeFailed
 
-Watch = Callable[[Progress | Preview], None]
+ProgressCallback = Callable[[Progress | Preview], None]
 File = Mapping[str, str]
 
 _MIMES = {
@@ -34,7 +34,9 @@ class Job:
     `succeeded` and `ended` tell the state; `started_at` is on the caller's clock.
     """
 
-    def __init__(self, prompt_id: str, graph: Graph, watch: Watch, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, prompt_id: str, graph: Graph, watch: ProgressCallback, clock: Callable[[], float]
+    ) -> None:
         self.prompt_id = prompt_id
         self.started_at: float | None = None
         self.succeeded = False

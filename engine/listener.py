@@ -32,13 +32,13 @@ class SocketLost:
 
 
 @dataclass(frozen=True)
-class Recall:
+class CancelSignal:
     """Somebody in this process wants the job taken back, for this reason."""
 
     reason: EaselError
 
 
-Item = Event | Frame | SocketLost | Recall
+Item = Event | Frame | SocketLost | CancelSignal
 Inbox = SimpleQueue[Item]
 
 

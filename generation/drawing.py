@@ -12,12 +12,13 @@ from compiler import Catalogue, Compiled, Graph, Plan, Size
 from engine import Engine, Outcome, Preview, Progress
 from errors import EngineRejected, JobTimedOut, NoPictures
 from generation.fitting import Fitting
-from generation.values import MIME, Finish, Image, MetadataPolicy, Timings, Watch
-from image_store import ImageStore, apply_policy, encode, png_size
+from generation.values import MIME, Image, MetadataPolicy, OutputOptions, ProgressCallback, Timings
+from image_store import ImageStore
+from pictures import apply_policy, encode, png_size
 
 
 @dataclass(frozen=True)
-class Means:
+class Deps:
     """What every drawing of a process uses."""
 
     arbiter: Arbiter
@@ -32,7 +33,7 @@ class Drawing:
 
     def __init__(
         self,
-        means: Means,
+        means: Deps,
         compiled: Compiled,
         catalogue: Catalogue,
         engine: Engine,
@@ -45,7 +46,7 @@ class Drawing:
     ) -> None:
         self.plan = compiled.plan
         self.checkpoint = catalogue.models[compiled.plan.model].checkpoint
-        self._means, self._engine, self._catalogue = means, engine, catalogue
+        self._deps, self._engine, self._catalogue = means, engine, catalogue
         self._compiled, self._graphs, self._uploads = compiled, graphs, uploads
         self._uploaded: set[str] = set()
         self._began, self._compiled_at, self._deadline = began, compiled_at, deadline
@@ -58,14 +59,14 @@ class Drawing:
 
     def timings(self) -> Timings:
         """Of the jobs that have ended."""
-        total_s = self._means.clock() - self._began
+        total_s = self._deps.clock() - self._began
         return Timings(total_s=total_s, compile_s=self._compiled_at - self._began, **self._spent)
 
     def images(
         self,
-        finish: Finish,
+        finish: OutputOptions,
         *,
-        watch: Watch = lambda event: None,
+        watch: ProgressCallback = lambda event: None,
         cancelled: Callable[[], bool] = lambda: False,
         previews: bool = False,
     ) -> Iterator[Image]:
@@ -80,15 +81,17 @@ class Drawing:
                 yield from self._finished(graph, outcome, finish)
         except EngineRejected:
             # A file that went since we last looked: fresh eyes name it in the model's own terms.
-            self._means.fitting.graphs_afresh(self._compiled, self._catalogue, self._engine)
+            self._deps.fitting.graphs_afresh(self._compiled, self._catalogue, self._engine)
             raise
         finally:
             self._engine.forget(self._uploaded)
 
-    def _job(self, index: int, watch: Watch, cancelled: Callable[[], bool], previews: bool) -> Outcome:
+    def _job(
+        self, index: int, watch: ProgressCallback, cancelled: Callable[[], bool], previews: bool
+    ) -> Outcome:
         """Run one job while the GPU is ours; the lease names it, so that it is taken back should we die."""
         prompt_id = str(uuid.uuid4())
-        lease = self._means.arbiter.lease(
+        lease = self._deps.arbiter.lease(
             "generation",
             job=prompt_id,
             timeout_s=self._remaining_s(),
@@ -97,7 +100,7 @@ class Drawing:
         )
         with lease as held:
             if not self._graphs:
-                self._graphs = self._means.fitting.graphs(self._compiled, self._catalogue, self._engine)
+                self._graphs = self._deps.fitting.graphs(self._compiled, self._catalogue, self._engine)
             self._upload()
             outcome = self._engine.run(
                 self._graphs[index],
@@ -124,7 +127,7 @@ class Drawing:
         return int((self._catalogue.models[self.plan.model].min_vram_gb or 0) * 1e9)
 
     def _remaining_s(self) -> float:
-        remaining = self._deadline - self._means.clock()
+        remaining = self._deadline - self._deps.clock()
         if remaining <= 0:
             raise JobTimedOut("The request's time was over before its last job began.")
         return remaining
@@ -135,27 +138,27 @@ class Drawing:
 
     # --- the pictures ------------------------------------------------------------------------------
 
-    def _finished(self, graph: Graph, outcome: Outcome, finish: Finish) -> Iterator[Image]:
+    def _finished(self, graph: Graph, outcome: Outcome, finish: OutputOptions) -> Iterator[Image]:
         if len(outcome.pictures) != graph.job.batch:
             raise NoPictures(
                 f"The job made {len(outcome.pictures)} pictures where {graph.job.batch} were wanted.",
                 prompt_id=outcome.prompt_id,
             )
         for index, picture in enumerate(outcome.pictures):
-            began = self._means.clock()
+            began = self._deps.clock()
             image = self._image(picture.data, index, graph, outcome.prompt_id, finish)
-            self._spend(finish_s=self._means.clock() - began)
+            self._spend(finish_s=self._deps.clock() - began)
             yield image
 
-    def _image(self, png: bytes, index: int, graph: Graph, prompt_id: str, finish: Finish) -> Image:
+    def _image(self, png: bytes, index: int, graph: Graph, prompt_id: str, finish: OutputOptions) -> Image:
         width, height = png_size(png)
-        policy = self._means.metadata
+        policy = self._deps.metadata
         text = parameters_text(self.plan, graph.job.seed) if policy != "none" else None
         if finish.format == "png":
             data = apply_policy(png, policy, parameters=text)
         else:
             data = encode(png, finish.format, finish.quality, text)
-        kept = self._means.store.keep(data, finish.format) if finish.keep else None
+        kept = self._deps.store.keep(data, finish.format) if finish.keep else None
         return Image(
             data=data,
             mime=MIME[finish.format],
@@ -168,7 +171,7 @@ class Drawing:
         )
 
 
-def _shown(lease: Lease, watch: Watch) -> Watch:
+def _shown(lease: Lease, watch: ProgressCallback) -> ProgressCallback:
     """`watch`, and everybody who looks at the status page sees the progress too."""
 
     def show(event: Progress | Preview) -> None:

@@ -11,11 +11,11 @@ from arbiter import Arbiter
 from compiler import Catalogue, Compiled, ImageRequest, compile_workflow
 from engine import Engine
 from errors import EngineUnreachable
-from generation.drawing import Drawing, Means
+from generation.admission import Admission
+from generation.drawing import Deps, Drawing
 from generation.fitting import Fitting
 from generation.uploads import uploads_of, with_source
-from generation.values import Finish, Generation, MetadataPolicy, Pictures, Watch
-from generation.waiting import Waiting
+from generation.values import Generation, MetadataPolicy, OutputOptions, Pictures, ProgressCallback
 from image_store import ImageStore
 
 
@@ -38,19 +38,19 @@ class Generator:
         for whoever gets the GPU finds it started."""
         self.catalogue, self.engine = catalogue, engine
         self._fitting = Fitting()
-        self._means = Means(arbiter, store, self._fitting, metadata, clock)
+        self._deps = Deps(arbiter, store, self._fitting, metadata, clock)
         self._clock = clock
         self._engine_can_start = engine_can_start
-        self.waiting = Waiting(max_waiting, lambda: arbiter.seconds_until("generation"))
+        self.waiting = Admission(max_waiting, lambda: arbiter.seconds_until("generation"))
 
     def generate(
         self,
         request: ImageRequest,
-        finish: Finish,
+        finish: OutputOptions,
         *,
         timeout_s: float,
         pictures: Pictures | None = None,
-        watch: Watch = lambda event: None,
+        watch: ProgressCallback = lambda event: None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Generation:
         """Draw `request`. Raises the errors of the compiler, the arbiter, the engine and the image store.
@@ -76,7 +76,7 @@ class Generator:
         compiled_at = self._clock()
         engine = self.engine()
         return Drawing(
-            self._means,
+            self._deps,
             compiled,
             catalogue,
             engine,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from compiler import ImageRequest
 from errors import EngineUnreachable
 from generation.generator import Generator
-from generation.values import Finish
+from generation.values import OutputOptions
 
 log = logging.getLogger("easel.generation")
 
@@ -43,11 +43,11 @@ def _preloaded(generator: Generator, name: str, timeout_s: float) -> bool:
         request = ImageRequest(
             prompt="warm up", seed=0, id=str(uuid.uuid4()), model=name, size=size, inputs=inputs
         )
-        made = generator.generate(request, Finish(keep=False), timeout_s=timeout_s)
+        made = generator.generate(request, OutputOptions(keep=False), timeout_s=timeout_s)
     except EngineUnreachable:
         return False
-    except Exception as fault:
-        log.warning("could not preload %s: %s", name, fault)
+    except Exception as error:
+        log.warning("could not preload %s: %s", name, error)
         return True
     log.info("preloaded %s in %.1f s", name, made.timings.total_s)
     return True

@@ -7,7 +7,7 @@ from dataclasses import replace
 from compiler import ImageRequest, Plan, Size, Source
 from engine import upload_name
 from generation.values import Pictures
-from input_images import draw_onto, mask_onto
+from pictures import draw_onto, mask_onto
 
 
 def with_source(request: ImageRequest, pictures: Pictures | None) -> ImageRequest:

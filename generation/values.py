@@ -9,17 +9,17 @@ from typing import Literal
 from compiler import Plan, Size
 from engine import Preview, Progress
 from image_store import KeptImage
-from input_images import InputImage
+from pictures import InputImage
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 MetadataPolicy = Literal["none", "parameters", "workflow"]
 MIME: Mapping[str, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
-Watch = Callable[[Progress | Preview], None]
+ProgressCallback = Callable[[Progress | Preview], None]
 
 
 @dataclass(frozen=True)
-class Finish:
+class OutputOptions:
     """How the pictures are to come: their format, and whether they are kept under a name."""
 
     format: OutputFormat = "png"

@@ -11,12 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from atomic_file import write_atomic
 from errors import EaselError, ImageNotFound, StoreFull, StoreUnwritable
 from image_store.names import Extension, image_name, mime_and_etag, temporary_name
-from image_store.picture_metadata import BrokenPicture, apply_policy, encode, png_size
 from image_store.retention import Limits, Retention
 
-__all__ = ["BrokenPicture", "ImageStore", "KeptImage", "StoredImage", "apply_policy", "encode", "png_size"]
+__all__ = ["ImageStore", "KeptImage", "StoredImage"]
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO}
@@ -117,9 +117,6 @@ class ImageStore:
     def _place(self, name: str, data: bytes) -> None:
         try:
             self._write(name, data)
-        except FileNotFoundError:  # the first image, or somebody removed the folder while we run
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._write(name, data)
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
@@ -127,25 +124,15 @@ class ImageStore:
             self._write(name, data)
 
     def _write(self, name: str, data: bytes) -> None:
-        temporary = self.directory / temporary_name()
-        try:
-            _write_whole(temporary, data, self._clock())
-            temporary.rename(self.directory / name)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
-
-
-def _write_whole(path: Path, data: bytes, used: float) -> None:
-    """Writes a new file that only we can read. Returns when the disk has it: a quota or a network disk may say only
-    at fsync that it is full, and after a power cut a name without its bytes would be left."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.utime(descriptor, (used, used))
-        os.fsync(descriptor)
+        write_atomic(
+            self.directory / name,
+            data,
+            temporary=self.directory / temporary_name(),
+            mode=0o600,
+            folder_mode=0o700,
+            modified=self._clock(),
+            flush=True,
+        )
 
 
 def _read_and_touch(path: Path, used: float) -> bytes:

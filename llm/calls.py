@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 import time
@@ -14,8 +13,10 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
-from errors import StackRefused, StackUnreachable
+from errors import StackRefused, StackUnreachable, shorten
+from http_session import DirectSession
 from llm.replies import MISSING, as_json, at
+from loopback import is_loopback
 
 _MOST_BYTES = 16_000_000
 _PIECE = 65_536
@@ -23,7 +24,7 @@ _MOST_WORDS = 200
 _SECRET = re.compile(r"(?i)((?:api[-_]?key|token|password|secret|bearer)[\"']?[\s:=]+[\"']?)[^\s\"',}]+")
 
 
-class ProcessGone(StackUnreachable):
+class ServerNotRunning(StackUnreachable):
     """Nobody listens on a loopback address: the server's process is not there, so it holds nothing."""
 
 
@@ -52,9 +53,9 @@ class Calls:
         self.stack = stack
         self.url = url.rstrip("/")
         self._key = key
-        self._headers = {"User-Agent": "easel", "Accept-Encoding": "identity"}
+        self._headers: dict[str, str] = {}
         if key:
-            self._headers |= {key_header: key} if key_header else {"Authorization": f"Bearer {key}"}
+            self._headers = {key_header: key} if key_header else {"Authorization": f"Bearer {key}"}
         self._connect_s = connect_s
 
     def __repr__(self) -> str:
@@ -68,8 +69,7 @@ class Calls:
         deadline = time.monotonic() + timeout_s
         data = None if body is MISSING else json.dumps(body).encode()
         try:
-            with requests.Session() as session:
-                session.trust_env = False
+            with DirectSession() as session:
                 headers = self._headers | ({} if data is None else {"Content-Type": "application/json"})
                 with session.request(
                     method,
@@ -77,7 +77,6 @@ class Calls:
                     data=data,
                     headers=headers,
                     timeout=(min(self._connect_s, timeout_s), timeout_s),
-                    allow_redirects=False,
                     stream=True,
                 ) as answer:
                     return Reply(answer.status_code, self._read(answer, deadline))
@@ -98,7 +97,7 @@ class Calls:
         """A foreign text for a person: short, on one line, without what looks like a secret."""
         line = " ".join(text.split())
         line = line.replace(self._key, "***") if self._key else line
-        return _SECRET.sub(r"\1***", line)[:_MOST_WORDS]
+        return shorten(_SECRET.sub(r"\1***", line), _MOST_WORDS)
 
     def _words(self, reply: Reply) -> str:
         body = reply.json()
@@ -127,7 +126,7 @@ class Calls:
         if not any(isinstance(cause, ConnectionRefusedError) for cause in causes):
             why = "connecting took too long" if slow else "it cannot be reached"
             return StackUnreachable(f"{self.stack} at {self.url} does not answer: {why}.", stack=self.stack)
-        kind = ProcessGone if is_loopback(self.url) else StackUnreachable
+        kind = ServerNotRunning if is_loopback(urlsplit(self.url).hostname) else StackUnreachable
         return kind(f"{self.stack} at {self.url} does not answer: connection refused.", stack=self.stack)
 
 
@@ -147,13 +146,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     for inner in (error.__cause__, getattr(error, "reason", None), *error.args):
         if isinstance(inner, BaseException):
             yield from _causes(inner)
-
-
-def is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

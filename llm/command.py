@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import IO
 
 from errors import StackError, StackRefused, StackUnreachable
+from gpu_tenant import Failure, Resident
 from llm.calls import Calls
 from llm.drivers import Call
 from llm.parallel import ask_all
-from llm.server import Limits, looks
+from llm.server import Limits, poll_with_backoff
 from llm.templates import fill_path, fill_text
-from tenant import Failure, Resident
 
 PASSED_ON = (
     "PATH",
@@ -36,7 +36,7 @@ _MOST_OUTPUT = 4096
 
 
 @dataclass(frozen=True)
-class Question:
+class LoadedCheck:
     """Whether one item is loaded. Exit statuses outside `exits` are no answer. With `free_prints` the word that it
     prints decides, any other one meaning loaded; else exit status 0 means loaded."""
 
@@ -50,7 +50,7 @@ class Commands:
     """`health` is what answers once a loaded item is ready to serve; None: it is ready when it is loaded."""
 
     items: tuple[str, ...]
-    loaded: Question
+    loaded: LoadedCheck
     unload: tuple[str, ...]
     load: tuple[str, ...]
     health: Call | None
@@ -94,8 +94,8 @@ class CommandServer:
         for resident in residents:
             try:
                 self._load(resident)
-            except StackError as fault:
-                failures.append(Failure(self.name, resident.id, fault.message))
+            except StackError as error:
+                failures.append(Failure(self.name, resident.id, error.message))
         return tuple(failures)
 
     def _unload(self, resident: Resident) -> None:
@@ -112,7 +112,7 @@ class CommandServer:
             ended = self._run(self._commands.load, resident, self._limits.load_s)
             if ended.status != 0:
                 raise self._failed(ended)
-        for _ in looks(deadline):
+        for _ in poll_with_backoff(deadline):
             if self._is_loaded(resident) and self._is_ready(resident):
                 return
         message = f"{self.name}: {resident.id} is not ready after {self._limits.load_s:g} s."

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from llm.replies import MISSING, Conditions
-from yaml_text import read_yaml
+from schemas.yaml_document import read_yaml
 
 _FILE = Path(__file__).with_name("drivers.yaml")
 
@@ -42,7 +42,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Keepsake:
+class SavedField:
     """A field worth saving for the reload. With `above`, `value` is saved if the field sorts after it, else nothing."""
 
     path: str
@@ -51,7 +51,7 @@ class Keepsake:
 
 
 @dataclass(frozen=True)
-class Nothing:
+class NothingLoaded:
     """A status, with a text in its body, that means that no model is loaded."""
 
     status: int
@@ -75,8 +75,8 @@ class Listing:
     unless: Conditions
     ready: Conditions
     failed: Conditions
-    none_on: Nothing | None
-    save: Mapping[str, Keepsake]
+    none_on: NothingLoaded | None
+    save: Mapping[str, SavedField]
     save_parent: Mapping[str, str]
     same: str
 
@@ -165,8 +165,8 @@ def _listing(data: Mapping[str, Any]) -> Listing:
         unless=data.get("unless", {}),
         ready=data.get("ready", {}),
         failed=data.get("failed", {}),
-        none_on=Nothing(**data["none_on"]) if "none_on" in data else None,
-        save={key: Keepsake(**entry) for key, entry in data.get("save", {}).items()},
+        none_on=NothingLoaded(**data["none_on"]) if "none_on" in data else None,
+        save={key: SavedField(**entry) for key, entry in data.get("save", {}).items()},
         save_parent=data.get("save_parent", {}),
         same=data.get("same", ""),
     )

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from errors import StackError, StackRefused
-from llm.calls import Calls, NoReply, ProcessGone, Reply
-from llm.drivers import BusyProbe, Call, Driver, Keepsake, Listing
+from gpu_tenant import Failure, Resident
+from llm.calls import Calls, NoReply, Reply, ServerNotRunning
+from llm.drivers import BusyProbe, Call, Driver, Listing, SavedField
 from llm.parallel import ask_all
 from llm.replies import (
     MISSING,
@@ -22,9 +23,8 @@ from llm.replies import (
     must_tell,
     prometheus_sum,
 )
-from llm.server import Limits, looks
+from llm.server import Limits, poll_with_backoff
 from llm.templates import fill_json, fill_path
-from tenant import Failure, Resident
 
 _CANNOT_TELL = (400, 404, 405, 501)
 """How servers say that there are no metrics, or none for a model that is not loaded."""
@@ -56,7 +56,7 @@ class HttpServer:
     def list(self) -> tuple[Resident, ...]:
         try:
             return tuple(entry.resident for entry in self._entries() if entry.holds)
-        except ProcessGone:
+        except ServerNotRunning:
             return ()
 
     def busy(self, residents: Callable[[], Sequence[Resident]]) -> int | None:
@@ -77,21 +77,21 @@ class HttpServer:
         for resident in self._missing(residents):
             try:
                 self._load(resident)
-            except StackError as fault:
-                failures.append(Failure(self.name, resident.id, fault.message))
+            except StackError as error:
+                failures.append(Failure(self.name, resident.id, error.message))
         return tuple(failures)
 
     def _unload(self, resident: Resident) -> None:
         try:
             self._send(self._driver.unload, resident, self._limits.unload_s)
-        except (NoReply, ProcessGone):
+        except (NoReply, ServerNotRunning):
             return  # whether it let go is for `list` to say
 
     def _missing(self, wanted: Sequence[Resident]) -> Iterator[Resident]:
         """Those of `wanted` that are not there and ready, however often one model is wanted."""
         try:
             there = Counter(self._identity(entry.resident) for entry in self._entries() if entry.ready)
-        except ProcessGone:
+        except ServerNotRunning:
             there = Counter()
         for resident in wanted:
             identity = self._identity(resident)
@@ -108,7 +108,7 @@ class HttpServer:
         deadline = time.monotonic() + self._limits.load_s
         loaded_id = self._ask_to_load(resident)
         shown_by = time.monotonic() + _SHOWN_WITHIN_S
-        for _ in looks(deadline):
+        for _ in poll_with_backoff(deadline):
             try:
                 entries = [entry for entry in self._entries() if entry.resident.id == loaded_id]
             except NoReply:
@@ -182,13 +182,13 @@ class HttpServer:
             raise self._refused(listing.call, reply, "that is no list of models")
         try:
             return tuple(read_entries(self.name, listing, reply.json()))
-        except WrongShape as fault:
-            raise self._refused(listing.call, reply, str(fault)) from fault
+        except WrongShape as error:
+            raise self._refused(listing.call, reply, str(error)) from error
 
     def _requests(self, probe: BusyProbe, resident: Resident | None) -> int | None:
         try:
             reply = self._reply(probe.call, resident, self._limits.call_s)
-        except ProcessGone:
+        except ServerNotRunning:
             return 0
         if reply.status in _CANNOT_TELL:
             return None
@@ -199,8 +199,8 @@ class HttpServer:
             return None if total is None else int(total)
         try:
             return sum(meets(entry, probe.count) for _, entry in entries_at(reply.json(), probe.items))
-        except WrongShape as fault:
-            raise self._refused(probe.call, reply, str(fault)) from fault
+        except WrongShape as error:
+            raise self._refused(probe.call, reply, str(error)) from error
 
 
 def read_entries(owner: str, listing: Listing, body: Any) -> Iterator[Entry]:
@@ -234,7 +234,7 @@ def _saved(listing: Listing, parent: Any, entry: Mapping[str, Any]) -> dict[str,
     }
 
 
-def _kept(entry: Mapping[str, Any], keepsake: Keepsake) -> Any:
+def _kept(entry: Mapping[str, Any], keepsake: SavedField) -> Any:
     value = at(entry, keepsake.path)
     if not keepsake.above:
         return value

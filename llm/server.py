@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from tenant import Failure, Resident
+from gpu_tenant import Failure, Resident
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Server(Protocol):
         """Load what is not there yet and wait until it is ready."""
 
 
-def looks(until: float) -> Iterator[float]:
+def poll_with_backoff(until: float) -> Iterator[float]:
     """Gives the seconds that are left until the monotonic time `until`, once at once, then ever more rarely; ends after."""
     pause_s = 0.02
     while (left := until - time.monotonic()) > 0:

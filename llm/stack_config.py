@@ -3,36 +3,25 @@ told at once, by its path, and without what was given where that may be a secret
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
-from referencing import Registry, Resource
-
 from errors import SettingsInvalid
+from gpu_tenant import Resident
 from llm.calls import Calls
-from llm.command import Commands, CommandServer, Question
+from llm.command import Commands, CommandServer, LoadedCheck
 from llm.drivers import Call, Driver, built_in_drivers, driver_data, parse_driver
 from llm.http_server import HttpServer
 from llm.server import Limits
 from llm.stacks import Restore, Stack, Stacks
-from tenant import Resident
+from schemas import LocatedError, located_errors, validator_of
 
 PLACE = "llm.stacks"
 DEFAULT_CALL_S = 5
 DEFAULT_UNLOAD_S = 30
 DEFAULT_LOAD_S = 300
-_SCHEMAS = Path(__file__).resolve().parent.parent / "schemas"
 _VERBS = ("health", "list", "busy", "unload", "load", "key_header")
-_LONGEST_WORDS = 300
-
-Fault = tuple[tuple[str | int, ...], str]
-"""Path below `llm.stacks`, and what is wrong there."""
 
 
 def read_stacks(config: Any, environment: Mapping[str, str]) -> Stacks:
@@ -42,58 +31,35 @@ def read_stacks(config: Any, environment: Mapping[str, str]) -> Stacks:
     Raises SettingsInvalid with every fault and its path, such as `llm.stacks.0.url`.
     """
     entries = [] if config is None else config
-    faults = list(_shape_faults(entries)) or list(_contradictions(entries, environment))
-    if faults:
-        lines = [f"{'.'.join((PLACE, *map(str, path)))}: {text}" for path, text in faults]
-        raise SettingsInvalid("\n".join(lines), faults=lines)
+    errors = list(located_errors(validator_of("stacks"), entries, show_values=False)) or list(
+        _contradictions(entries, environment)
+    )
+    if errors:
+        lines = [f"{'.'.join((PLACE, *map(str, path)))}: {text}" for path, text in errors]
+        raise SettingsInvalid("\n".join(lines), errors=lines)
     return Stacks([_stack(entry, environment) for entry in entries])
 
 
 # --- faults -------------------------------------------------------------------------------------------------
 
 
-@cache
-def _validator() -> Draft202012Validator:
-    names = ("llm_drivers.schema.json", "stacks.schema.json")
-    schemas = [json.loads((_SCHEMAS / name).read_text("utf-8")) for name in names]
-    resources: list[tuple[str, Resource[Any]]] = [
-        (schema["$id"], Resource.from_contents(schema)) for schema in schemas
-    ]
-    registry: Registry[Any] = Registry().with_resources(resources)
-    return Draft202012Validator(schemas[-1], registry=registry)
-
-
-def _shape_faults(entries: Any) -> Iterator[Fault]:
-    for error in sorted(_validator().iter_errors(entries), key=lambda error: list(map(str, error.path))):
-        yield from _in_words(error)
-
-
-def _in_words(error: ValidationError) -> Iterator[Fault]:
-    path = tuple(error.absolute_path)
-    if error.validator == "oneOf" and error.context:
-        told = "; or ".join(inner.message for inner in error.context)
-    elif error.validator == "pattern" and isinstance(error.schema, Mapping) and "description" in error.schema:
-        told = str(error.schema["description"])
-    else:
-        told = str(error.message)
-    yield path, told[:_LONGEST_WORDS]
-
-
-def _contradictions(entries: Sequence[Mapping[str, Any]], environment: Mapping[str, str]) -> Iterator[Fault]:
+def _contradictions(
+    entries: Sequence[Mapping[str, Any]], environment: Mapping[str, str]
+) -> Iterator[LocatedError]:
     owners: dict[str, int] = {}
     for index, entry in enumerate(entries):
         first = owners.setdefault(_name(entry).casefold(), index)
         if first != index:
             yield (index, "name"), f"{_name(entry)!r} is {PLACE}.{first} already; give each a name of its own"
         if "key_env" in entry:
-            yield from _key_faults(index, entry["key_env"], environment)
+            yield from _key_errors(index, entry["key_env"], environment)
         if entry["driver"] == "http":
             yield from _missing_verbs(index, entry)
         if entry["driver"] == "command":
             yield from _missing_commands(index, entry)
 
 
-def _key_faults(index: int, variable: str, environment: Mapping[str, str]) -> Iterator[Fault]:
+def _key_errors(index: int, variable: str, environment: Mapping[str, str]) -> Iterator[LocatedError]:
     key = environment.get(variable, "")
     if not key:
         yield (index, "key_env"), f"the variable {variable} is not set"
@@ -101,7 +67,7 @@ def _key_faults(index: int, variable: str, environment: Mapping[str, str]) -> It
         yield (index, "key_env"), f"the value of {variable} has characters that no key has"
 
 
-def _missing_verbs(index: int, entry: Mapping[str, Any]) -> Iterator[Fault]:
+def _missing_verbs(index: int, entry: Mapping[str, Any]) -> Iterator[LocatedError]:
     if "like" in entry:
         return
     needed = ("list", "unload") if entry.get("restore") == "lazy" else ("list", "unload", "load")
@@ -110,7 +76,7 @@ def _missing_verbs(index: int, entry: Mapping[str, Any]) -> Iterator[Fault]:
             yield (index, verb), "it is missing; write it, or start from a built-in driver with `like`"
 
 
-def _missing_commands(index: int, entry: Mapping[str, Any]) -> Iterator[Fault]:
+def _missing_commands(index: int, entry: Mapping[str, Any]) -> Iterator[LocatedError]:
     spelled = [key for key in ("items", "loaded", "unload", "load") if key in entry]
     shorthands = [key for key in _SHORTHANDS if key in entry]
     if len(shorthands) > 1 or (shorthands and spelled):
@@ -220,9 +186,9 @@ def _commands(entry: Mapping[str, Any], limits: Limits, health: Call | None) -> 
     )
 
 
-def _question(data: Mapping[str, Any]) -> Question:
+def _question(data: Mapping[str, Any]) -> LoadedCheck:
     """1 and 3 are how `pgrep` and service managers say no; others are faults of the command itself."""
-    return Question(
+    return LoadedCheck(
         tuple(data["run"]), tuple(data.get("exits", (0, 1, 3))), tuple(data.get("free_prints", ()))
     )
 

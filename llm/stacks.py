@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from errors import EaselError, StackUnreachable
-from llm.calls import ProcessGone
+from gpu_tenant import Failure, Resident
+from llm.calls import ServerNotRunning
 from llm.parallel import ask_all
 from llm.server import Server
-from tenant import Failure, Resident
 
 Found = TypeVar("Found")
 
@@ -45,8 +45,8 @@ class Stack:
         wanted = self.wanted(saved)
         try:
             return self.server.load(wanted) if wanted else ()
-        except EaselError as fault:
-            return tuple(Failure(self.name, resident.id, fault.message) for resident in wanted)
+        except EaselError as error:
+            return tuple(Failure(self.name, resident.id, error.message) for resident in wanted)
 
 
 @dataclass(frozen=True)
@@ -127,11 +127,11 @@ def _status(stack: Stack) -> StackStatus:
     health, _ = _tried(stack.server.health)
     if isinstance(health, StackUnreachable):
         # What does not answer is asked no more: each question would take its full time.
-        loaded = () if isinstance(health, ProcessGone) else None
+        loaded = () if isinstance(health, ServerNotRunning) else None
         return StackStatus(stack.name, stack.driver, stack.url, False, loaded, None, health.message)
-    list_fault, held = _tried(stack.resident)
-    busy_fault, busy = _tried(stack.busy)
-    fault = health or list_fault or busy_fault
+    list_error, held = _tried(stack.resident)
+    busy_error, busy = _tried(stack.busy)
+    error = health or list_error or busy_error
     return StackStatus(
         name=stack.name,
         driver=stack.driver,
@@ -139,12 +139,12 @@ def _status(stack: Stack) -> StackStatus:
         reachable=True,
         loaded=None if held is None else tuple(resident.id for resident in held),
         busy=busy,
-        problem=fault.message if fault else None,
+        problem=error.message if error else None,
     )
 
 
 def _tried(look: Callable[[], Found]) -> tuple[EaselError | None, Found | None]:
     try:
         return None, look()
-    except EaselError as fault:
-        return fault, None
+    except EaselError as error:
+        return error, None

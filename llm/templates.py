@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+from gpu_tenant import Resident
 from llm.replies import MISSING, at
-from tenant import Resident
 
 _PLACEHOLDER = re.compile(r"\{(id|saved(?:\.\w+)+)\}")
 

@@ -10,10 +10,10 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app import House, create_app
+from app import Container, create_app
 from compiler import SourcePaths, load_catalogue, read_sources
-from engine.sketch import SketchServer
 from settings import BY_NAME, Settings
+from sketch import SketchProcess
 
 ROOT = Path(__file__).resolve().parents[1]
 NODES = ROOT / "schemas/nodes.json"
@@ -29,7 +29,7 @@ def catalogue_files() -> dict[str, list[str]]:
 @pytest.fixture(scope="session")
 def sketch_url(catalogue_files: dict[str, list[str]]) -> Iterator[str]:
     """A sketch engine that has every file of the catalogue and draws at once."""
-    with SketchServer(nodes=NODES, files=catalogue_files) as sketch:
+    with SketchProcess(nodes=NODES, files=catalogue_files) as sketch:
         yield sketch.url
 
 
@@ -39,7 +39,7 @@ MakeApp = Callable[..., Flask]
 @pytest.fixture
 def make_app(tmp_path: Path, sketch_url: str) -> Iterator[MakeApp]:
     """Makes an application over the sketch engine; settings by name, dots as double underscores."""
-    houses: list[House] = []
+    houses: list[Container] = []
 
     def make(**given: Any) -> Flask:
         values = {name: setting.default for name, setting in BY_NAME.items()}
@@ -50,8 +50,8 @@ def make_app(tmp_path: Path, sketch_url: str) -> Iterator[MakeApp]:
         return app
 
     yield make
-    for house in houses:
-        house.engine_choice.close()
+    for container in houses:
+        container.engine_selector.close()
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ import pytest
 from flask.testing import FlaskCliRunner
 from PIL import Image
 
+from commands.context import exit_code
 from commands.documents import documents
-from commands.house import exit_code
 from compiler import SourcePaths, load_catalogue, read_sources
 from engine import Engine
 from errors import CatalogueInvalid, every_error
@@ -114,7 +114,7 @@ def test_a_text_that_looks_like_a_number_can_be_set(run: Any) -> None:
 # --- check-catalogue -------------------------------------------------------------------------------
 
 
-def test_check_catalogue_names_each_fault_with_its_line(make_app: MakeApp, tmp_path: Path) -> None:
+def test_check_catalogue_names_each_error_with_its_line(make_app: MakeApp, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(
         (ROOT / "catalogue.yaml").read_text().replace("min_vram_gb: 8", "min_vram_gb: x")
     )

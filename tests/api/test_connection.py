@@ -52,7 +52,7 @@ def test_a_body_that_stalls_is_given_up(pair: Pair) -> None:
         read_body(Request(environ_of(server, **{"wsgi.input": stream})), patience_s=0.05)
 
 
-def test_a_body_that_breaks_off_is_the_clients_fault(pair: Pair) -> None:
+def test_a_body_that_breaks_off_is_the_clients_error(pair: Pair) -> None:
     server, client = pair
     client.sendall(b"01234")
     client.shutdown(socket.SHUT_WR)

@@ -16,7 +16,7 @@ from werkzeug.datastructures import MultiDict
 
 from tests.api.sse import events_of
 from tests.conftest import ROOT, MakeApp
-from tests.input_images.pictures import bomb, encoded, pattern
+from tests.pictures.pictures import bomb, encoded, pattern
 
 EDITS = "/v1/images/edits"
 VARIATIONS = "/v1/images/variations"
@@ -58,9 +58,9 @@ def refuse(
     client: FlaskClient, status: int, code: str, param: str | None, path: str = EDITS, **fields: Any
 ) -> str:
     answer = client.post(path, data={"prompt": "a hat", **fields}, content_type="multipart/form-data")
-    fault = answer.get_json()["error"]
-    assert (answer.status_code, fault["code"], fault["param"]) == (status, code, param), answer.text[:500]
-    return str(fault["message"])
+    error = answer.get_json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (status, code, param), answer.text[:500]
+    return str(error["message"])
 
 
 def pictures(body: dict[str, Any]) -> list[Image.Image]:
@@ -565,7 +565,7 @@ def test_a_thousand_parts_are_413(client: FlaskClient) -> None:
 def uploads(make_app: MakeApp) -> Iterator[tuple[FlaskClient, list[tuple[str, int]]]]:
     """A client, and the name and size of everything that its application uploads."""
     client = make_app().test_client()
-    engine = client.application.extensions["easel"].engine_choice.current()
+    engine = client.application.extensions["easel"].engine_selector.current()
     seen: list[tuple[str, int]] = []
     upload = engine._routes.upload
 

@@ -255,8 +255,8 @@ def test_no_prompt_is_422(client: FlaskClient, prompt: Any) -> None:
 
 @pytest.mark.parametrize("model", ["nope", "sdxl", "gpt-4"])
 def test_an_unknown_model_is_404_and_lists_those_there_are(client: FlaskClient, model: str) -> None:
-    fault = refuse(client, 404, "image.model_not_curated", "model", model=model)
-    assert "flux-schnell" in fault["details"]["models"]
+    error = refuse(client, 404, "image.model_not_curated", "model", model=model)
+    assert "flux-schnell" in error["details"]["models"]
 
 
 @pytest.mark.parametrize(
@@ -343,7 +343,7 @@ def test_a_dead_engine_is_503_with_a_time_to_come_back(make_app: MakeApp) -> Non
     assert answer.headers["x-should-retry"] == "true"
 
 
-def test_faults_of_the_request_are_told_before_a_dead_engine_is_asked(make_app: MakeApp) -> None:
+def test_errors_of_the_request_are_told_before_a_dead_engine_is_asked(make_app: MakeApp) -> None:
     client = make_app(engine__url="http://127.0.0.1:9").test_client()
     refuse(client, 404, "image.model_not_curated", "model", model="nope")
     refuse(client, 400, "image.size_not_allowed", "size", size="9x9")
@@ -353,8 +353,8 @@ def test_missing_files_are_named_with_folder_and_address(make_app: MakeApp, tmp_
     text = (ROOT / "catalogue.yaml").read_text().replace("name: ae.safetensors", "name: absent.safetensors")
     (tmp_path / "catalogue.yaml").write_text(text)
     client = make_app(catalogue=str(tmp_path / "catalogue.yaml")).test_client()
-    fault = refuse(client, 503, "model.files_missing", None, model="flux-schnell")
-    (file,) = fault["details"]["files"]
+    error = refuse(client, 503, "model.files_missing", None, model="flux-schnell")
+    (file,) = error["details"]["files"]
     assert (file["name"], file["folder"], file["node"]) == ("absent.safetensors", "models/vae", "vae")
 
 
@@ -366,11 +366,11 @@ def test_a_node_that_fails_is_500_once_with_node_and_cause_and_no_traceback(
     answer = make_app(catalogue=str(tmp_path / "catalogue.yaml")).test_client().post(
         PATH, json={"prompt": "a", "size": "16384x16384"}
     )  # fmt: skip
-    fault = answer.get_json()["error"]
+    error = answer.get_json()["error"]
     assert answer.status_code == 500
-    assert fault["code"] in ("engine.node_failed", "engine.out_of_memory")
+    assert error["code"] in ("engine.node_failed", "engine.out_of_memory")
     assert answer.headers["x-should-retry"] == "false"
-    assert fault["details"]["class_type"] == "SamplerCustom"
+    assert error["details"]["class_type"] == "SamplerCustom"
     assert "Traceback" not in answer.text
     assert str(ROOT) not in answer.text
 

@@ -123,17 +123,17 @@ def test_the_first_look_at_ready_after_a_bad_edit_tells_of_it(make_app: MakeApp,
     path = tmp_path / "catalogue.yaml"
     path.write_text((ROOT / "catalogue.yaml").read_text())
     client = make_app(catalogue=str(path)).test_client()
-    assert client.get("/ready").get_json()["catalogue"]["fault"] is None
+    assert client.get("/ready").get_json()["catalogue"]["error"] is None
     path.write_text("models: none")
     os.utime(path, (1e9, 1e9))
-    assert "is not of type" in client.get("/ready").get_json()["catalogue"]["fault"]
+    assert "it must be" in client.get("/ready").get_json()["catalogue"]["error"]
 
 
 def test_what_a_broken_catalogue_says_is_for_those_with_a_key(make_app: MakeApp) -> None:
     for keys, told in (((), "line 7"), (("k",), "catalogue.invalid")):
         app = make_app(api_keys=keys)
-        app.extensions["easel"].live_catalogue.fault = CatalogueInvalid("line 7")
-        assert app.test_client().get("/ready").get_json()["catalogue"]["fault"] == told
+        app.extensions["easel"].live_catalogue.error = CatalogueInvalid("line 7")
+        assert app.test_client().get("/ready").get_json()["catalogue"]["error"] == told
 
 
 def test_the_description_covers_every_route_and_points_nowhere_outside(client: FlaskClient) -> None:

@@ -14,14 +14,14 @@ import pytest
 from flask.testing import FlaskClient
 from PIL import Image
 
-from api.answers import Links
-from api.dialect import Door, StreamForm
-from api.frames import Frames
-from api.image_request import read_image_request
+from api.dialect import Endpoint, StreamFormat
+from api.request_fields import read_image_request
+from api.responses import Links
+from api.stream_events import StreamEvents
 from api.streams import ImageStream
 from compiler import compile_workflow
-from engine.sketch import SketchServer
-from generation import Finish
+from generation import OutputOptions
+from sketch import SketchProcess
 from tests.api.sse import Event, events_of, stream
 from tests.compiler.worlds import CATALOGUE, asked
 from tests.conftest import NODES, MakeApp
@@ -183,7 +183,7 @@ def test_both_dialects_at_once_are_data_only_and_carry_both(client: FlaskClient)
         ({"stream_options": "yes"}, 400, "request.invalid_value"),
     ],
 )
-def test_a_fault_of_the_request_is_plain_json_before_the_first_event(
+def test_an_error_of_the_request_is_plain_json_before_the_first_event(
     client: FlaskClient, path: str, fields: dict[str, Any], status: int, code: str
 ) -> None:
     answer = client.post(path, json={"prompt": "a", "stream": True, **fields})
@@ -235,7 +235,7 @@ def test_a_failure_half_way_is_told_twice_to_gpustacks_clients_and_then_all_is_d
 @pytest.fixture
 def slow(make_app: MakeApp, catalogue_files: dict[str, list[str]]) -> Iterator[Callable[..., FlaskClient]]:
     """Applications over a sketch engine that takes five seconds a picture."""
-    with SketchServer(nodes=NODES, files=catalogue_files, render_ms=5000) as sketch:
+    with SketchProcess(nodes=NODES, files=catalogue_files, render_ms=5000) as sketch:
         yield lambda **settings: make_app(engine__url=sketch.url, **settings).test_client()
 
 
@@ -260,7 +260,7 @@ def test_closing_a_stream_frees_the_engine_within_a_second(slow: Any) -> None:
     client = slow()
     answer = client.post(OPENAI, json={"prompt": "a", "stream": True, **SD15}, buffered=False)
     next(answer.iter_encoded())
-    engine = client.application.extensions["easel"].engine_choice.current()
+    engine = client.application.extensions["easel"].engine_selector.current()
     wait_until(lambda: engine.queue().running, 5)
     answer.close()
     wait_until(lambda: not engine.queue().running, 1.0)
@@ -292,7 +292,9 @@ class SilentDrawing:
         self.plan = compile_workflow(asked(), CATALOGUE).plan
         self.gave_up = threading.Event()
 
-    def images(self, finish: Finish, *, cancelled: Callable[[], bool], **_: Any) -> Iterator[Image.Image]:
+    def images(
+        self, finish: OutputOptions, *, cancelled: Callable[[], bool], **_: Any
+    ) -> Iterator[Image.Image]:
         until = time.monotonic() + 0.5
         while time.monotonic() < until and not cancelled():
             time.sleep(0.01)
@@ -301,11 +303,11 @@ class SilentDrawing:
 
 
 def silent(
-    stream_form: StreamForm, release: Callable[[], None] = lambda: None
+    stream_format: StreamFormat, release: Callable[[], None] = lambda: None
 ) -> tuple[SilentDrawing, ImageStream]:
     drawing: Any = SilentDrawing()
-    request = read_image_request({"prompt": "a"}, door=Door(), request_id="x", draw_seed=lambda: 1)
-    frames = Frames(drawing, request, stream_form, Links(""), arrived=0.0)
+    request = read_image_request({"prompt": "a"}, endpoint=Endpoint(), request_id="x", draw_seed=lambda: 1)
+    frames = StreamEvents(drawing, request, stream_format, Links(""), arrived=0.0)
     body = ImageStream(
         drawing,
         request.finish,
@@ -321,11 +323,11 @@ def silent(
 @pytest.mark.parametrize(
     ("form", "sign"),
     [
-        (StreamForm(True, False, None, True), b": still drawing\n\n"),
-        (StreamForm(False, True, None, True), b'data: {"created":'),
+        (StreamFormat(True, False, None, True), b": still drawing\n\n"),
+        (StreamFormat(False, True, None, True), b'data: {"created":'),
     ],
 )
-def test_a_silent_engine_does_not_make_a_silent_stream(form: StreamForm, sign: bytes) -> None:
+def test_a_silent_engine_does_not_make_a_silent_stream(form: StreamFormat, sign: bytes) -> None:
     _, body = silent(form)
     _, *signs, end = body
     assert end == b"data: [DONE]\n\n"
@@ -335,7 +337,7 @@ def test_a_silent_engine_does_not_make_a_silent_stream(form: StreamForm, sign: b
 
 def test_a_stream_that_is_closed_before_its_first_piece_was_read_ends_and_gives_its_place_back() -> None:
     released = threading.Event()
-    drawing, body = silent(StreamForm(True, False, None, True), released.set)
+    drawing, body = silent(StreamFormat(True, False, None, True), released.set)
     body.close()
     assert drawing.gave_up.wait(0.3)
     assert released.wait(1)

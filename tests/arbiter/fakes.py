@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from arbiter import Arbiter, Mode, Policy, Switch
-from arbiter.books import Books
-from arbiter.holds import Held, Hold, Holds
-from arbiter.lookout import Lookout
-from arbiter.policy import Next
+from arbiter.leases import Claim, ClaimFolder, OwnClaim
+from arbiter.monitor import Monitor
+from arbiter.policy import NextSwitch
 from arbiter.reconciler import Reconciler
+from arbiter.state_store import StateStore
 from arbiter.switchover import Switchover
 from errors import EaselError, EngineStartFailed, JobInterrupted, StackRefused, StackUnreachable
-from tenant import Failure, Resident
+from gpu_tenant import Failure, Resident
 
-B = TypeVar("B", bound=Books)
+B = TypeVar("B", bound=StateStore)
 WAIT_S = 30.0
 GB = 10**9
 
@@ -134,11 +134,11 @@ class FakeStacks:
 
 
 class FakeEngine:
-    """ComfyUI. `holds`: whether it has models in memory."""
+    """ComfyUI. `claims`: whether it has models in memory."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self.holds = False
+        self.claims = False
         self.is_up = True
         self.start_fails = 0
         self.starts = 0
@@ -154,7 +154,7 @@ class FakeEngine:
 
     def resident(self) -> tuple[Resident, ...]:
         self.before("resident")
-        return (Resident("engine", "models"),) if self.holds else ()
+        return (Resident("engine", "models"),) if self.claims else ()
 
     def busy(self) -> int | None:
         self.before("busy")
@@ -162,7 +162,7 @@ class FakeEngine:
 
     def release(self, residents: Sequence[Resident]) -> None:
         self.before("release")
-        self.holds = self.holds and self.keeps_memory
+        self.claims = self.claims and self.keeps_memory
 
     def restore(self, residents: Sequence[Resident]) -> tuple[Failure, ...]:
         self.before("restore")
@@ -186,15 +186,15 @@ class Stage:
         self.folder, self.clock, self.policy = folder, clock or Clock(), policy or Policy()
         self.stacks, self.engine = FakeStacks(self.clock), FakeEngine(self.clock)
         self.free: Callable[[], int | None] = lambda: None
-        self.holds = Holds(folder / "holds")
-        self.use(Books(folder))
+        self.claims = ClaimFolder(folder / "holds")
+        self.use(StateStore(folder))
 
-    def use(self, books: B) -> B:
+    def use(self, state_store: B) -> B:
         """Build the parts over these books."""
-        self.books: Books = books
+        self.state_store: StateStore = state_store
         self.switchover = Switchover(
-            self.books,
-            self.holds,
+            self.state_store,
+            self.claims,
             {"inference": self.stacks, "generation": self.engine},
             self.policy,
             free_memory=lambda: self.free(),
@@ -202,14 +202,14 @@ class Stage:
             pause=self.clock.wait,
         )
         # At once, where the real one looks from a thread of its own.
-        lookout = Lookout(self.stacks, lambda: self.engine.is_down(), aside=lambda look: look())
-        self.reconciler = Reconciler(self.switchover, is_wired=True, lookout=lookout)
-        return books
+        monitor = Monitor(self.stacks, lambda: self.engine.is_down(), aside=lambda look: look())
+        self.reconciler = Reconciler(self.switchover, is_wired=True, monitor=monitor)
+        return state_store
 
     def play(self, target: Mode, **given: Any) -> Switch:
         """Begin a switch and carry it to its end."""
-        with self.books.mutex():
-            self.switchover.begin(Next(target, "asked", **given))
+        with self.state_store.mutex():
+            self.switchover.begin(NextSwitch(target, "asked", **given))
         return self.resume()
 
     def resume(self) -> Switch:
@@ -223,15 +223,15 @@ class Stage:
             self.reconciler.tick()
             self.clock.wait(each)
 
-    def hold(self, mode: Mode, kind: Any = "lease", job: str = "a-job", need: int = 0) -> Held:
+    def claim(self, mode: Mode, kind: Any = "lease", job: str = "a-job", need: int = 0) -> OwnClaim:
         """A hold that lasts until it is ended."""
-        with self.books.mutex():
-            number = max([0, *(hold.number for hold in self.holds.all())]) + 1
-            return self.holds.take(Hold(kind, number, mode, kind == "ticket", need, 1, job))
+        with self.state_store.mutex():
+            number = max([0, *(claim.number for claim in self.claims.all())]) + 1
+            return self.claims.take(Claim(kind, number, mode, kind == "ticket", need, 1, job))
 
     @property
     def switch(self) -> Switch:
-        switch = self.books.state().switch
+        switch = self.state_store.state().switch
         assert switch is not None
         return switch
 
@@ -257,8 +257,8 @@ class Request(threading.Thread):
                 while not self._over.wait(0.002):
                     if lease.is_void():
                         raise JobInterrupted("the engine stopped")
-        except EaselError as fault:
-            self.error = fault
+        except EaselError as error:
+            self.error = error
 
     @property
     def has_it(self) -> bool:
@@ -272,7 +272,7 @@ class Request(threading.Thread):
 
     def waits(self) -> Request:
         """This request, once it stands in the queue."""
-        until(lambda: any(hold.job == self.job for hold in self._arbiter.holds.all()))
+        until(lambda: any(claim.job == self.job for claim in self._arbiter.claims.all()))
         assert not self.has_it
         return self
 

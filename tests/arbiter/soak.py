@@ -25,7 +25,7 @@ from typing import Any
 from arbiter import Arbiter, Policy
 from arbiter.switchover import Switchover
 from errors import EaselError, SwitchInProgress
-from tests.arbiter.world import Caller, FakeEngine, FakeStacks, World, WorldServer, random_faults
+from tests.arbiter.world import Caller, FakeEngine, FakeStacks, World, WorldServer, random_errors
 
 PHASES = ("closing", "draining", "releasing", "verifying", "starting", "restoring")
 ALLOWED = {
@@ -181,7 +181,7 @@ def work(folder: Path, socket: Path, worker: int, plan: Plan, mutant: str, dies_
 
 def make_arbiter(folder: Path, call: Caller, policy: Policy, mutant: str = "") -> Arbiter:
     def is_forced() -> bool:
-        switch = arbiter.books.state().under_way
+        switch = arbiter.state_store.state().under_way
         return policy.on_drain_timeout == "kill" or (switch is not None and switch.force)
 
     arbiter = Arbiter(
@@ -199,10 +199,10 @@ def _do(arbiter: Arbiter, call: Caller, op: Op, began: float) -> None:
     ended = "ok"
     try:
         OPS[op.kind](arbiter, call, **op.given)
-    except EaselError as fault:
-        ended = fault.code
-    except Exception as fault:
-        ended = f"{type(fault).__name__}: {fault}"
+    except EaselError as error:
+        ended = error.code
+    except Exception as error:
+        ended = f"{type(error).__name__}: {error}"
     call("result", what=op.kind, ended=ended)
 
 
@@ -252,10 +252,10 @@ OPS: dict[str, Callable[..., None]] = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of one interleaving. `faults` empty: nothing was wrong."""
+    """What came of one interleaving. `errors` empty: nothing was wrong."""
 
     seed: int
-    faults: tuple[str, ...]
+    errors: tuple[str, ...]
     killed_in: tuple[str, ...]
     endings: tuple[str, ...]
     log: tuple[str, ...]
@@ -271,7 +271,7 @@ def judge(seed: int, mutant: str = "") -> Verdict:
 
 
 def _play(plan: Plan, place: Path, mutant: str) -> Verdict:
-    world = World(random_faults(random.Random(plan.seed + 1)))
+    world = World(random_errors(random.Random(plan.seed + 1)))
     server = WorldServer(place / "world", world)
     folder = place / "gpu"
     workers: dict[int, Any] = {}
@@ -285,9 +285,9 @@ def _play(plan: Plan, place: Path, mutant: str) -> Verdict:
         for number in (0, 1):
             start(number, plan.dies_in.get(number))
         killed = _until_quiet(plan, world, workers, start, _beginning(world))
-        faults = [*world.violations, *_endings_wrong(world), *_numbers_wrong(world, killed)]
-        faults += _aftermath(folder, world, Caller(place / "world", "judge"), plan)
-        faults += [fault for fault in world.violations if fault not in faults]
+        errors = [*world.violations, *_endings_wrong(world), *_numbers_wrong(world, killed)]
+        errors += _aftermath(folder, world, Caller(place / "world", "judge"), plan)
+        errors += [error for error in world.violations if error not in errors]
     finally:
         for process in workers.values():
             process.kill()
@@ -295,7 +295,7 @@ def _play(plan: Plan, place: Path, mutant: str) -> Verdict:
         server.close()
     died = tuple(result["phase"] for result in world.results if result["what"] == "died")
     endings = tuple(result.get("ended", "") for result in world.results if "ended" in result)
-    return Verdict(plan.seed, tuple(faults), died, endings, tuple(world.log), world.served, world.drawn)
+    return Verdict(plan.seed, tuple(errors), died, endings, tuple(world.log), world.served, world.drawn)
 
 
 def _beginning(world: World) -> float:
@@ -373,16 +373,16 @@ def _aftermath(folder: Path, world: World, call: Caller, plan: Plan) -> list[str
             _insist(arbiter, mode)
             request(arbiter, call, 0.001)
         _settle(arbiter)
-    except (EaselError, TimeoutError) as fault:
-        wrong.append(f"afterwards: {type(fault).__name__}: {fault}; {arbiter.books.state().switch}")
-    left = [hold.name for hold in arbiter.holds.all()]
+    except (EaselError, TimeoutError) as error:
+        wrong.append(f"afterwards: {type(error).__name__}: {error}; {arbiter.state_store.state().switch}")
+    left = [claim.name for claim in arbiter.claims.all()]
     return [*wrong, *(f"left behind: {name}" for name in left)]
 
 
 def _settle(arbiter: Arbiter) -> None:
     give_up = time.monotonic() + 5
     # One look each time: between two, a wish can become a switch.
-    while (state := arbiter.books.state()).under_way or state.wanted:
+    while (state := arbiter.state_store.state()).under_way or state.wanted:
         if time.monotonic() > give_up:
             raise TimeoutError("a switch does not come to an end")
         time.sleep(0.005)
@@ -426,9 +426,9 @@ def main() -> None:
             endings.update(verdict.endings)
             deaths.update(verdict.killed_in)
             served, drawn = served + verdict.served, drawn + verdict.drawn
-            if verdict.faults:
+            if verdict.errors:
                 wrong += 1
-                print(f"seed {verdict.seed}: {verdict.faults}", flush=True)
+                print(f"seed {verdict.seed}: {verdict.errors}", flush=True)
                 if given.log:
                     print("\n".join(verdict.log))
         print(

@@ -52,12 +52,12 @@ def test_with_both_sides_asking_all_the_time_each_gets_the_gpu_in_its_turn(tmp_p
         for each in asking:
             each.result()
     arbiter.reconciler.stop()
-    switch_s = max(arbiter.books.state().took_s.values())
+    switch_s = max(arbiter.state_store.state().took_s.values())
     for times in had.values():
         gaps = [after - before for before, after in itertools.pairwise([began, *times])]
         # There and back: the other side's stay and job, and a switch each way.
         assert max(gaps) < STAY_S + JOB_S + 2 * switch_s + SLACK_S
-    last = arbiter.books.state().switch
+    last = arbiter.state_store.state().switch
     assert last is not None
     # Neither thrashing nor stuck: about one switch for each stay.
     assert 3 <= last.number <= math.ceil(LAST_S / STAY_S) + 2
@@ -80,7 +80,7 @@ def _comes_again_to_a_queue(folder: Path) -> bool:
     for each in drawing:
         each.start()
     try:
-        while len(arbiter.view().holds) < 4:
+        while len(arbiter.view().claims) < 4:
             time.sleep(0.005)
         with pytest.raises(GpuBusy) as busy, arbiter.lease("generation", job="me", timeout_s=0.05):
             pass
@@ -114,8 +114,8 @@ def _comes_again_to_image_mode(folder: Path, restore: str) -> bool:
         while arbiter.view().state.mode != "generation":
             time.sleep(0.005)
         # As after a while of use: how long a switch back and a picture take is known.
-        arbiter.books.update(lambda state: replace(state, took_s={"inference": 0.1}))
-        arbiter.books.note_use(time.time(), 0.3)
+        arbiter.state_store.update(lambda state: replace(state, took_s={"inference": 0.1}))
+        arbiter.state_store.note_use(time.time(), 0.3)
         drawing = threading.Thread(target=_draw, args=(arbiter, "job", 0.3))
         drawing.start()
         with pytest.raises(GpuImageMode) as refused, arbiter.lease("inference", job="chat", timeout_s=5):

@@ -49,7 +49,7 @@ def test_in_no_interleaving_is_the_gpu_shared_a_wish_lost_or_anybody_left_waitin
     print(
         f"seeds {SEEDS.start} to {SEEDS.stop - 1} and {[verdict.seed for verdict in played[len(SEEDS) :]]}; {deaths}"
     )
-    assert {verdict.seed: verdict.faults for verdict in played if verdict.faults} == {}
+    assert {verdict.seed: verdict.errors for verdict in played if verdict.errors} == {}
     assert sum(kills(verdict.seed) for verdict in played) >= 20
     assert set(deaths) == set(PHASES)
     assert sum(verdict.drawn for verdict in played) > 200
@@ -60,7 +60,7 @@ def test_in_no_interleaving_is_the_gpu_shared_a_wish_lost_or_anybody_left_waitin
 def test_a_switchover_that_does_not_look_is_found_out(mutant: str) -> None:
     for start in range(1, 61, 12):
         if any(
-            verdict.faults for verdict in run_many(list(range(start, start + 12)), at_once=6, mutant=mutant)
+            verdict.errors for verdict in run_many(list(range(start, start + 12)), at_once=6, mutant=mutant)
         ):
             return
     pytest.fail("sixty interleavings found nothing wrong")

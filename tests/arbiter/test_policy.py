@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from arbiter import Hold, Mode, Policy, State, Switch
+from arbiter import Claim, Mode, Policy, State, Switch
 from arbiter.policy import (
     SWITCH_S,
-    Next,
+    NextSwitch,
     Now,
     idle_restore_at,
     is_first,
@@ -22,15 +22,15 @@ from arbiter.policy import (
     seconds_until,
     turns_away,
 )
-from arbiter.values import MODES, Pace, Wish, other
+from arbiter.values import MODES, Pace, SwitchRequest, other
 
 SINCE = 1_000.0
 INFERENCE, GENERATION = State("inference", since=SINCE), State("generation", since=SINCE)
 POLICY = Policy(min_stay_s=30, idle_restore_s=600)
 
 
-def hold(kind: Any, number: int, mode: Mode, asks: bool = True) -> Hold:
-    return Hold(kind, number, mode, asks, 0, 1, f"job-{number}")
+def claim(kind: Any, number: int, mode: Mode, asks: bool = True) -> Claim:
+    return Claim(kind, number, mode, asks, 0, 1, f"job-{number}")
 
 
 def under_way(target: Mode, **given: Any) -> Switch:
@@ -45,34 +45,36 @@ def over(state: State, target: Mode) -> State:
     return replace(state, switch=under_way(target).ending(SINCE + 1))
 
 
-IMAGE_TICKET, LLM_TICKET = hold("ticket", 1, "generation"), hold("ticket", 1, "inference")
+IMAGE_TICKET, LLM_TICKET = claim("ticket", 1, "generation"), claim("ticket", 1, "inference")
 
 
 # --- what begins next ------------------------------------------------------------------------------
 
 
-def plan(state: State, *holds: Hold, at: float = SINCE + 100, last: float = 0, **policy: Any) -> Next | None:
-    return next_switch(state, holds, Pace(last=last), replace(POLICY, **policy), at)
+def plan(
+    state: State, *claims: Claim, at: float = SINCE + 100, last: float = 0, **policy: Any
+) -> NextSwitch | None:
+    return next_switch(state, claims, Pace(last=last), replace(POLICY, **policy), at)
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("pinned", [False, True])
 def test_what_was_asked_for_by_name_comes_before_stay_pin_and_queue(mode: Mode, pinned: bool) -> None:
-    wish = Wish(mode, force=True, pin=mode == "generation")
+    wish = SwitchRequest(mode, force=True, pin=mode == "generation")
     state = State(other(mode), since=SINCE, pinned=pinned, wanted=wish)
-    waiting = hold("ticket", 1, other(mode))
-    assert plan(state, waiting, at=SINCE) == Next(mode, "asked", force=True, pin=mode == "generation")
+    waiting = claim("ticket", 1, other(mode))
+    assert plan(state, waiting, at=SINCE) == NextSwitch(mode, "asked", force=True, pin=mode == "generation")
 
 
 @pytest.mark.parametrize(
     ("state", "ticket", "next_"),
     [
-        (INFERENCE, IMAGE_TICKET, Next("generation", "image request")),
-        (GENERATION, LLM_TICKET, Next("inference", "LLM request")),
+        (INFERENCE, IMAGE_TICKET, NextSwitch("generation", "image request")),
+        (GENERATION, LLM_TICKET, NextSwitch("inference", "LLM request")),
     ],
 )
 def test_a_waiting_request_moves_the_gpu_once_the_minimum_stay_is_over_and_not_before(
-    state: State, ticket: Hold, next_: Next
+    state: State, ticket: Claim, next_: NextSwitch
 ) -> None:
     assert plan(state, ticket, at=SINCE) is None
     assert plan(state, ticket, at=SINCE + 29.9) is None
@@ -87,20 +89,20 @@ def test_a_ticket_that_was_revoked_and_has_not_left_yet_moves_nothing() -> None:
 def test_after_a_lost_state_the_gpu_goes_to_the_llms_before_anybody_gets_it() -> None:
     lost = replace(GENERATION, rebuilt="state.1.corrupt: torn")
     assert not is_open(lost, "generation")
-    assert plan(lost, IMAGE_TICKET) == Next("inference", "the state was lost")
-    assert plan(replace(lost, pinned=True)) == Next("inference", "the state was lost")
+    assert plan(lost, IMAGE_TICKET) == NextSwitch("inference", "the state was lost")
+    assert plan(replace(lost, pinned=True)) == NextSwitch("inference", "the state was lost")
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_nobody_moves_the_gpu_by_waiting_for_the_mode_that_is_in_force(mode: Mode) -> None:
     state = State(mode, since=SINCE)
-    assert plan(state, hold("ticket", 1, mode), hold("lease", 2, mode), at=SINCE + 31) is None
+    assert plan(state, claim("ticket", 1, mode), claim("lease", 2, mode), at=SINCE + 31) is None
 
 
 def test_a_ticket_that_only_waits_moves_nothing() -> None:
-    waits = hold("ticket", 1, "inference", asks=False)
+    waits = claim("ticket", 1, "inference", asks=False)
     assert plan(GENERATION, waits) is None
-    assert plan(INFERENCE, hold("ticket", 1, "generation", asks=False)) is None
+    assert plan(INFERENCE, claim("ticket", 1, "generation", asks=False)) is None
 
 
 @pytest.mark.parametrize("restore", ["idle", "when_done", "never"])
@@ -112,20 +114,20 @@ def test_a_pin_holds_image_mode_against_requests_idleness_and_being_done(restore
 
 def test_the_gpu_goes_back_when_it_was_idle_long_enough() -> None:
     assert plan(GENERATION, at=SINCE + 599) is None
-    assert plan(GENERATION, at=SINCE + 600) == Next("inference", "idle")
+    assert plan(GENERATION, at=SINCE + 600) == NextSwitch("inference", "idle")
     assert plan(GENERATION, at=SINCE + 600, last=SINCE + 100) is None
-    assert plan(GENERATION, at=SINCE + 700, last=SINCE + 100) == Next("inference", "idle")
+    assert plan(GENERATION, at=SINCE + 700, last=SINCE + 100) == NextSwitch("inference", "idle")
 
 
 @pytest.mark.parametrize("kind", ["ticket", "lease"])
 @pytest.mark.parametrize("restore", ["idle", "when_done"])
 def test_the_gpu_does_not_go_back_while_a_picture_is_wanted(kind: str, restore: str) -> None:
-    assert plan(GENERATION, hold(kind, 1, "generation"), at=SINCE + 10**6, restore=restore) is None
+    assert plan(GENERATION, claim(kind, 1, "generation"), at=SINCE + 10**6, restore=restore) is None
 
 
 def test_when_done_means_as_soon_as_the_pictures_are_done_and_the_stay_is_over() -> None:
     assert plan(GENERATION, at=SINCE + 29, last=SINCE + 5, restore="when_done") is None
-    assert plan(GENERATION, at=SINCE + 30, last=SINCE + 5, restore="when_done") == Next(
+    assert plan(GENERATION, at=SINCE + 30, last=SINCE + 5, restore="when_done") == NextSwitch(
         "inference", "pictures done"
     )
 
@@ -142,8 +144,8 @@ def test_the_llms_keep_the_gpu_for_as_long_as_nobody_wants_it(restore: str) -> N
 
 
 def test_a_clock_that_was_set_back_does_not_keep_the_gpu_where_it_is() -> None:
-    assert plan(INFERENCE, IMAGE_TICKET, at=SINCE - 86_400) == Next("generation", "image request")
-    assert plan(GENERATION, LLM_TICKET, at=SINCE - 86_400) == Next("inference", "LLM request")
+    assert plan(INFERENCE, IMAGE_TICKET, at=SINCE - 86_400) == NextSwitch("generation", "image request")
+    assert plan(GENERATION, LLM_TICKET, at=SINCE - 86_400) == NextSwitch("inference", "LLM request")
 
 
 # --- who is let in, and who is turned away ---------------------------------------------------------
@@ -156,7 +158,7 @@ def test_a_mode_is_open_only_while_it_is_in_force_and_nobody_takes_it_away(mode:
     assert not is_open(here, other(mode))
     assert not is_open(going(here, other(mode)), mode)
     assert not is_open(going(here, mode), mode), "image mode that is put right"
-    assert not is_open(replace(here, wanted=Wish(other(mode))), mode)
+    assert not is_open(replace(here, wanted=SwitchRequest(other(mode))), mode)
     assert is_open(over(here, mode), mode)
 
 
@@ -178,7 +180,7 @@ def test_an_llm_request_is_turned_away_in_image_mode_by_refusal_or_pin_only(
     state = replace(GENERATION, pinned=pinned)
     assert turns_away(state, "inference", settings) is away
     assert not turns_away(going(state, "inference"), "inference", settings), "it is on its way back"
-    assert not turns_away(replace(state, wanted=Wish("inference")), "inference", settings)
+    assert not turns_away(replace(state, wanted=SwitchRequest("inference")), "inference", settings)
 
 
 @pytest.mark.parametrize("policy", ["switch", "wait", "refuse"])
@@ -187,7 +189,9 @@ def test_an_llm_request_is_refused_as_soon_as_image_mode_is_coming(policy: Any) 
     refuses = policy == "refuse"
     assert not turns_away(INFERENCE, "inference", settings)
     assert turns_away(going(INFERENCE, "generation"), "inference", settings) is refuses
-    assert turns_away(replace(INFERENCE, wanted=Wish("generation")), "inference", settings) is refuses
+    assert (
+        turns_away(replace(INFERENCE, wanted=SwitchRequest("generation")), "inference", settings) is refuses
+    )
 
 
 @pytest.mark.parametrize("policy", ["switch", "wait", "refuse"])
@@ -198,35 +202,35 @@ def test_no_image_request_is_ever_turned_away(policy: Any, state: State) -> None
 
 def test_the_engine_gets_so_many_jobs_as_its_depth_and_the_oldest_first() -> None:
     lease, second, third = (
-        hold("lease", 1, "generation"),
-        hold("ticket", 5, "generation"),
-        hold("ticket", 7, "generation"),
+        claim("lease", 1, "generation"),
+        claim("ticket", 5, "generation"),
+        claim("ticket", 7, "generation"),
     )
-    holds = (lease, hold("ticket", 2, "inference"), second, third)
-    assert [place(holds, mine) for mine in (second, third)] == [0, 1]
-    assert [is_first(holds, mine, 2) for mine in (second, third)] == [True, False]
-    assert [is_first(holds, mine, 1) for mine in (second, third)] == [False, False]
-    assert [is_first(holds, mine, 3) for mine in (second, third)] == [True, True]
+    claims = (lease, claim("ticket", 2, "inference"), second, third)
+    assert [place(claims, mine) for mine in (second, third)] == [0, 1]
+    assert [is_first(claims, mine, 2) for mine in (second, third)] == [True, False]
+    assert [is_first(claims, mine, 1) for mine in (second, third)] == [False, False]
+    assert [is_first(claims, mine, 3) for mine in (second, third)] == [True, True]
 
 
 def test_llm_requests_do_not_queue_here() -> None:
-    holds = tuple(hold("lease", number, "inference") for number in range(1, 50))
-    assert is_first((*holds, hold("ticket", 99, "inference")), hold("ticket", 99, "inference"), 1)
+    claims = tuple(claim("lease", number, "inference") for number in range(1, 50))
+    assert is_first((*claims, claim("ticket", 99, "inference")), claim("ticket", 99, "inference"), 1)
 
 
 def test_a_number_comes_after_every_hold_there_is_and_every_one_that_was_revoked() -> None:
     assert next_number(State(), ()) == 1
-    assert next_number(State(), (hold("lease", 4, "generation"), hold("ticket", 3, "inference"))) == 5
+    assert next_number(State(), (claim("lease", 4, "generation"), claim("ticket", 3, "inference"))) == 5
     revoked = State(revoked={"inference": 0, "generation": 9})
-    assert next_number(revoked, (hold("lease", 4, "generation"),)) == 10
-    assert not is_revoked(revoked, hold("lease", next_number(revoked, ()), "generation"))
+    assert next_number(revoked, (claim("lease", 4, "generation"),)) == 10
+    assert not is_revoked(revoked, claim("lease", next_number(revoked, ()), "generation"))
 
 
 def test_what_was_revoked_is_one_mode_up_to_one_number() -> None:
     state = State(revoked={"inference": 0, "generation": 4})
-    assert is_revoked(state, hold("lease", 4, "generation"))
-    assert not is_revoked(state, hold("lease", 5, "generation"))
-    assert not is_revoked(state, hold("lease", 4, "inference"))
+    assert is_revoked(state, claim("lease", 4, "generation"))
+    assert not is_revoked(state, claim("lease", 5, "generation"))
+    assert not is_revoked(state, claim("lease", 4, "inference"))
 
 
 # --- when to come again ----------------------------------------------------------------------------
@@ -235,13 +239,13 @@ def test_what_was_revoked_is_one_mode_up_to_one_number() -> None:
 def wait_s(
     mode: Mode,
     state: State,
-    *holds: Hold,
-    mine: Hold | None = None,
+    *claims: Claim,
+    mine: Claim | None = None,
     at: float = SINCE + 100,
     last: float = 0.0,
     **policy: Any,
 ) -> int | None:
-    given = Now(state, holds, Pace(last, 10.0), replace(POLICY, **policy), at)
+    given = Now(state, claims, Pace(last, 10.0), replace(POLICY, **policy), at)
     return seconds_until(mode, mine, given)
 
 
@@ -254,7 +258,11 @@ def test_what_is_free_can_be_had_in_a_second(mode: Mode) -> None:
 
 
 def test_the_queue_counts_as_long_as_its_pictures_take() -> None:
-    queue = [hold("lease", 1, "generation"), hold("ticket", 2, "generation"), hold("ticket", 3, "generation")]
+    queue = [
+        claim("lease", 1, "generation"),
+        claim("ticket", 2, "generation"),
+        claim("ticket", 3, "generation"),
+    ]
     assert wait_s("generation", GENERATION, *queue) == 30
     assert wait_s("generation", GENERATION, *queue, mine=queue[1]) == 10
     assert wait_s("generation", GENERATION, *queue, mine=queue[2]) == 20
@@ -287,7 +295,7 @@ def test_who_wants_the_mode_that_is_just_leaving_waits_for_both_ways_and_the_sta
 
 
 def test_the_llms_are_told_of_the_pictures_that_run() -> None:
-    leases = [hold("lease", number, "generation") for number in (1, 2)]
+    leases = [claim("lease", number, "generation") for number in (1, 2)]
     assert wait_s("inference", replace(GENERATION, took_s=TOOK), *leases) == 20 + 4
 
 
@@ -307,7 +315,7 @@ def test_who_may_not_ask_for_the_gpu_is_told_when_it_goes_back_by_itself(policy:
     assert wait_s("inference", state, **told) == 500 + 4, "600 s idle, of which 100 are over"
     assert wait_s("inference", state, last=SINCE + 50, **told) == 550 + 4
     assert wait_s("inference", state, restore="when_done", **told) == 4
-    one = hold("lease", 1, "generation")
+    one = claim("lease", 1, "generation")
     assert wait_s("inference", state, one, restore="when_done", **told) == 10 + 4
 
 
@@ -321,8 +329,8 @@ def test_a_retry_after_is_a_whole_second_or_more(mode: Mode, state: State) -> No
 
 def test_who_waited_for_a_mode_is_let_in_before_it_is_left_again() -> None:
     policy, state = Policy(min_stay_s=0), State(mode="inference", since=100.0)
-    llm = Hold("ticket", 1, "inference", True, 0, 1, "llm")
-    image = Hold("ticket", 2, "generation", True, 0, 1, "image")
+    llm = Claim("ticket", 1, "inference", True, 0, 1, "llm")
+    image = Claim("ticket", 2, "generation", True, 0, 1, "image")
     assert next_switch(state, [llm, image], Pace(), policy, 100.5) is None
     let_in = replace(llm, kind="lease")
     assert next_switch(state, [let_in, image], Pace(), policy, 100.5) is not None

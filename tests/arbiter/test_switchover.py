@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from arbiter import Arbiter, Mode, Policy
-from arbiter.books import Books
-from arbiter.policy import Next, is_open
+from arbiter.policy import NextSwitch, is_open
+from arbiter.state_store import StateStore
 from errors import (
     ArbiterUnavailable,
     ComfyuiBusy,
@@ -23,7 +23,7 @@ from errors import (
     RequestCancelled,
     SwitchInProgress,
 )
-from tenant import Failure
+from gpu_tenant import Failure
 from tests.arbiter.conftest import MakeArbiter
 from tests.arbiter.fakes import GB, WAIT_S, FakeEngine, FakeStacks, Request, Stage, until
 from tests.arbiter.soak import PHASES, PROCESSES, Op, Plan, work
@@ -42,7 +42,7 @@ def told(arbiter: Arbiter, mode: Mode) -> None:
     """The mode is `mode` and nothing is under way."""
 
     def is_so() -> bool:
-        state = arbiter.books.state()
+        state = arbiter.state_store.state()
         return state.mode == mode and not state.under_way and not state.wanted
 
     until(is_so)
@@ -58,26 +58,26 @@ def test_each_way_goes_through_its_phases_in_order_and_tells_how_long_each_took(
     assert phases(stage) == TO_GENERATION
     assert dict(switch.phases)["verifying"] == pytest.approx(2.0, abs=0.2)
     assert sum(seconds for _, seconds in switch.phases) == pytest.approx(stage.clock.now - began, abs=0.01)
-    assert switch.ended == stage.clock.now == stage.books.state().since
-    assert stage.books.state().took_s["generation"] == pytest.approx(2.0, abs=0.2)
-    assert stage.books.state().mode == "generation"
+    assert switch.ended == stage.clock.now == stage.state_store.state().since
+    assert stage.state_store.state().took_s["generation"] == pytest.approx(2.0, abs=0.2)
+    assert stage.state_store.state().mode == "generation"
     assert stage.stacks.loaded == {}
 
-    stage.engine.holds = True
+    stage.engine.claims = True
     stage.play("inference")
     assert phases(stage) == TO_INFERENCE
     assert stage.switch.number == 2
-    assert stage.books.state().mode == "inference"
+    assert stage.state_store.state().mode == "inference"
     assert sorted(stage.stacks.loaded) == ["chat", "embed"]
-    assert not stage.engine.holds
-    assert stage.books.state().saved == ()
+    assert not stage.engine.claims
+    assert stage.state_store.state().saved == ()
 
 
 def test_from_its_first_moment_to_its_last_a_switch_lets_nobody_in(stage: Stage) -> None:
     seen: list[bool] = []
 
     def look(op: str) -> None:
-        state = stage.books.state()
+        state = stage.state_store.state()
         seen.append(is_open(state, "inference") or is_open(state, "generation"))
 
     stage.stacks.before = stage.engine.before = look
@@ -118,8 +118,8 @@ def test_a_switch_waits_for_what_runs_and_cuts_nobody(
     mode: Mode = "inference" if target == "generation" else "generation"
     running = Request(arbiter, mode, "running").gets_it()
     other = Request(arbiter, target, "waits")
-    until(lambda: (switch := arbiter.books.state().under_way) and switch.phase == "draining")
-    assert arbiter.books.state().mode == mode
+    until(lambda: (switch := arbiter.state_store.state().under_way) and switch.phase == "draining")
+    assert arbiter.state_store.state().mode == mode
     assert running.lets_go() is None
     assert other.gets_it().lets_go() is None
     assert stacks.loaded.keys() == ({"chat", "embed"} if target == "inference" else set())
@@ -142,20 +142,22 @@ def test_a_drain_that_takes_too_long_gives_the_gpu_back_untouched(
 ) -> None:
     if target == "inference":
         stage.play("generation")
-    before = stage.books.state()
-    held = stage.hold("inference" if target == "generation" else "generation", job="slow") if mine else None
+    before = stage.state_store.state()
+    own_claim = (
+        stage.claim("inference" if target == "generation" else "generation", job="slow") if mine else None
+    )
     stage.stacks.busy_until = stage.engine.renders_until = stage.clock.now + (0 if mine else 10**6)
     switch = stage.play(target)
     assert switch.error is not None
     assert switch.error["phase"] == "draining"
     assert ("slow" if mine else "not sent by Easel") in switch.error["message"]
     assert dict(switch.phases)["draining"] == pytest.approx(stage.policy.drain_s, abs=1)
-    after = stage.books.state()
+    after = stage.state_store.state()
     assert (after.mode, after.saved) == (before.mode, before.saved)
     assert sorted(stage.stacks.loaded) == ([] if target == "inference" else ["chat", "embed"])
     assert stage.engine.dropped == []
-    if held:
-        held.end()
+    if own_claim:
+        own_claim.end()
 
 
 def test_with_kill_a_drain_that_takes_too_long_drops_the_pictures_and_goes_on(
@@ -175,11 +177,11 @@ def test_with_kill_an_llm_request_that_takes_too_long_is_left_to_its_server_to_c
     tmp_path: Path, stage: Stage
 ) -> None:
     stage = Stage(tmp_path / "other", Policy(on_drain_timeout="kill"))
-    held = stage.hold("inference")
+    own_claim = stage.claim("inference")
     assert stage.play("generation").error is None
-    assert stage.books.state().revoked["inference"] >= held.hold.number
+    assert stage.state_store.state().revoked["inference"] >= own_claim.claim.number
     assert stage.stacks.loaded == {}
-    held.end()
+    own_claim.end()
 
 
 # --- nothing is believed ---------------------------------------------------------------------------
@@ -201,8 +203,8 @@ def test_an_unload_that_never_comes_true_fails_in_its_phase_and_gives_back_what_
     assert "fake/chat, fake/embed" in switch.error["message"]
     assert dict(switch.phases)["verifying"] == pytest.approx(stage.policy.release_s, abs=1)
     assert phases(stage) == [*TO_GENERATION[:4], "restoring"]
-    assert stage.books.state().mode == "inference"
-    assert is_open(stage.books.state(), "inference")
+    assert stage.state_store.state().mode == "inference"
+    assert is_open(stage.state_store.state(), "inference")
     assert sorted(stage.stacks.loaded) == ["chat", "embed"]
 
 
@@ -212,7 +214,7 @@ def test_a_refused_unload_loads_again_what_had_gone_and_the_next_attempt_is_a_re
     assert switch.error is not None
     assert switch.error["phase"] == "releasing"
     assert switch.error["code"] == "llm.refused"
-    assert stage.books.state().mode == "inference"
+    assert stage.state_store.state().mode == "inference"
     assert sorted(stage.stacks.loaded) == ["chat", "embed"]
     stage.stacks.refuses_unload = False
     assert stage.play("generation").error is None
@@ -240,12 +242,12 @@ def test_a_server_that_answers_no_more_is_not_taken_for_empty(stage: Stage) -> N
     switch = stage.play("generation")
     assert switch.error is not None
     assert switch.error["code"] == "llm.unreachable"
-    assert stage.books.state().mode == "inference"
+    assert stage.state_store.state().mode == "inference"
 
 
 def test_an_engine_that_keeps_its_memory_keeps_no_llm_from_its_gpu_and_is_told_of(stage: Stage) -> None:
     stage.play("generation")
-    stage.engine.holds = stage.engine.keeps_memory = True
+    stage.engine.claims = stage.engine.keeps_memory = True
     switch = stage.play("inference")
     assert switch.error is None
     assert "engine/models" in switch.notes[0]
@@ -266,8 +268,8 @@ def test_a_model_that_cannot_be_loaded_again_is_named_and_keeps_nobody_from_the_
     assert Failure("fake", "chat", "the fake is gone" if raises else "no room") in switch.failed
     assert len(switch.failed) == (2 if raises else 1)
     assert sorted(stage.stacks.loaded) == ([] if raises else ["embed"])
-    assert stage.books.state().mode == "inference"
-    assert is_open(stage.books.state(), "inference")
+    assert stage.state_store.state().mode == "inference"
+    assert is_open(stage.state_store.state(), "inference")
     count = switch.number
     stage.ticks(7200, each=10)
     assert stage.switch.number == count, "nobody tries for ever"
@@ -289,7 +291,7 @@ def after(stage: Stage, seconds: float, before: int, then: int) -> Callable[[], 
 
 def test_memory_that_never_comes_free_fails_the_switch_and_loads_the_llms_again(stage: Stage) -> None:
     stage.free = lambda: 2 * GB
-    ticket = stage.hold("generation", "ticket", need=8 * GB)
+    ticket = stage.claim("generation", "ticket", need=8 * GB)
     switch = stage.play("generation")
     ticket.end()
     assert switch.error is not None
@@ -306,7 +308,7 @@ def test_an_llm_that_held_next_to_nothing_stops_no_switch_where_enough_is_free(
 ) -> None:
     """An embedding model of some megabytes, or one on the CPU; and no card has all of its 8 GB free."""
     stage.free = lambda: int(7.6 * GB)
-    ticket = stage.hold("generation", "ticket", need=need)
+    ticket = stage.claim("generation", "ticket", need=need)
     switch = stage.play("generation")
     ticket.end()
     assert (switch.error, len(switch.notes)) == (None, 1)
@@ -314,13 +316,13 @@ def test_an_llm_that_held_next_to_nothing_stops_no_switch_where_enough_is_free(
 
 def test_who_takes_a_switch_up_after_the_models_are_gone_still_verifies_the_memory(stage: Stage) -> None:
     stage.free = lambda: 1 * GB
-    stage.books.update(lambda state: replace(state, saved=stage.stacks.resident()))
+    stage.state_store.update(lambda state: replace(state, saved=stage.stacks.resident()))
     stage.stacks.loaded.clear()
-    with stage.books.mutex():
-        stage.switchover.begin(Next("generation", "asked"))
+    with stage.state_store.mutex():
+        stage.switchover.begin(NextSwitch("generation", "asked"))
     dead = replace(stage.switch, pid=1, phase="verifying", had=True, free_before=1 * GB)
-    stage.books.update(lambda state: replace(state, switch=dead))
-    ticket = stage.hold("generation", "ticket", need=8 * GB)
+    stage.state_store.update(lambda state: replace(state, switch=dead))
+    ticket = stage.claim("generation", "ticket", need=8 * GB)
     switch = stage.resume()
     ticket.end()
     assert switch.error is not None
@@ -338,7 +340,7 @@ def test_memory_that_comes_free_late_is_waited_for(stage: Stage) -> None:
 def test_memory_that_covers_what_is_needed_is_not_waited_for(stage: Stage) -> None:
     """It need not rise: another card, or models that were asleep in RAM."""
     stage.free = lambda: 12 * GB
-    ticket = stage.hold("generation", "ticket", need=8 * GB)
+    ticket = stage.claim("generation", "ticket", need=8 * GB)
     switch = stage.play("generation")
     assert switch.error is None
     assert dict(switch.phases)["verifying"] < 0.5
@@ -347,7 +349,7 @@ def test_memory_that_covers_what_is_needed_is_not_waited_for(stage: Stage) -> No
 
 def test_a_model_that_needs_more_than_there_is_waits_only_until_no_more_comes(stage: Stage) -> None:
     stage.free = after(stage, 1.0, 2 * GB, 20 * GB)
-    ticket = stage.hold("generation", "ticket", need=48 * GB)
+    ticket = stage.claim("generation", "ticket", need=48 * GB)
     switch = stage.play("generation")
     assert switch.error is None
     assert dict(switch.phases)["verifying"] < 2.0
@@ -379,7 +381,7 @@ def test_an_engine_that_does_not_start_gives_the_gpu_back_to_the_llms(stage: Sta
     switch = stage.play("generation")
     assert switch.error is not None
     assert (switch.error["code"], switch.error["phase"]) == ("engine.start_failed", "starting")
-    assert stage.books.state().mode == "inference"
+    assert stage.state_store.state().mode == "inference"
     assert sorted(stage.stacks.loaded) == ["chat", "embed"]
     assert stage.play("generation").error is None
 
@@ -391,7 +393,7 @@ def test_an_engine_that_dies_in_image_mode_is_started_again_and_the_mode_stays(s
     assert stage.engine.starts == 1
     assert stage.switch.reason == "the engine is down"
     assert stage.switch.error is None
-    state = stage.books.state()
+    state = stage.state_store.state()
     assert (state.mode, state.pinned) == ("generation", True)
     stage.play("inference")
     assert sorted(stage.stacks.loaded) == ["chat", "embed"], "what was saved outlives the repair"
@@ -401,8 +403,8 @@ def test_an_engine_that_stays_dead_gives_the_gpu_back_to_the_llms(stage: Stage) 
     stage.play("generation")
     stage.engine.is_up, stage.engine.start_fails = False, 10**6
     stage.ticks(10)
-    assert stage.books.state().mode == "inference"
-    assert not stage.books.state().under_way
+    assert stage.state_store.state().mode == "inference"
+    assert not stage.state_store.state().under_way
     assert sorted(stage.stacks.loaded) == ["chat", "embed"]
 
 
@@ -415,7 +417,7 @@ def test_an_llm_loaded_behind_our_back_is_noticed_and_unloaded_and_not_kept_for_
     stage.ticks(3)
     assert stage.stacks.loaded == {}
     assert "fake/intruder" in stage.switch.reason
-    assert stage.books.state().mode == "generation"
+    assert stage.state_store.state().mode == "generation"
     stage.play("inference")
     assert sorted(stage.stacks.loaded) == ["chat", "embed"]
 
@@ -424,19 +426,19 @@ def test_while_a_picture_is_drawn_no_llm_is_loaded_even_if_an_intruder_cannot_be
     stage: Stage,
 ) -> None:
     stage.play("generation")
-    stage.engine.holds = True
-    picture = stage.hold("generation")
+    stage.engine.claims = True
+    picture = stage.claim("generation")
     stage.stacks.loaded["intruder"], stage.stacks.lies = None, 10**6
 
     def look(op: str) -> None:
-        assert op != "restore" or (not stage.engine.holds and not stage.holds.all())
+        assert op != "restore" or (not stage.engine.claims and not stage.claims.all())
 
     stage.stacks.before = look
     stage.ticks(62)
     assert sorted(stage.stacks.loaded) == ["intruder"]
     picture.end()
     stage.ticks(5)
-    assert stage.books.state().mode == "inference", "image mode that cannot be put right is given back"
+    assert stage.state_store.state().mode == "inference", "image mode that cannot be put right is given back"
     assert sorted(stage.stacks.loaded) == ["chat", "embed", "intruder"]
 
 
@@ -461,9 +463,9 @@ def in_image_mode(folder: Path, *, pin: bool = False, **policy: Any) -> Stage:
 def test_an_idle_gpu_goes_back_once(tmp_path: Path) -> None:
     stage = in_image_mode(tmp_path)
     stage.ticks(599, each=1)
-    assert stage.books.state().mode == "generation"
+    assert stage.state_store.state().mode == "generation"
     stage.ticks(5, each=1)
-    assert stage.books.state().mode == "inference"
+    assert stage.state_store.state().mode == "inference"
     assert sorted(stage.stacks.loaded) == ["chat", "embed"]
     stage.ticks(7200, each=10)
     assert stage.switch.number == 2
@@ -472,32 +474,32 @@ def test_an_idle_gpu_goes_back_once(tmp_path: Path) -> None:
 def test_a_pinned_gpu_does_not_go_back(tmp_path: Path) -> None:
     stage = in_image_mode(tmp_path, pin=True)
     stage.ticks(7200, each=10)
-    assert stage.books.state().mode == "generation"
+    assert stage.state_store.state().mode == "generation"
 
 
 def test_the_gpu_does_not_go_back_as_idle_while_comfyui_renders_for_somebody_else(tmp_path: Path) -> None:
     stage = in_image_mode(tmp_path)
     stage.engine.renders_until = stage.clock.now + 1000
     stage.ticks(1150, each=5)
-    assert (stage.books.state().mode, stage.switch.number) == ("generation", 1)
+    assert (stage.state_store.state().mode, stage.switch.number) == ("generation", 1)
     stage.ticks(700, each=5)
-    assert stage.books.state().mode == "inference"
+    assert stage.state_store.state().mode == "inference"
 
 
 def test_when_done_gives_the_gpu_back_after_the_last_picture_and_the_minimum_stay(tmp_path: Path) -> None:
     stage = in_image_mode(tmp_path, restore="when_done")
-    picture = stage.hold("generation")
+    picture = stage.claim("generation")
     stage.ticks(60)
-    assert stage.books.state().mode == "generation"
+    assert stage.state_store.state().mode == "generation"
     picture.end()
     stage.ticks(1)
-    assert stage.books.state().mode == "inference"
+    assert stage.state_store.state().mode == "inference"
 
 
 def test_never_leaves_the_gpu_where_it_is(tmp_path: Path) -> None:
     stage = in_image_mode(tmp_path, restore="never")
     stage.ticks(7200, each=10)
-    assert stage.books.state().mode == "generation"
+    assert stage.state_store.state().mode == "generation"
 
 
 def test_llms_that_were_loaded_while_easel_was_down_keep_the_gpu_when_it_starts(
@@ -508,7 +510,7 @@ def test_llms_that_were_loaded_while_easel_was_down_keep_the_gpu_when_it_starts(
     told(first, "generation")
     first.reconciler.stop()
     stacks.loaded = {"chat": None}  # a reboot
-    first.books.mark_start()
+    first.state_store.mark_start()
     told(make_arbiter(restore="never"), "inference")
     assert sorted(stacks.loaded) == ["chat", "embed"]
 
@@ -531,7 +533,7 @@ def test_a_pin_that_comes_with_a_noop_is_applied(make_arbiter: MakeArbiter) -> N
     for pin, pinned in ((None, True), (False, False), (None, False), (True, True)):
         with arbiter.lease("generation", job="keeps-the-mode", timeout_s=WAIT_S):
             assert arbiter.switch("generation", pin=pin) == "noop"
-            assert arbiter.books.state().pinned is pinned
+            assert arbiter.state_store.state().pinned is pinned
 
 
 def test_a_pin_goes_with_the_mode_it_held(make_arbiter: MakeArbiter) -> None:
@@ -539,10 +541,10 @@ def test_a_pin_goes_with_the_mode_it_held(make_arbiter: MakeArbiter) -> None:
     for pinned in (True, False):
         arbiter.switch("generation", pin=pinned or None)
         told(arbiter, "generation")
-        assert arbiter.books.state().pinned is pinned, "an old pin holds no later image mode"
+        assert arbiter.state_store.state().pinned is pinned, "an old pin holds no later image mode"
         arbiter.switch("inference", force=True)
         told(arbiter, "inference")
-        assert arbiter.books.state().pinned is False
+        assert arbiter.state_store.state().pinned is False
 
 
 def test_no_image_mode_is_pinned_before_there_is_one(make_arbiter: MakeArbiter) -> None:
@@ -551,7 +553,7 @@ def test_no_image_mode_is_pinned_before_there_is_one(make_arbiter: MakeArbiter) 
         arbiter.pin(True)
     arbiter.pin(False)
     arbiter.switch("generation")
-    until(lambda: (switch := arbiter.books.state().switch) and switch.reason == "pictures done")
+    until(lambda: (switch := arbiter.state_store.state().switch) and switch.reason == "pictures done")
 
 
 def test_a_pinned_gpu_is_refused_up_front_and_had_by_force(make_arbiter: MakeArbiter) -> None:
@@ -560,7 +562,7 @@ def test_a_pinned_gpu_is_refused_up_front_and_had_by_force(make_arbiter: MakeArb
     told(arbiter, "generation")
     with pytest.raises(GpuPinned):
         arbiter.switch("inference")
-    assert arbiter.books.state().wanted is None
+    assert arbiter.state_store.state().wanted is None
     assert arbiter.switch("inference", force=True) == "switching"
     told(arbiter, "inference")
 
@@ -576,7 +578,7 @@ def test_a_busy_gpu_is_refused_up_front_with_its_queue_and_a_time_to_come_again(
         arbiter.switch("inference")
     assert refused.value.details["queue"] == {"running": 1, "pending": 2}
     assert refused.value.details["retry_after_s"] >= 1
-    assert arbiter.books.state().wanted is None
+    assert arbiter.state_store.state().wanted is None
     assert [request.lets_go() for request in (first, second, third)] == [None] * 3
 
 
@@ -599,11 +601,11 @@ def test_a_picture_that_comes_after_the_wish_waits_and_one_that_came_before_is_w
     arbiter = make_arbiter(reconciles=False, restore="never", min_stay_s=10**6)
     arbiter.switch("generation")
     arbiter.reconciler.tick()
-    assert arbiter.books.state().mode == "generation"
+    assert arbiter.state_store.state().mode == "generation"
     arbiter.switch("inference")
     late = Request(arbiter, "generation", "late").waits()
     arbiter.reconciler.tick()
-    assert arbiter.books.state().mode == "inference"
+    assert arbiter.state_store.state().mode == "inference"
     assert not late.has_it
     late.hung_up = True
     assert late.ends() is not None
@@ -618,7 +620,7 @@ def test_during_a_switch_every_other_wish_is_told_so_and_where_it_goes(
     picture = None if asked else Request(arbiter, "generation", "picture")
     if asked:
         arbiter.switch("generation")
-    switch = until(lambda: arbiter.books.state().under_way)
+    switch = until(lambda: arbiter.state_store.state().under_way)
     assert switch.target == "generation"
     for mode in ("generation", "inference"):
         with pytest.raises(SwitchInProgress) as refused:
@@ -637,8 +639,8 @@ def test_of_many_wishes_at_once_one_is_taken_and_the_others_are_told(make_arbite
     def ask() -> None:
         try:
             ended.append(arbiter.switch("generation"))
-        except SwitchInProgress as fault:
-            ended.append(fault.code)
+        except SwitchInProgress as error:
+            ended.append(error.code)
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
@@ -702,12 +704,12 @@ def test_a_switch_whose_process_was_killed_is_carried_on_by_looking_and_no_model
     arbiter.switch(target)
     dies(tmp_path / "gpu", tmp_path / "world", target, phase)
 
-    late = Books(tmp_path / "gpu").state()
+    late = StateStore(tmp_path / "gpu").state()
     assert late.under_way is not None
     assert late.under_way.phase == phase
     survivor = arbiter_of_the_world(tmp_path / "gpu", call, Policy(restore="never", min_stay_s=0))
     survivor.reconciler.tick()
-    state = survivor.books.state()
+    state = survivor.state_store.state()
     assert state.switch is not None
     assert (state.mode, state.switch.error, state.switch.resumed) == (target, None, 1)
     if target == "generation":
@@ -721,13 +723,13 @@ def test_a_switch_whose_process_was_killed_is_carried_on_by_looking_and_no_model
 def test_a_failed_switch_whose_process_was_killed_while_it_loaded_again_is_carried_on_too(
     tmp_path: Path, world: World, call: Caller
 ) -> None:
-    world.faults.start_fails = 1
+    world.errors.start_fails = 1
     arbiter = arbiter_of_the_world(tmp_path / "gpu", call, Policy(restore="never", min_stay_s=0))
     arbiter.switch("generation")
     dies(tmp_path / "gpu", tmp_path / "world", "generation", "restoring")
     assert call("resident") == []
     arbiter.reconciler.tick()
-    state = arbiter.books.state()
+    state = arbiter.state_store.state()
     assert state.switch is not None
     assert state.switch.error is not None
     assert state.switch.error["phase"] == "starting"
@@ -744,9 +746,9 @@ def test_a_switch_that_is_carried_on_and_then_fails_early_loads_again_what_was_u
     arbiter.switch("generation")
     dies(tmp_path / "gpu", tmp_path / "world", "generation", phase)
     until(lambda: call("resident") == [])
-    world.faults.deaf = 1
+    world.errors.deaf = 1
     arbiter.reconciler.tick()
-    state = arbiter.books.state()
+    state = arbiter.state_store.state()
     assert state.switch is not None
     assert state.switch.error is not None
     assert state.switch.error["phase"] == "draining"
@@ -778,14 +780,14 @@ def test_a_dead_holders_job_is_taken_back_before_the_gpu_changes_hands(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
     stage.play("generation")
-    held = stage.hold("generation", job="orphan")
-    name = held.hold.name
-    held.end()
-    (stage.holds.folder / name).touch()  # as a killed process leaves it
+    own_claim = stage.claim("generation", job="orphan")
+    name = own_claim.claim.name
+    own_claim.end()
+    (stage.claims.folder / name).touch()  # as a killed process leaves it
     with caplog.at_level(logging.WARNING):
         assert stage.play("inference").error is None
     assert stage.engine.dropped == ["orphan"]
-    assert stage.holds.all() == ()
+    assert stage.claims.all() == ()
 
 
 def test_every_phase_is_died_in_here() -> None:
@@ -798,11 +800,11 @@ def test_a_switch_that_nobody_waits_for_any_more_is_called_off_before_anything_w
     arbiter = make_arbiter()
     with arbiter.lease("inference", job="chat", timeout_s=WAIT_S):
         waits = Request(arbiter, "generation", "picture").waits()
-        until(lambda: arbiter.books.state().under_way)
+        until(lambda: arbiter.state_store.state().under_way)
         waits.hung_up = True
         assert isinstance(waits.ends(), RequestCancelled)
-        until(lambda: arbiter.books.state().under_way is None)
-    state = arbiter.books.state()
+        until(lambda: arbiter.state_store.state().under_way is None)
+    state = arbiter.state_store.state()
     assert state.switch is not None
     assert (state.mode, state.switch.error, state.switch.notes) == (
         "inference",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import EngineStartFailed, StackRefused, StackUnreachable
-from tenant import Failure, Resident
+from gpu_tenant import Failure, Resident
 
 MODELS = ("chat", "embed")
 ERRORS = {kind.code: kind for kind in (EngineStartFailed, StackRefused, StackUnreachable)}
@@ -30,7 +30,7 @@ def is_alive(pid: int) -> bool:
 
 
 @dataclass
-class Faults:
+class Errors:
     """How the LLM server and ComfyUI misbehave. Seconds."""
 
     unload_s: float = 0.0
@@ -55,7 +55,7 @@ class Faults:
 class World:
     """Everything on the GPU, under one lock. Times are monotonic."""
 
-    faults: Faults = field(default_factory=Faults)
+    errors: Errors = field(default_factory=Errors)
     violations: list[str] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
     begun: list[tuple[int, str, str]] = field(default_factory=list)
@@ -93,13 +93,13 @@ class World:
         for name, gone_at in list(self._loaded.items()):
             if gone_at is not None and gone_at <= now:
                 del self._loaded[name]
-                if self.faults.reload_after_s is not None:
-                    self._comes_back[name] = gone_at + self.faults.reload_after_s
+                if self.errors.reload_after_s is not None:
+                    self._comes_back[name] = gone_at + self.errors.reload_after_s
         for name, at in list(self._comes_back.items()):
             if at <= now:
                 del self._comes_back[name]
                 self._loaded[name] = None
-                self.faults.reload_after_s = None
+                self.errors.reload_after_s = None
                 self.log.append(f"    a late request loaded {name} again")
         self._jobs = {job: end for job, end in self._jobs.items() if end > now}
         self._serving = {
@@ -111,28 +111,28 @@ class World:
     # --- the LLM server ----------------------------------------------------------------------------
 
     def do_resident(self) -> list[str]:
-        if self.faults.deaf > 0:
-            self.faults.deaf -= 1
+        if self.errors.deaf > 0:
+            self.errors.deaf -= 1
             raise StackUnreachable("the fake is deaf")
         return sorted(self._loaded)
 
     def do_unload(self, name: str, forced: bool) -> float:
         now = time.monotonic()
         if name not in self._loaded:
-            if self.faults.refuses_repeats:
+            if self.errors.refuses_repeats:
                 raise StackRefused("it is not loaded")
             return 0.0
         if self._serving and not forced:
             self._wrong(f"{name} was unloaded under a request that nobody had told to go")
         self._serving.clear()
-        if self.faults.lies > 0:
-            self.faults.lies -= 1
+        if self.errors.lies > 0:
+            self.errors.lies -= 1
         elif self._loaded[name] is None:
-            self._loaded[name] = now + self.faults.unload_s
-        return self.faults.hang_s
+            self._loaded[name] = now + self.errors.unload_s
+        return self.errors.hang_s
 
     def do_load(self, name: str) -> str:
-        if name in self.faults.load_fails:
+        if name in self.errors.load_fails:
             return "it does not fit"
         if self._jobs:
             self._wrong(f"{name} was loaded while a picture was drawn")
@@ -175,14 +175,14 @@ class World:
 
     def do_free(self) -> None:
         if self._comfy_holds:
-            self._comfy_frees_at = time.monotonic() + self.faults.free_s
+            self._comfy_frees_at = time.monotonic() + self.errors.free_s
 
     def do_holding(self) -> bool:
         return self._comfy_holds
 
     def do_start(self) -> None:
-        if self.faults.start_fails > 0:
-            self.faults.start_fails -= 1
+        if self.errors.start_fails > 0:
+            self.errors.start_fails -= 1
             raise EngineStartFailed("the fake does not start")
 
     # --- what the processes tell -------------------------------------------------------------------
@@ -205,7 +205,7 @@ class World:
     def heal(self) -> None:
         """From now on everything works."""
         with self._lock:
-            self.faults = Faults()
+            self.errors = Errors()
 
 
 class WorldServer(socketserver.ThreadingUnixStreamServer):
@@ -237,8 +237,8 @@ class _Handler(socketserver.StreamRequestHandler):
             given = json.loads(line)
             try:
                 answer = {"value": self.server.world.call(given.pop("op"), given)}
-            except tuple(ERRORS.values()) as fault:
-                answer = {"error": fault.code, "message": fault.message}
+            except tuple(ERRORS.values()) as error:
+                answer = {"error": error.code, "message": error.message}
             self.wfile.write(json.dumps(answer).encode() + b"\n")
 
 
@@ -319,25 +319,25 @@ class FakeEngine:
         self._call("drop", jobs=None if jobs is None else list(jobs))
 
 
-def random_faults(dice: random.Random) -> Faults:
+def random_errors(dice: random.Random) -> Errors:
     """Mostly one or two kinds of trouble at a time."""
-    faults = Faults(unload_s=dice.choice((0, 0, 0.005, 0.03)), free_s=dice.choice((0, 0.005, 0.03)))
+    errors = Errors(unload_s=dice.choice((0, 0, 0.005, 0.03)), free_s=dice.choice((0, 0.005, 0.03)))
     for _ in range(dice.choice((0, 1, 1, 2))):
         kind = dice.choice(("lies", "reload", "hang", "deaf", "repeats", "load", "start", "stuck"))
         if kind == "lies":
-            faults.lies = dice.choice((1, 2))
+            errors.lies = dice.choice((1, 2))
         elif kind == "stuck":
-            faults.lies = 1000
+            errors.lies = 1000
         elif kind == "reload":
-            faults.reload_after_s = dice.choice((0.0, 0.002, 0.005))
+            errors.reload_after_s = dice.choice((0.0, 0.002, 0.005))
         elif kind == "hang":
-            faults.hang_s = dice.choice((0.02, 0.1))
+            errors.hang_s = dice.choice((0.02, 0.1))
         elif kind == "deaf":
-            faults.deaf = dice.choice((1, 2, 5))
+            errors.deaf = dice.choice((1, 2, 5))
         elif kind == "repeats":
-            faults.refuses_repeats = True
+            errors.refuses_repeats = True
         elif kind == "load":
-            faults.load_fails = (dice.choice(MODELS),)
+            errors.load_fails = (dice.choice(MODELS),)
         elif kind == "start":
-            faults.start_fails = 1
-    return faults
+            errors.start_fails = 1
+    return errors

@@ -21,9 +21,9 @@ LONGEST_S = 1800
 def main() -> int:
     asked = arguments().parse_args()
     chosen = [environment for environment in ENVIRONMENTS if not asked.only or environment.name in asked.only]
-    faults = {environment.name: fault for environment in chosen if (fault := not_ready(environment))}
+    errors = {environment.name: error for environment in chosen if (error := not_ready(environment))}
     with tempfile.TemporaryDirectory(prefix="easel-clients-") as scratch:
-        results = run_all(chosen, faults, Path(scratch), asked.url)
+        results = run_all(chosen, errors, Path(scratch), asked.url)
     print("\n" + report(results))
     left_out = set() if asked.only else untested(results)
     if left_out:
@@ -53,26 +53,26 @@ def not_ready(environment: Environment) -> Result | None:
     lacking = missing(environment)
     if lacking:
         return Result(
-            environment.name, fault=f"SKIPPED: there is no {' and no '.join(lacking)} here", is_missing=True
+            environment.name, error=f"SKIPPED: there is no {' and no '.join(lacking)} here", is_missing=True
         )
     try:
         install(environment)
-    except subprocess.CalledProcessError as fault:
+    except subprocess.CalledProcessError as error:
         return Result(
-            environment.name, fault=f"could not be installed: {fault.cmd[0]} ended with {fault.returncode}"
+            environment.name, error=f"could not be installed: {error.cmd[0]} ended with {error.returncode}"
         )
     return None
 
 
 def run_all(
-    chosen: Sequence[Environment], faults: Mapping[str, Result], scratch: Path, url: str
+    chosen: Sequence[Environment], errors: Mapping[str, Result], scratch: Path, url: str
 ) -> list[Result]:
     """The results of all of them, those that are not ready included."""
-    if all(environment.name in faults for environment in chosen):
-        return list(faults.values())
+    if all(environment.name in errors for environment in chosen):
+        return list(errors.values())
     with serving(scratch, url) as variables:
         return [
-            faults.get(environment.name) or run(environment, scratch, variables) for environment in chosen
+            errors.get(environment.name) or run(environment, scratch, variables) for environment in chosen
         ]
 
 
@@ -94,10 +94,10 @@ def run(environment: Environment, scratch: Path, variables: Mapping[str, str]) -
             todo.argv, cwd=todo.folder, env={**kept, **quiet, **variables}, timeout=LONGEST_S
         )
     except subprocess.TimeoutExpired:
-        return Result(environment.name, fault=f"its rows were not through after {LONGEST_S} s")
+        return Result(environment.name, error=f"its rows were not through after {LONGEST_S} s")
     result = result_of(environment.name, junit)
     if done.returncode and result.is_good:
-        return Result(environment.name, fault=f"its test runner ended with {done.returncode}")
+        return Result(environment.name, error=f"its test runner ended with {done.returncode}")
     return result
 
 

@@ -14,19 +14,19 @@ ROWS = range(1, 39)
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one environment. `fault` says why it has no or not all results."""
+    """What came of one environment. `error` says why it has no or not all results."""
 
     client: str
     passed: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
-    fault: str = ""
+    error: str = ""
     is_missing: bool = False
     """Not run, for this machine lacks a program for it"""
 
     @property
     def is_good(self) -> bool:
-        return not self.failed and not self.fault and not self.is_missing
+        return not self.failed and not self.error and not self.is_missing
 
     @property
     def rows(self) -> set[int]:
@@ -43,14 +43,14 @@ def row_of(name: str) -> set[int]:
 def result_of(client: str, junit: Path) -> Result:
     """From the file that the test runner wrote."""
     if not junit.exists():
-        return Result(client, fault="its test runner ended without a report")
+        return Result(client, error="its test runner ended without a report")
     outcomes: dict[str, list[str]] = {"passed": [], "failed": [], "skipped": []}
     for case in ET.parse(junit).getroot().iter("testcase"):
         tags = {child.tag for child in case}
         outcome = "failed" if tags & {"failure", "error"} else "skipped" if "skipped" in tags else "passed"
         outcomes[outcome].append(case.get("name", "?"))
     if not any(outcomes.values()):
-        return Result(client, fault="not a single test ran")
+        return Result(client, error="not a single test ran")
     return Result(client, *(tuple(names) for names in outcomes.values()))
 
 
@@ -59,7 +59,7 @@ def report(results: Sequence[Result]) -> str:
     lines = [f"{'client':<18} {'passed':>6} {'failed':>6} {'skipped':>7}  rows"]
     for result in results:
         counts = f"{len(result.passed):>6} {len(result.failed):>6} {len(result.skipped):>7}"
-        lines.append(f"{result.client:<18} {counts}  {result.fault or spans(result.rows)}")
+        lines.append(f"{result.client:<18} {counts}  {result.error or spans(result.rows)}")
     failed = [f"  {result.client}: {name}" for result in results for name in result.failed]
     if failed:
         lines += ["", "failed:", *failed]

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from compiler import SourcePaths, load_catalogue, read_sources
-from engine.sketch import SketchServer
+from sketch import SketchProcess
 from tests.clients.pictures import draw_pictures
 from tests.clients.witness import witness
 from tests.conftest import NODES, ROOT
@@ -34,8 +34,8 @@ def serving(scratch: Path, comfyui: str) -> Iterator[dict[str, str]]:
         if not comfyui:
             paths = SourcePaths(ROOT / "catalogue.yaml", ROOT / "templates_wf", ROOT / "schemas")
             files = load_catalogue(read_sources(paths)).files
-            engine = stack.enter_context(SketchServer(nodes=NODES, files=files)).url
-            slow_engine = stack.enter_context(SketchServer(nodes=NODES, files=files, render_ms=SLOW_MS)).url
+            engine = stack.enter_context(SketchProcess(nodes=NODES, files=files)).url
+            slow_engine = stack.enter_context(SketchProcess(nodes=NODES, files=files, render_ms=SLOW_MS)).url
         one = {"EASEL_ENGINE_URL": engine, "EASEL_WORKERS": "1"}
         given = {
             # This one with as many workers as people have.

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from compiler import compile_workflow, find_faults
+from compiler import compile_workflow, find_errors
 from compiler.catalogue_file import parse_catalogue
 from compiler.signatures import parse_signatures
 from errors import CatalogueInvalid, GraphInvalid, TemplateInvalid
@@ -15,12 +15,12 @@ from tests.compiler.worlds import CATALOGUE, SOURCES, asked, loaded, with_templa
 TEXT = SOURCES.templates["sd15_simple.json.j2"]
 
 
-def faults_of(text: str) -> list[dict[str, Any]]:
+def errors_of(text: str) -> list[dict[str, Any]]:
     """The faults of SD 1.5's graph when its template is `text`."""
     catalogue = parse_catalogue(with_template(text))
     with pytest.raises(GraphInvalid) as caught:
         compile_workflow(asked(model="sd-1.5"), catalogue)
-    return list(caught.value.details["faults"])
+    return list(caught.value.details["errors"])
 
 
 CASES = [
@@ -45,21 +45,21 @@ CASES = [
 
 
 @pytest.mark.parametrize(("was", "becomes", "node", "name", "words"), CASES)
-def test_a_fault_names_template_node_input_and_what_is_allowed(
+def test_an_error_names_template_node_input_and_what_is_allowed(
     was: str, becomes: str, node: str, name: str | None, words: str
 ) -> None:
     assert was in TEXT
-    named = [fault for fault in faults_of(TEXT.replace(was, becomes)) if fault["node"] == node]
-    assert [fault["input"] for fault in named if words in fault["message"]] == [name]
-    for fault in named:
-        assert fault["template"] == "sd15_simple.json.j2"
-        assert fault["allowed"]
-        assert fault["given"]
+    named = [error for error in errors_of(TEXT.replace(was, becomes)) if error["node"] == node]
+    assert [error["input"] for error in named if words in error["message"]] == [name]
+    for error in named:
+        assert error["template"] == "sd15_simple.json.j2"
+        assert error["allowed"]
+        assert error["given"]
 
 
 def test_a_graph_without_an_output_is_refused() -> None:
-    (fault,) = faults_of(TEXT.replace('{% include "part_picture.json.j2" %}', ""))
-    assert fault["message"] == "no output node"
+    (error,) = errors_of(TEXT.replace('{% include "part_picture.json.j2" %}', ""))
+    assert error["message"] == "no output node"
 
 
 def test_a_long_chain_and_a_long_circle_are_judged_without_recursion() -> None:
@@ -78,9 +78,9 @@ def test_a_long_chain_and_a_long_circle_are_judged_without_recursion() -> None:
             },
         }
     chain["end"] = {"class_type": "PreviewImage", "inputs": {"images": ["2999", 0]}}
-    assert list(find_faults(chain, CATALOGUE.signatures, "t")) == []
+    assert list(find_errors(chain, CATALOGUE.signatures, "t")) == []
     chain["1"]["inputs"]["image"] = ["2999", 0]
-    messages = {fault.message for fault in find_faults(chain, CATALOGUE.signatures, "t")}
+    messages = {error.message for error in find_errors(chain, CATALOGUE.signatures, "t")}
     assert "the links run in a circle" in messages
 
 
@@ -93,7 +93,7 @@ def test_an_input_that_only_some_versions_have_may_be_left_out_or_given() -> Non
             "scaled": {"class_type": "ImageScaleToTotalPixels", "inputs": inputs},
             "end": {"class_type": "PreviewImage", "inputs": {"images": ["scaled", 0]}},
         }
-        assert list(find_faults(nodes, CATALOGUE.signatures, "t")) == []
+        assert list(find_errors(nodes, CATALOGUE.signatures, "t")) == []
 
 
 def test_a_type_of_several_takes_each_and_a_star_takes_any() -> None:
@@ -106,12 +106,12 @@ def test_a_type_of_several_takes_each_and_a_star_takes_any() -> None:
         }
     }
     signatures = parse_signatures(facts)
-    for kind, faults in (("Either", 0), ("Any", 0), ("Other", 1)):
+    for kind, errors in (("Either", 0), ("Any", 0), ("Other", 1)):
         nodes = {
             "a": {"class_type": "Source", "inputs": {}},
             "b": {"class_type": kind, "inputs": {"in": ["a", 0]}},
         }
-        assert len(list(find_faults(nodes, signatures, "t"))) == faults
+        assert len(list(find_errors(nodes, signatures, "t"))) == errors
 
 
 # --- rendering -------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from compiler import MAX_SEED, Size, compile_workflow, find_faults
+from compiler import MAX_SEED, Size, compile_workflow, find_errors
 from errors import InvalidValue, ModelNotCurated, PromptRequired, SizeNotAllowed
 from tests.compiler.worlds import CATALOGUE, asked
 
@@ -258,7 +258,7 @@ def test_numbers_outside_their_range_are_refused(field: str, value: int) -> None
 @pytest.mark.parametrize("model", list(CATALOGUE.models))
 def test_the_check_finds_nothing_wrong_with_any_model(model: str) -> None:
     for graph in compile_workflow(asked(model=model, n=3), CATALOGUE).graphs:
-        assert list(find_faults(graph.nodes, CATALOGUE.signatures, graph.template)) == []
+        assert list(find_errors(graph.nodes, CATALOGUE.signatures, graph.template)) == []
 
 
 @pytest.mark.parametrize("model", list(CATALOGUE.models.values()), ids=lambda model: model.id)

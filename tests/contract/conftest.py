@@ -28,11 +28,11 @@ def engine_url(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "comfyui":
         yield os.environ[REAL].rstrip("/")
         return
-    from engine.sketch import SketchServer
+    from sketch import SketchProcess
 
     render_ms = 600_000 if request.param == "slow sketch" else 0
     files = {"checkpoints": ["other.safetensors", "sd15.safetensors"]}
-    with SketchServer(nodes=NODES, files=files, render_ms=render_ms) as sketch:
+    with SketchProcess(nodes=NODES, files=files, render_ms=render_ms) as sketch:
         yield sketch.url
 
 

@@ -105,30 +105,30 @@ def test_a_rejected_graph_tells_node_class_input_type_and_message(engine: Engine
     graph = changed(sampled(checkpoint), "sampler", steps=0, cfg=1000.0)
     with pytest.raises(EngineRejected) as caught:
         engine.run(graph, prompt_id=new_id(), timeout_s=60)
-    faults = {fault["input"]: fault for fault in caught.value.details["faults"]}
-    assert faults["steps"] == {
+    errors = {error["input"]: error for error in caught.value.details["errors"]}
+    assert errors["steps"] == {
         "node": "sampler",
         "class_type": "KSampler",
         "input": "steps",
         "type": "value_smaller_than_min",
         "message": "Value 0 smaller than min of 1",
     }
-    assert faults["cfg"]["type"] == "value_bigger_than_max"
+    assert errors["cfg"]["type"] == "value_bigger_than_max"
 
 
 def test_an_unknown_file_of_weights_is_a_rejection(engine: Engine) -> None:
     with pytest.raises(EngineRejected) as caught:
         engine.run(sampled("absent.safetensors"), prompt_id=new_id(), timeout_s=60)
-    (fault,) = caught.value.details["faults"]
-    assert (fault["node"], fault["input"], fault["type"]) == ("checkpoint", "ckpt_name", "value_not_in_list")
+    (error,) = caught.value.details["errors"]
+    assert (error["node"], error["input"], error["type"]) == ("checkpoint", "ckpt_name", "value_not_in_list")
 
 
 def test_an_unknown_node_is_a_rejection(engine: Engine) -> None:
     graph = {**flat(), "odd": {"class_type": "NoSuchNode", "inputs": {}}}
     with pytest.raises(EngineRejected, match="NoSuchNode") as caught:
         engine.run(graph, prompt_id=new_id(), timeout_s=60)
-    (fault,) = caught.value.details["faults"]
-    assert (fault["node"], fault["class_type"], fault["type"]) == ("odd", "NoSuchNode", "invalid_prompt")
+    (error,) = caught.value.details["errors"]
+    assert (error["node"], error["class_type"], error["type"]) == ("odd", "NoSuchNode", "invalid_prompt")
 
 
 def test_a_graph_of_which_the_engine_would_drop_an_output_is_a_rejection(
@@ -138,7 +138,7 @@ def test_a_graph_of_which_the_engine_would_drop_an_output_is_a_rejection(
     graph = {**flat(), "faulty": {"class_type": "SaveImage", "inputs": {"images": ["source", 0]}}}
     with pytest.raises(EngineRejected) as caught:
         engine.run(graph, prompt_id=prompt_id, timeout_s=60)
-    assert caught.value.details["faults"][0]["node"] == "faulty"
+    assert caught.value.details["errors"][0]["node"] == "faulty"
     assert prompt_id not in (*comfy.running(), *comfy.pending())
 
 

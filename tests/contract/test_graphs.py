@@ -14,7 +14,7 @@ from PIL import Image, ImageChops, ImageDraw
 
 from tests.api.sse import events_of
 from tests.conftest import MakeApp
-from tests.input_images.pictures import encoded, pattern
+from tests.pictures.pictures import encoded, pattern
 
 REAL = "EASEL_TEST_COMFYUI"
 MODELS = ["sdxl-turbo", "sd-1.5-pruned-emaonly", "flux-schnell", "flux-schnell-fp8"]
@@ -99,7 +99,7 @@ def test_strength_counts_and_a_sketch_of_less_stays_nearer_to_the_image(
         histogram = ImageChops.difference(picture, image).convert("L").histogram()
         distances.append(sum(level * count for level, count in enumerate(histogram)))
     assert distances[0] != distances[1]
-    if client.application.extensions["easel"].engine_choice.current().is_sketch:
+    if client.application.extensions["easel"].engine_selector.current().is_sketch:
         assert distances[0] < distances[1]  # of random weights nobody can say
 
 
@@ -166,7 +166,7 @@ def test_a_stream_tells_every_step_and_a_previewing_engine_shows_them(client: Fl
     *partials, completed = events
     assert completed.name == "image_generation.completed"
     assert [event.data["partial_image_index"] for event in partials] == list(range(len(partials)))
-    version = client.application.extensions["easel"].engine_choice.current().stats().version
+    version = client.application.extensions["easel"].engine_selector.current().stats().version
     if tuple(map(int, version.split(".")[:2])) >= (0, 8):
         assert len(partials) == 2, "this ComfyUI makes previews when a request wants them"
     body |= {"stream_options": {}, "partial_images": None}

@@ -148,7 +148,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str, str, str]] = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_a_faulty_node_is_refused_with_type_message_and_details(comfy: Comfy, what: str) -> None:
+def test_an_errory_node_is_refused_with_type_message_and_details(comfy: Comfy, what: str) -> None:
     node, inputs, kind, message, details = REFUSED[what]
     answer = comfy.submit(changed(SAVE, node, **inputs))
     assert answer.status_code == 400
@@ -206,7 +206,7 @@ def test_a_long_list_of_choices_is_given_by_its_length(comfy: Comfy, checkpoint:
     assert error["extra_info"]["input_config"] is None
 
 
-def test_every_fault_of_a_node_is_listed(comfy: Comfy, checkpoint: str) -> None:
+def test_every_error_of_a_node_is_listed(comfy: Comfy, checkpoint: str) -> None:
     answer = comfy.submit(changed(sampled(checkpoint), "sampler", cfg=1000.0, steps=0))
     found = {error["extra_info"]["input_name"]: error["type"] for error in _errors(answer, "sampler")}
     assert found == {"cfg": "value_bigger_than_max", "steps": "value_smaller_than_min"}

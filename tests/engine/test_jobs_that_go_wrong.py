@@ -148,8 +148,8 @@ def test_every_answer_to_a_submission_has_a_name(answer: tuple[int, Any], error:
     with FakeComfyUI(answer=answer) as comfy, engine_of(comfy) as engine, pytest.raises(error) as caught:
         run(engine)
     if error is EngineRejected:
-        (fault,) = caught.value.details["faults"]  # type: ignore[attr-defined]
-        assert set(fault) == {"node", "class_type", "input", "type", "message"}
+        (rejected,) = caught.value.details["errors"]  # type: ignore[attr-defined]
+        assert set(rejected) == {"node", "class_type", "input", "type", "message"}
 
 
 def test_nobody_listening_is_unreachable_at_once() -> None:

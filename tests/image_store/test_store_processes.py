@@ -54,7 +54,7 @@ def hammer(directory: Path, pipe: Connection) -> None:
     chance = random.Random(os.getpid())
     pipe.send("ready")
     pipe.recv()
-    faults: list[str] = []
+    errors: list[str] = []
 
     def work() -> None:
         mine: list[str] = []
@@ -62,18 +62,18 @@ def hammer(directory: Path, pipe: Connection) -> None:
             try:
                 mine.append(store.keep(sealed(chance.randrange(1000, 3000)), "png").name)
                 if not is_whole(store.open(chance.choice(mine[-3:])).data):
-                    faults.append("half an image")
+                    errors.append("half an image")
             except ImageNotFound:
                 pass  # evicted by then
             except (EaselError, OSError) as error:
-                faults.append(repr(error))
+                errors.append(repr(error))
 
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    pipe.send(faults)
+    pipe.send(errors)
 
 
 def test_processes_that_keep_open_and_evict_never_see_half_an_image_and_end_within_the_limits(

@@ -58,7 +58,7 @@ def test_items_are_listed_unloaded_and_loaded_by_their_commands(loaded: Path) ->
     assert ids(stacks.resident()) == {"kokoro"}
 
 
-def test_an_unload_that_complains_that_there_is_nothing_is_no_fault(loaded: Path) -> None:
+def test_an_unload_that_complains_that_there_is_nothing_is_no_error(loaded: Path) -> None:
     stacks = marked(loaded)
     held = stacks.resident()
     stacks.release(held)

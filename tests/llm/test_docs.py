@@ -9,7 +9,7 @@ import pytest
 
 from llm import built_in_drivers, read_stacks
 from llm.drivers import BusyProbe, Call, Driver, Listing
-from yaml_text import read_yaml
+from schemas.yaml_document import read_yaml
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "llm_stacks.md").read_text("utf-8")
 EXAMPLES = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from errors import StackRefused
+from gpu_tenant import Resident
 from llm import Stacks, read_stacks
-from tenant import Resident
 from tests.llm.fake_servers import (
     FakeLemonade,
     FakeLlamaServer,

@@ -35,7 +35,7 @@ def test_what_was_saved_survives_a_restore_unchanged(server: FakeServer) -> None
     assert stacks.resident() == before
 
 
-def test_releasing_again_is_no_fault(server: FakeServer) -> None:
+def test_releasing_again_is_no_error(server: FakeServer) -> None:
     stacks = stacks_of(server)
     before = stacks.resident()
     stacks.release(before)
@@ -205,9 +205,9 @@ def test_command_lines_that_servers_list_go_nowhere(server: FakeServer) -> None:
     told = [repr(stacks.resident()), repr(stacks.status())]
     listed = server.answer
     server.answer = lambda *call: (500, listed(*call)[1])  # type: ignore[method-assign]
-    with pytest.raises(StackRefused) as fault:
+    with pytest.raises(StackRefused) as error:
         stacks.resident()
-    told += [fault.value.message, repr(fault.value.details), repr(stacks.status())]
+    told += [error.value.message, repr(error.value.details), repr(stacks.status())]
     assert SECRET_ARGUMENT not in "".join(told)
 
 

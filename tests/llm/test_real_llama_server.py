@@ -12,8 +12,8 @@ import pytest
 import requests
 
 from errors import StackRefused
+from gpu_tenant import Resident
 from llm import Stacks, read_stacks
-from tenant import Resident
 from tests.llm.worlds import ids, until
 
 SERVER = "EASEL_TEST_LLAMA_SERVER"

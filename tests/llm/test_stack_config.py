@@ -18,11 +18,11 @@ OLLAMA = {"driver": "ollama", "url": "http://127.0.0.1:11434"}
 ARGVS = {"items": ["x"], "loaded": ["true"], "unload": ["true"], "load": ["true"]}
 
 
-def faults_of(config: Any, environment: dict[str, str] | None = None) -> list[str]:
+def errors_of(config: Any, environment: dict[str, str] | None = None) -> list[str]:
     with pytest.raises(SettingsInvalid) as told:
         read_stacks(config, environment or {})
-    faults: list[str] = told.value.details["faults"]
-    return faults
+    errors: list[str] = told.value.details["errors"]
+    return errors
 
 
 @pytest.mark.parametrize("config", [[], None])
@@ -71,43 +71,43 @@ def test_a_driver_and_an_address_are_enough() -> None:
     ],
 )
 def test_a_mistake_is_told_by_its_path(entry: Any, path: str) -> None:
-    assert any(fault.startswith((f"{path}: ", f"{path}.")) for fault in faults_of([entry]))
+    assert any(error.startswith((f"{path}: ", f"{path}.")) for error in errors_of([entry]))
 
 
 def test_all_mistakes_are_told_at_once() -> None:
     config = [OLLAMA | {"url": "x", "load_s": -1}, {"driver": "vlm", "url": "http://x:1"}]
-    told = "\n".join(faults_of(config))
+    told = "\n".join(errors_of(config))
     assert all(path in told for path in ("llm.stacks.0.url", "llm.stacks.0.load_s", "llm.stacks.1.driver"))
 
 
 def test_two_stacks_of_one_name_are_refused() -> None:
-    (fault,) = faults_of([OLLAMA, OLLAMA | {"name": "Ollama"}])
-    assert fault.startswith("llm.stacks.1.name: ")
-    assert "llm.stacks.0" in fault
+    (error,) = errors_of([OLLAMA, OLLAMA | {"name": "Ollama"}])
+    assert error.startswith("llm.stacks.1.name: ")
+    assert "llm.stacks.0" in error
 
 
 @pytest.mark.parametrize("environment", [{}, {"KEY": ""}])
 def test_a_key_that_is_not_set_is_told(environment: dict[str, str]) -> None:
-    assert faults_of([OLLAMA | {"key_env": "KEY"}], environment) == [
+    assert errors_of([OLLAMA | {"key_env": "KEY"}], environment) == [
         "llm.stacks.0.key_env: the variable KEY is not set"
     ]
 
 
 def test_a_key_that_no_header_can_carry_is_told_without_showing_it() -> None:
-    (fault,) = faults_of([OLLAMA | {"key_env": "KEY"}], {"KEY": "sk-secret\r\nX-Evil: 1"})
-    assert "sk-secret" not in fault
+    (error,) = errors_of([OLLAMA | {"key_env": "KEY"}], {"KEY": "sk-secret\r\nX-Evil: 1"})
+    assert "sk-secret" not in error
 
 
 def test_a_password_in_an_address_is_refused_and_not_repeated() -> None:
-    (fault,) = faults_of([OLLAMA | {"url": "http://me:hunter2@127.0.0.1:11434"}])
-    assert "key_env" in fault
-    assert "hunter2" not in fault
+    (error,) = errors_of([OLLAMA | {"url": "http://me:hunter2@127.0.0.1:11434"}])
+    assert "key_env" in error
+    assert "hunter2" not in error
 
 
 def test_a_driver_that_never_loads_may_go_without_a_load() -> None:
     verbs = {"list": {"call": "GET /x", "items": "x", "id": "id"}, "unload": {"call": "POST /y"}}
     entry = {"driver": "http", "url": "http://127.0.0.1:1", **verbs}
-    assert faults_of([entry])[0].startswith("llm.stacks.0.load: ")
+    assert errors_of([entry])[0].startswith("llm.stacks.0.load: ")
     assert read_stacks([entry | {"restore": "lazy"}], {})
 
 

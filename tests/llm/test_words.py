@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from gpu_tenant import Resident
 from llm.replies import MISSING, WrongShape, at, entries_at, event_objects, meets, prometheus_sum
 from llm.templates import fill_json, fill_path, fill_text
-from tenant import Resident
 
 MODEL = Resident("stack", "org/a b?&", {"n": 4096, "on": True, "deep": {"x": [1]}})
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from gpu_tenant import Resident
 from llm import Stacks, read_stacks
-from tenant import Resident
 from tests.llm.fake_servers import FakeServer
 
 SHORT = {"call_s": 2, "unload_s": 2, "load_s": 4}

@@ -44,13 +44,13 @@ class Server:
     def workers(self) -> list[int]:
         """Process ids of the workers."""
         listing = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return [int(pid) for pid in listing if "engine.sketch" not in command_line(int(pid))]
+        return [int(pid) for pid in listing if "-m sketch" not in command_line(int(pid))]
 
     def sketch(self) -> int | None:
         """Process id of its sketch engine, if one runs."""
         listing = Path(f"/proc/{self.process.pid}/task").glob("*/children")
         pids = [int(pid) for children in listing for pid in children.read_text().split()]
-        return next((pid for pid in pids if "engine.sketch" in command_line(pid)), None)
+        return next((pid for pid in pids if "-m sketch" in command_line(pid)), None)
 
     def draw(self, timeout: float = 60, **fields: Any) -> requests.Response:
         body = {"prompt": "a cat", "size": "256x256", **fields}

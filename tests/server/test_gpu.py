@@ -21,7 +21,7 @@ import requests
 from jsonschema import Draft202012Validator
 
 from engine import Engine
-from engine.sketch import SketchServer
+from sketch import SketchProcess
 from tests.conftest import NODES, ROOT
 from tests.llm.fake_servers import FakeLlamaServer
 from tests.server.running import Server, running, until
@@ -39,9 +39,9 @@ def llama() -> Iterator[FakeLlamaServer]:
 
 
 @pytest.fixture
-def slow_sketch(catalogue_files: dict[str, list[str]]) -> Iterator[SketchServer]:
+def slow_sketch(catalogue_files: dict[str, list[str]]) -> Iterator[SketchProcess]:
     """An engine that takes two seconds for a picture."""
-    with SketchServer(nodes=NODES, files=catalogue_files, render_ms=2000) as sketch:
+    with SketchProcess(nodes=NODES, files=catalogue_files, render_ms=2000) as sketch:
         yield sketch
 
 
@@ -204,7 +204,7 @@ def test_a_killed_worker_in_the_middle_of_a_switch_is_replaced_and_the_switch_is
 
 
 def test_the_job_of_a_killed_worker_is_taken_back_and_the_next_picture_is_drawn(
-    tmp_path: Path, slow_sketch: SketchServer, llama: FakeLlamaServer
+    tmp_path: Path, slow_sketch: SketchProcess, llama: FakeLlamaServer
 ) -> None:
     with (
         running(tmp_path / "state", **variables(llama, slow_sketch.url)) as server,
@@ -256,7 +256,7 @@ def test_a_restart_that_finds_nothing_loaded_stays_in_image_mode(
 
 
 def test_force_drops_the_render_and_the_queue(
-    tmp_path: Path, slow_sketch: SketchServer, llama: FakeLlamaServer
+    tmp_path: Path, slow_sketch: SketchProcess, llama: FakeLlamaServer
 ) -> None:
     with (
         running(tmp_path / "state", **variables(llama, slow_sketch.url)) as server,
@@ -277,7 +277,7 @@ def test_force_drops_the_render_and_the_queue(
 
 
 def test_one_render_is_cancelled_by_its_id_and_all_by_saying_so(
-    tmp_path: Path, slow_sketch: SketchServer, llama: FakeLlamaServer
+    tmp_path: Path, slow_sketch: SketchProcess, llama: FakeLlamaServer
 ) -> None:
     with (
         running(tmp_path / "state", **variables(llama, slow_sketch.url)) as server,
@@ -315,7 +315,7 @@ def test_a_pin_holds_image_mode_and_survives_a_restart(
 
 
 def test_progress_shows_step_and_time_to_go_to_every_worker(
-    tmp_path: Path, slow_sketch: SketchServer, llama: FakeLlamaServer
+    tmp_path: Path, slow_sketch: SketchProcess, llama: FakeLlamaServer
 ) -> None:
     with (
         running(tmp_path / "state", **variables(llama, slow_sketch.url)) as server,
@@ -345,7 +345,7 @@ def test_an_engine_that_is_down_is_started_for_the_first_picture(
 ) -> None:
     port, files = free_port(), tmp_path / "files.json"
     files.write_text(json.dumps(catalogue_files))
-    argv = [sys.executable, "-m", "engine.sketch", "--port", port, "--nodes", NODES, "--files", files]
+    argv = [sys.executable, "-m", "sketch", "--port", port, "--nodes", NODES, "--files", files]
     command = ["/usr/bin/env", f"PYTHONPATH={ROOT}", *map(str, argv)]
     given = variables(llama, f"http://127.0.0.1:{port}") | {
         "EASEL_ENGINE_START": json.dumps({"command": command})

@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from engine import Engine
-from engine.sketch import SketchServer
+from sketch import SketchProcess
 from tests.conftest import NODES, ROOT
 from tests.server.running import Server, is_alive, running, started, until
 
@@ -170,7 +170,7 @@ def test_an_edit_made_long_before_the_next_request_is_in_force_for_it_in_each_wo
 @pytest.fixture
 def slow_sketch(catalogue_files: dict[str, list[str]]) -> object:
     """A sketch engine that takes 20 s over a picture."""
-    with SketchServer(nodes=NODES, files=catalogue_files, render_ms=20_000) as sketch:
+    with SketchProcess(nodes=NODES, files=catalogue_files, render_ms=20_000) as sketch:
         yield sketch
 
 
@@ -183,7 +183,7 @@ def ask_slowly(server: Server) -> socket.socket:
     return connection
 
 
-def test_a_client_that_hangs_up_gets_its_job_cancelled(tmp_path: Path, slow_sketch: SketchServer) -> None:
+def test_a_client_that_hangs_up_gets_its_job_cancelled(tmp_path: Path, slow_sketch: SketchProcess) -> None:
     engine = Engine(slow_sketch.url)
     with running(tmp_path / "state", EASEL_ENGINE_URL=slow_sketch.url) as server:
         running_one, waiting_one = ask_slowly(server), ask_slowly(server)
@@ -195,7 +195,7 @@ def test_a_client_that_hangs_up_gets_its_job_cancelled(tmp_path: Path, slow_sket
     engine.close()
 
 
-def test_a_timeout_takes_the_job_back_and_is_504(tmp_path: Path, slow_sketch: SketchServer) -> None:
+def test_a_timeout_takes_the_job_back_and_is_504(tmp_path: Path, slow_sketch: SketchProcess) -> None:
     engine = Engine(slow_sketch.url)
     with running(tmp_path / "state", EASEL_ENGINE_URL=slow_sketch.url, EASEL_REQUEST_TIMEOUT_S="1") as server:
         answer = server.draw(model="sd-1.5")
@@ -206,7 +206,7 @@ def test_a_timeout_takes_the_job_back_and_is_504(tmp_path: Path, slow_sketch: Sk
 
 
 def test_an_impatient_stop_takes_running_jobs_back_and_tells_their_clients(
-    tmp_path: Path, slow_sketch: SketchServer
+    tmp_path: Path, slow_sketch: SketchProcess
 ) -> None:
     engine = Engine(slow_sketch.url)
     with running(tmp_path / "state", EASEL_ENGINE_URL=slow_sketch.url) as server:
@@ -222,7 +222,7 @@ def test_an_impatient_stop_takes_running_jobs_back_and_tells_their_clients(
 def test_a_polite_stop_lets_a_running_picture_be_finished(
     tmp_path: Path, catalogue_files: dict[str, list[str]]
 ) -> None:
-    with SketchServer(nodes=NODES, files=catalogue_files, render_ms=1500) as sketch:
+    with SketchProcess(nodes=NODES, files=catalogue_files, render_ms=1500) as sketch:
         engine = Engine(sketch.url)
         with (
             running(tmp_path / "state", EASEL_ENGINE_URL=sketch.url) as server,
@@ -294,7 +294,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, sketch_url: str) -> object:
 
 
 @pytest.mark.parametrize("body", [b"ZZ\r\n{}\r\n", b"5\r\n{}\r\n0\r\n\r\n"])
-def test_a_broken_chunked_body_is_the_clients_fault(server: Server, body: bytes) -> None:
+def test_a_broken_chunked_body_is_the_clients_error(server: Server, body: bytes) -> None:
     head = b"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
     with socket.create_connection(address(server)) as connection:
         connection.sendall(head + body)

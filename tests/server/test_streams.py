@@ -19,8 +19,8 @@ from flask import Flask, Request
 from PIL import Image
 
 from api.connection import reading
-from engine.sketch import SketchServer
 from errors import BodyTimeout
+from sketch import SketchProcess
 from tests.conftest import NODES
 from tests.server.running import Server, running, until
 
@@ -31,7 +31,7 @@ BODY = {"prompt": "a cat", "size": "256x256", "model": "sd-1.5", "steps": 6, "st
 def slow(tmp_path: Path, catalogue_files: dict[str, list[str]]) -> Iterator[tuple[Server, str]]:
     """A server over a sketch engine that takes three seconds a picture, and that engine's address."""
     with (
-        SketchServer(nodes=NODES, files=catalogue_files, render_ms=3000) as sketch,
+        SketchProcess(nodes=NODES, files=catalogue_files, render_ms=3000) as sketch,
         running(tmp_path, EASEL_ENGINE_URL=sketch.url) as server,
     ):
         yield server, sketch.url

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from engine.sketch import SketchServer
+from sketch import SketchProcess
 from tests.sketch.sketch_client import FILES, NODES, Client
 
 
 @pytest.fixture(scope="session")
 def client() -> Iterator[Client]:
-    with SketchServer(nodes=NODES, files=FILES) as sketch:
+    with SketchProcess(nodes=NODES, files=FILES) as sketch:
         yield Client(sketch.url)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.sketch.folders import MOST_BYTES, MOST_FILES, Folders
+from sketch.folders import MOST_BYTES, MOST_FILES, Folders
 
 
 def kept(folders: Folders, kind: str, name: str, size: int = 0) -> None:

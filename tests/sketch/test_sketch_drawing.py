@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image, ImageChops
 
-from engine.sketch.drawing import Brief, Sketch, caption
+from sketch.drawing import Sketch, SketchSpec, caption
 
 PAPER_AND_INK = 40
 
@@ -17,14 +17,14 @@ def ink(image: Image.Image) -> int:
 
 
 def test_the_same_brief_gives_the_same_pixels_and_another_seed_others() -> None:
-    first, again, other = (Sketch(Brief(96, 96, seed)).finished() for seed in (5, 5, 6))
+    first, again, other = (Sketch(SketchSpec(96, 96, seed)).finished() for seed in (5, 5, 6))
     assert first.tobytes() == again.tobytes()
     assert first.tobytes() != other.tobytes()
 
 
 @pytest.mark.parametrize("size", [(8, 8), (16, 512), (512, 16), (64, 64), (200, 136), (1344, 768)])
 def test_every_size_is_drawn_in_that_size(size: tuple[int, int]) -> None:
-    sketch = Sketch(Brief(*size, seed=1))
+    sketch = Sketch(SketchSpec(*size, seed=1))
     drawn = sketch.finished()
     caption(drawn, ("a prompt", "facts"))
     assert (drawn.size, drawn.mode) == (size, "RGB")
@@ -33,14 +33,14 @@ def test_every_size_is_drawn_in_that_size(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("steps", [1, 4, 7])
 def test_previews_are_as_many_as_steps_and_only_grow(steps: int) -> None:
-    frames = [frame.copy() for frame in Sketch(Brief(768, 384, seed=3)).growing(steps, 512)]
+    frames = [frame.copy() for frame in Sketch(SketchSpec(768, 384, seed=3)).growing(steps, 512)]
     amounts = [ink(frame) for frame in frames]
     assert [frame.size for frame in frames] == [(512, 256)] * steps
     assert amounts == sorted(set(amounts))
 
 
 def test_a_big_picture_is_marked_at_its_foot_and_nowhere_else() -> None:
-    plain = Sketch(Brief(512, 512, seed=2)).finished()
+    plain = Sketch(SketchSpec(512, 512, seed=2)).finished()
     marked = plain.copy()
     caption(marked, ("a boat",))
     left, top, _, bottom = ImageChops.difference(plain, marked).getbbox() or (0, 0, 0, 0)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from engine.sketch.drawing import NOTE, Box, caption
-from engine.sketch.pictures import cropped
-from engine.sketch.values import Images, Mark
+from sketch.drawing import NOTE, Box, caption
+from sketch.nodes.images import cropped
+from sketch.nodes.values import Images, Mark
 from tests.sketch.sketch_client import Client, distance, graph
 
 PICTURE = Image.new("RGB", (256, 256), (20, 60, 160))

@@ -11,8 +11,8 @@ import pytest
 import requests
 import websocket
 
-from engine.sketch import SketchServer
-from engine.sketch.child import STOP_TIMEOUT_S
+from sketch import SketchProcess
+from sketch.process import STOP_TIMEOUT_S
 from tests.sketch.sketch_client import FILES, NODES, Client, distance, graph
 
 
@@ -21,7 +21,7 @@ def pixels(client: Client, wanted: dict[str, Any]) -> bytes:
 
 
 def test_the_same_graph_gives_the_same_bytes_in_every_engine(client: Client) -> None:
-    with SketchServer(nodes=NODES, files=FILES) as another:
+    with SketchProcess(nodes=NODES, files=FILES) as another:
         assert client.draw(graph()).files == Client(another.url).draw(graph()).files
 
 
@@ -110,9 +110,9 @@ def test_empty_image_is_its_flat_colour(client: Client) -> None:
 
 
 def test_an_absurd_size_fails_as_an_allocator_does_and_the_next_job_runs(client: Client) -> None:
-    [fault] = client.draw(graph(latent={"width": 16384, "height": 16384})).told("execution_error")
-    assert (fault["exception_type"], fault["node_id"]) == ("RuntimeError", "sampler")
-    assert "not enough memory" in fault["exception_message"]
+    [error] = client.draw(graph(latent={"width": 16384, "height": 16384})).told("execution_error")
+    assert (error["exception_type"], error["node_id"]) == ("RuntimeError", "sampler")
+    assert "not enough memory" in error["exception_message"]
     assert client.draw(graph()).files
 
 
@@ -138,7 +138,7 @@ def test_what_ends_the_worker_of_a_comfyui_is_refused_here(client: Client, body:
 
 
 def test_a_client_that_stopped_reading_holds_up_neither_the_others_nor_the_end() -> None:
-    with SketchServer(nodes=NODES, files=FILES) as sketch:
+    with SketchProcess(nodes=NODES, files=FILES) as sketch:
         stalled = websocket.create_connection(f"{sketch.url.replace('http', 'ws')}/ws?clientId=s", timeout=10)
         other = Client(sketch.url)
         many = graph(latent={"width": 512, "height": 512}, sampler={"steps": 300})
@@ -152,7 +152,7 @@ def test_a_client_that_stopped_reading_holds_up_neither_the_others_nor_the_end()
 
 def test_a_file_list_is_read_again_when_it_changes(tmp_path: Path) -> None:
     files = tmp_path / "files.json"
-    with SketchServer(nodes=NODES, files=files) as sketch:
+    with SketchProcess(nodes=NODES, files=files) as sketch:
         assert Client(sketch.url).post("/prompt", {"prompt": graph()}).status_code == 400
         files.write_text(json.dumps({"checkpoints": ["one.safetensors"]}))
         assert Client(sketch.url).post("/prompt", {"prompt": graph()}).status_code == 200
@@ -168,7 +168,7 @@ def test_a_node_added_to_the_signatures_needs_no_code(tmp_path: Path) -> None:
     nodes.write_text(json.dumps(signatures))
     wanted = graph(latent={"width": 72, "height": 48})
     wanted["latent"]["class_type"] = "EmptyMagicLatent"
-    with SketchServer(nodes=nodes, files=FILES) as sketch:
+    with SketchProcess(nodes=nodes, files=FILES) as sketch:
         assert Client(sketch.url).draw(wanted).picture().size == (72, 48)
 
 

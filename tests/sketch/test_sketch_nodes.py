@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from engine.sketch.folders import Folders
-from engine.sketch.given import Given
-from engine.sketch.nodes import run_node
-from engine.sketch.signatures import FileLists, Node, Signatures
-from engine.sketch.values import Images, Latent, Mask, Token
+from sketch.folders import Folders
+from sketch.nodes import run_node
+from sketch.nodes.inputs import NodeInputs
+from sketch.nodes.values import Images, Latent, Mask, Token
+from sketch.signatures import FileLists, Node, Signatures
 
 NODES = Path(__file__).parents[2] / "schemas" / "nodes.json"
 PIXELS = {"IMAGE": Images, "MASK": Mask, "LATENT": Latent}
@@ -71,7 +71,7 @@ def stage(tmp_path: Path) -> Quiet:
 @pytest.mark.parametrize("name", classes())
 def test_every_node_of_the_signatures_gives_what_it_promises(name: str, stage: Quiet, tmp_path: Path) -> None:
     node = Signatures(NODES, FileLists(tmp_path / "none"), list).nodes[name]
-    outputs, shown = run_node(Given(name, node, inputs_of(node)), stage)
+    outputs, shown = run_node(NodeInputs(name, node, inputs_of(node)), stage)
     assert [type(value) for value in outputs] == [PIXELS.get(kind, Token) for kind in node.outputs]
     assert (shown is not None) == node.output_node
 
@@ -82,7 +82,7 @@ def test_a_plain_value_where_a_picture_is_wanted_fails_as_python_does(
 ) -> None:
     node = Signatures(NODES, FileLists(tmp_path / "none"), list).nodes["SaveImage"]
     with pytest.raises((AttributeError, TypeError, KeyError)):
-        run_node(Given("SaveImage", node, {"images": picture, "filename_prefix": "x"}), stage)
+        run_node(NodeInputs("SaveImage", node, {"images": picture, "filename_prefix": "x"}), stage)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_image_scale_keeps_proportions_where_a_side_is_zero(
         "height": asked[1],
         "crop": "disabled",
     }
-    (scaled,), _ = run_node(Given("ImageScale", node, values), stage)
+    (scaled,), _ = run_node(NodeInputs("ImageScale", node, values), stage)
     assert isinstance(scaled, Images)
     assert scaled.size == size
 

@@ -12,24 +12,24 @@ import pytest
 import requests
 import websocket
 
-from engine.sketch import SketchServer
-from engine.sketch.child import STOP_TIMEOUT_S
 from errors import EngineUnreachable
+from sketch import SketchProcess
+from sketch.process import STOP_TIMEOUT_S
 from tests.sketch.sketch_client import NODES
 
 ROOT = NODES.parents[1]
 PARENT = """
 import sys
 from pathlib import Path
-from engine.sketch import SketchServer
-sketch = SketchServer(nodes=Path(sys.argv[1]))
+from sketch import SketchProcess
+sketch = SketchProcess(nodes=Path(sys.argv[1]))
 sketch.start()
 print(sketch.url, flush=True)
 sys.stdin.read()
 """
 STEP_PARENT = """
 import signal, subprocess, sys
-subprocess.Popen([sys.executable, "-m", "engine.sketch", *sys.argv[1:]])
+subprocess.Popen([sys.executable, "-m", "sketch", *sys.argv[1:]])
 signal.pause()
 """
 
@@ -77,7 +77,7 @@ def test_it_ends_with_its_parent_even_if_somebody_else_holds_the_pipe(tmp_path: 
 
 
 def test_sigterm_ends_it_cleanly(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "engine.sketch", "--nodes", str(NODES), "--files", "none.json"]
+    command = [sys.executable, "-m", "sketch", "--nodes", str(NODES), "--files", "none.json"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE) as process:
         assert process.stderr
@@ -89,7 +89,7 @@ def test_sigterm_ends_it_cleanly(tmp_path: Path) -> None:
 
 
 def test_clients_that_do_not_answer_do_not_keep_it_from_ending(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "engine.sketch", "--nodes", str(NODES), "--files", "none.json"]
+    command = [sys.executable, "-m", "sketch", "--nodes", str(NODES), "--files", "none.json"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE) as process:
         assert process.stderr
@@ -103,7 +103,7 @@ def test_clients_that_do_not_answer_do_not_keep_it_from_ending(tmp_path: Path) -
 
 
 def test_given_a_directory_it_keeps_its_files_there(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "engine.sketch", "--nodes", str(NODES), "--files", "none.json"]
+    command = [sys.executable, "-m", "sketch", "--nodes", str(NODES), "--files", "none.json"]
     command += ["--data", str(tmp_path / "kept"), "--port-file", str(tmp_path / "port")]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
         assert process.stderr
@@ -116,7 +116,7 @@ def test_given_a_directory_it_keeps_its_files_there(tmp_path: Path) -> None:
 
 def test_the_handle_starts_a_fresh_one_after_a_death(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # a killed engine cannot tidy up
-    with SketchServer(nodes=NODES) as sketch:
+    with SketchProcess(nodes=NODES) as sketch:
         first = sketch.pid
         assert first
         os.kill(first, signal.SIGKILL)
@@ -130,4 +130,4 @@ def test_the_handle_starts_a_fresh_one_after_a_death(tmp_path: Path, monkeypatch
 
 def test_one_that_cannot_start_says_so(tmp_path: Path) -> None:
     with pytest.raises(EngineUnreachable, match="did not start"):
-        SketchServer(nodes=tmp_path / "absent.json").start()
+        SketchProcess(nodes=tmp_path / "absent.json").start()

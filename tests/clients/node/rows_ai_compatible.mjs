@@ -49,10 +49,10 @@ for (const [code, [status, wrong, message]] of Object.entries(WRONG)) {
     const provider = createOpenAICompatible({ name: "easel", baseURL: `${served.normal}/v1`, apiKey: "unused" });
     const model = provider.imageModel(status === 404 ? "nope" : "sdxl-turbo");
     const headers = { "x-request-id": id };
-    const fault = await generateImage({ model, ...PLAIN, ...wrong, headers }).then(assert.fail, (fault) => fault);
-    assert.ok(APICallError.isInstance(fault), String(fault));
-    assert.deepEqual([fault.statusCode, fault.data.error.code], [status, code]);
-    assert.match(fault.message, message);
+    const error = await generateImage({ model, ...PLAIN, ...wrong, headers }).then(assert.fail, (error) => error);
+    assert.ok(APICallError.isInstance(error), String(error));
+    assert.deepEqual([error.statusCode, error.data.error.code], [status, code]);
+    assert.match(error.message, message);
     assert.deepEqual(await seen("normal", id), [`POST /v1/images/generations ${status}`]);
   });
 }

@@ -13,9 +13,9 @@ const IN_STEPS = { ...SMALL, model: SLOW_MODEL, steps: 6 };
 
 /** What `promise` fails with; it must be of `kind`. */
 async function failure(promise, kind) {
-  const fault = await promise.then(() => assert.fail("it did not fail"), (fault) => fault);
-  assert.ok(fault instanceof kind, String(fault));
-  return fault;
+  const error = await promise.then(() => assert.fail("it did not fail"), (error) => error);
+  assert.ok(error instanceof kind, String(error));
+  return error;
 }
 
 async function all(stream) {
@@ -70,30 +70,30 @@ test("06 a literal extra_body is honoured", async () => {
 test("08 an unknown model is not found at the first try", async () => {
   const id = randomUUID();
   const asked = client.images.generate({ prompt: "a cat", model: "nope" }, { headers: { "x-request-id": id } });
-  const fault = await failure(asked, OpenAI.NotFoundError);
-  assert.deepEqual([fault.code, fault.param], ["image.model_not_curated", "model"]);
+  const error = await failure(asked, OpenAI.NotFoundError);
+  assert.deepEqual([error.code, error.param], ["image.model_not_curated", "model"]);
   assert.deepEqual(await seen("normal", id), ["POST /v1/images/generations 404"]);
 });
 
 test("09 an empty prompt is named with type and details", async () => {
-  const fault = await failure(client.images.generate({ prompt: "" }), OpenAI.UnprocessableEntityError);
-  assert.deepEqual([fault.code, fault.type], ["image.prompt_required", "invalid_request_error"]);
-  assert.equal(typeof fault.error.details, "object");
+  const error = await failure(client.images.generate({ prompt: "" }), OpenAI.UnprocessableEntityError);
+  assert.deepEqual([error.code, error.type], ["image.prompt_required", "invalid_request_error"]);
+  assert.equal(typeof error.error.details, "object");
 });
 
 test("11 an engine that is down is a 503 that says when to come back", async () => {
-  const fault = await failure(connect(served.down, { maxRetries: 0 }).images.generate(SMALL), OpenAI.InternalServerError);
-  assert.deepEqual([fault.status, fault.code], [503, "engine.unreachable"]);
-  assert.ok(Number(fault.headers.get("retry-after")) > 0);
+  const error = await failure(connect(served.down, { maxRetries: 0 }).images.generate(SMALL), OpenAI.InternalServerError);
+  assert.deepEqual([error.status, error.code], [503, "engine.unreachable"]);
+  assert.ok(Number(error.headers.get("retry-after")) > 0);
 });
 
 test("11 a job that failed is a 500 that nobody repeats", async () => {
   const id = randomUUID();
   const fields = { ...IN_STEPS, model: "fails" };
   const asked = connect(served.failing).images.generate(fields, { headers: { "x-request-id": id } });
-  const fault = await failure(asked, OpenAI.InternalServerError);
-  assert.deepEqual([fault.status, fault.code], [500, "engine.node_failed"]);
-  assert.equal(fault.headers.get("x-should-retry"), "false");
+  const error = await failure(asked, OpenAI.InternalServerError);
+  assert.deepEqual([error.status, error.code], [500, "engine.node_failed"]);
+  assert.equal(error.headers.get("x-should-retry"), "false");
   assert.deepEqual(await seen("failing", id), ["POST /v1/images/generations 500"]);
 });
 
@@ -139,9 +139,9 @@ for (const [dialect, extra] of [["openai", {}], ["gpustack", { stream_options: {
   test(`19 a failure in mid-stream raises with its code (${dialect})`, async () => {
     const fields = { ...IN_STEPS, model: "fails", stream: true, ...extra };
     const stream = await connect(served.failing).images.generate(fields);
-    const fault = await failure(all(stream), OpenAI.APIError);
-    assert.equal(fault.status, undefined);
-    assert.equal(fault.code, "engine.node_failed");
+    const error = await failure(all(stream), OpenAI.APIError);
+    assert.equal(error.status, undefined);
+    assert.equal(error.code, "engine.node_failed");
   });
 }
 
@@ -163,6 +163,6 @@ test("34 models are listed and found by their publishers' names", async () => {
   const models = await all(client.models.list());
   assert.ok(models.some((model) => model.id === "sdxl-turbo"));
   assert.equal((await client.models.retrieve("stabilityai/sdxl-turbo")).id, "sdxl-turbo");
-  const fault = await failure(client.models.retrieve("nobody/nothing"), OpenAI.NotFoundError);
-  assert.equal(fault.code, "image.model_not_curated");
+  const error = await failure(client.models.retrieve("nobody/nothing"), OpenAI.NotFoundError);
+  assert.equal(error.code, "image.model_not_curated");
 });

@@ -1,0 +1,233 @@
+"""The fields of a request in any of the dialects -> an ImageRequest, and how its answer is to look. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jsonschema.exceptions import ValidationError
+
+from api.dialect import Endpoint, StreamFormat, stream_format, wants_url
+from compiler import ImageRequest, LoraChoice, Size, Task
+from compiler.values import Note
+from errors import InvalidValue, PromptRequired, SizeNotAllowed
+from generation import OutputOptions
+from schemas import first_error, load_schema, validator_of
+from schemas.explain import given_value, rule_of
+
+SCHEMA = load_schema("image_request")
+_VALIDATOR = validator_of("image_request")
+
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "steps": ("num_inference_steps", "sample_steps", "sampling_steps"),
+    "cfg": ("guidance_scale", "cfg_scale"),
+    "sampler": ("sample_method",),
+    "schedule": ("scheduler", "schedule_method"),
+    "strength": ("denoise", "denoising_strength"),
+    "lora": ("loras",),
+}
+"""Canonical name -> what other servers call it. The first that is present wins."""
+
+PRESETS = ("quality", "input_fidelity")
+
+_WHY_NOT: Mapping[str, str] = {
+    "style": "no model here has styles; say it in the prompt",
+    "complexity": "no model here has such presets",
+    "moderation": "nothing is moderated here",
+    "user": "nothing is told apart by user here",
+    "safety_identifier": "nothing is told apart by user here",
+}
+"""Fields of other servers that mean nothing here. Any other that is not ours may be an input of a workflow."""
+
+_OURS = frozenset(SCHEMA["properties"]) - {
+    *("steps", "cfg", "guidance", "strength", "negative_prompt", "sampler", "schedule")
+}
+
+
+@dataclass(frozen=True)
+class ParsedRequest:
+    """A request, how its pictures are to be finished and answered, and what is not done as asked."""
+
+    request: ImageRequest
+    finish: OutputOptions
+    as_url: bool
+    stream: StreamFormat | None
+    adjusted: tuple[Note, ...]
+    ignored: tuple[Note, ...]
+
+
+def read_image_request(
+    canonical_fields: Mapping[str, Any],
+    *,
+    endpoint: Endpoint,
+    request_id: str,
+    draw_seed: Callable[[], int],
+    default_response_format: str = "auto",
+    url_needs_file: bool = True,
+    notes: tuple[Note, ...] = (),
+) -> ParsedRequest:
+    """The fields of a body as `canonical` gives them, images taken out. `draw_seed` gives a seed where the request has
+    none; `notes` tell what was not done as asked until now.
+
+    Raises InvalidRequest, PromptRequired, InvalidValue, SizeNotAllowed.
+    """
+    fields = dict(canonical_fields)
+    _normalise(fields)
+    _check(fields, endpoint.task)
+    seed = fields.get("seed", -1)
+    stream = stream_format(fields, endpoint)
+    as_url = wants_url(fields, default_response_format, endpoint.task, stream)
+    request = ImageRequest(
+        prompt="" if endpoint.task == "vary" else fields["prompt"],
+        model=fields.get("model", ""),
+        task=endpoint.task,
+        n=int(fields.get("n", 1)),
+        size=_size(fields.get("size")),
+        seed=draw_seed() if seed == -1 else int(seed),
+        seed_origin="drawn" if seed == -1 else "request",
+        id=request_id,
+        inputs={name: fields[name] for name in fields if name not in _OURS and name not in _WHY_NOT},
+        presets=_presets(fields, endpoint.task),
+        loras=tuple(LoraChoice(lora["name"], lora.get("strength")) for lora in fields.get("lora", ())),
+    )
+    finish = OutputOptions(
+        format=fields.get("output_format", "png"),
+        quality=fields.get("output_compression"),
+        keep=as_url and url_needs_file,
+    )
+    every = (*notes, *_ignored(fields, endpoint.task, stream))
+    adjusted = tuple(note for note in every if note.done is not None)
+    ignored = tuple(note for note in every if note.done is None)
+    return ParsedRequest(request, finish, as_url, stream, adjusted, ignored)
+
+
+# --- names -----------------------------------------------------------------------------------------
+
+
+def canonical(body: Mapping[str, Any]) -> tuple[dict[str, Any], list[Note]]:
+    """The fields that are given, flat and in canonical names, and those that lost to another of the same meaning."""
+    extra = body.get("extra_body")
+    if extra is not None and not isinstance(extra, dict):
+        raise InvalidValue("`extra_body` must be an object.", param="extra_body")
+    outer = {name: value for name, value in body.items() if name != "extra_body" and _is_given(name, value)}
+    inner = {name: value for name, value in (extra or {}).items() if _is_given(name, value)}
+    notes: list[Note] = []
+    if deeper := inner.pop("extra_body", None):
+        notes.append(Note("extra_body.extra_body", deeper, None, "one inside another counts for nothing"))
+    for canonical, others in ALIASES.items():
+        _take_first(canonical, (canonical, *others), (outer, inner), notes)
+    notes += [
+        Note(f"extra_body.{name}", value, None, f"`{name}` beside it wins")
+        for name, value in inner.items()
+        if name in outer and outer[name] != value
+    ]
+    return {**inner, **outer}, notes
+
+
+def _is_given(name: str, value: Any) -> bool:
+    return value is not None and (value != "" or name == "prompt")
+
+
+def _take_first(
+    canonical: str, names: tuple[str, ...], places: tuple[dict[str, Any], ...], notes: list[Note]
+) -> None:
+    given = [(place, name) for place in places for name in names if name in place]
+    for index, (place, name) in enumerate(given):
+        value = place.pop(name)
+        if index == 0:
+            winner, chosen = name, value
+        elif value != chosen:
+            notes.append(Note(name, value, None, f"`{winner}` has the same meaning and wins"))
+    if given:
+        # diffusers' guidance has no effect up to 1; ComfyUI's cfg below 1 would turn away from the prompt.
+        if winner == "guidance_scale" and _is_number(chosen) and 0 <= chosen < 1:
+            notes.append(Note(winner, chosen, 1.0, "a guidance scale up to 1 means none, which is cfg 1"))
+            chosen = 1.0
+        places[0][canonical] = chosen
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+# --- values ----------------------------------------------------------------------------------------
+
+
+def _normalise(fields: dict[str, Any]) -> None:
+    """Other spellings of an allowed value become that value, in place."""
+    n = fields.get("n")
+    if isinstance(n, str) and n.strip().isascii() and n.strip().isdigit() and len(n) < 10:
+        fields["n"] = int(n)
+    for name in ("output_format", "response_format"):
+        if isinstance(fields.get(name), str):
+            fields[name] = fields[name].strip().lower()
+    if fields.get("output_format") == "jpg":
+        fields["output_format"] = "jpeg"
+    if "lora" in fields:
+        loras = fields["lora"] if isinstance(fields["lora"], list) else [fields["lora"]]
+        fields["lora"] = [{"name": lora} if isinstance(lora, str) else lora for lora in loras]
+    if "stream_options_include_usage" in fields:
+        options = fields.setdefault("stream_options", {})
+        if isinstance(options, dict):
+            options.setdefault("include_usage", fields["stream_options_include_usage"])
+        del fields["stream_options_include_usage"]
+
+
+def _check(fields: Mapping[str, Any], task: Task) -> None:
+    prompt = fields.get("prompt", "")
+    if task != "vary" and isinstance(prompt, str) and not prompt.strip():
+        raise PromptRequired("A prompt is required: say what the picture shows.", param="prompt")
+    error = first_error(_VALIDATOR, fields)
+    if error is not None:
+        raise _invalid(error)
+
+
+def _invalid(error: ValidationError) -> InvalidValue:
+    param = str(error.absolute_path[0]) if error.absolute_path else None
+    kind = SizeNotAllowed if param == "size" else InvalidValue
+    return kind(f"`{param}` is {given_value(error.instance)}; {rule_of(error)}.", param=param)
+
+
+def _size(text: str | None) -> Size | None:
+    if text is None or text.strip().lower() == "auto":
+        return None
+    try:
+        return Size.parse(text)
+    except ValueError as error:
+        raise SizeNotAllowed(f"`size`: {error}, or auto.", param="size") from error
+
+
+def _presets(fields: Mapping[str, Any], task: Task) -> dict[str, str]:
+    names = PRESETS if task != "generate" else ("quality",)
+    return {name: fields[name].strip().lower() for name in names if isinstance(fields.get(name), str)}
+
+
+# --- what is not honoured --------------------------------------------------------------------------
+
+
+def _ignored(fields: Mapping[str, Any], task: Task, stream: StreamFormat | None) -> list[Note]:
+    notes = [Note(name, fields[name], None, why) for name, why in _WHY_NOT.items() if name in fields]
+    if stream is None:
+        why = "variations do not stream" if fields.get("stream") else "there is no stream"
+        notes += [
+            Note(name, fields[name], None, why)
+            for name in ("stream", "partial_images", "stream_options")
+            if fields.get(name)
+        ]
+    elif stream.openai and fields.get("response_format") == "url":
+        notes.append(Note("response_format", "url", None, "the events of a stream carry b64_json"))
+    if task == "vary" and "prompt" in fields:
+        notes.append(Note("prompt", fields["prompt"], None, "variations have no prompt; an edit has"))
+    if task == "generate" and "input_fidelity" in fields:
+        notes.append(Note("input_fidelity", fields["input_fidelity"], None, "there is no input image"))
+    notes += [
+        Note(name, fields[name], None, "it names no preset")
+        for name in PRESETS
+        if name in fields and not isinstance(fields[name], str)
+    ]
+    if fields.get("background", "auto") not in ("auto", "opaque"):
+        notes.append(Note("background", fields["background"], None, "every model draws opaque pictures"))
+    if "output_compression" in fields and fields.get("output_format", "png") == "png":
+        notes.append(Note("output_compression", fields["output_compression"], None, "png is lossless"))
+    return notes

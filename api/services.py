@@ -1,0 +1,49 @@
+"""What the api room needs from the rest of the house, as values: made once by `app`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from arbiter import Arbiter
+from compiler import Catalogue
+from engine import Engine
+from errors import EaselError
+from generation import Generator
+from image_store import ImageStore
+from status import SystemStatus
+
+
+@dataclass(frozen=True)
+class HttpOptions:
+    """How this installation answers over HTTP; each field is the setting of that name."""
+
+    api_keys: tuple[str, ...] = ()
+    on_loopback: bool = True
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    public_url: str = ""
+    url_style: str = "absolute"
+    default_response_format: str = "auto"
+    max_request_bytes: int = 128_000_000
+    request_timeout_s: float = 290
+    images_enabled: bool = True
+
+
+@dataclass(frozen=True)
+class Services:
+    """The rooms behind the api, and what is in force in them now."""
+
+    options: HttpOptions
+    generator: Generator
+    store: ImageStore
+    catalogue: Callable[[], Catalogue]
+    catalogue_since: Callable[[], int]
+    """Unix time at which the catalogue came into force"""
+    catalogue_error: Callable[[], EaselError | None]
+    engine: Callable[[], Engine]
+    arbiter: Arbiter
+    system_status: SystemStatus
+    fetch_image: Callable[[str, str], bytes] | None = None
+    """(URL, param) -> the image there, where this installation fetches any"""

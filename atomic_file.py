@@ -1,0 +1,51 @@
+"""Files that other processes read: they see all of the new content or all of the old. A leaf."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from pathlib import Path
+
+
+def write_atomic(
+    path: Path,
+    data: bytes,
+    *,
+    temporary: Path | None = None,
+    mode: int = 0o644,
+    folder_mode: int = 0o777,
+    modified: float | None = None,
+    flush: bool = False,
+) -> None:
+    """Replace `path` with `data` in one step, creating its folder if it is missing.
+
+    `temporary` is the file beside it that is written first; a random hidden name if None. `modified` sets the file's
+    time in Unix seconds. With `flush` the call returns only once the disk has the bytes: a quota or a network disk may
+    report only then that it is full. (The rename itself is not flushed.) Raises OSError and leaves nothing behind.
+    """
+    temporary = temporary or path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        descriptor = _create(temporary, folder_mode)
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)
+            file.write(data)
+            file.flush()
+            if modified is not None:
+                os.utime(descriptor, (modified, modified))
+            if flush:
+                os.fsync(descriptor)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _create(temporary: Path, folder_mode: int) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    try:
+        return os.open(temporary, flags, 0o600)
+    except FileNotFoundError:
+        temporary.parent.mkdir(mode=folder_mode, parents=True, exist_ok=True)
+        return os.open(temporary, flags, 0o600)

@@ -1,0 +1,98 @@
+"""What the commands share: the rooms they use, and how a named error ends a command."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec, Protocol
+
+import click
+from flask import current_app
+from flask.cli import with_appcontext
+
+import errors
+from atomic_file import write_atomic
+from compiler import Catalogue, SourcePaths
+from engine import Engine
+from errors import EaselError
+from generation import Generator
+
+P = ParamSpec("P")
+
+
+class CommandServices(Protocol):
+    """The part of the house that commands enter."""
+
+    @property
+    def source_paths(self) -> SourcePaths: ...
+    @property
+    def generator(self) -> Generator: ...
+    def catalogue(self) -> Catalogue: ...
+    def server_address(self) -> tuple[str, str | None]:
+        """The URL of this installation's running server, and a key that it takes if it wants one."""
+
+    def command_engine(self) -> Any:
+        """A context manager that gives the engine in force, or a sketch engine of its own while it lasts."""
+
+
+EXIT_CODES: tuple[tuple[type[EaselError], int], ...] = (
+    (errors.CatalogueInvalid, 1),
+    (errors.TemplateInvalid, 1),
+    (errors.GraphInvalid, 1),
+    (errors.SettingsInvalid, 1),
+    (errors.ServerUnreachable, 3),
+    (errors.EngineUnreachable, 3),
+    (errors.StackError, 3),
+    (errors.EngineStalled, 3),
+    (errors.FilesMissing, 3),
+    (errors.NodesMissing, 3),
+    (errors.EngineError, 4),
+    (errors.StoreFull, 5),
+    (errors.StoreUnwritable, 5),
+    (EaselError, 2),
+)
+"""0 done; 1 catalogue, template or settings are wrong; 2 the request is; 3 a server is away or lacks something;
+4 the job failed; 5 the picture could not be kept."""
+
+
+def exit_code(error: EaselError) -> int:
+    """The exit status for a named error."""
+    return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
+
+
+def handle_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """A command whose named errors print as `code: message`, as over HTTP, and end it with their exit code."""
+
+    @with_appcontext
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except EaselError as error:
+            click.secho(f"{error.code}: {error.message}", err=True, fg="red")
+            sys.exit(exit_code(error))
+
+    return wrapped
+
+
+def services() -> CommandServices:
+    """The house of the application that runs this command."""
+    container: CommandServices = current_app.extensions["easel"]
+    return container
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write `data` to `path`; a full or read-only disk is a named error."""
+    if not path.absolute().parent.is_dir():
+        raise errors.StoreUnwritable(f"{path} cannot be written: there is no folder {path.parent}.")
+    try:
+        write_atomic(path, data)
+    except OSError as error:
+        raise errors.StoreUnwritable(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def engine_at(url: str) -> Engine:
+    """The engine at `url`, for commands that are told one."""
+    return Engine(url.rstrip("/"))

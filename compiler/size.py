@@ -1,0 +1,73 @@
+"""Sizes of pictures in pixels, and the sizes that a model can draw. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, order=True)
+class Size:
+    """Width and height of a picture in pixels."""
+
+    width: int
+    height: int
+
+    _FORM = re.compile(r"\s*(\d{1,5})\s*[xX×]\s*(\d{1,5})\s*", re.ASCII)
+
+    @classmethod
+    def parse(cls, text: str) -> Size:
+        """`"1024x768"` as a size. Raises ValueError for anything else."""
+        match = cls._FORM.fullmatch(text)
+        if match is None:
+            raise ValueError(f"{text!r} is not WIDTHxHEIGHT, for example 1024x1024")
+        return cls(int(match[1]), int(match[2]))
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+@dataclass(frozen=True)
+class SizeRule:
+    """Which sizes a model draws."""
+
+    default: Size
+    multiple_of: int
+    min: Size
+    max: Size
+    max_pixels: int | None = None
+    suggested: tuple[Size, ...] = ()
+
+
+def size_error(size: Size, rule: SizeRule) -> str | None:
+    """Why `size` is outside the rule's limits (multiples aside), or None."""
+    if size.width < rule.min.width or size.height < rule.min.height:
+        return f"{size} is smaller than {rule.min}"
+    if size.width > rule.max.width or size.height > rule.max.height:
+        return f"{size} is larger than {rule.max}"
+    if rule.max_pixels is not None and size.pixels > rule.max_pixels:
+        return f"{size} has more than {rule.max_pixels} pixels"
+    return None
+
+
+def round_size(size: Size, rule: SizeRule) -> Size:
+    """The size nearest to `size` whose sides are multiples that the rule wants, without leaving its limits."""
+    nearest = Size(
+        _nearest(size.width, rule.multiple_of, rule.min.width, rule.max.width),
+        _nearest(size.height, rule.multiple_of, rule.min.height, rule.max.height),
+    )
+    if size_error(nearest, rule) is None:
+        return nearest
+    step = rule.multiple_of
+    return Size(size.width // step * step, size.height // step * step)
+
+
+def _nearest(side: int, step: int, low: int, high: int) -> int:
+    rounded = (side + step // 2) // step * step
+    if rounded > high:
+        rounded -= step
+    return rounded if rounded >= low else rounded + step

@@ -1,7 +1,0 @@
-"""The built-in engine: a server that speaks ComfyUI's protocol and draws pencil sketches, for machines without a GPU.
-What happens in the child process is in the other modules; whoever imports the package gets only the handles to it."""
-
-from engine.sketch.child import SketchServer
-from engine.sketch.keeper import SketchKeeper
-
-__all__ = ["SketchKeeper", "SketchServer"]

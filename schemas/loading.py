@@ -1,0 +1,42 @@
+"""The JSON Schemas of this folder, each read once."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from referencing import Registry, Resource
+
+FOLDER = Path(__file__).resolve().parent
+
+
+def load_schema(name: str) -> dict[str, Any]:
+    """The schema in `NAME.schema.json`, as a copy of the caller's own."""
+    return deepcopy(_schema(name))
+
+
+@cache
+def validator_of(name: str) -> Draft202012Validator:
+    """A validator for the schema in `NAME.schema.json`; it may refer to other schemas of this folder by their `$id`."""
+    return Draft202012Validator(_schema(name), registry=_registry())
+
+
+@cache
+def _schema(name: str) -> dict[str, Any]:
+    schema: dict[str, Any] = json.loads((FOLDER / f"{name}.schema.json").read_text("utf-8"))
+    return schema
+
+
+@cache
+def _registry() -> Registry[Any]:
+    names = [path.name.removesuffix(".schema.json") for path in sorted(FOLDER.glob("*.schema.json"))]
+    schemas = [_schema(name) for name in names]
+    resources: list[tuple[str, Resource[Any]]] = [
+        (schema["$id"], Resource.from_contents(schema)) for schema in schemas if "$id" in schema
+    ]
+    registry: Registry[Any] = Registry().with_resources(resources)
+    return registry

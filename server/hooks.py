@@ -1,0 +1,115 @@
+"""What happens when the server starts, when a worker starts, and when either stops."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from app import Container, refuse_public_without_keys
+from errors import EaselError, ServerStopping, SettingsInvalid
+from generation import preload
+from settings import Settings
+
+JOBS_MAY_RUN_ON_S = 20
+"""After SIGTERM running jobs may go on for so long. What is not done then is cancelled in the engine, early enough for
+the client to be told before gunicorn's `graceful_timeout`."""
+
+
+def bind_address(settings: Settings) -> str:
+    """The settings `host` and `port` as gunicorn's `bind`."""
+    host = settings["host"]
+    return f"{f'[{host}]' if ':' in host else host}:{settings['port']}"
+
+
+class ServerHooks:
+    """gunicorn's server hooks for one application. The first three run in the master, the others in a worker."""
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+        self._settings = container.settings
+        self._state_lock: FileLock | None = None
+
+    def on_starting(self, server: Any) -> None:
+        """Check everything that must be right before the first worker exists; exit with one sentence if it is not."""
+        hosts = [address[0] for address in server.cfg.address if isinstance(address, tuple)]
+        try:
+            refuse_public_without_keys(hosts, self._settings)
+            self._lock_state_dir()
+            self._container.catalogue()
+            self._container.arbiter.state_store.mark_start()
+        except EaselError as error:
+            sys.exit(f"{error.code}: {error.message}")
+        except OSError as error:
+            sys.exit(f"{SettingsInvalid.code}: state_dir cannot be used: {error}")
+        _log_to_stderr()
+
+    def when_ready(self, server: Any) -> None:
+        """Start the sketch engine and write down where the server listens."""
+        # The sketch engine is a child of the master: one, whatever the number of workers. It is not started earlier,
+        # because a start that fails at the bind would leave it behind.
+        if self._container.sketch_allowed:
+            self._container.sketch_supervisor.start(self._container.sketch_files)
+        host, port = server.LISTENERS[0].sock.getsockname()[:2]
+        try:
+            self._container.write_server_address(host, port)
+        except OSError as error:
+            server.log.error("flask gpu will need --url: the state directory cannot be written: %s", error)
+        server.log.info("Easel is at http://%s:%s", host, port)
+
+    def on_exit(self, server: Any) -> None:
+        """Stop the sketch engine."""
+        self._container.sketch_supervisor.stop()
+
+    def post_worker_init(self, worker: Any) -> None:
+        """Handle SIGTERM, take part in handing the GPU over, and, in the first worker, preload models."""
+        default_handler = signal.getsignal(signal.SIGTERM)
+
+        def stop(number: int, frame: Any) -> None:
+            self._container.arbiter.dismiss(_stopping())
+            timer = threading.Timer(JOBS_MAY_RUN_ON_S, self._container.stop_jobs, [_stopping()])
+            timer.daemon = True
+            timer.start()
+            if callable(default_handler):
+                default_handler(number, frame)
+
+        signal.signal(signal.SIGTERM, stop)
+        self._container.arbiter.reconciler.start()
+        models = self._settings["images.preload"]
+        if worker.age == 1 and models:
+            arguments = (self._container.generator, models)
+            threading.Thread(target=preload, args=arguments, kwargs={"timeout_s": 3600}, daemon=True).start()
+
+    def worker_int(self, worker: Any) -> None:
+        """On Ctrl-C, cancel the running jobs at once."""
+        self._container.stop_jobs(_stopping())
+
+    def _lock_state_dir(self) -> None:
+        """One server per state directory: two would run two sketch engines and evict each other's images."""
+        state_dir = self._container.state_dir
+        try:
+            state_dir.mkdir(parents=True, exist_ok=True)
+            self._state_lock = FileLock(state_dir / "server.lock")
+            self._state_lock.acquire(blocking=False)
+        except Timeout:
+            raise SettingsInvalid(
+                f"Another Easel already uses the state directory {self._settings['state_dir']!r}; set EASEL_STATE_DIR."
+            ) from None
+        except OSError as error:
+            raise SettingsInvalid(f"state_dir cannot be used: {error}") from error
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    root = logging.getLogger("easel")
+    root.addHandler(handler)
+    root.propagate = False
+
+
+def _stopping() -> ServerStopping:
+    return ServerStopping("The server is stopping; the job was cancelled.")

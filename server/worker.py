@@ -1,0 +1,61 @@
+"""gunicorn's threaded worker, with JSON answers also to requests that are too malformed to reach the application."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import uuid
+from typing import Any
+
+from gunicorn.util import write_nonblock
+from gunicorn.workers.gthread import ThreadWorker
+
+from api import envelope, status_of
+from errors import EaselError, InvalidRequest
+
+_PAGE = re.compile(rb"HTTP/1\.1 (\d{3}) ([^\r\n]*)\r\n.*</h1>(.*)</body>", re.DOTALL)
+
+
+class EaselWorker(ThreadWorker):
+    """gunicorn decides which status a malformed request gets and logs it; only the page that it would send is replaced."""
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Answer a request that could not be parsed, or whose handling raised, with the JSON envelope."""
+        recorder: Any = _PageRecorder()
+        super().handle_error(req, recorder, addr, exc)
+        try:
+            write_nonblock(client, _json_answer(*recorder.page()))
+        except OSError:
+            self.log.debug("The client is gone; the error was not sent.")
+
+
+class _PageRecorder:
+    """Stands in for the client's socket while gunicorn writes its HTML error page."""
+
+    def __init__(self) -> None:
+        self._written = b""
+
+    def gettimeout(self) -> float:
+        return 0.0
+
+    def sendall(self, data: bytes) -> None:
+        self._written += data
+
+    def page(self) -> tuple[int, str, str]:
+        """Status, reason and message of the page."""
+        found = _PAGE.match(self._written)
+        if found is None:
+            return 500, "Internal Server Error", ""
+        return int(found[1]), found[2].decode("latin-1"), html.unescape(found[3].decode("latin-1")).strip()
+
+
+def _json_answer(status: int, reason: str, message: str) -> bytes:
+    error = InvalidRequest(message) if status < 500 else EaselError("Something failed inside.")
+    body = json.dumps(envelope(error)).encode()
+    head = (
+        f"HTTP/1.1 {status if status < 500 else status_of(type(error))} {reason}\r\n"
+        f"Connection: close\r\nx-request-id: {uuid.uuid4().hex}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode("latin-1") + body

@@ -1,0 +1,290 @@
+"""ComfyUI's HTTP routes, each also under `/api`: the same statuses and bodies, without its web interface.
+
+Left out: `/upload/mask`, `/embeddings`, the user and settings routes, and `channel` and `preview` of `/view`.
+"""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+import os
+import platform
+import sys
+import uuid
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from aiohttp.web_request import FileField
+
+from atomic_file import write_atomic
+from loopback import is_loopback
+from sketch.folders import KINDS, Folders, annotated, inside
+from sketch.jobs import Job, JobQueue
+from sketch.signatures import VERSION, Signatures
+from sketch.sockets import FEATURES, MOST_BYTES, Sockets
+from sketch.validation import node_error, validate
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+SECRETS = ("api_key_comfy_org", "auth_token_comfy_org")
+RUNNABLE = {"text/html", "text/html-sandboxed", "application/xhtml+xml", "text/javascript", "text/css"}
+UPLOAD_KINDS: dict[Any, str] = {None: "input", "input": "input", "temp": "temp", "output": "output"}
+
+
+class Server:
+    """The routes over a queue, the signatures and the folders."""
+
+    def __init__(self, jobs: JobQueue, signatures: Signatures, folders: Folders, sockets: Sockets) -> None:
+        self._jobs, self._signatures, self._folders, self._sockets = jobs, signatures, folders, sockets
+        self._number = 0
+
+    def app(self) -> web.Application:
+        """The aiohttp application."""
+        app = web.Application(client_max_size=MOST_BYTES, middlewares=[_own_pages_only])
+        for prefix in ("", "/api"):
+            for path, handler in self._reads().items():
+                app.router.add_get(prefix + path, handler)
+            for path, handler in self._writes().items():
+                app.router.add_post(prefix + path, handler)
+        app.router.add_get("/{path:.*}", _nothing_here)
+        return app
+
+    def _reads(self) -> dict[str, Handler]:
+        return {
+            "/ws": self._sockets.serve,
+            "/prompt": self._remaining,
+            "/queue": self._queue,
+            "/history": self._history,
+            "/history/{prompt_id}": self._history_of,
+            "/view": self._view,
+            "/object_info": self._object_info,
+            "/object_info/{name}": self._object_info_of,
+            "/system_stats": self._system_stats,
+            "/features": _features,
+            "/models": self._models,
+            "/models/{folder}": self._models_in,
+        }
+
+    def _writes(self) -> dict[str, Handler]:
+        return {
+            "/prompt": self._submit,
+            "/queue": self._change_queue,
+            "/history": self._change_history,
+            "/interrupt": self._interrupt,
+            "/free": self._free,
+            "/upload/image": self._upload,
+        }
+
+    # --- jobs ---
+
+    async def _submit(self, request: web.Request) -> web.Response:
+        told = await request.json()
+        if "prompt" not in told or not isinstance(told, dict):
+            return _refused(node_error("no_prompt", "No prompt provided", "No prompt provided", {}), {})
+        number = self._number_for(told)
+        prompt, targets = told["prompt"], told.get("partial_execution_targets")
+        prompt_id, extra_data = str(told.get("prompt_id", uuid.uuid4())), dict(told.get("extra_data", {}))
+        if "client_id" in told:
+            extra_data["client_id"] = told["client_id"]
+        hash(
+            extra_data.get("client_id")
+        )  # a list or an object would end a real ComfyUI; here it is a 500 as well
+        verdict = validate(prompt, targets, self._signatures, lambda name: bool(self._folders.uploaded(name)))
+        if verdict.error:
+            return _refused(verdict.error, verdict.node_errors)
+        for secret in SECRETS:
+            extra_data.pop(secret, None)
+        self._jobs.put(Job(number, prompt_id, prompt, extra_data, verdict.outputs))
+        return web.json_response(
+            {"prompt_id": prompt_id, "number": number, "node_errors": verdict.node_errors}
+        )
+
+    def _number_for(self, told: Any) -> float:
+        if "number" in told:
+            return float(told["number"])
+        number = -self._number if told.get("front") else self._number
+        self._number += 1
+        return number
+
+    async def _remaining(self, request: web.Request) -> web.Response:
+        return web.json_response(self.status())
+
+    def status(self) -> dict[str, Any]:
+        """How long the queue is, as `/prompt` and the status events say it."""
+        return {"exec_info": {"queue_remaining": self._jobs.remaining()}}
+
+    async def _queue(self, request: web.Request) -> web.Response:
+        running, pending = self._jobs.listed()
+        shown = {"queue_running": running, "queue_pending": pending}
+        return web.json_response({name: [job.listed() for job in jobs] for name, jobs in shown.items()})
+
+    async def _change_queue(self, request: web.Request) -> web.Response:
+        told = await request.json()
+        if dict(told).get("clear"):
+            self._jobs.clear()
+        if "delete" in told:
+            self._jobs.delete(told["delete"])
+        return web.Response()
+
+    async def _history(self, request: web.Request) -> web.Response:
+        most = request.query.get("max_items")
+        offset = request.query.get("offset")
+        return web.json_response(
+            self._jobs.history(int(most) if most else None, int(offset) if offset else -1)
+        )
+
+    async def _history_of(self, request: web.Request) -> web.Response:
+        return web.json_response(self._jobs.history_of(request.match_info["prompt_id"]))
+
+    async def _change_history(self, request: web.Request) -> web.Response:
+        told = await request.json()
+        if dict(told).get("clear"):
+            self._jobs.forget_all()
+        if "delete" in told:
+            self._jobs.forget(told["delete"])
+        return web.Response()
+
+    async def _interrupt(self, request: web.Request) -> web.Response:
+        try:
+            told = await request.json()
+        except json.JSONDecodeError:
+            told = {}
+        self._jobs.interrupt(told.get("prompt_id") or None)
+        return web.Response()
+
+    async def _free(self, request: web.Request) -> web.Response:
+        told = await request.json()
+        if told.get("free_memory"):
+            self._jobs.free()
+        return web.Response()
+
+    # --- files ---
+
+    async def _view(self, request: web.Request) -> web.StreamResponse:
+        if "filename" not in request.query:
+            return web.Response(status=404)
+        name, kind = annotated(request.query["filename"])
+        kind = kind or request.query.get("type", "output")
+        if not name or name.startswith("/") or ".." in name or kind not in KINDS:
+            return web.Response(status=400)
+        folder = inside(self._folders.of(kind), request.query.get("subfolder", ""))
+        if folder is None:
+            return web.Response(status=403)
+        place = inside(folder, os.path.basename(name))
+        if place is None or not place.is_file():
+            return web.Response(status=404)
+        response = web.FileResponse(place, headers={"Content-Disposition": f'filename="{place.name}"'})
+        response.content_type = _mime(place)
+        return response
+
+    async def _upload(self, request: web.Request) -> web.Response:
+        form = await request.post()
+        image = form.get("image")
+        if image is None:
+            return web.Response(status=400)
+        kind = UPLOAD_KINDS[form.get("type")]
+        if not isinstance(image, FileField):
+            raise TypeError("the image is no file")  # ComfyUI answers 500
+        folder, subfolder = self._folders.of(kind), os.path.normpath(str(form.get("subfolder", "")))
+        place = inside(folder, os.path.join(subfolder, image.filename))
+        if place is None or not image.filename:
+            return web.Response(status=400)
+        data = image.file.read()
+        if form.get("overwrite") not in ("true", "1"):
+            place = _free_place(place, data)
+        write_atomic(place, data)
+        self._folders.remember(place)
+        name = os.path.relpath(place, folder / subfolder)
+        told = {"name": name, "subfolder": str(form.get("subfolder", "")), "type": kind}
+        return web.json_response(told)
+
+    # --- what there is ---
+
+    async def _object_info(self, request: web.Request) -> web.Response:
+        return web.json_response(
+            {name: self._signatures.object_info(name) for name in self._signatures.nodes}
+        )
+
+    async def _object_info_of(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        known = name in self._signatures.nodes
+        return web.json_response({name: self._signatures.object_info(name)} if known else {})
+
+    async def _models(self, request: web.Request) -> web.Response:
+        return web.json_response(list(self._signatures.folders()))
+
+    async def _models_in(self, request: web.Request) -> web.Response:
+        names = self._signatures.folders().get(request.match_info["folder"])
+        return web.Response(status=404) if names is None else web.json_response(names)
+
+    async def _system_stats(self, request: web.Request) -> web.Response:
+        total, free = _memory()
+        system = {
+            "os": os.name,
+            "ram_total": total,
+            "ram_free": free,
+            "comfyui_version": VERSION,
+            "easel_sketch": True,
+            "python_version": sys.version,
+            "pytorch_version": "none: this is Easel's sketch engine",
+            "embedded_python": False,
+            "argv": ["sketch"],
+        }
+        device: dict[str, Any] = {"name": f"sketch ({platform.machine()})", "type": "cpu", "index": None}
+        device |= {"vram_total": total, "vram_free": free, "torch_vram_total": total, "torch_vram_free": free}
+        return web.json_response({"system": system, "devices": [device]})
+
+
+def _refused(error: dict[str, Any], node_errors: dict[str, Any]) -> web.Response:
+    return web.json_response({"error": error, "node_errors": node_errors}, status=400)
+
+
+async def _features(request: web.Request) -> web.Response:
+    return web.json_response(FEATURES)
+
+
+async def _nothing_here(request: web.Request) -> web.Response:
+    return web.Response(status=404)
+
+
+@web.middleware
+async def _own_pages_only(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A web page of another host must not reach an engine on loopback through the browser that shows it."""
+    host, origin = request.headers.get("Host", ""), request.headers.get("Origin")
+    if origin is not None and _foreign(host, origin):
+        return web.Response(status=403)
+    if request.method == "OPTIONS":
+        return web.Response()
+    return await handler(request)
+
+
+def _foreign(host: str, origin: str) -> bool:
+    ours, theirs = urlsplit(f"//{host}"), urlsplit(origin)
+    if not is_loopback(ours.hostname) or not theirs.hostname:
+        return False
+    same_port = None in (ours.port, theirs.port) or ours.port == theirs.port
+    return ours.hostname != theirs.hostname or not same_port
+
+
+def _mime(place: Path) -> str:
+    kind = mimetypes.guess_type(place.name)[0] or "application/octet-stream"
+    return "application/octet-stream" if kind in RUNNABLE else kind
+
+
+def _free_place(place: Path, data: bytes) -> Path:
+    """`place`, or "name (1).png" and so on: the first that is free or already holds the same bytes."""
+    candidate, count = place, 0
+    while candidate.exists() and candidate.read_bytes() != data:
+        count += 1
+        candidate = place.with_name(f"{place.stem} ({count}){place.suffix}")
+    return candidate
+
+
+def _memory() -> tuple[int, int]:
+    """(total, free) bytes of this machine; 0 where it does not tell."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    names = ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES")
+    total, free = (page * os.sysconf(name) if name in os.sysconf_names else 0 for name in names)
+    return total, free

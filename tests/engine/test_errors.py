@@ -1,0 +1,148 @@
+"""ComfyUI's refusals and failures in our words: nothing of the host they happened on comes through."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from engine.errors import node_failure, refusal, without_paths
+from errors import EngineOutOfMemory, NodeFailed
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("cannot identify image file '/home/me/in put/a.png'", "cannot identify image file '<path>'"),
+        ("No such file: /home/me/ComfyUI/x.py, line 3", "No such file: <path>, line 3"),
+        (r"[WinError 3] C:\Users\me\ComfyUI\out", "[WinError 3] <path>"),
+        (r'cannot open "D:\my models\flux.safetensors"', 'cannot open "<path>"'),
+        (r"\\server\share\model.ckpt is gone", "<path> is gone"),
+        ("~/models/x.ckpt and (/opt/y)", "<path> and (<path>)"),
+        ("file:///home/me/x.png", "file:<path>"),
+        (
+            " full_output_folder: /home/al ice/out\n commonpath: /home",
+            "full_output_folder: <path>\n commonpath: <path>",
+        ),
+        ("/root", "<path>"),
+    ],
+)
+def test_paths_of_the_host_are_replaced(text: str, expected: str) -> None:
+    assert without_paths(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The size of tensor a (16) must match the size of tensor b (128) at dimension 1",
+        "width 64/8, and/or 3 / 4",
+        "see https://example.org/a/b for more",
+        "ckpt_name: 'SD1.5/model.safetensors' not in ['a.safetensors', 'b/c.safetensors']",
+        "'str' object has no attribute 'shape'",
+    ],
+)
+def test_what_is_no_path_stays(text: str) -> None:
+    assert without_paths(text) == text
+
+
+def test_a_message_without_end_is_cut() -> None:
+    assert len(without_paths("x" * 10_000)) == 500
+
+
+def test_out_of_memory_is_told_without_the_tips_for_other_peoples_users() -> None:
+    message = "Allocation on device 0 would exceed allowed memory.\nThis error means you ran out of memory.\n\nTIPS: buy more"
+    error = node_failure(
+        {
+            "node_id": "sampler",
+            "node_type": "KSampler",
+            "exception_type": "torch.OutOfMemoryError",
+            "exception_message": message,
+        }
+    )
+    assert error.message.endswith("would exceed allowed memory.")
+    assert "TIPS" not in str(error.details)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("torch.OutOfMemoryError", "Allocation on device "),
+        ("torch.cuda.OutOfMemoryError", "CUDA out of memory. Tried to allocate 2.00 GiB"),
+        ("RuntimeError", "HIP out of memory. Tried to allocate 20.00 MiB"),
+        ("RuntimeError", "MPS backend out of memory (MPS allocated: 9.05 GB)"),
+        (
+            "RuntimeError",
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory",
+        ),
+        (
+            "RuntimeError",
+            "DefaultCPUAllocator: not enough memory: you tried to allocate 4398046511104 bytes.",
+        ),
+        ("numpy._core._exceptions._ArrayMemoryError", "Unable to allocate 4.00 TiB for an array"),
+        ("RuntimeError", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        ("MemoryError", ""),
+    ],
+)
+def test_out_of_memory_is_recognised_on_every_backend(kind: str, message: str) -> None:
+    assert isinstance(node_failure({"exception_type": kind, "exception_message": message}), EngineOutOfMemory)
+
+
+def test_a_failure_carries_node_class_and_exception_and_nothing_else() -> None:
+    failure = node_failure(
+        {
+            "node_id": "sampler",
+            "node_type": "KSampler",
+            "exception_type": "RuntimeError",
+            "exception_message": "shapes do not match\n",
+            "traceback": ['  File "/srv/ComfyUI/execution.py", line 496'],
+            "current_inputs": {"positive": ["what the user asked for"]},
+        }
+    )
+    assert type(failure) is NodeFailed
+    assert failure.message == "KSampler (node sampler) failed: shapes do not match"
+    assert failure.details == {
+        "node": "sampler",
+        "class_type": "KSampler",
+        "exception_type": "RuntimeError",
+        "exception_message": "shapes do not match",
+    }
+
+
+def test_a_failure_without_any_word_still_has_a_message() -> None:
+    assert node_failure({}).message
+
+
+def _errors(node_errors: Any) -> Any:
+    error = {"type": "prompt_outputs_failed_validation", "message": "Prompt outputs failed validation"}
+    graph = {"1": {"class_type": "KSampler", "inputs": {}}}
+    return refusal(400, {"error": error, "node_errors": node_errors}, graph).details["errors"]
+
+
+def test_an_error_tells_node_class_input_type_and_message_without_traceback_or_configuration() -> None:
+    error = {
+        "type": "exception_during_validation",
+        "message": "Exception when validating node",
+        "details": "cannot read /srv/ComfyUI/input/x.png",
+        "extra_info": {"input_name": "image", "input_config": [["a", "b"]], "traceback": ["File ..."]},
+    }
+    assert _errors({"1": {"errors": [error], "class_type": "KSampler"}}) == [
+        {
+            "node": "1",
+            "class_type": "KSampler",
+            "input": "image",
+            "type": "exception_during_validation",
+            "message": "Exception when validating node: cannot read <path>",
+        }
+    ]
+
+
+def test_a_cycle_is_guessed_because_nothing_names_it() -> None:
+    (error,) = _errors({})
+    assert (error["node"], error["type"]) == (None, "prompt_outputs_failed_validation")
+    assert "cycle" in error["message"]
+
+
+def test_the_first_error_is_the_message_and_the_others_are_counted() -> None:
+    errors = [{"type": "t", "message": text, "details": ""} for text in ("first", "second", "third")]
+    error = refusal(400, {"error": {}, "node_errors": {"1": {"errors": errors}}}, {})
+    assert error.message == "ComfyUI refused the graph: node (node 1): first And 2 more."

@@ -1,0 +1,86 @@
+"""What the story of a request promises beyond what HTTP shows: preloading, and a file that vanishes meanwhile."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from compiler import ImageRequest, Size
+from engine import Engine, Progress
+from errors import EngineUnreachable, FilesMissing
+from generation import Generator, OutputOptions, preload
+from sketch import SketchProcess
+from tests.conftest import NODES, MakeApp
+
+REQUEST = ImageRequest(
+    prompt="a cat", seed=1, id="x", model="sd-1.5", size=Size(256, 256), inputs={"steps": 3}
+)
+
+
+@pytest.fixture
+def generator(make_app: MakeApp) -> Generator:
+    made: Generator = make_app().extensions["easel"].generator
+    return made
+
+
+def test_models_are_loaded_ahead_once_the_engine_is_there(
+    generator: Generator, sketch_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, pauses = generator.engine(), []
+
+    def not_there_yet() -> Engine:
+        if len(pauses) < 2:
+            raise EngineUnreachable("still starting")
+        return engine
+
+    generator.engine = not_there_yet
+    caplog.set_level("INFO", "easel.generation")
+    preload(generator, ("sd-1.5-pruned-emaonly", "flux-schnell"), timeout_s=60, pause=pauses.append)
+    assert len(pauses) == 2
+    assert [record.args[0] for record in caplog.records if record.args] == [
+        "sd-1.5-pruned-emaonly",
+        "flux-schnell",
+    ]
+
+
+def test_the_steps_of_a_job_can_be_watched(generator: Generator) -> None:
+    seen: list[int] = []
+
+    def watch(event: object) -> None:
+        if isinstance(event, Progress):
+            seen.append(event.value)
+
+    generator.generate(REQUEST, OutputOptions(keep=False), timeout_s=30, watch=watch)
+    assert seen == [1, 2, 3]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    return tmp_path / "files.json"
+
+
+@pytest.fixture
+def own_sketch(files: Path, catalogue_files: dict[str, list[str]]) -> Iterator[SketchProcess]:
+    files.write_text(json.dumps(catalogue_files))
+    with SketchProcess(nodes=NODES, files=files) as sketch:
+        yield sketch
+
+
+def test_a_file_that_comes_or_goes_while_we_run_is_noticed_at_once(
+    make_app: MakeApp, own_sketch: SketchProcess, files: Path, catalogue_files: dict[str, list[str]]
+) -> None:
+    generator: Generator = make_app(engine__url=own_sketch.url).extensions["easel"].generator
+
+    def draw() -> int:
+        return len(generator.generate(REQUEST, OutputOptions(keep=False), timeout_s=30).images)
+
+    assert draw() == 1
+    files.write_text(json.dumps({**catalogue_files, "checkpoints": []}))
+    with pytest.raises(FilesMissing) as caught:
+        draw()
+    assert caught.value.details["files"][0]["name"] == "v1-5-pruned-emaonly.safetensors"
+    files.write_text(json.dumps(catalogue_files))
+    assert draw() == 1
