@@ -2,12 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Processes that run the tests. Many tests wait rather than compute, so twice the cores of a small machine.
+JOBS ?= 4
 PIP_FLAGS := --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: help run test lint test-comfyui test-llama test-clients soak bench docs requirements clean
+.PHONY: help run test lint hooks test-comfyui test-llama test-clients soak bench docs requirements clean
 .DEFAULT_GOAL := help
 
-help:  ## Say what there is
+help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 $(VENV)/run: requirements.txt
@@ -29,29 +31,32 @@ lint: $(VENV)/dev  ## ruff and mypy
 	$(BIN)/mypy
 
 test: lint  ## Lint, types and all the tests, without a GPU
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(JOBS)
+
+hooks: $(VENV)/dev  ## Lint before each commit
+	$(BIN)/pre-commit install
 
 test-comfyui: $(VENV)/dev  ## The contract tests against a real ComfyUI: make test-comfyui URL=http://127.0.0.1:8188
-	@test -n "$(URL)" || { echo "say which: make test-comfyui URL=http://127.0.0.1:8188" >&2; exit 2; }
+	@test -n "$(URL)" || { echo "set URL: make test-comfyui URL=http://127.0.0.1:8188" >&2; exit 2; }
 	EASEL_TEST_COMFYUI=$(URL) $(BIN)/pytest tests/contract $(ARGS)
 
 test-llama: $(VENV)/dev  ## The LLM tests against a real llama-server: make test-llama URL=http://127.0.0.1:8081 [COMFYUI=http://...]
-	@test -n "$(URL)" || { echo "say which: make test-llama URL=http://127.0.0.1:8081" >&2; exit 2; }
+	@test -n "$(URL)" || { echo "set URL: make test-llama URL=http://127.0.0.1:8081" >&2; exit 2; }
 	EASEL_TEST_LLAMA_SERVER=$(URL) $(if $(COMFYUI),EASEL_TEST_COMFYUI=$(COMFYUI)) $(BIN)/pytest tests/llm/test_real_llama_server.py tests/server/test_real_switch.py $(ARGS)
 
 test-clients: $(VENV)/dev  ## Real clients from the registries against a served Easel: make test-clients [URL=http://127.0.0.1:8188]
 	$(BIN)/python -m tests.clients $(if $(URL),--url $(URL)) $(ARGS)
 
-soak: $(VENV)/dev  ## 2,000 random interleavings of everything that can happen to the GPU (about six minutes)
+soak: $(VENV)/dev  ## 2,000 random interleavings of GPU requests, switches and kills (about six minutes)
 	$(BIN)/python -m tests.arbiter --runs 2000 $(ARGS)
 
-bench: $(VENV)/dev  ## Measure latency, throughput, memory, start: make bench [URL=http://127.0.0.1:8188]
+bench: $(VENV)/dev  ## Measure latency, throughput, memory and start-up: make bench [URL=http://127.0.0.1:8188]
 	$(BIN)/python -m bench $(if $(URL),--url $(URL)) $(ARGS)
 
 docs: $(VENV)/run  ## Write the generated tables into docs/
 	$(BIN)/flask --app app write-docs
 
-requirements: $(VENV)/run  ## Pin and hash again from pyproject.toml (wants pip-tools on the PATH)
+requirements: $(VENV)/run  ## Pin and hash again from pyproject.toml (needs pip-tools on the PATH)
 	pip-compile -q --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url --no-emit-find-links --no-header -o requirements.txt pyproject.toml
 	pip-compile -q --generate-hashes --strip-extras --extra dev --no-emit-index-url --no-emit-find-links --no-header -c requirements.txt -o requirements-dev.txt pyproject.toml
 

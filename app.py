@@ -1,4 +1,4 @@
-"""create_app(): wires the rooms together, and nothing else. The only place that reads settings."""
+"""create_app(): constructs the services from the settings and connects them. The only module that reads settings."""
 
 from __future__ import annotations
 
@@ -34,20 +34,24 @@ ROOT = Path(__file__).resolve().parent
 
 
 class Container:
-    """The rooms of one process, each made when it is first entered: commands that need no engine start none."""
+    """Lazily constructed services of one process: a command that needs no engine starts none."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.state_dir = settings.path("state_dir")
         self.nodes = ROOT / "schemas/nodes.json"
-        keys = [entry["key_env"] for entry in settings["llm.stacks"] if "key_env" in entry]
-        self.host = EngineProcess.of(settings["engine.start"], self.state_dir, keys)
-        self.engine_url = settings["engine.url"].rstrip("/") or (PROBE_URL if self.host.can_start else "")
+        key_variables = [entry["key_env"] for entry in settings["llm.stacks"] if "key_env" in entry]
+        self.engine_process = EngineProcess.from_setting(
+            settings["engine.start"], self.state_dir, key_variables
+        )
+        self.engine_url = settings["engine.url"].rstrip("/") or (
+            PROBE_URL if self.engine_process.can_start else ""
+        )
         self.sketch_allowed = settings["engine.sketch"] and not self.engine_url
-        self.stacks = _stacks_of(settings)
-        _refuse_contradictions(settings, self.stacks)
+        self.stacks = _load_stacks(settings)
+        _check_combination(settings, self.stacks)
         self._is_command = False
-        self._own_sketch_url: str | None = None
+        self._command_sketch_url: str | None = None
         self.sketch_files = self.state_dir / "sketch-files.json"
         self._sketch_catalogue: Catalogue | None = None
 
@@ -61,37 +65,40 @@ class Container:
 
     @cached_property
     def live_catalogue(self) -> LiveCatalogue:
-        choose = installation_choices(
+        apply_choices = installation_choices(
             self.settings["images.default_model"],
             self.settings["images.default_size"],
             self.settings["images.visible"],
             self.settings["images.preload"],
         )
-        return LiveCatalogue(self.source_paths, self.state_dir / "catalogue.last_good.json", choose=choose)
+        return LiveCatalogue(
+            self.source_paths, self.state_dir / "catalogue.last_good.json", apply_choices=apply_choices
+        )
 
     def catalogue(self) -> Catalogue:
-        """The catalogue in force now."""
+        """The current catalogue."""
         catalogue = self.live_catalogue.current()
         if catalogue is not self._sketch_catalogue and self.sketch_allowed:
             self._write_sketch_files(catalogue)
         return catalogue
 
     def _write_sketch_files(self, catalogue: Catalogue) -> None:
-        """The sketch engine has every file that the catalogue names, and notices when this list changes."""
+        """Write the list of files that the sketch engine pretends to have: all files in the catalogue. The sketch engine
+        detects changes of this file."""
         self._sketch_catalogue = catalogue
         with contextlib.suppress(OSError):
             write_atomic(self.sketch_files, json.dumps(catalogue.files).encode())
 
     @cached_property
     def sketch_supervisor(self) -> SketchSupervisor:
-        """Keeps the one sketch engine of a server alive; only the server's own process starts it."""
-        return SketchSupervisor(self.nodes, address=self.state_dir / "sketch-url")
+        """Runs the sketch engine of a server; only the server's master process starts it."""
+        return SketchSupervisor(self.nodes, url_file=self.state_dir / "sketch-url")
 
     def sketch_url(self) -> str | None:
-        """Where a sketch engine is: the command's own, or the server's."""
+        """URL of the sketch engine, the command's or the server's; None if it is disabled or not running."""
         if not self.sketch_allowed:
             return None
-        return self._own_sketch_url if self._is_command else self.sketch_supervisor.url()
+        return self._command_sketch_url if self._is_command else self.sketch_supervisor.url()
 
     @cached_property
     def engine_selector(self) -> EngineSelector:
@@ -114,20 +121,20 @@ class Container:
     def engine_tenant(self) -> EngineTenant:
         return EngineTenant(
             lambda: self.engine_selector.current(),
-            self.host,
+            self.engine_process,
             start_timeout_s=self.settings["engine.start_timeout_s"],
         )
 
     @cached_property
     def arbiter(self) -> Arbiter:
-        """Who may use the GPU. Its reconciler is started by whoever serves: a worker, or a command."""
+        """Controls who uses the GPU. Its reconciler is started separately, by a worker or a command."""
         engine = self.engine_tenant
         return Arbiter(
             self.state_dir / "gpu",
             tenants={"inference": self.stacks, "generation": engine} if self.stacks else None,
             engine=engine,
             policy=gpu_policy(self.settings),
-            measure=engine.room_bytes,
+            available_bytes=engine.available_bytes,
             engine_down=engine.can_be_started,
         )
 
@@ -140,12 +147,14 @@ class Container:
             self.arbiter,
             metadata=self.settings["images.metadata"],
             max_waiting=self.settings["max_waiting"],
-            engine_can_start=self.host.can_start and bool(self.stacks),
+            engine_can_start=self.engine_process.can_start and bool(self.stacks),
         )
 
     @cached_property
     def system_status(self) -> SystemStatus:
-        return SystemStatus(self.arbiter, self.generator, self.host, self.stacks, self.state_dir / "gpu")
+        return SystemStatus(
+            self.arbiter, self.generator, self.engine_process, self.stacks, self.state_dir / "gpu"
+        )
 
     @cached_property
     def services(self) -> Services:
@@ -154,7 +163,7 @@ class Container:
             generator=self.generator,
             store=self.store,
             catalogue=self.catalogue,
-            catalogue_since=lambda: self.live_catalogue.since,
+            catalogue_loaded_at=lambda: self.live_catalogue.loaded_at,
             catalogue_error=lambda: self.live_catalogue.error,
             engine=lambda: self.engine_selector.current(),
             arbiter=self.arbiter,
@@ -164,18 +173,18 @@ class Container:
 
     @contextlib.contextmanager
     def command_engine(self) -> Iterator[None]:
-        """While it lasts, a sketch engine of the command's own stands by, should there be no other engine."""
+        """Runs the reconciler and, if there is no other engine, a sketch engine for this command inside the context."""
         self._is_command = True
-        self.arbiter.reconciler.start()  # it acts only when no server does
+        self.arbiter.reconciler.start()  # it acts only if no server is running
         try:
             if not self.sketch_allowed or self._has_engine():
                 yield
                 return
-            with SketchProcess(nodes=self.nodes, files=self.catalogue().files) as own:
-                self._own_sketch_url = own.url
+            with SketchProcess(nodes=self.nodes, files=self.catalogue().files) as sketch:
+                self._command_sketch_url = sketch.url
                 yield
         finally:
-            self.arbiter.give_back()
+            self.arbiter.restore_before_exit()
             self.arbiter.reconciler.stop()
 
     def _has_engine(self) -> bool:
@@ -186,15 +195,13 @@ class Container:
         return True
 
     def write_server_address(self, host: str, port: int) -> None:
-        """For commands that speak to the running server: where it listens, also when it chose its port itself. Raises
-        OSError."""
-        reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-        write_atomic(
-            self._address_file, f"http://{f'[{reached}]' if ':' in reached else reached}:{port}".encode()
-        )
+        """Store the server's URL for commands that call it; needed if `port` is 0. Raises OSError."""
+        address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+        url_host = f"[{address}]" if ":" in address else address
+        write_atomic(self._address_file, f"http://{url_host}:{port}".encode())
 
     def server_address(self) -> tuple[str, str | None]:
-        """The URL of this installation's server, and a key that it takes."""
+        """The URL of this installation's server, and one of its API keys or None."""
         keys = self.settings["api_keys"]
         try:
             url = self._address_file.read_text("utf-8")
@@ -207,22 +214,22 @@ class Container:
         return self.state_dir / "server-url"
 
     def stop_jobs(self, reason: EaselError) -> None:
-        """Take this process's running jobs back from the engine; their requests, and those that wait for the GPU, fail
-        with `reason`."""
-        self.arbiter.dismiss(reason)
+        """Cancel this process's running jobs in the engine. Their requests, and those that wait for the GPU, fail with
+        `reason`."""
+        self.arbiter.fail_waiting(reason)
         self.engine_selector.cancel_all(reason)
 
 
-_FETCH_BYTES = 50_000_000
-_FETCH_S = 20.0
+_FETCH_MAX_BYTES = 50_000_000
+_FETCH_TIMEOUT_S = 20.0
 
 
 def _fetch_image(url: str, param: str) -> bytes:
-    return fetch_image(url, max_bytes=_FETCH_BYTES, timeout_s=_FETCH_S, param=param)
+    return fetch_image(url, max_bytes=_FETCH_MAX_BYTES, timeout_s=_FETCH_TIMEOUT_S, param=param)
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """The WSGI application. Raises SettingsInvalid; the catalogue is read when it is first needed."""
+    """Create the WSGI application. Raises SettingsInvalid. The catalogue is read on first use."""
     container = Container(settings or load_settings())
     logging.getLogger("easel").setLevel(container.settings["log_level"].upper())
     app = Flask("easel", static_folder=None)
@@ -234,7 +241,7 @@ def create_app(settings: Settings | None = None) -> Flask:
 
 
 def http_options(settings: Settings) -> HttpOptions:
-    """The settings that the api room needs."""
+    """The settings of the API."""
     return HttpOptions(
         api_keys=settings["api_keys"],
         on_loopback=is_loopback(settings["host"]),
@@ -251,7 +258,7 @@ def http_options(settings: Settings) -> HttpOptions:
 
 
 def gpu_policy(settings: Settings) -> Policy:
-    """The settings that the arbiter needs."""
+    """The settings of the arbiter."""
     return Policy(
         llm_during_generation=settings["gpu.llm_during_generation"],
         restore=settings["gpu.restore"],
@@ -262,34 +269,34 @@ def gpu_policy(settings: Settings) -> Policy:
         min_free_bytes=int(settings["gpu.min_free_gb"] * 1e9),
         depth=settings["engine.depth"],
         on_drain_timeout=settings["gpu.on_drain_timeout"],
-        drain_s=settings["gpu.drain_timeout_s"],
-        release_s=settings["gpu.release_timeout_s"],
-        verify_s=settings["gpu.verify_timeout_s"],
+        drain_timeout_s=settings["gpu.drain_timeout_s"],
+        release_timeout_s=settings["gpu.release_timeout_s"],
+        verify_timeout_s=settings["gpu.verify_timeout_s"],
     )
 
 
-def _stacks_of(settings: Settings) -> Stacks:
-    """Raises SettingsInvalid with file, line and path of each mistake."""
+def _load_stacks(settings: Settings) -> Stacks:
+    """Raises SettingsInvalid with the file, line and path of each error."""
     try:
         return read_stacks(list(settings["llm.stacks"]), os.environ)
     except SettingsInvalid as error:
-        lines = [settings.place(line.partition(":")[0]) + line for line in error.details["errors"]]
+        lines = [settings.location(line.partition(":")[0]) + line for line in error.details["errors"]]
         raise SettingsInvalid("\n".join(lines), errors=lines) from error
 
 
-def _refuse_contradictions(settings: Settings, stacks: Stacks) -> None:
+def _check_combination(settings: Settings, stacks: Stacks) -> None:
     if stacks and settings["images.preload"] and settings["gpu.sharing"] == "exclusive":
         raise SettingsInvalid(
-            "images.preload would take the GPU from the LLMs at every start, and gpu.sharing is exclusive; "
-            "warm a model with `flask gpu switch generation --model ID` instead."
+            "images.preload cannot be used with gpu.sharing: exclusive, because every start would unload the LLMs; "
+            "load a model with `flask gpu switch generation --model ID` instead."
         )
 
 
 def refuse_public_without_keys(hosts: list[str], settings: Settings) -> None:
-    """Raises SettingsInvalid when the world could use the GPU without a key and nobody said that it may."""
+    """Raises SettingsInvalid if one of `hosts` is public, no API keys are set and `allow_open` is off."""
     public = [host for host in hosts if not is_loopback(host)]
     if public and not settings["api_keys"] and not settings["allow_open"]:
         raise SettingsInvalid(
-            f"Listening on {', '.join(public)} lets every machine that reaches it use this one. Set EASEL_API_KEYS to "
-            "one or more keys that clients must send, or EASEL_ALLOW_OPEN=1 if that is meant."
+            f"Listening on {', '.join(public)} without API keys lets every machine on the network use this server. Set "
+            "EASEL_API_KEYS to one or more keys that clients must send, or EASEL_ALLOW_OPEN=1 to allow it."
         )

@@ -1,4 +1,4 @@
-"""Files that other processes read: they see all of the new content or all of the old. A leaf."""
+"""Writes files atomically: other processes see either the old content or the complete new content."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ def write_atomic(
 ) -> None:
     """Replace `path` with `data` in one step, creating its folder if it is missing.
 
-    `temporary` is the file beside it that is written first; a random hidden name if None. `modified` sets the file's
-    time in Unix seconds. With `flush` the call returns only once the disk has the bytes: a quota or a network disk may
-    report only then that it is full. (The rename itself is not flushed.) Raises OSError and leaves nothing behind.
+    `temporary` is the file in the same folder that is written first; a random hidden name if None. `modified` sets the
+    modification time in Unix seconds. With `flush` the call returns only after the bytes are on the disk, because a
+    quota or a network disk may report only then that it is full. (The rename itself is not flushed.) Raises OSError
+    and removes the temporary file if writing fails.
     """
     temporary = temporary or path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:

@@ -1,5 +1,5 @@
-"""Every way Easel can fail, by name, with the data it carries. Knows no HTTP: `api/errors.py` gives each
-class its status, and `docs/api.md` prints the table made from `code`, `when` and `remedy`."""
+"""Every error that Easel raises by name, with the data it carries. Contains no HTTP: `api/errors.py` maps each class
+to a status. The table in `docs/api.md` is generated from `code`, `when` and `remedy`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any, ClassVar
 
 
 class EaselError(Exception):
-    """A fault with a stable code.
+    """An error with a stable code.
 
-    `message` is for the person who must fix it. `param` is the request field at fault, if one is.
-    `details` is plain JSON: never a traceback, a path of this host or a secret.
+    `message` is for the person who must fix it. `param` is the request field that caused it, if any.
+    `details` is plain JSON and never contains a traceback, a path of this host or a secret.
     """
 
     code: ClassVar[str] = "server.internal"
-    when: ClassVar[str] = "Something failed that should not have."
-    remedy: ClassVar[str] = "Look for the request id in the server's log and report it."
+    when: ClassVar[str] = "An unexpected internal error."
+    remedy: ClassVar[str] = "Find the request id in the server's log and report the error."
     retry: ClassVar[bool] = False
-    """Whether the same request may succeed later, so that a client's automatic retry makes sense."""
+    """Whether the same request may succeed later, so that clients should retry it automatically"""
 
     def __init__(self, message: str, *, param: str | None = None, **details: Any) -> None:
         super().__init__(message)
@@ -28,73 +28,73 @@ class EaselError(Exception):
 
 
 def shorten(text: str, limit: int = 80) -> str:
-    """`text` as a message repeats it: at most `limit` characters, the last an ellipsis where it was cut."""
+    """Cut `text` to at most `limit` characters; a cut text ends with an ellipsis."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def every_error(root: type[EaselError] = EaselError) -> Iterator[type[EaselError]]:
-    """Every error class with a code of its own, in the order of this file; the general one first."""
+def error_classes(root: type[EaselError] = EaselError) -> Iterator[type[EaselError]]:
+    """Every error class that defines its own code, EaselError first, then in the order of this file."""
     if root is EaselError:
         yield root
-    for kind in root.__subclasses__():
-        if "code" in vars(kind):
-            yield kind
-        yield from every_error(kind)
+    for error_class in root.__subclasses__():
+        if "code" in vars(error_class):
+            yield error_class
+        yield from error_classes(error_class)
 
 
-def error_of(code: str, message: str, **details: Any) -> EaselError:
-    """The error of a code that another process gave; one whose code is not known is a plain EaselError."""
-    kind = next((kind for kind in every_error() if kind.code == code), EaselError)
-    return kind(message, **details)
+def error_from_code(code: str, message: str, **details: Any) -> EaselError:
+    """The error for a code received from another process; a plain EaselError if the code is unknown."""
+    error_class = next((cls for cls in error_classes() if cls.code == code), EaselError)
+    return error_class(message, **details)
 
 
 # --- the request ----------------------------------------------------------------------------------
 
 
 class InvalidRequest(EaselError):
-    """The request cannot be read at all."""
+    """The request cannot be parsed."""
 
     code = "request.malformed"
-    when = "The body is not the JSON object or the form that was announced, or it broke off."
-    remedy = "Send a whole JSON object or form."
+    when = "The body is incomplete, or is not a valid JSON object or form."
+    remedy = "Send a complete JSON object or form."
 
 
 class NotJson(InvalidRequest):
     code = "request.not_json"
-    when = "A JSON route got another content type."
+    when = "The route accepts JSON only, and the request has another content type."
     remedy = "Send `Content-Type: application/json`."
 
 
 class WrongContentType(InvalidRequest):
     code = "request.wrong_content_type"
-    when = "A route that takes forms got neither a form nor JSON."
+    when = "The route accepts forms and JSON, and the request has another content type."
     remedy = "Send `multipart/form-data` or `application/json`."
 
 
-class TooLarge(InvalidRequest):
+class BodyTooLarge(InvalidRequest):
     code = "request.too_large"
-    when = "The body is larger than `max_request_mb`, or one of its texts than 30 MB."
-    remedy = "Send less, or raise the setting."
+    when = "The body is larger than `max_request_mb`, or a text field of a form is larger than 30 MB."
+    remedy = "Send a smaller body, or raise the setting."
 
 
 class BodyTimeout(InvalidRequest):
     code = "request.body_timeout"
-    when = "The body did not arrive: nothing came for some seconds before its end."
-    remedy = "Send the body at once."
+    when = "The body did not arrive in time: the client stopped sending for several seconds, or was too slow."
+    remedy = "Send the body without pauses."
 
 
 class RangeNotSatisfiable(EaselError):
     code = "request.range_not_satisfiable"
-    when = "A `Range` lies outside the image."
-    remedy = "`Content-Range` tells how long it is."
+    when = "The `Range` header is outside the image."
+    remedy = "The `Content-Range` header of the response gives the image's length in bytes."
 
 
 class InvalidValue(EaselError):
-    """A field has a value that is not allowed; `param` names it."""
+    """A field has a value that is not allowed; `param` names the field."""
 
     code = "request.invalid_value"
-    when = "A field has a wrong type, a value out of its range or one that is not in its list."
-    remedy = "`param` names the field, the message what is allowed."
+    when = "A field has the wrong type, is out of range, or is not one of the allowed values."
+    remedy = "`param` names the field; the message says what is allowed."
 
 
 class PromptRequired(EaselError):
@@ -106,18 +106,18 @@ class PromptRequired(EaselError):
 class SizeNotAllowed(InvalidValue):
     code = "image.size_not_allowed"
     when = "`size` is not `WxH` or is outside the model's limits."
-    remedy = "The details give the model's limits and suggested sizes."
+    remedy = "`details` contains the model's limits and suggested sizes."
 
 
 class ModelNotCurated(EaselError):
     code = "image.model_not_curated"
-    when = "`model` is neither in the catalogue nor an alias of a model that is."
+    when = "`model` is not a model id or alias in the catalogue."
     remedy = "Use an id that `GET /v1/models` lists, or add the model to `catalogue.yaml`."
 
 
 class ImageRequired(EaselError):
     code = "image.image_required"
-    when = "An edit or a variation came without an image."
+    when = "An edit or variation request has no image."
     remedy = "Send a file in the field `image`, or `images: [{image_url: data:…}]` in JSON."
 
 
@@ -125,90 +125,94 @@ class InvalidImage(InvalidValue):
     """`param` is `image` or `mask`."""
 
     code = "image.invalid_image"
-    when = "An image or mask that was sent is empty, damaged, no picture, too large to decode, or of an unknown format."
-    remedy = "Send a whole PNG, JPEG, WebP, GIF, BMP or AVIF; the message says what is wrong."
+    when = (
+        "An image or mask is empty, damaged, not a picture, too large to decode, or in an unsupported format."
+    )
+    remedy = "Send a complete PNG, JPEG, WebP, GIF, BMP or AVIF; the message says what is wrong."
 
 
 class ImageUrlRefused(InvalidValue):
     code = "image.url_refused"
-    when = "An image was named by an http(s) URL, and `images.fetch_urls` is off or the URL leads to no public address."
-    remedy = "Send the image itself, or as a `data:` URL."
+    when = "An image is given as an http(s) URL, and `images.fetch_urls` is off or the address is not public."
+    remedy = "Send the image as a file or as a `data:` URL."
 
 
 class ImageUrlFailed(InvalidValue):
     code = "image.url_failed"
-    when = "The server at an image's URL did not answer with a picture in time and within the limits."
-    remedy = "Send the image itself, or as a `data:` URL."
+    when = "The server at the image URL did not return a picture in time and within the size limits."
+    remedy = "Send the image as a file or as a `data:` URL."
 
 
 class ImagesDisabled(EaselError):
     code = "image.disabled"
     when = "`images.enabled` is false."
-    remedy = "Set it to true."
+    remedy = "Set it to `true`."
 
 
 class ImageNotFound(EaselError):
     code = "image.not_found"
-    when = "No kept image has this name: it never had, or it was the least recently used and had to go."
-    remedy = "Ask for the picture again, or raise `image_store.max_count` and `image_store.max_mb`."
+    when = (
+        "The store has no image with this name: it never existed, or it was evicted as least recently used."
+    )
+    remedy = "Request the picture again, or raise `image_store.max_count` and `image_store.max_mb`."
 
 
 class RouteNotFound(EaselError):
     code = "route.not_found"
-    when = "There is nothing at this path."
+    when = "The path does not exist."
     remedy = "See `docs/api.md` or `GET /openapi.json`."
 
 
 class MethodNotAllowed(EaselError):
     code = "route.method_not_allowed"
-    when = "The path exists, the method does not."
-    remedy = "The `Allow` header names the methods."
+    when = "The path does not support this HTTP method."
+    remedy = "The `Allow` header lists the supported methods."
 
 
 class InvalidKey(EaselError):
     code = "auth.invalid_key"
-    when = "API keys are set and the request brought none of them."
+    when = "API keys are configured and the request has no valid one."
     remedy = "Send `Authorization: Bearer KEY`."
 
 
 class HostNotAllowed(EaselError):
     code = "auth.foreign_host"
-    when = "Easel listens on loopback and the `Host` header is not a loopback name (DNS rebinding)."
-    remedy = "Call it by 127.0.0.1 or localhost, or add the name to `allowed_hosts`."
+    when = "Easel listens on loopback and the `Host` header is not a loopback name (protection against DNS rebinding)."
+    remedy = "Use 127.0.0.1 or localhost, or add the name to `allowed_hosts`."
 
 
 class OriginNotAllowed(EaselError):
     code = "auth.foreign_origin"
-    when = "A web page of another origin sent a request that changes something."
-    remedy = "Add its origin to `allowed_origins`."
+    when = "A web page from another origin sent a request other than GET, HEAD or OPTIONS."
+    remedy = "Add the origin to `allowed_origins`."
 
 
 class QueueFull(EaselError):
     code = "queue.full"
-    when = "As many requests wait for pictures as `max_waiting` allows."
-    remedy = "Try again after `Retry-After` seconds."
+    when = "`max_waiting` image requests are already waiting or running."
+    remedy = "Retry after `Retry-After` seconds."
     retry = True
 
 
 class RequestCancelled(EaselError):
-    """The client hung up, or the server is stopping; the job was taken back from the engine."""
+    """The client disconnected, or the server is stopping; the job was cancelled in the engine."""
 
     code = "request.cancelled"
-    when = "The client hung up before its picture was done; nobody reads this answer."
-    remedy = "Nothing to do."
+    when = "The client disconnected before its picture was done. Appears in the log only."
+    remedy = "None needed."
 
 
 class ServerStopping(EaselError):
     code = "server.stopping"
-    when = "The server was told to stop while this job ran; the job was taken back from the engine."
-    remedy = "Send the request again once the server is back."
+    when = "The server was stopped while this job ran; the job was cancelled in the engine."
+    remedy = "Send the request again when the server is running."
     retry = True
 
 
 class ServerUnreachable(EaselError):
     code = "server.away"
-    when = "A command that speaks to the running server found none, or waited too long for it."
-    remedy = "Start it with `make run`, or give the command `--url`."
+    when = "A command could not reach the running server, or timed out waiting for it."
+    remedy = "Start the server with `make run`, or pass `--url`."
     retry = True
 
 
@@ -217,49 +221,51 @@ class ServerUnreachable(EaselError):
 
 class CatalogueInvalid(EaselError):
     code = "catalogue.invalid"
-    when = "`catalogue.yaml` breaks its schema, names a workflow that is not there, or claims an alias twice."
-    remedy = "The message gives file, line and path of each fault, and what is allowed."
+    when = "`catalogue.yaml` violates its schema, names an unknown workflow, or uses an alias twice."
+    remedy = "The message gives the file, line and path of each error, and what is allowed."
 
 
 class TemplateInvalid(EaselError):
     code = "workflow.template_invalid"
     when = (
-        "A workflow template does not render to JSON objects, names an unknown variable or a node id twice."
+        "A workflow template does not render to JSON objects, uses an unknown variable, or repeats a node id."
     )
-    remedy = "The message names the template and the place."
+    remedy = "The message names the template and the position."
 
 
 class GraphInvalid(EaselError):
-    """`details["faults"]`: a list of {template, node, input, given, allowed, message}."""
+    """`details["errors"]`: a list of {template, node, input, given, allowed, message}."""
 
     code = "workflow.graph_invalid"
-    when = "The graph that a template made is not one that ComfyUI runs as meant."
-    remedy = "Each fault names template, node id, input, what was given and what is allowed."
+    when = "A template rendered a graph that ComfyUI would reject or run differently than intended."
+    remedy = (
+        "`details.errors` lists the template, node id, input, given value and allowed values of each error."
+    )
 
 
 class SettingsInvalid(EaselError):
     code = "settings.invalid"
-    when = "`easel.yaml` or an `EASEL_*` variable has an unknown name or a wrong value."
-    remedy = "The message names the setting and what is allowed; `docs/settings.md` lists all."
+    when = "`easel.yaml` or an `EASEL_*` variable has an unknown name or an invalid value."
+    remedy = "The message names the setting and what is allowed; `docs/settings.md` lists all settings."
 
 
 # --- the engine -----------------------------------------------------------------------------------
 
 
 class EngineError(EaselError):
-    """Something about the engine; never raised itself."""
+    """Base class of the engine errors; never raised itself."""
 
 
 class EngineUnreachable(EngineError):
     code = "engine.unreachable"
-    when = "ComfyUI does not answer (a start takes 10 to 20 s), or went away while the job ran."
+    when = "ComfyUI does not respond (a start takes 10 to 20 s), or stopped responding while the job ran."
     remedy = "Start ComfyUI, or correct `engine.url`."
     retry = True
 
 
 class NodesMissing(EngineError):
     code = "engine.nodes_missing"
-    when = "This ComfyUI has not got a node, or an option of a node, that the model's graph needs."
+    when = "ComfyUI lacks a node, or an option of a node, that the model's graph needs."
     remedy = "Update ComfyUI or install the custom node that the message names."
 
 
@@ -267,68 +273,68 @@ class FilesMissing(EngineError):
     """`details["files"]`: a list of {name, folder, url, node, input}."""
 
     code = "model.files_missing"
-    when = "ComfyUI does not see a file of weights that the model needs."
+    when = "ComfyUI does not list a model file (weights) that the model needs."
     remedy = "Download the named files into the named folders; no restart is needed."
 
 
 class EngineRejected(EngineError):
-    """`details["faults"]`: a list of {node, class_type, input, type, message}."""
+    """`details["errors"]`: a list of {node, class_type, input, type, message}."""
 
     code = "engine.rejected"
-    when = "ComfyUI refused the graph, or a part of it that we need."
-    remedy = "Run `flask compile-workflow MODEL PROMPT --check URL` and mend the template."
+    when = "ComfyUI rejected the graph, or the part of it that produces the picture."
+    remedy = "Run `flask compile-workflow MODEL PROMPT --check URL` and fix the template."
 
 
 class NodeFailed(EngineError):
-    """`details`: node, class_type, exception_type, exception_message; no traceback, no paths of the host."""
+    """`details`: node, class_type, exception_type, exception_message; no traceback, no paths of this host."""
 
     code = "engine.node_failed"
     when = "A node raised an exception while the graph ran."
-    remedy = "The message names node, class and cause."
+    remedy = "The message names the node, its class and the cause."
 
 
 class EngineOutOfMemory(NodeFailed):
     code = "engine.out_of_memory"
     when = "The GPU (or the machine) ran out of memory while the graph ran."
-    remedy = "Ask for a smaller size or n, or a model that needs less."
+    remedy = "Request a smaller size or n, or use a model that needs less memory."
 
 
 class JobInterrupted(EngineError):
     code = "engine.interrupted"
-    when = "Somebody else stopped the job in ComfyUI while it ran."
+    when = "The job was interrupted in ComfyUI by someone else while it ran."
     remedy = "Send the request again."
     retry = True
 
 
 class JobLost(EngineError):
     code = "engine.job_lost"
-    when = "The job left ComfyUI's queue without a trace: deleted there, or ComfyUI was restarted."
+    when = "The job disappeared from ComfyUI's queue and history: it was deleted there, or ComfyUI restarted."
     remedy = "Send the request again."
     retry = True
 
 
 class EngineStalled(EngineError):
     code = "engine.stalled"
-    when = "ComfyUI answers HTTP, but its worker takes no job any more."
+    when = "ComfyUI answers HTTP requests, but its worker no longer processes jobs."
     remedy = "Restart ComfyUI."
 
 
 class JobTimedOut(EngineError):
     code = "engine.timeout"
     when = "The picture was not done within `request_timeout_s`; the job was cancelled."
-    remedy = "Ask for fewer steps, a smaller size or n, or raise the setting."
+    remedy = "Request fewer steps or a smaller size or n, or raise the setting."
 
 
 class NoPictures(EngineError):
     code = "engine.no_pictures"
-    when = "The job succeeded, but made no picture, or ComfyUI no longer has the file."
-    remedy = "Look at ComfyUI's log; its temp and output folders must not be cleaned while it runs."
+    when = "The job succeeded but produced no picture, or ComfyUI no longer has the file."
+    remedy = "Check ComfyUI's log. Do not clean its temp and output folders while it runs."
 
 
 class UploadRefused(EngineError):
     code = "engine.upload_refused"
-    when = "ComfyUI did not take an image that we uploaded."
-    remedy = "Look at ComfyUI's log and the free disk space of its input folder."
+    when = "ComfyUI rejected an image upload."
+    remedy = "Check ComfyUI's log and the free disk space of its input folder."
 
 
 # --- who has the GPU ------------------------------------------------------------------------------
@@ -336,17 +342,21 @@ class UploadRefused(EngineError):
 
 class GpuBusy(EaselError):
     code = "gpu.busy"
-    when = "The GPU could not be had in time: others were first, or a switchover took too long."
-    remedy = "Try again after `Retry-After` seconds; `GET /api/comfyui/status` shows who has it."
+    when = (
+        "The request did not get the GPU in time: other requests came first, or a switchover took too long."
+    )
+    remedy = "Retry after `Retry-After` seconds; `GET /api/comfyui/status` shows what uses the GPU."
     retry = True
 
 
-class GpuImageMode(EaselError):
-    """`details["retry_after_s"]` is None when nobody can say how long: image mode is pinned."""
+class GpuInGenerationMode(EaselError):
+    """`details["retry_after_s"]` is None if the time is unknown because generation mode is pinned."""
 
     code = "gpu.image_mode"
-    when = "An LLM request came while ComfyUI has the GPU, and `gpu.llm_during_generation` or a pin holds it there."
-    remedy = "Try again after `Retry-After` seconds, or give the GPU back: `flask gpu switch inference`."
+    when = (
+        "An LLM request arrived in generation mode, and a pin or `gpu.llm_during_generation` keeps it there."
+    )
+    remedy = "Retry after `Retry-After` seconds, or switch back with `flask gpu switch inference`."
     retry = True
 
 
@@ -355,7 +365,7 @@ class SwitchFailed(EaselError):
 
     code = "gpu.switch_failed"
     when = (
-        "The GPU was to change hands for this request and could not; what had been unloaded was loaded again."
+        "The request needed a switchover and it failed; models that were unloaded for it were loaded again."
     )
     remedy = "The message says which phase failed and why; `GET /api/comfyui/status` shows the same."
     retry = True
@@ -363,62 +373,62 @@ class SwitchFailed(EaselError):
 
 class GpuPreempted(EaselError):
     code = "gpu.preempted"
-    when = "The owner took the GPU back with `force`; the render and everything queued were dropped."
+    when = "A switch cancelled this request: the owner sent `force`, or `gpu.on_drain_timeout` is `kill`."
     remedy = "Send the request again later."
 
 
 class GpuPinned(EaselError):
     code = "gpu.pinned"
-    when = "A switchover to inference while image mode is pinned."
+    when = "A switchover to inference was requested while generation mode is pinned."
     remedy = "Unpin first, or send `force: true`."
 
 
 class NotGenerating(EaselError):
     code = "gpu.not_generating"
-    when = "`pinned: true` while the LLM stack has the GPU: there is no image mode to hold."
-    remedy = "Switch to generation first; the switchover takes `pin: true`."
+    when = "`pinned: true` was sent in inference mode; only generation mode can be pinned."
+    remedy = "Switch to generation first, or send the switchover with `pin: true`."
 
 
 class InvalidMode(EaselError):
     code = "comfyui.invalid_mode"
     when = "`mode` is neither `generation` nor `inference`."
-    remedy = "Send one of the two."
+    remedy = "Send one of these two values."
 
 
 class InvalidPin(EaselError):
     code = "comfyui.invalid_pin"
-    when = "`pin` or `pinned` is no boolean, or `pin: true` came with `mode: inference`."
-    remedy = "Send true or false; only generation can be pinned."
+    when = "`pin` or `pinned` is not a boolean, or `pin: true` was sent with `mode: inference`."
+    remedy = "Send true or false; only generation mode can be pinned."
 
 
 class InvalidForce(EaselError):
     code = "comfyui.invalid_force"
-    when = "`force` is no boolean."
+    when = "`force` is not a boolean."
     remedy = "Send true or false."
 
 
 class InvalidCancel(EaselError):
     code = "comfyui.invalid_cancel"
-    when = "A cancel names neither one job by `id` nor `all: true`, or both."
+    when = "A cancel request has neither a job `id` nor `all: true`, or has both."
     remedy = 'Send `{"id": "…"}` or `{"all": true}`.'
 
 
 class JobNotFound(EaselError):
     code = "comfyui.job_not_found"
-    when = "No job with this id waits or runs."
+    when = "No waiting or running job has this id."
     remedy = "`GET /api/comfyui/status` lists the ids."
 
 
 class RenderCancelled(EaselError):
     code = "comfyui.cancelled"
-    when = "The owner cancelled this render."
-    remedy = "Send the request again if it was not meant."
+    when = "The owner cancelled this job."
+    remedy = "Send the request again if this was a mistake."
 
 
 class SwitchInProgress(EaselError):
     code = "comfyui.switch_in_progress"
-    when = "A switchover is already under way."
-    remedy = "Wait for it: `GET /api/comfyui/status` shows its phases."
+    when = "A switchover is already in progress."
+    remedy = "Wait until it ends; `GET /api/comfyui/status` shows its phases."
     retry = True
 
 
@@ -426,39 +436,39 @@ class ComfyuiBusy(EaselError):
     """`details["queue"]`: {running, pending}."""
 
     code = "comfyui.busy"
-    when = "A switchover to inference while ComfyUI renders or has jobs queued."
-    remedy = "Wait until the queue is empty, or send `force: true`, which drops them."
+    when = "A switchover to inference was requested while ComfyUI has running or queued jobs."
+    remedy = "Wait until the queue is empty, or send `force: true` to drop the jobs."
     retry = True
 
 
 class ArbiterUnavailable(EaselError):
     code = "comfyui.arbiter_unavailable"
-    when = "No LLM stack is configured, so there is nobody to share the GPU with and nothing to switch."
-    remedy = "Name your LLM servers under `llm.stacks`."
+    when = "No LLM stack is configured, so the GPU is not shared and there is nothing to switch."
+    remedy = "Configure your LLM servers under `llm.stacks`."
 
 
 class EngineStartFailed(EngineError):
     code = "engine.start_failed"
-    when = "ComfyUI was down, was started as `engine.start` says, and did not answer within `engine.start_timeout_s`."
-    remedy = "Start it by hand and read its log; then correct `engine.start`."
+    when = "ComfyUI was started with `engine.start` and did not respond within `engine.start_timeout_s`."
+    remedy = "Start ComfyUI manually and read its log, then correct `engine.start`."
     retry = True
 
 
 class StackError(EaselError):
-    """Something about an LLM stack; never raised itself."""
+    """Base class of the LLM stack errors; never raised itself."""
 
 
 class StackUnreachable(StackError):
     code = "llm.unreachable"
-    when = "An LLM server does not answer, so nobody knows what it holds in memory."
-    remedy = "Start it, correct its `url` under `llm.stacks`, or take it out."
+    when = "An LLM server does not respond, so the models it has in memory are unknown."
+    remedy = "Start it, or correct or remove its entry under `llm.stacks`."
     retry = True
 
 
 class StackRefused(StackError):
     code = "llm.refused"
-    when = "An LLM server answered a call to list, unload or load models in a way its driver does not expect."
-    remedy = "Compare the server's version and options with `docs/llm_stacks.md`; check its key."
+    when = "An LLM server answered a list, load or unload call in a way that its driver does not expect."
+    remedy = "Compare the server's version and options with `docs/llm_stacks.md`, and check its key."
 
 
 # --- the image store ------------------------------------------------------------------------------
@@ -466,11 +476,11 @@ class StackRefused(StackError):
 
 class StoreFull(EaselError):
     code = "image.store_full"
-    when = "The disk that keeps the images is full."
-    remedy = "Free some space, lower `image_store.max_mb`, or ask for `b64_json`, which keeps nothing."
+    when = "The disk of the image store is full."
+    remedy = "Free disk space, lower `image_store.max_mb`, or request `b64_json`, which stores nothing."
 
 
 class StoreUnwritable(EaselError):
     code = "image.store_unwritable"
-    when = "The folder that keeps the images cannot be written."
-    remedy = "Check owner and mode of the state directory."
+    when = "The folder of the image store is not writable."
+    remedy = "Check the owner and permissions of the state directory."

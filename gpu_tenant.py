@@ -1,5 +1,5 @@
-"""What the arbiter sees of a user of the GPU: LLM stacks and the engine are two of them. A leaf, because those who meet
-this protocol do not know each other."""
+"""The interface between the arbiter and a user of the GPU (the LLM stacks, the engine). A leaf module, because the
+packages that share it do not import each other."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Resident:
-    """Something in GPU memory: `id` as its `owner` (a stack's name) calls it. `saved` is what the owner wants to have
-    back to load it again: plain JSON, never a secret."""
+    """Something in GPU memory: `id` as its `owner` (a stack's name) calls it. `saved` is what the owner needs to load
+    it again: plain JSON, never a secret."""
 
     owner: str
     id: str
@@ -20,7 +20,7 @@ class Resident:
 
 @dataclass(frozen=True)
 class Failure:
-    """One thing that could not be loaded again, and why, in words for the person who must fix it."""
+    """One thing that could not be loaded again, with the reason, written for the person who must fix it."""
 
     owner: str
     id: str
@@ -28,22 +28,24 @@ class Failure:
 
 
 class Tenant(Protocol):
-    """One user of the GPU. Every call is level-triggered: it may come twice, from another process, after a crash.
+    """One user of the GPU. Every call is level-triggered: it may be repeated, by another process, after a crash.
 
-    Any of them may raise an EaselError: what is resident is then not known, and nobody may act as if it were nothing.
+    Every method may raise an EaselError. What is resident is then unknown; callers must not treat it as empty.
     """
 
     def resident(self) -> tuple[Resident, ...]:
-        """What holds GPU memory now, loading and sleeping things included."""
+        """What holds GPU memory now, including what is loading or sleeping."""
 
     def busy(self) -> int | None:
-        """How many requests it works on or has queued, whoever sent them; None when it cannot tell."""
+        """The number of running and queued requests, from any client; None if it cannot be determined."""
 
     def release(self, residents: Sequence[Resident]) -> None:
-        """Ask it to let go of these. Done is what `resident` says, not that this returned."""
+        """Ask the tenant to unload these. They are unloaded when `resident` no longer lists them, not when this
+        returns."""
 
     def restore(self, residents: Sequence[Resident]) -> tuple[Failure, ...]:
-        """Get these back and wait for it; what could not be is told, one by one, and keeps nobody else from it."""
+        """Load these again and wait until it is done. Returns what could not be loaded; one failure does not stop the
+        others."""
 
-    def drop(self, jobs: Sequence[str] | None) -> None:
-        """Take back what it does for these jobs, by their ids; None: everything, whoever asked for it. Does not wait."""
+    def cancel_jobs(self, jobs: Sequence[str] | None) -> None:
+        """Cancel these jobs, by id; None: all jobs, from any client. Does not wait."""

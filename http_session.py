@@ -1,4 +1,4 @@
-"""HTTP calls to servers that the owner configured: the same rules for every package. A leaf."""
+"""The HTTP session that all packages use for the servers that the owner configured."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import requests
 
 
 class DirectSession(requests.Session):
-    """A `requests.Session` that talks to the given address and to nothing else.
+    """A `requests.Session` that connects to the given URL and nothing else.
 
-    It takes no proxies, passwords or certificates from the environment, follows no redirects and asks for no
+    It ignores proxies, passwords and certificates in the environment, does not follow redirects and does not request
     compression.
     """
 
@@ -22,5 +22,5 @@ class DirectSession(requests.Session):
         )
 
     def request(self, *args: Any, **options: Any) -> requests.Response:
-        """As `requests.Session.request`, but redirects are answers like any other."""
+        """Like `requests.Session.request`, but returns redirects instead of following them."""
         return super().request(*args, **{**options, "allow_redirects": False})

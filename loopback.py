@@ -1,4 +1,4 @@
-"""Which host names and addresses only this machine can reach. A leaf."""
+"""Recognizes host names and addresses that only this machine can reach."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ipaddress
 
 
 def is_loopback(host: str | None) -> bool:
-    """Whether `host` (a name or an address, with or without the brackets of IPv6) is this machine's loopback."""
+    """Whether `host`, a name or an address with or without IPv6 brackets, is a loopback address."""
     name = (host or "").strip("[]").lower()
     if name == "localhost":
         return True

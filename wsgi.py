@@ -1,4 +1,4 @@
-"""gunicorn's door, and flask's: `app` is the application."""
+"""WSGI entry point for gunicorn and the `flask` command: `app` is the application."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from errors import EaselError
 try:
     app = create_app()
 except EaselError as error:
-    # Wrong settings are the owner's to mend: a sentence helps, a traceback does not.
+    # Invalid settings: print the message, not a traceback.
     sys.exit(f"{error.code}: {error.message}")

@@ -1,10 +1,10 @@
-"""Speaks OpenAI (and the dialects near it) over HTTP: a file for each resource, errors -> HTTP in one."""
+"""The HTTP API: OpenAI's, and the dialects close to it. One file per resource; `errors.py` maps errors to HTTP."""
 
 from __future__ import annotations
 
 from flask import Flask
 
-from api.errors import answer, envelope, register_errors, status_of
+from api.errors import envelope, register_errors, status_of
 from api.gpu import gpu_blueprint
 from api.health import health_blueprint
 from api.images import images_blueprint
@@ -13,14 +13,14 @@ from api.models import models_blueprint
 from api.openapi import openapi_blueprint
 from api.services import HttpOptions, Services
 
-__all__ = ["HttpOptions", "Services", "answer", "envelope", "register_api", "status_of"]
+__all__ = ["HttpOptions", "Services", "envelope", "register_api", "status_of"]
 
 
 def register_api(app: Flask, services: Services) -> None:
-    """Put every route of the API, the gate before them and the errors after them into `app`."""
+    """Register the routes, the middleware and the error handlers in `app`."""
     app.config["MAX_CONTENT_LENGTH"] = services.options.max_request_bytes
     app.url_map.strict_slashes = False
-    app.url_map.merge_slashes = False  # CleanPath does it, without a redirect
+    app.url_map.merge_slashes = False  # PathNormalizer merges them, without a redirect
     register_middleware(app, services.options)
     register_errors(app)
     for blueprint in (
@@ -31,5 +31,5 @@ def register_api(app: Flask, services: Services) -> None:
         openapi_blueprint(),
     ):
         app.register_blueprint(blueprint)
-    inside = PathNormalizer(app.wsgi_app)
-    app.wsgi_app = TrustedProxies(inside, services.options.trusted_proxies)  # type: ignore[method-assign]
+    normalizer = PathNormalizer(app.wsgi_app)
+    app.wsgi_app = TrustedProxies(normalizer, services.options.trusted_proxies)  # type: ignore[method-assign]

@@ -1,5 +1,5 @@
-"""The client's connection: reading a body that may never come, and noticing that nobody is there any more.
-A synchronous server only learns such things from the socket."""
+"""Timeouts on the client's connection, and checking whether the client has disconnected. Both work on the socket, because
+WSGI offers neither."""
 
 from __future__ import annotations
 
@@ -16,157 +16,165 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from errors import BodyTimeout, EaselError, InvalidRequest
 
-BODY_PATIENCE_S = 15.0
-"""How long nothing may come while a body is being read"""
-BODY_AT_MOST_S = 180.0
-"""How long a body may take that comes drop by drop: it holds a place of those that wait for pictures"""
-SEND_PATIENCE_S = 60.0
-"""How long a client may take for one piece of an answer, at most a megabyte"""
-DISCARD_PATIENCE_S = 0.3
-DISCARD_AT_MOST_S = 2.0
+BODY_IDLE_TIMEOUT_S = 15.0
+"""Maximum time without new data while a body is read"""
+BODY_TOTAL_TIMEOUT_S = 180.0
+"""Maximum time to read a whole body; a request that sends it slowly counts towards `max_waiting` all that time"""
+SEND_TIMEOUT_S = 60.0
+"""Maximum time a client may take to accept one chunk of a response (at most a megabyte)"""
+DISCARD_IDLE_TIMEOUT_S = 0.3
+DISCARD_TOTAL_TIMEOUT_S = 2.0
 
 
-def read_body(request: Request, patience_s: float = BODY_PATIENCE_S) -> bytes:
-    """The whole body. Raises BodyTimeout, InvalidRequest for a broken one, and werkzeug's RequestEntityTooLarge."""
-    with reading(request, patience_s):
+def read_body(request: Request, idle_timeout_s: float = BODY_IDLE_TIMEOUT_S) -> bytes:
+    """The complete body. Raises BodyTimeout, InvalidRequest if it is broken, and werkzeug's RequestEntityTooLarge."""
+    with body_timeouts(request, idle_timeout_s):
         return request.get_data(cache=False)
 
 
 @contextlib.contextmanager
-def reading(
-    request: Request, patience_s: float = BODY_PATIENCE_S, at_most_s: float = BODY_AT_MOST_S
+def body_timeouts(
+    request: Request,
+    idle_timeout_s: float = BODY_IDLE_TIMEOUT_S,
+    total_timeout_s: float = BODY_TOTAL_TIMEOUT_S,
 ) -> Iterator[None]:
-    """Read the body inside. Whatever keeps it from coming whole is BodyTimeout or InvalidRequest."""
-    with _patience(request.environ, patience_s), _at_most(request.environ, at_most_s) as is_over:
+    """Read the body inside this context. Turns all read errors into BodyTimeout or InvalidRequest."""
+    with (
+        _socket_timeout(request.environ, idle_timeout_s),
+        _read_deadline(request.environ, total_timeout_s) as has_expired,
+    ):
         try:
             yield
             g.body_was_read = True
         except (RequestEntityTooLarge, EaselError):
             raise
         except Exception as error:
-            if is_over():
-                raise BodyTimeout(f"The body did not end within {at_most_s:g} s.") from error
-            # werkzeug hides a socket's timeout behind an error of its own.
+            if has_expired():
+                raise BodyTimeout(f"The body did not arrive within {total_timeout_s:g} s.") from error
+            # werkzeug wraps a socket's timeout in its own error.
             if isinstance(error, TimeoutError) or isinstance(
                 error.__cause__ or error.__context__, TimeoutError
             ):
-                raise BodyTimeout(f"The body did not end, and nothing came for {patience_s:g} s.") from error
-            # The server's own reader has its own errors for chunks that are none and clients that leave half-way.
-            raise InvalidRequest("The body broke off or is not chunked as HTTP says.") from error
+                raise BodyTimeout(
+                    f"The body is not complete, and no data arrived for {idle_timeout_s:g} s."
+                ) from error
+            # gunicorn's reader raises its own errors for invalid chunks and for clients that disconnect.
+            raise InvalidRequest("The body is incomplete or its chunked encoding is not valid.") from error
 
 
 def discard_body(request: Request) -> None:
-    """Of a request that is answered without its body: take what is there, and do not wait for what is not.
+    """Read and drop the rest of a body that the application did not read, for a short time only.
 
-    Otherwise the server would hold a thread for seconds to read it, for everybody who sends half of one.
+    Otherwise gunicorn would block a thread for seconds to read it, for every client that sends only a part.
     """
     connection = request.environ.get("gunicorn.socket")
     has_body = request.content_length or "Transfer-Encoding" in request.headers
     if not isinstance(connection, socket.socket) or not has_body or g.get("body_was_read"):
         return
-    # A timer, because one read of the server's goes on as long as single bytes keep coming.
-    cut_off = threading.Timer(DISCARD_AT_MOST_S, _end_reading, [connection])
-    cut_off.daemon = True
-    cut_off.start()
+    # The socket timeout is not enough: one read by gunicorn continues as long as single bytes arrive.
+    timer = threading.Timer(DISCARD_TOTAL_TIMEOUT_S, _shut_down_reading, [connection])
+    timer.daemon = True
+    timer.start()
     try:
-        with _patience(request.environ, DISCARD_PATIENCE_S):
+        with _socket_timeout(request.environ, DISCARD_IDLE_TIMEOUT_S):
             while request.environ["wsgi.input"].read(65536):
                 pass
     except Exception:
-        _end_reading(connection)
+        _shut_down_reading(connection)
     finally:
-        cut_off.cancel()
+        timer.cancel()
 
 
 @contextlib.contextmanager
-def _at_most(environ: dict[str, Any], seconds: float) -> Iterator[Callable[[], bool]]:
-    """End reading when the time is over; yields whether that was done. One read of the server's goes on as long as
-    single bytes keep coming, so its own timeout is not enough."""
+def _read_deadline(environ: dict[str, Any], timeout_s: float) -> Iterator[Callable[[], bool]]:
+    """Stop reading after `timeout_s`; yields a function that tells whether this happened. The socket timeout is not
+    enough: one read by gunicorn continues as long as single bytes arrive."""
     connection = environ.get("gunicorn.socket")
-    over = threading.Event()
+    expired = threading.Event()
     if not isinstance(connection, socket.socket):
-        yield over.is_set
+        yield expired.is_set
         return
 
-    def end() -> None:
-        over.set()
-        _end_reading(connection)
+    def expire() -> None:
+        expired.set()
+        _shut_down_reading(connection)
 
-    with _deadlines.watching(seconds, end):
-        yield over.is_set
+    with _deadlines.call_after(timeout_s, expire):
+        yield expired.is_set
 
 
 class _Deadlines:
-    """Calls what is due, to about a second; one thread for a process, started when it is first needed: a timer for each
-    request would cost more than reading most bodies."""
+    """Calls functions at their deadlines, up to half a second late. One thread per process, started on first use: a timer
+    per request would cost more than reading most bodies."""
 
     def __init__(self) -> None:
-        self._due: dict[object, tuple[float, Callable[[], None]]] = {}
+        self._pending: dict[object, tuple[float, Callable[[], None]]] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     @contextlib.contextmanager
-    def watching(self, seconds: float, call: Callable[[], None]) -> Iterator[None]:
+    def call_after(self, timeout_s: float, callback: Callable[[], None]) -> Iterator[None]:
+        """Call `callback` after `timeout_s`, unless the context ends before."""
         key = object()
         with self._lock:
-            self._due[key] = (time.monotonic() + seconds, call)
+            self._pending[key] = (time.monotonic() + timeout_s, callback)
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._watch, name="easel-deadlines", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="easel-deadlines", daemon=True)
                 self._thread.start()
         try:
             yield
         finally:
             with self._lock:
-                self._due.pop(key, None)
+                self._pending.pop(key, None)
 
-    def _watch(self) -> None:
+    def _run(self) -> None:
         while True:
-            time.sleep(_LOOK_S)
+            time.sleep(_DEADLINE_POLL_INTERVAL_S)
             now = time.monotonic()
-            # Called under the lock: once `watching` has ended, its connection may be another request's.
+            # Called under the lock: once `call_after` has ended, its connection may belong to another request.
             with self._lock:
-                for key in [key for key, (when, _) in self._due.items() if when <= now]:
-                    self._due.pop(key)[1]()
+                for key in [key for key, (deadline, _) in self._pending.items() if deadline <= now]:
+                    self._pending.pop(key)[1]()
 
 
-_LOOK_S = 0.5
+_DEADLINE_POLL_INTERVAL_S = 0.5
 _deadlines = _Deadlines()
 
 
-def limit_sending(request: Request) -> None:
-    """A client that does not read its answer loses it after a while, and the thread that sends it is free again."""
+def set_send_timeout(request: Request) -> None:
+    """Drop clients that do not read their response, so that the sending thread becomes free again."""
     connection = request.environ.get("gunicorn.socket")
     if isinstance(connection, socket.socket):
         with contextlib.suppress(OSError):
-            connection.settimeout(SEND_PATIENCE_S)
+            connection.settimeout(SEND_TIMEOUT_S)
 
 
-def _end_reading(connection: socket.socket) -> None:
-    # The plain socket's own method: that of a TLS socket would drop the encryption, and the answer go out in clear.
+def _shut_down_reading(connection: socket.socket) -> None:
+    # The method of the plain socket: that of a TLS socket would drop the encryption and send the response in clear text.
     with contextlib.suppress(OSError):
         socket.socket.shutdown(connection, socket.SHUT_RD)
 
 
 @contextlib.contextmanager
-def _patience(environ: dict[str, Any], seconds: float) -> Iterator[None]:
+def _socket_timeout(environ: dict[str, Any], timeout_s: float) -> Iterator[None]:
     connection = environ.get("gunicorn.socket")
     if not isinstance(connection, socket.socket):
         yield
         return
-    before = connection.gettimeout()
-    connection.settimeout(seconds)
+    previous = connection.gettimeout()
+    connection.settimeout(timeout_s)
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
-            connection.settimeout(before)
+            connection.settimeout(previous)
 
 
-def hang_up_of(environ: dict[str, Any]) -> Callable[[], bool]:
-    """A function that says whether this request's client has closed its connection.
+def disconnect_check(environ: dict[str, Any]) -> Callable[[], bool]:
+    """A function that tells whether this request's client has closed its connection.
 
-    Ask only after the body was read. Where the server does not lend its socket, or the connection is encrypted
-    (peeking would steal from the TLS layer), it is always False: the request then runs to its end.
+    Call it only after the body was read. It always returns False if the server does not expose its socket, or if the
+    connection is encrypted (peeking would take data from the TLS layer): the request then runs to its end.
     """
     connection = environ.get("gunicorn.socket")
     if not isinstance(connection, socket.socket) or environ.get("wsgi.url_scheme") == "https":
@@ -176,9 +184,9 @@ def hang_up_of(environ: dict[str, Any]) -> Callable[[], bool]:
 
 def _is_closed(connection: socket.socket) -> bool:
     try:
-        waiting = select.poll()
-        waiting.register(connection, select.POLLIN)
-        if not waiting.poll(0):
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        if not poll.poll(0):
             return False
         return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
     except BlockingIOError:

@@ -1,5 +1,5 @@
-"""Which dialect a request speaks, OpenAI's or GPUStack's, by its path and its fields; and so in which form its answer is to
-be. Fields are canonical ones, see `api/request_fields.py`."""
+"""Detects the dialect of a request (OpenAI's or GPUStack's) from its path and fields, and chooses the response format.
+All fields have their canonical names, see `api/request_fields.py`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _B64_FIELDS = (
     "partial_images",
     "input_fidelity",
 )
-"""Only requests to OpenAI's gpt-image models have these; such clients cannot use a url."""
+"""Fields that only OpenAI's gpt-image models have; clients of these models cannot use a url."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What the path already says: the task, and whether it is one of GPUStack's own."""
+    """What the path determines: the task, and whether it is a GPUStack path."""
 
     task: Task = "generate"
     is_gpustack: bool = False
@@ -31,7 +31,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class StreamFormat:
-    """How a stream's events are to look: OpenAI's, GPUStack's, or both at once."""
+    """Format of a stream's events: OpenAI's, GPUStack's, or both combined."""
 
     openai: bool
     gpustack: bool
@@ -39,16 +39,19 @@ class StreamFormat:
     include_usage: bool
 
 
-def asks_gpustack(fields: Mapping[str, Any], endpoint: Endpoint) -> bool:
-    """Whether events are to be GPUStack's, should there be any."""
+def expects_gpustack_events(fields: Mapping[str, Any], endpoint: Endpoint) -> bool:
+    """Whether the client expects GPUStack's events if it streams."""
     return endpoint.is_gpustack or any(name.startswith("stream_options") for name in fields)
 
 
 def stream_format(fields: Mapping[str, Any], endpoint: Endpoint) -> StreamFormat | None:
-    """Real clients of GPUStack always send `stream_options`, which OpenAI's image API does not have."""
+    """The format of the stream, or None if the response is not streamed.
+
+    GPUStack's clients always send `stream_options`, which OpenAI's image API does not have.
+    """
     if not fields.get("stream") or endpoint.task == "vary":
         return None
-    gpustack = asks_gpustack(fields, endpoint)
+    gpustack = expects_gpustack_events(fields, endpoint)
     return StreamFormat(
         openai=not gpustack or "partial_images" in fields,
         gpustack=gpustack,
@@ -58,7 +61,7 @@ def stream_format(fields: Mapping[str, Any], endpoint: Endpoint) -> StreamFormat
 
 
 def wants_url(fields: Mapping[str, Any], default: str, task: Task, stream: StreamFormat | None) -> bool:
-    """Whether pictures are to come as URLs. `default`: what the owner wants where the request does not say."""
+    """Whether pictures are returned as URLs. `default` is the setting `default_response_format`."""
     if stream is not None:
         return stream.gpustack and not stream.openai and fields.get("response_format") == "url"
     if "response_format" in fields:

@@ -1,4 +1,4 @@
-"""Errors -> HTTP: the one place where a named error gets a status, a type and headers."""
+"""Maps errors to HTTP responses: status, type and headers. The only module that does."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from errors import EaselError
 log = logging.getLogger("easel.api")
 
 CLIENT_CLOSED_REQUEST = 499
-"""nginx's status for a client that hung up; nobody reads it but the log."""
+"""nginx's status for a client that disconnected; it appears in the log only"""
 
 STATUS: Mapping[type[EaselError], int] = {
     errors.EaselError: 500,
     errors.InvalidRequest: 400,
     errors.NotJson: 415,
     errors.WrongContentType: 415,
-    errors.TooLarge: 413,
+    errors.BodyTooLarge: 413,
     errors.BodyTimeout: 408,
     errors.RangeNotSatisfiable: 416,
     errors.InvalidValue: 400,
@@ -57,7 +57,7 @@ STATUS: Mapping[type[EaselError], int] = {
     errors.JobTimedOut: 504,
     errors.EngineStartFailed: 503,
     errors.GpuBusy: 503,
-    errors.GpuImageMode: 503,
+    errors.GpuInGenerationMode: 503,
     errors.SwitchFailed: 503,
     errors.GpuPreempted: 503,
     errors.GpuPinned: 409,
@@ -75,51 +75,50 @@ STATUS: Mapping[type[EaselError], int] = {
     errors.StackRefused: 503,
     errors.StoreFull: 507,
 }
-"""Statuses by class; a class that is not here has its parent's."""
+"""Status of each error class; a class that is not listed has the status of its parent."""
 
 _TYPES = {401: "invalid_request_error", 403: "permission_error", 429: "rate_limit_error"}
-_RETRIED_BY_CLIENTS = (408, 409, 429)
-_RETRY_AFTER_S = 5
+_STATUSES_RETRIED_BY_CLIENTS = (408, 409, 429)
+_DEFAULT_RETRY_AFTER_S = 5
 
 
-def status_of(kind: type[EaselError]) -> int:
+def status_of(error_class: type[EaselError]) -> int:
     """The HTTP status of an error class."""
-    return next(STATUS[parent] for parent in kind.__mro__ if parent in STATUS)
+    return next(STATUS[parent] for parent in error_class.__mro__ if parent in STATUS)
 
 
 def envelope(error: EaselError) -> dict[str, Any]:
     """The JSON body for `error`: OpenAI's four keys and `details`."""
     status = status_of(type(error))
-    kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     return {
         "error": {
             "message": error.message,
-            "type": kind,
+            "type": _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error"),
             "param": error.param,
             "code": error.code,
-            "details": _plain(error.details),
+            "details": _json_safe(error.details),
         }
     }
 
 
-def _plain(value: Any) -> Any:
-    """The value with numbers that JSON does not have as texts."""
+def _json_safe(value: Any) -> Any:
+    """Replace infinity and NaN, which JSON does not have, by strings."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+        return {key: _json_safe(inner) for key, inner in value.items()}
+    return [_json_safe(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def answer(error: EaselError) -> Response:
-    """`error` as a response, with the headers that tell clients whether to try again."""
+def error_response(error: EaselError) -> Response:
+    """The response for `error`, with the headers that tell clients whether to retry."""
     status = status_of(type(error))
     response = jsonify(envelope(error))
     response.status_code = status
-    # None: nobody can say when it would do better, so there is no use in trying again by oneself.
-    retry_after_s = error.details.get("retry_after_s", _RETRY_AFTER_S) if error.retry else None
-    if status >= 500 or status in _RETRIED_BY_CLIENTS:
-        # The SDKs repeat such answers twice unless told; a repeat of what cannot succeed is GPU time lost.
+    # None: it is unknown when a retry could succeed, so clients should not retry automatically.
+    retry_after_s = error.details.get("retry_after_s", _DEFAULT_RETRY_AFTER_S) if error.retry else None
+    if status >= 500 or status in _STATUSES_RETRIED_BY_CLIENTS:
+        # By default the SDKs retry these statuses twice; retrying what cannot succeed wastes GPU time.
         response.headers["x-should-retry"] = "false" if retry_after_s is None else "true"
     if retry_after_s is not None:
         response.headers["Retry-After"] = str(retry_after_s)
@@ -129,25 +128,25 @@ def answer(error: EaselError) -> Response:
 
 
 def register_errors(app: Flask) -> None:
-    """Every way a request can fail in `app` answers with the envelope."""
-    app.register_error_handler(EaselError, _named)
-    app.register_error_handler(HTTPException, _of_werkzeug)
-    app.register_error_handler(Exception, _unforeseen)
+    """Answer every error in `app` with the JSON error envelope."""
+    app.register_error_handler(EaselError, _handle_easel_error)
+    app.register_error_handler(HTTPException, _handle_http_exception)
+    app.register_error_handler(Exception, _handle_unexpected_error)
 
 
-def quoted_path() -> str:
-    """The request's path for a log line: a client may put line ends and escape codes into it."""
+def escaped_path() -> str:
+    """The request's path for the log, percent-encoded: a client can put line breaks and terminal codes into it."""
     return quote(request.path)
 
 
-def _named(error: EaselError) -> Response:
+def _handle_easel_error(error: EaselError) -> Response:
     if status_of(type(error)) >= 500:
-        log.error("%s %s: %s: %s", g.get("request_id", "-"), quoted_path(), error.code, error.message)
-    return answer(error)
+        log.error("%s %s: %s: %s", g.get("request_id", "-"), escaped_path(), error.code, error.message)
+    return error_response(error)
 
 
-def _of_werkzeug(error: HTTPException) -> Response:
-    response = answer(_translated(error))
+def _handle_http_exception(error: HTTPException) -> Response:
+    response = error_response(_to_easel_error(error))
     if isinstance(error, MethodNotAllowed) and error.valid_methods:
         response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
     if isinstance(error, RequestedRangeNotSatisfiable) and error.length is not None:
@@ -155,20 +154,26 @@ def _of_werkzeug(error: HTTPException) -> Response:
     return response
 
 
-def _translated(error: HTTPException) -> EaselError:
+def _to_easel_error(error: HTTPException) -> EaselError:
     if isinstance(error, NotFound):
-        return errors.RouteNotFound(f"There is nothing at {request.path}.", path=request.path)
+        return errors.RouteNotFound(f"The path {request.path} does not exist.", path=request.path)
     if isinstance(error, MethodNotAllowed):
-        return errors.MethodNotAllowed(f"{request.method} is not a method of {request.path}.")
+        return errors.MethodNotAllowed(f"{request.path} does not support {request.method}.")
     if isinstance(error, RequestedRangeNotSatisfiable):
-        return errors.RangeNotSatisfiable("The range lies outside the image.")
+        return errors.RangeNotSatisfiable("The range is outside the image.")
     if isinstance(error, RequestEntityTooLarge):
-        return errors.TooLarge("The body is larger than this server takes.", limit=request.max_content_length)
+        return errors.BodyTooLarge(
+            "The body is larger than this server accepts.", limit=request.max_content_length
+        )
     if error.code is not None and error.code < 500:
         return errors.InvalidRequest(error.description or error.name)
-    return EaselError("Something failed inside.", request_id=g.get("request_id"))
+    return _internal_error()
 
 
-def _unforeseen(error: Exception) -> Response:
-    log.error("%s %s failed", g.get("request_id", "-"), quoted_path(), exc_info=error)
-    return answer(EaselError("Something failed inside.", request_id=g.get("request_id")))
+def _handle_unexpected_error(error: Exception) -> Response:
+    log.error("%s %s failed", g.get("request_id", "-"), escaped_path(), exc_info=error)
+    return error_response(_internal_error())
+
+
+def _internal_error() -> EaselError:
+    return EaselError("Internal server error.", request_id=g.get("request_id"))

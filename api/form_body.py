@@ -1,4 +1,5 @@
-"""A form's body: texts as the values that they mean, and files. What arrives is listed in tests/api/test_edits.py."""
+"""Parses multipart forms: text fields are converted to the types of their schemas, files are read. The spellings that
+clients use are listed in tests/api/test_edits.py."""
 
 from __future__ import annotations
 
@@ -13,51 +14,51 @@ from typing import IO, Any
 from flask import Request
 from werkzeug.formparser import FormDataParser, default_stream_factory
 
-from api.connection import reading
-from api.json_body import is_deep
+from api.connection import body_timeouts
+from api.json_body import is_nested_too_deeply
 from errors import InvalidRequest, InvalidValue, WrongContentType
 
 FORM = "multipart/form-data"
-MOST_TEXT_BYTES = 30_000_000
-"""of one text: an image may come as a data URL, which OpenAI lets be 20,971,520 characters long"""
-_MOST_PARTS = 1000
-_NESTED = re.compile(r"(\w{1,100})((?:\[\w{0,100}\]){1,4})")
+MAX_TEXT_BYTES = 30_000_000
+"""Limit of one text field: it may be an image as a data URL, for which OpenAI allows 20,971,520 characters"""
+_MAX_PARTS = 1000
+_NESTED_NAME = re.compile(r"(\w{1,100})((?:\[\w{0,100}\]){1,4})")
 _KEYS = re.compile(r"\[(\w*)\]")
 _NUMBER = re.compile(r"\s*[+-]?(\d{1,30}(\.\d{0,30})?|\.\d{1,30})([eE][+-]?\d{1,3})?\s*", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Form:
-    """`fields` by name, a list where a name was given more than once; `files` in the order in which they came."""
+    """`fields` by name, with a list if a name occurs more than once; `files` in the order they were sent."""
 
     fields: dict[str, Any]
     files: tuple[tuple[str, bytes], ...]
 
 
 def is_form(request: Request) -> bool:
-    """Whether a form was announced. Raises WrongContentType for what is neither form nor JSON."""
+    """Whether the content type is a form. Raises WrongContentType if it is neither a form nor JSON."""
     if request.mimetype == FORM:
         return True
     if request.mimetype == "application/json" or request.mimetype.endswith("+json"):
         return False
     raise WrongContentType(
-        f"This route takes multipart/form-data or JSON, not {request.mimetype or 'a body without Content-Type'}."
+        f"This route accepts multipart/form-data or JSON, not {request.mimetype or 'a body without Content-Type'}."
     )
 
 
 def read_form(request: Request) -> Form:
-    """The form in the body. Raises what `connection.reading` raises, and InvalidRequest for a form that is none."""
-    with contextlib.ExitStack() as opened, reading(request):
+    """The form in the body. Raises what `body_timeouts` raises, and InvalidRequest if the form is not valid."""
+    with contextlib.ExitStack() as opened_files, body_timeouts(request):
 
-        def store(**of_file: Any) -> IO[bytes]:
-            return opened.enter_context(default_stream_factory(**of_file))
+        def open_file(**options: Any) -> IO[bytes]:
+            return opened_files.enter_context(default_stream_factory(**options))
 
-        # Flask's own `request.form` is empty, without a word, where the body breaks off.
+        # Flask's own `request.form` is silently empty if the body is incomplete.
         parser = FormDataParser(
-            stream_factory=store,  # type: ignore[arg-type]
-            max_form_memory_size=MOST_TEXT_BYTES,
+            stream_factory=open_file,  # type: ignore[arg-type]
+            max_form_memory_size=MAX_TEXT_BYTES,
             max_content_length=request.max_content_length,
-            max_form_parts=_MOST_PARTS,
+            max_form_parts=_MAX_PARTS,
             silent=False,
         )
         try:
@@ -65,27 +66,28 @@ def read_form(request: Request) -> Form:
                 request.stream, request.mimetype, request.content_length, request.mimetype_params
             )
         except ValueError as error:
-            raise InvalidRequest(f"The form cannot be read: {error}.") from error
-        sent = tuple((name or "", file.read()) for name, file in files.items(multi=True))
-    return Form(_fields(texts.items(multi=True)), sent)
+            raise InvalidRequest(f"The form cannot be parsed: {error}.") from error
+        file_contents = tuple((name or "", file.read()) for name, file in files.items(multi=True))
+    return Form(_fields(texts.items(multi=True)), file_contents)
 
 
-# --- names -> objects and lists ---------------------------------------------------------------------
+# --- names -> objects and lists --------------------------------------------------------------------
 
 
 def _fields(texts: Iterable[tuple[str | None, str]]) -> dict[str, Any]:
-    """Names as SDKs flatten objects and lists: `a[b]`, `a[]`, `a[0]`, `a[][b]`. A name given more than once is a list."""
+    """Rebuild objects and lists from the names that SDKs flatten them to: `a[b]`, `a[]`, `a[0]`, `a[][b]`. A name that
+    occurs more than once becomes a list."""
     fields: dict[str, Any] = {}
     for name, text in ((name or "", text) for name, text in texts):
-        match = _NESTED.fullmatch(name)
+        match = _NESTED_NAME.fullmatch(name)
         if match is None:
-            _put(fields, name, text)
+            _add(fields, name, text)
         else:
-            _nest(fields, [match[1], *_KEYS.findall(match[2])], text)
-    return {name: _lists(value) for name, value in fields.items()}
+            _add_nested(fields, [match[1], *_KEYS.findall(match[2])], text)
+    return {name: _to_lists(value) for name, value in fields.items()}
 
 
-def _put(fields: dict[str, Any], name: str, value: Any) -> None:
+def _add(fields: dict[str, Any], name: str, value: Any) -> None:
     if name not in fields:
         fields[name] = value
     elif isinstance(fields[name], list):
@@ -94,69 +96,71 @@ def _put(fields: dict[str, Any], name: str, value: Any) -> None:
         fields[name] = [fields[name], value]
 
 
-def _nest(place: dict[str, Any], keys: list[str], text: str) -> None:
-    """Lists are objects with numbers for keys until all is read; `[]` means the last entry if that lacks the next key."""
-    for key, following in itertools.pairwise(keys):
-        name = key or _open_entry(place, following)
-        inner = place.setdefault(name, {})
-        if not isinstance(inner, dict):
-            raise InvalidRequest(f"The form has {keys[0]!r} both as a text and as something with parts.")
-        place = inner
-    last = keys[-1] or str(len(place))
-    _put(place, last, text)
+def _add_nested(target: dict[str, Any], keys: list[str], text: str) -> None:
+    """Add `text` under the path `keys`. Lists are dicts with numeric keys until all fields are read; `[]` is the last
+    entry if that entry does not have the next key yet, else a new entry."""
+    for key, next_key in itertools.pairwise(keys):
+        child = target.setdefault(key or _entry_index(target, next_key), {})
+        if not isinstance(child, dict):
+            raise InvalidRequest(f"The form contains {keys[0]!r} both as a text and as an object or list.")
+        target = child
+    _add(target, keys[-1] or str(len(target)), text)
 
 
-def _open_entry(place: dict[str, Any], following: str) -> str:
-    last = str(len(place) - 1)
-    is_open = isinstance(place.get(last), dict) and following not in place[last]
-    return last if is_open else str(len(place))
+def _entry_index(entries: dict[str, Any], next_key: str) -> str:
+    last = str(len(entries) - 1)
+    is_incomplete = isinstance(entries.get(last), dict) and next_key not in entries[last]
+    return last if is_incomplete else str(len(entries))
 
 
-def _lists(value: Any) -> Any:
+def _to_lists(value: Any) -> Any:
+    """Turn dicts with numeric keys into lists."""
     if not isinstance(value, dict):
         return value
-    inner = {key: _lists(each) for key, each in value.items()}
-    if inner and all(key.isdecimal() for key in inner):
-        return [inner[key] for key in sorted(inner, key=int)]
-    return inner
+    converted = {key: _to_lists(child) for key, child in value.items()}
+    if converted and all(key.isdecimal() for key in converted):
+        return [converted[key] for key in sorted(converted, key=int)]
+    return converted
 
 
 # --- texts -> values -------------------------------------------------------------------------------
 
 
-def typed(fields: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any]:
-    """The fields with numbers, booleans and objects in the place of their texts, by each one's schema in `properties`;
-    a field without a schema is a number where it reads like one. Raises InvalidValue."""
-    made = {name: _typed(name, value, properties.get(name)) for name, value in fields.items()}
-    if isinstance(made.get("extra_body"), dict) and isinstance(fields["extra_body"], dict):
-        made["extra_body"] = typed(fields["extra_body"], properties)
-    return made
+def convert_fields(fields: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any]:
+    """Convert the texts of a form to numbers, booleans and objects, as the schemas in `properties` say.
+
+    A field without a schema becomes a number if it looks like one. Raises InvalidValue.
+    """
+    converted = {name: _convert(name, value, properties.get(name)) for name, value in fields.items()}
+    if isinstance(converted.get("extra_body"), dict) and isinstance(fields["extra_body"], dict):
+        converted["extra_body"] = convert_fields(fields["extra_body"], properties)
+    return converted
 
 
-def _typed(name: str, value: Any, schema: dict[str, Any] | None) -> Any:
-    kinds = {"number"} if schema is None else _types(schema)
+def _convert(name: str, value: Any, schema: dict[str, Any] | None) -> Any:
+    types = {"number"} if schema is None else _schema_types(schema)
     if isinstance(value, dict):
-        inner = (schema or {}).get("properties", {})
-        return {key: _typed(key, each, inner.get(key)) for key, each in value.items()}
+        properties = (schema or {}).get("properties", {})
+        return {key: _convert(key, child, properties.get(key)) for key, child in value.items()}
     if isinstance(value, list):
-        if schema is None or "array" in kinds:
-            return [_typed(name, each, (schema or {}).get("items", {"type": "string"})) for each in value]
-        # The same twice is one; what contradicts itself is for the check of its type to refuse.
-        return _typed(name, value[0], schema) if all(other == value[0] for other in value) else value
+        if schema is None or "array" in types:
+            return [_convert(name, item, (schema or {}).get("items", {"type": "string"})) for item in value]
+        # Equal duplicates count as one value. Different ones stay a list, which the schema check then refuses.
+        return _convert(name, value[0], schema) if all(item == value[0] for item in value) else value
     if value.strip() == "null" and name != "prompt":
         return None
-    if "boolean" in kinds and value.strip().lower() in ("true", "false", "1", "0"):
+    if "boolean" in types and value.strip().lower() in ("true", "false", "1", "0"):
         return value.strip().lower() in ("true", "1")
-    if kinds & {"integer", "number"} and _NUMBER.fullmatch(value):
+    if types & {"integer", "number"} and _NUMBER.fullmatch(value):
         return _number(value)
-    if kinds & {"object", "array"} and value.lstrip()[:1] in ("{", "["):
-        return json_value(name, value)
+    if types & {"object", "array"} and value.lstrip()[:1] in ("{", "["):
+        return parse_json_field(name, value)
     return value
 
 
-def _types(schema: dict[str, Any]) -> set[str]:
-    kinds = schema.get("type", "string" if "enum" in schema else [])
-    return {kinds} if isinstance(kinds, str) else set(kinds)
+def _schema_types(schema: dict[str, Any]) -> set[str]:
+    types = schema.get("type", "string" if "enum" in schema else [])
+    return {types} if isinstance(types, str) else set(types)
 
 
 def _number(text: str) -> int | float:
@@ -166,12 +170,12 @@ def _number(text: str) -> int | float:
         return float(text)
 
 
-def json_value(name: str, text: str) -> Any:
-    """What a field's text is as JSON. Raises InvalidValue."""
+def parse_json_field(name: str, text: str) -> Any:
+    """The JSON value of a field's text. Raises InvalidValue."""
     try:
         value = json.loads(text, parse_constant=str)
-        if not is_deep(value):
-            return value
-        raise ValueError("it is nested too deeply")
+        if is_nested_too_deeply(value):
+            raise ValueError("it is nested too deeply")
+        return value
     except (ValueError, RecursionError) as error:
-        raise InvalidValue(f"`{name}` looks like JSON and cannot be read as such.", param=name) from error
+        raise InvalidValue(f"`{name}` looks like JSON but cannot be parsed.", param=name) from error

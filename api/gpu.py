@@ -1,4 +1,4 @@
-"""/api/comfyui: who has the GPU, and the owner's words about it."""
+"""/api/comfyui: GPU status, switchover, pin and cancel."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ MODES: tuple[Mode, ...] = ("generation", "inference")
 
 
 def gpu_blueprint(services: Services) -> Blueprint:
-    """The routes over `services`."""
+    """The routes of /api/comfyui."""
     routes = Blueprint("comfyui", __name__, url_prefix="/api/comfyui")
-    routes.add_url_rule("/status", "status", lambda: jsonify(services.system_status.status()))
+    routes.add_url_rule("/status", "status", lambda: jsonify(services.system_status.report()))
     routes.add_url_rule("/switchover", "switchover", lambda: _switchover(services), methods=["POST"])
     routes.add_url_rule("/pin", "pin", lambda: _pin(services), methods=["POST"])
     routes.add_url_rule("/render/cancel", "cancel", lambda: _cancel(services), methods=["POST"])
@@ -25,7 +25,7 @@ def gpu_blueprint(services: Services) -> Blueprint:
 
 
 def _switchover(services: Services) -> tuple[Response, int]:
-    body = _body("mode", "force", "pin")
+    body = _read_fields("mode", "force", "pin")
     mode = body.get("mode")
     if mode not in MODES:
         raise InvalidMode(f"`mode` must be one of {', '.join(MODES)}.", param="mode", allowed=list(MODES))
@@ -35,13 +35,13 @@ def _switchover(services: Services) -> tuple[Response, int]:
     if not isinstance(pin, bool | None):
         raise InvalidPin("`pin` must be true or false.", param="pin")
     if pin and mode == "inference":
-        raise InvalidPin("Only generation can be pinned.", param="pin")
+        raise InvalidPin("Only generation mode can be pinned.", param="pin")
     status = services.arbiter.switch(mode, force=force, pin=pin)
     return jsonify({"status": status, "mode": mode}), 202 if status == "switching" else 200
 
 
 def _pin(services: Services) -> Response:
-    pinned = _body("pinned").get("pinned")
+    pinned = _read_fields("pinned").get("pinned")
     if not isinstance(pinned, bool):
         raise InvalidPin("`pinned` must be true or false.", param="pinned")
     services.arbiter.pin(pinned)
@@ -49,18 +49,22 @@ def _pin(services: Services) -> Response:
 
 
 def _cancel(services: Services) -> tuple[Response, int]:
-    body = _body("id", "all")
-    job, everything = body.get("id"), body.get("all", False)
-    if not isinstance(everything, bool) or not isinstance(job, str | None) or (job is None) != everything:
-        raise InvalidCancel("Name one job by `id`, or all of them by `all: true`.")
-    jobs = services.arbiter.cancel(job)
+    body = _read_fields("id", "all")
+    job_id, cancel_all = body.get("id"), body.get("all", False)
+    if (
+        not isinstance(cancel_all, bool)
+        or not isinstance(job_id, str | None)
+        or (job_id is None) != cancel_all
+    ):
+        raise InvalidCancel("Send either the `id` of a job or `all: true`.")
+    jobs = services.arbiter.cancel(job_id)
     return jsonify({"status": "cancel_requested", "jobs": list(jobs)}), 202
 
 
-def _body(*known: str) -> dict[str, Any]:
-    """The fields of the body; one that is not known is refused, for a misspelt `force` must not pass for none."""
+def _read_fields(*known: str) -> dict[str, Any]:
+    """The fields of the body. Raises InvalidValue for unknown fields, so that a misspelt `force` is not ignored."""
     body = json_request(request)
     for name in body:
         if name not in known:
-            raise InvalidValue(f"There is no field {name!r}; there is {', '.join(known)}.", param=name)
+            raise InvalidValue(f"Unknown field {name!r}; known fields are {', '.join(known)}.", param=name)
     return body

@@ -1,4 +1,4 @@
-"""GET /health (this process lives) and GET /ready (a picture could be drawn now)."""
+"""GET /health (the process runs) and GET /ready (the engine is reachable)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from errors import EaselError
 
 
 def health_blueprint(services: Services) -> Blueprint:
-    """The two probes over `services`."""
+    """The two probes."""
     routes = Blueprint("health", __name__)
     routes.add_url_rule("/health", "health", lambda: jsonify({"status": "ok"}))
     routes.add_url_rule("/ready", "ready", lambda: _ready(services))
@@ -20,7 +20,7 @@ def health_blueprint(services: Services) -> Blueprint:
 
 def _ready(services: Services) -> Response:
     engine = _engine_state(services)
-    # First the catalogue, then its error: a bad edit is found by looking, and this may be the first look.
+    # The catalogue before its error: reading the catalogue is what detects an invalid edit.
     catalogue = services.catalogue()
     error = services.catalogue_error()
     body = {
@@ -28,8 +28,8 @@ def _ready(services: Services) -> Response:
         "engine": engine,
         "catalogue": {
             "models": len(catalogue.visible_models),
-            # The server works on with the last good catalogue; whoever edits it sees here that an edit was refused.
-            # Anybody may ask; what the file says is for those who have a key, where there are keys.
+            # After an invalid edit the server keeps the last valid catalogue and reports the error here. The route
+            # needs no key, so the message, which quotes the file, is shown only if no keys are configured.
             "error": (error.code if services.options.api_keys else error.message) if error else None,
         },
     }

@@ -1,4 +1,4 @@
-"""Drawing, editing and varying pictures in every spelling of their paths, and GET /api/images/cache/<name>."""
+"""Generations, edits and variations under OpenAI's and GPUStack's paths, and GET /api/images/cache/<name>."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 
 from flask import Blueprint, Response, g, request
 
-from api.connection import hang_up_of
-from api.dialect import Endpoint, StreamFormat, asks_gpustack
-from api.form_body import is_form, read_form, typed
+from api.connection import disconnect_check
+from api.dialect import Endpoint, StreamFormat, expects_gpustack_events
+from api.form_body import convert_fields, is_form, read_form
 from api.json_body import json_request
-from api.request_fields import SCHEMA, ParsedRequest, canonical, read_image_request
-from api.request_images import RequestImages, refuse_urls, take_images
+from api.request_fields import SCHEMA, ParsedRequest, canonical_fields, read_image_request
+from api.request_images import RequestImages, extract_images, refuse_image_url
 from api.responses import Links, images_response
 from api.services import HttpOptions, Services
-from api.stream_events import StreamEvents, failure
+from api.stream_events import StreamEvents, error_events
 from api.streamed_json import StreamedJson
 from api.streams import HEADERS, MIME, ImageStream
 from compiler import Task
@@ -35,62 +35,63 @@ GENERATION_PATHS = (
 )
 EDIT_PATHS = ("/v1/images/edits", "/v1-openai/images/edits", "/v1-openai/image/edit")
 VARIATION_PATHS = ("/v1/images/variations", "/v1-openai/images/variations")
-"""OpenAI's path, and GPUStack's."""
+"""OpenAI's path, then GPUStack's"""
 
 _PATHS: Mapping[Task, tuple[str, ...]] = {
     "generate": GENERATION_PATHS,
     "edit": EDIT_PATHS,
     "vary": VARIATION_PATHS,
 }
-_GPUSTACK = "/v1-openai/"
+_GPUSTACK_PREFIX = "/v1-openai/"
 
 
 def images_blueprint(services: Services) -> Blueprint:
-    """The image routes over `services`."""
+    """The image routes."""
     routes = Blueprint("images", __name__)
     for task, paths in _PATHS.items():
         for path in paths:
-            endpoint = Endpoint(task, path.startswith(_GPUSTACK))
+            endpoint = Endpoint(task, path.startswith(_GPUSTACK_PREFIX))
             routes.add_url_rule(
                 path, path, lambda endpoint=endpoint: _draw(services, endpoint), methods=["POST"]
             )
-    routes.add_url_rule("/api/images/cache/<name>", "kept", lambda name: _kept(services, name))
+    routes.add_url_rule("/api/images/cache/<name>", "stored", lambda name: _stored_image(services, name))
     return routes
 
 
 def _draw(services: Services, endpoint: Endpoint) -> Response:
     if not services.options.images_enabled:
-        raise ImagesDisabled("Image generation is switched off on this server.")
-    arrived = time.monotonic()
-    with contextlib.ExitStack() as place:
-        # Also a body that is slow to come takes one of the places, so that some threads stay free for all else.
-        place.enter_context(services.generator.waiting)
-        body, files = _body(endpoint)
-        fields, notes = canonical(body)
+        raise ImagesDisabled("Image generation is disabled on this server (`images.enabled` is false).")
+    arrived_at = time.monotonic()
+    links = _links(services.options)
+    with contextlib.ExitStack() as admission:
+        # Before the body is read: clients that send slowly count too, so that some threads stay free for other routes.
+        admission.enter_context(services.generator.admission)
+        body, files = _read_body(endpoint)
+        fields, notes = canonical_fields(body)
         try:
-            asked, drawing = _prepared(fields, files, notes, endpoint, services)
+            parsed, drawing = _prepare(fields, files, notes, endpoint, services)
         except InvalidImage as error:
-            return _refused_in_a_stream(error, fields, endpoint)
-        del body, fields, files  # a hundred megabytes, perhaps, while the GPU is waited for
-        if asked.stream is not None:
-            frames = StreamEvents(drawing, asked, asked.stream, _links(services.options), arrived)
-            # The place is given back by the stream, when it ends.
-            return _streamed(drawing, asked.finish, frames, place.pop_all())
-        images = tuple(drawing.images(asked.finish, cancelled=hang_up_of(request.environ)))
-    answer = StreamedJson(
-        images_response(asked, drawing, images, _links(services.options), time.monotonic() - arrived)
-    )
-    return _in_pieces(answer)
+            return _invalid_image_response(error, fields, endpoint)
+        del body, fields, files  # up to a hundred megabytes, not needed while the request waits for the GPU
+        if parsed.stream is not None:
+            events = StreamEvents(drawing, parsed, parsed.stream, links, arrived_at)
+            # The stream releases the admission when it ends.
+            return _stream_response(drawing, parsed.output, events, admission.pop_all())
+        images = tuple(drawing.images(parsed.output, cancelled=disconnect_check(request.environ)))
+    document = StreamedJson(images_response(parsed, drawing, images, links, time.monotonic() - arrived_at))
+    response = Response(document, mimetype="application/json")
+    response.content_length = len(document)
+    return response
 
 
-def _body(endpoint: Endpoint) -> tuple[dict[str, Any], tuple[tuple[str, bytes], ...]]:
+def _read_body(endpoint: Endpoint) -> tuple[dict[str, Any], tuple[tuple[str, bytes], ...]]:
     if endpoint.task == "generate" or not is_form(request):
         return json_request(request), ()
     form = read_form(request)
-    return typed(form.fields, SCHEMA["properties"]), form.files
+    return convert_fields(form.fields, SCHEMA["properties"]), form.files
 
 
-def _prepared(
+def _prepare(
     fields: dict[str, Any],
     files: tuple[tuple[str, bytes], ...],
     notes: list[Note],
@@ -98,32 +99,33 @@ def _prepared(
     services: Services,
 ) -> tuple[ParsedRequest, Drawing]:
     options = services.options
-    sent: RequestImages | None = None
+    images: RequestImages | None = None
     if endpoint.task != "generate":
-        sent = take_images(fields, files, services.fetch_image or refuse_urls)
-        if sent.pictures.mask is not None:
-            endpoint, sent = _masked(endpoint, sent)
-    asked = read_image_request(
+        images = extract_images(fields, files, services.fetch_image or refuse_image_url)
+        if images.pictures.mask is not None:
+            endpoint, images = _apply_mask(endpoint, images)
+    parsed = read_image_request(
         fields,
         endpoint=endpoint,
         request_id=str(uuid.uuid4()),
-        # Below 2^53, so that the answer's seed survives a client that holds numbers as doubles.
+        # Below 2^53, so that clients that store numbers as doubles keep the exact seed.
         draw_seed=lambda: secrets.randbelow(2**53),
         default_response_format=options.default_response_format,
         url_needs_file=options.url_style != "data",
-        notes=(*notes, *(sent.notes if sent else ())),
+        notes=(*notes, *(images.notes if images else ())),
     )
     drawing = services.generator.prepare(
-        asked.request, timeout_s=options.request_timeout_s, pictures=sent.pictures if sent else None
+        parsed.request, timeout_s=options.request_timeout_s, pictures=images.pictures if images else None
     )
-    return asked, drawing
+    return parsed, drawing
 
 
-def _masked(endpoint: Endpoint, sent: RequestImages) -> tuple[Endpoint, RequestImages]:
+def _apply_mask(endpoint: Endpoint, images: RequestImages) -> tuple[Endpoint, RequestImages]:
+    """An edit with a mask becomes an inpainting; a variation drops the mask."""
     if endpoint.task == "edit":
-        return replace(endpoint, task="inpaint"), sent
+        return replace(endpoint, task="inpaint"), images
     note = Note("mask", "(a file)", None, "a variation redraws the whole image")
-    return endpoint, RequestImages(replace(sent.pictures, mask=None), (*sent.notes, note))
+    return endpoint, RequestImages(replace(images.pictures, mask=None), (*images.notes, note))
 
 
 def _links(options: HttpOptions) -> Links:
@@ -132,47 +134,42 @@ def _links(options: HttpOptions) -> Links:
     return Links((options.public_url or request.host_url.rstrip("/") + request.script_root).rstrip("/"))
 
 
-def _in_pieces(answer: StreamedJson) -> Response:
-    response = Response(answer, mimetype="application/json")
-    response.content_length = len(answer)
-    return response
-
-
 # --- streams ---------------------------------------------------------------------------------------
 
 
-def _streamed(
-    drawing: Drawing, finish: OutputOptions, frames: StreamEvents, place: contextlib.ExitStack
+def _stream_response(
+    drawing: Drawing, output: OutputOptions, events: StreamEvents, admission: contextlib.ExitStack
 ) -> Response:
     stream = ImageStream(
         drawing,
-        finish,
-        frames,
+        output,
+        events,
         request_id=g.request_id,
-        cancelled=hang_up_of(request.environ),
-        release=place.close,
+        cancelled=disconnect_check(request.environ),
+        release=admission.close,
     )
     return Response(stream, mimetype=MIME, headers=HEADERS)
 
 
-def _refused_in_a_stream(error: InvalidImage, fields: dict[str, Any], endpoint: Endpoint) -> Response:
-    """GPUStack tells of an illegal image inside the stream; everybody else gets a plain 400."""
-    if fields.get("stream") is not True or not asks_gpustack(fields, endpoint) or endpoint.task == "vary":
+def _invalid_image_response(error: InvalidImage, fields: dict[str, Any], endpoint: Endpoint) -> Response:
+    """GPUStack reports an invalid image inside the stream; all other clients get a plain 400."""
+    is_streamed = fields.get("stream") is True and endpoint.task != "vary"
+    if not (is_streamed and expects_gpustack_events(fields, endpoint)):
         raise error
-    form = StreamFormat(openai=False, gpustack=True, partial_images=None, include_usage=False)
-    return Response(failure(error, form), mimetype=MIME, headers=HEADERS)
+    stream = StreamFormat(openai=False, gpustack=True, partial_images=None, include_usage=False)
+    return Response(error_events(error, stream), mimetype=MIME, headers=HEADERS)
 
 
-# --- kept images -----------------------------------------------------------------------------------
+# --- stored images ---------------------------------------------------------------------------------
 
 
-def _kept(services: Services, name: str) -> Response:
+def _stored_image(services: Services, name: str) -> Response:
     image = services.store.open(name)
     response = Response(image.data, mimetype=image.mime)
     response.set_etag(image.etag)
-    # The name is drawn for these very bytes, so they never change under it.
+    # Each name is generated for one image, so its content never changes.
     response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
-    # Several ranges in one answer are more than pictures need; the whole image is a right answer to them.
+    # Multiple ranges are not supported; HTTP allows to send the complete image instead.
     one_range = "," not in request.headers.get("Range", "")
     response.make_conditional(request, accept_ranges=one_range, complete_length=image.length)
     return response

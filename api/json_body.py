@@ -1,4 +1,4 @@
-"""A body that must be a JSON object, read strictly: what JSON leaves open is refused rather than guessed."""
+"""Strict parsing of JSON bodies: duplicate keys, NaN and deep nesting are refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flask import Request
 from api.connection import read_body
 from errors import InvalidRequest, NotJson
 
-_DEEPEST = 50
+_MAX_NESTING = 50
 
 
 def json_request(request: Request) -> dict[str, Any]:
@@ -20,48 +20,48 @@ def json_request(request: Request) -> dict[str, Any]:
 
 
 def require_json(request: Request) -> None:
-    """Raises NotJson for any other content type: a web page can send those without being asked first."""
+    """Raises NotJson for other content types: a web page could send those without a CORS preflight."""
     if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
-        raise NotJson(f"This route takes JSON, not {request.mimetype or 'a body without Content-Type'}.")
+        raise NotJson(f"This route accepts JSON, not {request.mimetype or 'a body without Content-Type'}.")
 
 
 def json_object(text: bytes) -> dict[str, Any]:
-    """The object that `text` is. Raises InvalidRequest, also for a key given twice, NaN and what nests too deeply."""
+    """Parse `text`. Raises InvalidRequest unless it is a JSON object without duplicate keys, NaN and deep nesting."""
     try:
         body = json.loads(
-            text.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_refuse_twice
+            text.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_refuse_duplicate_keys
         )
     except RecursionError as error:
         raise InvalidRequest("The body is nested too deeply.") from error
     except ValueError as error:
-        raise InvalidRequest(f"The body is not JSON that can be read: {error}.") from error
+        raise InvalidRequest(f"The body is not valid JSON: {error}.") from error
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.")
-    if is_deep(body):
+    if is_nested_too_deeply(body):
         raise InvalidRequest("The body is nested too deeply.")
     return body
 
 
-def is_deep(value: Any) -> bool:
-    """Whether a value is nested deeper than any field needs: whoever walks through it may then do so by recursion."""
+def is_nested_too_deeply(value: Any) -> bool:
+    """Whether a value is nested more than 50 levels deep. No field needs more, and below this limit recursion is safe."""
     level = [value]
-    for _ in range(_DEEPEST):
-        level = [each for outer in level if isinstance(outer, dict | list) for each in _inside(outer)]
+    for _ in range(_MAX_NESTING):
+        level = [child for parent in level if isinstance(parent, dict | list) for child in _children(parent)]
         if not level:
             return False
     return True
 
 
-def _inside(value: dict[str, Any] | list[Any]) -> list[Any]:
+def _children(value: dict[str, Any] | list[Any]) -> list[Any]:
     return list(value.values()) if isinstance(value, dict) else value
 
 
-def _refuse_constant(word: str) -> Any:
-    raise ValueError(f"{word} is not JSON")
+def _refuse_constant(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
 
 
-def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        raise ValueError("a key is given twice in one object")
-    return made
+def _refuse_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        raise ValueError("an object contains the same key twice")
+    return result

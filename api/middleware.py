@@ -1,4 +1,4 @@
-"""Who may come in, and what every request and answer carries: ids, keys, Host and Origin, CORS, clean paths."""
+"""Runs around every route: request ids, API keys, Host and Origin checks, CORS, the access log and path cleanup."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 from flask import Flask, Response, g, request
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from api.connection import discard_body, limit_sending
-from api.errors import quoted_path
+from api.connection import discard_body, set_send_timeout
+from api.errors import escaped_path
 from api.services import HttpOptions
 from errors import HostNotAllowed, InvalidKey, OriginNotAllowed
 from loopback import is_loopback
@@ -22,35 +22,37 @@ from loopback import is_loopback
 log = logging.getLogger("easel.access")
 
 _OPEN_PATHS = re.compile(r"/health|/ready|/openapi\.json|/api/images/cache/.*")
-"""Without a key: what monitors ask, what describes the API, and images under names that nobody can guess."""
+"""Paths that need no key: the probes, the API description, and images, whose names cannot be guessed"""
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_EXPOSED = "x-request-id, x-should-retry, Retry-After, ETag"
+_EXPOSED_HEADERS = "x-request-id, x-should-retry, Retry-After, ETag"
 
 WsgiApp = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
 def register_middleware(app: Flask, options: HttpOptions) -> None:
-    """Put the gate before every route of `app`, and its headers on every answer."""
-    app.before_request(_begin)
+    """Run the checks before every route of `app`, and add the headers to every response."""
+    app.before_request(_start_request)
     app.before_request(lambda: _check_host(options))
     app.before_request(lambda: _preflight(options))
     app.before_request(lambda: _check_origin(options))
     app.before_request(lambda: _check_key(options))
-    app.after_request(lambda response: _finish(response, options))
+    app.after_request(lambda response: _finish_response(response, options))
 
 
-def _begin() -> None:
-    given = request.headers.get("x-request-id", "")
-    g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-    g.began = time.perf_counter()
+def _start_request() -> None:
+    client_id = request.headers.get("x-request-id", "")
+    g.request_id = client_id if _REQUEST_ID.fullmatch(client_id) else uuid.uuid4().hex
+    g.started_at = time.perf_counter()
 
 
 def _check_host(options: HttpOptions) -> None:
-    """On loopback only a loopback name is believed: any web page can point its own name at 127.0.0.1."""
+    """On loopback, accept only loopback names: any web page can make its own host name resolve to 127.0.0.1."""
     name = _host_name(request.host)
     if options.on_loopback and not is_loopback(name) and name not in options.allowed_hosts:
-        raise HostNotAllowed(f"This server listens on loopback and does not answer to {name!r}.", host=name)
+        raise HostNotAllowed(
+            f"This server listens on loopback and does not accept the host name {name!r}.", host=name
+        )
 
 
 def _host_name(host: str) -> str:
@@ -63,60 +65,62 @@ def _preflight(options: HttpOptions) -> Response | None:
     if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers:
         return None
     response = Response(status=204)
-    if _is_allowed(request.headers.get("Origin", ""), options):
+    if _is_allowed_origin(request.headers.get("Origin", ""), options):
         response.headers["Access-Control-Allow-Methods"] = "GET, HEAD, POST, OPTIONS"
-        # The SDKs send a dozen x-stainless-* headers; which, changes from version to version.
-        wanted = request.headers.get("Access-Control-Request-Headers", "")
-        response.headers["Access-Control-Allow-Headers"] = wanted
+        # The SDKs send a dozen x-stainless-* headers, different ones in each version.
+        requested_headers = request.headers.get("Access-Control-Request-Headers", "")
+        response.headers["Access-Control-Allow-Headers"] = requested_headers
         response.headers["Access-Control-Max-Age"] = "600"
     return response
 
 
 def _check_origin(options: HttpOptions) -> None:
     origin = request.headers.get("Origin")
-    if origin is None or request.method in _SAFE_METHODS or _is_allowed(origin, options):
+    if origin is None or request.method in _SAFE_METHODS or _is_allowed_origin(origin, options):
         return
     if origin != request.host_url.rstrip("/"):
-        raise OriginNotAllowed(f"Web pages of {origin} may not call this server.", origin=origin)
+        raise OriginNotAllowed(f"Web pages from {origin} may not call this server.", origin=origin)
 
 
-def _is_allowed(origin: str, options: HttpOptions) -> bool:
+def _is_allowed_origin(origin: str, options: HttpOptions) -> bool:
     return bool(origin) and ("*" in options.allowed_origins or origin in options.allowed_origins)
 
 
 def _check_key(options: HttpOptions) -> None:
     if not options.api_keys or _OPEN_PATHS.fullmatch(request.path):
         return
-    given = _given_key().encode()
-    # Compare with every key, so that the time tells nothing about which one it nearly was.
-    matches = [hmac.compare_digest(given, key.encode()) for key in options.api_keys]
+    sent_key = _sent_key().encode()
+    # Always compare with every key, so that the response time reveals nothing about which key was close.
+    matches = [hmac.compare_digest(sent_key, key.encode()) for key in options.api_keys]
     if not any(matches):
-        raise InvalidKey("This server wants an API key: send `Authorization: Bearer KEY`.")
+        raise InvalidKey("This server requires an API key: send `Authorization: Bearer KEY`.")
 
 
-def _given_key() -> str:
+def _sent_key() -> str:
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return key.strip()
     return request.headers.get("api-key") or request.headers.get("x-api-key", "")
 
 
-def _finish(response: Response, options: HttpOptions) -> Response:
+def _finish_response(response: Response, options: HttpOptions) -> Response:
     discard_body(request)
-    limit_sending(request)
+    set_send_timeout(request)
     request_id = g.get("request_id", "-")
     response.headers["x-request-id"] = request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
     origin = request.headers.get("Origin", "")
     if request.method == "OPTIONS":
-        response.headers.pop("Content-Type", None)  # there is no body for it to be the type of
+        response.headers.pop("Content-Type", None)  # the response has no body
     if options.allowed_origins:
         response.vary.add("Origin")
-    if _is_allowed(origin, options):
+    if _is_allowed_origin(origin, options):
         response.headers["Access-Control-Allow-Origin"] = origin
-        response.headers["Access-Control-Expose-Headers"] = _EXPOSED
-    took_ms = (time.perf_counter() - g.get("began", time.perf_counter())) * 1000
-    log.info("%s %s %s %d %.1fms", request_id, request.method, quoted_path(), response.status_code, took_ms)
+        response.headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS
+    elapsed_ms = (time.perf_counter() - g.get("started_at", time.perf_counter())) * 1000
+    log.info(
+        "%s %s %s %d %.1fms", request_id, request.method, escaped_path(), response.status_code, elapsed_ms
+    )
     return response
 
 
@@ -124,7 +128,7 @@ def _finish(response: Response, options: HttpOptions) -> Response:
 
 
 class PathNormalizer:
-    """Doubled and trailing slashes away: clients join base URLs carelessly, and a redirect would lose their POST."""
+    """Removes doubled and trailing slashes: clients often join URLs wrongly, and a redirect would drop a POST body."""
 
     def __init__(self, app: WsgiApp) -> None:
         self._app = app
@@ -136,7 +140,7 @@ class PathNormalizer:
 
 
 class TrustedProxies:
-    """`X-Forwarded-*` headers count only when they come from one of our own proxies."""
+    """Applies `X-Forwarded-*` headers only if the request comes from a configured proxy."""
 
     def __init__(self, app: WsgiApp, proxies: tuple[str, ...]) -> None:
         self._app = app

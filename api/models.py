@@ -12,54 +12,55 @@ from compiler.catalogue import SLOT_NAME
 from errors import ModelNotCurated
 
 MODEL_PATHS = ("/v1/models", "/v1-openai/models")
-"""OpenAI's path, and GPUStack's."""
+"""OpenAI's path and GPUStack's"""
 
 
 def models_blueprint(services: Services) -> Blueprint:
-    """The model routes over `services`."""
+    """The model routes."""
     routes = Blueprint("models", __name__)
     for path in MODEL_PATHS:
-        routes.add_url_rule(path, path, lambda: _all(services))
-        # Ids may hold slashes, as stabilityai/sdxl-turbo does.
-        routes.add_url_rule(f"{path}/<path:name>", f"{path}/one", lambda name: _one(services, name))
+        routes.add_url_rule(path, path, lambda: _list_models(services))
+        # Ids may contain slashes, such as stabilityai/sdxl-turbo.
+        routes.add_url_rule(f"{path}/<path:name>", f"{path}/one", lambda name: _get_model(services, name))
     return routes
 
 
-def _all(services: Services) -> Response:
-    # Clients that know several kinds of model ask for one of them in one of two ways.
-    kinds = (request.args.get("type", "image"), request.args.get("categories", "image"))
-    entries = _entries(services) if all("image" in kind.split(",") for kind in kinds) else []
+def _list_models(services: Services) -> Response:
+    # Clients filter by kind with one of these two parameters.
+    filters = (request.args.get("type", "image"), request.args.get("categories", "image"))
+    entries = _entries(services) if all("image" in text.split(",") for text in filters) else []
     return jsonify({"object": "list", "data": entries})
 
 
 def _entries(services: Services) -> list[dict[str, Any]]:
-    catalogue, since = services.catalogue(), services.catalogue_since()
-    entries = [model_entry(model, catalogue, since) for model in catalogue.visible_models]
+    catalogue, loaded_at = services.catalogue(), services.catalogue_loaded_at()
+    entries = [model_entry(model, catalogue, loaded_at) for model in catalogue.visible_models]
     if any(entry["id"] == SLOT_NAME for entry in entries):
         return entries
     default = catalogue.models[catalogue.default_model]
-    return [*entries, {**model_entry(default, catalogue, since), "id": SLOT_NAME, "slot_of": default.id}]
+    return [*entries, {**model_entry(default, catalogue, loaded_at), "id": SLOT_NAME, "slot_of": default.id}]
 
 
-def _one(services: Services, name: str) -> Response:
+def _get_model(services: Services, name: str) -> Response:
     for entry in _entries(services):
         if entry["id"].casefold() == name.casefold():
             return jsonify(entry)
     if name.strip():
         catalogue = services.catalogue()
-        return jsonify(model_entry(catalogue.find(name), catalogue, services.catalogue_since()))
-    raise ModelNotCurated("There is no model without a name.", param="model")
+        return jsonify(model_entry(catalogue.find(name), catalogue, services.catalogue_loaded_at()))
+    raise ModelNotCurated("The model name is empty.", param="model")
 
 
-def model_entry(model: Model, catalogue: Catalogue, since: int) -> dict[str, Any]:
-    """A model in OpenAI's shape, with what a picker needs to show. `since`: Unix time of the catalogue."""
-    rule, licence = model.size, model.licence
+def model_entry(model: Model, catalogue: Catalogue, loaded_at: int) -> dict[str, Any]:
+    """A model in OpenAI's format, with the additional data that a model picker shows. `loaded_at`: Unix time at which
+    the catalogue was loaded."""
+    size, licence = model.size, model.licence
     workflows = [catalogue.workflows[name] for name in model.workflows.values()]
     presets = [workflow.presets for workflow in workflows] + [model.presets]
     return {
         "id": model.id,
         "object": "model",
-        "created": since,
+        "created": loaded_at,
         "owned_by": "easel",
         "type": "image",
         "name": model.title,
@@ -75,12 +76,12 @@ def model_entry(model: Model, catalogue: Catalogue, since: int) -> dict[str, Any
             "note": licence.note,
         },
         "size": {
-            "default": str(rule.default),
-            "min": str(rule.min),
-            "max": str(rule.max),
-            "multiple_of": rule.multiple_of,
-            "max_pixels": rule.max_pixels,
-            "suggested": [str(size) for size in rule.suggested],
+            "default": str(size.default),
+            "min": str(size.min),
+            "max": str(size.max),
+            "multiple_of": size.multiple_of,
+            "max_pixels": size.max_pixels,
+            "suggested": [str(suggested) for suggested in size.suggested],
         },
         "loras": list(catalogue.loras_for(model)),
         "qualities": list(dict.fromkeys(name for preset in presets for name in preset.get("quality", {}))),

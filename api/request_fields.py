@@ -1,4 +1,4 @@
-"""The fields of a request in any of the dialects -> an ImageRequest, and how its answer is to look. Pure."""
+"""Converts the fields of a request, in any dialect, to an ImageRequest and the response options. Pure."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "strength": ("denoise", "denoising_strength"),
     "lora": ("loras",),
 }
-"""Canonical name -> what other servers call it. The first that is present wins."""
+"""Canonical name -> names that other servers use. The first one present in the request wins."""
 
 PRESETS = ("quality", "input_fidelity")
 
-_WHY_NOT: Mapping[str, str] = {
-    "style": "no model here has styles; say it in the prompt",
-    "complexity": "no model here has such presets",
-    "moderation": "nothing is moderated here",
-    "user": "nothing is told apart by user here",
-    "safety_identifier": "nothing is told apart by user here",
+_UNSUPPORTED: Mapping[str, str] = {
+    "style": "this server has no styles; describe the style in the prompt",
+    "complexity": "this server has no complexity presets",
+    "moderation": "this server does not moderate",
+    "user": "this server does not distinguish users",
+    "safety_identifier": "this server does not distinguish users",
 }
-"""Fields of other servers that mean nothing here. Any other that is not ours may be an input of a workflow."""
+"""Known fields of other servers without a function here, with the reason. Other unknown fields may be workflow inputs."""
 
-_OURS = frozenset(SCHEMA["properties"]) - {
+_API_FIELDS = frozenset(SCHEMA["properties"]) - {
     *("steps", "cfg", "guidance", "strength", "negative_prompt", "sampler", "schedule")
 }
 
 
 @dataclass(frozen=True)
 class ParsedRequest:
-    """A request, how its pictures are to be finished and answered, and what is not done as asked."""
+    """A request, the options for its pictures and its response, and the notes on what differs from the request."""
 
     request: ImageRequest
-    finish: OutputOptions
+    output: OutputOptions
     as_url: bool
     stream: StreamFormat | None
     adjusted: tuple[Note, ...]
@@ -58,7 +58,7 @@ class ParsedRequest:
 
 
 def read_image_request(
-    canonical_fields: Mapping[str, Any],
+    fields: Mapping[str, Any],
     *,
     endpoint: Endpoint,
     request_id: str,
@@ -67,12 +67,12 @@ def read_image_request(
     url_needs_file: bool = True,
     notes: tuple[Note, ...] = (),
 ) -> ParsedRequest:
-    """The fields of a body as `canonical` gives them, images taken out. `draw_seed` gives a seed where the request has
-    none; `notes` tell what was not done as asked until now.
+    """Convert the fields, as `canonical_fields` returns them and without images, to a ParsedRequest.
 
-    Raises InvalidRequest, PromptRequired, InvalidValue, SizeNotAllowed.
+    `draw_seed` returns a random seed and is called if the request has none; `notes` are the notes of the earlier steps.
+    Raises PromptRequired, InvalidValue, SizeNotAllowed.
     """
-    fields = dict(canonical_fields)
+    fields = dict(fields)
     _normalise(fields)
     _check(fields, endpoint.task)
     seed = fields.get("seed", -1)
@@ -87,64 +87,70 @@ def read_image_request(
         seed=draw_seed() if seed == -1 else int(seed),
         seed_origin="drawn" if seed == -1 else "request",
         id=request_id,
-        inputs={name: fields[name] for name in fields if name not in _OURS and name not in _WHY_NOT},
+        inputs={
+            name: fields[name] for name in fields if name not in _API_FIELDS and name not in _UNSUPPORTED
+        },
         presets=_presets(fields, endpoint.task),
         loras=tuple(LoraChoice(lora["name"], lora.get("strength")) for lora in fields.get("lora", ())),
     )
-    finish = OutputOptions(
+    output = OutputOptions(
         format=fields.get("output_format", "png"),
         quality=fields.get("output_compression"),
         keep=as_url and url_needs_file,
     )
-    every = (*notes, *_ignored(fields, endpoint.task, stream))
-    adjusted = tuple(note for note in every if note.done is not None)
-    ignored = tuple(note for note in every if note.done is None)
-    return ParsedRequest(request, finish, as_url, stream, adjusted, ignored)
+    all_notes = (*notes, *_ignored(fields, endpoint.task, stream))
+    adjusted = tuple(note for note in all_notes if note.done is not None)
+    ignored = tuple(note for note in all_notes if note.done is None)
+    return ParsedRequest(request, output, as_url, stream, adjusted, ignored)
 
 
 # --- names -----------------------------------------------------------------------------------------
 
 
-def canonical(body: Mapping[str, Any]) -> tuple[dict[str, Any], list[Note]]:
-    """The fields that are given, flat and in canonical names, and those that lost to another of the same meaning."""
+def canonical_fields(body: Mapping[str, Any]) -> tuple[dict[str, Any], list[Note]]:
+    """The fields that are present, without nesting and under their canonical names, and notes on fields that were ignored
+    because another field with the same meaning wins. Raises InvalidValue."""
     extra = body.get("extra_body")
     if extra is not None and not isinstance(extra, dict):
         raise InvalidValue("`extra_body` must be an object.", param="extra_body")
-    outer = {name: value for name, value in body.items() if name != "extra_body" and _is_given(name, value)}
-    inner = {name: value for name, value in (extra or {}).items() if _is_given(name, value)}
+    outer = {name: value for name, value in body.items() if name != "extra_body" and _is_present(name, value)}
+    inner = {name: value for name, value in (extra or {}).items() if _is_present(name, value)}
     notes: list[Note] = []
-    if deeper := inner.pop("extra_body", None):
-        notes.append(Note("extra_body.extra_body", deeper, None, "one inside another counts for nothing"))
-    for canonical, others in ALIASES.items():
-        _take_first(canonical, (canonical, *others), (outer, inner), notes)
+    if nested := inner.pop("extra_body", None):
+        notes.append(Note("extra_body.extra_body", nested, None, "nested extra_body is ignored"))
+    for canonical, aliases in ALIASES.items():
+        _merge_aliases(canonical, (canonical, *aliases), (outer, inner), notes)
     notes += [
-        Note(f"extra_body.{name}", value, None, f"`{name}` beside it wins")
+        Note(f"extra_body.{name}", value, None, f"`{name}` outside extra_body wins")
         for name, value in inner.items()
         if name in outer and outer[name] != value
     ]
     return {**inner, **outer}, notes
 
 
-def _is_given(name: str, value: Any) -> bool:
+def _is_present(name: str, value: Any) -> bool:
     return value is not None and (value != "" or name == "prompt")
 
 
-def _take_first(
-    canonical: str, names: tuple[str, ...], places: tuple[dict[str, Any], ...], notes: list[Note]
+def _merge_aliases(
+    canonical: str, names: tuple[str, ...], sources: tuple[dict[str, Any], ...], notes: list[Note]
 ) -> None:
-    given = [(place, name) for place in places for name in names if name in place]
-    for index, (place, name) in enumerate(given):
-        value = place.pop(name)
+    """Replace `names` in `sources` by the first value present, stored under `canonical` in the first source."""
+    present = [(source, name) for source in sources for name in names if name in source]
+    for index, (source, name) in enumerate(present):
+        value = source.pop(name)
         if index == 0:
             winner, chosen = name, value
         elif value != chosen:
             notes.append(Note(name, value, None, f"`{winner}` has the same meaning and wins"))
-    if given:
-        # diffusers' guidance has no effect up to 1; ComfyUI's cfg below 1 would turn away from the prompt.
+    if present:
+        # A guidance scale up to 1 has no effect in diffusers; in ComfyUI, cfg below 1 would steer away from the prompt.
         if winner == "guidance_scale" and _is_number(chosen) and 0 <= chosen < 1:
-            notes.append(Note(winner, chosen, 1.0, "a guidance scale up to 1 means none, which is cfg 1"))
+            notes.append(
+                Note(winner, chosen, 1.0, "a guidance scale up to 1 means no guidance, which is cfg 1")
+            )
             chosen = 1.0
-        places[0][canonical] = chosen
+        sources[0][canonical] = chosen
 
 
 def _is_number(value: Any) -> bool:
@@ -155,7 +161,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _normalise(fields: dict[str, Any]) -> None:
-    """Other spellings of an allowed value become that value, in place."""
+    """Replace other spellings of allowed values, in place."""
     n = fields.get("n")
     if isinstance(n, str) and n.strip().isascii() and n.strip().isdigit() and len(n) < 10:
         fields["n"] = int(n)
@@ -177,7 +183,7 @@ def _normalise(fields: dict[str, Any]) -> None:
 def _check(fields: Mapping[str, Any], task: Task) -> None:
     prompt = fields.get("prompt", "")
     if task != "vary" and isinstance(prompt, str) and not prompt.strip():
-        raise PromptRequired("A prompt is required: say what the picture shows.", param="prompt")
+        raise PromptRequired("A prompt is required.", param="prompt")
     error = first_error(_VALIDATOR, fields)
     if error is not None:
         raise _invalid(error)
@@ -203,31 +209,31 @@ def _presets(fields: Mapping[str, Any], task: Task) -> dict[str, str]:
     return {name: fields[name].strip().lower() for name in names if isinstance(fields.get(name), str)}
 
 
-# --- what is not honoured --------------------------------------------------------------------------
+# --- ignored fields --------------------------------------------------------------------------------
 
 
 def _ignored(fields: Mapping[str, Any], task: Task, stream: StreamFormat | None) -> list[Note]:
-    notes = [Note(name, fields[name], None, why) for name, why in _WHY_NOT.items() if name in fields]
+    notes = [Note(name, fields[name], None, why) for name, why in _UNSUPPORTED.items() if name in fields]
     if stream is None:
-        why = "variations do not stream" if fields.get("stream") else "there is no stream"
+        why = "variations cannot be streamed" if fields.get("stream") else "the response is not streamed"
         notes += [
             Note(name, fields[name], None, why)
             for name in ("stream", "partial_images", "stream_options")
             if fields.get(name)
         ]
     elif stream.openai and fields.get("response_format") == "url":
-        notes.append(Note("response_format", "url", None, "the events of a stream carry b64_json"))
+        notes.append(Note("response_format", "url", None, "stream events contain b64_json"))
     if task == "vary" and "prompt" in fields:
-        notes.append(Note("prompt", fields["prompt"], None, "variations have no prompt; an edit has"))
+        notes.append(Note("prompt", fields["prompt"], None, "variations have no prompt; use an edit"))
     if task == "generate" and "input_fidelity" in fields:
-        notes.append(Note("input_fidelity", fields["input_fidelity"], None, "there is no input image"))
+        notes.append(Note("input_fidelity", fields["input_fidelity"], None, "the request has no input image"))
     notes += [
-        Note(name, fields[name], None, "it names no preset")
+        Note(name, fields[name], None, "the value is not a preset name")
         for name in PRESETS
         if name in fields and not isinstance(fields[name], str)
     ]
     if fields.get("background", "auto") not in ("auto", "opaque"):
-        notes.append(Note("background", fields["background"], None, "every model draws opaque pictures"))
+        notes.append(Note("background", fields["background"], None, "all models draw opaque pictures"))
     if "output_compression" in fields and fields.get("output_format", "png") == "png":
         notes.append(Note("output_compression", fields["output_compression"], None, "png is lossless"))
     return notes

@@ -1,9 +1,9 @@
-"""What an answer says of its pictures: url or base64, size, usage, and in `_hal0` everything about how they were made."""
+"""Builds the JSON responses: the pictures as URL or base64, their size, usage, and in `_hal0` how they were made."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,21 +15,21 @@ from errors import shorten
 from generation import Drawing, Image, Timings
 
 SKETCH_NOTICE = (
-    "These are sketches by Easel's built-in engine: no model ran. Set EASEL_ENGINE_URL to a ComfyUI."
+    "These are sketches from Easel's built-in engine; no model ran. Set EASEL_ENGINE_URL to use ComfyUI."
 )
-_LONGEST_ECHO = 200
-_MOST_NOTES = 100
+_MAX_ECHO_CHARS = 200
+_MAX_NOTES = 100
 _OPENAI_QUALITY: Mapping[str, str] = {"standard": "medium", "hd": "high"}
 
 
 @dataclass(frozen=True)
 class Links:
-    """Where kept images are for this client: the prefix of their names."""
+    """Builds the URLs of stored images for one client; `prefix` is the part before the path."""
 
     prefix: str
 
-    def datum(self, image: Image, as_url: bool) -> dict[str, Any]:
-        """`url` or `b64_json` of an image, never both; the url of one that is not kept is a data: URL."""
+    def picture_field(self, image: Image, as_url: bool) -> dict[str, Any]:
+        """Either `url` or `b64_json` of an image. The url of an image that is not stored is a data: URL."""
         if not as_url:
             return {"b64_json": Base64(image.data)}
         if image.kept is None:
@@ -38,56 +38,57 @@ class Links:
 
 
 def images_response(
-    asked: ParsedRequest, drawing: Drawing, images: Sequence[Image], links: Links, elapsed_s: float
+    parsed: ParsedRequest, drawing: Drawing, images: Sequence[Image], links: Links, elapsed_s: float
 ) -> dict[str, Any]:
-    """OpenAI's ImagesResponse, with `_hal0`."""
-    answer = {
+    """OpenAI's ImagesResponse, with `_hal0`. `elapsed_s`: time since the request arrived."""
+    body = {
         "created": int(time.time()),
-        "data": [links.datum(image, asked.as_url) for image in images],
+        "data": [links.picture_field(image, parsed.as_url) for image in images],
         "background": "opaque",
-        "output_format": asked.finish.format,
+        "output_format": parsed.output.format,
         "size": str(images[0].size),
         "usage": usage(drawing.timings(), len(images), elapsed_s),
-        "_hal0": debug(asked, drawing, images),
+        "_hal0": debug_info(parsed, drawing, images),
     }
     if quality := quality_of(drawing.plan):
-        answer["quality"] = quality
-    return answer
+        body["quality"] = quality
+    return body
 
 
 def quality_of(plan: Plan) -> str | None:
-    """OpenAI's word for the preset that was applied, if one was."""
+    """OpenAI's name of the preset that was applied, or None."""
     preset = plan.presets.get("quality")
     return _OPENAI_QUALITY.get(preset, preset) if preset else None
 
 
 def usage(timings: Timings, pictures: int, elapsed_s: float) -> dict[str, Any]:
-    """OpenAI's counts, which SDKs insist on, and GPUStack's measurements. `elapsed_s`: since the request arrived."""
+    """OpenAI's token counts, which the SDKs require, and GPUStack's measurements. `elapsed_s`: time since the request
+    arrived."""
     run_s = max(timings.run_s, 1e-6)
     before_s = max(0.0, elapsed_s - timings.run_s - timings.fetch_s - timings.finish_s)
-    none = {"text_tokens": 0, "image_tokens": 0}
+    no_tokens = {"text_tokens": 0, "image_tokens": 0}
     return {
         "input_tokens": 0,
         "output_tokens": 0,
         "total_tokens": 0,
-        "input_tokens_details": none,
-        "output_tokens_details": none,
+        "input_tokens_details": no_tokens,
+        "output_tokens_details": no_tokens,
         "generation_per_second": round(pictures / run_s, 3),
         "time_per_generation_ms": round(run_s / max(1, pictures) * 1000, 3),
         "time_to_process_ms": round(before_s * 1000, 3),
     }
 
 
-_NOT_SHOWN = ("prompt", "files", "image", "mask", "crop", "loras")
+_HIDDEN_VALUES = ("prompt", "files", "image", "mask", "crop", "loras")
 
 
-def debug(asked: ParsedRequest, drawing: Drawing, images: Sequence[Image]) -> dict[str, Any]:
-    """`_hal0`: how `images` were made, and what was not done as asked."""
+def debug_info(parsed: ParsedRequest, drawing: Drawing, images: Sequence[Image]) -> dict[str, Any]:
+    """The content of `_hal0`: how `images` were made, and which fields were adjusted or ignored."""
     plan, first = drawing.plan, images[0]
-    values = {name: planned.value for name, planned in plan.values.items() if name not in _NOT_SHOWN}
+    values = {name: planned.value for name, planned in plan.values.items() if name not in _HIDDEN_VALUES}
     if loras := plan.values["loras"].value:
         values["loras"] = [{"name": lora["id"], "strength": lora["strength"]} for lora in loras]
-    told: dict[str, Any] = {
+    info: dict[str, Any] = {
         "model": plan.model,
         "workflow": plan.workflow,
         "checkpoint": drawing.checkpoint,
@@ -98,31 +99,30 @@ def debug(asked: ParsedRequest, drawing: Drawing, images: Sequence[Image]) -> di
             for image in images
         ],
         "timings": {name: round(value, 6) for name, value in vars(drawing.timings()).items()},
-        "adjusted": _notes((*asked.adjusted, *plan.adjusted)),
-        "ignored": _notes((*asked.ignored, *plan.ignored)),
+        "adjusted": _note_entries((*parsed.adjusted, *plan.adjusted)),
+        "ignored": _note_entries((*parsed.ignored, *plan.ignored)),
         "engine": "sketch" if drawing.is_sketch else "comfyui",
     }
     if drawing.is_sketch:
-        told["notice"] = SKETCH_NOTICE
-    return told
+        info["notice"] = SKETCH_NOTICE
+    return info
 
 
-def _notes(notes: Iterable[Note]) -> list[dict[str, Any]]:
-    every = list(notes)
-    listed = []
-    for note in every[:_MOST_NOTES]:
+def _note_entries(notes: tuple[Note, ...]) -> list[dict[str, Any]]:
+    entries = []
+    for note in notes[:_MAX_NOTES]:
         entry = {"field": _echo(note.field), "asked": _echo(note.asked), "why": note.why}
-        listed.append(entry if note.done is None else {**entry, "done": note.done})
-    if len(every) > _MOST_NOTES:
-        listed.append({"field": "…", "asked": len(every) - _MOST_NOTES, "why": "as many more are not shown"})
-    return listed
+        entries.append(entry if note.done is None else {**entry, "done": note.done})
+    if len(notes) > _MAX_NOTES:
+        entries.append({"field": "…", "asked": len(notes) - _MAX_NOTES, "why": "number of entries not shown"})
+    return entries
 
 
 def _echo(value: Any) -> Any:
-    """What a client sent, small enough to send back and certain to be JSON."""
+    """A value that the client sent, shortened and converted to valid JSON."""
     if isinstance(value, (bool, int)) or (isinstance(value, float) and abs(value) < float("inf")):
         return value
     if isinstance(value, Mapping):
         return "(an object)"
     text = value if isinstance(value, str) else repr(value)
-    return shorten(text, _LONGEST_ECHO)
+    return shorten(text, _MAX_ECHO_CHARS)

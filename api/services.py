@@ -1,4 +1,4 @@
-"""What the api room needs from the rest of the house, as values: made once by `app`."""
+"""What the API needs from the other packages. Created once by `app`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from status import SystemStatus
 
 @dataclass(frozen=True)
 class HttpOptions:
-    """How this installation answers over HTTP; each field is the setting of that name."""
+    """The HTTP options of this installation, taken from its settings."""
 
     api_keys: tuple[str, ...] = ()
     on_loopback: bool = True
@@ -33,17 +33,17 @@ class HttpOptions:
 
 @dataclass(frozen=True)
 class Services:
-    """The rooms behind the api, and what is in force in them now."""
+    """The services that the API uses."""
 
     options: HttpOptions
     generator: Generator
     store: ImageStore
     catalogue: Callable[[], Catalogue]
-    catalogue_since: Callable[[], int]
-    """Unix time at which the catalogue came into force"""
+    catalogue_loaded_at: Callable[[], int]
+    """Unix time at which the current catalogue was loaded"""
     catalogue_error: Callable[[], EaselError | None]
     engine: Callable[[], Engine]
     arbiter: Arbiter
     system_status: SystemStatus
     fetch_image: Callable[[str, str], bytes] | None = None
-    """(URL, param) -> the image there, where this installation fetches any"""
+    """(URL, param) -> the bytes at that URL; None if the setting `images.fetch_urls` is off"""

@@ -1,4 +1,4 @@
-"""Events of a drawing as server-sent events: in OpenAI's form, GPUStack's, or both at once; `docs/api.md` shows each."""
+"""Formats server-sent events in OpenAI's format, GPUStack's, or both combined; `docs/api.md` shows examples."""
 
 from __future__ import annotations
 
@@ -9,159 +9,159 @@ from typing import Any
 from api.dialect import StreamFormat
 from api.errors import envelope, status_of
 from api.request_fields import ParsedRequest
-from api.responses import Links, debug, quality_of, usage
+from api.responses import Links, debug_info, quality_of, usage
 from api.streamed_json import Base64, StreamedJson
 from engine import Preview, Progress
 from errors import EaselError
 from generation import Drawing, Image
 
-Frame = Iterable[bytes]
-"""One or more events, in pieces"""
+EncodedEvents = Iterable[bytes]
+"""Zero or more events as chunks of bytes"""
 
 _DONE = b"data: [DONE]\n\n"
 
 
 class StreamEvents:
-    """What becomes of each event of a drawing. Used by one drawing, in its thread; `opening` and `keep_alive` in that
-    of the server."""
+    """Formats the events of one drawing. `opening` and `keep_alive` are called in the server's thread, all other methods
+    in the thread that draws. `arrived_at` is the monotonic time at which the request arrived."""
 
     def __init__(
-        self, drawing: Drawing, asked: ParsedRequest, form: StreamFormat, links: Links, arrived: float
+        self, drawing: Drawing, parsed: ParsedRequest, stream: StreamFormat, links: Links, arrived_at: float
     ) -> None:
-        self._drawing, self._asked, self._form, self._links = drawing, asked, form, links
-        self._arrived = arrived
-        self._kind = "image_generation" if asked.request.task == "generate" else "image_edit"
+        self._drawing, self._parsed, self._format, self._links = drawing, parsed, stream, links
+        self._arrived_at = arrived_at
+        self._type = "image_generation" if parsed.request.task == "generate" else "image_edit"
         self._batches = [job.batch for job in drawing.plan.jobs]
         self._total = sum(self._batches)
         self._sent = 0
-        """Pictures that were sent: the next is number `_sent`"""
+        """Number of pictures sent, and so the index of the next one"""
         self._progress = 0.0
-        self._shown_job: str | None = None
+        self._current_job: str | None = None
         self._steps = int(drawing.plan.values["steps"].value) if "steps" in drawing.plan.values else 1
         self._previews = self._partials = 0
-        """Previews of the running job that came, and that were sent"""
+        """Previews of the current job that were received, and that were sent"""
 
     @property
     def wants_previews(self) -> bool:
-        """Whether previews are of any use here."""
-        return self._form.openai and bool(self._form.partial_images)
+        """Whether the stream contains previews."""
+        return self._format.openai and bool(self._format.partial_images)
 
-    def opening(self) -> Frame:
-        """At once, so that everybody between here and the client knows that something comes."""
-        return self._event(self._chunk(0, 0.0)) if self._form.gpustack else [b": drawing\n\n"]
+    def opening(self) -> EncodedEvents:
+        """The first event, sent at once so that the client and all proxies receive the headers and first bytes."""
+        return self._event(self._chunk(0, 0.0)) if self._format.gpustack else [b": drawing\n\n"]
 
-    def keep_alive(self) -> Frame:
-        """GPUStack's clients lose everything behind a comment; an event without data breaks OpenAI's."""
-        if self._form.gpustack:
+    def keep_alive(self) -> EncodedEvents:
+        """An event that repeats the current progress, or a comment. GPUStack's clients lose everything after a comment;
+        OpenAI's fail on an event without data."""
+        if self._format.gpustack:
             return self._event(self._chunk(min(self._sent, self._total - 1), self._progress))
         return [b": still drawing\n\n"]
 
-    def shown(self, event: Progress | Preview) -> Frame:
-        """A step or a preview."""
-        if event.prompt_id != self._shown_job:
-            self._shown_job, self._previews, self._partials, self._progress = event.prompt_id, 0, 0, 0.0
+    def on_progress(self, event: Progress | Preview) -> EncodedEvents:
+        """The events for a sampler step or a preview."""
+        if event.prompt_id != self._current_job:
+            self._current_job, self._previews, self._partials, self._progress = event.prompt_id, 0, 0, 0.0
         if isinstance(event, Preview):
             return self._partial(event)
-        if not self._form.gpustack:
+        if not self._format.gpustack:
             return []
-        # 100 is kept for the picture itself.
+        # 100 is reserved for the picture itself.
         self._progress = max(self._progress, min(99.0, round(100 * event.value / max(1, event.maximum), 1)))
-        return self._joined(self._chunk(index, self._progress) for index in self._indexes())
+        events = [self._event(self._chunk(index, self._progress)) for index in self._indexes()]
+        return [b"".join(chunk for event in events for chunk in event)]
 
     def _indexes(self) -> range:
-        """The numbers of the pictures that the running job draws."""
+        """The indexes of the pictures of the current job."""
         job, first = 0, 0
         while job + 1 < len(self._batches) and first + self._batches[job] <= self._sent:
             first += self._batches[job]
             job += 1
         return range(first, first + self._batches[job])
 
-    def _partial(self, preview: Preview) -> Frame:
-        """As many previews as were asked for, evenly over the job's steps."""
-        # ComfyUI makes one of each step, and sends it before it says that the step is done.
+    def _partial(self, preview: Preview) -> EncodedEvents:
+        """A preview, if it is due: the requested number of them is distributed evenly over the job's steps."""
+        # ComfyUI makes one preview per step, and sends it before it reports the step as done.
         self._previews += 1
-        wanted = (self._form.partial_images or 0) if self._form.openai else 0
-        if self._partials >= wanted or self._previews * (wanted + 1) < self._steps * (self._partials + 1):
+        requested = (self._format.partial_images or 0) if self._format.openai else 0
+        is_early = self._previews * (requested + 1) < self._steps * (self._partials + 1)
+        if is_early or self._partials >= requested:
             return []
         self._partials += 1
         event = {
-            "type": f"{self._kind}.partial_image",
+            "type": f"{self._type}.partial_image",
             "b64_json": Base64(preview.data),
             "created_at": int(time.time()),
             "size": str(self._drawing.plan.size),
             "quality": quality_of(self._drawing.plan) or "auto",
             "background": "opaque",
-            # A preview is sent as the engine made it.
+            # Previews are sent in the format that the engine made.
             "output_format": preview.mime.removeprefix("image/"),
             "partial_image_index": self._partials - 1,
         }
-        if self._form.gpustack:
+        if self._format.gpustack:
             event |= self._chunk(self._indexes()[0], self._progress)
         return self._event(event)
 
-    def finished(self, image: Image) -> Frame:
-        """A picture."""
+    def on_image(self, image: Image) -> EncodedEvents:
+        """The event for a finished picture."""
         index, self._sent = self._sent, self._sent + 1
         if self._sent == self._indexes().start:
-            self._progress = 0.0  # the next job has not begun
+            self._progress = 0.0  # the next job has not started
         event: dict[str, Any] = {}
-        if self._form.openai:
+        if self._format.openai:
             event = {
-                "type": f"{self._kind}.completed",
+                "type": f"{self._type}.completed",
                 "b64_json": Base64(image.data),
                 "created_at": int(time.time()),
                 "size": str(image.size),
                 "quality": quality_of(self._drawing.plan) or "auto",
                 "background": "opaque",
-                "output_format": self._asked.finish.format,
+                "output_format": self._parsed.output.format,
                 "usage": self._usage(),
             }
-        if self._form.gpustack:
-            event |= self._chunk(index, 100.0, **self._links.datum(image, self._asked.as_url))
-            event |= {"size": str(image.size), "output_format": self._asked.finish.format}
-            if self._form.include_usage and self._sent == self._total:
+        if self._format.gpustack:
+            event |= self._chunk(index, 100.0, **self._links.picture_field(image, self._parsed.as_url))
+            event |= {"size": str(image.size), "output_format": self._parsed.output.format}
+            if self._format.include_usage and self._sent == self._total:
                 event["usage"] = self._usage()
         elif self._is_plain:
-            event |= {"created": int(time.time()), "data": [_datum(index, 100.0)]}
-        event["_hal0"] = debug(self._asked, self._drawing, [image])
+            event |= {"created": int(time.time()), "data": [_chunk_entry(index, 100.0)]}
+        event["_hal0"] = debug_info(self._parsed, self._drawing, [image])
         return self._event(event)
 
     @property
     def _is_plain(self) -> bool:
-        """Neither dialect's own options were given: what the one needs is no harm to the other."""
-        return not self._form.gpustack and self._form.partial_images is None
+        """Whether no options of either dialect were given: then the events contain what clients of both need."""
+        return not self._format.gpustack and self._format.partial_images is None
 
-    def ending(self) -> Frame:
-        """What comes after the last picture."""
-        return [_DONE] if self._form.gpustack or self._is_plain else []
+    def ending(self) -> EncodedEvents:
+        """What is sent after the last picture."""
+        return [_DONE] if self._format.gpustack or self._is_plain else []
 
-    def failed(self, error: EaselError) -> Frame:
-        """The end of a drawing that failed."""
-        return failure(error, self._form)
+    def on_error(self, error: EaselError) -> EncodedEvents:
+        """The last events of a stream that failed."""
+        return error_events(error, self._format)
 
     def _usage(self) -> dict[str, Any]:
-        return usage(self._drawing.timings(), self._sent, time.monotonic() - self._arrived)
+        return usage(self._drawing.timings(), self._sent, time.monotonic() - self._arrived_at)
 
     def _chunk(self, index: int, progress: float, **more: Any) -> dict[str, Any]:
         return {
             "created": int(time.time()),
             "model": self._drawing.plan.model,
-            "data": [{**_datum(index, progress), **more}],
+            "data": [{**_chunk_entry(index, progress), **more}],
         }
 
-    def _event(self, payload: dict[str, Any]) -> Frame:
-        return event_of(payload, named=not self._form.gpustack)
-
-    def _joined(self, payloads: Iterable[dict[str, Any]]) -> Frame:
-        return [b"".join(piece for payload in payloads for piece in self._event(payload))]
+    def _event(self, payload: dict[str, Any]) -> EncodedEvents:
+        return encode_event(payload, named=not self._format.gpustack)
 
 
-def _datum(index: int, progress: float) -> dict[str, Any]:
+def _chunk_entry(index: int, progress: float) -> dict[str, Any]:
     return {"index": index, "object": "image.chunk", "progress": progress}
 
 
 class _Event:
-    """One event, in pieces, made as they are sent."""
+    """One event in chunks, encoded while it is sent."""
 
     def __init__(self, head: bytes, payload: StreamedJson) -> None:
         self._head, self._payload = head, payload
@@ -175,20 +175,20 @@ class _Event:
         yield b"\n\n"
 
 
-def event_of(payload: dict[str, Any], *, named: bool) -> Frame:
-    """`payload` as one event. GPUStack's clients lose an event that does not begin with `data:`."""
+def encode_event(payload: dict[str, Any], *, named: bool) -> EncodedEvents:
+    """`payload` as one event. Use `named=False` for GPUStack's clients: they lose events that do not start with `data:`."""
     name = f"event: {payload['type']}\n" if named else ""
     return _Event(f"{name}data: ".encode("ascii"), StreamedJson(payload))
 
 
-def failure(error: EaselError, form: StreamFormat) -> Frame:
-    """The end of a stream that failed: in the form that SDKs raise, and in GPUStack's."""
+def error_events(error: EaselError, stream: StreamFormat) -> EncodedEvents:
+    """The last events of a stream that failed: one that OpenAI's SDKs raise as an error, or GPUStack's."""
     body = envelope(error)["error"]
-    if not form.gpustack:
-        return event_of({"type": "error", "error": body}, named=True)
+    if not stream.gpustack:
+        return encode_event({"type": "error", "error": body}, named=True)
     flat = {"code": status_of(type(error)), "message": error.message, "type": body["type"]}
     return [
-        *event_of({"error": body}, named=False),
+        *encode_event({"error": body}, named=False),
         b"error: " + b"".join(StreamedJson(flat)) + b"\n\n",
         _DONE,
     ]

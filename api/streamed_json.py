@@ -1,5 +1,5 @@
-"""JSON with pictures in it, in pieces: a picture is turned into base64 slice by slice while it is being sent, so that
-no copy of it is ever whole in memory."""
+"""Serializes JSON that contains pictures in chunks: pictures are encoded to base64 slice by slice while they are sent,
+so that memory never holds a complete encoded copy."""
 
 from __future__ import annotations
 
@@ -11,48 +11,50 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-_SLICE = 3 * (1 << 18)
-"""bytes; a multiple of three, so that slices of base64 join without padding"""
+_SLICE_BYTES = 3 * (1 << 18)
+"""A multiple of three, so that the base64 slices can be joined without padding"""
 
 
 @dataclass(frozen=True)
 class Base64:
-    """A value of a document: `prefix` and these bytes in base64."""
+    """A JSON string value: `prefix` followed by `data` in base64."""
 
     data: bytes
     prefix: str = ""
 
     @property
     def length(self) -> int:
+        """Length of the value in bytes"""
         return len(self.prefix) + (len(self.data) + 2) // 3 * 4
 
     def slices(self) -> Iterator[bytes]:
         yield self.prefix.encode("ascii")
         view = memoryview(self.data)
-        for start in range(0, len(view), _SLICE):
-            yield base64.b64encode(view[start : start + _SLICE])
+        for start in range(0, len(view), _SLICE_BYTES):
+            yield base64.b64encode(view[start : start + _SLICE_BYTES])
 
 
 class StreamedJson:
-    """The JSON text of `document`, whose values may be `Base64`. Can be iterated again and again."""
+    """The JSON text of `document`, whose values may be `Base64`. Can be iterated more than once. Raises TypeError for
+    values that JSON does not support."""
 
     def __init__(self, document: Any) -> None:
         pictures: list[Base64] = []
-        # Nobody who writes a prompt can guess it.
-        mark = secrets.token_hex(16)
+        # Random, so that no prompt can contain it.
+        marker = secrets.token_hex(16)
 
-        def stand_in(value: Any) -> str:
+        def placeholder(value: Any) -> str:
             if not isinstance(value, Base64):
-                raise TypeError(f"{type(value).__name__} is not JSON")
+                raise TypeError(f"{type(value).__name__} is not JSON serializable")
             pictures.append(value)
-            return f"{mark}{len(pictures) - 1}"
+            return f"{marker}{len(pictures) - 1}"
 
-        text = json.dumps(document, default=stand_in, separators=(",", ":"))
-        self._texts = [part.encode("ascii") for part in re.split(rf"{mark}\d+", text)]
+        text = json.dumps(document, default=placeholder, separators=(",", ":"))
+        self._texts = [part.encode("ascii") for part in re.split(rf"{marker}\d+", text)]
         self._pictures = pictures
 
     def __len__(self) -> int:
-        """The number of bytes."""
+        """Length of the JSON text in bytes"""
         return sum(map(len, self._texts)) + sum(picture.length for picture in self._pictures)
 
     def __iter__(self) -> Iterator[bytes]:

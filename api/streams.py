@@ -1,5 +1,5 @@
-"""A streamed answer: a thread draws and puts frames into a queue; the server's own thread takes them out and sends them,
-so that a slow client holds up nobody."""
+"""Streamed responses: one thread draws and puts events into a queue, the server's thread sends them, so that a slow
+client does not block the engine."""
 
 from __future__ import annotations
 
@@ -9,40 +9,42 @@ from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 
 from api.errors import status_of
-from api.stream_events import Frame, StreamEvents
+from api.stream_events import EncodedEvents, StreamEvents
 from errors import EaselError
 from generation import Drawing, OutputOptions
 
 log = logging.getLogger("easel.api")
 
-KEEP_ALIVE_S = 15.0
+KEEP_ALIVE_INTERVAL_S = 15.0
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 MIME = "text/event-stream"
 
 
 class ImageStream:
-    """The body of a streamed answer; drawing begins when it is made. `close` (also by a client that hangs up) ends it.
+    """The body of a streamed response. Drawing starts on construction; `close`, which the server also calls when the
+    client disconnects, cancels it.
 
-    `release` is called once nothing is being drawn any more and nobody is being sent anything. `request_id` is for the log.
+    `release` is called when both drawing and sending have ended. `request_id` is for the log.
     """
 
     def __init__(
         self,
         drawing: Drawing,
-        finish: OutputOptions,
-        frames: StreamEvents,
+        output: OutputOptions,
+        events: StreamEvents,
         *,
         request_id: str,
         cancelled: Callable[[], bool],
         release: Callable[[], None],
-        keep_alive_s: float = KEEP_ALIVE_S,
+        keep_alive_interval_s: float = KEEP_ALIVE_INTERVAL_S,
     ) -> None:
-        self._drawing, self._finish, self._frames = drawing, finish, frames
+        self._drawing, self._output, self._events = drawing, output, events
         self._request_id = request_id
-        self._cancelled, self._keep_alive_s = cancelled, keep_alive_s
-        self._queue: SimpleQueue[Frame | None] = SimpleQueue()
+        self._cancelled, self._keep_alive_interval_s = cancelled, keep_alive_interval_s
+        self._queue: SimpleQueue[EncodedEvents | None] = SimpleQueue()
         self._closed = threading.Event()
-        self._holders = Countdown(2, release)
+        # One use by the thread that draws, one by the server that sends.
+        self._uses = UseCount(2, release)
         self._thread = threading.Thread(target=self._draw, name="easel-stream", daemon=True)
         try:
             self._thread.start()
@@ -51,65 +53,66 @@ class ImageStream:
             raise
 
     def __iter__(self) -> Iterator[bytes]:
-        yield from self._frames.opening()
+        yield from self._events.opening()
         while True:
             try:
-                frame = self._queue.get(timeout=self._keep_alive_s)
+                encoded = self._queue.get(timeout=self._keep_alive_interval_s)
             except Empty:
-                frame = self._frames.keep_alive()
-            if frame is None:
+                encoded = self._events.keep_alive()
+            if encoded is None:
                 return
-            yield from frame
+            yield from encoded
 
     def close(self) -> None:
-        """Nobody reads any more: what still runs is taken back."""
+        """Cancel the drawing if it still runs."""
         if not self._closed.is_set():
             self._closed.set()
-            self._holders.one_less()
+            self._uses.end_one()
 
     def _draw(self) -> None:
         try:
-            self._put(self._frames_of_pictures())
+            self._draw_images()
         except Exception as error:
-            self._put(self._frames.failed(self._named(error)))
+            self._put(self._events.on_error(self._to_easel_error(error)))
         finally:
             self._queue.put(None)
-            self._holders.one_less()
+            self._uses.end_one()
 
-    def _frames_of_pictures(self) -> Frame:
+    def _draw_images(self) -> None:
         images = self._drawing.images(
-            self._finish,
-            watch=lambda event: self._put(self._frames.shown(event)),
+            self._output,
+            on_progress=lambda event: self._put(self._events.on_progress(event)),
             cancelled=lambda: self._closed.is_set() or self._cancelled(),
-            previews=self._frames.wants_previews,
+            previews=self._events.wants_previews,
         )
         for image in images:
-            self._put(self._frames.finished(image))
-        return self._frames.ending()
+            self._put(self._events.on_image(image))
+        self._put(self._events.ending())
 
-    def _put(self, frame: Frame) -> None:
-        if frame:
-            self._queue.put(frame)
+    def _put(self, encoded: EncodedEvents) -> None:
+        if encoded:
+            self._queue.put(encoded)
 
-    def _named(self, error: Exception) -> EaselError:
+    def _to_easel_error(self, error: Exception) -> EaselError:
         if not isinstance(error, EaselError):
             log.error("%s: the stream failed", self._request_id, exc_info=error)
-            return EaselError("Something failed inside.", request_id=self._request_id)
+            return EaselError("Internal server error.", request_id=self._request_id)
         if status_of(type(error)) >= 500:
-            log.error("%s: the stream ended early: %s: %s", self._request_id, error.code, error.message)
+            log.error("%s: the stream failed: %s: %s", self._request_id, error.code, error.message)
         return error
 
 
-class Countdown:
-    """Calls `done` when the last of `count` holders has let go; for holders in several threads."""
+class UseCount:
+    """Calls `on_zero` when all of `count` uses have ended. Thread-safe."""
 
-    def __init__(self, count: int, done: Callable[[], None]) -> None:
-        self._count, self._done = count, done
+    def __init__(self, count: int, on_zero: Callable[[], None]) -> None:
+        self._count, self._on_zero = count, on_zero
         self._lock = threading.Lock()
 
-    def one_less(self) -> None:
+    def end_one(self) -> None:
+        """End one use."""
         with self._lock:
             self._count -= 1
-            last = self._count == 0
-        if last:
-            self._done()
+            is_zero = self._count == 0
+        if is_zero:
+            self._on_zero()

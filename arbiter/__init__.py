@@ -1,5 +1,5 @@
-"""Who may use the GPU now: leases, one state that all processes share, and one reconciler that passes the GPU on. Knows
-two tenants and how long to wait; never what a graph, a prompt or a model file is."""
+"""Who may use the GPU now: leases, one state shared by all processes, and one reconciler that hands the GPU over. Knows
+two tenants and how long to wait; never what a graph, a prompt or a model file is. README.md describes the design."""
 
 from arbiter.arbiter import Arbiter, Lease, Snapshot
 from arbiter.job_progress import JobProgress

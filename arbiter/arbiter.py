@@ -1,9 +1,9 @@
-"""The arbiter's door: leases, switchovers asked for by name, the pin. Callers say what they need and never look first."""
+"""The arbiter's interface: leases, explicit switchovers, the pin. Callers say which mode they need; they do not check
+the current mode first."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 import time
@@ -11,12 +11,25 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from arbiter import policy as decide
 from arbiter.job_progress import JobProgressStore
 from arbiter.leases import Claim, ClaimFolder, OwnClaim
 from arbiter.monitor import Monitor
+from arbiter.policy import (
+    Situation,
+    has_turn,
+    idle_restore_at,
+    is_open,
+    is_refused,
+    is_revoked,
+    may_trigger_switch,
+    next_claim_number,
+    queue_position,
+    seconds_until,
+    select,
+    target_mode,
+)
 from arbiter.reconciler import Reconciler
-from arbiter.state_store import StateStore
+from arbiter.state_store import StateStore, not_writable
 from arbiter.switchover import Switchover
 from arbiter.values import Mode, Pace, Policy, State, SwitchRequest
 from errors import (
@@ -24,32 +37,31 @@ from errors import (
     ComfyuiBusy,
     EaselError,
     GpuBusy,
-    GpuImageMode,
+    GpuInGenerationMode,
     GpuPinned,
     GpuPreempted,
     JobNotFound,
     NotGenerating,
     RenderCancelled,
     RequestCancelled,
-    StoreFull,
     SwitchFailed,
     SwitchInProgress,
 )
 from gpu_tenant import Tenant
 
-log = logging.getLogger("easel.gpu")
-
-_ASK_S = 0.25
-"""Between two looks at whether the caller is still there"""
-_NEAR_S, _STEP_S, _FAR_S = 0.01, 0.02, 0.25
-_MEASURE_S = 1.0
-_NOTICEABLE_S = 0.2
-_WAKE = 4
+_CANCEL_CHECK_INTERVAL_S = 0.25
+"""Between two checks whether a waiting request was cancelled"""
+_MIN_POLL_INTERVAL_S, _POLL_STEP_S, _MAX_POLL_INTERVAL_S = 0.01, 0.02, 0.25
+_MEASURE_INTERVAL_S = 1.0
+"""Between two measurements of free memory (`coexist`), and between two checks that the state can be written"""
+_PROGRESS_DELAY_S = 0.2
+"""Progress of a shorter job is not written: it would be over before a client could read it"""
+_MAX_WOKEN = 4
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What the arbiter knows, at one moment, for showing. `claims` are in the order of their numbers."""
+    """What the arbiter knows at one moment, for display. `claims` are in the order of their numbers."""
 
     state: State
     claims: tuple[Claim, ...]
@@ -58,31 +70,32 @@ class Snapshot:
 
 
 class Lease:
-    """A shared hold on the present mode; as long as it lasts, the GPU does not change hands, save by force."""
+    """A shared hold on the current mode. While it lasts the GPU is not handed over, except by force. `queued_s`: how
+    long the request waited for it."""
 
-    def __init__(self, arbiter: Arbiter, own_claim: OwnClaim, waited_s: float) -> None:
-        self._arbiter, self._held = arbiter, own_claim
-        self.waited_s, self._had_at = waited_s, time.monotonic()
+    def __init__(self, arbiter: Arbiter, own_claim: OwnClaim, queued_s: float) -> None:
+        self._arbiter, self._own_claim = arbiter, own_claim
+        self.queued_s, self._started_at = queued_s, time.monotonic()
 
     def is_void(self) -> bool:
-        """Whether the owner took the GPU back by force or cancelled this job: stop, and submit nothing more."""
-        return self._arbiter.voided(self._held.claim) is not None
+        """Whether a forced switch revoked the lease or the owner cancelled its job: stop, and submit nothing more."""
+        return self._arbiter.void_reason(self._own_claim.claim) is not None
 
-    def ran(self, seconds: float) -> None:
-        """Tell how long the engine worked on the job, for those who are told when to come again."""
-        self._held.ran_s = seconds
+    def record_run(self, seconds: float) -> None:
+        """Record how long the engine worked on the job; `Retry-After` is computed from it."""
+        self._own_claim.run_s = seconds
 
-    def show(self, step: int, steps: int) -> None:
-        """Tell whoever watches how far the job is; of one that is done in no time nobody would see it."""
-        if time.monotonic() - self._had_at >= _NOTICEABLE_S:
-            self._arbiter.job_progress.show(self._held.claim.job, step, steps)
+    def report_progress(self, step: int, steps: int) -> None:
+        """Report how far the job is, for the status of all processes. Does nothing in a job's first moments."""
+        if time.monotonic() - self._started_at >= _PROGRESS_DELAY_S:
+            self._arbiter.job_progress.report(self._own_claim.claim.job, step, steps)
 
 
 class Arbiter:
     """One for each process; they agree through `folder`. Safe for threads.
 
-    Without `tenants` there is nobody to share with: leases are granted at once and there are no modes. `measure` gives
-    the bytes that the engine could have without anybody leaving, None where nobody can tell.
+    Without `tenants` the GPU is not shared: leases are granted at once and there are no switches. `available_bytes`
+    returns the GPU memory that the engine could use now, None if unknown.
     """
 
     def __init__(
@@ -92,29 +105,33 @@ class Arbiter:
         tenants: Mapping[Mode, Tenant] | None = None,
         engine: Tenant | None = None,
         policy: Policy | None = None,
-        measure: Callable[[], int | None] = lambda: None,
+        available_bytes: Callable[[], int | None] = lambda: None,
         engine_down: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`engine` alone is for an arbiter without `tenants`: it takes jobs of dead processes back."""
-        self.is_wired = tenants is not None
+        """`engine` is for an arbiter without `tenants`, which cancels the jobs of dead processes in it."""
+        self.shares_gpu = tenants is not None
         self.policy = policy or Policy()
         self.state_store, self.claims = StateStore(folder), ClaimFolder(folder / "holds")
         self.job_progress = JobProgressStore(folder / "jobs", clock)
-        self._measure, self._clock = measure, clock
-        everybody: dict[Mode, Tenant] = dict(tenants or {})
+        self._available_bytes, self._clock = available_bytes, clock
+        self._tenants: dict[Mode, Tenant] = dict(tenants or {})
         if engine is not None:
-            everybody.setdefault("generation", engine)
-        self._tenants = everybody
+            self._tenants.setdefault("generation", engine)
         switchover = Switchover(
-            self.state_store, self.claims, everybody, self.policy, free_memory=measure, clock=clock
+            self.state_store,
+            self.claims,
+            self._tenants,
+            self.policy,
+            available_bytes=available_bytes,
+            clock=clock,
         )
-        monitor = Monitor(everybody.get("inference"), engine_down)
+        monitor = Monitor(self._tenants.get("inference"), engine_down)
         self.reconciler = Reconciler(
-            switchover, is_wired=self.is_wired, monitor=monitor, forget=self._forget_the_dead
+            switchover, shares_gpu=self.shares_gpu, monitor=monitor, clean_up=self._clean_up
         )
         self._waiting: dict[int, threading.Event] = {}
-        self._dismissal: EaselError | None = None
+        self._stop_error: EaselError | None = None
 
     # --- leases ------------------------------------------------------------------------------------
 
@@ -128,72 +145,73 @@ class Arbiter:
         need_bytes: int = 0,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Iterator[Lease]:
-        """A hold on `mode` for one job, switching over first when that is needed and allowed.
+        """A lease on `mode` for one job, after a switchover if that is needed and allowed.
 
-        `job`: letters, digits, `-` and `_`; for a picture its prompt id. `need_bytes`: GPU memory that the job wants,
-        0 for unknown. `cancelled` is asked some times a second while waiting.
+        `job`: letters, digits, `-` and `_`; for a picture its prompt id. `need_bytes`: GPU memory that the job needs, 0
+        for unknown. `cancelled` is called a few times a second while waiting.
 
-        Raises GpuBusy when it is not had within `timeout_s`, GpuImageMode for an LLM request that the policy turns
-        away, SwitchFailed, GpuPreempted, RenderCancelled, RequestCancelled, and StoreFull when the state directory
-        cannot take a file more.
+        Raises GpuBusy if the lease is not granted within `timeout_s`, GpuInGenerationMode for an LLM request that the
+        policy refuses, SwitchFailed, GpuPreempted, RenderCancelled, RequestCancelled, and StoreFull if the state
+        directory cannot be written.
         """
-        began = time.monotonic()
-        own_claim = self._enter(mode, job, need_bytes)
+        started_at = time.monotonic()
+        own_claim = self._create_claim(mode, job, need_bytes)
         try:
             if own_claim.claim.kind == "ticket":
-                self._wait(own_claim, began, timeout_s, cancelled)
-            yield Lease(self, own_claim, time.monotonic() - began)
+                self._wait(own_claim, started_at, timeout_s, cancelled)
+            yield Lease(self, own_claim, time.monotonic() - started_at)
         except EaselError as error:
-            reason = self.voided(own_claim.claim)
+            reason = self.void_reason(own_claim.claim)
             if reason is None or (isinstance(error, RequestCancelled) and cancelled()):
                 raise
             raise reason from error
         finally:
-            self._leave(own_claim)
+            self._end_claim(own_claim)
 
-    def voided(self, claim: Claim) -> EaselError | None:
-        """Why a hold counts no more although its holder is alive, or None."""
-        if decide.is_revoked(self.state_store.state(), claim):
-            return GpuPreempted("The owner took the GPU back by force; this request was dropped.")
+    def void_reason(self, claim: Claim) -> EaselError | None:
+        """Why the claim of a running process is void, or None."""
+        if is_revoked(self.state_store.state(), claim):
+            return GpuPreempted("The request was cancelled by a forced switchover or after a drain timeout.")
         if self.job_progress.is_cancelled(claim.job):
             return RenderCancelled("The owner cancelled this render.", id=claim.job)
         return None
 
-    def _enter(self, mode: Mode, job: str, need: int) -> OwnClaim:
+    def _create_claim(self, mode: Mode, job: str, need: int) -> OwnClaim:
         try:
-            return self._taken(mode, job, need) if self.is_wired else self._taken_alone(mode, job, need)
+            return self._lease_or_ticket(mode, job, need) if self.shares_gpu else self._lease(mode, job, need)
         except OSError as error:
-            raise StoreFull(f"The state directory cannot be written: {error.strerror}.") from error
+            raise not_writable(error) from error
 
-    def _taken(self, mode: Mode, job: str, need: int) -> OwnClaim:
-        """A lease if one can be had at once, else a ticket."""
+    def _lease_or_ticket(self, mode: Mode, job: str, need: int) -> OwnClaim:
+        """A lease if it can be granted at once, else a ticket."""
         with self.state_store.mutex():
             state, claims = self.state_store.state(), self.claims.all()
-            asks = decide.asks(mode, self.policy) and not self._may_coexist(state, mode)
-            number = decide.next_number(state, claims)
-            ticket = Claim("ticket", number, mode, asks, need, os.getpid(), job)
-            at_once = decide.is_open(state, mode) and decide.is_first(claims, ticket, self.policy.depth)
-            return self.claims.take(replace(ticket, kind="lease") if at_once else ticket)
+            triggers = may_trigger_switch(mode, self.policy) and not self._may_coexist(state, mode)
+            number = next_claim_number(state, claims)
+            ticket = Claim("ticket", number, mode, triggers, need, os.getpid(), job)
+            at_once = is_open(state, mode) and has_turn(claims, ticket, self.policy.depth)
+            return self.claims.create(replace(ticket, kind="lease") if at_once else ticket)
 
-    def _taken_alone(self, mode: Mode, job: str, need: int) -> OwnClaim:
-        """With nobody to share with there is nothing to agree about; the lease only tells whose job it is."""
+    def _lease(self, mode: Mode, job: str, need: int) -> OwnClaim:
+        """If the GPU is not shared, processes need not agree on a number; the lease only names the job and its
+        process."""
         number = time.time_ns() // 1_000_000
-        return self.claims.take(Claim("lease", number, mode, True, need, os.getpid(), job))
+        return self.claims.create(Claim("lease", number, mode, True, need, os.getpid(), job))
 
     def _may_coexist(self, state: State, mode: Mode) -> bool:
         return self.policy.sharing == "coexist" and mode == "generation" and state.mode == "inference"
 
-    def _leave(self, own_claim: OwnClaim) -> None:
+    def _end_claim(self, own_claim: OwnClaim) -> None:
         claim = own_claim.claim
         own_claim.end()
         if claim.mode == "generation":
-            self.job_progress.forget(claim.job)
-            self.state_store.note_use(self._clock(), own_claim.ran_s)
-        self._call_next()
+            self.job_progress.remove(claim.job)
+            self.state_store.record_use(self._clock(), own_claim.run_s)
+        self._wake_next()
 
-    def _call_next(self) -> None:
-        """Wake those of this process whose turn may have come."""
-        for number in sorted(self._waiting)[:_WAKE]:
+    def _wake_next(self) -> None:
+        """Wake the first waiting requests of this process: it may be their turn."""
+        for number in sorted(self._waiting)[:_MAX_WOKEN]:
             event = self._waiting.get(number)
             if event is not None:
                 event.set()
@@ -201,167 +219,172 @@ class Arbiter:
     # --- waiting -----------------------------------------------------------------------------------
 
     def _wait(
-        self, own_claim: OwnClaim, began: float, timeout_s: float, cancelled: Callable[[], bool]
+        self, own_claim: OwnClaim, started_at: float, timeout_s: float, cancelled: Callable[[], bool]
     ) -> None:
         state, event = self.state_store.state(), threading.Event()
-        heard = state.switch.number - (state.under_way is not None) if state.switch else 0
+        last_ended = state.switch.number - (state.active_switch is not None) if state.switch else 0
         self._waiting[own_claim.claim.number] = event
-        self.reconciler.nudge()
-        ask_at = measure_at = began
+        self.reconciler.wake()
+        next_cancel_check = next_measurement = started_at
         try:
-            while not self._granted(own_claim):
+            while not self._try_grant(own_claim):
                 now = time.monotonic()
-                if now >= ask_at or self._dismissal is not None:
-                    ask_at = now + _ASK_S
-                    self._check_wanted(own_claim.claim, cancelled)
-                if now >= measure_at:
-                    measure_at = now + _MEASURE_S
+                if now >= next_cancel_check or self._stop_error is not None:
+                    next_cancel_check = now + _CANCEL_CHECK_INTERVAL_S
+                    self._raise_if_cancelled(own_claim.claim, cancelled)
+                if now >= next_measurement:
+                    next_measurement = now + _MEASURE_INTERVAL_S
                     self.state_store.check_writable()
-                    if self._granted_beside(own_claim):
+                    if self._try_grant_coexisting(own_claim):
                         return
-                self._check_hope(own_claim.claim, heard)
-                if now - began >= timeout_s:
-                    raise self._too_late(own_claim.claim)
-                event.wait(min(self._patience_s(own_claim.claim), max(0.0, began + timeout_s - now)))
+                self._raise_if_refused_or_failed(own_claim.claim, last_ended)
+                if now - started_at >= timeout_s:
+                    raise self._wait_timeout(own_claim.claim)
+                event.wait(
+                    min(self._poll_interval_s(own_claim.claim), max(0.0, started_at + timeout_s - now))
+                )
                 event.clear()
         finally:
             self._waiting.pop(own_claim.claim.number, None)
 
-    def _granted(self, own_claim: OwnClaim) -> bool:
+    def _try_grant(self, own_claim: OwnClaim) -> bool:
         """Turn the ticket into a lease if it is its turn."""
-        if not self._may_have(own_claim.claim):
+        if not self._can_grant(own_claim.claim):
             return False
         with self.state_store.mutex():
-            if not self._may_have(own_claim.claim):
+            if not self._can_grant(own_claim.claim):
                 return False
             own_claim.change(kind="lease")
             return True
 
-    def _may_have(self, mine: Claim) -> bool:
+    def _can_grant(self, ticket: Claim) -> bool:
         state = self.state_store.state()
-        if not decide.is_open(state, mine.mode) or decide.is_revoked(state, mine):
+        if not is_open(state, ticket.mode) or is_revoked(state, ticket):
             return False
-        return decide.is_first(self.claims.all(), mine, self.policy.depth)
+        return has_turn(self.claims.all(), ticket, self.policy.depth)
 
-    def _granted_beside(self, own_claim: OwnClaim) -> bool:
-        """Room beside the LLMs is a reason not to take the GPU from them; no room is one to ask for it."""
-        mine = own_claim.claim
-        if mine.asks or not self._may_coexist(self.state_store.state(), mine.mode):
+    def _try_grant_coexisting(self, own_claim: OwnClaim) -> bool:
+        """With `coexist`: grant the lease in inference mode if the job fits beside the LLMs; if it does not, let the
+        ticket trigger a switch."""
+        ticket = own_claim.claim
+        if ticket.triggers_switch or not self._may_coexist(self.state_store.state(), ticket.mode):
             return False
-        room = self._room()
-        fits = room is not None and 0 < mine.need <= room - self.policy.reserve_bytes
+        available = self._read_available_bytes()
+        fits = available is not None and 0 < ticket.need <= available - self.policy.reserve_bytes
         with self.state_store.mutex():
             state, claims = self.state_store.state(), self.claims.all()
             if not fits:
-                own_claim.change(asks=True)
+                own_claim.change(triggers_switch=True)
                 return False
-            calm = state.under_way is None and state.wanted is None and state.mode == "inference"
-            if not calm or not decide.is_first(claims, mine, self.policy.depth):
+            may_grant = state.active_switch is None and state.wanted is None and state.mode == "inference"
+            if not may_grant or not has_turn(claims, ticket, self.policy.depth):
                 return False
             own_claim.change(kind="lease")
             return True
 
-    def _room(self) -> int | None:
+    def _read_available_bytes(self) -> int | None:
         try:
-            return self._measure()
+            return self._available_bytes()
         except EaselError:
             return None
 
-    def _patience_s(self, mine: Claim) -> float:
-        """Who is far back need not look often; who is called in this process is woken."""
-        if mine.mode == "inference":
-            return _STEP_S
-        return min(_FAR_S, _NEAR_S + _STEP_S * decide.place(self.claims.all(), mine))
+    def _poll_interval_s(self, ticket: Claim) -> float:
+        """Longer at the back of the queue. A request whose turn comes through this process is woken earlier."""
+        if ticket.mode == "inference":
+            return _POLL_STEP_S
+        position = queue_position(self.claims.all(), ticket)
+        return min(_MAX_POLL_INTERVAL_S, _MIN_POLL_INTERVAL_S + _POLL_STEP_S * position)
 
-    def _check_wanted(self, mine: Claim, cancelled: Callable[[], bool]) -> None:
-        if self._dismissal is not None:
-            raise self._dismissal
+    def _raise_if_cancelled(self, ticket: Claim, cancelled: Callable[[], bool]) -> None:
+        if self._stop_error is not None:
+            raise self._stop_error
         if cancelled():
-            raise RequestCancelled("The caller gave the job up while it waited for the GPU.")
-        reason = self.voided(mine)
+            raise RequestCancelled("The request was cancelled while it waited for the GPU.")
+        reason = self.void_reason(ticket)
         if reason is not None:
             raise reason
 
-    def _check_hope(self, mine: Claim, heard: int) -> None:
-        """`heard`: the number of the last switch that had ended when we came."""
+    def _raise_if_refused_or_failed(self, ticket: Claim, last_ended: int) -> None:
+        """Raise if the policy refuses the request or its switch failed. `last_ended`: the number of the last switch
+        that had ended when the request began to wait."""
         state = self.state_store.state()
-        if decide.turns_away(state, mine.mode, self.policy):
-            raise GpuImageMode(
-                "ComfyUI has the GPU" + (", and image mode is pinned." if state.pinned else "."),
-                retry_after_s=self._retry_after(mine),
+        if is_refused(state, ticket.mode, self.policy):
+            raise GpuInGenerationMode(
+                "ComfyUI has the GPU" + (", and generation mode is pinned." if state.pinned else "."),
+                retry_after_s=self.seconds_until(ticket.mode, ticket),
             )
         switch = state.switch
-        if switch and switch.error and switch.ended and switch.number > heard and switch.target == mine.mode:
+        if switch is None or not switch.error or not switch.ended:
+            return
+        if switch.number > last_ended and switch.target == ticket.mode:
             raise SwitchFailed(
                 f"The GPU could not be handed over, {switch.error['phase']} failed: {switch.error['message']}",
-                target=mine.mode,
+                target=ticket.mode,
                 phase=switch.error["phase"],
                 cause=switch.error["code"],
-                retry_after_s=self._retry_after(mine),
+                retry_after_s=self.seconds_until(ticket.mode, ticket),
             )
 
-    def _too_late(self, mine: Claim) -> GpuBusy:
+    def _wait_timeout(self, ticket: Claim) -> GpuBusy:
         state, claims = self.state_store.state(), self.claims.all()
-        why = (
-            "others are first" if decide.is_open(state, mine.mode) else "the GPU did not change hands in time"
-        )
+        is_queued = is_open(state, ticket.mode)
+        reason = "other requests came first" if is_queued else "it was not handed over in time"
         return GpuBusy(
-            f"The GPU was not free in time: {why}.",
-            place=decide.place(claims, mine),
-            retry_after_s=self._retry_after(mine),
+            f"The GPU was not free in time: {reason}.",
+            place=queue_position(claims, ticket),
+            retry_after_s=self.seconds_until(ticket.mode, ticket),
         )
 
-    def _retry_after(self, mine: Claim) -> int | None:
-        return self.seconds_until(mine.mode, mine)
-
-    def seconds_until(self, mode: Mode, mine: Claim | None = None) -> int | None:
-        """How long until a new request for `mode` can have its turn, in whole seconds; None when nobody can say."""
-        now = decide.Now(
+    def seconds_until(self, mode: Mode, ticket: Claim | None = None) -> int | None:
+        """How long until a new request for `mode`, or the one with `ticket`, can run, in whole seconds; None if
+        unknown."""
+        situation = Situation(
             self.state_store.state(), self.claims.all(), self.state_store.pace(), self.policy, self._clock()
         )
-        return decide.seconds_until(mode, mine, now)
+        return seconds_until(mode, ticket, situation)
 
-    # --- what the owner asks for -------------------------------------------------------------------
+    # --- explicit requests of the owner ------------------------------------------------------------
 
     def switch(self, mode: Mode, *, force: bool = False, pin: bool | None = None) -> str:
-        """Ask for a switchover: "switching", or "noop" when `mode` is in force already (a pin is then applied).
+        """Request a switchover: "switching", or "noop" if `mode` is the current mode (a pin is then applied).
 
-        `force` drops what runs and waits. Raises ArbiterUnavailable, SwitchInProgress, GpuPinned and ComfyuiBusy.
+        `force` cancels what runs and waits. Raises ArbiterUnavailable, SwitchInProgress, GpuPinned and ComfyuiBusy.
         """
-        self._must_be_wired()
-        at_work = self._at_work() if mode == "inference" and not force else 0
+        self._require_shared_gpu()
+        jobs = self._engine_jobs() if mode == "inference" and not force else 0
         with self.state_store.mutex():
             state = self.state_store.state()
-            if state.under_way is not None or state.wanted is not None:
+            if state.active_switch is not None or state.wanted is not None:
                 raise self._in_progress(state)
             if state.mode == mode:
                 if pin is not None and mode == "generation":
                     self.state_store.update(lambda state: replace(state, pinned=pin))
                 return "noop"
             if mode == "inference" and not force:
-                self._refuse_if_pinned(state)
-                self._refuse_if_busy(at_work)
+                if state.pinned:
+                    raise GpuPinned("Generation mode is pinned; unpin it first, or send force.")
+                self._refuse_if_busy(jobs)
             self.state_store.update(
                 lambda state: replace(state, wanted=SwitchRequest(mode, force, bool(pin)))
             )
-        self.reconciler.nudge()
+        self.reconciler.wake()
         return "switching"
 
     def pin(self, pinned: bool) -> None:
-        """Hold image mode against every switch but a forced one, or let it go. Raises ArbiterUnavailable, NotGenerating
-        and SwitchInProgress."""
-        self._must_be_wired()
+        """Pin generation mode against every switch that is not forced, or unpin it. Raises ArbiterUnavailable,
+        NotGenerating and SwitchInProgress."""
+        self._require_shared_gpu()
         with self.state_store.mutex():
             state = self.state_store.state()
-            if state.under_way is not None or state.wanted is not None:
-                raise self._in_progress(state)  # whose end would overwrite it
+            if state.active_switch is not None or state.wanted is not None:
+                raise self._in_progress(state)  # the end of the switch would overwrite the pin
             if pinned and state.mode != "generation":
-                raise NotGenerating("The LLM servers have the GPU: there is no image mode to pin.")
+                raise NotGenerating("The LLM servers have the GPU; only generation mode can be pinned.")
             self.state_store.update(lambda state: replace(state, pinned=pinned))
 
     def cancel(self, job: str | None) -> tuple[str, ...]:
-        """Cancel one job that waits or runs in any process, or all of them, those that others sent to the engine too;
-        gives the ids of ours. Raises JobNotFound."""
+        """Cancel one job that waits or runs in any process; None: all jobs, those of the engine's other clients too.
+        Returns the ids of Easel's jobs. Raises JobNotFound and StoreFull."""
         jobs = tuple(
             claim.job
             for claim in self.claims.all()
@@ -373,74 +396,68 @@ class Arbiter:
             for name in jobs:
                 self.job_progress.cancel(name)
         except OSError as error:
-            raise StoreFull(f"The state directory cannot be written: {error.strerror}.") from error
+            raise not_writable(error) from error
         if job is None and "generation" in self._tenants:
-            with contextlib.suppress(EaselError):  # ours stop by themselves, too
-                self._tenants["generation"].drop(None)
-        self._call_next()
+            with contextlib.suppress(EaselError):  # Easel's own jobs stop in any case
+                self._tenants["generation"].cancel_jobs(None)
+        self._wake_next()
         return jobs
 
-    def _must_be_wired(self) -> None:
-        if not self.is_wired:
-            raise ArbiterUnavailable("No LLM stack is configured, so there is nobody to share the GPU with.")
+    def _require_shared_gpu(self) -> None:
+        if not self.shares_gpu:
+            raise ArbiterUnavailable("No LLM stack is configured, so the GPU is not shared.")
 
     def _in_progress(self, state: State) -> SwitchInProgress:
-        heading = (
-            state.under_way.target if state.under_way else state.wanted.mode if state.wanted else state.mode
-        )
+        mode = target_mode(state)
         return SwitchInProgress(
-            f"A switchover to {heading} is under way.",
-            target=heading,
-            retry_after_s=self.seconds_until(heading),
+            f"A switchover to {mode} is in progress.",
+            target=mode,
+            retry_after_s=self.seconds_until(mode),
         )
 
-    def _refuse_if_pinned(self, state: State) -> None:
-        if state.pinned:
-            raise GpuPinned("Image mode is pinned; unpin it first, or send force.")
-
-    def _refuse_if_busy(self, at_work: int) -> None:
+    def _refuse_if_busy(self, engine_jobs: int) -> None:
         claims = self.claims.all()
-        ours = len(decide.of(claims, "lease", "generation"))
-        jobs, waiting = max(at_work, ours), len(decide.of(claims, "ticket", "generation"))
+        jobs = max(engine_jobs, len(select(claims, "lease", "generation")))
+        waiting = len(select(claims, "ticket", "generation"))
         if jobs or waiting:
             queue = {"running": min(1, jobs), "pending": max(0, jobs - 1) + waiting}
             raise ComfyuiBusy(
-                "ComfyUI still has pictures to draw; wait, or send force to drop them.",
+                "ComfyUI still has jobs; wait for them, or send force to cancel them.",
                 queue=queue,
                 retry_after_s=self.seconds_until("generation"),
             )
 
-    def _at_work(self) -> int:
+    def _engine_jobs(self) -> int:
         try:
             return self._tenants["generation"].busy() or 0
         except EaselError:
             return 0
 
-    def dismiss(self, reason: EaselError) -> None:
-        """Make everybody in this process who waits for the GPU, now or later, fail with `reason`."""
-        self._dismissal = reason
+    def fail_waiting(self, error: EaselError) -> None:
+        """Make every request of this process that waits for the GPU, now or later, fail with `error`."""
+        self._stop_error = error
         for event in list(self._waiting.values()):
             event.set()
 
-    def give_back(self) -> None:
-        """For a process that leaves and nobody is there to do it later: pass the GPU back, as `restore` says it should be
-        one day. Waits for it."""
+    def restore_before_exit(self) -> None:
+        """For a command that ends while no server runs: hand the GPU back and wait for it, unless `restore` is `never`
+        or generation mode is pinned."""
         state = self.state_store.state()
         stays = state.mode == "inference" or state.pinned or self.policy.restore == "never"
-        if not self.is_wired or not self.reconciler.is_leader or stays:
+        if not self.shares_gpu or not self.reconciler.is_leader or stays:
             return
         with contextlib.suppress(EaselError):
             self.switch("inference")
-        while (state := self.state_store.state()).under_way or state.wanted:
-            time.sleep(_STEP_S)
+        while (state := self.state_store.state()).active_switch or state.wanted:
+            time.sleep(_POLL_STEP_S)
 
-    # --- for showing -------------------------------------------------------------------------------
+    # --- display -----------------------------------------------------------------------------------
 
-    def view(self) -> Snapshot:
-        """What is true now, for a status page. Cheap."""
+    def snapshot(self) -> Snapshot:
+        """The current state, claims and pace. Cheap."""
         state, pace = self.state_store.state(), self.state_store.pace()
-        return Snapshot(state, self.claims.all(), pace, decide.idle_restore_at(state, pace, self.policy))
+        return Snapshot(state, self.claims.all(), pace, idle_restore_at(state, pace, self.policy))
 
-    def _forget_the_dead(self) -> None:
-        self.claims.sweep()
-        self.job_progress.sweep(claim.job for claim in self.claims.all())
+    def _clean_up(self) -> None:
+        self.claims.remove_temporary_files()
+        self.job_progress.keep_only(claim.job for claim in self.claims.all())

@@ -1,5 +1,5 @@
-"""Tickets and leases: a file each, which its holder keeps locked, so that a dead holder's is free at once and nothing
-is left that could be believed. What a hold is stands in its file's name. Decides nothing."""
+"""Claims: a ticket waits for a mode, a lease is a shared hold on it. Each is a file that its process keeps locked, so
+that the claim of a killed process is unlocked at once. The file's name holds all its data. Decides nothing."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from filelock import FileLock, lock_descriptor
 
 from arbiter.values import Mode
 
-_ABANDONED_S = 60.0
+_MAX_TEMPORARY_AGE_S = 60.0
 
 Kind = Literal["ticket", "lease"]
 _NAME = re.compile(
-    r"(?P<kind>ticket|lease)\.(?P<number>\d+)\.(?P<mode>inference|generation)\.(?P<asks>asks|waits)\."
+    r"(?P<kind>ticket|lease)\.(?P<number>\d+)\.(?P<mode>inference|generation)\.(?P<trigger>asks|waits)\."
     r"(?P<need>\d+)\.(?P<pid>\d+)\.(?P<job>[A-Za-z0-9_-]{1,80})"
 )
 
@@ -29,14 +29,14 @@ _NAME = re.compile(
 class Claim:
     """A ticket (waiting for its turn) or a lease (a shared hold on a mode).
 
-    `number` orders them. `asks`: whether it makes the GPU change hands. `need`: bytes of GPU memory, 0 for unknown.
-    `job` is the prompt id, so that whoever finds the holder dead can take its job back.
+    `number` orders them. `triggers_switch`: whether a ticket causes a switch to its mode. `need`: bytes of GPU memory,
+    0 for unknown. `job` is the prompt id, so that another process can cancel the job of a dead one.
     """
 
     kind: Kind
     number: int
     mode: Mode
-    asks: bool
+    triggers_switch: bool
     need: int
     pid: int
     job: str
@@ -44,12 +44,12 @@ class Claim:
     @property
     def name(self) -> str:
         """The name of its file."""
-        asks = "asks" if self.asks else "waits"
-        return f"{self.kind}.{self.number:08d}.{self.mode}.{asks}.{self.need}.{self.pid}.{self.job}"
+        trigger = "asks" if self.triggers_switch else "waits"
+        return f"{self.kind}.{self.number:08d}.{self.mode}.{trigger}.{self.need}.{self.pid}.{self.job}"
 
     @classmethod
     def parse(cls, name: str) -> Claim | None:
-        """The hold of a file name; None if it is no hold's."""
+        """The claim of a file name; None if the name is not a claim's."""
         match = _NAME.fullmatch(name)
         if match is None:
             return None
@@ -57,7 +57,7 @@ class Claim:
             kind=cast(Kind, match["kind"]),
             number=int(match["number"]),
             mode=cast(Mode, match["mode"]),
-            asks=match["asks"] == "asks",
+            triggers_switch=match["trigger"] == "asks",
             need=int(match["need"]),
             pid=int(match["pid"]),
             job=match["job"],
@@ -65,27 +65,28 @@ class Claim:
 
 
 class OwnClaim:
-    """A hold of this process. Change and end it under the mutex, except `end`, which needs none."""
+    """A claim of this process. `change` needs the state store's mutex, `end` does not."""
 
     def __init__(self, folder: Path, claim: Claim) -> None:
         self._folder = folder
         self.claim = claim
-        self.ran_s: float | None = None
-        """How long the engine worked for it, once that is known"""
-        # Locked before it has its name: nobody ever sees a hold that looks as if its holder had died.
-        making = folder / f".{claim.name}"
-        self._lock = FileLock(making, is_singleton=False, thread_local=False)
+        self.run_s: float | None = None
+        """How long the engine worked on the job, once that is known"""
+        # Locked before it has its final name: no process can see it unlocked and reclaim it.
+        temporary = folder / f".{claim.name}"
+        self._lock = FileLock(temporary, is_singleton=False, thread_local=False)
         self._lock.acquire(timeout=1, poll_interval=0.001)
-        os.rename(making, folder / claim.name)
+        os.rename(temporary, folder / claim.name)
 
     def change(self, **changes: object) -> None:
-        """Rename the file; the lock is the file's, so it is held all the time."""
-        after = replace(self.claim, **changes)  # type: ignore[arg-type]
-        os.rename(self._folder / self.claim.name, self._folder / after.name)
-        self.claim = after
+        """Rename the file. The lock belongs to the file, so it is held throughout."""
+        changed = replace(self.claim, **changes)  # type: ignore[arg-type]
+        os.rename(self._folder / self.claim.name, self._folder / changed.name)
+        self.claim = changed
 
     def end(self) -> None:
-        # The name first: were the lock first, it would look for a moment as if its holder had died.
+        """Remove the file and unlock it; a second call does nothing."""
+        # The name first: unlocked under its name, the claim would look like that of a dead process.
         with contextlib.suppress(OSError):
             os.unlink(self._folder / self.claim.name)
         self._lock.release()
@@ -98,37 +99,37 @@ class ClaimFolder:
         self.folder = folder
 
     def all(self) -> tuple[Claim, ...]:
-        """Every hold in the order of their numbers, those of dead holders included."""
+        """Every claim in the order of their numbers, including those of dead processes."""
         try:
-            found = [Claim.parse(name) for name in os.listdir(self.folder)]
+            claims = [Claim.parse(name) for name in os.listdir(self.folder)]
         except FileNotFoundError:
             return ()
-        return tuple(sorted((claim for claim in found if claim is not None), key=lambda claim: claim.number))
+        return tuple(sorted((claim for claim in claims if claim is not None), key=lambda claim: claim.number))
 
-    def take(self, claim: Claim) -> OwnClaim:
-        """Make a hold of this process. Raises OSError, for instance when the disk is full."""
+    def create(self, claim: Claim) -> OwnClaim:
+        """Create and lock a claim of this process. Raises OSError, for instance when the disk is full."""
         self.folder.mkdir(parents=True, exist_ok=True)
         return OwnClaim(self.folder, claim)
 
     def dead(self) -> tuple[Claim, ...]:
-        """Holds whose holder is gone."""
-        return tuple(claim for claim in self.all() if self._is_free(claim))
-
-    def sweep(self) -> None:
-        """Remove what was only being made when its process was killed."""
-        for path in self.folder.glob(".*"):
-            with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime > _ABANDONED_S:
-                    path.unlink()
+        """Claims whose process has ended."""
+        return tuple(claim for claim in self.all() if self._is_unlocked(claim))
 
     def remove(self, claim: Claim) -> None:
-        """Remove a dead hold."""
+        """Remove the claim of a dead process."""
         with contextlib.suppress(OSError):
             os.unlink(self.folder / claim.name)
 
-    def _is_free(self, claim: Claim) -> bool:
+    def remove_temporary_files(self) -> None:
+        """Remove files of processes that were killed while they created a claim."""
+        for path in self.folder.glob(".*"):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > _MAX_TEMPORARY_AGE_S:
+                    path.unlink()
+
+    def _is_unlocked(self, claim: Claim) -> bool:
         with _opened(self.folder / claim.name) as descriptor:
-            # Not FileLock, which makes the file when it is just gone.
+            # Not FileLock: it would create the file if it was just removed.
             return descriptor is not None and lock_descriptor(descriptor, blocking=False)
 
 
@@ -142,4 +143,4 @@ def _opened(path: Path) -> Iterator[int | None]:
     try:
         yield descriptor
     finally:
-        os.close(descriptor)  # which lets go of the lock too
+        os.close(descriptor)  # also unlocks it

@@ -1,4 +1,5 @@
-"""Looks around beside the reconciler, for servers may take seconds to answer and a new wish shall not wait for them."""
+"""Checks the tenants in a thread beside the reconciler: a server may take seconds to respond, and a new request must
+not wait for that."""
 
 from __future__ import annotations
 
@@ -15,59 +16,57 @@ log = logging.getLogger("easel.gpu")
 
 @dataclass(frozen=True)
 class Observation:
-    """What was seen while switch `number` was the last: LLMs in memory (empty also if nobody knows), and whether the
-    engine's process is gone and could be started again."""
+    """The result of one check, made while switch `switch_number` was the last one: the LLMs in memory (empty also if
+    that is unknown), and whether the engine's process is gone and can be started again."""
 
-    number: int
+    switch_number: int
     residents: tuple[Resident, ...]
     is_engine_down: bool
 
 
 class Monitor:
-    """One look at a time. `aside` runs it, in a thread unless told otherwise."""
+    """Runs one check at a time. `run_in_background` starts it, by default in a thread."""
 
     def __init__(
         self,
         llms: Tenant | None,
         engine_down: Callable[[], bool],
         *,
-        aside: Callable[[Callable[[], None]], None] | None = None,
+        run_in_background: Callable[[Callable[[], None]], None] | None = None,
     ) -> None:
         self._llms, self._engine_down = llms, engine_down
-        self._aside = aside or _in_thread
-        self._looking = threading.Event()
-        self._sight: Observation | None = None
+        self._run_in_background = run_in_background or _run_in_thread
+        self._is_checking = threading.Event()
+        self._observation: Observation | None = None
 
-    def seen(self, number: int) -> Observation | None:
-        """What the last look saw, if it is new and no switch has come since; the next look is begun."""
-        if self._looking.is_set():
+    def poll(self, switch_number: int) -> Observation | None:
+        """The result of the last check, once, and only if no switch started since. Starts a check if there is no result
+        and none is running."""
+        if self._is_checking.is_set():
             return None
-        if self._sight is None:
-            self._begin(number)
-        if self._looking.is_set():
+        if self._observation is None:
+            self._is_checking.set()
+            self._run_in_background(lambda: self._check(switch_number))
+        if self._is_checking.is_set():
             return None
-        sight, self._sight = self._sight, None
-        return sight if sight is not None and sight.number == number else None
+        observation, self._observation = self._observation, None
+        return observation if observation is not None and observation.switch_number == switch_number else None
 
-    def _begin(self, number: int) -> None:
-        self._looking.set()
-        self._aside(lambda: self._look(number))
-
-    def _look(self, number: int) -> None:
+    def _check(self, switch_number: int) -> None:
         try:
-            self._sight = Observation(number, self._residents(), self._engine_down())
+            self._observation = Observation(switch_number, self._residents(), self._engine_down())
         except Exception:
-            log.exception("a look around failed")
+            log.exception("the check of the LLM stacks and the engine failed")
         finally:
-            self._looking.clear()
+            self._is_checking.clear()
 
     def _residents(self) -> tuple[Resident, ...]:
         try:
             return self._llms.resident() if self._llms else ()
         except EaselError as error:
-            log.debug("nobody knows whether an LLM was loaded: %s", error.message)
+            log.debug("could not read which LLMs are loaded: %s", error.message)
             return ()
 
 
-def _in_thread(work: Callable[[], None]) -> None:
-    threading.Thread(target=work, name="gpu-lookout", daemon=True).start()
+def _run_in_thread(check: Callable[[], None]) -> None:
+    threading.Thread(target=check, name="gpu-monitor", daemon=True).start()

@@ -1,4 +1,4 @@
-"""What every process must agree on, in one folder: the mutex, the state, the pace. Knows files; decides nothing."""
+"""The files that all processes share: the mutex, the state, the pace. Reads and writes them; decides nothing."""
 
 from __future__ import annotations
 
@@ -24,58 +24,61 @@ from schemas import validator_of
 
 log = logging.getLogger("easel.gpu")
 
-_MUTEX_S = 10.0
-"""It is held for a millisecond; whoever holds it longer is stopped or stuck on a dead disk."""
+_MUTEX_TIMEOUT_S = 10.0
+"""The mutex is held for a millisecond; a process that holds it longer is stopped or its disk does not respond."""
 
 
-Stamp = tuple[int, int, int]
+FileStamp = tuple[int, int, int]
 _SETTLED_NS = 20_000_000
-"""Writes within one tick of the file system's clock leave the same time, and the size and inode number may be the same
-too. What was read when the time was this old is the last word."""
+"""Writes within one tick of the file system's clock get the same time, and may have the same size and inode number.
+Only content that was read when the file was older than this is reused while the stamp stays the same."""
 
 
-_PACE_S = 1.0
+_PACE_INTERVAL_S = 1.0
+"""Between two writes of the pace"""
 
 
 _PROBE_BYTES = 4096
 
 
-def _unwritable(error: OSError) -> StoreFull:
+def not_writable(error: OSError) -> StoreFull:
+    """The error to raise when something could not be written into the state directory."""
     return StoreFull(f"The state directory cannot be written: {error.strerror}.")
 
 
-class _Known(NamedTuple):
+class _Cached(NamedTuple):
     """`stamp` is None while the content must be read again."""
 
-    stamp: Stamp | None
+    stamp: FileStamp | None
     content: bytes
     state: State
 
 
-def _is_settled(stamp: Stamp | None) -> bool:
-    return stamp is not None and abs(time.time_ns() - stamp[1]) > _SETTLED_NS
+def _is_settled(stamp: FileStamp | None, now_ns: int) -> bool:
+    """`now_ns` is a time before the file was read: a read that takes long must not make a fresh file look old."""
+    return stamp is not None and abs(now_ns - stamp[1]) > _SETTLED_NS
 
 
 class StateStore:
     """Safe for threads and processes."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, clock_ns: Callable[[], int] = time.time_ns) -> None:
+        self.folder, self._clock_ns = folder, clock_ns
         self._state_file, self._pace_file = folder / "state.json", folder / "pace.json"
         self._start_file, self._saved_file = folder / "started", folder / "saved.json"
-        self._known: _Known | None = None
+        self._cached: _Cached | None = None
         self._has_folder = False
         self._pace: Pace | None = None
-        self._pace_read = 0, Pace()
-        self._paced_at = 0.0
-        self._start_locks()
-        _state_store.add(self)
+        self._cached_pace = 0, Pace()
+        self._pace_written_at = 0.0
+        self._create_locks()
+        _stores.add(self)
 
-    def _start_locks(self) -> None:
+    def _create_locks(self) -> None:
         self._thread_lock = threading.RLock()
         self._file_lock = FileLock(
             self.folder / "mutex.lock",
-            timeout=_MUTEX_S,
+            timeout=_MUTEX_TIMEOUT_S,
             poll_interval=0.001,
             is_singleton=False,
             thread_local=False,
@@ -83,54 +86,54 @@ class StateStore:
 
     @contextlib.contextmanager
     def mutex(self) -> Iterator[None]:
-        """One process and thread at a time; may be entered again by the thread that is in. Raises GpuBusy."""
+        """One process and thread at a time; the thread that holds it may enter again. Raises GpuBusy."""
         with self._thread_lock:
-            self._make_folder()
+            self._create_folder()
             try:
                 self._file_lock.acquire()
             except Timeout:
                 raise GpuBusy(
-                    "The lock of the GPU's state is held by a process that does not go on."
+                    f"Another process has held the lock of the GPU's state for more than {_MUTEX_TIMEOUT_S:g} s."
                 ) from None
             try:
                 yield
             finally:
                 self._file_lock.release()
 
-    def _make_folder(self) -> None:
-        """Not before it is needed: most commands need no state directory."""
+    def _create_folder(self) -> None:
+        """Only when it is needed: most commands need no state directory."""
         if not self._has_folder:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._has_folder = True
 
     def state(self) -> State:
-        """The state now. Costs a look at the file's time while it is unchanged."""
-        stamp = self._stamp()
-        known = self._known
-        if known is not None and known.stamp == stamp and stamp is not None:
-            return known.state
+        """The current state. Costs one stat call while the file is unchanged."""
+        now_ns, stamp = self._clock_ns(), self._stamp()
+        cached = self._cached
+        if cached is not None and cached.stamp == stamp and stamp is not None:
+            return cached.state
         try:
-            return self._parsed(stamp, self._state_file.read_bytes())
+            return self._parse(now_ns, stamp, self._state_file.read_bytes())
         except FileNotFoundError:
-            # Not written before there is something to write: a full disk shall not stop pictures.
+            # The initial state is not written, so that a full disk does not stop pictures.
             return State()
         except Exception as error:
-            return self._made_anew(error)
+            return self._rebuild(error)
 
     def write(self, state: State) -> None:
-        """Put `state` in the place of what is there, whole. Under the mutex only. Raises StoreFull."""
+        """Replace the stored state as a whole. Call it under the mutex. Raises StoreFull."""
         content = json.dumps(state.as_json()).encode()
-        before = self._known
+        before = self._cached
         try:
             if before is None or before.state.saved != state.saved:
                 write_atomic(self._saved_file, json.dumps([asdict(item) for item in state.saved]).encode())
             write_atomic(self._state_file, content)
         except OSError as error:
-            raise _unwritable(error) from error
-        self._known = _Known(None, content, state)
+            raise not_writable(error) from error
+        self._cached = _Cached(None, content, state)
 
     def update(self, change: Callable[[State], State]) -> State:
-        """Read, change and write under the mutex; gives what is now true."""
+        """Read, change and write the state under the mutex; returns the new state. Raises GpuBusy and StoreFull."""
         with self.mutex():
             before = self.state()
             after = change(before)
@@ -138,44 +141,47 @@ class StateStore:
                 self.write(after)
             return after
 
-    def _stamp(self) -> Stamp | None:
+    def _stamp(self) -> FileStamp | None:
         try:
             entry = os.stat(self._state_file)
         except OSError:
             return None
         return entry.st_ino, entry.st_mtime_ns, entry.st_size
 
-    def _parsed(self, stamp: Stamp | None, content: bytes) -> State:
-        known = self._known
-        if known is not None and known.content == content:
-            state = known.state
+    def _parse(self, now_ns: int, stamp: FileStamp | None, content: bytes) -> State:
+        cached = self._cached
+        if cached is not None and cached.content == content:
+            state = cached.state
         else:
             document = json.loads(content)
             validator_of("gpu_state").validate(document)
             state = State.from_json(document)
-        self._known = _Known(stamp if _is_settled(stamp) else None, content, state)
+        self._cached = _Cached(stamp if _is_settled(stamp, now_ns) else None, content, state)
         return state
 
-    def _made_anew(self, error: Exception) -> State:
-        """A state file that cannot be used is kept beside the new one, for whoever wants to know what happened."""
+    def _rebuild(self, error: Exception) -> State:
+        """Replace a state file that cannot be used. The old file is kept beside the new one for diagnosis."""
         with self.mutex():
-            # Another process may have been first.
+            # Another process may have rebuilt it already.
             with contextlib.suppress(Exception):
-                return self._parsed(self._stamp(), self._state_file.read_bytes())
-            aside = self._state_file.with_suffix(f".{int(time.time())}.corrupt")
+                return self._parse(self._clock_ns(), self._stamp(), self._state_file.read_bytes())
+            corrupt_file = self._state_file.with_suffix(f".{int(time.time())}.corrupt")
             with contextlib.suppress(OSError):
-                os.replace(self._state_file, aside)
-            words = shorten(str(error).partition("\n")[0], 200)
+                os.replace(self._state_file, corrupt_file)
+            message = shorten(str(error).partition("\n")[0], 200)
             log.error(
-                "the GPU's state could not be used (%s); it is now %s and was made anew", words, aside.name
+                "the GPU state file could not be used (%s); moved it to %s and rebuilt the state",
+                message,
+                corrupt_file.name,
             )
-            state = replace(self._unknown(), rebuilt=f"{aside.name}: {words}")
+            state = replace(self._unknown_state(), rebuilt=f"{corrupt_file.name}: {message}")
             self.write(state)
             return state
 
-    def _unknown(self) -> State:
-        """Nobody knows who has the GPU: no lease is granted until it was emptied of the engine and given to the LLMs. What
-        they had loaded is known from a file of its own."""
+    def _unknown_state(self) -> State:
+        """The state when it is unknown who has the GPU: an active switch to inference, so that no lease is granted
+        until the engine has released its memory and the LLM stacks have the GPU. What they had loaded is read from
+        saved.json."""
         now = time.time()
         switch = Switch(1, "inference", STATE_LOST, now, phase_since=now)
         return State(mode="generation", since=now, switch=switch, saved=self._saved())
@@ -186,58 +192,60 @@ class StateStore:
         except (OSError, ValueError, TypeError):
             return ()
 
-    def mark_start(self) -> None:
-        """The whole server starts, not just one of its processes."""
-        self._make_folder()
+    def record_server_start(self) -> None:
+        """Record that the whole server starts, not just one of its processes."""
+        self._create_folder()
         self._start_file.touch()
 
-    def started_at(self) -> float | None:
-        """When the whole server last started, in Unix seconds; None if none ever did here."""
+    def server_started_at(self) -> float | None:
+        """When the whole server last started, in Unix seconds; None if it never did."""
         try:
             return self._start_file.stat().st_mtime
         except OSError:
             return None
 
     def check_writable(self) -> None:
-        """Raises StoreFull when no switch could be written down, so that nobody waits for one."""
+        """Raises StoreFull if a switch could not be written, so that no request waits for one in vain."""
         probe = self.folder / f".writable.{os.getpid()}.{threading.get_ident()}"
         try:
             probe.write_bytes(bytes(_PROBE_BYTES))
         except OSError as error:
-            raise _unwritable(error) from error
+            raise not_writable(error) from error
         finally:
             with contextlib.suppress(OSError):
                 probe.unlink()
 
-    # --- how the engine goes -----------------------------------------------------------------------
+    # --- the engine's pace -------------------------------------------------------------------------
 
     def pace(self) -> Pace:
-        """How the engine has been going; a file that cannot be read only costs the memory of it."""
+        """How long the engine's jobs take. A file that cannot be read counts as no measurement."""
         try:
-            written = self._pace_file.stat().st_mtime_ns
-            if written != self._pace_read[0]:
-                self._pace_read = written, Pace(**json.loads(self._pace_file.read_bytes()))
-            return self._pace_read[1]
+            written_at = self._pace_file.stat().st_mtime_ns
+            if written_at != self._cached_pace[0]:
+                self._cached_pace = written_at, Pace(**json.loads(self._pace_file.read_bytes()))
+            return self._cached_pace[1]
         except (OSError, ValueError, TypeError):
             return Pace()
 
-    def note_use(self, now: float, seconds: float | None = None) -> None:
-        """The engine was in use at `now`, and a job took `seconds`. Written about once a second at the most."""
-        known = self._pace if self._pace is not None and 0 <= now - self._paced_at < _PACE_S else self.pace()
-        self._pace = known.used(now, seconds)
-        if not 0 <= now - self._paced_at < _PACE_S:
-            self._paced_at = now
+    def record_use(self, now: float, seconds: float | None = None) -> None:
+        """Record that the engine was in use at `now`, and that a job took `seconds`. Written at most about once a
+        second."""
+        is_recent = 0 <= now - self._pace_written_at < _PACE_INTERVAL_S
+        before = self._pace if self._pace is not None and is_recent else self.pace()
+        self._pace = before.with_use(now, seconds)
+        if not is_recent:
+            self._pace_written_at = now
             with contextlib.suppress(OSError):
                 write_atomic(self._pace_file, json.dumps(asdict(self._pace)).encode())
 
 
-_state_store: weakref.WeakSet[StateStore] = weakref.WeakSet()
+_stores: weakref.WeakSet[StateStore] = weakref.WeakSet()
 
 
-def _start_all_locks() -> None:
-    """A lock of the parent says nothing about its forked child."""
-    for state_store in _state_store:
-        state_store._start_locks()
+def _create_all_locks() -> None:
+    """A forked child must not inherit the parent's locks."""
+    for store in _stores:
+        store._create_locks()
 
 
-os.register_at_fork(after_in_child=_start_all_locks)
+os.register_at_fork(after_in_child=_create_all_locks)

@@ -1,5 +1,6 @@
-"""Passing the GPU on, phase by phase, each bounded, timed and written down before it is begun, so that whoever takes over
-from a process that died begins again by looking at what is resident, never by trusting what was written."""
+"""Runs one switchover, phase by phase. Each phase has a time limit and is written to the state before it starts, so
+that another process can continue the switch. That process reads what is resident; it does not rely on the written
+phase."""
 
 from __future__ import annotations
 
@@ -10,281 +11,296 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from arbiter import policy as decide
 from arbiter.leases import Claim, ClaimFolder
+from arbiter.policy import NextSwitch, is_abandoned, next_claim_number, select
 from arbiter.state_store import StateStore
-from arbiter.values import Mode, Phase, Policy, State, Switch, SwitchRequest, other
+from arbiter.values import Mode, Phase, Policy, State, Switch, SwitchRequest, other_mode
 from errors import EaselError, SwitchFailed, shorten
 from gpu_tenant import Failure, Resident, Tenant
 
 log = logging.getLogger("easel.gpu")
 
-_FORCED_AGAIN_S = 0.25
-_NOISE = 16 * 2**20
-"""Free memory moves by so much by itself, in bytes"""
-_NEARLY = 0.75
-"""Of what a model is said to need, so much is enough to try: `min_vram_gb` is a round figure, and no card is ever empty"""
-_STEADY = 2
-_LONG_S = 1.0
-_NOT_PUT_RIGHT = "image mode could not be put right"
-_LOOKS = 2
-"""An empty list must be seen so often in a row: a model that is only starting may be in no list yet"""
+_CANCEL_INTERVAL_S = 0.25
+"""Between two calls that cancel all jobs during a forced drain"""
+_MEMORY_NOISE = 16 * 2**20
+"""Free memory varies by this much without a cause, in bytes"""
+_MIN_NEED_SHARE = 0.75
+"""This share of what a model needs is enough to try: `min_vram_gb` is a round figure, and some memory is always in
+use"""
+_STEADY_READS = 2
+"""Free memory has stopped rising after so many reads in a row without a rise"""
+_EMPTY_READS = 2
+"""So many reads in a row must find nothing resident: a model that is just starting may not be listed yet"""
+_SLOW_START_S = 1.0
+_NOT_REPAIRED = "generation mode could not be repaired"
 
 
 @dataclass(frozen=True)
 class Switchover:
-    """The story of one switch. `tenants`: who lives in each mode. `free_memory`: bytes the GPU has free, whoever holds
-    the rest, or None where nobody can tell. `pause` waits so many seconds."""
+    """Begins and runs switches. `tenants`: the user of the GPU in each mode. `available_bytes`: GPU memory that the
+    engine could use now, None if unknown; may raise EaselError."""
 
     state_store: StateStore
     claims: ClaimFolder
     tenants: Mapping[Mode, Tenant]
     policy: Policy
-    free_memory: Callable[[], int | None] = lambda: None
+    available_bytes: Callable[[], int | None] = lambda: None
     clock: Callable[[], float] = time.time
-    pause: Callable[[float], object] = time.sleep
+    sleep: Callable[[float], object] = time.sleep
 
-    # --- beginning and ending ----------------------------------------------------------------------
+    # --- begin and resume --------------------------------------------------------------------------
 
-    def begin(self, plan: decide.NextSwitch) -> None:
-        """Write the switch down: from now on no lease is granted. Under the mutex."""
+    def begin(self, plan: NextSwitch) -> None:
+        """Write the switch to the state: from now on no lease is granted. Call it under the mutex."""
         state, now = self.state_store.state(), self.clock()
         number = state.switch.number + 1 if state.switch else 1
         switch = Switch(
             number, plan.target, plan.reason, now, plan.force, plan.pin, phase_since=now, pid=os.getpid()
         )
-        revoked = self._revoked(state, other(plan.target)) if plan.force else state.revoked
+        revoked = self._revoked(state, other_mode(plan.target)) if plan.force else state.revoked
         self.state_store.write(replace(state, switch=switch, wanted=None, revoked=revoked))
         log.info("switch %d to %s: %s", number, plan.target, plan.reason)
 
     def _revoked(self, state: State, mode: Mode) -> Mapping[str, int]:
-        claims = self.claims.all()
-        return {**state.revoked, mode: decide.next_number(state, claims) - 1}
+        """The revoked numbers once every existing claim of `mode` is void."""
+        return {**state.revoked, mode: next_claim_number(state, self.claims.all()) - 1}
 
     def run(self) -> None:
-        """Carry the switch that is under way to its end. Raises nothing that a tenant does: the switch then fails."""
-        switch = self._take_up()
+        """Run the active switch to its end. An error of a tenant fails the switch and is not raised."""
+        switch = self._resume()
         try:
             if switch.error is not None:
                 self._restore_after_failure(switch)
             else:
-                self._pass_on(switch)
+                self._run_phases(switch)
         except EaselError as error:
             self._fail(error)
         except Exception as error:
-            log.exception("a switch failed in a way that nobody foresaw")
+            log.exception("a switch failed with an unexpected error")
             self._fail(SwitchFailed(f"{type(error).__name__}: {shorten(str(error), 200)}"))
 
-    def _take_up(self) -> Switch:
-        """Mark a switch that another process began as ours."""
+    def _resume(self) -> Switch:
+        """Record this process in a switch that another process began."""
 
         def change(switch: Switch) -> Switch:
             if switch.pid == os.getpid():
                 return switch
             return replace(switch, pid=os.getpid(), resumed=switch.resumed + 1)
 
-        return self._rewrite(change)
+        return self._update_switch(change)
 
-    def _rewrite(self, change: Callable[[Switch], Switch]) -> Switch:
-        def changed(state: State) -> State:
+    def _update_switch(self, change: Callable[[Switch], Switch]) -> Switch:
+        def change_state(state: State) -> State:
             return replace(state, switch=change(state.switch)) if state.switch else state
 
-        switch = self.state_store.update(changed).switch
+        switch = self.state_store.update(change_state).switch
         assert switch is not None
         return switch
 
     def _enter(self, phase: Phase) -> None:
-        switch = self._rewrite(lambda switch: switch.entering(phase, self.clock()))
+        switch = self._update_switch(lambda switch: switch.with_phase(phase, self.clock()))
         log.debug("switch %d is %s", switch.number, phase)
 
-    def _note(self, words: str) -> None:
-        log.warning("switch: %s", words)
-        self._rewrite(lambda switch: replace(switch, notes=(*switch.notes, words)))
+    def _add_note(self, note: str) -> None:
+        log.warning("switch: %s", note)
+        self._update_switch(lambda switch: replace(switch, notes=(*switch.notes, note)))
 
     # --- the phases --------------------------------------------------------------------------------
 
-    def _pass_on(self, switch: Switch) -> None:
+    def _run_phases(self, switch: Switch) -> None:
         self._enter("draining")
         if not self._drain(switch):
-            return self._call_off()
-        residents = self._remember(switch)
+            return self._cancel()
+        residents = self._save_residents(switch)
         self._enter("releasing")
-        self._giver(switch).release(residents)
+        self._old_tenant(switch).release(residents)
         self._enter("verifying")
-        self._verify_gone(switch)
+        self._wait_until_released(switch)
         if switch.target == "generation":
-            self._verify_memory()
-        return self._hand_over(switch)
+            self._wait_for_memory()
+        return self._start_or_restore(switch)
 
-    def _giver(self, switch: Switch) -> Tenant:
-        return self.tenants[other(switch.target)]
+    def _old_tenant(self, switch: Switch) -> Tenant:
+        """The tenant that has to release the GPU."""
+        return self.tenants[other_mode(switch.target)]
 
     def _drain(self, switch: Switch) -> bool:
-        """Wait until nothing runs any more, ours or others'. Nothing is cut unless that was asked for. False: those who
-        waited for the switch are gone, and nothing was touched yet."""
-        giver, forced = self._giver(switch), switch.force
-        until, drop_at = self.clock() + self.policy.drain_s, 0.0
-        while self._leases(switch) or (self._waits_for_others(switch) and giver.busy()):
-            if not _has_released(switch) and decide.is_unwanted(switch, self.claims.all()):
+        """Wait until nothing runs, from Easel or another client. Cancels only if that was requested (`force`) or
+        configured (`on_drain_timeout: kill`). Returns False if the switch was abandoned; nothing was unloaded then."""
+        tenant, is_forced = self._old_tenant(switch), switch.force
+        deadline, next_cancel_at = self.clock() + self.policy.drain_timeout_s, 0.0
+        while self._leases(switch) or (self._waits_for_other_clients(switch) and tenant.busy()):
+            if not _may_have_released(switch) and is_abandoned(switch, self.claims.all()):
                 return False
             now = self.clock()
-            if now >= until and not self._may_cut(switch, forced):
-                raise self._too_long(switch)
-            if now >= until and not forced:
-                forced, until = True, now + self.policy.drain_s
+            if now >= deadline and (is_forced or self.policy.on_drain_timeout != "kill"):
+                raise self._drain_timeout(switch)
+            if now >= deadline:
+                is_forced, deadline = True, now + self.policy.drain_timeout_s
                 self._revoke(switch)
-            if forced and switch.target == "generation":
-                return True  # its server cuts what still runs
-            if forced and now >= drop_at:
+            if is_forced and switch.target == "generation":
+                return True  # unloading the models ends the LLM requests
+            if is_forced and now >= next_cancel_at:
                 with contextlib.suppress(EaselError):
-                    giver.drop(None)
-                drop_at = now + _FORCED_AGAIN_S
-            self.pause(self.policy.look_s)
+                    tenant.cancel_jobs(None)
+                next_cancel_at = now + _CANCEL_INTERVAL_S
+            self.sleep(self.policy.poll_interval_s)
         return True
 
-    def _waits_for_others(self, switch: Switch) -> bool:
-        """Requests that came to a model loaded behind our back, while pictures are drawn, are not waited for."""
+    def _waits_for_other_clients(self, switch: Switch) -> bool:
+        """False when generation mode is repaired: requests to a model that was loaded outside Easel are not waited
+        for."""
         return self.state_store.state().mode != switch.target
 
-    def _call_off(self) -> None:
-        """The mode stays, as if nobody had asked."""
+    def _cancel(self) -> None:
+        """End the switch without a change of mode."""
+        note = "cancelled: no request waits for it any more"
 
-        def called_off(state: State) -> State:
+        def cancelled(state: State) -> State:
             assert state.switch is not None
-            ended = state.switch.ending(self.clock())
-            return replace(state, switch=replace(ended, notes=(*ended.notes, "nobody waits for it any more")))
+            ended = state.switch.with_end(self.clock())
+            return replace(state, switch=replace(ended, notes=(*ended.notes, note)))
 
-        self.state_store.update(called_off)
-        log.info("the switch is called off: nobody waits for it any more")
+        self.state_store.update(cancelled)
+        log.info("the switch is %s", note)
 
     def _leases(self, switch: Switch) -> Sequence[Claim]:
-        """Leases of those who have to go. Jobs of the dead are taken back first."""
+        """The leases that must end first, without those of dead processes."""
         self.reclaim_dead_leases()
-        return decide.of(self.claims.all(), "lease", other(switch.target))
+        return select(self.claims.all(), "lease", other_mode(switch.target))
 
-    def _may_cut(self, switch: Switch, forced: bool) -> bool:
-        return self.policy.on_drain_timeout == "kill" and not forced
-
-    def _too_long(self, switch: Switch) -> SwitchFailed:
-        leases = decide.of(self.claims.all(), "lease", other(switch.target))
-        who = (
+    def _drain_timeout(self, switch: Switch) -> SwitchFailed:
+        leases = select(self.claims.all(), "lease", other_mode(switch.target))
+        running = (
             ", ".join(f"job {claim.job} of process {claim.pid}" for claim in leases)
             or "requests not sent by Easel"
         )
-        return SwitchFailed(f"Not done after {self.policy.drain_s:g} s: {who}.", target=switch.target)
+        return SwitchFailed(
+            f"Still running after {self.policy.drain_timeout_s:g} s: {running}.", target=switch.target
+        )
 
     def _revoke(self, switch: Switch) -> None:
-        mode = other(switch.target)
+        mode = other_mode(switch.target)
         self.state_store.update(lambda state: replace(state, revoked=self._revoked(state, mode)))
 
     def reclaim_dead_leases(self) -> None:
-        """Take back the jobs of holders that died, and only then let their leases count no more."""
+        """Remove the claims of dead processes. The job of a lease is cancelled first; until that succeeds the lease
+        stays, so that no switch starts while the job may still run."""
         for claim in self.claims.dead():
             if claim.kind == "lease" and claim.mode in self.tenants:
-                log.warning("the process that ran job %s is gone; its job is taken back", claim.job)
+                log.warning("the process that ran job %s is gone, cancelling the job", claim.job)
                 try:
-                    self.tenants[claim.mode].drop([claim.job])
+                    self.tenants[claim.mode].cancel_jobs([claim.job])
                 except EaselError as error:
-                    log.warning("which does not go yet: %s", error.message)
+                    log.warning("could not cancel job %s, will retry: %s", claim.job, error.message)
                     continue
             self.claims.remove(claim)
 
-    def _remember(self, switch: Switch) -> tuple[Resident, ...]:
-        """What has to go; written down before any of it does, for whoever has to load it again."""
-        residents = self._giver(switch).resident()
+    def _save_residents(self, switch: Switch) -> tuple[Resident, ...]:
+        """What has to be unloaded; written to the state before the first unload."""
+        residents = self._old_tenant(switch).resident()
 
-        def saved(state: State) -> State:
-            # An intruder of image mode is nothing that the owner had loaded; a switch that is taken up again knows more
-            # than we see, whoever began it.
-            fresh = () if state.mode == "generation" else residents
-            ids = {(item.owner, item.id) for item in fresh}
-            known = (item for item in state.saved if (item.owner, item.id) not in ids)
-            return replace(state, saved=(*known, *fresh))
+        def save(state: State) -> State:
+            # In generation mode the LLMs found were loaded outside Easel and are not restored. Entries of the state
+            # stay: a process that resumes a switch finds fewer LLMs than were loaded before it.
+            new = () if state.mode == "generation" else residents
+            new_ids = {(item.owner, item.id) for item in new}
+            known = (item for item in state.saved if (item.owner, item.id) not in new_ids)
+            return replace(state, saved=(*known, *new))
 
         if switch.target == "generation":
-            self.state_store.update(saved)
+            self.state_store.update(save)
             if residents and not switch.had:
-                free = self._free()
-                self._rewrite(lambda switch: replace(switch, had=True, free_before=free))
+                free = self._free_bytes()
+                self._update_switch(lambda switch: replace(switch, had=True, free_before=free))
         return residents
 
-    def _verify_gone(self, switch: Switch) -> None:
-        """Whatever was answered: gone is what is in the list no more, twice in a row."""
-        giver = self._giver(switch)
-        until, again_at, empty = self.clock() + self.policy.release_s, self.clock() + self.policy.again_s, 0
+    def _wait_until_released(self, switch: Switch) -> None:
+        """Wait until two reads in a row find nothing resident. Asks again to unload what is still there; what a server
+        answered to an unload call does not count."""
+        tenant, empty_reads = self._old_tenant(switch), 0
+        deadline = self.clock() + self.policy.release_timeout_s
+        next_release_at = self.clock() + self.policy.release_interval_s
         while True:
-            left, trouble = _seen(giver)
-            empty = empty + 1 if not left and trouble is None else 0
-            if empty == _LOOKS:
+            residents, error = _read_residents(tenant)
+            empty_reads = empty_reads + 1 if not residents and error is None else 0
+            if empty_reads == _EMPTY_READS:
                 return None
             now = self.clock()
-            if now >= until:
-                return self._still_there(switch, left, trouble)
-            if left and now >= again_at:
-                again_at = now + self.policy.again_s
-                giver.release(left)
-            self.pause(self.policy.look_s)
+            if now >= deadline:
+                return self._not_released(switch, residents, error)
+            if residents and now >= next_release_at:
+                next_release_at = now + self.policy.release_interval_s
+                tenant.release(residents)
+            self.sleep(self.policy.poll_interval_s)
 
-    def _still_there(self, switch: Switch, left: Sequence[Resident], trouble: EaselError | None) -> None:
-        if trouble is not None:
-            raise trouble
-        names = ", ".join(f"{item.owner}/{item.id}" for item in left)
-        words = f"Still in memory after {self.policy.release_s:g} s: {names}."
+    def _not_released(self, switch: Switch, residents: Sequence[Resident], error: EaselError | None) -> None:
+        if error is not None:
+            raise error
+        names = ", ".join(f"{item.owner}/{item.id}" for item in residents)
+        message = f"Still in memory after {self.policy.release_timeout_s:g} s: {names}."
         if switch.target == "generation":
-            raise SwitchFailed(words, target=switch.target)
-        # An LLM server that finds too little memory refuses to load; keeping it away from its own GPU helps nobody.
-        self._note(words)
+            raise SwitchFailed(message, target=switch.target)
+        # An LLM server that finds too little memory refuses to load by itself; failing the switch would not help it.
+        self._add_note(message)
 
-    def _free(self) -> int | None:
+    def _free_bytes(self) -> int | None:
         try:
-            return self.free_memory()
+            return self.available_bytes()
         except EaselError:
             return None
 
-    def _verify_memory(self) -> None:
-        """The driver gives memory back some time after a process said so. Wait for what is needed, or till no more comes.
-        What was free before is in the state, for whoever takes a switch up after the models are gone."""
-        switch, now = self.state_store.state().switch, self._free()
-        if switch is None or now is None or (not switch.had and now >= self.policy.min_free_bytes):
+    def _wait_for_memory(self) -> None:
+        """Wait until enough memory is free or no more becomes free: the driver frees memory some time after a server
+        has reported the unload. The state holds what was free before, for a process that resumes the switch
+        afterwards."""
+        switch, free = self.state_store.state().switch, self._free_bytes()
+        if switch is None or free is None or (not switch.had and free >= self.policy.min_free_bytes):
             return None
-        before = now if switch.free_before is None else switch.free_before
+        free_before = free if switch.free_before is None else switch.free_before
         need = max([self.policy.min_free_bytes, *(claim.need for claim in self.claims.all())])
-        until, most, steady = self.clock() + self.policy.verify_s, now, 0
-        while not (0 < need <= now) and not (steady >= _STEADY and self._will_do(now, before)):
-            if self.clock() >= until:
-                return self._none_came(now, need)
-            self.pause(self.policy.look_s)
-            now = self._free() or 0
-            steady = steady + 1 if now <= most + _NOISE else 0
-            most = max(most, now)
+        deadline, highest, steady_reads = self.clock() + self.policy.verify_timeout_s, free, 0
+        while not (0 < need <= free) and not (
+            steady_reads >= _STEADY_READS and self._was_freed(free, free_before)
+        ):
+            if self.clock() >= deadline:
+                return self._not_freed(free, need)
+            self.sleep(self.policy.poll_interval_s)
+            free = self._free_bytes() or 0
+            steady_reads = steady_reads + 1 if free <= highest + _MEMORY_NOISE else 0
+            highest = max(highest, free)
         return None
 
-    def _will_do(self, now: int, before: int) -> bool:
-        """A model that needs more than there is can still run, if all that could come has come."""
-        return now >= before + _NOISE and now >= self.policy.min_free_bytes
+    def _was_freed(self, free: int, free_before: int) -> bool:
+        """Whether the unload freed memory. A model that needs more than the GPU has can run with all that is free."""
+        return free >= free_before + _MEMORY_NOISE and free >= self.policy.min_free_bytes
 
-    def _none_came(self, now: int, need: int) -> None:
-        """What was unloaded gave nothing back: it lay in the machine's own memory, or it is still there."""
-        words = f"The LLM servers list nothing any more, but only {now / 1e9:.1f} GB of GPU memory are free."
-        if now < max(self.policy.min_free_bytes, _NEARLY * need):
-            raise SwitchFailed(words, target="generation", free_bytes=now)
-        self._note(words)
+    def _not_freed(self, free: int, need: int) -> None:
+        """The unload freed nothing: the models were in RAM, or they still hold GPU memory."""
+        message = (
+            f"The LLM servers list no model any more, but only {free / 1e9:.1f} GB of GPU memory is free."
+        )
+        if free < max(self.policy.min_free_bytes, _MIN_NEED_SHARE * need):
+            raise SwitchFailed(message, target="generation", free_bytes=free)
+        self._add_note(message)
 
-    def _hand_over(self, switch: Switch) -> None:
-        self._enter("starting" if switch.target == "generation" else "restoring")
-        saved = self.state_store.state().saved
-        failed = self._restored(saved) if switch.target == "inference" else ()
+    def _start_or_restore(self, switch: Switch) -> None:
+        failed: tuple[Failure, ...] = ()
         if switch.target == "generation":
+            self._enter("starting")
             self._start_engine(switch)
+        else:
+            self._enter("restoring")
+            failed = self._restore_llms(self.state_store.state().saved)
         self._finish(failed)
 
     def _start_engine(self, switch: Switch) -> None:
-        began = self.clock()
+        started_at = self.clock()
         self.tenants["generation"].restore(())
-        if self.clock() - began > _LONG_S:  # time enough for somebody to load an LLM again
-            self._verify_gone(switch)
+        if self.clock() - started_at > _SLOW_START_S:  # a client may have loaded an LLM meanwhile
+            self._wait_until_released(switch)
 
-    def _restored(self, saved: Sequence[Resident]) -> tuple[Failure, ...]:
+    def _restore_llms(self, saved: Sequence[Resident]) -> tuple[Failure, ...]:
         try:
             return self.tenants["inference"].restore(saved)
         except EaselError as error:
@@ -303,7 +319,7 @@ class Switchover:
                 saved=state.saved if switch.target == "generation" else (),
                 took_s={**state.took_s, switch.target: round(max(0.0, now - switch.began), 4)},
                 rebuilt=None,
-                switch=replace(switch.ending(now), failed=failed, notes=notes),
+                switch=replace(switch.with_end(now), failed=failed, notes=notes),
             )
 
         switch = self.state_store.update(finished).switch
@@ -317,51 +333,52 @@ class Switchover:
             (switch.ended or 0) - switch.began,
         )
 
-    # --- when it does not go well ------------------------------------------------------------------
+    # --- failure -----------------------------------------------------------------------------------
 
     def _fail(self, error: EaselError) -> None:
         def failing(switch: Switch) -> Switch:
-            told = {"code": error.code, "message": error.message, "phase": switch.phase}
-            return replace(switch, error=told)
+            details = {"code": error.code, "message": error.message, "phase": switch.phase}
+            return replace(switch, error=details)
 
-        switch = self._rewrite(failing)
+        switch = self._update_switch(failing)
         log.error(
             "switch %d to %s failed while %s: %s", switch.number, switch.target, switch.phase, error.message
         )
         self._restore_after_failure(switch)
 
     def _restore_after_failure(self, switch: Switch) -> None:
-        """Back to what was: the LLMs that were unloaded are loaded again. What went to inference stays where it is; image
-        mode that could not be put right is given back in order, for pictures may still be drawn."""
+        """End a failed switch. To generation: the LLMs are loaded again. To inference: nothing is undone. A failed
+        repair of generation mode requests a switch to inference, which waits for the pictures that are still being
+        drawn."""
         failed: tuple[Failure, ...] = ()
         state = self.state_store.state()
         is_repair = switch.target == state.mode
-        if switch.target == "generation" and not is_repair and _has_released(switch):
+        if switch.target == "generation" and not is_repair and _may_have_released(switch):
             if switch.phase != "restoring":
                 self._enter("restoring")
-            failed = self._restored(state.saved)
+            failed = self._restore_llms(state.saved)
 
-        def over(state: State) -> State:
+        def ended(state: State) -> State:
             now = self.clock()
             assert state.switch is not None
             return replace(
                 state,
                 since=now,
-                wanted=SwitchRequest("inference", reason=_NOT_PUT_RIGHT) if is_repair else state.wanted,
+                wanted=SwitchRequest("inference", reason=_NOT_REPAIRED) if is_repair else state.wanted,
                 saved=() if state.mode == "inference" else state.saved,
-                switch=replace(state.switch.ending(now), failed=failed),
+                switch=replace(state.switch.with_end(now), failed=failed),
             )
 
-        self.state_store.update(over)
+        self.state_store.update(ended)
 
 
-def _has_released(switch: Switch) -> bool:
-    """Whether anything may have been unloaded, by whichever process."""
+def _may_have_released(switch: Switch) -> bool:
+    """Whether this or an earlier process may have unloaded anything."""
     return not {switch.phase, *(name for name, _ in switch.phases)} <= {"closing", "draining"}
 
 
-def _seen(tenant: Tenant) -> tuple[tuple[Resident, ...], EaselError | None]:
-    """What is resident; a server that does not answer while it unloads is asked again."""
+def _read_residents(tenant: Tenant) -> tuple[tuple[Resident, ...], EaselError | None]:
+    """What is resident, or the error: a server may not respond while it unloads, and is then read again."""
     try:
         return tenant.resident(), None
     except EaselError as error:

@@ -1,4 +1,4 @@
-"""What the arbiter remembers and decides with: plain frozen values. Times are Unix seconds, memory is bytes."""
+"""The arbiter's plain frozen values. Times are Unix seconds, memory is bytes."""
 
 from __future__ import annotations
 
@@ -13,30 +13,29 @@ Mode = Literal["inference", "generation"]
 Phase = Literal["closing", "draining", "releasing", "verifying", "starting", "restoring"]
 MODES: tuple[Mode, ...] = ("inference", "generation")
 STATE_LOST = "the state was lost"
-"""The reason of the switch that mends a state that could not be read"""
+"""The reason of the switch that repairs a state that could not be read"""
 
 
-def other(mode: Mode) -> Mode:
-    """The mode that `mode` is not."""
+def other_mode(mode: Mode) -> Mode:
     return "generation" if mode == "inference" else "inference"
 
 
 @dataclass(frozen=True)
 class SwitchRequest:
-    """A switchover that somebody asked for by name, not yet taken up."""
+    """A switchover that was requested explicitly and has not started."""
 
     mode: Mode
     force: bool = False
     pin: bool = False
-    reason: str = "asked"
+    reason: str = "requested"
 
 
 @dataclass(frozen=True)
 class Switch:
-    """One passing-on of the GPU, under way while `ended` is None.
+    """One switchover; it is active while `ended` is None.
 
-    `number` grows by one each time. `phases` are those that are over, with their seconds. `failed`: what could not be
-    loaded again. `saved` lies in the state, for it outlives the switch.
+    `number` is one higher for each switch. `phases` are the finished ones, with their seconds. `failed`: what could not
+    be loaded again. `resumed`: how often another process took the switch over. `reason`, `notes`: texts for people.
     """
 
     number: int
@@ -51,19 +50,19 @@ class Switch:
     pid: int = 0
     resumed: int = 0
     had: bool = False
-    """Whether anything was resident when it began"""
+    """Whether anything was resident before the first unload"""
     free_before: int | None = None
-    """Bytes of GPU memory that were free then, where that can be told"""
+    """Bytes of free GPU memory before the first unload, if known"""
     error: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
     failed: tuple[Failure, ...] = ()
     ended: float | None = None
 
-    def entering(self, phase: Phase, now: float) -> Self:
-        """This switch with its present phase over and `phase` begun."""
+    def with_phase(self, phase: Phase, now: float) -> Self:
+        """This switch with its current phase finished and `phase` started."""
         return replace(self, phases=self._phases_until(now), phase=phase, phase_since=now)
 
-    def ending(self, now: float) -> Self:
+    def with_end(self, now: float) -> Self:
         return replace(self, phases=self._phases_until(now), ended=now)
 
     def _phases_until(self, now: float) -> tuple[tuple[str, float], ...]:
@@ -72,10 +71,11 @@ class Switch:
 
 @dataclass(frozen=True)
 class State:
-    """What every process agrees on. `since`: when `mode` was reached, 0 for longer than anybody knows.
+    """What all processes agree on. `since`: when `mode` was reached; 0 if unknown.
 
-    `revoked` voids every lease and ticket of a mode up to that number. `saved` is what the LLM stacks had loaded when
-    the GPU was last taken from them. `took_s`: how long the last good switch to each mode took.
+    `wanted`: the explicit request for a switch that has not started. `revoked`: claims of a mode with a number up to
+    this one are void. `saved`: what the LLM stacks had loaded when the GPU was last taken from them. `took_s`: how long
+    the last successful switch to each mode took.
     """
 
     mode: Mode = "inference"
@@ -87,11 +87,11 @@ class State:
     revoked: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(MODES, 0))
     took_s: Mapping[str, float] = field(default_factory=dict)
     rebuilt: str | None = None
-    """Why the state was made anew, if it was: the file before it could not be used."""
+    """Why the state was rebuilt, if it was: the file before it could not be used."""
 
     @property
-    def under_way(self) -> Switch | None:
-        """The switch that is not over yet."""
+    def active_switch(self) -> Switch | None:
+        """The switch that has not ended."""
         return self.switch if self.switch is not None and self.switch.ended is None else None
 
     def as_json(self) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class State:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Raises KeyError or TypeError for what the schema would have refused."""
+        """Raises KeyError or TypeError for a document that its schema does not allow."""
         values = {name: value for name, value in document.items() if name != "version"}
         wanted, switch = values.get("wanted"), values.get("switch")
         values["wanted"] = SwitchRequest(**wanted) if wanted else None
@@ -108,25 +108,25 @@ class State:
         return cls(**values)
 
 
-def _switch(values: Mapping[str, Any]) -> Switch:
-    given = dict(values)
-    given["phases"] = tuple((name, seconds) for name, seconds in given["phases"])
-    given["failed"] = tuple(Failure(**item) for item in given["failed"])
-    given["notes"] = tuple(given["notes"])
-    return Switch(**given)
+def _switch(document: Mapping[str, Any]) -> Switch:
+    values = dict(document)
+    values["phases"] = tuple((name, seconds) for name, seconds in values["phases"])
+    values["failed"] = tuple(Failure(**item) for item in values["failed"])
+    values["notes"] = tuple(values["notes"])
+    return Switch(**values)
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How the engine has been going of late, over all processes: `last` is when it was last used, `jobs` how many of
-    its jobs were timed."""
+    """How long the engine's jobs take, over all processes. `last`: when the engine was last used. `seconds_each`: a
+    moving average. `jobs`: how many jobs were timed."""
 
     last: float = 0.0
     seconds_each: float = 10.0
     jobs: int = 0
 
-    def used(self, now: float, seconds: float | None) -> Pace:
-        """This pace after one more use; `seconds` that the job took, if it came to its end."""
+    def with_use(self, now: float, seconds: float | None) -> Pace:
+        """This pace after one more use; `seconds`: how long the job took, if it finished."""
         if seconds is None:
             return replace(self, last=now)
         weight = max(0.2, 1 / (self.jobs + 1))
@@ -135,7 +135,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Policy:
-    """The owner's settings. Seconds; bytes."""
+    """The owner's settings, and the intervals of the arbiter's loops. Seconds; bytes."""
 
     llm_during_generation: Literal["switch", "wait", "refuse"] = "switch"
     restore: Literal["idle", "when_done", "never"] = "idle"
@@ -145,15 +145,16 @@ class Policy:
     reserve_bytes: int = 10**9
     min_free_bytes: int = 0
     depth: int = 2
+    """How many jobs the engine gets at the same time"""
     on_drain_timeout: Literal["fail", "kill"] = "fail"
-    drain_s: float = 120.0
-    release_s: float = 60.0
-    verify_s: float = 20.0
-    look_s: float = 0.05
-    """Between two looks at what is resident; an empty list counts when it was seen twice."""
-    again_s: float = 1.0
-    """Between two requests to let go of what is still there: a late request may have loaded it again"""
-    tick_s: float = 0.02
-    """How soon the reconciler sees a new wish"""
-    housekeeping_s: float = 1.0
-    """Between looks for intruders, an engine that died, and time to restore"""
+    drain_timeout_s: float = 120.0
+    release_timeout_s: float = 60.0
+    verify_timeout_s: float = 20.0
+    poll_interval_s: float = 0.05
+    """Between two reads of what is resident during a switch"""
+    release_interval_s: float = 1.0
+    """Between two unload calls for what is still resident: a late request may have loaded it again"""
+    reconcile_interval_s: float = 0.02
+    """How soon the reconciler sees a new ticket or switch request"""
+    check_interval_s: float = 1.0
+    """Between two checks for LLMs loaded outside Easel and for an engine that is down"""

@@ -1,1 +1,1 @@
-"""Measures what Easel costs: against a plain client of the same engine, in the same run, on the same machine."""
+"""Measures what Easel adds, compared with a plain client of the same engine, in the same run, on the same machine."""

@@ -1,5 +1,5 @@
-"""Two ways to the same picture: through the gateway, and straight to the engine as a plain client would go.
-Both keep their connections and use the same HTTP library with the same options."""
+"""The clients that are compared: one sends requests to the gateway, one directly to the engine, as a plain client
+would. Both keep their connections open and use the same HTTP library with the same options."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import requests
 import websocket
 
+from bench.lines import lines_of
+
 PROMPT = "a lighthouse above a calm sea"
 TIMEOUT_S = 900.0
 _JSON = {"Content-Type": "application/json"}
@@ -21,8 +23,8 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
-class Taken:
-    """How long a picture took, seconds, and where the time went as far as this client knows."""
+class Timing:
+    """How long one picture took, in seconds, in all and for each stage that the client can tell apart."""
 
     total_s: float
     stages: Mapping[str, float]
@@ -31,28 +33,28 @@ class Taken:
 class Client(Protocol):
     """One client with its own connections, for one thread."""
 
-    def picture(self, seed: int) -> Taken:
-        """Ask for a picture that was never drawn before and wait for its bytes."""
+    def draw(self, seed: int) -> Timing:
+        """Request a picture that was not drawn before and wait for its bytes."""
 
-    def first_step(self, seed: int) -> float:
-        """Seconds until the sampler's first step of such a picture is told; then wait for its end."""
+    def first_step_s(self, seed: int) -> float:
+        """Seconds until the first sampler step of such a picture is reported. Returns when the picture is done."""
 
     def close(self) -> None: ...
 
 
-class Way(Protocol):
-    """A way to a picture, as a value that can go to another process."""
+class Route(Protocol):
+    """How a client reaches the engine. A value that can be sent to another process."""
 
     @property
     def name(self) -> str: ...
 
     def open(self) -> Client:
-        """A client whose connections stand."""
+        """A client with open connections."""
 
 
 @dataclass(frozen=True)
-class Direct:
-    """Straight to the engine with the graph that the gateway would compile. `graph` is in API format."""
+class DirectRoute:
+    """Directly to the engine, with the graph that the gateway would compile. `graph` is in API format."""
 
     url: str
     graph: Mapping[str, Any]
@@ -63,8 +65,8 @@ class Direct:
 
 
 @dataclass(frozen=True)
-class Gateway:
-    """Through Easel. `fields`: what a request has besides prompt, seed and response_format."""
+class GatewayRoute:
+    """Through Easel. `fields`: request fields besides prompt, seed and response_format."""
 
     url: str
     fields: Mapping[str, Any]
@@ -79,67 +81,72 @@ class Gateway:
 
 
 def session() -> requests.Session:
-    """Kept connections, and nothing taken from the environment: no proxy stands between us and a loopback address."""
-    made = requests.Session()
-    made.trust_env = False
-    return made
+    """A session that keeps connections open and ignores the environment, so that no proxy is used for loopback
+    addresses."""
+    result = requests.Session()
+    result.trust_env = False
+    return result
 
 
 class _DirectClient:
-    """As lean as an honest client can be: it learns the file's name from the socket and never asks for the history."""
+    """Makes as few calls as possible: it reads the file's name from the WebSocket and never requests the history."""
 
-    def __init__(self, way: Direct) -> None:
-        self._url, self._graph = way.url, way.graph
+    def __init__(self, route: DirectRoute) -> None:
+        self._url, self._graph = route.url, route.graph
         self._client_id = uuid.uuid4().hex
         self._session = session()
-        self._session.get(f"{way.url}/prompt", timeout=TIMEOUT_S).raise_for_status()
+        self._session.get(f"{route.url}/prompt", timeout=TIMEOUT_S).raise_for_status()
         self._socket = websocket.create_connection(
-            f"{way.url.replace('http', 'ws', 1)}/ws?clientId={self._client_id}",
+            f"{route.url.replace('http', 'ws', 1)}/ws?clientId={self._client_id}",
             timeout=TIMEOUT_S,
             suppress_origin=True,
             skip_utf8_validation=True,
         )
         self._socket.recv()
 
-    def picture(self, seed: int) -> Taken:
-        began = time.perf_counter()
+    def draw(self, seed: int) -> Timing:
+        started_at = time.perf_counter()
         prompt_id = self._submit(seed)
-        submitted = time.perf_counter()
+        submitted_at = time.perf_counter()
         file = self._wait(prompt_id)
-        ended = time.perf_counter()
-        answer = self._session.get(f"{self._url}/view", params=file, timeout=TIMEOUT_S)
-        _check_picture(answer, answer.content)
-        done = time.perf_counter()
-        stages = {"submit_s": submitted - began, "engine_s": ended - submitted, "fetch_s": done - ended}
-        return Taken(done - began, stages)
+        ended_at = time.perf_counter()
+        response = self._session.get(f"{self._url}/view", params=file, timeout=TIMEOUT_S)
+        _check_picture(response)
+        fetched_at = time.perf_counter()
+        stages = {
+            "submit_s": submitted_at - started_at,
+            "engine_s": ended_at - submitted_at,
+            "fetch_s": fetched_at - ended_at,
+        }
+        return Timing(fetched_at - started_at, stages)
 
-    def first_step(self, seed: int) -> float:
-        began = time.perf_counter()
+    def first_step_s(self, seed: int) -> float:
+        started_at = time.perf_counter()
         prompt_id = self._submit(seed)
-        took = None
+        elapsed_s = None
         while True:
             message = self._socket.recv()
             event = json.loads(message) if isinstance(message, str) else {}
             if event.get("data", {}).get("prompt_id") != prompt_id:
                 continue
-            if event["type"] == "progress" and took is None:
-                took = time.perf_counter() - began
+            if event["type"] == "progress" and elapsed_s is None:
+                elapsed_s = time.perf_counter() - started_at
             elif event["type"] == "execution_success":
-                assert took is not None, "the engine told of no step"
-                return took
+                assert elapsed_s is not None, "the engine reported no step"
+                return elapsed_s
 
     def _submit(self, seed: int) -> str:
         prompt_id = str(uuid.uuid4())
-        graph = reseeded(self._graph, seed, f"easel/{uuid.uuid4()}-0")
+        graph = with_seed(self._graph, seed, f"easel/{uuid.uuid4()}-0")
         body = {"prompt": graph, "prompt_id": prompt_id, "client_id": self._client_id, "extra_data": {}}
-        answer = self._session.post(
+        response = self._session.post(
             f"{self._url}/prompt", data=json.dumps(body), headers=_JSON, timeout=TIMEOUT_S
         )
-        answer.raise_for_status()
+        response.raise_for_status()
         return prompt_id
 
     def _wait(self, prompt_id: str) -> Mapping[str, str]:
-        """The file of the job's picture, once the job has ended well."""
+        """The file of the job's picture, once the job has succeeded. Raises RuntimeError if it fails."""
         files: list[Mapping[str, str]] = []
         while True:
             message = self._socket.recv()
@@ -160,52 +167,54 @@ class _DirectClient:
 
 
 class _GatewayClient:
-    def __init__(self, way: Gateway) -> None:
-        self._way = way
+    def __init__(self, route: GatewayRoute) -> None:
+        self._route = route
         self._session = session()
-        self._session.get(f"{way.url}/health", timeout=TIMEOUT_S).raise_for_status()
+        self._session.get(f"{route.url}/health", timeout=TIMEOUT_S).raise_for_status()
 
-    def picture(self, seed: int) -> Taken:
-        began = time.perf_counter()
-        form = "url" if self._way.as_url else "b64_json"
-        body = {**self._way.fields, "prompt": PROMPT, "seed": seed, "response_format": form}
-        answer = self._session.post(
-            f"{self._way.url}/v1/images/generations", data=json.dumps(body), headers=_JSON, timeout=TIMEOUT_S
+    def draw(self, seed: int) -> Timing:
+        started_at = time.perf_counter()
+        response_format = "url" if self._route.as_url else "b64_json"
+        fields = {**self._route.fields, "prompt": PROMPT, "seed": seed, "response_format": response_format}
+        response = self._session.post(
+            f"{self._route.url}/v1/images/generations",
+            data=json.dumps(fields),
+            headers=_JSON,
+            timeout=TIMEOUT_S,
         )
-        if answer.status_code != 200:
-            raise RuntimeError(f"the gateway answered {answer.status_code}: {answer.text[:500]}")
-        told = answer.json()
-        self._read(told["data"][0])
-        return Taken(time.perf_counter() - began, told["_hal0"]["timings"])
+        if response.status_code != 200:
+            raise RuntimeError(f"the gateway responded {response.status_code}: {response.text[:500]}")
+        body = response.json()
+        self._read_picture(body["data"][0])
+        return Timing(time.perf_counter() - started_at, body["_hal0"]["timings"])
 
-    def first_step(self, seed: int) -> float:
-        began = time.perf_counter()
-        body = {**self._way.fields, "prompt": PROMPT, "seed": seed, "stream": True, "stream_options": {}}
-        url = f"{self._way.url}/v1/images/generations"
-        took = None
+    def first_step_s(self, seed: int) -> float:
+        started_at = time.perf_counter()
+        fields = {**self._route.fields, "prompt": PROMPT, "seed": seed, "stream": True, "stream_options": {}}
+        url = f"{self._route.url}/v1/images/generations"
+        elapsed_s = None
         with self._session.post(
-            url, data=json.dumps(body), headers=_JSON, timeout=TIMEOUT_S, stream=True
-        ) as answer:
-            answer.raise_for_status()
-            for line in answer.iter_lines(chunk_size=1):
-                if took is None and b'"progress":' in line and b'"progress":0.0' not in line:
-                    took = time.perf_counter() - began
-        assert took is not None, "the gateway told of no step"
-        return took
+            url, data=json.dumps(fields), headers=_JSON, timeout=TIMEOUT_S, stream=True
+        ) as response:
+            response.raise_for_status()
+            for line in lines_of(response):
+                if elapsed_s is None and b'"progress":' in line and b'"progress":0.0' not in line:
+                    elapsed_s = time.perf_counter() - started_at
+        assert elapsed_s is not None, "the gateway reported no step"
+        return elapsed_s
 
-    def _read(self, datum: Mapping[str, str]) -> None:
-        if self._way.as_url:
-            answer = self._session.get(datum["url"], timeout=TIMEOUT_S)
-            _check_picture(answer, answer.content)
+    def _read_picture(self, item: Mapping[str, str]) -> None:
+        if self._route.as_url:
+            _check_picture(self._session.get(item["url"], timeout=TIMEOUT_S))
         else:
-            _check_png(base64.b64decode(datum["b64_json"]))
+            _check_png(base64.b64decode(item["b64_json"]))
 
     def close(self) -> None:
         self._session.close()
 
 
-def reseeded(graph: Mapping[str, Any], seed: int, prefix: str) -> dict[str, Any]:
-    """The graph with another seed and another prefix of its files: to the engine, a picture never drawn before."""
+def with_seed(graph: Mapping[str, Any], seed: int, prefix: str) -> dict[str, Any]:
+    """The graph with another seed and file name prefix, so that the engine does not return a cached picture."""
     new = {"seed": seed, "filename_prefix": prefix}
     return {
         node: {
@@ -216,11 +225,11 @@ def reseeded(graph: Mapping[str, Any], seed: int, prefix: str) -> dict[str, Any]
     }
 
 
-def _check_picture(answer: requests.Response, data: bytes) -> None:
-    answer.raise_for_status()
-    _check_png(data)
+def _check_picture(response: requests.Response) -> None:
+    response.raise_for_status()
+    _check_png(response.content)
 
 
 def _check_png(data: bytes) -> None:
     if not data.startswith(_PNG):
-        raise RuntimeError("that is no PNG")
+        raise RuntimeError("the picture is not a PNG")

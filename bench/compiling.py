@@ -1,4 +1,4 @@
-"""What the compiler takes: one request, and a whole catalogue at start."""
+"""How long the compiler takes for one request, and for loading a whole catalogue."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from bench.figures import spread
 from bench.server import ROOT
-from bench.world import World, load
+from bench.summary import summarize
+from bench.testbed import Testbed, read_catalogue
 from compiler import ImageRequest, compile_workflow
 
 MODELS = 1000
@@ -22,37 +22,37 @@ TIMES, QUICK_TIMES = 500, 50
 LOADS, QUICK_LOADS = 3, 1
 
 
-def measure_compile(world: World) -> dict[str, Any]:
-    """Every model of the project's own catalogue, and a catalogue of 1,000 models made of them."""
-    own = ROOT / "catalogue.yaml"
-    catalogue = load(own)
-    times = QUICK_TIMES if world.options.quick else TIMES
+def measure_compile(testbed: Testbed) -> dict[str, Any]:
+    """Every model of the project's own catalogue, and a catalogue of 1,000 models made from them."""
+    path = ROOT / "catalogue.yaml"
+    catalogue = read_catalogue(path)
+    times = QUICK_TIMES if testbed.options.quick else TIMES
     per_model = {}
     for model in catalogue.models:
         request = ImageRequest(prompt="a lighthouse", seed=1, id="bench", model=model)
         per_model[model] = _timed(partial(compile_workflow, request, catalogue), times)
-    with TemporaryDirectory(prefix="easel-bench-catalogue-") as place:
-        many = Path(place) / "catalogue.yaml"
-        many.write_text(multiplied(own.read_text("utf-8"), MODELS), "utf-8")
-        loads = QUICK_LOADS if world.options.quick else LOADS
-        load_s = _timed(partial(load, many), loads)
+    with TemporaryDirectory(prefix="easel-bench-catalogue-") as folder:
+        large = Path(folder) / "catalogue.yaml"
+        large.write_text(multiply_models(path.read_text("utf-8"), MODELS), "utf-8")
+        loads = QUICK_LOADS if testbed.options.quick else LOADS
+        load_s = _timed(partial(read_catalogue, large), loads)
     return {"per_model_s": per_model, "catalogue": {"models": MODELS, "load_s": load_s}}
 
 
-def multiplied(catalogue: str, count: int) -> str:
-    """A catalogue of `count` models: those of `catalogue` again and again, under other ids and without aliases."""
+def multiply_models(catalogue: str, count: int) -> str:
+    """A catalogue of `count` models: those of `catalogue` repeated under new ids and without aliases."""
     document = yaml.safe_load(catalogue)
     models = itertools.islice(itertools.cycle(document["models"].values()), count)
-    plain = [{key: value for key, value in model.items() if key != "aliases"} for model in models]
-    document["models"] = {f"model-{index:04}": model for index, model in enumerate(plain)}
+    without_aliases = [{key: value for key, value in model.items() if key != "aliases"} for model in models]
+    document["models"] = {f"model-{index:04}": model for index, model in enumerate(without_aliases)}
     document["default_model"] = "model-0000"
     return str(yaml.safe_dump(document, sort_keys=False))
 
 
-def _timed(do: Callable[[], object], times: int) -> dict[str, Any]:
-    taken = []
+def _timed(function: Callable[[], object], times: int) -> dict[str, Any]:
+    durations = []
     for _ in range(times):
-        began = time.perf_counter()
-        do()
-        taken.append(time.perf_counter() - began)
-    return spread(taken)
+        started_at = time.perf_counter()
+        function()
+        durations.append(time.perf_counter() - started_at)
+    return summarize(durations)

@@ -1,5 +1,5 @@
-"""What sharing the GPU costs: an uncontended lease, a switch's own time beside tenants that take none, and a status poll
-while fifty watch."""
+"""What sharing the GPU costs: an uncontended lease, a switchover between tenants that take no time, and a status
+request while 50 clients poll."""
 
 from __future__ import annotations
 
@@ -13,64 +13,65 @@ from typing import Any
 
 from arbiter import Arbiter, Policy
 from bench.clients import session
-from bench.figures import spread
-from bench.world import World
+from bench.summary import summarize
+from bench.testbed import Testbed
 from gpu_tenant import Failure, Resident
 
 LEASES, SWITCHES, POLLS = 500, 12, 200
-QUICK = 10
-"""With --quick everything is done so many times less"""
-WATCHERS, WATCH_S = 50, 1.0
+QUICK_DIVISOR = 10
+"""With --quick, every number of repetitions is divided by this."""
+CLIENTS, POLL_INTERVAL_S = 50, 1.0
 
 
 class InstantTenant:
-    """Does at once what it is asked."""
+    """A tenant whose calls take no time."""
 
     def __init__(self, *ids: str) -> None:
         self._ids = set(ids)
 
     def resident(self) -> tuple[Resident, ...]:
-        return tuple(Resident("instant", each) for each in sorted(self._ids))
+        return tuple(Resident("instant", id) for id in sorted(self._ids))
 
     def busy(self) -> int | None:
         return 0
 
     def release(self, residents: Sequence[Resident]) -> None:
-        self._ids -= {each.id for each in residents}
+        self._ids -= {resident.id for resident in residents}
 
     def restore(self, residents: Sequence[Resident]) -> tuple[Failure, ...]:
-        self._ids |= {each.id for each in residents}
+        self._ids |= {resident.id for resident in residents}
         return ()
 
-    def drop(self, jobs: Sequence[str] | None) -> None:
-        """It has none."""
+    def cancel_jobs(self, jobs: Sequence[str] | None) -> None:
+        """It has no jobs."""
 
 
-def measure_gpu(world: World) -> dict[str, Any]:
+def measure_gpu(testbed: Testbed) -> dict[str, Any]:
     """Seconds."""
-    less = QUICK if world.options.quick else 1
-    with TemporaryDirectory(prefix="easel-bench-gpu-") as place:
+    divisor = QUICK_DIVISOR if testbed.options.quick else 1
+    with TemporaryDirectory(prefix="easel-bench-gpu-") as folder:
         arbiter = Arbiter(
-            Path(place),
+            Path(folder),
             tenants={"inference": InstantTenant("chat"), "generation": InstantTenant()},
             policy=Policy(min_stay_s=0),
         )
         arbiter.reconciler.start()
         try:
-            leases = spread(_timed(lambda: _lease(arbiter), LEASES // less))
-            switches = spread(_timed(lambda: _there(arbiter), max(2, SWITCHES // less)))
+            leases = summarize(_timed(lambda: _lease(arbiter), LEASES // divisor))
+            switches = summarize(_timed(lambda: _switch(arbiter), max(2, SWITCHES // divisor)))
         finally:
             arbiter.reconciler.stop()
-    return {"lease_s": leases, "switch_s": switches, "status_s": spread(_polls(world, POLLS // less))}
+    status = summarize(_status_requests(testbed, POLLS // divisor))
+    return {"lease_s": leases, "switch_s": switches, "status_s": status}
 
 
-def _timed(what: Callable[[], object], times: int) -> list[float]:
-    taken = []
+def _timed(function: Callable[[], object], times: int) -> list[float]:
+    durations = []
     for _ in range(times):
-        began = time.perf_counter()
-        what()
-        taken.append(time.perf_counter() - began)
-    return taken
+        started_at = time.perf_counter()
+        function()
+        durations.append(time.perf_counter() - started_at)
+    return durations
 
 
 def _lease(arbiter: Arbiter) -> None:
@@ -78,29 +79,29 @@ def _lease(arbiter: Arbiter) -> None:
         pass
 
 
-def _there(arbiter: Arbiter) -> None:
-    """Ask for the other mode and wait until it is in force."""
-    mode = "generation" if arbiter.view().state.mode == "inference" else "inference"
+def _switch(arbiter: Arbiter) -> None:
+    """Request the other mode and wait until it is in force."""
+    mode = "generation" if arbiter.snapshot().state.mode == "inference" else "inference"
     arbiter.switch(mode)  # type: ignore[arg-type]
-    while arbiter.view().state.mode != mode or arbiter.view().state.under_way:
+    while arbiter.snapshot().state.mode != mode or arbiter.snapshot().state.active_switch:
         time.sleep(0.001)
 
 
-def _polls(world: World, times: int) -> list[float]:
-    """One client measures while the others look about once a second each, as open pages do."""
-    url, stop = f"{world.server.url}/api/comfyui/status", threading.Event()
+def _status_requests(testbed: Testbed, times: int) -> list[float]:
+    """The times of one client's requests while each other client polls about once a second, as open pages do."""
+    url, stop = f"{testbed.server.url}/api/comfyui/status", threading.Event()
 
-    def watch(number: int) -> None:
-        with session() as asking:
-            stop.wait(WATCH_S * number / WATCHERS)
-            while not stop.wait(WATCH_S):
-                asking.get(url, timeout=10)
+    def poll(number: int) -> None:
+        with session() as http:
+            stop.wait(POLL_INTERVAL_S * number / CLIENTS)
+            while not stop.wait(POLL_INTERVAL_S):
+                http.get(url, timeout=10)
 
-    with ThreadPoolExecutor(WATCHERS) as pool, session() as asking:
-        watching = [pool.submit(watch, number) for number in range(WATCHERS - 1)]
-        time.sleep(WATCH_S)
-        taken = _timed(lambda: asking.get(url, timeout=10).raise_for_status(), times)
+    with ThreadPoolExecutor(CLIENTS) as pool, session() as http:
+        pollers = [pool.submit(poll, number) for number in range(CLIENTS - 1)]
+        time.sleep(POLL_INTERVAL_S)
+        durations = _timed(lambda: http.get(url, timeout=10).raise_for_status(), times)
         stop.set()
-        for each in watching:
-            each.result()
-    return taken
+        for poller in pollers:
+            poller.result()
+    return durations

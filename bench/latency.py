@@ -1,4 +1,4 @@
-"""One request after the other: what the gateway adds to one picture, and where that goes."""
+"""One request after another: what the gateway adds to one picture, and in which stages."""
 
 from __future__ import annotations
 
@@ -6,72 +6,76 @@ import contextlib
 import time
 from typing import Any
 
-from bench.clients import Client, Taken
-from bench.figures import spread
-from bench.world import World
+from bench.clients import Client, Timing
+from bench.summary import summarize
+from bench.testbed import Testbed
 
-ROUNDS, QUICK_ROUNDS, WARM_UP, FEWEST = 300, 20, 5, 5
+ROUNDS, QUICK_ROUNDS, WARM_UP_ROUNDS, MIN_ROUNDS = 300, 20, 5, 5
 BUDGET_S = 30.0
-"""A slow engine gets fewer rounds."""
+"""With a slow engine there are fewer rounds."""
 
 
-def measure_latency(world: World) -> dict[str, Any]:
-    """The ways in turn, A B C B C A C A B …, so that whatever else the machine does hits them all alike."""
-    ways = [world.direct, world.gateway(), world.gateway(as_url=True)]
-    rounds = QUICK_ROUNDS if world.options.quick else ROUNDS
+def measure_latency(testbed: Testbed) -> dict[str, Any]:
+    """The routes in rotation (A B C, B C A, C A B, …), so that other load on the machine affects all of them
+    equally."""
+    routes = [testbed.direct, testbed.gateway(), testbed.gateway(as_url=True)]
+    rounds = QUICK_ROUNDS if testbed.options.quick else ROUNDS
     with contextlib.ExitStack() as stack:
-        clients = {way.name: stack.enter_context(contextlib.closing(way.open())) for way in ways}
-        _take(clients, world, WARM_UP)
-        taken = _take(clients, world, rounds)
-    direct, b64, url = (taken[way.name] for way in ways)
+        clients = {route.name: stack.enter_context(contextlib.closing(route.open())) for route in routes}
+        _draw(clients, testbed, WARM_UP_ROUNDS)
+        timings = _draw(clients, testbed, rounds)
+    direct, b64, url = (timings[route.name] for route in routes)
     return {
-        "direct": spread(one.total_s for one in direct),
-        "b64_json": _beside(b64, direct),
-        "url_and_get": _beside(url, direct),
+        "direct": summarize(timing.total_s for timing in direct),
+        "b64_json": _compared(b64, direct),
+        "url_and_get": _compared(url, direct),
         "stages": {"direct": _direct_stages(direct), "gateway": _gateway_stages(b64)},
     }
 
 
-def _take(clients: dict[str, Client], world: World, rounds: int) -> dict[str, list[Taken]]:
-    taken: dict[str, list[Taken]] = {name: [] for name in clients}
-    names, until = list(clients), time.monotonic() + BUDGET_S
+def _draw(clients: dict[str, Client], testbed: Testbed, rounds: int) -> dict[str, list[Timing]]:
+    timings: dict[str, list[Timing]] = {name: [] for name in clients}
+    names, deadline = list(clients), time.monotonic() + BUDGET_S
     for count in range(rounds):
-        if count >= FEWEST and time.monotonic() > until:
+        if count >= MIN_ROUNDS and time.monotonic() > deadline:
             break
         for name in names:
-            taken[name].append(clients[name].picture(next(world.seeds)))
+            timings[name].append(clients[name].draw(next(testbed.seeds)))
         names.append(names.pop(0))
-    return taken
+    return timings
 
 
-def _beside(ours: list[Taken], direct: list[Taken]) -> dict[str, Any]:
-    told, plain = spread(one.total_s for one in ours), spread(one.total_s for one in direct)
-    told["added_s"] = told["median"] - plain["median"]
-    told["ratio"] = told["median"] / plain["median"]
-    return told
+def _compared(gateway: list[Timing], direct: list[Timing]) -> dict[str, Any]:
+    summary = summarize(timing.total_s for timing in gateway)
+    direct_median = _median([timing.total_s for timing in direct])
+    summary["added_s"] = summary["median"] - direct_median
+    summary["ratio"] = summary["median"] / direct_median
+    return summary
 
 
-def _direct_stages(taken: list[Taken]) -> dict[str, float]:
+def _direct_stages(timings: list[Timing]) -> dict[str, float]:
     names = ("submit_s", "engine_s", "fetch_s")
-    stages = {name: _median([one.stages[name] for one in taken]) for name in names}
-    return {**stages, "around_s": _median([one.total_s - one.stages["engine_s"] for one in taken])}
+    stages = {name: _median([timing.stages[name] for timing in timings]) for name in names}
+    return {**stages, "around_s": _median([timing.total_s - timing.stages["engine_s"] for timing in timings])}
 
 
-def _gateway_stages(taken: list[Taken]) -> dict[str, float]:
-    """Medians. `submit_s` is what the gateway's own clock has left: fitting the graph and POST /prompt; `http_s` is
-    what this client has left: HTTP, reading the request, writing the answer, base64; `around_s` is all but the
-    engine's work: where pictures take unevenly long, only this can be compared."""
+def _gateway_stages(timings: list[Timing]) -> dict[str, float]:
+    """Medians. `submit_s` is the rest of the gateway's own time: fitting the graph and POST /prompt. `http_s` is the
+    rest of the client's time: HTTP, reading the request, writing the response, base64. `around_s` is everything except
+    the engine's work; it is the only comparable value if the times of the pictures vary."""
     names = ("compile_s", "queued_s", "run_s", "fetch_s", "finish_s")
-    stages = {name: _median([one.stages[name] for one in taken]) for name in names}
-    at_work = [one.stages["queued_s"] + one.stages["run_s"] for one in taken]
-    stages["engine_s"] = _median(at_work)
-    stages["around_s"] = _median([one.total_s - work for one, work in zip(taken, at_work, strict=True)])
-    within = [one.stages["total_s"] - sum(one.stages[name] for name in names) for one in taken]
-    stages["submit_s"] = _median(within)
-    stages["http_s"] = _median([one.total_s - one.stages["total_s"] for one in taken])
+    stages = {name: _median([timing.stages[name] for timing in timings]) for name in names}
+    engine = [timing.stages["queued_s"] + timing.stages["run_s"] for timing in timings]
+    stages["engine_s"] = _median(engine)
+    stages["around_s"] = _median(
+        [timing.total_s - engine_s for timing, engine_s in zip(timings, engine, strict=True)]
+    )
+    submit = [timing.stages["total_s"] - sum(timing.stages[name] for name in names) for timing in timings]
+    stages["submit_s"] = _median(submit)
+    stages["http_s"] = _median([timing.total_s - timing.stages["total_s"] for timing in timings])
     return stages
 
 
 def _median(values: list[float]) -> float:
-    median: float = spread(values)["median"]
+    median: float = summarize(values)["median"]
     return median

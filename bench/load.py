@@ -1,5 +1,5 @@
-"""Many clients at once. They are threads in two processes, whichever way they go, so that neither way is measured
-by how well one Python process can drive it."""
+"""Generates load from many clients at once. For every route they are threads in two processes, so that one Python
+process is not the bottleneck."""
 
 from __future__ import annotations
 
@@ -15,39 +15,41 @@ from multiprocessing.synchronize import Barrier
 from types import TracebackType
 from typing import Self
 
-from bench.clients import Client, Way
+from bench.clients import Client, Route
 
 PROCESSES = 2
-_READY_S = 60.0
-LONGEST_S = 12.0
+READY_TIMEOUT_S = 60.0
+MAX_RUN_S = 12.0
 
 
 @dataclass(frozen=True)
-class Part:
-    """What one process did: when it began and ended on the machine's monotonic clock, and its CPU seconds."""
+class ProcessResult:
+    """What one process did: when it started and ended, on the machine's monotonic clock, and its CPU seconds."""
 
-    began: float
-    ended: float
+    started_at: float
+    ended_at: float
     cpu_s: float
     latencies_s: list[float]
 
 
 @dataclass(frozen=True)
-class Run:
-    """What all the clients did together."""
+class LoadResult:
+    """What all clients did together."""
 
     pictures_per_s: float
     client_cpu_s: float
     latencies_s: list[float]
 
 
-class Load:
-    """`with Load() as load: load.run(way, clients=8, seeds=[…])`: a picture for each seed, by that many clients,
-    or as many as they begin in LONGEST_S."""
+class LoadGenerator:
+    """`with LoadGenerator() as load: load.run(route, clients=8, seeds=[…])` draws one picture for each seed with that
+    many clients. No picture is started after MAX_RUN_S."""
 
     def __enter__(self) -> Self:
         context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(PROCESSES, context, _prepare, (context.Barrier(PROCESSES),))
+        self._pool = ProcessPoolExecutor(
+            PROCESSES, context, _set_start_barrier, (context.Barrier(PROCESSES),)
+        )
         return self
 
     def __exit__(
@@ -55,58 +57,59 @@ class Load:
     ) -> None:
         self._pool.shutdown()
 
-    def run(self, way: Way, clients: int, seeds: Sequence[int]) -> Run:
-        """Each process gets its share of the clients and of the seeds; all begin together."""
-        parts = []
+    def run(self, route: Route, clients: int, seeds: Sequence[int]) -> LoadResult:
+        """The clients and the seeds are divided between the processes, which start together."""
+        futures = []
         for index in range(PROCESSES):
-            own_clients = len(range(index, clients, PROCESSES))
-            own_seeds = seeds if clients == 1 else seeds[index::PROCESSES]
-            parts.append(self._pool.submit(_work, way, own_clients, list(own_seeds)))
-        done = [part for part in (future.result() for future in parts) if part.latencies_s]
-        took = max(part.ended for part in done) - min(part.began for part in done)
-        return Run(
-            sum(len(part.latencies_s) for part in done) / took,
-            sum(part.cpu_s for part in done),
-            [latency for part in done for latency in part.latencies_s],
+            process_clients = len(range(index, clients, PROCESSES))
+            process_seeds = seeds if clients == 1 else seeds[index::PROCESSES]
+            futures.append(self._pool.submit(_run_clients, route, process_clients, list(process_seeds)))
+        results = [result for result in (future.result() for future in futures) if result.latencies_s]
+        elapsed_s = max(result.ended_at for result in results) - min(result.started_at for result in results)
+        return LoadResult(
+            sum(len(result.latencies_s) for result in results) / elapsed_s,
+            sum(result.cpu_s for result in results),
+            [latency for result in results for latency in result.latencies_s],
         )
 
 
-_together: Barrier
+_start_barrier: Barrier
 
 
-def _prepare(barrier: Barrier) -> None:
-    global _together
-    _together = barrier
+def _set_start_barrier(barrier: Barrier) -> None:
+    global _start_barrier
+    _start_barrier = barrier
 
 
-def _work(way: Way, clients: int, seeds: list[int]) -> Part:
-    with _opened(way, clients) as ready:
-        _together.wait(_READY_S)
-        began, cpu = time.monotonic(), time.process_time()
-        latencies = _drawn(ready, deque(seeds)) if ready else []
-        return Part(began, time.monotonic(), time.process_time() - cpu, latencies)
+def _run_clients(route: Route, count: int, seeds: list[int]) -> ProcessResult:
+    with _open_clients(route, count) as clients:
+        _start_barrier.wait(READY_TIMEOUT_S)
+        started_at, cpu_before = time.monotonic(), time.process_time()
+        latencies = _draw(clients, deque(seeds)) if clients else []
+        return ProcessResult(started_at, time.monotonic(), time.process_time() - cpu_before, latencies)
 
 
 @contextlib.contextmanager
-def _opened(way: Way, clients: int) -> Iterator[list[Client]]:
+def _open_clients(route: Route, count: int) -> Iterator[list[Client]]:
     with contextlib.ExitStack() as stack:
         try:
-            yield [stack.enter_context(contextlib.closing(way.open())) for _ in range(clients)]
+            yield [stack.enter_context(contextlib.closing(route.open())) for _ in range(count)]
         except BaseException:
-            _together.abort()  # or the other process would wait for us
+            _start_barrier.abort()  # otherwise the other process would wait until READY_TIMEOUT_S
             raise
 
 
-def _drawn(clients: list[Client], seeds: deque[int]) -> list[float]:
+def _draw(clients: list[Client], seeds: deque[int]) -> list[float]:
+    """The latency of each picture, in seconds. Raises the first error of any client."""
     latencies: list[float] = []
     errors: list[BaseException] = []
-    until = time.monotonic() + LONGEST_S
+    deadline = time.monotonic() + MAX_RUN_S
 
     def work(client: Client) -> None:
         try:
             with contextlib.suppress(IndexError):
-                while not errors and time.monotonic() < until:
-                    latencies.append(client.picture(seeds.popleft()).total_s)
+                while not errors and time.monotonic() < deadline:
+                    latencies.append(client.draw(seeds.popleft()).total_s)
         except BaseException as error:
             errors.append(error)
 

@@ -1,4 +1,4 @@
-"""What the system knows of a process: its children, its CPU time, its memory. Reads /proc; elsewhere it knows nothing."""
+"""Child processes, CPU time and memory of a process, read from /proc. Empty or zero on systems without /proc."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ _MB = 1_000_000
 Memory = dict[str, float]
 
 
-def children(pid: int) -> list[int]:
-    """The processes that `pid` started and that still run, oldest first."""
-    found = []
+def child_pids(pid: int) -> list[int]:
+    """The running processes that `pid` started, in ascending order."""
+    pids = []
     for entry in Path("/proc").glob("[0-9]*"):
         stat = _stat(int(entry.name))
         if stat and int(stat[1]) == pid:
-            found.append(int(entry.name))
-    return sorted(found)
+            pids.append(int(entry.name))
+    return sorted(pids)
 
 
 def cpu_s(pid: int) -> float:
-    """Seconds of CPU that the process has used so far."""
+    """Seconds of CPU time that the process has used so far."""
     stat = _stat(pid)
     return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK") if stat else 0.0
 
 
-def memory_mib(pid: int) -> Memory | None:
-    """RSS (all that it maps and uses) and PSS (what it shares divided by those who share it), in 10^6 bytes."""
+def memory_mb(pid: int) -> Memory | None:
+    """RSS (all memory that it maps and uses) and PSS (shared memory divided by its number of users), in 10^6 bytes."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     except OSError:
@@ -35,14 +35,14 @@ def memory_mib(pid: int) -> Memory | None:
     return {"rss_mb": kib["Rss"] * 1024 / _MB, "pss_mb": kib["Pss"] * 1024 / _MB}
 
 
-def reset_peak(pid: int) -> float:
-    """Forget the most memory that the process ever had; what it has now, in 10^6 bytes. Raises OSError off Linux."""
+def reset_peak_memory(pid: int) -> float:
+    """Reset the peak memory of the process. Returns its present memory, in 10^6 bytes. Raises OSError off Linux."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
     return _status_mb(pid, "VmRSS")
 
 
-def peak_mb(pid: int) -> float:
-    """The most memory that the process had since `reset_peak`, in 10^6 bytes."""
+def peak_memory_mb(pid: int) -> float:
+    """The peak memory of the process since `reset_peak_memory`, in 10^6 bytes."""
     return _status_mb(pid, "VmHWM")
 
 
@@ -52,7 +52,7 @@ def _status_mb(pid: int, name: str) -> float:
 
 
 def cpu_model() -> str:
-    """What this machine's CPU calls itself, and how many of it this process may use."""
+    """The number of CPUs of this machine and their model."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -62,7 +62,7 @@ def cpu_model() -> str:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """The fields of /proc/PID/stat from the third on (state, parent, …); the second may hold spaces."""
+    """The fields of /proc/PID/stat from the third on (state, parent, …); the second may contain spaces."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -1,4 +1,4 @@
-"""The gateway as its owner runs it: gunicorn in a process of its own, defaults but for the addresses."""
+"""A gateway as an owner runs it: gunicorn in its own process, with default settings except for the addresses."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from types import TracebackType
 from typing import Self
 
 from bench.clients import session
-from bench.processes import children
+from bench.processes import child_pids
 
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 20.0
-_LOOK_S = 0.002
-_AT = re.compile(r"Easel is at (http://\S+)")
+_POLL_INTERVAL_S = 0.002
+_URL = re.compile(r"Easel is at (http://\S+)")
 
 
 class Server:
-    """`with Server(engine_url=…, catalogue=…) as server: server.url`. It has a state directory of its own."""
+    """`with Server(engine_url=…, catalogue=…) as server: server.url`. It has its own state directory."""
 
     def __init__(self, *, engine_url: str, catalogue: Path) -> None:
         self._engine_url, self._catalogue = engine_url, catalogue
         self.url = ""
-        self.began = 0.0
+        self.started_at = 0.0
         """When gunicorn was started, on the clock of time.perf_counter"""
 
     def __enter__(self) -> Self:
-        self._place = TemporaryDirectory(prefix="easel-bench-")
-        place = Path(self._place.name)
-        (place / "easel.yaml").touch()  # so that the owner's own settings do not count
-        self._log = place / "log"
+        self._folder = TemporaryDirectory(prefix="easel-bench-")
+        folder = Path(self._folder.name)
+        (folder / "easel.yaml").touch()  # an empty one, so that the owner's settings are not used
+        self._log = folder / "log"
         with self._log.open("wb") as log:
-            self.began = time.perf_counter()
+            self.started_at = time.perf_counter()
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "gunicorn", "wsgi:app"],
                 cwd=ROOT,
-                env=self._environment(place),
+                env=self._environment(folder),
                 stdout=log,
                 stderr=log,
             )
@@ -61,19 +61,19 @@ class Server:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._place.cleanup()
+        self._folder.cleanup()
 
     @property
     def workers(self) -> list[int]:
         """The process ids of its workers."""
-        return children(self._process.pid)
+        return child_pids(self._process.pid)
 
-    def _environment(self, place: Path) -> dict[str, str]:
-        others = {name: value for name, value in os.environ.items() if not name.startswith("EASEL_")}
+    def _environment(self, folder: Path) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("EASEL_")}
         return {
-            **others,
-            "EASEL_CONFIG": str(place / "easel.yaml"),
-            "EASEL_STATE_DIR": str(place / "state"),
+            **inherited,
+            "EASEL_CONFIG": str(folder / "easel.yaml"),
+            "EASEL_STATE_DIR": str(folder / "state"),
             "EASEL_PORT": "0",
             "EASEL_ENGINE_URL": self._engine_url,
             "EASEL_CATALOGUE": str(self._catalogue),
@@ -81,16 +81,13 @@ class Server:
         }
 
     def _wait_for_url(self) -> str:
-        """Its address, once it has answered there."""
-        give_up = time.perf_counter() + START_TIMEOUT_S
-        while time.perf_counter() < give_up and self._process.poll() is None:
-            found = _AT.search(self._log.read_text())
-            if found:
-                self._ask(found[1])
-                return found[1]
-            time.sleep(_LOOK_S)
-        raise RuntimeError(f"the gateway did not start; it said:\n{self._log.read_text()}")
-
-    def _ask(self, url: str) -> None:
-        with session() as asking:
-            asking.get(f"{url}/health", timeout=START_TIMEOUT_S).raise_for_status()
+        """The server's URL, once it has responded there. Raises RuntimeError if it does not start."""
+        deadline = time.perf_counter() + START_TIMEOUT_S
+        while time.perf_counter() < deadline and self._process.poll() is None:
+            match = _URL.search(self._log.read_text())
+            if match:
+                with session() as http:
+                    http.get(f"{match[1]}/health", timeout=START_TIMEOUT_S).raise_for_status()
+                return match[1]
+            time.sleep(_POLL_INTERVAL_S)
+        raise RuntimeError(f"the gateway did not start; its log:\n{self._log.read_text()}")

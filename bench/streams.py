@@ -1,5 +1,5 @@
-"""What streams cost: how much later than from the engine itself a step is told, and how much memory large pictures take
-on their way."""
+"""What streams cost: how much later a step is reported through the gateway than by the engine itself, and how much
+memory large pictures need."""
 
 from __future__ import annotations
 
@@ -8,57 +8,57 @@ import json
 from typing import Any
 
 from bench.clients import PROMPT, TIMEOUT_S, session
-from bench.figures import spread
-from bench.processes import peak_mb, reset_peak
-from bench.world import World
+from bench.processes import peak_memory_mb, reset_peak_memory
+from bench.summary import summarize
+from bench.testbed import Testbed
 
 STEPS, QUICK_STEPS = 40, 5
 LARGE, QUICK_LARGE = 10, 2
-"""Pictures of 2048x2048 in one answer"""
+"""Pictures of 2048x2048 in one response"""
 
 
-def measure_streams(world: World) -> dict[str, Any]:
-    """Seconds; and how many times the size of its base64 an answer needs at the most."""
-    direct, gateway = _first_steps(world, QUICK_STEPS if world.options.quick else STEPS)
-    told: dict[str, Any] = {
+def measure_streams(testbed: Testbed) -> dict[str, Any]:
+    """Times in seconds; the peak memory of a large response also as a multiple of the size of its base64."""
+    direct, gateway = _first_steps(testbed, QUICK_STEPS if testbed.options.quick else STEPS)
+    results: dict[str, Any] = {
         "direct_s": direct,
         "gateway_s": gateway,
         "added_s": gateway["median"] - direct["median"],
     }
-    if not world.options.url:
-        count = QUICK_LARGE if world.options.quick else LARGE
-        told["large"] = {
-            name: _large(world, count, stream) for name, stream in (("answer", False), ("stream", True))
+    if not testbed.options.url:
+        count = QUICK_LARGE if testbed.options.quick else LARGE
+        results["large"] = {
+            name: _large(testbed, count, stream) for name, stream in (("response", False), ("stream", True))
         }
-    return told
+    return results
 
 
-def _first_steps(world: World, times: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _first_steps(testbed: Testbed, times: int) -> tuple[dict[str, Any], dict[str, Any]]:
     with (
-        contextlib.closing(world.direct.open()) as direct,
-        contextlib.closing(world.gateway().open()) as gateway,
+        contextlib.closing(testbed.direct.open()) as direct,
+        contextlib.closing(testbed.gateway().open()) as gateway,
     ):
         for client in (direct, gateway):
-            client.first_step(next(world.seeds))
+            client.first_step_s(next(testbed.seeds))
         pairs = [
-            (direct.first_step(next(world.seeds)), gateway.first_step(next(world.seeds)))
+            (direct.first_step_s(next(testbed.seeds)), gateway.first_step_s(next(testbed.seeds)))
             for _ in range(times)
         ]
-    return spread([pair[0] for pair in pairs]), spread([pair[1] for pair in pairs])
+    return summarize([pair[0] for pair in pairs]), summarize([pair[1] for pair in pairs])
 
 
-def _large(world: World, count: int, stream: bool) -> dict[str, float]:
-    """Peak memory of the worker that served it, beyond what it had, by the size of the pictures in base64."""
-    workers = world.server.workers
-    before = {pid: reset_peak(pid) for pid in workers}
+def _large(testbed: Testbed, count: int, stream: bool) -> dict[str, float]:
+    """By how much the memory of the worker that served the request grew, and the size of the pictures in base64."""
+    workers = testbed.server.workers
+    before = {pid: reset_peak_memory(pid) for pid in workers}
     body = {"prompt": PROMPT, "model": "large", "n": count, "response_format": "b64_json", "stream": stream}
     size = 0
-    with session() as asking, asking.post(
-        f"{world.server.url}/v1/images/generations", data=json.dumps(body), stream=True, timeout=TIMEOUT_S,
+    with session() as http, http.post(
+        f"{testbed.server.url}/v1/images/generations", data=json.dumps(body), stream=True, timeout=TIMEOUT_S,
         headers={"Content-Type": "application/json"},
-    ) as answer:  # fmt: skip
-        answer.raise_for_status()
-        for piece in answer.iter_content(65536):
-            size += len(piece)
-    grown = max(peak_mb(pid) - before[pid] for pid in workers)
+    ) as response:  # fmt: skip
+        response.raise_for_status()
+        for chunk in response.iter_content(65536):
+            size += len(chunk)
+    grown = max(peak_memory_mb(pid) - before[pid] for pid in workers)
     return {"encoded_mb": size / 1_000_000, "grown_mb": grown, "times": grown / (size / 1_000_000)}

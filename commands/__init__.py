@@ -1,4 +1,4 @@
-"""The shell's door: flask compile-workflow, check-catalogue, generate, gpu, snapshot-nodes, write-docs."""
+"""The `flask` commands: compile-workflow, check-catalogue, generate, gpu, snapshot-nodes, write-docs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ from commands.snapshot import snapshot_nodes
 
 
 def register_commands(app: Flask) -> None:
-    """Add the commands to `flask`. They use the rooms that `app.extensions["easel"]` holds, see `house.Rooms`."""
+    """Add the commands to `flask`. They use the services in `app.extensions["easel"]`, see `CommandServices`."""
     for command in (compile_command, check_catalogue, generate, gpu, snapshot_nodes, write_docs):
         app.cli.add_command(command)

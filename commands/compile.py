@@ -1,4 +1,4 @@
-"""flask compile-workflow: see the graph, and where each of its values comes from, without a GPU."""
+"""flask compile-workflow: prints the graph, or the origin of each of its values, without a GPU."""
 
 from __future__ import annotations
 
@@ -14,36 +14,37 @@ from compiler.values import Note
 from generation import with_source
 
 
-@click.command("compile-workflow", short_help="Print the graph a model runs for a prompt.")
+@click.command("compile-workflow", short_help="Print the ComfyUI graph for a model and a prompt.")
 @click.argument("model")
 @click.argument("prompt")
 @request_options
 @click.option(
     "--as",
-    "form",
+    "output_format",
     type=click.Choice(["json", "explain"]),
     default="json",
     show_default=True,
-    help="Print the graph, or every value with its origin.",
+    help="Print the graph as JSON, or explain the origin of every value.",
 )
 @click.option(
-    "--check", "url", metavar="URL", help="Also ask the ComfyUI at URL whether it has every node and file."
+    "--check", "url", metavar="URL", help="Also check that the ComfyUI at URL has every node and file."
 )
 @handle_errors
-def compile_command(model: str, prompt: str, form: str, url: str | None, **options: Any) -> None:
+def compile_command(model: str, prompt: str, output_format: str, url: str | None, **options: Any) -> None:
     """Print the ComfyUI graph that MODEL would run for PROMPT.
 
-    The JSON is ComfyUI's API format: paste it into POST /prompt, or load it in ComfyUI's own page. A request of
-    several jobs prints several graphs. With --image the graph names files that `POST /upload/image` must bring first.
+    The JSON is in ComfyUI's API format: send it to POST /prompt, or load it in ComfyUI's web page. A request with
+    several jobs prints several graphs. With --image, the graph refers to files that must be uploaded first with
+    `POST /upload/image`.
     """
     request, pictures = image_request(RequestOptions(**options), model=model, prompt=prompt, id="preview")
     catalogue = services().catalogue()
     compiled = compile_workflow(with_source(request, pictures), catalogue)
     graphs: list[Any] = [graph.nodes for graph in compiled.graphs]
     if url:
-        graphs = services().generator.check(compiled, catalogue, engine_at(url))
-        click.secho(f"{url} can run it.", err=True, fg="green")
-    if form == "explain":
+        graphs = services().generator.fitted_graphs(compiled, catalogue, engine_at(url))
+        click.secho(f"{url} can run this graph.", err=True, fg="green")
+    if output_format == "explain":
         click.echo(explanation(compiled, request.seed_origin))
     else:
         for graph in graphs:
@@ -51,7 +52,7 @@ def compile_command(model: str, prompt: str, form: str, url: str | None, **optio
 
 
 def explanation(compiled: Compiled, seed_origin: str) -> str:
-    """Every value of the plan with who decided it, one a line, then what was not done as asked."""
+    """Every value of the plan with its origin, one per line, then the adjusted and ignored fields."""
     plan = compiled.plan
     rows = [
         ("model", plan.model, ""),
@@ -68,17 +69,18 @@ def explanation(compiled: Compiled, seed_origin: str) -> str:
     ]
     width = max(len(name) for name, _, _ in rows)
     lines = [
-        f"{name:<{width}}  {_shown(value)}{f'  ({origin})' if origin else ''}" for name, value, origin in rows
+        f"{name:<{width}}  {_format_value(value)}{f'  ({origin})' if origin else ''}"
+        for name, value, origin in rows
     ]
-    lines += [f"adjusted  {_note(note)}" for note in plan.adjusted]
-    lines += [f"ignored   {_note(note)}" for note in plan.ignored]
+    lines += [f"adjusted  {_format_note(note)}" for note in plan.adjusted]
+    lines += [f"ignored   {_format_note(note)}" for note in plan.ignored]
     return "\n".join(lines)
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
 
 
-def _note(note: Note) -> str:
-    done = "" if note.done is None else f" -> {_shown(note.done)}"
-    return f"{note.field}: {_shown(note.asked)}{done} ({note.why})"
+def _format_note(note: Note) -> str:
+    done = "" if note.done is None else f" -> {_format_value(note.done)}"
+    return f"{note.field}: {_format_value(note.asked)}{done} ({note.why})"

@@ -1,4 +1,4 @@
-"""What the commands share: the rooms they use, and how a named error ends a command."""
+"""Shared by all commands: the services they use, and printing of errors with their exit codes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ P = ParamSpec("P")
 
 
 class CommandServices(Protocol):
-    """The part of the house that commands enter."""
+    """The part of the container that commands use."""
 
     @property
     def source_paths(self) -> SourcePaths: ...
@@ -31,10 +31,10 @@ class CommandServices(Protocol):
     def generator(self) -> Generator: ...
     def catalogue(self) -> Catalogue: ...
     def server_address(self) -> tuple[str, str | None]:
-        """The URL of this installation's running server, and a key that it takes if it wants one."""
+        """The URL of this installation's server, and one of its API keys or None."""
 
     def command_engine(self) -> Any:
-        """A context manager that gives the engine in force, or a sketch engine of its own while it lasts."""
+        """A context manager that starts a sketch engine for this command if there is no other engine."""
 
 
 EXIT_CODES: tuple[tuple[type[EaselError], int], ...] = (
@@ -53,17 +53,17 @@ EXIT_CODES: tuple[tuple[type[EaselError], int], ...] = (
     (errors.StoreUnwritable, 5),
     (EaselError, 2),
 )
-"""0 done; 1 catalogue, template or settings are wrong; 2 the request is; 3 a server is away or lacks something;
-4 the job failed; 5 the picture could not be kept."""
+"""0: success. 1: the catalogue, a template or a setting is invalid. 2: the request is invalid. 3: a server is unreachable
+or lacks something. 4: the job failed. 5: the picture could not be stored."""
 
 
 def exit_code(error: EaselError) -> int:
-    """The exit status for a named error."""
+    """The exit code for an error."""
     return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
 
 
 def handle_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """A command whose named errors print as `code: message`, as over HTTP, and end it with their exit code."""
+    """Decorator: print an EaselError as `code: message`, with the same code as over HTTP, and exit with its exit code."""
 
     @with_appcontext
     @functools.wraps(command)
@@ -78,15 +78,15 @@ def handle_errors(command: Callable[P, None]) -> Callable[P, None]:
 
 
 def services() -> CommandServices:
-    """The house of the application that runs this command."""
+    """The services of the application that runs this command."""
     container: CommandServices = current_app.extensions["easel"]
     return container
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write `data` to `path`; a full or read-only disk is a named error."""
+    """Write `data` to `path`. Raises StoreUnwritable."""
     if not path.absolute().parent.is_dir():
-        raise errors.StoreUnwritable(f"{path} cannot be written: there is no folder {path.parent}.")
+        raise errors.StoreUnwritable(f"{path} cannot be written: the folder {path.parent} does not exist.")
     try:
         write_atomic(path, data)
     except OSError as error:
@@ -94,5 +94,5 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def engine_at(url: str) -> Engine:
-    """The engine at `url`, for commands that are told one."""
+    """The engine at `url`, for commands with a URL option."""
     return Engine(url.rstrip("/"))

@@ -1,4 +1,4 @@
-"""flask write-docs: the tables in docs/ that are made from the code, put between their marks."""
+"""flask write-docs: writes the tables in docs/ that are generated from the code, between their markers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import click
 
 from api import status_of
 from commands.context import EXIT_CODES, handle_errors, write_file
-from errors import every_error
-from settings import TABLE
+from errors import error_classes
+from settings import SETTINGS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -26,46 +26,46 @@ def write_docs() -> None:
 
 
 def documents() -> dict[Path, str]:
-    """Each document with generated tables, and the text it should have."""
+    """Each document with generated tables, and its up-to-date text."""
     tables = {"error-codes": error_table(), "settings": settings_table()}
     return {
-        path: _filled(path.read_text("utf-8"), tables)
+        path: _with_tables(path.read_text("utf-8"), tables)
         for path in sorted(DOCS.glob("*.md"))
         if "<!-- generated: " in path.read_text("utf-8")
     }
 
 
-def _filled(text: str, tables: dict[str, str]) -> str:
-    def fill(match: re.Match[str]) -> str:
+def _with_tables(text: str, tables: dict[str, str]) -> str:
+    def replacement(match: re.Match[str]) -> str:
         return f"<!-- generated: {match[1]} -->\n{tables[match[1]]}\n<!-- end -->"
 
-    return re.sub(r"<!-- generated: ([a-z-]+) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
+    return re.sub(r"<!-- generated: ([a-z-]+) -->\n.*?<!-- end -->", replacement, text, flags=re.DOTALL)
 
 
 def error_table() -> str:
-    """Every code with its status, whether a client should try again, when it comes, and what helps."""
-    rows = ["| Code | Status | Retry | Exit | When | What helps |", "| --- | --- | --- | --- | --- | --- |"]
-    for kind in every_error():
-        exit_status = next(code for parent, code in EXIT_CODES if issubclass(kind, parent))
-        retry = "yes" if kind.retry else "no"
+    """Every error code with its HTTP status, whether clients should retry, its exit code, cause and remedy."""
+    rows = ["| Code | Status | Retry | Exit code | Cause | Remedy |", "| --- | --- | --- | --- | --- | --- |"]
+    for error in error_classes():
+        code = next(code for parent, code in EXIT_CODES if issubclass(error, parent))
+        retry = "yes" if error.retry else "no"
         rows.append(
-            f"| `{kind.code}` | {status_of(kind)} | {retry} | {exit_status} | {kind.when} | {kind.remedy} |"
+            f"| `{error.code}` | {status_of(error)} | {retry} | {code} | {error.when} | {error.remedy} |"
         )
     return "\n".join(rows)
 
 
 def settings_table() -> str:
-    """Every setting with its variable, default and sentence."""
-    rows = ["| In easel.yaml | Variable | Default | |", "| --- | --- | --- | --- |"]
-    for setting in TABLE:
-        words = setting.sentence
+    """Every setting with its variable, default and description."""
+    rows = ["| In easel.yaml | Variable | Default | Description |", "| --- | --- | --- | --- |"]
+    for setting in SETTINGS:
+        description = setting.description
         if setting.choices:
-            words += f" One of {', '.join(f'`{choice}`' for choice in setting.choices)}."
-        default = str(setting.default).lower() if setting.kind == "switch" else str(setting.default)
+            description += f" One of {', '.join(f'`{choice}`' for choice in setting.choices)}."
+        default = str(setting.default).lower() if setting.kind == "boolean" else str(setting.default)
         shown = (
             f"`{default}`"
-            if setting.default or setting.kind in ("switch", "integer", "number")
+            if setting.default or setting.kind in ("boolean", "integer", "number")
             else "(empty)"
         )
-        rows.append(f"| `{setting.name}` | `{setting.variable}` | {shown} | {words} |")
+        rows.append(f"| `{setting.name}` | `{setting.variable}` | {shown} | {description} |")
     return "\n".join(rows)

@@ -1,4 +1,4 @@
-"""The command-line options that describe a picture, read into an ImageRequest."""
+"""The command-line options of an image request, and their conversion to an ImageRequest."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ P = ParamSpec("P")
 
 
 def request_options(command: Callable[P, None]) -> Callable[P, None]:
-    """The options that say what to draw."""
-    sets = "Set an input of the workflow, such as steps=4 or negative_prompt=fog; VALUE is JSON or a text."
-    size = "Width and height in pixels; the model's own if left out."
+    """Decorator: add the options of an image request to `command`."""
+    sets = "Set a workflow input, such as steps=4 or negative_prompt=fog; VALUE is JSON or text."
+    size = "Width and height in pixels; default: the model's default size."
     image = "Redraw this picture instead of drawing a new one."
-    mask = "Redraw only where this mask is transparent, or white."
-    lora = "Apply a LoRA of the catalogue, such as lcm-sd-1.5 or lcm-sd-1.5=0.8."
+    mask = "Redraw only where this mask is transparent (or white, if it has no transparency)."
+    lora = "Apply a LoRA from the catalogue, such as lcm-sd-1.5 or lcm-sd-1.5=0.8."
     file = click.Path(exists=True, dir_okay=False, path_type=Path)
     for option in (
         click.option("--mask", type=file, help=mask),
         click.option("--image", type=file, help=image),
         click.option("--lora", "loras", multiple=True, metavar="ID[=STRENGTH]", help=lora),
-        click.option("--quality", help="A preset of the model, such as low or high."),
+        click.option("--quality", help="Quality preset of the model, such as low or high."),
         click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help=sets),
         click.option("--n", "n", default=1, show_default=True, help="Number of pictures."),
-        click.option("--seed", type=int, help="Seed from 0 to 2^64-1; drawn if left out."),
+        click.option("--seed", type=int, help="Seed from 0 to 2^64-1; default: random."),
         click.option("--size", metavar="WxH", help=size),
     ):
         command = option(command)
@@ -43,7 +43,7 @@ def request_options(command: Callable[P, None]) -> Callable[P, None]:
 
 @dataclass(frozen=True)
 class RequestOptions:
-    """The options that say what to draw, as `request_options` names them."""
+    """The values of the options that `request_options` adds."""
 
     size: str | None
     seed: int | None
@@ -58,8 +58,7 @@ class RequestOptions:
 def image_request(
     options: RequestOptions, *, model: str, prompt: str, id: str
 ) -> tuple[ImageRequest, Pictures | None]:
-    """The options as a request, and the pictures that it redraws. Raises InvalidValue for an option that is wrong, and
-    InvalidImage."""
+    """Convert the options to a request and its input pictures. Raises InvalidValue and InvalidImage."""
     try:
         size = Size.parse(options.size) if options.size and options.size != "auto" else None
     except ValueError as error:
@@ -74,7 +73,7 @@ def image_request(
         seed=secrets.randbelow(2**53) if options.seed is None else options.seed,
         seed_origin="drawn" if options.seed is None else "request",
         id=id,
-        inputs=dict(_pair(text) for text in options.sets),
+        inputs=dict(_parse_assignment(text) for text in options.sets),
         presets={"quality": options.quality.lower()} if options.quality else {},
         loras=tuple(map(_lora, options.loras)),
     )
@@ -84,7 +83,7 @@ def image_request(
 def _pictures(options: RequestOptions) -> Pictures | None:
     if options.image is None:
         if options.mask is not None:
-            raise InvalidValue("--mask: there is no --image for it.", param="mask")
+            raise InvalidValue("--mask requires --image.", param="mask")
         return None
     mask = None if options.mask is None else read_image(options.mask.read_bytes(), param="mask")
     return Pictures(read_image(options.image.read_bytes()), mask)
@@ -98,15 +97,15 @@ def _lora(text: str) -> LoraChoice:
         raise InvalidValue(f"--lora {text}: the strength must be a number.", param="lora") from error
 
 
-def _pair(text: str) -> tuple[str, Any]:
+def _parse_assignment(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise InvalidValue(f"--set {text}: it wants NAME=VALUE.", param=name)
-    return name.strip(), _plain(value)
+        raise InvalidValue(f"--set {text}: the format is NAME=VALUE.", param=name)
+    return name.strip(), _parse_value(value)
 
 
-def _plain(text: str) -> Any:
-    """What the text is as JSON (4, 0.5, true, "4"), else the text itself."""
+def _parse_value(text: str) -> Any:
+    """The JSON value of `text` (4, 0.5, true, "4"); `text` itself if it is not a JSON number, boolean or string."""
     try:
         value = json.loads(text, parse_constant=str)
     except (ValueError, RecursionError):

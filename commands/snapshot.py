@@ -1,4 +1,4 @@
-"""flask snapshot-nodes: learn node signatures from a ComfyUI, so that a template may use new nodes without any Python."""
+"""flask snapshot-nodes: imports node signatures from ComfyUI, so that templates can use new nodes without code changes."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ import click
 
 from commands.context import engine_at, handle_errors, services, write_file
 from compiler import SourcePaths
-from compiler.signatures import learn
+from compiler.signatures import record_signatures
 from errors import CatalogueInvalid, InvalidValue, NodesMissing
 from schemas.yaml_document import read_yaml
 
 _CLASS_TYPE = re.compile(r'"class_type"\s*:\s*"([^"]+)"')
 
 
-@click.command("snapshot-nodes", short_help="Learn node signatures from a ComfyUI.")
+@click.command("snapshot-nodes", short_help="Import node signatures from ComfyUI.")
 @click.argument("source")
 @click.option(
     "--node",
     "nodes",
     multiple=True,
     metavar="CLASS",
-    help="Also learn this node class; may be given several times.",
+    help="Also import this node class; can be repeated.",
 )
-@click.option("--version", help="ComfyUI's version, when SOURCE is a file.")
+@click.option("--version", help="Version of ComfyUI; required if SOURCE is a file.")
 @handle_errors
 def snapshot_nodes(source: str, nodes: tuple[str, ...], version: str | None) -> None:
-    """Merge what SOURCE says of the nodes that the templates use into schemas/nodes.json.
+    """Merge the signatures of the nodes that the templates use from SOURCE into schemas/nodes.json.
 
-    SOURCE is the URL of a running ComfyUI, or a file with the answer of its /object_info. Run it once for each
-    version that is to be served: inputs and choices that not all have are marked with those that have them.
+    SOURCE is the URL of a running ComfyUI, or a file with the response of its /object_info. Run this once for each
+    ComfyUI version to support: inputs and choices that not all versions have are marked with the versions that do.
     """
     paths = services().source_paths
     target = paths.schemas / "nodes.json"
     known = json.loads(target.read_text("utf-8"))
-    asked = {*nodes, *used_classes(paths)}
-    object_info, found_version = _read(source, version, {*asked, *known["nodes"]})
-    absent = sorted(asked - set(object_info) - set(known["nodes"]))
-    if absent:
-        raise NodesMissing(f"{source} has no node {', '.join(absent)}.", nodes=absent)
+    required = {*nodes, *used_classes(paths)}
+    object_info, source_version = _read(source, version, {*required, *known["nodes"]})
+    missing = sorted(required - set(object_info) - set(known["nodes"]))
+    if missing:
+        raise NodesMissing(f"{source} has no node {', '.join(missing)}.", nodes=missing)
     folders = read_yaml((paths.schemas / "files.yaml").read_text("utf-8"))
-    fresh = learn(
-        known, object_info, version=found_version, wanted={*asked, *known["nodes"]}, folders=folders
+    merged = record_signatures(
+        known, object_info, version=source_version, classes={*required, *known["nodes"]}, folders=folders
     )
-    write_file(target, nodes_text(fresh).encode("utf-8"))
-    _report(known["nodes"], fresh["nodes"], found_version)
+    write_file(target, nodes_text(merged).encode("utf-8"))
+    _report(known["nodes"], merged["nodes"], source_version)
 
 
 def used_classes(paths: SourcePaths) -> set[str]:
-    """Every node class that a template names."""
+    """Every node class that occurs in a template."""
     return {
         name
         for template in paths.templates.glob("*.json.j2")
@@ -61,10 +61,10 @@ def used_classes(paths: SourcePaths) -> set[str]:
     }
 
 
-def nodes_text(facts: Mapping[str, Any]) -> str:
-    """The content of nodes.json, an input a line, so that a change can be read as one."""
+def nodes_text(document: Mapping[str, Any]) -> str:
+    """The text of nodes.json with one input per line, so that diffs are readable."""
     nodes = []
-    for name, node in facts["nodes"].items():
+    for name, node in document["nodes"].items():
         inputs = [f"    {json.dumps(key)}: {_line(value)}" for key, value in node["inputs"].items()]
         joined = ",\n".join(inputs)
         block = f"{{\n{joined}\n   }}" if inputs else "{}"
@@ -72,24 +72,30 @@ def nodes_text(facts: Mapping[str, Any]) -> str:
             f"  {json.dumps(name)}: {{\n   \"inputs\": {block},\n"
             f"   \"outputs\": {_line(node['outputs'])}, \"output_node\": {_line(node['output_node'])}\n  }}"
         )  # fmt: skip
-    return f'{{\n "versions": {_line(facts["versions"])},\n "nodes": {{\n' + ",\n".join(nodes) + "\n }\n}\n"
+    return (
+        f'{{\n "versions": {_line(document["versions"])},\n "nodes": {{\n' + ",\n".join(nodes) + "\n }\n}\n"
+    )
 
 
 def _line(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _read(source: str, version: str | None, wanted: set[str]) -> tuple[dict[str, Any], str]:
+def _read(source: str, version: str | None, classes: set[str]) -> tuple[dict[str, Any], str]:
+    """The /object_info entries of `classes`, and the version of ComfyUI."""
     if source.startswith(("http://", "https://")):
         engine = engine_at(source)
-        return engine.signatures(wanted, fresh=True), version or engine.stats().version
+        return engine.signatures(classes, fresh=True), version or engine.stats().version
     if version is None:
-        raise InvalidValue("Say with --version which ComfyUI the file is from.", param="version")
+        raise InvalidValue(
+            "--version is required if SOURCE is a file: the ComfyUI version that the file is from.",
+            param="version",
+        )
     try:
         object_info = json.loads(Path(source).read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise CatalogueInvalid(f"{source} is no answer of /object_info: {error}") from error
-    return {name: entry for name, entry in object_info.items() if name in wanted}, version
+        raise CatalogueInvalid(f"{source} is not a response of /object_info: {error}") from error
+    return {name: entry for name, entry in object_info.items() if name in classes}, version
 
 
 def _report(before: Mapping[str, Any], after: Mapping[str, Any], version: str) -> None:
@@ -98,4 +104,4 @@ def _report(before: Mapping[str, Any], after: Mapping[str, Any], version: str) -
             click.echo(f"new      {name}")
         elif node != before[name]:
             click.echo(f"changed  {name}")
-    click.echo(f"{len(after)} nodes; {version} is in.")
+    click.echo(f"{len(after)} nodes, ComfyUI {version} included.")

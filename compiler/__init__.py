@@ -1,8 +1,9 @@
-"""Request + catalogue -> graph. Pure: no network, no clock, no chance, no environment; reading its texts is its only I/O.
+"""Compiles a request and the catalogue into graphs. Pure: no network, clock, randomness or environment; its only I/O is
+reading the catalogue's files.
 
 catalogue = load_catalogue(read_sources(paths))
 compiled = compile_workflow(request, catalogue)
-compiled.graphs[0].nodes                            # ComfyUI's API format, proved against the node signatures
+compiled.graphs[0].nodes                            # ComfyUI's API format, checked against the node signatures
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from compiler.resolve import resolve
 from compiler.signatures import parse_object_info
 from compiler.size import Size
 from compiler.sources import SourcePaths, Sources, read_sources
-from compiler.values import MAX_SEED, Compiled, Graph, ImageRequest, LoraChoice, Plan, Source, Task
+from compiler.values import MAX_SEED, Compiled, Graph, ImageRequest, LoraChoice, Plan, SourceImage, Task
 from errors import CatalogueInvalid, EaselError, TemplateInvalid
 
 __all__ = [
@@ -28,7 +29,7 @@ __all__ = [
     "Model",
     "Plan",
     "Size",
-    "Source",
+    "SourceImage",
     "SourcePaths",
     "Sources",
     "Task",
@@ -45,43 +46,43 @@ __all__ = [
 def compile_workflow(request: ImageRequest, catalogue: Catalogue) -> Compiled:
     """The plan of `request` and one checked graph for each of its jobs.
 
-    Raises what `resolve` raises for the request's faults, TemplateInvalid and GraphInvalid for the template's.
+    Raises what `resolve` raises if the request is wrong, TemplateInvalid or GraphInvalid if the template is.
     """
     plan = resolve(request, catalogue)
     values = {name: planned.value for name, planned in plan.values.items()}
     graphs = []
     for index, job in enumerate(plan.jobs):
-        of_job = {"seed": job.seed, "batch": job.batch, "prefix": f"{plan.prefix}-{index}"}
-        nodes = catalogue.renderer.render(plan.template, {**values, **of_job})
+        job_values = {"seed": job.seed, "batch": job.batch, "prefix": f"{plan.prefix}-{index}"}
+        nodes = catalogue.renderer.render(plan.template, {**values, **job_values})
         check(nodes, catalogue.signatures, plan.template)
         graphs.append(Graph(nodes, job, plan.template))
     return Compiled(plan, tuple(graphs))
 
 
 def load_catalogue(sources: Sources) -> Catalogue:
-    """The catalogue that `sources` make, proved: every model compiles with its defaults for every task it has.
+    """Parse `sources` and check that every model compiles with its defaults for each of its tasks.
 
-    Raises CatalogueInvalid with every fault found.
+    Raises CatalogueInvalid with every error found.
     """
     catalogue = parse_catalogue(sources)
     errors = [
         f"{sources.catalogue_name}: models.{model.id} ({task}): {error}"
         for model in catalogue.models.values()
         for task in model.workflows
-        if (error := _error_of(model, task, catalogue)) is not None
+        if (error := _model_error(model, task, catalogue)) is not None
     ]
     if errors:
         raise CatalogueInvalid("\n".join(errors), errors=errors)
     return catalogue
 
 
-# With everything in it that could break out of JSON or Jinja, so that a quoted {{ prompt }} is found at start.
+# Contains what could break out of JSON or Jinja, so that a quoted {{ prompt }} is found at start.
 _TRIAL_PROMPT = '"{{ 7*7 }}",}\n\\'
 _TRIAL_IMAGE, _TRIAL_MASK = "easel/image.png [temp]", "easel/mask.png [temp]"
 
 
-def _error_of(model: Model, task: Task, catalogue: Catalogue) -> EaselError | None:
-    """What is wrong with the graph of `task`, tried with all that its template must not lose."""
+def _model_error(model: Model, task: Task, catalogue: Catalogue) -> EaselError | None:
+    """Compile a trial request for `task`: the error if that fails, or if the graph does not use all of the request."""
     loras = list(catalogue.loras_for(model).values())[:1]
     mask = _TRIAL_MASK if task == "inpaint" else None
     request = ImageRequest(
@@ -91,7 +92,7 @@ def _error_of(model: Model, task: Task, catalogue: Catalogue) -> EaselError | No
         model=model.id,
         task=task,
         loras=tuple(LoraChoice(lora.id) for lora in loras),
-        source=None if task == "generate" else Source(model.size.default, _TRIAL_IMAGE, mask),
+        source=None if task == "generate" else SourceImage(model.size.default, _TRIAL_IMAGE, mask),
     )
     try:
         (graph,) = compile_workflow(request, catalogue).graphs
@@ -100,16 +101,17 @@ def _error_of(model: Model, task: Task, catalogue: Catalogue) -> EaselError | No
     texts = {
         value for node in graph.nodes.values() for value in node["inputs"].values() if isinstance(value, str)
     }
-    wanted = {lora.file.name: "the request's LoRAs" for lora in loras}
+    expected = {lora.file.name: "the request's LoRAs" for lora in loras}
     if request.source is not None:
-        wanted |= {_TRIAL_IMAGE: "the request's image"}
+        expected[_TRIAL_IMAGE] = "the request's image"
     if mask:
-        wanted |= {_TRIAL_MASK: "the request's mask"}
-    lost = [what for text, what in wanted.items() if text not in texts]
-    if lost:
-        return TemplateInvalid(f"{graph.template}: the graph does not use {' and '.join(lost)}")
+        expected[mask] = "the request's mask"
+    unused = [description for text, description in expected.items() if text not in texts]
+    if unused:
+        return TemplateInvalid(f"{graph.template}: the graph does not use {' and '.join(unused)}")
     if not any(_TRIAL_PROMPT in text for text in texts):
         return TemplateInvalid(
-            f"{graph.template}: the prompt is not in the graph as it was given; write {{{{ prompt }}}} bare, no quotes"
+            f"{graph.template}: the graph does not contain the prompt unchanged; "
+            "write {{ prompt }} without quotes or filters"
         )
     return None

@@ -1,4 +1,4 @@
-"""The catalogue as values: models, the workflows that draw them, and the names by which clients find them."""
+"""The catalogue as values: models, their workflows, LoRAs, and the names by which clients request them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from errors import ModelNotCurated
 DEFAULT_LIMIT_N = 10
 DEFAULT_LIMIT_BATCH = 1
 
-# Clients that know no other names send these; an alias of the catalogue wins over them.
-_NAMES_OF_THE_DEFAULT = ("dall-e-", "gpt-image-", "chatgpt-image-")
+# Clients that only know OpenAI's models send these names: they mean the default model, unless they are aliases.
+_DEFAULT_MODEL_PREFIXES = ("dall-e-", "gpt-image-", "chatgpt-image-")
 SLOT_NAME = "img"
-"""The name by which hal0 addresses whatever draws pictures."""
+"""The model name that hal0 sends for its image slot. It means the default model."""
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of weights: its name in the engine's `folder`, and where it can be had."""
+    """A file of weights: its name in the engine's `folder`, and its download URL."""
 
     name: str
     folder: str
@@ -47,42 +47,45 @@ class Licence:
 
 @dataclass(frozen=True)
 class ValueMapping:
-    """Another server's name for a value: ComfyUI's name (None: the model's default), and whether it is the same."""
+    """ComfyUI's name for a value that another server names differently, and whether the meaning is exactly the same."""
 
     name: str | None
+    """None: the model's default"""
     exact: bool = True
     why: str = ""
 
 
 @dataclass(frozen=True)
 class ConditionalSchema:
-    """Other limits, or another default, for an input while the task or other inputs have certain values."""
+    """Other limits, or another default, for an input if the task or other inputs have certain values."""
 
     conditions: Mapping[str, tuple[Any, ...]]
     schema: Mapping[str, Any]
 
-    def holds(self, facts: Mapping[str, Any]) -> bool:
-        return all(facts.get(name) in values for name, values in self.conditions.items())
+    def applies_to(self, values: Mapping[str, Any]) -> bool:
+        return all(values.get(name) in allowed for name, allowed in self.conditions.items())
 
 
 @dataclass(frozen=True)
 class Input:
-    """A value that a request may set: its JSON Schema, for which tasks there is such a value, and at which other
-    values it has no effect."""
+    """A value that a request may set: its JSON Schema, the tasks that have it, and the values of other inputs at which
+    it has no effect (`unused_when`)."""
 
     schema: Mapping[str, Any]
     unused_when: Mapping[str, Any] = field(default_factory=dict)
     tasks: tuple[str, ...] = TASKS
-    specials: tuple[ConditionalSchema, ...] = ()
+    conditional_schemas: tuple[ConditionalSchema, ...] = ()
     takes_more: bool = False
-    """A number above the maximum means the maximum, and is listed, instead of being refused."""
+    """A number above the maximum is reduced to the maximum and listed as adjusted, instead of being refused."""
 
-    def under(self, facts: Mapping[str, Any]) -> Input:
-        """The input as it is while `facts` (the task and values of inputs) hold."""
-        others = [special.schema for special in self.specials if special.holds(facts)]
-        if not others:
+    def effective_for(self, values: Mapping[str, Any]) -> Input:
+        """The input with the limits and the default that apply for `values` (of the task and of other inputs)."""
+        applicable = [other.schema for other in self.conditional_schemas if other.applies_to(values)]
+        if not applicable:
             return self
-        return replace(self, schema={**self.schema, **{k: v for other in others for k, v in other.items()}})
+        return replace(
+            self, schema={**self.schema, **{k: v for schema in applicable for k, v in schema.items()}}
+        )
 
     @cached_property
     def validator(self) -> Draft202012Validator:
@@ -90,7 +93,7 @@ class Input:
 
 
 Presets = Mapping[str, Mapping[str, Mapping[str, Any]]]
-"""Field of a request -> its value -> what that means: values of inputs."""
+"""request field -> its value -> the values of inputs that it stands for"""
 
 
 @dataclass(frozen=True)
@@ -103,14 +106,16 @@ class Workflow:
     presets: Presets = field(default_factory=dict)
 
     def inputs_for(self, task: Task) -> Mapping[str, Input]:
-        """The inputs that `task` has, as they are for it."""
+        """The inputs that `task` has, with the limits and defaults that apply to it."""
         return self._inputs_by_task[task]
 
     @cached_property
     def _inputs_by_task(self) -> dict[Task, dict[str, Input]]:
         return {
             task: {
-                name: rule.under({"task": task}) for name, rule in self.inputs.items() if task in rule.tasks
+                name: rule.effective_for({"task": task})
+                for name, rule in self.inputs.items()
+                if task in rule.tasks
             }
             for task in self.tasks
         }
@@ -133,11 +138,11 @@ class Model:
     disk_gb: float | None = None
     min_vram_gb: float | None = None
     presets: Presets = field(default_factory=dict)
-    """Where its numbers differ from the workflow's."""
+    """These override the presets of the workflow."""
 
     @property
     def checkpoint(self) -> str:
-        """The file that is the model's own: its checkpoint, or the diffusion model of a split one."""
+        """The file name of its checkpoint, or of its diffusion model if the weights are in several files."""
         for role in ("checkpoint", "diffusion_model"):
             if role in self.files:
                 return self.files[role].name
@@ -158,36 +163,36 @@ class Lora:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Everything the compiler needs to know. Immutable; a changed file makes a new one."""
+    """All that the compiler needs besides the request. Immutable: when a file changes, a new catalogue is loaded."""
 
     models: Mapping[str, Model]
     workflows: Mapping[str, Workflow]
     default_model: str
     signatures: Signatures
     sampling_names: Mapping[str, Mapping[str, ValueMapping]]
-    """input -> other servers' name in lower case -> choice"""
+    """input -> another server's name for its value, in lower case -> the mapping"""
     renderer: TemplateRenderer
     loras: Mapping[str, Lora] = field(default_factory=dict)
     default_size: Size | None = None
-    """The installation's own default; used where the model allows it."""
+    """This installation's default, for models that can draw it."""
     hidden: frozenset[str] = frozenset()
-    """Models that this installation does not show."""
+    """Models that this installation hides."""
 
     @property
     def visible_models(self) -> tuple[Model, ...]:
         return tuple(model for model in self.models.values() if model.id not in self.hidden)
 
     def find(self, name: str | None) -> Model:
-        """The model that a client means: an id or alias in any case, nothing for the default, or a name of
-        OpenAI's models for the default too. Raises ModelNotCurated."""
-        wanted = (name or "").strip().casefold()
-        model_id = self._names.get(wanted)
-        if model_id is None and (wanted in ("", SLOT_NAME) or wanted.startswith(_NAMES_OF_THE_DEFAULT)):
+        """The model that a client requests by id or alias, in upper or lower case. No name, or the name of one of
+        OpenAI's image models, means the default model. Raises ModelNotCurated."""
+        key = (name or "").strip().casefold()
+        model_id = self._names.get(key)
+        if model_id is None and (key in ("", SLOT_NAME) or key.startswith(_DEFAULT_MODEL_PREFIXES)):
             model_id = self.default_model
         if model_id is None:
             known = [model.id for model in self.visible_models]
             raise ModelNotCurated(
-                f"The model {name!r} is not in the catalogue; there is {', '.join(known)}.",
+                f"The model {name!r} is not in the catalogue, which has {', '.join(known)}.",
                 param="model",
                 model=name,
                 models=known,
@@ -195,7 +200,7 @@ class Catalogue:
         return self.models[model_id]
 
     def loras_for(self, model: Model) -> dict[str, Lora]:
-        """The LoRAs that fit this model, by id."""
+        """The LoRAs that this model can use, by id."""
         return {name: lora for name, lora in self.loras.items() if model.family in lora.families}
 
     @cached_property
@@ -206,9 +211,9 @@ class Catalogue:
 
     @cached_property
     def files(self) -> dict[str, list[str]]:
-        """Every file of weights that models and LoRAs name, by folder."""
+        """folder -> names of the files of weights that models and LoRAs use"""
         folders: dict[str, set[str]] = {}
-        of_models = [file for model in self.models.values() for file in model.files.values()]
-        for file in (*of_models, *(lora.file for lora in self.loras.values())):
+        model_files = [file for model in self.models.values() for file in model.files.values()]
+        for file in (*model_files, *(lora.file for lora in self.loras.values())):
             folders.setdefault(file.folder, set()).add(file.name)
         return {folder: sorted(names) for folder, names in sorted(folders.items())}

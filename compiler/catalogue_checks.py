@@ -1,4 +1,5 @@
-"""What a catalogue that keeps to its schema can still contradict: itself, the templates, the node signatures."""
+"""The checks of a catalogue that its JSON Schema cannot express: that it agrees with itself, with the templates and
+with the node signatures."""
 
 from __future__ import annotations
 
@@ -13,13 +14,14 @@ from schemas import LocatedError, explain
 
 
 def choices_of(reference: str, signatures: Signatures) -> tuple[Any, ...] | None:
+    """The choices of the node input `reference`, such as `KSampler.sampler_name`; None if it has no choices."""
     node, _, name = reference.partition(".")
     if node not in signatures or name not in signatures[node].inputs:
         return None
     return signatures[node].inputs[name].choices
 
 
-def contradictions(
+def consistency_errors(
     document: Mapping[str, Any],
     workflows: Mapping[str, Workflow],
     models: Mapping[str, Model],
@@ -27,12 +29,15 @@ def contradictions(
     signatures: Signatures,
 ) -> Iterator[LocatedError]:
     if document["default_model"] not in models:
-        yield ("default_model",), f"{document['default_model']!r} is not a model; there is {_list(models)}"
+        yield (
+            ("default_model",),
+            f"there is no model {document['default_model']!r}; available: {_list(models)}",
+        )
     for workflow in workflows.values():
         yield from _workflow_errors(workflow, document, sources, signatures)
     for model in models.values():
         yield from _model_errors(model, workflows)
-    yield from _names_claimed_twice(models)
+    yield from _duplicate_name_errors(models)
 
 
 def _list(names: Mapping[str, Any]) -> str:
@@ -44,52 +49,57 @@ def _workflow_errors(
 ) -> Iterator[LocatedError]:
     path = ("workflows", workflow.id)
     if workflow.template not in sources.templates:
-        yield (*path, "template"), f"there is no {workflow.template} among {_list(sources.templates)}"
+        yield (
+            (*path, "template"),
+            f"there is no template {workflow.template}; available: {_list(sources.templates)}",
+        )
     for name, entry in document["workflows"][workflow.id]["inputs"].items():
         if "x-choices" in entry and choices_of(entry["x-choices"], signatures) is None:
             yield (
                 (*path, "inputs", name, "x-choices"),
-                f"{entry['x-choices']!r} is not a node's input with choices in nodes.json",
+                f"nodes.json has no node input with choices named {entry['x-choices']!r}",
             )
         elif "default" in entry:
-            yield from _wrong_value(
+            yield from _value_errors(
                 (*path, "inputs", name, "default"), workflow.inputs[name], entry["default"]
             )
         if entry.get("x-takes-more") and "maximum" not in entry:
-            yield (*path, "inputs", name, "x-takes-more"), "it needs a maximum"
+            yield (*path, "inputs", name, "x-takes-more"), "requires a `maximum`"
         for other in entry.get("x-unused-when", {}):
             if other not in workflow.inputs:
                 yield (*path, "inputs", name, "x-unused-when"), f"{other!r} is not an input"
-        yield from _special_errors((*path, "inputs", name, "x-when"), workflow.inputs[name], workflow)
+        yield from _conditional_errors((*path, "inputs", name, "x-when"), workflow.inputs[name], workflow)
     yield from _preset_errors((*path, "presets"), workflow.presets, [workflow])
 
 
-def _special_errors(path: tuple[str | int, ...], rule: Input, workflow: Workflow) -> Iterator[LocatedError]:
-    for index, special in enumerate(rule.specials):
-        for other in special.conditions:
-            if other not in ("task", *workflow.inputs):
-                yield (*path, index, "if"), f"{other!r} is neither an input nor task"
-        if "default" in special.schema:
-            if set(special.conditions) != {"task"}:
+def _conditional_errors(
+    path: tuple[str | int, ...], rule: Input, workflow: Workflow
+) -> Iterator[LocatedError]:
+    for index, conditional in enumerate(rule.conditional_schemas):
+        for name in conditional.conditions:
+            if name not in ("task", *workflow.inputs):
+                yield (*path, index, "if"), f"{name!r} is neither an input nor `task`"
+        if "default" in conditional.schema:
+            if set(conditional.conditions) != {"task"}:
                 yield (*path, index, "then", "default"), "a default can only depend on the task"
-            whole = Input({**rule.schema, **special.schema})
-            yield from _wrong_value((*path, index, "then", "default"), whole, special.schema["default"])
+            merged = Input({**rule.schema, **conditional.schema})
+            yield from _value_errors((*path, index, "then", "default"), merged, conditional.schema["default"])
 
 
 def _preset_errors(
-    path: tuple[str | int, ...], presets: Presets, known: Iterable[Workflow]
+    path: tuple[str | int, ...], presets: Presets, workflows: Iterable[Workflow]
 ) -> Iterator[LocatedError]:
     for field, choices in presets.items():
         for choice, values in choices.items():
             for name, value in values.items():
-                rules = [workflow.inputs[name] for workflow in known if name in workflow.inputs]
+                rules = [workflow.inputs[name] for workflow in workflows if name in workflow.inputs]
                 if not rules:
                     yield (*path, field, choice, name), f"{name!r} is not an input"
                 for rule in rules:
-                    yield from _wrong_value((*path, field, choice, name), rule, value)
+                    yield from _value_errors((*path, field, choice, name), rule, value)
 
 
-def _wrong_value(path: tuple[str | int, ...], rule: Input, value: Any) -> Iterator[LocatedError]:
+def _value_errors(path: tuple[str | int, ...], rule: Input, value: Any) -> Iterator[LocatedError]:
     for error in rule.validator.iter_errors(value):
         yield path, explain(error)
 
@@ -97,19 +107,21 @@ def _wrong_value(path: tuple[str | int, ...], rule: Input, value: Any) -> Iterat
 def _model_errors(model: Model, workflows: Mapping[str, Workflow]) -> Iterator[LocatedError]:
     path = ("models", model.id)
     rule = model.size
-    for what, size in (("default", rule.default), *(("suggested", size) for size in rule.suggested)):
-        if size_error(size, rule) or size.width % rule.multiple_of or size.height % rule.multiple_of:
-            yield (*path, "size", what), f"{size} is outside the model's own limits"
+    for key, size in (("default", rule.default), *(("suggested", size) for size in rule.suggested)):
+        if error := size_error(size, rule):
+            yield (*path, "size", key), error
+        elif size.width % rule.multiple_of or size.height % rule.multiple_of:
+            yield (*path, "size", key), f"the sides of {size} are not multiples of {rule.multiple_of}"
     if rule.min.width > rule.max.width or rule.min.height > rule.max.height:
         yield (*path, "size"), f"min {rule.min} is larger than max {rule.max}"
     for task, workflow_id in model.workflows.items():
         if workflow_id not in workflows:
-            yield (*path, "workflow"), f"there is no workflow {workflow_id!r}; there is {_list(workflows)}"
+            yield (*path, "workflow"), f"there is no workflow {workflow_id!r}; available: {_list(workflows)}"
         elif task not in workflows[workflow_id].tasks:
-            yield (*path, "workflow"), f"the workflow {workflow_id!r} does not do {task!r}"
-    known = [workflows[name] for name in model.workflows.values() if name in workflows]
-    yield from _default_errors(model, known)
-    yield from _preset_errors((*path, "presets"), model.presets, known)
+            yield (*path, "workflow"), f"the workflow {workflow_id!r} does not have the task {task!r}"
+    existing = [workflows[name] for name in model.workflows.values() if name in workflows]
+    yield from _default_errors(model, existing)
+    yield from _preset_errors((*path, "presets"), model.presets, existing)
 
 
 def lora_errors(loras: Mapping[str, Lora], models: Mapping[str, Model]) -> Iterator[LocatedError]:
@@ -119,38 +131,38 @@ def lora_errors(loras: Mapping[str, Lora], models: Mapping[str, Model]) -> Itera
             if family not in families:
                 yield (
                     ("loras", lora.id, "families", index),
-                    f"no model is of the family {family!r}; there is {', '.join(sorted(families))}",
+                    f"no model has the family {family!r}; available: {', '.join(sorted(families))}",
                 )
 
 
-def _default_errors(model: Model, known: list[Workflow]) -> Iterator[LocatedError]:
+def _default_errors(model: Model, workflows: list[Workflow]) -> Iterator[LocatedError]:
     path = ("models", model.id, "defaults")
     for name, value in model.defaults.items():
-        rules = [workflow.inputs[name] for workflow in known if name in workflow.inputs]
-        if known and not rules:
+        rules = [workflow.inputs[name] for workflow in workflows if name in workflow.inputs]
+        if workflows and not rules:
             yield (*path, name), f"the workflow has no input {name!r}"
         for rule in rules:
-            yield from _wrong_value((*path, name), rule, value)
-    for workflow in known:
+            yield from _value_errors((*path, name), rule, value)
+    for workflow in workflows:
         for name, rule in workflow.inputs.items():
             if "default" not in rule.schema and name not in model.defaults:
                 yield (
                     path,
-                    f"the input {name!r} of workflow {workflow.id!r} has no default, so the model must give one",
+                    f"the input {name!r} of workflow {workflow.id!r} has no default, so the model must set one",
                 )
 
 
-def _names_claimed_twice(models: Mapping[str, Model]) -> Iterator[LocatedError]:
-    owners: dict[str, str] = {}
+def _duplicate_name_errors(models: Mapping[str, Model]) -> Iterator[LocatedError]:
+    model_ids: dict[str, str] = {}
     for model in models.values():
-        owner = owners.setdefault(model.id.casefold(), model.id)
-        if owner != model.id:
-            yield ("models", model.id), f"differs from {owner!r} only in case"
+        other = model_ids.setdefault(model.id.casefold(), model.id)
+        if other != model.id:
+            yield ("models", model.id), f"differs from {other!r} only in upper and lower case"
     for model in models.values():
         for index, alias in enumerate(model.aliases):
-            owner = owners.setdefault(alias.casefold(), model.id)
-            if owner != model.id:
+            other = model_ids.setdefault(alias.casefold(), model.id)
+            if other != model.id:
                 yield (
                     ("models", model.id, "aliases", index),
-                    f"the name {alias!r} already belongs to {owner!r}",
+                    f"the name {alias!r} is already used by {other!r}",
                 )

@@ -1,5 +1,5 @@
-"""catalogue.yaml -> Catalogue: checked by its schema, then against itself, the templates and the node signatures. Every
-fault is told at once, with file, line and path."""
+"""Parses catalogue.yaml: checks it against its schema, then for consistency with itself, the templates and the node
+signatures. Reports all errors together, with file, line and path."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from compiler.catalogue import (
     ValueMapping,
     Workflow,
 )
-from compiler.catalogue_checks import choices_of, contradictions, lora_errors
+from compiler.catalogue_checks import choices_of, consistency_errors, lora_errors
 from compiler.render import TemplateRenderer
 from compiler.signatures import Signatures, parse_signatures
 from compiler.size import Size, SizeRule
@@ -31,11 +31,14 @@ from compiler.values import TASKS
 from errors import CatalogueInvalid
 from schemas import LocatedError, line_of, located_errors, read_yaml
 
+MAX_ERRORS = 20
+"""further errors are only counted"""
+
 
 def parse_catalogue(sources: Sources) -> Catalogue:
-    """Check the texts against their schema and each other. Raises CatalogueInvalid with every fault found.
+    """Check and parse the catalogue. Raises CatalogueInvalid with every error found.
 
-    Templates are not rendered yet: `compiler.load_catalogue` compiles every model as well.
+    Does not render templates; `compiler.load_catalogue` compiles every model as well.
     """
     document = _checked_document(sources)
     signatures = parse_signatures(json.loads(sources.nodes))
@@ -43,7 +46,7 @@ def parse_catalogue(sources: Sources) -> Catalogue:
     models = {name: _model(name, entry, workflows) for name, entry in document["models"].items()}
     loras = {name: _lora(name, entry) for name, entry in document.get("loras", {}).items()}
     errors = [
-        *contradictions(document, workflows, models, sources, signatures),
+        *consistency_errors(document, workflows, models, sources, signatures),
         *lora_errors(loras, models),
     ]
     if errors:
@@ -59,17 +62,14 @@ def parse_catalogue(sources: Sources) -> Catalogue:
     )
 
 
-MOST_FAULTS = 20
-
-
 def _invalid(sources: Sources, errors: list[LocatedError]) -> CatalogueInvalid:
-    more = len(errors) - MOST_FAULTS
+    further = len(errors) - MAX_ERRORS
     lines = [
         f"{sources.catalogue_name}:{line_of(sources.catalogue, path)}: {'.'.join(map(str, path)) or 'document'}: {text}"
-        for path, text in errors[:MOST_FAULTS]
+        for path, text in errors[:MAX_ERRORS]
     ]
-    if more > 0:
-        lines.append(f"and {more} more")
+    if further > 0:
+        lines.append(f"and {further} more")
     return CatalogueInvalid("\n".join(lines), errors=lines)
 
 
@@ -109,11 +109,11 @@ def _input(entry: Mapping[str, Any], signatures: Signatures) -> Input:
         unused_when=entry.get("x-unused-when", {}),
         tasks=tuple(entry.get("x-tasks", TASKS)),
         takes_more=entry.get("x-takes-more", False),
-        specials=tuple(_special(special) for special in entry.get("x-when", ())),
+        conditional_schemas=tuple(_conditional_schema(item) for item in entry.get("x-when", ())),
     )
 
 
-def _special(entry: Mapping[str, Any]) -> ConditionalSchema:
+def _conditional_schema(entry: Mapping[str, Any]) -> ConditionalSchema:
     conditions = {
         name: tuple(values) if isinstance(values, list) else (values,) for name, values in entry["if"].items()
     }

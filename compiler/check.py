@@ -1,18 +1,22 @@
-"""Is this graph one that ComfyUI runs as meant? Proved from the node signatures alone, before any engine is asked.
+"""Checks a graph against the node signatures, without an engine.
 
-Stricter than ComfyUI where it is careless: it drops an input name that the node lacks, takes a plain value where a link
-is wanted and fails later, turns any text into true, and dies of an unconnected node without inputs."""
+It is stricter than ComfyUI, which ignores an input name that the node does not have, accepts a plain value where a
+link is required and fails later, converts any text to true, and crashes on an unconnected node without inputs.
+
+Not done with JSON Schema, which cannot say that a link must point to an existing output of a matching type.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from compiler.signatures import InputSignature, NodeSignature, Signatures
+from compiler.signatures import InputSignature, Signatures
 from errors import GraphInvalid, shorten
 
-# Types whose values are written in the graph itself; every other type can only come through a link.
+# Types whose values are written into the graph; a value of any other type can only come through a link.
 PLAIN_TYPES: Mapping[str, tuple[type, ...]] = {
     "INT": (int,),
     "FLOAT": (int, float),
@@ -24,7 +28,7 @@ PLAIN_TYPES: Mapping[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class GraphError:
-    """One thing that is wrong, and where. `given` and `allowed` are short texts."""
+    """One error and its place in the graph. `given` and `allowed` are short texts."""
 
     template: str
     node: str
@@ -39,29 +43,29 @@ class GraphError:
 
 
 def check(nodes: Mapping[str, Any], signatures: Signatures, template: str) -> None:
-    """Raises GraphInvalid with every fault of the graph."""
+    """Raises GraphInvalid with every error of the graph."""
     errors = list(find_errors(nodes, signatures, template))
     if errors:
         raise GraphInvalid("\n".join(map(str, errors)), errors=[asdict(error) for error in errors])
 
 
 def find_errors(nodes: Mapping[str, Any], signatures: Signatures, template: str) -> Iterator[GraphError]:
-    """Every fault of the graph; the shape of nodes first, then their inputs, then the whole."""
-    say = _Reporter(template)
-    sound = True
+    """Every error of the graph. Inputs and connections are only checked if all nodes have the right form."""
+    new_error = _ErrorFactory(template)
+    has_valid_nodes = True
     for node_id, node in nodes.items():
-        for error in _shape_errors(node_id, node, signatures, say):
-            sound = False
+        for error in _form_errors(node_id, node, signatures, new_error):
+            has_valid_nodes = False
             yield error
-    if not sound:
+    if not has_valid_nodes:
         return
     for node_id, node in nodes.items():
-        yield from _input_errors(node_id, node, nodes, signatures, say)
-    yield from _whole_errors(nodes, signatures, say)
+        yield from _input_errors(node_id, node, nodes, signatures, new_error)
+    yield from _connection_errors(nodes, signatures, new_error)
 
 
 @dataclass(frozen=True)
-class _Reporter:
+class _ErrorFactory:
     template: str
 
     def __call__(self, node: str, name: str | None, given: Any, allowed: str, message: str) -> GraphError:
@@ -69,20 +73,22 @@ class _Reporter:
         return GraphError(self.template, node, name, shorten(text, 120), allowed, message)
 
 
-def _shape_errors(node_id: str, node: Any, signatures: Signatures, say: _Reporter) -> Iterator[GraphError]:
+def _form_errors(
+    node_id: str, node: Any, signatures: Signatures, new_error: _ErrorFactory
+) -> Iterator[GraphError]:
     if not isinstance(node, dict) or not isinstance(node.get("class_type"), str):
-        yield say(node_id, None, node, '{"class_type": …, "inputs": {…}}', "not a node")
+        yield new_error(node_id, None, node, '{"class_type": …, "inputs": {…}}', "not a node")
         return
     if not isinstance(node.get("inputs"), dict):
-        yield say(node_id, None, node.get("inputs"), "an object", "a node needs an object of inputs")
+        yield new_error(node_id, None, node.get("inputs"), "an object", "`inputs` is not an object")
     for extra in sorted(set(node) - {"class_type", "inputs", "_meta"}):
-        yield say(node_id, None, extra, "class_type, inputs, _meta", "a node has no such key")
+        yield new_error(node_id, None, extra, "class_type, inputs, _meta", "a node must not have this key")
     if node["class_type"] not in signatures:
-        yield say(
+        yield new_error(
             node_id,
             None,
             node["class_type"],
-            "a class of schemas/nodes.json (flask snapshot-nodes adds one)",
+            "a class in schemas/nodes.json (`flask snapshot-nodes` adds classes)",
             "unknown node class",
         )
 
@@ -91,152 +97,151 @@ def _shape_errors(node_id: str, node: Any, signatures: Signatures, say: _Reporte
 
 
 def _input_errors(
-    node_id: str, node: Mapping[str, Any], nodes: Mapping[str, Any], signatures: Signatures, say: _Reporter
+    node_id: str,
+    node: Mapping[str, Any],
+    nodes: Mapping[str, Any],
+    signatures: Signatures,
+    new_error: _ErrorFactory,
 ) -> Iterator[GraphError]:
     signature = signatures[node["class_type"]]
-    for name, known in signature.inputs.items():
-        if name not in node["inputs"] and known.required and not known.only_in:
-            yield say(node_id, name, "nothing", _describe(known), "a required input is missing")
+    for name, expected in signature.inputs.items():
+        if name not in node["inputs"] and expected.required and not expected.only_in:
+            yield new_error(node_id, name, "nothing", _describe(expected), "a required input is missing")
     for name, value in node["inputs"].items():
-        known_input = signature.inputs.get(name)
-        if known_input is None:
-            yield say(node_id, name, value, ", ".join(signature.inputs), "the node has no such input")
+        input_signature = signature.inputs.get(name)
+        if input_signature is None:
+            yield new_error(node_id, name, value, ", ".join(signature.inputs), "the node has no such input")
         elif isinstance(value, list):
-            yield from _link_errors(node_id, name, value, known_input, nodes, signatures, say)
+            yield from _link_errors(node_id, name, value, input_signature, nodes, signatures, new_error)
         else:
-            yield from _value_errors(node_id, name, value, known_input, say)
+            yield from _value_errors(node_id, name, value, input_signature, new_error)
 
 
 def _link_errors(
     node_id: str,
     name: str,
     link: list[Any],
-    known: InputSignature,
+    expected: InputSignature,
     nodes: Mapping[str, Any],
     signatures: Signatures,
-    say: _Reporter,
+    new_error: _ErrorFactory,
 ) -> Iterator[GraphError]:
     if len(link) != 2 or not isinstance(link[0], str) or type(link[1]) is not int:
-        yield say(node_id, name, link, "[node id, output index]", "not a link")
+        yield new_error(node_id, name, link, "[node id, output index]", "not a link")
         return
     source, index = link
     if source not in nodes:
-        yield say(node_id, name, link, ", ".join(nodes), "the link points at a node that is not there")
+        yield new_error(
+            node_id, name, link, ", ".join(nodes), "the link points to a node that does not exist"
+        )
         return
     outputs = signatures[nodes[source]["class_type"]].outputs
     if not 0 <= index < len(outputs):
         listed = ", ".join(f"{i}: {kind}" for i, kind in enumerate(outputs)) or "no outputs"
-        yield say(node_id, name, link, listed, "the link points at an output that is not there")
-    elif not _fits(outputs[index], known.type):
-        yield say(
-            node_id, name, f"{link} of type {outputs[index]}", known.type, "the link has the wrong type"
+        yield new_error(node_id, name, link, listed, "the link points to an output that does not exist")
+    elif not _is_compatible(outputs[index], expected.type):
+        yield new_error(
+            node_id, name, f"{link} of type {outputs[index]}", expected.type, "the link has the wrong type"
         )
 
 
-def _fits(output: str, wanted: str) -> bool:
-    # ComfyUI writes "*" for anything and "A,B" for one of several; its COMFY_… types are opaque to us.
-    if "*" in (output, wanted) or wanted.startswith("COMFY_"):
+def _is_compatible(output: str, expected: str) -> bool:
+    # ComfyUI writes "*" for any type and "A,B" for one of several; the
+    # signatures do not say what its COMFY_… types accept.
+    if "*" in (output, expected) or expected.startswith("COMFY_"):
         return True
-    return bool(set(output.split(",")) & set(wanted.split(",")))
+    return bool(set(output.split(",")) & set(expected.split(",")))
 
 
 def _value_errors(
-    node_id: str, name: str, value: Any, known: InputSignature, say: _Reporter
+    node_id: str, name: str, value: Any, expected: InputSignature, new_error: _ErrorFactory
 ) -> Iterator[GraphError]:
-    kinds = PLAIN_TYPES.get(known.type)
+    kinds = PLAIN_TYPES.get(expected.type)
     if kinds is None:
-        if not known.type.startswith("COMFY_") and known.type != "*":
-            yield say(
-                node_id, name, value, f"a link of type {known.type}", "a plain value where a link is wanted"
+        if not expected.type.startswith("COMFY_") and expected.type != "*":
+            yield new_error(
+                node_id,
+                name,
+                value,
+                f"a link of type {expected.type}",
+                "a plain value where a link is required",
             )
         return
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        yield say(node_id, name, value, _describe(known), "a value of the wrong type")
-    elif known.choices is not None and value not in known.choices:
-        yield say(node_id, name, value, _describe(known), "not among the choices")
-    elif _is_beyond(value, known):
-        yield say(node_id, name, value, _describe(known), "outside the range")
+        yield new_error(node_id, name, value, _describe(expected), "the value has the wrong type")
+    elif expected.choices is not None and value not in expected.choices:
+        yield new_error(node_id, name, value, _describe(expected), "the value is not one of the choices")
+    elif _is_out_of_range(value, expected):
+        yield new_error(node_id, name, value, _describe(expected), "the value is out of range")
 
 
-def _is_beyond(value: Any, known: InputSignature) -> bool:
-    below = known.minimum is not None and value < known.minimum
-    return below or (known.maximum is not None and value > known.maximum)
+def _is_out_of_range(value: Any, expected: InputSignature) -> bool:
+    below = expected.minimum is not None and value < expected.minimum
+    return below or (expected.maximum is not None and value > expected.maximum)
 
 
-def _describe(known: InputSignature) -> str:
-    if known.choices is not None:
-        return "one of " + ", ".join(map(str, known.choices))
-    if known.folder is not None:
-        return f"a file of {known.folder}"
-    if known.type not in PLAIN_TYPES:
-        return f"a link of type {known.type}"
-    words = [known.type]
-    if known.minimum is not None:
-        words.append(f"from {known.minimum}")
-    if known.maximum is not None:
-        words.append(f"to {known.maximum}")
-    return " ".join(words)
+def _describe(expected: InputSignature) -> str:
+    if expected.choices is not None:
+        return "one of " + ", ".join(map(str, expected.choices))
+    if expected.folder is not None:
+        return f"a file in {expected.folder}"
+    if expected.type not in PLAIN_TYPES:
+        return f"a link of type {expected.type}"
+    text = expected.type
+    if expected.minimum is not None:
+        text += f" from {expected.minimum}"
+    if expected.maximum is not None:
+        text += f" to {expected.maximum}"
+    return text
 
 
-# --- the whole ------------------------------------------------------------------------------------
+# --- connections ----------------------------------------------------------------------------------
 
 
-def _whole_errors(nodes: Mapping[str, Any], signatures: Signatures, say: _Reporter) -> Iterator[GraphError]:
-    outputs = [node_id for node_id, node in nodes.items() if _signature(node, signatures).output_node]
+def _connection_errors(
+    nodes: Mapping[str, Any], signatures: Signatures, new_error: _ErrorFactory
+) -> Iterator[GraphError]:
+    outputs = [node_id for node_id, node in nodes.items() if signatures[node["class_type"]].output_node]
     if not outputs:
-        yield say("", None, ", ".join(nodes) or "no nodes", "a node such as SaveImage", "no output node")
+        yield new_error(
+            "", None, ", ".join(nodes) or "no nodes", "a node such as SaveImage", "no output node"
+        )
         return
     cycle = _cycle(nodes)
     if cycle:
-        yield say(cycle[0], None, " -> ".join(cycle), "links without a circle", "the links run in a circle")
-    reached = _upstream(nodes, outputs)
+        yield new_error(cycle[0], None, " -> ".join(cycle), "links without a cycle", "the links form a cycle")
+    needed = _upstream(nodes, outputs)
     for node_id in nodes:
-        if node_id not in reached:
-            yield say(
+        if node_id not in needed:
+            yield new_error(
                 node_id, None, "unconnected", "a node that an output needs", "no output needs this node"
             )
 
 
-def _signature(node: Mapping[str, Any], signatures: Signatures) -> NodeSignature:
-    return signatures[node["class_type"]]
-
-
 def _sources(nodes: Mapping[str, Any], node_id: str) -> Iterator[str]:
+    """The nodes that a node's inputs are linked to."""
     for value in nodes[node_id]["inputs"].values():
         if isinstance(value, list) and value and isinstance(value[0], str) and value[0] in nodes:
             yield value[0]
 
 
 def _upstream(nodes: Mapping[str, Any], outputs: list[str]) -> set[str]:
-    reached: set[str] = set()
-    waiting = list(outputs)
-    while waiting:
-        node_id = waiting.pop()
-        if node_id not in reached:
-            reached.add(node_id)
-            waiting.extend(_sources(nodes, node_id))
-    return reached
+    """The nodes that `outputs` depend on, themselves included."""
+    found: set[str] = set()
+    pending = list(outputs)
+    while pending:
+        node_id = pending.pop()
+        if node_id not in found:
+            found.add(node_id)
+            pending.extend(_sources(nodes, node_id))
+    return found
 
 
 def _cycle(nodes: Mapping[str, Any]) -> list[str] | None:
-    """A circle of links as node ids, first = last; found without recursion, so a deep graph is no trouble."""
-    done: set[str] = set()
-    for start in nodes:
-        path: list[str] = []
-        stack: list[tuple[str, Iterator[str]]] = []
-        if start not in done:
-            path.append(start)
-            stack.append((start, _sources(nodes, start)))
-        while stack:
-            node_id, sources = stack[-1]
-            following = next((source for source in sources if source not in done), None)
-            if following is None:
-                done.add(node_id)
-                path.pop()
-                stack.pop()
-            elif following in path:
-                return [*path[path.index(following) :], following]
-            else:
-                path.append(following)
-                stack.append((following, _sources(nodes, following)))
+    """A cycle of links as node ids, from a node to its source and so on, with the first one repeated at the end; None if
+    there is no cycle."""
+    try:
+        TopologicalSorter({node_id: list(_sources(nodes, node_id)) for node_id in nodes}).prepare()
+    except CycleError as error:
+        return list(reversed(error.args[1]))
     return None

@@ -1,7 +1,9 @@
-"""Template -> nodes. Jinja in its sandbox; every `{{ value }}` becomes JSON, so a prompt stays text whatever is in it.
+"""Renders a template to the nodes of a graph. Jinja runs in its sandbox, and every `{{ value }}` becomes JSON, so a
+prompt stays text whatever it contains.
 
-A template renders to one or more JSON objects, one after another, so that optional parts are whole objects and no comma
-has to be mended; the objects are merged, and a node id given twice is refused."""
+A template renders to one or more JSON objects in sequence, so that an optional part is an object of its own and needs
+no comma before or after it. The objects are merged; a repeated node id is an error.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,11 @@ from errors import TemplateInvalid
 
 
 class TemplateRenderer:
-    """Renders the templates it was made with; compiles each once, when first used."""
+    """Renders a set of templates. Compiles each when it is first used."""
 
     def __init__(self, templates: Mapping[str, str]) -> None:
         self._texts = dict(templates)
-        self._ready: dict[str, Template] = {}
+        self._compiled: dict[str, Template] = {}
 
     @cached_property
     def _environment(self) -> ImmutableSandboxedEnvironment:
@@ -36,26 +38,26 @@ class TemplateRenderer:
         )
 
     def render(self, template: str, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The nodes that `template` makes of `values`. Raises TemplateInvalid."""
+        """The nodes that `template` renders to with `values`. Raises TemplateInvalid."""
         try:
             text = self._template(template).render(values)
         except (TemplateError, TypeError, ValueError, ArithmeticError, RecursionError, MemoryError) as error:
-            raise TemplateInvalid(_where(template, error), template=template) from error
+            raise TemplateInvalid(_located_message(template, error), template=template) from error
         return _merge_objects(text, template)
 
     def _template(self, name: str) -> Template:
-        if name not in self._ready:
-            self._ready[name] = self._environment.get_template(name)
-        return self._ready[name]
+        if name not in self._compiled:
+            self._compiled[name] = self._environment.get_template(name)
+        return self._compiled[name]
 
 
 def _as_json(value: Any) -> str:
     if isinstance(value, Undefined):
-        str(value)  # StrictUndefined raises here, and names what is missing; json would only say "Undefined"
+        str(value)  # StrictUndefined raises here and names the variable; the error of json would not
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def _where(template: str, error: Exception) -> str:
+def _located_message(template: str, error: Exception) -> str:
     if isinstance(error, TemplateNotFound):
         return f"{template}: there is no template {error.name!r}"
     line = getattr(error, "lineno", None)
@@ -64,7 +66,7 @@ def _where(template: str, error: Exception) -> str:
 
 
 def _merge_objects(text: str, template: str) -> dict[str, Any]:
-    decoder = json.JSONDecoder(object_pairs_hook=_refuse_twice)
+    decoder = json.JSONDecoder(object_pairs_hook=_unique_keys)
     nodes: dict[str, Any] = {}
     position = _skip_space(text, 0)
     while position < len(text):
@@ -72,11 +74,11 @@ def _merge_objects(text: str, template: str) -> dict[str, Any]:
             part, position = decoder.raw_decode(text, position)
         except ValueError as error:
             raise TemplateInvalid(
-                f"{template}: not JSON once rendered: {error}", template=template
+                f"{template}: does not render to JSON: {error}", template=template
             ) from error
         if not isinstance(part, dict):
             raise TemplateInvalid(
-                f"{template}: renders to {part!r} where an object of nodes is wanted", template=template
+                f"{template}: renders to {part!r} instead of an object of nodes", template=template
             )
         for node in part:
             if node in nodes:
@@ -92,10 +94,10 @@ def _skip_space(text: str, position: int) -> int:
     return position
 
 
-def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} is given twice")
-    return made
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {repeated!r} is given twice")
+    return result

@@ -1,4 +1,5 @@
-"""Request + model -> plan: every default filled, every limit kept, and what was done differently written down."""
+"""Turns a request into a plan for its model: fills in every default, checks every limit, and notes every value that was
+adjusted or ignored."""
 
 from __future__ import annotations
 
@@ -7,25 +8,25 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from compiler.catalogue import Catalogue, Input, Model, Workflow
-from compiler.framing import Frame, frame_of
+from compiler.choose_size import ChosenSize, choose_size
 from compiler.values import MAX_SEED, ImageRequest, JobPlan, Note, Plan, PlannedValue, Task
 from errors import InvalidValue, PromptRequired
 from schemas import allowed_values, first_error
 from schemas.explain import given_value
 
 MAX_PROMPT_LENGTH = 32_000
-"""characters, as OpenAI's newest image models"""
+"""characters; the limit of OpenAI's newest image models"""
 
 
 def resolve(request: ImageRequest, catalogue: Catalogue) -> Plan:
-    """What `request` means for its model. Raises ModelNotCurated, PromptRequired, InvalidValue, SizeNotAllowed."""
+    """The plan of `request`. Raises ModelNotCurated, PromptRequired, InvalidValue, SizeNotAllowed."""
     model = catalogue.find(request.model)
     workflow = _workflow(request, model, catalogue)
     _check_prompt(request)
-    frame = frame_of(request, model, catalogue)
+    chosen = choose_size(request, model, catalogue)
     presets = _presets(request, model, workflow)
     inputs, adjusted = _inputs(request, model, workflow, catalogue, presets)
-    ignored = [*_unused(request, inputs, workflow), *_presets_ignored(request, presets)]
+    ignored = [*_ignored_inputs(request, inputs, workflow), *_ignored_presets(request, presets)]
     for note in ignored:
         if note.field in inputs:
             inputs[note.field] = _default(note.field, model, workflow, request.task)
@@ -34,22 +35,22 @@ def resolve(request: ImageRequest, catalogue: Catalogue) -> Plan:
         workflow=workflow.id,
         template=workflow.template,
         task=request.task,
-        size=frame.size,
-        canvas=frame.canvas,
-        # ComfyUI fills the date in: a folder a day keeps each short, since it lists the folder at every save.
+        size=chosen.size,
+        canvas=chosen.canvas,
+        # ComfyUI fills in the date. It lists the folder at every save, so one folder a day keeps the listing short.
         prefix=f"easel/%year%-%month%-%day%/{request.id}",
         values={
             "task": PlannedValue(request.task, "request"),
             "prompt": PlannedValue(request.prompt, "request"),
-            "width": PlannedValue(frame.canvas.width, frame.origin),
-            "height": PlannedValue(frame.canvas.height, frame.origin),
+            "width": PlannedValue(chosen.canvas.width, chosen.origin),
+            "height": PlannedValue(chosen.canvas.height, chosen.origin),
             **inputs,
-            **_source(request, frame),
+            **_source_values(request, chosen),
             "loras": PlannedValue(_loras(request, model, catalogue), "request"),
             "files": PlannedValue({role: file.name for role, file in model.files.items()}, "model"),
         },
         jobs=_jobs(request, model),
-        adjusted=(*frame.notes, *adjusted),
+        adjusted=(*chosen.notes, *adjusted),
         ignored=tuple(ignored),
         presets={field: request.presets[field] for field, values in presets.items() if values},
     )
@@ -58,27 +59,27 @@ def resolve(request: ImageRequest, catalogue: Catalogue) -> Plan:
 def _workflow(request: ImageRequest, model: Model, catalogue: Catalogue) -> Workflow:
     if request.task not in model.workflows:
         raise InvalidValue(
-            f"The model {model.id!r} cannot {request.task}; it can {', '.join(model.workflows)}.",
+            f"The model {model.id!r} does not support the task {request.task!r}, only {', '.join(model.workflows)}.",
             param="model",
         )
     return catalogue.workflows[model.workflows[request.task]]
 
 
-def _source(request: ImageRequest, frame: Frame) -> dict[str, PlannedValue]:
-    """What a template needs to know of the image; null where there is none."""
-    source, cut = request.source, frame.size != frame.canvas
-    crop = {"width": frame.size.width, "height": frame.size.height} if cut else None
+def _source_values(request: ImageRequest, chosen: ChosenSize) -> dict[str, PlannedValue]:
+    """The template variables of the image, its mask and its crop; each is None if the request has none."""
+    source, must_crop = request.source, chosen.size != chosen.canvas
+    crop = {"width": chosen.size.width, "height": chosen.size.height} if must_crop else None
     return {
         "image": PlannedValue(source.image if source else None, "request"),
         "mask": PlannedValue(source.mask if source else None, "request"),
-        "crop": PlannedValue(crop, frame.origin),
+        "crop": PlannedValue(crop, chosen.origin),
     }
 
 
 def _check_prompt(request: ImageRequest) -> None:
     prompt = request.prompt
     if not prompt.strip() and request.task != "vary":
-        raise PromptRequired("A prompt is required: say what the picture shows.", param="prompt")
+        raise PromptRequired("A prompt is required.", param="prompt")
     if len(prompt) > MAX_PROMPT_LENGTH:
         raise InvalidValue(
             f"The prompt has {len(prompt)} characters; at most {MAX_PROMPT_LENGTH} are allowed.",
@@ -92,7 +93,7 @@ def _check_text(name: str, text: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InvalidValue(
-            f"`{name}` holds half of a surrogate pair at position {error.start}, which is not text.",
+            f"`{name}` is not valid Unicode: it has an unpaired surrogate at position {error.start}.",
             param=name,
         ) from error
 
@@ -112,11 +113,11 @@ def _inputs(
     rules = workflow.inputs_for(request.task)
     preset = {name: value for values in presets.values() for name, value in values.items()}
     for name, rule in rules.items():
-        value, note = _by_another_name(name, request.inputs.get(name), rule, catalogue)
+        value, note = _canonical_value(name, request.inputs.get(name), rule, catalogue)
         if rule.takes_more and _is_number(value) and value > rule.schema["maximum"]:
-            most = rule.schema["maximum"]
-            why = f"{model.id} takes no more than {most} to {request.task}"
-            value, note = most, Note(name, value, most, why)
+            maximum = rule.schema["maximum"]
+            why = f"the maximum of {model.id} for the task {request.task} is {maximum}"
+            value, note = maximum, Note(name, value, maximum, why)
         if value is not None:
             planned[name] = PlannedValue(checked_value(name, value, rule), "request")
         elif name in preset:
@@ -125,7 +126,7 @@ def _inputs(
             planned[name] = _default(name, model, workflow, request.task)
         if note:
             notes.append(note)
-    _check_together(planned, rules, request.task)
+    _check_dependent_limits(planned, rules, request.task)
     return planned, notes
 
 
@@ -133,13 +134,15 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _check_together(planned: Mapping[str, PlannedValue], rules: Mapping[str, Input], task: Task) -> None:
-    """Some limits depend on other values: a schedule may need more than one step."""
-    facts = {"task": task, **{name: value.value for name, value in planned.items()}}
+def _check_dependent_limits(
+    planned: Mapping[str, PlannedValue], rules: Mapping[str, Input], task: Task
+) -> None:
+    """Check the limits that depend on other values. For example, a schedule may need more than one step."""
+    values = {"task": task, **{name: value.value for name, value in planned.items()}}
     for name, rule in rules.items():
-        narrower = rule.under(facts)
-        if narrower is not rule:
-            checked_value(name, planned[name].value, narrower)
+        effective = rule.effective_for(values)
+        if effective is not rule:
+            checked_value(name, planned[name].value, effective)
 
 
 def _default(name: str, model: Model, workflow: Workflow, task: Task) -> PlannedValue:
@@ -149,80 +152,26 @@ def _default(name: str, model: Model, workflow: Workflow, task: Task) -> Planned
     return PlannedValue(rule.schema["default"], "workflow")
 
 
-# --- presets ---------------------------------------------------------------------------------------
-
-
-def _presets(request: ImageRequest, model: Model, workflow: Workflow) -> dict[str, dict[str, Any]]:
-    """What each asked preset sets: only inputs that this task has and the request does not give itself."""
-    there = workflow.inputs_for(request.task)
-    meant = {}
-    for field, choice in request.presets.items():
-        choices = {**workflow.presets.get(field, {}), **model.presets.get(field, {})}
-        meant[field] = {
-            name: value
-            for name, value in choices.get(choice, {}).items()
-            if name in there and request.inputs.get(name) is None
-        }
-    return meant
-
-
-_MEANS_DEFAULT: Mapping[str, tuple[str, ...]] = {
-    "quality": ("auto", "standard"),
-    "input_fidelity": ("auto", "low"),
-}
-"""What clients send unasked. Unless the catalogue gives it numbers, it is the same as nothing."""
-
-
-def _presets_ignored(request: ImageRequest, presets: Mapping[str, Mapping[str, Any]]) -> Iterator[Note]:
-    for field, values in presets.items():
-        if not values and request.presets[field] not in _MEANS_DEFAULT[field]:
-            yield Note(
-                field,
-                request.presets[field],
-                None,
-                "the catalogue has no such preset here, or the request gives its values itself",
-            )
-
-
-# --- LoRAs -----------------------------------------------------------------------------------------
-
-
-def _loras(request: ImageRequest, model: Model, catalogue: Catalogue) -> list[dict[str, Any]]:
-    there = catalogue.loras_for(model)
-    chosen = []
-    for asked in request.loras:
-        lora = there.get(asked.name)
-        if lora is None:
-            listed = ", ".join(there) or "none"
-            raise InvalidValue(
-                f"`lora`: {model.id} has no LoRA {given_value(asked.name)}; there is {listed}.",
-                param="lora",
-                given=asked.name,
-                allowed=list(there),
-            )
-        strength = lora.strength if asked.strength is None else asked.strength
-        chosen.append({"id": lora.id, "file": lora.file.name, "strength": strength})
-    return chosen
-
-
-def _by_another_name(name: str, given: Any, rule: Input, catalogue: Catalogue) -> tuple[Any, Note | None]:
-    if not isinstance(given, str) or given in rule.schema.get("enum", ()):
-        return given, None
-    choice = catalogue.sampling_names.get(name, {}).get(given.strip().casefold())
-    if choice is None:
-        lower = given.strip().casefold()
-        return next((known for known in rule.schema.get("enum", ()) if known == lower), given), None
-    note = None if choice.exact else Note(name, given, choice.name, choice.why)
-    return choice.name, note
+def _canonical_value(name: str, value: Any, rule: Input, catalogue: Catalogue) -> tuple[Any, Note | None]:
+    """`value` under ComfyUI's name, and a note if another server's name for it has no exact equivalent."""
+    choices = rule.schema.get("enum", ())
+    if not isinstance(value, str) or value in choices:
+        return value, None
+    key = value.strip().casefold()
+    mapping = catalogue.sampling_names.get(name, {}).get(key)
+    if mapping is None:
+        return key if key in choices else value, None
+    note = None if mapping.exact else Note(name, value, mapping.name, mapping.why)
+    return mapping.name, note
 
 
 def checked_value(name: str, value: Any, rule: Input) -> Any:
-    """`value` if the input's schema allows it, a whole number as int. Raises InvalidValue naming what is allowed."""
+    """`value` as int, float, bool or str according to its schema. Raises InvalidValue if it is not allowed."""
     error = first_error(rule.validator, value)
     if error is not None or (isinstance(value, float) and not math.isfinite(value)):
         allowed = allowed_values(rule.schema)
         raise InvalidValue(
-            f"`{name}` is {given_value(value)}; allowed is {allowed}.",
+            f"`{name}` is {given_value(value)}; it must be {allowed}.",
             param=name,
             given=value,
             allowed=allowed,
@@ -234,17 +183,77 @@ def checked_value(name: str, value: Any, rule: Input) -> Any:
     return float(value) if rule.schema["type"] == "number" else value
 
 
-def _unused(request: ImageRequest, planned: Mapping[str, PlannedValue], workflow: Workflow) -> Iterator[Note]:
+def _ignored_inputs(
+    request: ImageRequest, planned: Mapping[str, PlannedValue], workflow: Workflow
+) -> Iterator[Note]:
     for name, value in request.inputs.items():
         if value in (None, ""):
             continue
         if name not in planned:
-            yield Note(name, value, None, f"the workflow {workflow.id} has no such input to {request.task}")
+            yield Note(
+                name, value, None, f"the workflow {workflow.id} has no such input for the task {request.task}"
+            )
             continue
         conditions = workflow.inputs[name].unused_when
-        if conditions and all(planned[other].value == at for other, at in conditions.items()):
-            when = " and ".join(f"{other} is {at}" for other, at in conditions.items())
-            yield Note(name, value, None, f"it has no effect while {when}")
+        if conditions and all(planned[other].value == expected for other, expected in conditions.items()):
+            condition = " and ".join(f"{other} is {expected}" for other, expected in conditions.items())
+            yield Note(name, value, None, f"it has no effect if {condition}")
+
+
+# --- presets ---------------------------------------------------------------------------------------
+
+
+def _presets(request: ImageRequest, model: Model, workflow: Workflow) -> dict[str, dict[str, Any]]:
+    """The values that each requested preset sets. Only inputs that the task has and the request does not set itself."""
+    inputs = workflow.inputs_for(request.task)
+    result = {}
+    for field, preset in request.presets.items():
+        presets = {**workflow.presets.get(field, {}), **model.presets.get(field, {})}
+        result[field] = {
+            name: value
+            for name, value in presets.get(preset, {}).items()
+            if name in inputs and request.inputs.get(name) is None
+        }
+    return result
+
+
+_DEFAULT_PRESETS: Mapping[str, tuple[str, ...]] = {
+    "quality": ("auto", "standard"),
+    "input_fidelity": ("auto", "low"),
+}
+"""Clients send these by default. Without a definition in the catalogue they have no effect and are not listed."""
+
+
+def _ignored_presets(request: ImageRequest, presets: Mapping[str, Mapping[str, Any]]) -> Iterator[Note]:
+    for field, values in presets.items():
+        if not values and request.presets[field] not in _DEFAULT_PRESETS[field]:
+            yield Note(
+                field,
+                request.presets[field],
+                None,
+                "the model has no such preset for this task, or the request itself sets its values",
+            )
+
+
+# --- LoRAs -----------------------------------------------------------------------------------------
+
+
+def _loras(request: ImageRequest, model: Model, catalogue: Catalogue) -> list[dict[str, Any]]:
+    available = catalogue.loras_for(model)
+    result = []
+    for choice in request.loras:
+        lora = available.get(choice.name)
+        if lora is None:
+            raise InvalidValue(
+                f"`lora`: {model.id} has no LoRA {given_value(choice.name)}; "
+                f"available: {', '.join(available) or 'none'}.",
+                param="lora",
+                given=choice.name,
+                allowed=list(available),
+            )
+        strength = lora.strength if choice.strength is None else choice.strength
+        result.append({"id": lora.id, "file": lora.file.name, "strength": strength})
+    return result
 
 
 # --- jobs -----------------------------------------------------------------------------------------
@@ -253,12 +262,12 @@ def _unused(request: ImageRequest, planned: Mapping[str, PlannedValue], workflow
 def _jobs(request: ImageRequest, model: Model) -> tuple[JobPlan, ...]:
     if isinstance(request.n, bool) or not 1 <= request.n <= model.limit_n:
         raise InvalidValue(
-            f"`n` is {given_value(request.n)}; {model.id} makes 1 to {model.limit_n} pictures for a request.",
+            f"`n` is {given_value(request.n)}; {model.id} draws 1 to {model.limit_n} pictures per request.",
             param="n",
         )
     if isinstance(request.seed, bool) or not 0 <= request.seed <= MAX_SEED:
         raise InvalidValue(
-            f"`seed` is {given_value(request.seed)}; allowed is 0 to {MAX_SEED}.", param="seed"
+            f"`seed` is {given_value(request.seed)}; it must be from 0 to {MAX_SEED}.", param="seed"
         )
     # Each job's seed is the request's plus the index of its first picture, so no two jobs draw the same.
     return tuple(

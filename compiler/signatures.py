@@ -1,5 +1,5 @@
-"""What nodes look like: their inputs, ranges, choices and outputs. Facts kept in `schemas/nodes.json`, learnt from
-the `/object_info` of one or more ComfyUI versions, so that adding a node needs no Python."""
+"""Node signatures: inputs, types, ranges, choices and outputs. They are stored in `schemas/nodes.json`, which is
+generated from the `/object_info` of one or more ComfyUI versions, so that adding a node needs no Python."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 FileFolders = Mapping[str, Mapping[str, str]]
-"""Node class -> input -> folder of the models directory, as in `schemas/files.yaml`."""
+"""node class -> input -> folder of ComfyUI's models directory, as in `schemas/files.yaml`"""
 
 
 @dataclass(frozen=True)
 class InputSignature:
-    """One input of a node. `type` is ComfyUI's own word: MODEL, LATENT, INT, FLOAT, STRING, BOOLEAN, COMBO, …"""
+    """One input of a node. `type` is a type name of ComfyUI: MODEL, LATENT, INT, FLOAT, STRING, BOOLEAN, COMBO, …"""
 
     type: str
     required: bool = True
@@ -23,9 +23,9 @@ class InputSignature:
     maximum: float | None = None
     choices: tuple[Any, ...] | None = None
     folder: str | None = None
-    """Set when the choices are files that only the engine knows."""
+    """Set if the choices are the files in a folder of the engine, which only the engine knows."""
     only_in: tuple[str, ...] = ()
-    """The versions that have this input; empty when all have."""
+    """The ComfyUI versions that have this input; empty if all have it."""
 
 
 @dataclass(frozen=True)
@@ -38,61 +38,61 @@ class NodeSignature:
 Signatures = Mapping[str, NodeSignature]
 
 
-def parse_signatures(facts: Mapping[str, Any]) -> dict[str, NodeSignature]:
-    """The content of `schemas/nodes.json` as signatures by node class."""
-    return {name: _node(entry) for name, entry in facts["nodes"].items()}
+def parse_signatures(document: Mapping[str, Any]) -> dict[str, NodeSignature]:
+    """Parse the content of `schemas/nodes.json` to signatures by node class."""
+    return {name: _node(entry) for name, entry in document["nodes"].items()}
 
 
 def parse_object_info(entries: Mapping[str, Any]) -> dict[str, NodeSignature]:
-    """Raw `/object_info` entries, of any version, as signatures by node class."""
-    return {name: _node(_facts_of(entry)) for name, entry in entries.items()}
+    """Parse `/object_info` entries of any ComfyUI version to signatures by node class."""
+    return {name: _node(_node_entry(entry)) for name, entry in entries.items()}
 
 
 def _node(entry: Mapping[str, Any]) -> NodeSignature:
     return NodeSignature(
-        inputs={name: _input(facts) for name, facts in entry["inputs"].items()},
+        inputs={name: _input(input_entry) for name, input_entry in entry["inputs"].items()},
         outputs=tuple(entry["outputs"]),
         output_node=entry.get("output_node", False),
     )
 
 
-def _input(facts: Mapping[str, Any]) -> InputSignature:
+def _input(entry: Mapping[str, Any]) -> InputSignature:
     return InputSignature(
-        type=facts["type"],
-        required=not facts.get("optional", False),
-        default=facts.get("default"),
-        has_default="default" in facts,
-        minimum=facts.get("min"),
-        maximum=facts.get("max"),
-        choices=tuple(facts["choices"]) if "choices" in facts else None,
-        folder=facts.get("folder"),
-        only_in=tuple(facts.get("only_in", ())),
+        type=entry["type"],
+        required=not entry.get("optional", False),
+        default=entry.get("default"),
+        has_default="default" in entry,
+        minimum=entry.get("min"),
+        maximum=entry.get("max"),
+        choices=tuple(entry["choices"]) if "choices" in entry else None,
+        folder=entry.get("folder"),
+        only_in=tuple(entry.get("only_in", ())),
     )
 
 
-# --- learning from an engine ----------------------------------------------------------------------
+# --- recording signatures of an engine ------------------------------------------------------------
 
 
-def learn(
+def record_signatures(
     known: Mapping[str, Any],
     object_info: Mapping[str, Any],
     *,
     version: str,
-    wanted: Iterable[str],
+    classes: Iterable[str],
     folders: FileFolders,
 ) -> dict[str, Any]:
-    """`known` (the content of nodes.json) with what `object_info` of `version` says of the `wanted` classes.
+    """`known` (the content of nodes.json) updated with the `object_info` of `version` for these node classes.
 
-    Inputs and choices that not every version has are marked with those that have them. A wanted class that
-    this version lacks keeps what the others say of it.
+    Inputs and choices that not all versions have are marked with the versions that have them. A class that this version
+    does not have keeps its entry.
     """
     versions = sorted({*known["versions"], version}, key=_version_key)
     nodes = dict(known["nodes"])
-    for name in sorted(wanted):
+    for name in sorted(classes):
         if name in object_info:
-            fresh = _without_files(_facts_of(object_info[name]), folders.get(name, {}))
-            seen_in = known["versions"] if name in nodes else []
-            nodes[name] = _merge(nodes.get(name), fresh, version, [v for v in seen_in if v != version])
+            entry = _without_files(_node_entry(object_info[name]), folders.get(name, {}))
+            known_versions = known["versions"] if name in nodes else []
+            nodes[name] = _merge(nodes.get(name), entry, version, [v for v in known_versions if v != version])
     return {"versions": versions, "nodes": dict(sorted(nodes.items()))}
 
 
@@ -100,78 +100,86 @@ def _version_key(version: str) -> tuple[tuple[int, Any], ...]:
     return tuple((0, int(part)) if part.isdigit() else (1, part) for part in version.split("."))
 
 
-def _facts_of(entry: Mapping[str, Any]) -> dict[str, Any]:
+def _node_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
     inputs = {}
     for group in ("required", "optional"):
         for name, spec in entry["input"].get(group, {}).items():
-            inputs[name] = _input_facts(spec, optional=group == "optional")
+            inputs[name] = _input_entry(spec, optional=group == "optional")
     return {"inputs": inputs, "outputs": list(entry["output"]), "output_node": bool(entry["output_node"])}
 
 
-def _input_facts(spec: list[Any], *, optional: bool) -> dict[str, Any]:
+def _input_entry(spec: list[Any], *, optional: bool) -> dict[str, Any]:
     kind, options = spec[0], (spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {})
-    facts: dict[str, Any] = {"type": "COMBO" if isinstance(kind, list) else kind}
-    # Two spellings of a list of choices are about: [[a, b], {…}] and ["COMBO", {"options": [a, b]}].
+    entry: dict[str, Any] = {"type": "COMBO" if isinstance(kind, list) else kind}
+    # ComfyUI versions write a list of choices in two ways: [[a, b], {…}] and ["COMBO", {"options": [a, b]}].
     choices = kind if isinstance(kind, list) else options.get("options")
     if choices is not None:
-        facts["choices"] = list(choices)
-    facts |= {key: options[key] for key in ("default", "min", "max", "step") if key in options}
+        entry["choices"] = list(choices)
+    entry |= {key: options[key] for key in ("default", "min", "max", "step") if key in options}
     if optional:
-        facts["optional"] = True
-    return facts
+        entry["optional"] = True
+    return entry
 
 
-def _without_files(facts: dict[str, Any], folders: Mapping[str, str]) -> dict[str, Any]:
+def _without_files(entry: dict[str, Any], folders: Mapping[str, str]) -> dict[str, Any]:
+    """`entry` with the folder in place of the choices of each input that names a file."""
     for name, folder in folders.items():
-        if name in facts["inputs"]:
-            entry = facts["inputs"][name]
-            entry.pop("choices", None)
-            entry.pop("default", None)
-            entry["folder"] = folder
-    return facts
+        if name in entry["inputs"]:
+            input_entry = entry["inputs"][name]
+            input_entry.pop("choices", None)
+            input_entry.pop("default", None)
+            input_entry["folder"] = folder
+    return entry
 
 
 def _merge(
-    old: Mapping[str, Any] | None, new: dict[str, Any], version: str, others: list[str]
+    old: Mapping[str, Any] | None, new: dict[str, Any], version: str, other_versions: list[str]
 ) -> dict[str, Any]:
-    if old is None or not others:
+    if old is None or not other_versions:
         return new
     inputs: dict[str, Any] = {}
     for name in [*old["inputs"], *(n for n in new["inputs"] if n not in old["inputs"])]:
-        was, now = old["inputs"].get(name), new["inputs"].get(name)
-        if was is None:
-            inputs[name] = {**new["inputs"][name], "only_in": [version]}
-        elif now is None:
-            inputs[name] = {**was, "only_in": [v for v in was.get("only_in", others) if v != version]}
+        old_input, new_input = old["inputs"].get(name), new["inputs"].get(name)
+        if old_input is None:
+            inputs[name] = {**new_input, "only_in": [version]}
+        elif new_input is None:
+            remaining = [v for v in old_input.get("only_in", other_versions) if v != version]
+            inputs[name] = {**old_input, "only_in": remaining}
         else:
-            inputs[name] = _merge_input(was, now, version, others)
-    kept = {name: facts for name, facts in inputs.items() if facts.get("only_in") != []}
+            inputs[name] = _merge_input(old_input, new_input, version, other_versions)
+    kept = {name: entry for name, entry in inputs.items() if entry.get("only_in") != []}
     return {**new, "inputs": kept}
 
 
 def _merge_input(
-    was: Mapping[str, Any], now: Mapping[str, Any], version: str, others: list[str]
+    old: Mapping[str, Any], new: Mapping[str, Any], version: str, other_versions: list[str]
 ) -> dict[str, Any]:
-    merged = dict(now)
-    if "only_in" in was:
-        merged["only_in"] = sorted({*was["only_in"], version}, key=_version_key)
-        if set(merged["only_in"]) == {*others, version}:
+    merged = dict(new)
+    if "only_in" in old:
+        merged["only_in"] = sorted({*old["only_in"], version}, key=_version_key)
+        if set(merged["only_in"]) == {*other_versions, version}:
             del merged["only_in"]
-    if "choices" in was and "choices" in now:
-        merged |= _merge_choices(was, now["choices"], version, others)
+    if "choices" in old and "choices" in new:
+        merged |= _merge_choices(old, new["choices"], version, other_versions)
     return merged
 
 
-def _merge_choices(was: Mapping[str, Any], now: list[Any], version: str, others: list[str]) -> dict[str, Any]:
-    has: dict[Any, set[str]] = {
-        choice: {v for v in was.get("choices_in", {}).get(str(choice), others) if v != version}
-        for choice in was["choices"]
+def _merge_choices(
+    old: Mapping[str, Any], new_choices: list[Any], version: str, other_versions: list[str]
+) -> dict[str, Any]:
+    versions_of: dict[Any, set[str]] = {
+        choice: {v for v in old.get("choices_in", {}).get(str(choice), other_versions) if v != version}
+        for choice in old["choices"]
     }
-    for choice in now:
-        has.setdefault(choice, set()).add(version)
-    every = {*others, version}
-    some = {str(choice): sorted(v, key=_version_key) for choice, v in has.items() if v and v != every}
-    merged: dict[str, Any] = {"choices": [choice for choice, v in has.items() if v]}
-    if some:
-        merged["choices_in"] = some
+    for choice in new_choices:
+        versions_of.setdefault(choice, set()).add(version)
+    all_versions = {*other_versions, version}
+    choices_in = {
+        str(choice): sorted(versions, key=_version_key)
+        for choice, versions in versions_of.items()
+        if versions and versions != all_versions
+    }
+    merged: dict[str, Any] = {"choices": [choice for choice, versions in versions_of.items() if versions]}
+    if choices_in:
+        merged["choices_in"] = choices_in
     return merged

@@ -1,4 +1,4 @@
-"""Sizes of pictures in pixels, and the sizes that a model can draw. Pure."""
+"""Picture sizes in pixels, and the sizes that a model can draw."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Size:
 
     @classmethod
     def parse(cls, text: str) -> Size:
-        """`"1024x768"` as a size. Raises ValueError for anything else."""
+        """Parse text such as `1024x768`. Raises ValueError if it has another form."""
         match = cls._FORM.fullmatch(text)
         if match is None:
-            raise ValueError(f"{text!r} is not WIDTHxHEIGHT, for example 1024x1024")
+            raise ValueError(f"{text!r} is not WIDTHxHEIGHT, such as 1024x1024")
         return cls(int(match[1]), int(match[2]))
 
     @property
@@ -33,7 +33,7 @@ class Size:
 
 @dataclass(frozen=True)
 class SizeRule:
-    """Which sizes a model draws."""
+    """The sizes that a model can draw."""
 
     default: Size
     multiple_of: int
@@ -44,7 +44,7 @@ class SizeRule:
 
 
 def size_error(size: Size, rule: SizeRule) -> str | None:
-    """Why `size` is outside the rule's limits (multiples aside), or None."""
+    """Why `size` is outside the limits of `rule`, or None. Does not check `multiple_of`."""
     if size.width < rule.min.width or size.height < rule.min.height:
         return f"{size} is smaller than {rule.min}"
     if size.width > rule.max.width or size.height > rule.max.height:
@@ -55,7 +55,7 @@ def size_error(size: Size, rule: SizeRule) -> str | None:
 
 
 def round_size(size: Size, rule: SizeRule) -> Size:
-    """The size nearest to `size` whose sides are multiples that the rule wants, without leaving its limits."""
+    """The nearest size within the limits of `rule` whose sides are multiples of `multiple_of`."""
     nearest = Size(
         _nearest(size.width, rule.multiple_of, rule.min.width, rule.max.width),
         _nearest(size.height, rule.multiple_of, rule.min.height, rule.max.height),

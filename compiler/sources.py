@@ -1,4 +1,4 @@
-"""The texts that a catalogue is made of. Reading them is the compiler's only I/O; everything after is pure."""
+"""Reads the files that a catalogue consists of. This is the compiler's only I/O."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ TEMPLATE_SUFFIX = ".json.j2"
 
 @dataclass(frozen=True)
 class SourcePaths:
-    """Where the texts lie."""
+    """The catalogue file, and the folders of the templates and schemas."""
 
     catalogue: Path
     templates: Path
     schemas: Path
 
     def files(self) -> list[Path]:
-        """Every file that a change of would make another catalogue."""
+        """Every file that the catalogue depends on."""
         return [
             self.catalogue,
             self.schemas / "nodes.json",
@@ -34,7 +34,7 @@ class SourcePaths:
 
 @dataclass(frozen=True)
 class Sources:
-    """The texts themselves. Two equal `Sources` make the same catalogue."""
+    """The contents of those files. Equal `Sources` make equal catalogues."""
 
     catalogue_name: str
     catalogue: str
@@ -42,19 +42,20 @@ class Sources:
     nodes: str
     sampling_names: str
     templates: Mapping[str, str]
-    """File name -> text."""
+    """file name -> text"""
 
     def dump(self) -> str:
-        """One JSON text, for `load`: how a last good catalogue outlives a bad edit."""
+        """As JSON for `load`, to keep the last valid catalogue when an edit breaks the files."""
         return json.dumps(asdict(self))
 
     @classmethod
     def load(cls, text: str) -> Sources:
+        """The inverse of `dump`."""
         return cls(**json.loads(text))
 
 
 def read_sources(paths: SourcePaths) -> Sources:
-    """Read every text. Raises CatalogueInvalid when one cannot be read."""
+    """Read all files. Raises CatalogueInvalid if one cannot be read."""
     return Sources(
         catalogue_name=paths.catalogue.name,
         catalogue=_read(paths.catalogue),
@@ -67,9 +68,9 @@ def read_sources(paths: SourcePaths) -> Sources:
 
 def _read(path: Path) -> str:
     try:
-        # Anything but a plain file might never end, or never begin.
+        # Reading a pipe or a device could block, or never end.
         if not stat.S_ISREG(path.stat().st_mode):
-            raise CatalogueInvalid(f"{path.name} is not a file")
+            raise CatalogueInvalid(f"{path.name} is not a regular file")
         return path.read_text("utf-8")
     except OSError as error:
         raise CatalogueInvalid(f"{path.name} cannot be read: {error.strerror}") from error

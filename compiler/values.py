@@ -1,4 +1,4 @@
-"""The values that cross the compiler's border: what was asked (request), what it means (plan), what runs (graph)."""
+"""The compiler's input and output: the request, its plan, and the graphs that run."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ MAX_SEED = 2**64 - 1
 Origin = Literal["request", "drawn", "image", "preset", "setting", "model", "workflow", "built-in"]
 
 Task = Literal["generate", "edit", "inpaint", "vary"]
-"""Draw from nothing; redraw an image by a prompt; redraw what a mask leaves open; redraw an image without a prompt."""
+"""Draw from a prompt only; redraw an image with a prompt; redraw the masked part of an image; redraw an image without a
+prompt."""
 TASKS: tuple[Task, ...] = get_args(Task)
 
 
 @dataclass(frozen=True)
-class Source:
-    """The image that is to be redrawn: its size, and what the engine will call it and its mask."""
+class SourceImage:
+    """The image to redraw: its size, and the file names of it and of its mask in the engine."""
 
     size: Size
     image: str
@@ -29,7 +30,7 @@ class Source:
 
 @dataclass(frozen=True)
 class LoraChoice:
-    """A LoRA by its id in the catalogue; `strength` None: the catalogue's own."""
+    """A LoRA by its id in the catalogue. A `strength` of None means the catalogue's default."""
 
     name: str
     strength: float | None = None
@@ -37,11 +38,11 @@ class LoraChoice:
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """What a client asked for, in canonical names, before any model has been looked at.
+    """What a client requested, in the project's own field names and independent of any model.
 
-    `inputs` holds only what was given: steps, cfg, negative_prompt, sampler, schedule, and whatever else a
-    workflow may declare. `presets` names sets of such values: quality, input_fidelity. `id` makes the file names of
-    this request's jobs unique in the engine. `source` goes with every task but `generate`.
+    `inputs` holds only the values that the client sent: steps, cfg, negative_prompt, sampler, schedule, and any other
+    input that a workflow may declare. `presets` names sets of such values: quality, input_fidelity. `id` makes the file
+    names of this request's jobs unique in the engine. Every task but `generate` needs a `source`.
     """
 
     prompt: str
@@ -54,13 +55,13 @@ class ImageRequest:
     inputs: Mapping[str, Any] = field(default_factory=dict)
     presets: Mapping[str, str] = field(default_factory=dict)
     loras: tuple[LoraChoice, ...] = ()
-    source: Source | None = None
+    source: SourceImage | None = None
     seed_origin: Origin = "request"
 
 
 @dataclass(frozen=True)
 class PlannedValue:
-    """A value that the graph will get, and who decided it."""
+    """A value for the graph, and where it came from."""
 
     value: Any
     origin: Origin
@@ -68,7 +69,7 @@ class PlannedValue:
 
 @dataclass(frozen=True)
 class JobPlan:
-    """One run of the graph: `batch` pictures of one seed."""
+    """One run of the graph: `batch` pictures from one seed."""
 
     seed: int
     batch: int
@@ -76,7 +77,7 @@ class JobPlan:
 
 @dataclass(frozen=True)
 class Note:
-    """Something that was not done as asked: `field`, what was asked, what was done (None: nothing), and why."""
+    """A request field that was adjusted (`done` is the value used instead) or ignored (`done` is None), and why."""
 
     field: str
     asked: Any
@@ -86,7 +87,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a request means for its model: every default filled, every limit kept."""
+    """What a request means for its model: every default is filled in and every limit is kept."""
 
     model: str
     workflow: str
@@ -94,10 +95,10 @@ class Plan:
     task: Task
     size: Size
     canvas: Size
-    """What the graph draws: `size` with each side rounded up to the model's multiple; cut down to `size` at the end."""
+    """The size that the graph draws and then crops to `size`: each side is rounded up to the model's multiple."""
     prefix: str
     values: Mapping[str, PlannedValue]
-    """Every name a template may use, but for seed and batch, which differ from job to job."""
+    """Every variable of the templates except seed and batch, which differ from job to job."""
     jobs: tuple[JobPlan, ...]
     adjusted: tuple[Note, ...] = ()
     ignored: tuple[Note, ...] = ()
@@ -111,7 +112,7 @@ Nodes = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Graph:
-    """A checked graph in ComfyUI's API format, and the job it does."""
+    """A checked graph in ComfyUI's API format, and the job that it runs."""
 
     nodes: Nodes
     job: JobPlan
@@ -119,7 +120,7 @@ class Graph:
 
     @property
     def classes(self) -> frozenset[str]:
-        """The node classes in it."""
+        """The node classes that the graph uses."""
         return frozenset(node["class_type"] for node in self.nodes.values())
 
 

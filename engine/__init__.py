@@ -1,10 +1,10 @@
-"""The engine room: speaks ComfyUI's HTTP and WebSocket, and knows how a job ends."""
+"""Speaks ComfyUI's HTTP and WebSocket: runs jobs, detects how they end, and chooses among engines."""
 
 from engine.client import Engine, upload_name
 from engine.gpu_tenant import EngineTenant
 from engine.process import EngineProcess
 from engine.selection import EngineSelector
-from engine.values import EngineStats, Outcome, Picture, Preview, Progress, QueueState
+from engine.values import EngineStats, Outcome, Picture, Preview, Progress, ProgressCallback, QueueState
 
 __all__ = [
     "Engine",
@@ -16,6 +16,7 @@ __all__ = [
     "Picture",
     "Preview",
     "Progress",
+    "ProgressCallback",
     "QueueState",
     "upload_name",
 ]

@@ -1,4 +1,4 @@
-"""The engine as a user of the GPU: what the arbiter may ask of it (see `tenant.Tenant`)."""
+"""The engine as a user of the GPU: what the arbiter may ask of it (see `gpu_tenant.Tenant`)."""
 
 from __future__ import annotations
 
@@ -11,35 +11,36 @@ from engine.values import EngineStats
 from errors import EngineStartFailed, EngineUnreachable
 from gpu_tenant import Failure, Resident
 
-_RESIDUE = 512 * 2**20
-"""What ComfyUI's allocator may keep without holding a model, in bytes"""
-_LOOK_S = 0.1
+_MAX_RESIDUE_BYTES = 512 * 2**20
+"""What ComfyUI's allocator may keep although no model is loaded"""
+_START_POLL_INTERVAL_S = 0.1
 
 
 class EngineTenant:
-    """`engine` gives the one in force and may raise EngineUnreachable; `start_timeout_s` bounds a start by `host`."""
+    """`engine` gives the current one and may raise EngineUnreachable; `start_timeout_s` limits how long a start of
+    `process` may take."""
 
     def __init__(
         self,
         engine: Callable[[], Engine],
-        host: EngineProcess,
+        process: EngineProcess,
         *,
         start_timeout_s: float,
         clock: Callable[[], float] = time.monotonic,
-        pause: Callable[[float], object] = time.sleep,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        self._engine, self._host = engine, host
-        self._start_timeout_s, self._clock, self._pause = start_timeout_s, clock, pause
+        self._engine, self._process = engine, process
+        self._start_timeout_s, self._clock, self._sleep = start_timeout_s, clock, sleep
 
     def resident(self) -> tuple[Resident, ...]:
-        """One entry while ComfyUI's allocator holds more than a residue; nothing where it cannot tell. A custom node may
-        hold memory for good: how long to wait for it is for who asks."""
+        """One entry while ComfyUI's allocator holds more than a residue; empty if ComfyUI does not report its GPU
+        memory. A custom node may hold memory for ever, so the caller must limit how long it waits."""
         stats = self._stats()
-        held = stats.torch_vram_total or 0 if stats and stats.tells_gpu_memory else 0
-        return (Resident("comfyui", f"{held / 1e9:.1f} GB"),) if held > _RESIDUE else ()
+        held = stats.torch_vram_total or 0 if stats and stats.reports_gpu_memory else 0
+        return (Resident("comfyui", f"{held / 1e9:.1f} GB"),) if held > _MAX_RESIDUE_BYTES else ()
 
     def busy(self) -> int:
-        """Jobs running and queued, its own page's too. Nobody listens: none."""
+        """Jobs running and queued, those of ComfyUI's own page too; 0 if the engine is down."""
         if self.is_down():
             return 0
         queue = self._engine().queue()
@@ -47,28 +48,29 @@ class EngineTenant:
 
     def release(self, residents: Sequence[Resident]) -> None:
         if not self.is_down():
-            self._engine().let_go()
+            self._engine().request_free()
 
     def restore(self, residents: Sequence[Resident]) -> tuple[Failure, ...]:
-        """See that the engine is up; its models it loads by itself. Raises EngineUnreachable and EngineStartFailed."""
-        if not self._host.can_start:
+        """Make sure that the engine is up; it loads its models by itself. Raises EngineUnreachable,
+        EngineStartFailed."""
+        if not self._process.can_start:
             self._engine().stats()
         elif self.is_down():
-            self._host.start()
+            self._process.start()
             self._wait_until_up()
         return ()
 
-    def drop(self, jobs: Sequence[str] | None) -> None:
+    def cancel_jobs(self, jobs: Sequence[str] | None) -> None:
         if not self.is_down():
-            self._engine().drop(jobs)
+            self._engine().cancel_jobs(jobs)
 
     def is_down(self) -> bool:
-        """Whether nobody takes connections at the engine's address: no process, no memory. Raises EngineUnreachable for
-        one that is there and does not answer."""
+        """Whether the engine's address refuses connections: then there is no process, and it holds no memory. Raises
+        EngineUnreachable if a process is there but does not answer."""
         return self._stats() is None
 
     def _stats(self) -> EngineStats | None:
-        """None when it is down. Raises EngineUnreachable when nobody knows."""
+        """None if the engine is down. Raises EngineUnreachable if that cannot be found out."""
         try:
             return self._engine().stats()
         except EngineUnreachable as error:
@@ -77,25 +79,25 @@ class EngineTenant:
             raise
 
     def can_be_started(self) -> bool:
-        """Whether it is down, and there is somebody to start it. Never raises."""
+        """Whether the engine is down and Easel can start it. Never raises."""
         try:
-            return self._host.can_start and self.is_down()
+            return self._process.can_start and self.is_down()
         except EngineUnreachable:
             return False
 
-    def room_bytes(self) -> int | None:
-        """GPU memory that it could have if nobody else left; None where it cannot tell."""
+    def available_bytes(self) -> int | None:
+        """GPU memory that ComfyUI could use now, what it already holds included; None if it does not report it."""
         try:
-            return self._engine().stats().room_bytes
+            return self._engine().stats().available_bytes
         except EngineUnreachable:
             return None
 
     def _wait_until_up(self) -> None:
-        until = self._clock() + self._start_timeout_s
+        deadline = self._clock() + self._start_timeout_s
         while self.is_down():
-            if self._clock() >= until:
+            if self._clock() >= deadline:
                 raise EngineStartFailed(
-                    f"ComfyUI was started ({self._host.kind} {self._host.name}) and did not answer "
+                    f"ComfyUI was started ({self._process.kind} {self._process.name}) and did not answer "
                     f"within {self._start_timeout_s:g} s."
                 )
-            self._pause(_LOOK_S)
+            self._sleep(_START_POLL_INTERVAL_S)

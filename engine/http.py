@@ -1,4 +1,4 @@
-"""ComfyUI's HTTP routes as calls. Whatever keeps an answer from coming is EngineUnreachable."""
+"""ComfyUI's HTTP routes as methods. Every failure to get a response raises EngineUnreachable."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from engine.values import EngineStats, QueueState
 from errors import EngineUnreachable, UploadRefused
 from http_session import DirectSession
 
-_LOOK_S = 5.0
-"""A look at the job that is being followed, whose caller may want to give up."""
-_ANSWER_S = 10.0
-_WORK_S = 60.0
+_POLL_TIMEOUT_S = 5.0
+"""For polling a job: its caller may want to cancel meanwhile"""
+_DEFAULT_TIMEOUT_S = 10.0
+_SLOW_TIMEOUT_S = 60.0
 """Validating a graph reads files, and a picture may come over a slow network."""
-_UPLOAD_S = 120.0
-_POOL = 128
+_UPLOAD_TIMEOUT_S = 120.0
+_POOL_SIZE = 128
 _JSON = {"Content-Type": "application/json"}
 
 
 class ComfyuiHttp:
-    """Answers are plain JSON or the values of this room. Safe for many threads.
+    """Returns plain JSON or this package's values. Thread-safe.
 
     Takes no proxies, passwords or certificates from the environment, and never sends Origin: ComfyUI answers 403 to a
     foreign one.
@@ -36,30 +36,30 @@ class ComfyuiHttp:
         self.url = url
         self._connect_timeout_s = connect_timeout_s
         self._session = DirectSession()
-        self._session.mount(url, HTTPAdapter(pool_maxsize=_POOL))
+        self._session.mount(url, HTTPAdapter(pool_maxsize=_POOL_SIZE))
 
     def close(self) -> None:
         self._session.close()
 
     def submit(self, body: bytes) -> tuple[int, Any]:
-        """Status and JSON (None if it is not JSON) of `POST /prompt`."""
-        status, _, answer = self._call(
-            "POST", "/prompt", timeout_s=_WORK_S, repeat=False, data=body, headers=_JSON
+        """Status and JSON (None if the body is not JSON) of `POST /prompt`."""
+        status, _, content = self._call(
+            "POST", "/prompt", timeout_s=_SLOW_TIMEOUT_S, retry=False, data=body, headers=_JSON
         )
-        return status, _json(answer)
+        return status, _parse_json(content)
 
     def history(self, prompt_id: str) -> Mapping[str, Any] | None:
-        """The entry of an ended job; None while it is pending or running, or unknown."""
-        entries = self._object(f"/history/{quote(prompt_id, safe='')}", _LOOK_S)
+        """The entry of a finished job; None while it is pending or running, or if it is unknown."""
+        entries = self._get_object(f"/history/{quote(prompt_id, safe='')}", _POLL_TIMEOUT_S)
         entry = entries.get(prompt_id)
         return entry if isinstance(entry, dict) else None
 
-    def queue(self, timeout_s: float = _LOOK_S) -> QueueState:
-        state = self._object("/queue", timeout_s)
-        return QueueState(_ids(state.get("queue_running")), _ids(state.get("queue_pending")))
+    def queue(self, timeout_s: float = _POLL_TIMEOUT_S) -> QueueState:
+        state = self._get_object("/queue", timeout_s)
+        return QueueState(_prompt_ids(state.get("queue_running")), _prompt_ids(state.get("queue_pending")))
 
     def delete(self, prompt_id: str) -> None:
-        """Take a pending job out of the queue; no effect, and no way to tell, if it is not pending."""
+        """Remove a pending job from the queue. Has no effect, and reports none, if the job is not pending."""
         self._post("/queue", {"delete": [prompt_id]})
 
     def interrupt(self, prompt_id: str) -> None:
@@ -69,12 +69,12 @@ class ComfyuiHttp:
     def free(self) -> None:
         self._post("/free", {"unload_models": True, "free_memory": True})
 
-    def stats(self, timeout_s: float = _ANSWER_S) -> EngineStats:
-        answer = self._object("/system_stats", timeout_s)
-        system = answer.get("system")
+    def stats(self, timeout_s: float = _DEFAULT_TIMEOUT_S) -> EngineStats:
+        body = self._get_object("/system_stats", timeout_s)
+        system = body.get("system")
         if not isinstance(system, dict) or "comfyui_version" not in system:
-            raise EngineUnreachable(f"What answers at {self.url} is not a ComfyUI.", url=self.url)
-        devices = answer.get("devices")
+            raise EngineUnreachable(f"The server at {self.url} is not a ComfyUI.", url=self.url)
+        devices = body.get("devices")
         device = devices[0] if isinstance(devices, list) and devices and isinstance(devices[0], dict) else {}
         return EngineStats(
             version=str(system["comfyui_version"]),
@@ -91,52 +91,60 @@ class ComfyuiHttp:
 
     def signature(self, class_type: str) -> Any:
         """The `/object_info` entry of one class, or None."""
-        return self._object(f"/object_info/{quote(class_type, safe='')}", _WORK_S).get(class_type)
+        return self._get_object(f"/object_info/{quote(class_type, safe='')}", _SLOW_TIMEOUT_S).get(class_type)
 
-    def upload(self, data: bytes, name: str, subfolder: str, timeout_s: float = _UPLOAD_S) -> None:
-        """Store an image in the temp folder, in the place of one that has this name. Raises UploadRefused."""
-        status, _, answer = self._call(
+    def upload(self, data: bytes, name: str, subfolder: str, timeout_s: float = _UPLOAD_TIMEOUT_S) -> None:
+        """Store an image in the temp folder, replacing a file of the same name. Raises UploadRefused."""
+        status, _, content = self._call(
             "POST",
             "/upload/image",
             timeout_s=timeout_s,
             files={"image": (name, data, "application/octet-stream")},
             data={"subfolder": subfolder, "type": "temp", "overwrite": "true"},
         )
-        stored = _json(answer)
-        told = (stored.get("subfolder"), stored.get("name")) if isinstance(stored, dict) else None
-        if status != 200 or told != (subfolder, name):
+        body = _parse_json(content)
+        stored_as = (body.get("subfolder"), body.get("name")) if isinstance(body, dict) else None
+        if status != 200 or stored_as != (subfolder, name):
             raise UploadRefused(f"ComfyUI answered {status} to an uploaded image.", status=status)
 
     def view(self, file: Mapping[str, str]) -> tuple[int, str, bytes]:
         """Status, content type and bytes of a file that a node wrote."""
-        return self._call("GET", "/view", timeout_s=_WORK_S, params=file)
+        return self._call("GET", "/view", timeout_s=_SLOW_TIMEOUT_S, params=file)
 
-    def _object(self, path: str, timeout_s: float = _ANSWER_S) -> dict[str, Any]:
-        status, _, answer = self._call("GET", path, timeout_s=timeout_s)
-        body = _json(answer)
+    def _get_object(self, path: str, timeout_s: float = _DEFAULT_TIMEOUT_S) -> dict[str, Any]:
+        status, _, content = self._call("GET", path, timeout_s=timeout_s)
+        body = _parse_json(content)
         if status != 200 or not isinstance(body, dict):
-            raise self._odd(path, status)
+            raise self._unexpected_response(path, status)
         return body
 
     def _post(self, path: str, body: Mapping[str, Any]) -> None:
         status, _, _ = self._call("POST", path, data=json.dumps(body).encode(), headers=_JSON)
         if status != 200:
-            raise self._odd(path, status)
+            raise self._unexpected_response(path, status)
 
-    def _odd(self, path: str, status: int) -> EngineUnreachable:
-        message = f"{self.url}{path} answered {status}, not as a ComfyUI does."
+    def _unexpected_response(self, path: str, status: int) -> EngineUnreachable:
+        message = (
+            f"Unexpected response from {self.url}{path} (status {status}); the server may not be ComfyUI."
+        )
         return EngineUnreachable(message, url=self.url, status=status)
 
     def _call(
-        self, method: str, path: str, *, timeout_s: float = _ANSWER_S, repeat: bool = True, **request: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        timeout_s: float = _DEFAULT_TIMEOUT_S,
+        retry: bool = True,
+        **request: Any,
     ) -> tuple[int, str, bytes]:
-        """Status, content type and body. A kept connection that ComfyUI has just closed breaks one call, which is
-        made once more unless it must not be."""
+        """Status, content type and body. With `retry`, a call is repeated once if ComfyUI closed the kept connection
+        that it was sent on."""
         try:
             return self._call_once(method, path, timeout_s, request)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            if repeat and _broke(error):
-                return self._call(method, path, timeout_s=timeout_s, repeat=False, **request)
+            if retry and _was_connection_closed(error):
+                return self._call(method, path, timeout_s=timeout_s, retry=False, **request)
             raise self._unreachable(error) from error
 
     def _call_once(
@@ -148,32 +156,32 @@ class ComfyuiHttp:
             timeout=(self._connect_timeout_s, timeout_s),
             stream=True,
             **request,
-        ) as answer:
-            # Read in one go: requests itself reads in pieces of 10 KB.
-            return answer.status_code, answer.headers.get("Content-Type", ""), answer.raw.read()
+        ) as response:
+            # Read from `raw` at once: requests itself reads in pieces of 10 KB.
+            return response.status_code, response.headers.get("Content-Type", ""), response.raw.read()
 
     def _unreachable(self, error: Exception) -> EngineUnreachable:
         slow = isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError)
         refused = "refused" in str(error)
-        reason = "connection refused" if refused else "it took too long" if slow else type(error).__name__
+        reason = "connection refused" if refused else "timed out" if slow else type(error).__name__
         message = f"ComfyUI at {self.url} does not answer: {reason}."
         return EngineUnreachable(message, url=self.url, refused=refused, slow=slow)
 
 
-def _broke(error: Exception) -> bool:
-    """Whether a connection that stood was closed under the call, rather than refused or slow."""
+def _was_connection_closed(error: Exception) -> bool:
+    """Whether an established connection was closed during the call (and not refused or slow)."""
     cause = error.args[0] if isinstance(error, requests.ConnectionError) and error.args else error
     return isinstance(cause, urllib3.exceptions.ProtocolError)
 
 
-def _json(answer: bytes) -> Any:
+def _parse_json(content: bytes) -> Any:
     try:
-        return json.loads(answer)
+        return json.loads(content)
     except (ValueError, RecursionError):
         return None
 
 
-def _ids(entries: Any) -> tuple[str, ...]:
+def _prompt_ids(entries: Any) -> tuple[str, ...]:
     """Prompt ids of queue entries `[number, prompt_id, …]` in the order they run; ComfyUI lists them in heap order."""
-    listed = [entry for entry in entries or [] if isinstance(entry, list) and len(entry) > 1]
-    return tuple(str(entry[1]) for entry in sorted(listed, key=lambda entry: entry[0]))
+    valid = [entry for entry in entries or [] if isinstance(entry, list) and len(entry) > 1]
+    return tuple(str(entry[1]) for entry in sorted(valid, key=lambda entry: entry[0]))

@@ -1,5 +1,5 @@
-"""One job's way through ComfyUI: submitted, followed to its end by the socket with history and queue as a net, its
-pictures fetched; or taken back."""
+"""Runs one job in ComfyUI: submits it, follows it to its end by the socket (with polls of history and queue as a
+fallback), and fetches its pictures; or cancels it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from queue import Empty
 
-from engine.errors import Graph, dropped_outputs, refusal, rejected
+from engine.errors import Graph, dropped_outputs, rejected, submission_error
 from engine.http import ComfyuiHttp
 from engine.job import Job, mime_of
 from engine.listener import CancelSignal, Inbox, Item, SocketLost
@@ -27,23 +27,24 @@ from errors import (
 
 log = logging.getLogger(__name__)
 
-_ASK_S = 0.5
-_NAMES_S = 3.0
-"""How long a successful job may stay out of history; ComfyUI writes it a moment after it says success."""
-TAKE_BACK_S = 20.0
+CANCEL_TIMEOUT_S = 20.0
 """An interrupt takes effect at the next sampler step or node, so a slow step delays it."""
-_LOOK_AGAIN_S = 0.2
-_INTERRUPT_AGAIN_S = 2.0
-_HEAR_OUT_S = 0.5
-"""How long the socket may be silent, once history has the job, until nothing more is waited for from it."""
-_ENDS = ("execution_success", "execution_error", "execution_interrupted")
+_CANCEL_POLL_INTERVAL_S = 0.2
+_INTERRUPT_INTERVAL_S = 2.0
+_CANCEL_CHECK_INTERVAL_S = 0.5
+_HISTORY_TIMEOUT_S = 3.0
+"""How long a successful job may be missing from history; ComfyUI writes it a moment after it reports success."""
+_DRAIN_TIMEOUT_S = 0.5
+"""Once history has the job, its last events are awaited until the socket is silent for this long."""
+_END_EVENTS = ("execution_success", "execution_error", "execution_interrupted")
 
 
 def submission(graph: Graph, prompt_id: str, client_id: str, previews: bool = False) -> bytes:
-    """The body of `POST /prompt`: the only shape of it that we send.
+    """The body of `POST /prompt`, always of this one shape. Raises EngineRejected.
 
-    Other shapes end ComfyUI's worker or its whole process: `extra_data` that is no object, a `client_id` that is no
-    string, a node without an `inputs` object, a `number` given twice. So: no `number`, no `front`, and an id of our own.
+    Other shapes kill ComfyUI's worker thread or its whole process: `extra_data` that is not an object, a `client_id`
+    that is not a string, a node without an `inputs` object, the same `number` twice. So the body has no `number` and
+    no `front`, and `prompt_id` is made here.
     """
     for node, entry in graph.items():
         if not isinstance(entry, Mapping) or not isinstance(entry.get("inputs"), Mapping):
@@ -52,7 +53,7 @@ def submission(graph: Graph, prompt_id: str, client_id: str, previews: bool = Fa
                 "class_type": entry.get("class_type") if isinstance(entry, Mapping) else None,
                 "input": None,
                 "type": "no_inputs",
-                "message": "the node has no object `inputs`; it was not sent, for it would stop ComfyUI's worker",
+                "message": "the node has no `inputs` object; it would stop ComfyUI's worker, so the graph was not sent",
             }
             raise rejected([error])
     extra = {"preview_method": "auto"} if previews else {}
@@ -61,180 +62,178 @@ def submission(graph: Graph, prompt_id: str, client_id: str, previews: bool = Fa
 
 
 class JobRunner:
-    """The following of one job. `stuck` is shared: the ids of jobs that this engine will never finish."""
+    """Runs one job. `stuck` is shared: the ids of jobs that this engine will never finish."""
 
     def __init__(
         self,
-        routes: ComfyuiHttp,
+        http: ComfyuiHttp,
         job: Job,
         inbox: Inbox,
         *,
         limits: Limits,
-        poll_s: float,
+        poll_interval_s: float,
         timeout_s: float,
         cancelled: Callable[[], bool],
         clock: Callable[[], float],
         stuck: set[str],
     ) -> None:
-        self._routes = routes
+        self._http = http
         self._job = job
         self._inbox = inbox
-        self._poll_s = poll_s
-        self._timeout_s = timeout_s
+        self._poll_interval_s = poll_interval_s
         self._cancelled = cancelled
         self._clock = clock
         self._stuck = stuck
-        self._began = clock()
-        self._ask_at = self._look_at = self._began
-        self._watchdog = Watchdog(job.prompt_id, limits, self._began)
+        now = clock()
+        self._deadline = now + timeout_s
+        self._next_cancel_check_at = self._next_poll_at = now
+        self._watchdog = Watchdog(job.prompt_id, limits, now)
 
     def run(self, graph: Graph, client_id: str, previews: bool = False) -> Outcome:
-        """Submit, follow, fetch. However it fails, the job does not stay behind in the engine."""
+        """Submit, follow, fetch. If anything fails, the job is removed from the engine first."""
         body = submission(graph, self._job.prompt_id, client_id, previews)
         try:
             self._submit(body, graph)
-            submitted = self._clock()
+            submitted_at = self._clock()
             self._follow()
         except EngineStalled:
             self._stuck.add(self._job.prompt_id)
-            take_back(self._routes, self._job.prompt_id, self._inbox, 0.0)
+            cancel_job(self._http, self._job.prompt_id, self._inbox, 0.0)
             raise
         except BaseException:
             if not self._job.ended:
-                take_back(self._routes, self._job.prompt_id, self._inbox, TAKE_BACK_S)
+                cancel_job(self._http, self._job.prompt_id, self._inbox, CANCEL_TIMEOUT_S)
             raise
-        ended = self._clock()
-        started = self._job.started_at or submitted
-        pictures = self._pictures()
+        ended_at = self._clock()
+        started_at = self._job.started_at or submitted_at
+        pictures = self._fetch_pictures()
         return Outcome(
             self._job.prompt_id,
             pictures,
             self._job.cached_nodes,
-            queued_s=max(0.0, started - submitted),
-            run_s=ended - started,
-            fetch_s=self._clock() - ended,
+            queued_s=max(0.0, started_at - submitted_at),
+            run_s=ended_at - started_at,
+            fetch_s=self._clock() - ended_at,
         )
 
     def _submit(self, body: bytes, graph: Graph) -> None:
-        self._check_caller()
+        self._check_deadline_and_cancel()
         try:
-            status, answer = self._routes.submit(body)
+            status, response = self._http.submit(body)
         except EngineUnreachable as error:
             if error.details.get("refused"):
                 self._job.ended = True
                 raise
-            if self._arrived():
+            if self._was_accepted():
                 return
             if error.details.get("slow"):
-                raise  # it may still be at it, and would then have the job twice
-            status, answer = self._routes.submit(body)
-        if status != 200 or not isinstance(answer, dict):
-            self._job.ended = True  # refused as a whole: there is nothing to take back
-            raise refusal(status, answer, graph)
-        if answer.get("node_errors"):
-            raise dropped_outputs(answer["node_errors"], graph)
-        self._look_at = self._clock() + self._poll_s
+                raise  # ComfyUI may still be reading the first submission; a second would run the job twice
+            status, response = self._http.submit(body)
+        if status != 200 or not isinstance(response, dict):
+            self._job.ended = True  # ComfyUI refused the whole graph: there is no job to cancel
+            raise submission_error(status, response, graph)
+        if response.get("node_errors"):
+            raise dropped_outputs(response["node_errors"], graph)
+        self._next_poll_at = self._clock() + self._poll_interval_s
 
-    def _arrived(self) -> bool:
-        """Whether ComfyUI has the job although its answer never came (a kept connection closed under the request)."""
-        queue = self._routes.queue()
-        known = self._job.prompt_id in (*queue.running, *queue.pending)
-        return known or self._routes.history(self._job.prompt_id) is not None
+    def _was_accepted(self) -> bool:
+        """Whether ComfyUI has the job although its response never arrived (it closed a kept connection meanwhile)."""
+        queue = self._http.queue()
+        queued = self._job.prompt_id in (*queue.running, *queue.pending)
+        return queued or self._http.history(self._job.prompt_id) is not None
 
     def _follow(self) -> None:
         while not self._job.succeeded:
-            self._check_caller()
+            self._check_deadline_and_cancel()
+            next_action_at = min(self._next_cancel_check_at, self._next_poll_at, self._deadline)
             try:
-                self._take(self._inbox.get(timeout=self._patience()))
+                self._handle(self._inbox.get(timeout=max(0.0, next_action_at - self._clock())))
             except Empty:
-                if self._clock() >= self._look_at:
-                    self._look()
+                if self._clock() >= self._next_poll_at:
+                    self._poll()
 
-    def _check_caller(self) -> None:
+    def _check_deadline_and_cancel(self) -> None:
         now = self._clock()
-        if now - self._began >= self._timeout_s:
+        if now >= self._deadline:
             state = "had not started" if self._job.started_at is None else "was running"
             raise JobTimedOut(
-                f"The job was not done in time; it {state} in ComfyUI, and was taken back.",
+                f"The job did not finish in time: it {state} in ComfyUI. It was cancelled.",
                 prompt_id=self._job.prompt_id,
             )
-        if now >= self._ask_at:
-            self._ask_at = now + _ASK_S
+        if now >= self._next_cancel_check_at:
+            self._next_cancel_check_at = now + _CANCEL_CHECK_INTERVAL_S
             if self._cancelled():
-                raise RequestCancelled(
-                    "The caller gave the job up; it was taken back.", prompt_id=self._job.prompt_id
-                )
+                raise RequestCancelled("The caller cancelled the job.", prompt_id=self._job.prompt_id)
 
-    def _patience(self) -> float:
-        until = min(self._ask_at, self._look_at, self._began + self._timeout_s)
-        return max(0.0, until - self._clock())
-
-    def _take(self, item: Item) -> None:
+    def _handle(self, item: Item) -> None:
         if isinstance(item, CancelSignal):
             raise item.reason
         if isinstance(item, SocketLost):
-            self._watchdog.deaf()
-            self._look_at = self._clock()
+            self._watchdog.on_socket_lost()
+            self._next_poll_at = self._clock()
             return
-        self._job.hear(item)
+        self._job.handle(item)
         now = self._clock()
-        self._watchdog.heard(now)
-        self._look_at = now if self._job.left_engine else now + self._poll_s
+        self._watchdog.on_event(now)
+        self._next_poll_at = now if self._job.left_engine else now + self._poll_interval_s
 
-    def _look(self) -> None:
-        """The net under the socket: what history and queue say. Events that we missed are not sent again."""
+    def _poll(self) -> None:
+        """Read history and queue, because ComfyUI does not send missed events again."""
         now = self._clock()
-        self._look_at = now + self._poll_s
+        self._next_poll_at = now + self._poll_interval_s
+        error: EngineError | None = None
         try:
-            entry = self._routes.history(self._job.prompt_id)
-            verdict = None
+            entry = self._http.history(self._job.prompt_id)
             if entry is None:
-                verdict = self._watchdog.saw(now, self._routes.queue(), frozenset(self._stuck))
-        except EngineUnreachable as error:
-            entry, verdict = None, self._watchdog.unanswered(self._clock(), error)
+                error = self._watchdog.check_queue(now, self._http.queue(), frozenset(self._stuck))
+        except EngineUnreachable as unreachable:
+            entry, error = None, self._watchdog.check_unreachable(self._clock(), unreachable)
         if entry is not None:
-            self._hear_out()
+            self._drain_inbox()
             if not self._job.ended:
                 self._job.read_history(entry)
-        elif verdict is not None:
-            # A worker that stalled or answers too late may still have the job; the others have not.
-            self._job.ended = not (isinstance(verdict, EngineStalled) or verdict.details.get("slow"))
-            raise verdict
+        elif error is not None:
+            # An engine that stalled or answers too late may still have the job; in the other cases it has not.
+            self._job.ended = not (isinstance(error, EngineStalled) or error.details.get("slow"))
+            raise error
 
-    def _hear_out(self) -> None:
-        """What was sent before the job ended may still be on its way, on a busy machine; history has no progress."""
-        while not (self._job.ended or self._job.left_engine or self._watchdog.is_deaf):
+    def _drain_inbox(self) -> None:
+        """Handle the events that ComfyUI sent before the job ended. On a busy machine they may still be on their way,
+        and history does not contain the progress."""
+        while not (self._job.ended or self._job.left_engine or self._watchdog.socket_lost):
             try:
-                item = self._inbox.get(timeout=_HEAR_OUT_S)
+                item = self._inbox.get(timeout=_DRAIN_TIMEOUT_S)
             except Empty:
                 return
             if isinstance(item, SocketLost):
                 return
-            self._take(item)
+            self._handle(item)
 
-    def _pictures(self) -> tuple[Picture, ...]:
-        made = self._job.made() or self._made_by_history()
-        if not made:
+    def _fetch_pictures(self) -> tuple[Picture, ...]:
+        outputs = self._job.outputs() or self._outputs_from_history()
+        if not outputs:
             raise NoPictures(
-                "The job succeeded, but told of no picture. If its graph ends in SaveImageWebsocket, the socket that "
-                "should have brought it was lost.",
+                "The job succeeded but reported no picture. If its graph ends in SaveImageWebsocket, the socket was "
+                "lost before the picture arrived.",
                 prompt_id=self._job.prompt_id,
             )
-        return tuple(item if isinstance(item, Picture) else self._fetched(node, item) for node, item in made)
+        return tuple(
+            output if isinstance(output, Picture) else self._fetch(node, output) for node, output in outputs
+        )
 
-    def _made_by_history(self) -> list[tuple[str, Picture | Mapping[str, str]]]:
-        """For a success whose `executed` events we missed."""
-        until = self._clock() + _NAMES_S
-        while not self._job.left_engine and self._clock() < until:
-            entry = self._routes.history(self._job.prompt_id)
+    def _outputs_from_history(self) -> list[tuple[str, Picture | Mapping[str, str]]]:
+        """The outputs of a job whose `executed` events were missed."""
+        deadline = self._clock() + _HISTORY_TIMEOUT_S
+        while not self._job.left_engine and self._clock() < deadline:
+            entry = self._http.history(self._job.prompt_id)
             if entry is not None:
                 self._job.read_history(entry)
             else:
-                _came(("executing",), self._inbox, 0.05)
-        return self._job.made()
+                _wait_for_event(("executing",), self._inbox, 0.05)
+        return self._job.outputs()
 
-    def _fetched(self, node: str, file: Mapping[str, str]) -> Picture:
-        status, content_type, data = self._routes.view(file)
+    def _fetch(self, node: str, file: Mapping[str, str]) -> Picture:
+        status, content_type, data = self._http.view(file)
         if status != 200 or not data:
             raise NoPictures(
                 f"The job succeeded, but ComfyUI answered {status} for its picture {file['filename']} "
@@ -249,49 +248,50 @@ class JobRunner:
         )
 
 
-def take_back(routes: ComfyuiHttp, prompt_id: str, inbox: Inbox, patience_s: float) -> bool:
-    """Get a job out of the engine; True once it is in the queue no more. Best effort, never raises.
+def cancel_job(http: ComfyuiHttp, prompt_id: str, inbox: Inbox, timeout_s: float) -> bool:
+    """Remove a job from the engine's queue, pending or running. Returns whether the queue no longer has it. Never
+    raises.
 
-    An engine that is too busy to answer is asked again. An interrupt is repeated, for ComfyUI forgets one that comes
-    while the job is between the queue and its first node; but not often, for one that comes as the job ends may hit
-    the next.
+    Retries if the engine is too busy to answer. Repeats an interrupt, because ComfyUI loses one that arrives
+    while the job is between the queue and its first node; but not often, because one that arrives as the job ends may
+    stop the next job.
     """
-    until, interrupt_at = time.monotonic() + patience_s, 0.0
-    trouble = "it was still in the queue"
+    deadline, next_interrupt_at = time.monotonic() + timeout_s, 0.0
+    problem = "it was still in the queue"
     while True:
         try:
-            queue = routes.queue()
+            queue = http.queue()
             if prompt_id in queue.pending:
-                routes.delete(prompt_id)
+                http.delete(prompt_id)
             elif prompt_id not in queue.running:
                 return True
-            elif time.monotonic() >= interrupt_at:
-                routes.interrupt(prompt_id)
-                interrupt_at = time.monotonic() + _INTERRUPT_AGAIN_S
+            elif time.monotonic() >= next_interrupt_at:
+                http.interrupt(prompt_id)
+                next_interrupt_at = time.monotonic() + _INTERRUPT_INTERVAL_S
         except EngineError as error:
-            trouble = error.message
+            problem = error.message
             if error.details.get("refused"):
                 break
         else:
-            if prompt_id in queue.pending and time.monotonic() < until:
+            if prompt_id in queue.pending and time.monotonic() < deadline:
                 continue
-        left = until - time.monotonic()
-        if left <= 0:
+        remaining_s = deadline - time.monotonic()
+        if remaining_s <= 0:
             break
-        _came(_ENDS, inbox, min(_LOOK_AGAIN_S, left))  # it leaves the queue a moment after this
-    if patience_s:
-        log.warning("job %s could not be taken back within %g s: %s", prompt_id, patience_s, trouble)
+        # The job leaves the queue a moment after one of these events.
+        _wait_for_event(_END_EVENTS, inbox, min(_CANCEL_POLL_INTERVAL_S, remaining_s))
+    if timeout_s:
+        log.warning("could not cancel job %s within %g s: %s", prompt_id, timeout_s, problem)
     return False
 
 
-def _came(kinds: tuple[str, ...], inbox: Inbox, timeout_s: float) -> bool:
-    """Whether one of these events came in time. Whatever else comes is dropped."""
-    until = time.monotonic() + timeout_s
-    while (left := until - time.monotonic()) > 0:
+def _wait_for_event(kinds: tuple[str, ...], inbox: Inbox, timeout_s: float) -> None:
+    """Wait until an event of one of these kinds arrives, or the timeout. Drops all other items."""
+    deadline = time.monotonic() + timeout_s
+    while (remaining_s := deadline - time.monotonic()) > 0:
         try:
-            item = inbox.get(timeout=left)
+            item = inbox.get(timeout=remaining_s)
         except Empty:
             break
         if isinstance(item, Event) and item.kind in kinds:
-            return True
-    return False
+            break

@@ -1,5 +1,5 @@
-"""One persistent WebSocket to ComfyUI, read by a thread that hands every message to its job's inbox and never waits
-for anybody: ComfyUI delivers to all its clients in one loop, so a reader that dawdles stalls the others too."""
+"""One persistent WebSocket to ComfyUI. A thread reads it, puts every message into its job's inbox and never blocks on a
+job: ComfyUI sends to all its clients in one loop, so a slow reader delays the other clients too."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from urllib.parse import urlsplit, urlunsplit
 
 import websocket
 
-from engine.messages import Event, Frame, read_binary, read_text
+from engine.messages import Event, Frame, parse_binary, parse_text
 from errors import EaselError, EngineUnreachable
 
 log = logging.getLogger(__name__)
 
-_HELLO = json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
-_PREVIEW_BACKLOG = 32
+_FEATURE_FLAGS = json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
+_MAX_UNREAD_PREVIEWS = 32
 
 
 @dataclass(frozen=True)
 class SocketLost:
-    """The socket ended; events of the jobs that were using it are gone for good."""
+    """The socket closed. ComfyUI does not send the missed events of its jobs again."""
 
 
 @dataclass(frozen=True)
 class CancelSignal:
-    """Somebody in this process wants the job taken back, for this reason."""
+    """Another thread of this process cancels the job, for this reason."""
 
     reason: EaselError
 
@@ -45,45 +45,46 @@ Inbox = SimpleQueue[Item]
 class Listener:
     """Connects on the first use, and again on the next use after a loss, each time with a new client id.
 
-    A client id is never used twice: when the older of two sockets with one id closes, ComfyUI forgets the newer.
+    A client id is never used twice: when the older of two sockets with the same id closes, ComfyUI drops the newer one.
     """
 
     def __init__(
-        self, url: str, *, connect_timeout_s: float, ping_s: float, on_connect: Callable[[], None]
+        self, url: str, *, connect_timeout_s: float, ping_interval_s: float, on_connect: Callable[[], None]
     ) -> None:
         self._url = url
         self._connect_timeout_s = connect_timeout_s
-        self._ping_s = ping_s
+        self._ping_interval_s = ping_interval_s
         self._on_connect = on_connect
         self._lock = threading.Lock()
         self._connection: _Connection | None = None
         self._failures = 0
 
     @contextlib.contextmanager
-    def listening(self, prompt_id: str, inbox: Inbox) -> Iterator[str]:
-        """Deliver what concerns this prompt to the inbox; yields the client id to submit with."""
-        connection = self._joined(prompt_id, inbox)
+    def subscribe(self, prompt_id: str, inbox: Inbox) -> Iterator[str]:
+        """Deliver the messages of this job to `inbox`; yields the client id to submit with. Raises
+        EngineUnreachable."""
+        connection = self._subscribed_connection(prompt_id, inbox)
         try:
             yield connection.client_id
         finally:
-            connection.leave(prompt_id)
+            connection.unsubscribe(prompt_id)
 
-    def _joined(self, prompt_id: str, inbox: Inbox) -> _Connection:
+    def _subscribed_connection(self, prompt_id: str, inbox: Inbox) -> _Connection:
         failures = self._failures
         with self._lock:
-            if self._connection is not None and self._connection.join(prompt_id, inbox):
+            if self._connection is not None and self._connection.subscribe(prompt_id, inbox):
                 return self._connection
-            if (
-                self._failures != failures
-            ):  # do not queue up to find out, one timeout after another, what is known
+            # Another thread failed to connect while this one waited for the lock. Trying again would make the waiting
+            # threads time out one after another.
+            if self._failures != failures:
                 raise EngineUnreachable(f"ComfyUI at {self._url} does not answer.", url=self._url)
             self._connection = self._connect()
-            self._connection.join(prompt_id, inbox)
+            self._connection.subscribe(prompt_id, inbox)
             return self._connection
 
     def _connect(self) -> _Connection:
         try:
-            connection = _Connection(self._url, self._connect_timeout_s, self._ping_s)
+            connection = _Connection(self._url, self._connect_timeout_s, self._ping_interval_s)
         except EngineUnreachable:
             self._failures += 1
             raise
@@ -98,25 +99,25 @@ class Listener:
 
 
 class _Connection:
-    def __init__(self, url: str, connect_timeout_s: float, ping_s: float) -> None:
+    def __init__(self, url: str, connect_timeout_s: float, ping_interval_s: float) -> None:
         self.client_id = uuid.uuid4().hex
-        self._ping_s = ping_s
+        self._ping_interval_s = ping_interval_s
         self._lock = threading.Lock()
         self._inboxes: dict[str, Inbox] = {}
         self._open = True
         self._executing: tuple[str, str | None] | None = None
-        self._socket = _connected(url, self.client_id, connect_timeout_s)
-        self._thread = threading.Thread(target=self._read, name="easel-engine-listener", daemon=True)
+        self._socket = _open_socket(url, self.client_id, connect_timeout_s)
+        self._thread = threading.Thread(target=self._read_loop, name="easel-engine-listener", daemon=True)
         self._thread.start()
 
-    def join(self, prompt_id: str, inbox: Inbox) -> bool:
-        """False if the connection is over: nothing would ever arrive."""
+    def subscribe(self, prompt_id: str, inbox: Inbox) -> bool:
+        """False if the connection is closed: nothing would ever arrive."""
         with self._lock:
             if self._open:
                 self._inboxes[prompt_id] = inbox
             return self._open
 
-    def leave(self, prompt_id: str) -> None:
+    def unsubscribe(self, prompt_id: str) -> None:
         with self._lock:
             self._inboxes.pop(prompt_id, None)
 
@@ -124,14 +125,14 @@ class _Connection:
         with contextlib.suppress(OSError, websocket.WebSocketException):
             self._socket.send_close()
         raw = self._socket.sock
-        if raw is not None:  # the reader closes it as it ends
+        if raw is not None:  # the reader thread closes the socket when it ends
             with contextlib.suppress(OSError):
                 raw.shutdown(socket.SHUT_RDWR)
         self._thread.join(timeout=2)
 
-    def _read(self) -> None:
+    def _read_loop(self) -> None:
         try:
-            self._socket.settimeout(self._ping_s)
+            self._socket.settimeout(self._ping_interval_s)
             awaiting_pong = False
             while True:
                 try:
@@ -147,17 +148,17 @@ class _Connection:
                     return
                 self._deliver(opcode, message)
         except (OSError, websocket.WebSocketException) as error:
-            log.debug("the engine's socket ended: %s", error)
+            log.debug("the WebSocket to ComfyUI closed: %s", error)
         finally:
-            self._end()
+            self._mark_closed()
 
     def _deliver(self, opcode: int, message: bytes) -> None:
         if opcode == websocket.ABNF.OPCODE_TEXT:
-            event = read_text(message)
+            event = parse_text(message)
             if event is not None:
                 self._deliver_event(event)
         elif opcode == websocket.ABNF.OPCODE_BINARY:
-            frame = read_binary(message)
+            frame = parse_binary(message)
             if frame is not None:
                 self._deliver_frame(frame)
 
@@ -172,15 +173,15 @@ class _Connection:
             inbox.put(event)
 
     def _deliver_frame(self, frame: Frame) -> None:
-        # Without ids it is ours only while a job of ours executes a node: ComfyUI runs one job at a time, and
-        # shows the frames of jobs that gave no client id to everybody.
+        # A frame without ids belongs to our job only while our job executes a node: ComfyUI runs one job at a time, and
+        # sends the frames of jobs without a client id to all clients.
         if frame.prompt_id is None and self._executing is not None:
             frame = Frame(*self._executing, frame.mime, frame.data)
         inbox = self._inboxes.get(frame.prompt_id) if frame.prompt_id is not None else None
-        if inbox is not None and (frame.mime == "image/png" or inbox.qsize() < _PREVIEW_BACKLOG):
+        if inbox is not None and (frame.mime == "image/png" or inbox.qsize() < _MAX_UNREAD_PREVIEWS):
             inbox.put(frame)
 
-    def _end(self) -> None:
+    def _mark_closed(self) -> None:
         with self._lock:
             self._open = False
             inboxes = list(self._inboxes.values())
@@ -189,14 +190,14 @@ class _Connection:
             inbox.put(SocketLost())
 
 
-def _connected(url: str, client_id: str, timeout_s: float) -> websocket.WebSocket:
-    """A socket that ComfyUI has registered (it has sent its first `status`) and that asked for previews with ids.
+def _open_socket(url: str, client_id: str, timeout_s: float) -> websocket.WebSocket:
+    """A socket that ComfyUI has registered (its first `status` arrived) and that has asked for previews with ids.
 
-    No compression is offered: a picture of 3 MB would be deflated in ComfyUI's event loop.
+    Offers no compression: ComfyUI would deflate a picture of 3 MB in its event loop.
     """
     raw = None
     try:
-        raw = _raw_socket(url, timeout_s)
+        raw = _connect_tcp(url, timeout_s)
         connection = websocket.create_connection(
             f"{_websocket_url(url)}/ws?clientId={client_id}",
             timeout=timeout_s,
@@ -206,7 +207,7 @@ def _connected(url: str, client_id: str, timeout_s: float) -> websocket.WebSocke
             skip_utf8_validation=True,
             redirect_limit=0,
         )
-        connection.send(_HELLO)
+        connection.send(_FEATURE_FLAGS)
         connection.recv()
         return connection
     except (OSError, websocket.WebSocketException) as error:
@@ -219,8 +220,9 @@ def _connected(url: str, client_id: str, timeout_s: float) -> websocket.WebSocke
         ) from error
 
 
-def _raw_socket(url: str, timeout_s: float) -> socket.socket:
-    """Connected by us, because websocket-client takes proxies from the environment when it connects itself."""
+def _connect_tcp(url: str, timeout_s: float) -> socket.socket:
+    """A connected TCP or TLS socket. websocket-client would take proxies from the environment if it connected
+    itself."""
     parts = urlsplit(url)
     secure = parts.scheme == "https"
     host, port = parts.hostname or "", parts.port or (443 if secure else 80)

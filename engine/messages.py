@@ -1,5 +1,5 @@
-"""What comes through ComfyUI's WebSocket, read into two small values. Anything it cannot read is None, never an
-exception: the socket belongs to all the jobs of the process."""
+"""Parses the messages of ComfyUI's WebSocket. A message that cannot be parsed gives None and never an exception,
+because all jobs of the process share one socket."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PLAIN_IMAGE, _IMAGE_WITH_METADATA = 1, 4
 
 @dataclass(frozen=True)
 class Event:
-    """A JSON message. `prompt_id` is None for those that belong to no job (`status`)."""
+    """A JSON message. `prompt_id` is None for messages that belong to no job (`status`)."""
 
     kind: str
     prompt_id: str | None
@@ -25,7 +25,7 @@ class Event:
 class Frame:
     """An image in a binary message: a preview, or a picture of SaveImageWebsocket.
 
-    Event 1 names neither job nor node, so both are None.
+    `prompt_id` and `node` are None in a message of event type 1, which names neither.
     """
 
     prompt_id: str | None
@@ -34,7 +34,7 @@ class Frame:
     data: bytes
 
 
-def read_text(message: bytes) -> Event | None:
+def parse_text(message: bytes) -> Event | None:
     try:
         body = json.loads(message)
     except (ValueError, RecursionError):
@@ -46,27 +46,28 @@ def read_text(message: bytes) -> Event | None:
     return Event(body["type"], _text(data.get("prompt_id")), data)
 
 
-def read_binary(message: bytes) -> Frame | None:
-    """Big-endian: uint32 event; then for 1 uint32 format and the image, for 4 uint32 length, JSON and the image."""
-    event, second = int.from_bytes(message[:4], "big"), int.from_bytes(message[4:8], "big")
-    if event == _PLAIN_IMAGE and second in _MIMES and len(message) > 8:
+def parse_binary(message: bytes) -> Frame | None:
+    """Layout, big-endian: uint32 event type; then for type 1 uint32 format and the image, for type 4 uint32 length,
+    JSON of that length and the image."""
+    event_type, second = int.from_bytes(message[:4], "big"), int.from_bytes(message[4:8], "big")
+    if event_type == _PLAIN_IMAGE and second in _MIMES and len(message) > 8:
         return Frame(None, None, _MIMES[second], message[8:])
-    if event == _IMAGE_WITH_METADATA and len(message) > 8 + second:
-        return _with_metadata(message[8 : 8 + second], message[8 + second :])
+    if event_type == _IMAGE_WITH_METADATA and len(message) > 8 + second:
+        return _frame_with_metadata(message[8 : 8 + second], message[8 + second :])
     return None
 
 
-def _with_metadata(metadata: bytes, data: bytes) -> Frame | None:
+def _frame_with_metadata(metadata_json: bytes, data: bytes) -> Frame | None:
     try:
-        about = json.loads(metadata)
+        metadata = json.loads(metadata_json)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(about, dict) or not isinstance(about.get("prompt_id"), str):
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("prompt_id"), str):
         return None
-    mime = about.get("image_type")
+    mime = metadata.get("image_type")
     return Frame(
-        about["prompt_id"],
-        _text(about.get("node_id")) or _text(about.get("display_node_id")),
+        metadata["prompt_id"],
+        _text(metadata.get("node_id")) or _text(metadata.get("display_node_id")),
         mime if isinstance(mime, str) else "image/jpeg",
         data,
     )

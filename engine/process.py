@@ -1,5 +1,5 @@
-"""Where ComfyUI's process lives: a systemd unit, a container, or a command of the owner's. Starts it and says how it is;
-never stops it, for it keeps its page and its queue while its models are out."""
+"""ComfyUI's process: a systemd unit, a Docker container, or a command of the owner's. Starts it and reports its
+state. Never stops it, so that ComfyUI keeps its page and its queue while its models are unloaded."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ log = logging.getLogger("easel.engine")
 
 Kind = Literal["none", "systemd", "docker", "command"]
 ProcessState = Literal["running", "starting", "exited", "absent"]
-_LOOK_S = 2.0
-_START_S = 60.0
-_WORDS: Mapping[str, ProcessState] = {
+_STATE_TIMEOUT_S = 2.0
+_START_TIMEOUT_S = 60.0
+_STATES: Mapping[str, ProcessState] = {
     "active": "running",
     "running": "running",
     "activating": "starting",
@@ -33,22 +33,24 @@ _WORDS: Mapping[str, ProcessState] = {
     "dead": "exited",
     "paused": "exited",
 }
-"""What systemctl and docker say, in the words of our status"""
+"""The states of systemctl and docker -> those of Easel's status"""
 
 
 @dataclass(frozen=True)
 class EngineProcess:
-    """`name` is the unit or the container; `argv` the command, which runs in `folder` and is logged to a file there."""
+    """`name` is the unit or the container; `argv` the command, which runs in `folder` and logs to a file there."""
 
     kind: Kind = "none"
     name: str = ""
     argv: tuple[str, ...] = ()
     folder: Path = Path()
-    secrets: frozenset[str] = frozenset()
-    """Variables that a command does not get to see, beside our own settings"""
+    hidden_variables: frozenset[str] = frozenset()
+    """Environment variables that the command does not get, in addition to EASEL_*"""
 
     @classmethod
-    def of(cls, start: Mapping[str, Any], folder: Path, secrets: Iterable[str] = ()) -> EngineProcess:
+    def from_setting(
+        cls, start: Mapping[str, Any], folder: Path, hidden_variables: Iterable[str] = ()
+    ) -> EngineProcess:
         """From the setting `engine.start`: {}, {systemd: UNIT}, {docker: CONTAINER} or {command: [ARG, …]}."""
         if "systemd" in start:
             return cls("systemd", start["systemd"])
@@ -56,7 +58,7 @@ class EngineProcess:
             return cls("docker", start["docker"])
         if "command" in start:
             argv = tuple(start["command"])
-            return cls("command", Path(argv[0]).name, argv, folder, frozenset(secrets))
+            return cls("command", Path(argv[0]).name, argv, folder, frozenset(hidden_variables))
         return cls()
 
     @property
@@ -64,18 +66,18 @@ class EngineProcess:
         return self.kind != "none"
 
     def state(self) -> ProcessState:
-        """How the process is; "absent" also when nobody here can tell. Takes 2 s at most, never raises."""
+        """The state of the process; "absent" also if it cannot be found out. Takes at most 2 s, never raises."""
         if self.kind == "systemd":
-            word = _said(["systemctl", "is-active", self.name])
-            return "absent" if word == "unknown" else _WORDS.get(word, "absent")
+            return _STATES.get(_output_of(["systemctl", "is-active", self.name]), "absent")
         if self.kind == "docker":
-            return _WORDS.get(_said(["docker", "inspect", "-f", "{{.State.Status}}", self.name]), "absent")
+            output = _output_of(["docker", "inspect", "-f", "{{.State.Status}}", self.name])
+            return _STATES.get(output, "absent")
         if self.kind == "command":
             return "running" if self._pid_alive() else "exited"
         return "absent"
 
     def start(self) -> None:
-        """Start it, unless it is up; returns before it answers. Raises EngineStartFailed."""
+        """Start the process, unless it runs; returns before ComfyUI answers. Raises EngineStartFailed."""
         log.warning("starting ComfyUI: %s %s", self.kind, self.name)
         if self.kind == "systemd":
             _run(["systemctl", "start", self.name])
@@ -84,14 +86,14 @@ class EngineProcess:
         elif self.kind == "command" and not self._pid_alive():
             self._spawn()
 
-    # --- a command of the owner's ------------------------------------------------------------------
+    # --- kind "command" ----------------------------------------------------------------------------
 
     @property
     def _pid_file(self) -> Path:
         return self.folder / "engine.pid"
 
     def _spawn(self) -> None:
-        """In a session of its own: it outlives the worker that happened to start it."""
+        """In its own session: the process outlives the worker that started it."""
         try:
             with open(self.folder / "engine.log", "ab") as output:
                 process = subprocess.Popen(  # noqa: S603  the owner's own command
@@ -105,29 +107,29 @@ class EngineProcess:
                 )
         except OSError as error:
             raise EngineStartFailed(f"{self.name} cannot be started: {error.strerror}.") from error
-        process.returncode = 0  # nobody waits for it; its end is seen by its pid
-        with contextlib.suppress(
-            OSError
-        ):  # one that is through already may have left ComfyUI behind, as a script does
-            self._pid_file.write_text(f"{process.pid} {_started_at(process.pid)}")
+        process.returncode = 0  # nothing waits for it; `_pid_alive` detects its end by the pid
+        # A command that has already exited may have left ComfyUI running, as a start script does.
+        with contextlib.suppress(OSError):
+            self._pid_file.write_text(f"{process.pid} {_start_time(process.pid)}")
 
     def _environment(self) -> dict[str, str]:
-        """Ours without our own settings and the LLM servers' keys, which are nobody else's business."""
-        hidden = self.secrets | {name for name in os.environ if name.startswith("EASEL_")}
+        """This process's environment without Easel's settings and the LLM servers' keys."""
+        hidden = self.hidden_variables | {name for name in os.environ if name.startswith("EASEL_")}
         return {name: value for name, value in os.environ.items() if name not in hidden}
 
     def _pid_alive(self) -> bool:
-        """Whether the process that we started lives: the same number may be another process by now."""
+        """Whether the process that was started still runs; its pid may meanwhile belong to another process."""
         with contextlib.suppress(OSError, ValueError):
-            pid, started = self._pid_file.read_text().split()
+            pid, start_time = self._pid_file.read_text().split()
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(int(pid), os.WNOHANG)
-            return _started_at(int(pid)) == started
+            return _start_time(int(pid)) == start_time
         return False
 
 
-def _started_at(pid: int) -> str:
-    """Something that only this process has: its start in clock ticks, or "-" where there is no /proc."""
+def _start_time(pid: int) -> str:
+    """When the process started, in clock ticks, which tells it from another with the same pid; "-" without /proc.
+    Raises ProcessLookupError if there is no such process."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except FileNotFoundError:
@@ -138,21 +140,28 @@ def _started_at(pid: int) -> str:
     return fields[19]
 
 
-def _said(argv: Sequence[str]) -> str:
+def _output_of(argv: Sequence[str]) -> str:
+    """What the command prints; empty if it cannot run or takes too long."""
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=_LOOK_S, check=False)  # noqa: S603
-        return done.stdout.strip()
+        result = subprocess.run(  # noqa: S603
+            argv, capture_output=True, text=True, timeout=_STATE_TIMEOUT_S, check=False
+        )
+        return result.stdout.strip()
     return ""
 
 
 def _run(argv: Sequence[str]) -> None:
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=_START_S, check=False)  # noqa: S603
+        result = subprocess.run(  # noqa: S603
+            argv, capture_output=True, text=True, timeout=_START_TIMEOUT_S, check=False
+        )
     except FileNotFoundError as error:
-        raise EngineStartFailed(f"There is no {argv[0]} here to start ComfyUI with.") from error
-    except subprocess.TimeoutExpired as error:
-        raise EngineStartFailed(f"`{' '.join(argv)}` took longer than {_START_S:g} s.") from error
-    if done.returncode != 0:
         raise EngineStartFailed(
-            f"`{' '.join(argv)}` ended with {done.returncode}: {shorten(done.stderr.strip(), 200)}"
+            f"ComfyUI cannot be started: the program {argv[0]!r} was not found."
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise EngineStartFailed(f"`{' '.join(argv)}` took longer than {_START_TIMEOUT_S:g} s.") from error
+    if result.returncode != 0:
+        raise EngineStartFailed(
+            f"`{' '.join(argv)}` exited with {result.returncode}: {shorten(result.stderr.strip(), 200)}"
         )

@@ -1,13 +1,14 @@
-"""What the engine room hands out: pictures, the progress of a job, and the state of an engine."""
+"""The values that this package returns: pictures, the progress of a job, and the state of an engine."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Picture:
-    """The bytes of one picture as the engine made them, and the node that delivered it."""
+    """The encoded bytes of one picture as the engine made them, and the node that produced it."""
 
     data: bytes
     node: str
@@ -26,12 +27,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Preview:
-    """A small, rough look (mostly JPEG) at what `node` is drawing."""
+    """A small, rough picture (mostly JPEG) of what `node` is drawing."""
 
     prompt_id: str
     node: str | None
     mime: str
     data: bytes
+
+
+ProgressCallback = Callable[[Progress | Preview], None]
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """What `/system_stats` says. Memory in bytes; None where the engine does not tell."""
+    """The content of `/system_stats`. Memory is in bytes; None if the engine does not report it."""
 
     version: str
     is_sketch: bool
@@ -62,12 +66,14 @@ class EngineStats:
     ram_total: int | None
     ram_free: int | None
     torch_vram_total: int | None = None
-    """Of the memory of the GPU, what ComfyUI's own allocator has reserved, and the part of that which is not in use"""
+    """GPU memory that ComfyUI's own allocator has reserved"""
     torch_vram_free: int | None = None
+    """The part of `torch_vram_total` that is not in use"""
 
     @property
-    def tells_gpu_memory(self) -> bool:
-        """Whether its figures are the whole device's: `--cpu` shows the machine's memory, and XPU only ComfyUI's own."""
+    def reports_gpu_memory(self) -> bool:
+        """Whether the memory figures are those of the whole GPU: with `--cpu` they are the machine's memory, and on XPU
+        only ComfyUI's own."""
         return self.device_type == "cuda" and None not in (
             self.vram_free,
             self.torch_vram_total,
@@ -75,11 +81,11 @@ class EngineStats:
         )
 
     @property
-    def room_bytes(self) -> int | None:
-        """What ComfyUI could have if nobody else left: free memory, and all that it holds itself."""
-        if not self.tells_gpu_memory:
+    def available_bytes(self) -> int | None:
+        """GPU memory that ComfyUI could use now: what is free, and all that it holds itself."""
+        if not self.reports_gpu_memory:
             return None
-        # ComfyUI counts what its allocator has reserved and not in use as free.
+        # ComfyUI counts what its allocator has reserved and does not use as free.
         return (self.vram_free or 0) - (self.torch_vram_free or 0) + (self.torch_vram_total or 0)
 
 

@@ -1,10 +1,10 @@
-"""The story of one picture request. `Generator.generate` tells it whole; `Generator.prepare` stops where the GPU is needed,
-and the `Drawing` that it gives goes on from there, picture by picture."""
+"""Runs one picture request: `Generator.generate` does all of it. `Generator.prepare` does what needs no GPU and
+returns a `Drawing`, whose `images` runs the jobs one after another."""
 
 from generation.admission import Admission
 from generation.drawing import Drawing, parameters_text
 from generation.generator import Generator
-from generation.preloading import PRELOAD_PAUSE_S, preload
+from generation.preloading import PRELOAD_INTERVAL_S, preload
 from generation.uploads import with_source
 from generation.values import (
     MIME,
@@ -14,13 +14,12 @@ from generation.values import (
     OutputFormat,
     OutputOptions,
     Pictures,
-    ProgressCallback,
     Timings,
 )
 
 __all__ = [
     "MIME",
-    "PRELOAD_PAUSE_S",
+    "PRELOAD_INTERVAL_S",
     "Admission",
     "Drawing",
     "Generation",
@@ -30,7 +29,6 @@ __all__ = [
     "OutputFormat",
     "OutputOptions",
     "Pictures",
-    "ProgressCallback",
     "Timings",
     "parameters_text",
     "preload",

@@ -1,4 +1,4 @@
-"""The places of those that wait for pictures."""
+"""Limits how many requests wait for pictures."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 
 from errors import QueueFull
 
-_RETRY_AFTER_S = 10
+_DEFAULT_RETRY_AFTER_S = 10
 
 
 @dataclass
 class Admission:
-    """How many requests wait for pictures in this process.
+    """A context manager that counts the requests of this process that wait for pictures; raises QueueFull at `limit`.
 
-    No more than `limit` wait: each holds a thread, and some must stay free for the cheap requests. `retry_after_s`
-    says when those that wait now will be through.
+    Each waiting request holds a thread, and some threads must stay free for cheap requests. `retry_after_s` estimates
+    when the requests that wait now will be done; None if unknown.
     """
 
     limit: int
@@ -30,7 +30,7 @@ class Admission:
                 raise QueueFull(
                     f"{self.count} requests are already waiting for pictures.",
                     waiting=self.count,
-                    retry_after_s=self.retry_after_s() or _RETRY_AFTER_S,
+                    retry_after_s=self.retry_after_s() or _DEFAULT_RETRY_AFTER_S,
                 )
             self.count += 1
 

@@ -1,4 +1,5 @@
-"""A request being drawn: its jobs one after another, each while the GPU is ours, and the pictures of each finished."""
+"""Draws a prepared request: runs its jobs one after another, each under a lease on the GPU, and encodes and stores the
+pictures of each."""
 
 from __future__ import annotations
 
@@ -9,21 +10,21 @@ from typing import Any
 
 from arbiter import Arbiter, Lease
 from compiler import Catalogue, Compiled, Graph, Plan, Size
-from engine import Engine, Outcome, Preview, Progress
+from engine import Engine, Outcome, Preview, Progress, ProgressCallback
 from errors import EngineRejected, JobTimedOut, NoPictures
-from generation.fitting import Fitting
-from generation.values import MIME, Image, MetadataPolicy, OutputOptions, ProgressCallback, Timings
+from generation.fitted_graphs import FittedGraphs
+from generation.values import MIME, Image, MetadataPolicy, OutputOptions, Timings
 from image_store import ImageStore
 from pictures import apply_policy, encode, png_size
 
 
 @dataclass(frozen=True)
 class Deps:
-    """What every drawing of a process uses."""
+    """What all drawings of a process share."""
 
     arbiter: Arbiter
     store: ImageStore
-    fitting: Fitting
+    fitted_graphs: FittedGraphs
     metadata: MetadataPolicy
     clock: Callable[[], float]
 
@@ -33,63 +34,66 @@ class Drawing:
 
     def __init__(
         self,
-        means: Deps,
+        deps: Deps,
         compiled: Compiled,
         catalogue: Catalogue,
         engine: Engine,
         graphs: list[dict[str, Any]],
         uploads: Mapping[str, bytes],
         *,
-        began: float,
+        started_at: float,
         compiled_at: float,
         deadline: float,
     ) -> None:
+        """`graphs` may be empty: they are then fitted once the GPU is leased. The times are those of `deps.clock`."""
         self.plan = compiled.plan
         self.checkpoint = catalogue.models[compiled.plan.model].checkpoint
-        self._deps, self._engine, self._catalogue = means, engine, catalogue
+        self._deps, self._engine, self._catalogue = deps, engine, catalogue
         self._compiled, self._graphs, self._uploads = compiled, graphs, uploads
         self._uploaded: set[str] = set()
-        self._began, self._compiled_at, self._deadline = began, compiled_at, deadline
-        self._spent = dict.fromkeys(("gpu_wait_s", "queued_s", "run_s", "fetch_s", "finish_s"), 0.0)
+        self._started_at, self._compiled_at, self._deadline = started_at, compiled_at, deadline
+        self._times = dict.fromkeys(("gpu_wait_s", "queued_s", "run_s", "fetch_s", "finish_s"), 0.0)
 
     @property
     def is_sketch(self) -> bool:
-        """Whether no model runs."""
+        """Whether the sketch engine draws it, so that no model runs."""
         return self._engine.is_sketch
 
     def timings(self) -> Timings:
         """Of the jobs that have ended."""
-        total_s = self._deps.clock() - self._began
-        return Timings(total_s=total_s, compile_s=self._compiled_at - self._began, **self._spent)
+        total_s = self._deps.clock() - self._started_at
+        return Timings(total_s=total_s, compile_s=self._compiled_at - self._started_at, **self._times)
 
     def images(
         self,
-        finish: OutputOptions,
+        output: OutputOptions,
         *,
-        watch: ProgressCallback = lambda event: None,
+        on_progress: ProgressCallback = lambda event: None,
         cancelled: Callable[[], bool] = lambda: False,
         previews: bool = False,
     ) -> Iterator[Image]:
-        """Run the jobs one after another; yields the images of each as it ends. To be iterated once.
+        """Run the jobs one after another; yields the images of each as it ends. Iterate it only once.
 
-        `previews`: the engine shall show what it is drawing, if it can. Raises what `Generator.generate` raises
+        `previews`: ask the engine for previews, which it sends if it can. Raises what `Generator.generate` raises
         once the GPU is needed.
         """
         try:
             for index, graph in enumerate(self._compiled.graphs):
-                outcome = self._job(index, watch, cancelled, previews)
-                yield from self._finished(graph, outcome, finish)
+                outcome = self._run_job(index, on_progress, cancelled, previews)
+                yield from self._finish_pictures(graph, outcome, output)
         except EngineRejected:
-            # A file that went since we last looked: fresh eyes name it in the model's own terms.
-            self._deps.fitting.graphs_afresh(self._compiled, self._catalogue, self._engine)
+            # A file may have been deleted since the graph was fitted. Fitting it again then raises FilesMissing,
+            # which names the file in the model's own terms.
+            self._deps.fitted_graphs.get_uncached(self._compiled, self._catalogue, self._engine)
             raise
         finally:
-            self._engine.forget(self._uploaded)
+            self._engine.erase_uploads(self._uploaded)
 
-    def _job(
-        self, index: int, watch: ProgressCallback, cancelled: Callable[[], bool], previews: bool
+    def _run_job(
+        self, index: int, on_progress: ProgressCallback, cancelled: Callable[[], bool], previews: bool
     ) -> Outcome:
-        """Run one job while the GPU is ours; the lease names it, so that it is taken back should we die."""
+        """Run one job under a lease. The lease carries the job's id, so that the job is cancelled if this process
+        dies."""
         prompt_id = str(uuid.uuid4())
         lease = self._deps.arbiter.lease(
             "generation",
@@ -100,68 +104,70 @@ class Drawing:
         )
         with lease as held:
             if not self._graphs:
-                self._graphs = self._deps.fitting.graphs(self._compiled, self._catalogue, self._engine)
+                self._graphs = self._deps.fitted_graphs.get(self._compiled, self._catalogue, self._engine)
             self._upload()
             outcome = self._engine.run(
                 self._graphs[index],
                 prompt_id=prompt_id,
                 timeout_s=self._remaining_s(),
-                watch=_shown(held, watch),
+                on_progress=_report_to_lease(held, on_progress),
                 cancelled=lambda: cancelled() or held.is_void(),
                 previews=previews,
             )
-            held.ran(outcome.run_s)
-        self._spend(gpu_wait_s=held.waited_s, queued_s=outcome.queued_s)
-        self._spend(run_s=outcome.run_s, fetch_s=outcome.fetch_s)
+            held.record_run(outcome.run_s)
+        self._add_times(gpu_wait_s=held.queued_s, queued_s=outcome.queued_s)
+        self._add_times(run_s=outcome.run_s, fetch_s=outcome.fetch_s)
         return outcome
 
     def _upload(self) -> None:
-        """Before each job: an engine that was started again since the last has emptied its temp folder."""
+        """Before each job: an engine that restarted since the previous job has emptied its temp folder."""
         for name, data in self._uploads.items():
             self._uploaded.add(name)
             self._engine.upload(data, name)
 
     @property
     def _need_bytes(self) -> int:
-        """GPU memory that the model needs, 0 where the catalogue does not say."""
+        """GPU memory that the model needs; 0 if the catalogue does not say."""
         return int((self._catalogue.models[self.plan.model].min_vram_gb or 0) * 1e9)
 
     def _remaining_s(self) -> float:
-        remaining = self._deadline - self._deps.clock()
-        if remaining <= 0:
-            raise JobTimedOut("The request's time was over before its last job began.")
-        return remaining
+        remaining_s = self._deadline - self._deps.clock()
+        if remaining_s <= 0:
+            raise JobTimedOut("The request timed out before all of its jobs had started.")
+        return remaining_s
 
-    def _spend(self, **seconds: float) -> None:
+    def _add_times(self, **seconds: float) -> None:
         for name, value in seconds.items():
-            self._spent[name] += value
+            self._times[name] += value
 
     # --- the pictures ------------------------------------------------------------------------------
 
-    def _finished(self, graph: Graph, outcome: Outcome, finish: OutputOptions) -> Iterator[Image]:
+    def _finish_pictures(self, graph: Graph, outcome: Outcome, output: OutputOptions) -> Iterator[Image]:
         if len(outcome.pictures) != graph.job.batch:
             raise NoPictures(
-                f"The job made {len(outcome.pictures)} pictures where {graph.job.batch} were wanted.",
+                f"The job made {len(outcome.pictures)} pictures; {graph.job.batch} were expected.",
                 prompt_id=outcome.prompt_id,
             )
         for index, picture in enumerate(outcome.pictures):
-            began = self._deps.clock()
-            image = self._image(picture.data, index, graph, outcome.prompt_id, finish)
-            self._spend(finish_s=self._deps.clock() - began)
+            started_at = self._deps.clock()
+            image = self._finish_picture(picture.data, index, graph, outcome.prompt_id, output)
+            self._add_times(finish_s=self._deps.clock() - started_at)
             yield image
 
-    def _image(self, png: bytes, index: int, graph: Graph, prompt_id: str, finish: OutputOptions) -> Image:
+    def _finish_picture(
+        self, png: bytes, index: int, graph: Graph, prompt_id: str, output: OutputOptions
+    ) -> Image:
         width, height = png_size(png)
         policy = self._deps.metadata
         text = parameters_text(self.plan, graph.job.seed) if policy != "none" else None
-        if finish.format == "png":
+        if output.format == "png":
             data = apply_policy(png, policy, parameters=text)
         else:
-            data = encode(png, finish.format, finish.quality, text)
-        kept = self._deps.store.keep(data, finish.format) if finish.keep else None
+            data = encode(png, output.format, output.quality, text)
+        kept = self._deps.store.keep(data, output.format) if output.keep else None
         return Image(
             data=data,
-            mime=MIME[finish.format],
+            mime=MIME[output.format],
             size=Size(width, height),
             seed=graph.job.seed,
             index=index,
@@ -171,18 +177,18 @@ class Drawing:
         )
 
 
-def _shown(lease: Lease, watch: ProgressCallback) -> ProgressCallback:
-    """`watch`, and everybody who looks at the status page sees the progress too."""
+def _report_to_lease(lease: Lease, on_progress: ProgressCallback) -> ProgressCallback:
+    """A callback that stores the progress in the lease, for the status page, and calls `on_progress`."""
 
-    def show(event: Progress | Preview) -> None:
+    def report(event: Progress | Preview) -> None:
         if isinstance(event, Progress) and event.maximum > 1:
-            lease.show(event.value, event.maximum)
-        watch(event)
+            lease.report_progress(event.value, event.maximum)
+        on_progress(event)
 
-    return show
+    return report
 
 
-_WORDS: Mapping[str, str] = {
+_PARAMETER_LABELS: Mapping[str, str] = {
     "steps": "Steps",
     "sampler": "Sampler",
     "schedule": "Schedule type",
@@ -197,6 +203,6 @@ def parameters_text(plan: Plan, seed: int) -> str:
     lines = [str(values["prompt"])]
     if values.get("negative_prompt"):
         lines.append(f"Negative prompt: {values['negative_prompt']}")
-    parts = [f"{word}: {values[name]}" for name, word in _WORDS.items() if name in values]
+    parts = [f"{label}: {values[name]}" for name, label in _PARAMETER_LABELS.items() if name in values]
     lines.append(", ".join([*parts, f"Seed: {seed}", f"Size: {plan.size}", f"Model: {plan.model}"]))
     return "\n".join(lines)

@@ -1,5 +1,5 @@
-"""The story of one picture request: compile, ask whether the engine can, get the GPU, run each job, finish the pictures.
-Knows the rooms and the order of steps; knows no HTTP, no URLs, no YAML. Callable from any process."""
+"""Runs one picture request: compiles it, fits it to the engine, leases the GPU, runs each job, finishes the pictures.
+Knows the packages and the order of steps; knows no HTTP, URLs or YAML. Can be used from any process."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 from arbiter import Arbiter
 from compiler import Catalogue, Compiled, ImageRequest, compile_workflow
-from engine import Engine
+from engine import Engine, ProgressCallback
 from errors import EngineUnreachable
 from generation.admission import Admission
 from generation.drawing import Deps, Drawing
-from generation.fitting import Fitting
+from generation.fitted_graphs import FittedGraphs
 from generation.uploads import uploads_of, with_source
-from generation.values import Generation, MetadataPolicy, OutputOptions, Pictures, ProgressCallback
+from generation.values import Generation, MetadataPolicy, OutputOptions, Pictures
 from image_store import ImageStore
 
 
 class Generator:
-    """Draws requests. One for each process; safe for threads."""
+    """Draws requests. One per process; thread-safe."""
 
     def __init__(
         self,
@@ -34,42 +34,43 @@ class Generator:
         engine_can_start: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`catalogue` and `engine` give those in force now. `engine_can_start`: an engine that is down is no fault yet,
-        for whoever gets the GPU finds it started."""
+        """`catalogue` and `engine` return the current ones. `engine_can_start`: an engine that is down is not an error
+        while a request is prepared, because it is started when the GPU is leased."""
         self.catalogue, self.engine = catalogue, engine
-        self._fitting = Fitting()
-        self._deps = Deps(arbiter, store, self._fitting, metadata, clock)
+        self._fitted_graphs = FittedGraphs()
+        self._deps = Deps(arbiter, store, self._fitted_graphs, metadata, clock)
         self._clock = clock
         self._engine_can_start = engine_can_start
-        self.waiting = Admission(max_waiting, lambda: arbiter.seconds_until("generation"))
+        self.admission = Admission(max_waiting, lambda: arbiter.seconds_until("generation"))
 
     def generate(
         self,
         request: ImageRequest,
-        finish: OutputOptions,
+        output: OutputOptions,
         *,
         timeout_s: float,
         pictures: Pictures | None = None,
-        watch: ProgressCallback = lambda event: None,
+        on_progress: ProgressCallback = lambda event: None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Generation:
         """Draw `request`. Raises the errors of the compiler, the arbiter, the engine and the image store.
 
-        Everything that the request itself can be blamed for is found before the GPU is asked for. Callers that
-        serve many take a place in `waiting` first.
+        Every error of the request itself is raised before the GPU is requested. Callers that serve many clients enter
+        `admission` first.
         """
         drawing = self.prepare(request, timeout_s=timeout_s, pictures=pictures)
-        images = tuple(drawing.images(finish, watch=watch, cancelled=cancelled))
+        images = tuple(drawing.images(output, on_progress=on_progress, cancelled=cancelled))
         return Generation(drawing.plan, drawing.checkpoint, images, drawing.timings(), drawing.is_sketch)
 
     def prepare(
         self, request: ImageRequest, *, timeout_s: float, pictures: Pictures | None = None
     ) -> Drawing:
-        """All of `request` that needs no GPU. Raises what the request can be blamed for, and what the engine lacks.
+        """Do everything that needs no GPU. Raises the errors of the request itself, and FilesMissing or NodesMissing
+        for what the engine lacks.
 
-        `request.source` is filled in from `pictures`. `timeout_s` counts from now to the end of the last job.
+        `request.source` is filled in from `pictures`. `timeout_s` is counted from now to the end of the last job.
         """
-        began = self._clock()
+        started_at = self._clock()
         catalogue = self.catalogue()
         compiled = compile_workflow(with_source(request, pictures), catalogue)
         uploads = {} if pictures is None else uploads_of(request.id, pictures, compiled.plan)
@@ -80,22 +81,24 @@ class Generator:
             compiled,
             catalogue,
             engine,
-            self._fitted_if_up(engine, compiled, catalogue),
+            self._fit_if_reachable(engine, compiled, catalogue),
             uploads,
-            began=began,
+            started_at=started_at,
             compiled_at=compiled_at,
-            deadline=began + timeout_s,
+            deadline=started_at + timeout_s,
         )
 
-    def _fitted_if_up(self, engine: Engine, compiled: Compiled, catalogue: Catalogue) -> list[dict[str, Any]]:
-        """The graphs as `engine` gets them; none yet from an engine that will be started when the GPU is had."""
+    def _fit_if_reachable(
+        self, engine: Engine, compiled: Compiled, catalogue: Catalogue
+    ) -> list[dict[str, Any]]:
+        """The graphs as `engine` needs them; empty if it is down and will be started when the GPU is leased."""
         try:
-            return self._fitting.graphs(compiled, catalogue, engine)
+            return self._fitted_graphs.get(compiled, catalogue, engine)
         except EngineUnreachable:
             if not self._engine_can_start:
                 raise
             return []
 
-    def check(self, compiled: Compiled, catalogue: Catalogue, engine: Engine) -> list[dict[str, Any]]:
+    def fitted_graphs(self, compiled: Compiled, catalogue: Catalogue, engine: Engine) -> list[dict[str, Any]]:
         """The graphs as `engine` would get them. Raises FilesMissing or NodesMissing for what it lacks."""
-        return self._fitting.graphs(compiled, catalogue, engine)
+        return self._fitted_graphs.get(compiled, catalogue, engine)

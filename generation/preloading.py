@@ -1,4 +1,4 @@
-"""Models that are loaded before anybody asks for them."""
+"""Loads models before the first request for them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from generation.values import OutputOptions
 
 log = logging.getLogger("easel.generation")
 
-PRELOAD_PAUSE_S = 5.0
-"""Between looks for an engine that is not there yet: a ComfyUI takes 10 to 20 s to start"""
+PRELOAD_INTERVAL_S = 5.0
+"""Between attempts while the engine does not answer: a ComfyUI takes 10 to 20 s to start"""
 
 
 def preload(
@@ -23,31 +23,31 @@ def preload(
     models: tuple[str, ...],
     *,
     timeout_s: float,
-    pause: Callable[[float], object] = time.sleep,
+    sleep: Callable[[float], object] = time.sleep,
 ) -> None:
     """Draw one small picture with each of `models`, so that its weights are in ComfyUI's memory. Never raises.
 
     Waits up to `timeout_s` for an engine that does not answer yet.
     """
-    give_up = time.monotonic() + timeout_s
+    deadline = time.monotonic() + timeout_s
     for name in models:
-        while not _preloaded(generator, name, timeout_s) and time.monotonic() < give_up:
-            pause(PRELOAD_PAUSE_S)
+        while not _try_preload(generator, name, timeout_s) and time.monotonic() < deadline:
+            sleep(PRELOAD_INTERVAL_S)
 
 
-def _preloaded(generator: Generator, name: str, timeout_s: float) -> bool:
-    """Whether there is nothing more to try for this model."""
+def _try_preload(generator: Generator, name: str, timeout_s: float) -> bool:
+    """False if the engine cannot be reached, so that the caller tries again; True after success and any other error."""
     try:
         size = generator.catalogue().models[name].size.min
         inputs = {"steps": 1}
         request = ImageRequest(
             prompt="warm up", seed=0, id=str(uuid.uuid4()), model=name, size=size, inputs=inputs
         )
-        made = generator.generate(request, OutputOptions(keep=False), timeout_s=timeout_s)
+        result = generator.generate(request, OutputOptions(keep=False), timeout_s=timeout_s)
     except EngineUnreachable:
         return False
     except Exception as error:
         log.warning("could not preload %s: %s", name, error)
         return True
-    log.info("preloaded %s in %.1f s", name, made.timings.total_s)
+    log.info("preloaded %s in %.1f s", name, result.timings.total_s)
     return True

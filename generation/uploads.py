@@ -1,32 +1,32 @@
-"""The image of an edit on its way to the engine: what it will be called there, and how it is brought to the canvas."""
+"""The input image and mask of an edit: their file names in the engine, and how they are fitted to the canvas."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from compiler import ImageRequest, Plan, Size, Source
+from compiler import ImageRequest, Plan, Size, SourceImage
 from engine import upload_name
 from generation.values import Pictures
-from pictures import draw_onto, mask_onto
+from pictures import fit_image, fit_mask
 
 
 def with_source(request: ImageRequest, pictures: Pictures | None) -> ImageRequest:
-    """`request` with what the compiler needs to know of the pictures."""
+    """`request` with what the compiler needs to know about the pictures."""
     return request if pictures is None else replace(request, source=_source_of(request.id, pictures))
 
 
-def _source_of(request_id: str, pictures: Pictures) -> Source:
+def _source_of(request_id: str, pictures: Pictures) -> SourceImage:
     size = Size(pictures.image.width, pictures.image.height)
     mask = None if pictures.mask is None else upload_name(_mask_name(request_id))
-    return Source(size, upload_name(_image_name(request_id)), mask)
+    return SourceImage(size, upload_name(_image_name(request_id)), mask)
 
 
 def uploads_of(request_id: str, pictures: Pictures, plan: Plan) -> dict[str, bytes]:
-    """File name -> PNG: the image and its mask brought to the canvas. Raises InvalidImage."""
+    """File name -> PNG: the image and its mask, fitted to the canvas. Raises InvalidImage."""
     size, canvas = (plan.size.width, plan.size.height), (plan.canvas.width, plan.canvas.height)
-    uploads = {_image_name(request_id): draw_onto(pictures.image, size, canvas)}
+    uploads = {_image_name(request_id): fit_image(pictures.image, size, canvas)}
     if pictures.mask is not None:
-        uploads[_mask_name(request_id)] = mask_onto(pictures.mask, pictures.image, size, canvas)
+        uploads[_mask_name(request_id)] = fit_mask(pictures.mask, pictures.image, size, canvas)
     return uploads
 
 

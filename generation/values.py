@@ -1,13 +1,12 @@
-"""What goes into a picture request besides the request itself, and what comes out."""
+"""The values of a picture request: what a caller passes in besides the request itself, and what comes out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from compiler import Plan, Size
-from engine import Preview, Progress
 from image_store import KeptImage
 from pictures import InputImage
 
@@ -15,12 +14,10 @@ OutputFormat = Literal["png", "jpeg", "webp"]
 MetadataPolicy = Literal["none", "parameters", "workflow"]
 MIME: Mapping[str, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
-ProgressCallback = Callable[[Progress | Preview], None]
-
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """How the pictures are to come: their format, and whether they are kept under a name."""
+    """How the pictures are encoded, and whether they are kept in the image store."""
 
     format: OutputFormat = "png"
     quality: int | None = None
@@ -30,7 +27,7 @@ class OutputOptions:
 
 @dataclass(frozen=True)
 class Image:
-    """A finished picture. The same seed, size and batch draw it again; it was number `index` of its batch."""
+    """A finished picture. The same seed, size and batch draw it again; `index` is its position in the batch."""
 
     data: bytes
     mime: str
@@ -44,7 +41,8 @@ class Image:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds. `gpu_wait_s` to `fetch_s` are sums over the request's jobs; `gpu_wait_s` is until the GPU was had."""
+    """Seconds. `gpu_wait_s` to `fetch_s` are sums over the request's jobs; `gpu_wait_s` is the wait for the GPU
+    lease."""
 
     total_s: float
     compile_s: float
@@ -57,7 +55,7 @@ class Timings:
 
 @dataclass(frozen=True)
 class Generation:
-    """What came of a request."""
+    """The result of a request."""
 
     plan: Plan
     checkpoint: str
@@ -68,7 +66,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class Pictures:
-    """What is to be redrawn, as the client sent it."""
+    """The input pictures of an edit or variation, as the client sent them."""
 
     image: InputImage
     mask: InputImage | None = None

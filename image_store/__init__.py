@@ -1,4 +1,4 @@
-"""Keeps images in one folder that several processes share: names, whole files, how long they stay."""
+"""Keeps images as files in one folder, which several processes share, and evicts the least recently used."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from image_store.retention import Limits, Retention
 
 __all__ = ["ImageStore", "KeptImage", "StoredImage"]
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO}
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NOT_FOUND = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO}
 
 
 @dataclass(frozen=True)
 class KeptImage:
-    """An image that was just kept, under `name`."""
+    """The name of an image that was just kept, with its size and type."""
 
     name: str
     size_bytes: int
@@ -33,7 +33,7 @@ class KeptImage:
 
 @dataclass(frozen=True)
 class StoredImage:
-    """An image with its bytes, so that evicting it cannot hurt the answer. `etag` comes without quotes."""
+    """An image with its bytes, so that it can be sent even if it is evicted meanwhile. `etag` has no quotes."""
 
     name: str
     data: bytes
@@ -47,22 +47,23 @@ class StoredImage:
 
 
 class ImageStore:
-    """The images of one folder, least recently used first out. Safe for many threads and processes, also after a
-    fork; touches the disk only when used. `clock` gives seconds since the epoch.
+    """The images in one folder. The least recently used are evicted first. Safe for many threads and processes, also
+    after a fork. Accesses the disk only in `keep` and `open`. `clock` returns seconds since the epoch.
 
-    What is guaranteed:
+    Guarantees:
 
-    - A name holds a whole image or nothing: written beside it, flushed to the disk, then renamed. (The rename itself
-      is not flushed: a power cut may take the images of the last seconds, whole.)
-    - Whenever no keep is under way, the images hold at most `max_bytes`, or the two latest of them if those alone are
-      more. Meanwhile there are at most as many images more as there are keeps. A process that died in the middle of
-      keeping may leave one uncounted until the next sweep.
-    - There are at most `max_count` images (or those two), except that none leaves for this limit that was kept or
-      opened in the last `min_age_s` seconds. Only the byte limit takes these.
-    - An image leaves for the byte limit only if it and those used after it do not fit into 15/16 of it: so one whose
-      answer is still being sent stays, if the limit has room for all answers of that moment.
-    - With more than 500 images a sweep goes on to 1/16 below the limit it enforces. A keep reads the folder only when a
-      limit is passed, once each 512 keeps or 15 minutes, and once after a process started.
+    - A name belongs to a complete image or to nothing: an image is written to a temporary file, flushed to the disk,
+      then renamed. (The rename itself is not flushed: a power cut may lose the images of the last seconds, but only
+      completely.)
+    - Whenever no `keep` is running, the images have at most `max_bytes`, or are the two latest ones if those alone are
+      larger. Meanwhile there may be one more image for each running `keep`. A process that dies in `keep` may leave an
+      image uncounted until the next sweep.
+    - There are at most `max_count` images (or those two), except that this limit evicts no image that was kept or
+      opened in the last `min_age_s` seconds. Only the byte limit does.
+    - The byte limit evicts an image only if it and the images used after it do not fit into 15/16 of the limit. So an
+      image whose response is still being sent stays, if the limit is large enough for all responses of that moment.
+    - With more than 500 images, a sweep continues to 1/16 below the limit that it enforces. A `keep` reads the folder
+      only if a limit is exceeded, every 512 keeps or 15 minutes, and once after a process starts.
     - Files that the store did not name are never opened and never removed.
     """
 
@@ -81,46 +82,48 @@ class ImageStore:
         self._retention = Retention(directory, Limits(max_count, max_bytes, min_age_s), clock)
 
     def keep(self, data: bytes, extension: Extension) -> KeptImage:
-        """Keeps a picture under a new name.
+        """Keep a picture under a new name.
 
-        Raises StoreFull when the disk is full and evicting expired images did not help, or when the picture alone
-        is larger than `max_bytes` (kept, it could only break the limit or be evicted at once); StoreUnwritable when
-        the folder cannot be written. Then nothing of it stays behind.
+        Raises StoreFull if the disk is full and evicting expired images did not help, or if the picture alone is
+        larger than `max_bytes` (it would exceed the limit or be evicted at once); StoreUnwritable if the folder is not
+        writable. Leaves no file behind if it fails.
         """
         name = image_name(extension)
         if len(data) > self._max_bytes:
             raise StoreFull(
-                f"The picture has {len(data)} bytes, more than the {self._max_bytes} that all images together may "
-                "have; raise `image_store.max_mb`.",
+                f"The picture has {len(data)} bytes, but `image_store.max_mb` allows only {self._max_bytes} bytes "
+                "for all images together.",
                 size_bytes=len(data),
                 max_bytes=self._max_bytes,
             )
         try:
-            self._place(name, data)
+            self._write_with_eviction(name, data)
         except OSError as error:
-            raise _cannot_keep(error) from error
-        self._retention.kept(name, len(data))
-        return KeptImage(name, len(data), _known(name)[0])
+            raise _write_error(error) from error
+        self._retention.record_keep(name, len(data))
+        return KeptImage(name, len(data), _mime_and_etag(name)[0])
 
     def open(self, name: str) -> StoredImage:
-        """The image of this name, which is now the most recently used one. Raises ImageNotFound, also for any name
-        that `keep` cannot have given; StoreUnwritable when the folder cannot be read."""
-        mime, etag = _known(name)
+        """Read the image and make it the most recently used one. Raises ImageNotFound, also for every name that `keep`
+        cannot have created; StoreUnwritable if the folder cannot be read."""
+        mime, etag = _mime_and_etag(name)
         try:
             data = _read_and_touch(self.directory / name, self._clock())
         except OSError as error:
-            if error.errno in _NOT_THERE:
-                raise _no_image(name) from error
-            raise StoreUnwritable(f"The folder of the images cannot be read: {error.strerror}.") from error
+            if error.errno in _NOT_FOUND:
+                raise _not_found(name) from error
+            raise StoreUnwritable(
+                f"The folder of the image store cannot be read: {error.strerror}."
+            ) from error
         return StoredImage(name, data, mime, etag)
 
-    def _place(self, name: str, data: bytes) -> None:
+    def _write_with_eviction(self, name: str, data: bytes) -> None:
         try:
             self._write(name, data)
         except OSError as error:
-            if error.errno not in _NO_ROOM:
+            if error.errno not in _DISK_FULL:
                 raise
-            self._retention.make_room(len(data))
+            self._retention.free_space(len(data))
             self._write(name, data)
 
     def _write(self, name: str, data: bytes) -> None:
@@ -135,32 +138,32 @@ class ImageStore:
         )
 
 
-def _read_and_touch(path: Path, used: float) -> bytes:
-    # O_NONBLOCK: a pipe under an image's name must not hold the thread.
+def _read_and_touch(path: Path, used_at: float) -> bytes:
+    # O_NONBLOCK, because opening a pipe that has an image's name would block the thread.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        with suppress(OSError):  # a disk that became read-only still serves
-            os.utime(descriptor, (used, used))
+        with suppress(OSError):  # images can still be read if the disk has become read-only
+            os.utime(descriptor, (used_at, used_at))
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             return file.read()
     finally:
         os.close(descriptor)
 
 
-def _known(name: str) -> tuple[str, str]:
-    known = mime_and_etag(name)
-    if known is None:
-        raise _no_image(name)
-    return known
+def _mime_and_etag(name: str) -> tuple[str, str]:
+    result = mime_and_etag(name)
+    if result is None:
+        raise _not_found(name)
+    return result
 
 
-def _no_image(name: str) -> ImageNotFound:
+def _not_found(name: str) -> ImageNotFound:
     return ImageNotFound(f"There is no image named {name[:80]!a}.")
 
 
-def _cannot_keep(error: OSError) -> EaselError:
-    if error.errno in _NO_ROOM:
-        return StoreFull(f"The disk that keeps the images has no room: {error.strerror}.")
-    return StoreUnwritable(f"The folder that keeps the images cannot be written: {error.strerror}.")
+def _write_error(error: OSError) -> EaselError:
+    if error.errno in _DISK_FULL:
+        return StoreFull(f"The disk of the image store is full: {error.strerror}.")
+    return StoreUnwritable(f"The folder of the image store is not writable: {error.strerror}.")

@@ -1,4 +1,4 @@
-"""What the files of the image store are called. A name that is not made here is nobody's business of the store."""
+"""The file names of the image store. The store ignores files with any other name."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ _TEMPORARY = re.compile(rf"\.{_UUID4}\.part")
 
 
 def image_name(extension: Extension) -> str:
-    """A new name that nobody can guess, as `9b2e….png`."""
+    """A new name that cannot be guessed, such as `9b2e….png`."""
     return f"{uuid4()}{_SUFFIX[extension]}"
 
 
 def temporary_name() -> str:
-    """A new name for a file that is still being written; it begins with a dot and can never be opened."""
+    """A new name for a file that is still being written. It begins with a dot, and `ImageStore.open` never opens it."""
     return f".{uuid4()}.part"
 
 
 def is_image(name: str) -> bool:
-    """Whether this is exactly `<uuid4>.<known extension>`, in lower case."""
+    """Whether `name` is exactly `<uuid4>.<known extension>`, in lower case."""
     return _IMAGE.fullmatch(name) is not None
 
 
 def is_temporary(name: str) -> bool:
-    """Whether `temporary_name` could have made this."""
+    """Whether `temporary_name` could have returned `name`."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
 def mime_and_etag(name: str) -> tuple[str, str] | None:
-    """The MIME type and the entity tag (without quotes) of an image of this name, or None if no image can have it.
+    """The MIME type and the ETag (without quotes) of an image of this name, or None if it is not an image name.
 
-    The tag is the uuid: what lies under a name never changes.
+    The ETag is the uuid, because the file of a name never changes.
     """
     match = _IMAGE.fullmatch(name)
     return (_MIME[match[2]], match[1]) if match else None

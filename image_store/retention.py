@@ -1,5 +1,8 @@
-"""Which images have to leave, and how that is known without reading the folder at each keep. Knows file names,
-sizes and times of use; never what is in a file."""
+"""Decides which images are evicted, and tracks the size of the folder without reading it at every keep. Knows file
+names, sizes and times of last use; never reads an image.
+
+Not a cache library with a database, because the folder is the only truth: a lost or damaged tally is counted again.
+"""
 
 from __future__ import annotations
 
@@ -20,22 +23,25 @@ from image_store.names import is_image, is_temporary
 log = logging.getLogger(__name__)
 
 SMALL_STORE = 500
-"""Up to so many images a sweep stops at the limits themselves; reading such a folder costs next to nothing."""
-MARGIN = 16
-"""In a larger store a sweep goes on to 1/16 below the limit, so that not each keep has to sweep."""
-MOST_NOTES = 512
-"""So many keeps may be noted in the tally before a sweep counts the folder afresh."""
-RESWEEP_S = 900.0
-"""A tally older than this is counted afresh: files may have come or gone without us."""
-ABANDONED_S = 600.0
-"""A temporary file that nobody has written to for so long belongs to a process that died."""
-SLACK_S = 60.0
-"""Times this far in the future are ordinary; beyond it the clock was set back."""
+"""Up to this many images, a sweep stops at the limits, because reading such a folder costs almost nothing."""
+MARGIN_DIVISOR = 16
+"""In a larger store, a sweep continues to 1/16 below the limit, so that not every keep has to sweep."""
+MAX_NEW_KEEPS = 512
+"""After this many keeps the next one sweeps."""
+MAX_TALLY_AGE_S = 900.0
+"""A tally older than this is counted again, because other programs may have added or removed files."""
+ABANDONED_AFTER_S = 600.0
+"""A temporary file that was not written to for this long belongs to a process that died."""
+CLOCK_TOLERANCE_S = 60.0
+"""A time in the future by up to this much is normal; by more, the clock was set back."""
+_LOCK_TIMEOUT_S = 2.0
+"""for `free_space`"""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """At most `max_count` images and `max_bytes` bytes; `min_age_s` seconds without use before the count counts."""
+    """At most `max_count` images and `max_bytes` bytes. The count limit evicts only images that were not used for
+    `min_age_s` seconds."""
 
     max_count: int
     max_bytes: int
@@ -43,93 +49,100 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """An image as a sweep found it; `used` is its time of last use, in seconds since the epoch."""
+class ImageEntry:
+    """An image that a sweep found; `used_at` is its time of last use in seconds since the epoch."""
 
     name: str
     size: int
-    used: float
+    used_at: float
 
 
 @dataclass(frozen=True)
 class Tally:
-    """What the last sweep left and the keeps since then add up to.
+    """The count and size in bytes of all images: what the last sweep counted, plus the keeps since then (`new_keeps`).
 
-    `due` is the time before which another sweep for the count alone would find nothing to evict.
+    Before the time `due`, another sweep for the count limit would find nothing to evict.
     """
 
     count: int
     size: int
-    notes: int
+    new_keeps: int
     swept_at: float
     due: float
 
 
-def margin(limit: int, count: int) -> int:
-    """How far below `limit` a sweep of a store with `count` images goes."""
-    return limit // MARGIN if count > SMALL_STORE else 0
+def sweep_margin(limit: int, count: int) -> int:
+    """How far below `limit` a sweep of a store with `count` images continues."""
+    return limit // MARGIN_DIVISOR if count > SMALL_STORE else 0
 
 
-def leaving(images: Iterable[Seen], limits: Limits, now: float, spare: str = "") -> list[Seen]:
-    """The images that have to leave, least recently used first.
+def images_to_evict(
+    images: Iterable[ImageEntry], limits: Limits, now: float, protected: str = ""
+) -> list[ImageEntry]:
+    """The images to evict so that the limits are kept, least recently used first.
 
-    The byte limit takes what it needs; the count limit takes nothing that was used in the last `min_age_s`
-    seconds. The most recently used image and the one named `spare` always stay.
+    The byte limit evicts as many as necessary; the count limit evicts no image that was used in the last `min_age_s`
+    seconds. The most recently used image and the one named `protected` always stay.
     """
-    queue = sorted(images, key=lambda image: image.used)
+    queue = sorted(images, key=lambda image: image.used_at)
     count, size = len(queue), sum(image.size for image in queue)
-    most = limits.max_count - (margin(limits.max_count, len(queue)) if count > limits.max_count else 0)
-    room = limits.max_bytes - (margin(limits.max_bytes, len(queue)) if size > limits.max_bytes else 0)
-    gone = []
+    max_count, max_bytes = limits.max_count, limits.max_bytes
+    if count > max_count:
+        max_count -= sweep_margin(max_count, len(queue))
+    if size > max_bytes:
+        max_bytes -= sweep_margin(max_bytes, len(queue))
+    evicted = []
     for image in queue[:-1]:
-        old = now - image.used >= limits.min_age_s
-        if not (size > room or (count > most and old)):
+        is_old = now - image.used_at >= limits.min_age_s
+        if not (size > max_bytes or (count > max_count and is_old)):
             break
-        if image.name != spare:
-            gone.append(image)
+        if image.name != protected:
+            evicted.append(image)
             count, size = count - 1, size - image.size
-    return gone
+    return evicted
 
 
-def expired(images: Iterable[Seen], limits: Limits, now: float, wanted: int) -> list[Seen]:
-    """Images past the minimum age, least recently used first, until they make up `wanted` bytes."""
-    gone: list[Seen] = []
-    for image in sorted(images, key=lambda image: image.used):
-        if now - image.used < limits.min_age_s or wanted <= 0:
+def expired_images(
+    images: Iterable[ImageEntry], limits: Limits, now: float, total_size: int
+) -> list[ImageEntry]:
+    """Images older than the minimum age, least recently used first, until they reach `total_size` bytes together."""
+    expired: list[ImageEntry] = []
+    for image in sorted(images, key=lambda image: image.used_at):
+        if now - image.used_at < limits.min_age_s or total_size <= 0:
             break
-        gone.append(image)
-        wanted -= image.size
-    return gone
+        expired.append(image)
+        total_size -= image.size
+    return expired
 
 
-def read_tally(text: str) -> Tally | None:
-    """The sum of a tally file; None when in doubt: torn, or without the line that ends a sweep."""
-    count = size = notes = 0
+def parse_tally(text: str) -> Tally | None:
+    """The totals of a tally file; None if it is incomplete, damaged, or has no line of a finished sweep."""
+    count = size = new_keeps = 0
     swept: tuple[float, float] | None = None
     if not text.endswith("\n"):
         return None
     try:
         for line in text.splitlines():
             match line.split(" "):
-                case ["kept", one]:
-                    count, size, notes = count + 1, size + int(one), notes + 1
+                case ["kept", bytes_kept]:
+                    count, size, new_keeps = count + 1, size + int(bytes_kept), new_keeps + 1
                 case ["swept", images, total, at, due]:
                     count, size, swept = count + int(images), size + int(total), (float(at), float(due))
                 case _:
                     return None
     except ValueError:
         return None
-    return Tally(count, size, notes, *swept) if swept else None
+    return Tally(count, size, new_keeps, *swept) if swept else None
 
 
 class Retention:
-    """Keeps one folder within its limits, together with every other process that does.
+    """Keeps a folder within its limits, together with all other processes that use it.
 
-    `.tally` in the folder says what there is: a line `swept COUNT BYTES AT DUE` that a sweep leaves, and a line
-    `kept BYTES` that each keep appends without any lock. A sweep (under `.evict.lock`) first empties the tally,
-    then reads the folder: what is kept meanwhile is counted twice at worst, never missed. A process that dies
-    between its keep and its note leaves one image uncounted until the next sweep, of which every process does
-    one with its first keep, and one each 15 minutes or 512 keeps.
+    The file `.tally` records the content of the folder: a line `swept COUNT BYTES AT DUE` from each sweep, and a line
+    `kept BYTES` that each keep appends without a lock. A sweep (under `.evict.lock`) first empties the tally, then
+    reads the folder, so an image that is kept meanwhile may be counted twice but is never missed. A process that dies
+    between its keep and its line leaves one image uncounted until the next sweep. Every process sweeps with its first
+    keep, and then every 15 minutes or 512 keeps.
     """
 
     def __init__(self, directory: Path, limits: Limits, clock: Callable[[], float]) -> None:
@@ -137,93 +150,105 @@ class Retention:
         self._limits = limits
         self._clock = clock
         self._tally_path = directory / ".tally"
-        self._trusting_pid = 0  # the process that trusts the tally: not a child forked from it
+        self._swept_by_pid = 0  # the process that has swept and may use the tally; not a child forked from it
 
-    def kept(self, name: str, size: int) -> None:
-        """Counts a new image and evicts what has to leave for it. Never raises: the image is kept already.
+    def record_keep(self, name: str, size: int) -> None:
+        """Count a new image and evict what exceeds the limits. Never raises, because the image is already kept.
 
-        Who does not get the lock leaves the sweep to its holder, who looks again after letting go of it.
+        A process that does not get the lock leaves the sweep to its holder, who checks again after releasing the lock.
         """
         try:
             self._append(f"kept {size}\n")
             due = self._sweep_is_due()
-            while due and self._sweep(lambda images, now: leaving(images, self._limits, now, spare=name)):
-                due = self._too_much(self._tally())
+            while due and self._sweep(
+                lambda images, now: images_to_evict(images, self._limits, now, protected=name)
+            ):
+                due = self._exceeds_limits(self._tally())
         except OSError as error:
-            self._trusting_pid = 0
+            self._swept_by_pid = 0
             log.warning("cannot evict images: %s", error)
 
-    def make_room(self, size: int) -> None:
-        """Evicts expired images worth twice `size` bytes, if there are such; for a disk that is full."""
+    def free_space(self, size: int) -> None:
+        """Evict expired images of twice `size` bytes together, if there are that many; for a full disk."""
         try:
-            self._sweep(lambda images, now: expired(images, self._limits, now, 2 * size), patience_s=2.0)
+            self._sweep(
+                lambda images, now: expired_images(images, self._limits, now, 2 * size),
+                lock_timeout_s=_LOCK_TIMEOUT_S,
+            )
         except OSError as error:
             log.warning("cannot evict images: %s", error)
 
     def _sweep_is_due(self) -> bool:
         tally = self._tally()
-        if tally is None or tally.notes > MOST_NOTES or self._trusting_pid != os.getpid():
+        if tally is None or tally.new_keeps > MAX_NEW_KEEPS or self._swept_by_pid != os.getpid():
             return True
-        counted_just_now = -SLACK_S <= self._clock() - tally.swept_at <= RESWEEP_S
-        return not counted_just_now or self._too_much(tally)
+        is_recent = -CLOCK_TOLERANCE_S <= self._clock() - tally.swept_at <= MAX_TALLY_AGE_S
+        return not is_recent or self._exceeds_limits(tally)
 
-    def _too_much(self, tally: Tally | None) -> bool:
-        """Whether images kept since the last sweep are more than a limit allows. Without such, it did what it could;
-        without a tally, another process is sweeping."""
-        if tally is None or not tally.notes:
+    def _exceeds_limits(self, tally: Tally | None) -> bool:
+        """Whether images kept since the last sweep exceed a limit. Without new images, the last sweep has already
+        evicted what it could. Without a tally, another process is sweeping."""
+        if tally is None or not tally.new_keeps:
             return False
-        too_many = tally.count > self._limits.max_count and self._clock() >= tally.due
-        return too_many or tally.size > self._limits.max_bytes
+        exceeds_count = tally.count > self._limits.max_count and self._clock() >= tally.due
+        return exceeds_count or tally.size > self._limits.max_bytes
 
     def _tally(self) -> Tally | None:
         try:
-            return read_tally(self._tally_path.read_text("ascii"))
+            return parse_tally(self._tally_path.read_text("ascii"))
         except (FileNotFoundError, UnicodeDecodeError):
             return None
 
     def _append(self, line: str) -> None:
         tally = os.open(self._tally_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
-            # One short write: with O_APPEND the lines of two processes do not mix. What a full disk tears is no tally.
+            # One short write: with O_APPEND, lines of two processes do not mix. A line that a full disk cuts off makes
+            # the tally invalid.
             if os.write(tally, line.encode("ascii")) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(tally)
 
-    def _sweep(self, choose: Callable[[list[Seen], float], list[Seen]], *, patience_s: float = 0.0) -> bool:
-        """Counts the folder and evicts what `choose` names; False if another process is at it."""
+    def _sweep(
+        self,
+        select: Callable[[list[ImageEntry], float], list[ImageEntry]],
+        *,
+        lock_timeout_s: float = 0.0,
+    ) -> bool:
+        """Count the images and evict those that `select` returns; False if another process holds the lock."""
         try:
-            with FileLock(self._directory / ".evict.lock", timeout=patience_s, mode=0o600):
+            with FileLock(self._directory / ".evict.lock", timeout=lock_timeout_s, mode=0o600):
                 now = self._clock()
                 self._empty_tally()
-                images = self._reined_in(self._images(), now)
-                gone = {image.name for image in choose(images, now) if self._unlink(image.name)}
-                self._append(self._swept([image for image in images if image.name not in gone], now))
+                images = self._without_future_times(self._images(), now)
+                evicted = {image.name for image in select(images, now) if self._unlink(image.name)}
+                self._append(self._swept_line([image for image in images if image.name not in evicted], now))
         except Timeout:
             return False
-        self._trusting_pid = os.getpid()
-        if gone:
-            log.info("evicted %d of %d images", len(gone), len(images))
+        self._swept_by_pid = os.getpid()
+        if evicted:
+            log.info("evicted %d of %d images", len(evicted), len(images))
         return True
 
     def _empty_tally(self) -> None:
         with suppress(FileNotFoundError):
-            os.truncate(self._tally_path, 0)  # the same file, so that no line is appended to one that is gone
+            os.truncate(self._tally_path, 0)  # not removed, so that no process appends to a file that is gone
 
-    def _swept(self, images: list[Seen], now: float) -> str:
-        used = sorted(image.used for image in images)
-        gap = min(margin(self._limits.max_count, len(used)), len(used) - 1)
-        due = (used[gap] if used else now) + self._limits.min_age_s
+    def _swept_line(self, images: list[ImageEntry], now: float) -> str:
+        times = sorted(image.used_at for image in images)
+        margin = min(sweep_margin(self._limits.max_count, len(times)), len(times) - 1)
+        due = (times[margin] if times else now) + self._limits.min_age_s
         return f"swept {len(images)} {sum(image.size for image in images)} {now!r} {due!r}\n"
 
-    def _images(self) -> list[Seen]:
-        """Every image in the folder. Abandoned temporary files are removed; foreign files are left alone."""
+    def _images(self) -> list[ImageEntry]:
+        """Every image in the folder. Removes abandoned temporary files and ignores files that are not the store's."""
         images = []
         for name, status in self._files():
             if is_image(name):
-                images.append(Seen(name, status.st_size, status.st_mtime))
-            # The kernel stamps these, so they go by its clock; one from the future was left before it was set back.
-            elif is_temporary(name) and abs(time.time() - status.st_mtime) > ABANDONED_S:
+                images.append(ImageEntry(name, status.st_size, status.st_mtime))
+            # The kernel sets the times of temporary files, so they are compared with the system clock. A time far in
+            # the future means that the file was left before the clock was set back.
+            elif is_temporary(name) and abs(time.time() - status.st_mtime) > ABANDONED_AFTER_S:
                 self._unlink(name)
         return images
 
@@ -235,21 +260,22 @@ class Retention:
                     if stat.S_ISREG(status.st_mode):
                         yield entry.name, status
 
-    def _reined_in(self, images: list[Seen], now: float) -> list[Seen]:
-        """After the clock was set back: stamps what was used in the future as used just now, in the same order,
-        or new images would be the least recently used and old ones young for as long as the clock lags."""
+    def _without_future_times(self, images: list[ImageEntry], now: float) -> list[ImageEntry]:
+        """After the clock was set back: set times of use in the future to the present, in the same order. Otherwise new
+        images would be the least recently used ones, and old images would not expire until the clock has caught up."""
         future = sorted(
-            (image for image in images if image.used > now + SLACK_S), key=lambda image: image.used
+            (image for image in images if image.used_at > now + CLOCK_TOLERANCE_S),
+            key=lambda image: image.used_at,
         )
         if not future:
             return images
         log.warning("the clock was set back: %d images were used in the future", len(future))
-        # A second ago, so that what was kept or opened since then still counts as used later.
-        stamps = {image.name: now - 1.0 - rank * 1e-5 for rank, image in enumerate(reversed(future))}
-        for name, used in stamps.items():
+        # One second ago, so that images that are kept or opened meanwhile still count as used later.
+        times = {image.name: now - 1.0 - rank * 1e-5 for rank, image in enumerate(reversed(future))}
+        for name, used_at in times.items():
             with suppress(OSError):
-                os.utime(self._directory / name, (used, used))
-        return [replace(image, used=stamps.get(image.name, image.used)) for image in images]
+                os.utime(self._directory / name, (used_at, used_at))
+        return [replace(image, used_at=times.get(image.name, image.used_at)) for image in images]
 
     def _unlink(self, name: str) -> bool:
         try:

@@ -1,6 +1,6 @@
-"""LLM servers beside ComfyUI: what they hold in GPU memory, and how they let go of it and get it back.
+"""LLM servers that share the GPU with ComfyUI: which models they have loaded, and how to unload and reload them.
 
-Knows the calls of LLM servers, as data. Never knows pictures, graphs, the web application or who asks for the GPU.
+Knows the HTTP calls of LLM servers, as data. Never knows pictures, graphs, the web application or who needs the GPU.
 """
 
 from llm.drivers import built_in_drivers

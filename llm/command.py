@@ -1,6 +1,6 @@
-"""Servers that are started and stopped as programs: systemd units, containers, anything with a command line.
+"""LLM servers that are started and stopped by commands: systemd units, containers, any program.
 
-Runs argument lists, never a shell. An argument may hold a secret, so only a program's name is ever told.
+Runs argument lists, never a shell. Arguments may contain secrets, so messages contain only a program's name.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import IO
 
 from errors import StackError, StackRefused, StackUnreachable
 from gpu_tenant import Failure, Resident
-from llm.calls import Calls
 from llm.drivers import Call
-from llm.parallel import ask_all
+from llm.http import LlmHttp
+from llm.parallel import parallel_map
 from llm.server import Limits, poll_with_backoff
 from llm.templates import fill_path, fill_text
 
-PASSED_ON = (
+PASSED_VARIABLES = (
     "PATH",
     "HOME",
     "USER",
@@ -31,14 +31,15 @@ PASSED_ON = (
     "DBUS_SESSION_BUS_ADDRESS",
     "DOCKER_HOST",
 )
-"""The environment variables that commands get; Easel's keys are not among them."""
-_MOST_OUTPUT = 4096
+"""The environment variables that are passed to commands; Easel's keys are not among them"""
+_MAX_OUTPUT_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class LoadedCheck:
-    """Whether one item is loaded. Exit statuses outside `exits` are no answer. With `free_prints` the word that it
-    prints decides, any other one meaning loaded; else exit status 0 means loaded."""
+    """The command that checks whether one item is loaded. An exit status outside `exits` is an error. Without
+    `free_prints`, exit status 0 means loaded. With it, the output decides: one of `free_prints` means not loaded, any
+    other text means loaded."""
 
     argv: tuple[str, ...]
     exits: tuple[int, ...]
@@ -47,7 +48,8 @@ class LoadedCheck:
 
 @dataclass(frozen=True)
 class Commands:
-    """`health` is what answers once a loaded item is ready to serve; None: it is ready when it is loaded."""
+    """The commands of one stack. `health`: the call that succeeds when a loaded item is ready to serve; None: an item is
+    ready as soon as it is loaded."""
 
     items: tuple[str, ...]
     loaded: LoadedCheck
@@ -57,24 +59,24 @@ class Commands:
 
 
 @dataclass(frozen=True)
-class Ended:
+class CommandResult:
     program: str
     status: int
-    printed: str
-    complaint: str
+    stdout: str
+    stderr: str
 
 
-class CommandServer:
-    """A call that takes longer than its limit is killed with all its children."""
+class CommandLlmServer:
+    """A command that exceeds its time limit is killed together with its children."""
 
     def __init__(
-        self, name: str, commands: Commands, calls: Calls, limits: Limits, environment: Mapping[str, str]
+        self, name: str, commands: Commands, http: LlmHttp, limits: Limits, environment: Mapping[str, str]
     ) -> None:
         self.name = name
         self._commands = commands
-        self._calls = calls
+        self._http = http
         self._limits = limits
-        self._environment = {key: environment[key] for key in PASSED_ON if key in environment}
+        self._environment = {key: environment[key] for key in PASSED_VARIABLES if key in environment}
 
     def health(self) -> None:
         self.list()
@@ -87,7 +89,7 @@ class CommandServer:
         return None
 
     def unload(self, residents: Sequence[Resident]) -> None:
-        ask_all(self._unload, residents)
+        parallel_map(self._unload, residents)
 
     def load(self, residents: Sequence[Resident]) -> tuple[Failure, ...]:
         failures = []
@@ -100,18 +102,18 @@ class CommandServer:
 
     def _unload(self, resident: Resident) -> None:
         try:
-            ended = self._run(self._commands.unload, resident, self._limits.unload_s)
+            result = self._run(self._commands.unload, resident, self._limits.unload_s)
         except StackUnreachable:
-            return  # a stop that takes long may still succeed; `list` will tell
-        if ended.status != 0 and self._is_loaded(resident):
-            raise self._failed(ended)
+            return  # a slow stop may still succeed; `list` decides
+        if result.status != 0 and self._is_loaded(resident):
+            raise self._failed(result)
 
     def _load(self, resident: Resident) -> None:
         deadline = time.monotonic() + self._limits.load_s
         if not self._is_loaded(resident):
-            ended = self._run(self._commands.load, resident, self._limits.load_s)
-            if ended.status != 0:
-                raise self._failed(ended)
+            result = self._run(self._commands.load, resident, self._limits.load_s)
+            if result.status != 0:
+                raise self._failed(result)
         for _ in poll_with_backoff(deadline):
             if self._is_loaded(resident) and self._is_ready(resident):
                 return
@@ -119,36 +121,38 @@ class CommandServer:
         raise StackUnreachable(message, stack=self.name)
 
     def _is_ready(self, resident: Resident) -> bool:
-        probe = self._commands.health
-        if probe is None:
+        call = self._commands.health
+        if call is None:
             return True
         try:
-            path = fill_path(probe.path, resident)
-            return probe.is_ok(self._calls.send(probe.method, path, timeout_s=self._limits.call_s).status)
+            path = fill_path(call.path, resident)
+            return call.is_ok(self._http.send(call.method, path, timeout_s=self._limits.call_s).status)
         except StackUnreachable:
             return False
 
     def _is_loaded(self, resident: Resident) -> bool:
-        question = self._commands.loaded
-        ended = self._run(question.argv, resident, self._limits.call_s)
-        if ended.status not in question.exits or (question.free_prints and not ended.printed):
-            raise self._failed(ended)
-        if question.free_prints:
-            return ended.printed not in question.free_prints
-        return ended.status == 0
+        check = self._commands.loaded
+        result = self._run(check.argv, resident, self._limits.call_s)
+        if result.status not in check.exits or (check.free_prints and not result.stdout):
+            raise self._failed(result)
+        if check.free_prints:
+            return result.stdout not in check.free_prints
+        return result.status == 0
 
-    def _failed(self, ended: Ended) -> StackRefused:
-        said = self._calls.scrubbed(ended.complaint)
-        message = f"{self.name}: {ended.program} ended with {ended.status}{': ' * bool(said)}{said}."
-        return StackRefused(message, stack=self.name, status=ended.status)
+    def _failed(self, result: CommandResult) -> StackRefused:
+        stderr = self._http.sanitize(result.stderr)
+        message = f"{self.name}: {result.program} exited with status {result.status}"
+        message += f": {stderr}." if stderr else "."
+        return StackRefused(message, stack=self.name, status=result.status)
 
-    def _run(self, argv: Sequence[str], resident: Resident, timeout_s: float) -> Ended:
-        """Output goes to files, not pipes: a server that a command leaves behind would hold a pipe open."""
-        words = [fill_text(word, resident) for word in argv]
+    def _run(self, argv: Sequence[str], resident: Resident, timeout_s: float) -> CommandResult:
+        """Output goes to files, not pipes: a server that a command leaves running would keep a pipe open."""
+        arguments = [fill_text(argument, resident) for argument in argv]
+        program = arguments[0]
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             try:
                 process = subprocess.Popen(  # noqa: S603 (the owner's own commands)
-                    words,
+                    arguments,
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=err,
@@ -156,9 +160,10 @@ class CommandServer:
                     start_new_session=True,
                 )
             except OSError as error:
-                why = f"{self.name}: {words[0]} cannot be run: {error.strerror}."
-                raise StackRefused(why, stack=self.name) from error
-            return Ended(words[0], self._wait(process, words[0], timeout_s), _start_of(out), _start_of(err))
+                message = f"{self.name}: {program} cannot be run: {error.strerror}."
+                raise StackRefused(message, stack=self.name) from error
+            status = self._wait(process, program, timeout_s)
+            return CommandResult(program, status, _read_start(out), _read_start(err))
 
     def _wait(self, process: subprocess.Popen[bytes], program: str, timeout_s: float) -> int:
         try:
@@ -166,10 +171,10 @@ class CommandServer:
         except subprocess.TimeoutExpired as error:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            why = f"{self.name}: {program} did not end within {timeout_s:g} s and was killed."
-            raise StackUnreachable(why, stack=self.name) from error
+            message = f"{self.name}: {program} did not exit within {timeout_s:g} s and was killed."
+            raise StackUnreachable(message, stack=self.name) from error
 
 
-def _start_of(file: IO[bytes]) -> str:
+def _read_start(file: IO[bytes]) -> str:
     file.seek(0)
-    return file.read(_MOST_OUTPUT).decode("utf-8", "replace").strip()
+    return file.read(_MAX_OUTPUT_BYTES).decode("utf-8", "replace").strip()

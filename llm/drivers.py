@@ -1,4 +1,4 @@
-"""Drivers: how one kind of LLM server is spoken to, as values read from data. The built-in ones are `drivers.yaml`."""
+"""Drivers: the HTTP calls of one kind of LLM server, as values read from data. `drivers.yaml` has the built-in ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from llm.replies import MISSING, Conditions
+from llm.responses import MISSING, Conditions
 from schemas.yaml_document import read_yaml
 
 _FILE = Path(__file__).with_name("drivers.yaml")
@@ -17,11 +17,12 @@ _FILE = Path(__file__).with_name("drivers.yaml")
 
 @dataclass(frozen=True)
 class Call:
-    """One HTTP call, and what a good reply to it is.
+    """One HTTP call, and which responses mean success.
 
-    `ok`: statuses that are fine, any 2xx if empty. `expect`: fields of a 2xx reply and their values. `events`: the
-    reply is a stream of events, the last of which has these. `once`: one call for all models. `after`: as an alternative,
-    tried when the call before it got one of these statuses. `loaded_as`: field of the reply that names the loaded id.
+    `ok`: successful statuses, any 2xx if empty. `expect`: required fields of a 2xx response and their values. `events`:
+    the response is an event stream whose last event has these fields. `once`: one call for all models. `after`: this
+    call is an alternative, made if the previous one got one of these statuses. `loaded_as`: field of the response that
+    has the id of the loaded model.
     """
 
     method: str
@@ -43,7 +44,8 @@ class Call:
 
 @dataclass(frozen=True)
 class SavedField:
-    """A field worth saving for the reload. With `above`, `value` is saved if the field sorts after it, else nothing."""
+    """A field of a list entry that is saved for the reload. With `above`: `value` is saved if the field sorts after
+    `above`, otherwise nothing."""
 
     path: str
     above: str = ""
@@ -52,7 +54,7 @@ class SavedField:
 
 @dataclass(frozen=True)
 class NothingLoaded:
-    """A status, with a text in its body, that means that no model is loaded."""
+    """A response with this status and this text in its body means that no model is loaded."""
 
     status: int
     text: str
@@ -60,11 +62,12 @@ class NothingLoaded:
 
 @dataclass(frozen=True)
 class Listing:
-    """How the reply to `call` tells what is loaded.
+    """How to read from the response to `call` what is loaded.
 
-    `items` is the path of the list, None where the whole reply is the one entry. An entry's id is its field `id`, or
-    `name` where it has none. It holds memory unless `unless`; it is ready to serve if `ready`; a load failed if `failed`.
-    `same`: saved field that tells which entries are the same model, the id if empty.
+    `items`: path of the list; None if the whole response is the only entry. `id`: field with an entry's id; `name`: the
+    id itself, for servers without ids. An entry holds GPU memory unless it meets `unless`; it is ready to serve if it
+    meets `ready`; its load failed if it meets `failed`. `same`: saved field that identifies a model across reloads; the
+    id if empty.
     """
 
     call: Call
@@ -80,14 +83,15 @@ class Listing:
     save_parent: Mapping[str, str]
     same: str
 
-    def full_id(self, given: str) -> str:
-        """An id that a person wrote, as the server lists it."""
-        return f"{given}:{self.default_tag}" if self.default_tag and ":" not in given else given
+    def full_id(self, model_id: str) -> str:
+        """An id from the configuration, as the server lists it."""
+        return f"{model_id}:{self.default_tag}" if self.default_tag and ":" not in model_id else model_id
 
 
 @dataclass(frozen=True)
 class BusyProbe:
-    """How the reply to `call` tells how many requests there are: the sum of metrics, or the entries that `count`."""
+    """How to read from the response to `call` how many requests run or wait: the sum of the metrics `prometheus`, or the
+    number of entries in the list `items` that meet `count`."""
 
     call: Call
     prometheus: tuple[str, ...]
@@ -101,8 +105,8 @@ class BusyProbe:
 
 @dataclass(frozen=True)
 class Driver:
-    """Five verbs. `needs` is what to tell a person whose server answers in another way. `key_header` carries the bare
-    key; if empty it goes as `Authorization: Bearer`."""
+    """The five operations of a server. `needs`: what the server requires, shown if it answers in another way.
+    `key_header`: header with the bare key; if empty, the key is sent as `Authorization: Bearer`."""
 
     name: str
     health: Call
@@ -116,7 +120,7 @@ class Driver:
 
 @cache
 def driver_data() -> Mapping[str, Any]:
-    """The built-in drivers as they are written."""
+    """The contents of `drivers.yaml`."""
     return MappingProxyType(read_yaml(_FILE.read_text("utf-8")))
 
 
@@ -126,7 +130,7 @@ def built_in_drivers() -> Mapping[str, Driver]:
 
 
 def parse_driver(name: str, data: Mapping[str, Any]) -> Driver:
-    """A driver from data that the schema has passed; without `health`, a server is well if it can list."""
+    """A driver from data that is valid against the schema. Without `health`, the list call is the health check."""
     load = data.get("load", [])
     return Driver(
         name=name,

@@ -1,4 +1,4 @@
-"""The same question to several at once, so that the slowest one sets the time."""
+"""Runs a function on several items at the same time, so that the slowest item determines the duration."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-Given = TypeVar("Given")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_MOST_THREADS = 16
+_MAX_THREADS = 16
 
 
-def ask_all(question: Callable[[Given], Result], of: Sequence[Given]) -> list[Result]:
-    """The results in the order of `of`. Waits for all of them, then raises the first error that one raised."""
-    if len(of) <= 1:
-        return [question(one) for one in of]
-    with ThreadPoolExecutor(min(len(of), _MOST_THREADS), thread_name_prefix="llm") as pool:
-        return [task.result() for task in [pool.submit(question, one) for one in of]]
+def parallel_map(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """The results in the order of `items`. Waits for all of them, then raises the first error."""
+    if len(items) <= 1:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(min(len(items), _MAX_THREADS), thread_name_prefix="llm") as pool:
+        return [task.result() for task in [pool.submit(function, item) for item in items]]

@@ -1,4 +1,4 @@
-"""What a stack is to this room: five verbs, whoever carries them out, and the times that they may take."""
+"""The five operations of an LLM server, as a protocol, and the time limits of each."""
 
 from __future__ import annotations
 
@@ -12,35 +12,37 @@ from gpu_tenant import Failure, Resident
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds: of a plain question, of letting one model go, of getting one back until it is ready."""
+    """Timeouts in seconds: of a query, of unloading one model, of loading one model until it is ready."""
 
     call_s: float
     unload_s: float
     load_s: float
 
 
-class Server(Protocol):
-    """Each verb may raise StackUnreachable or StackRefused; `load` tells per model instead, where it can."""
+class LlmServer(Protocol):
+    """Each operation may raise StackUnreachable or StackRefused; `load` returns failures per model if it can."""
 
     def health(self) -> None:
-        """Returns if the server answers."""
+        """Returns if the server responds."""
 
     def list(self) -> tuple[Resident, ...]:
-        """What holds memory; nothing only if that is certain."""
+        """What holds GPU memory. Empty only if it is certain that nothing does."""
 
     def busy(self, residents: Callable[[], Sequence[Resident]]) -> int | None:
-        """Requests running and queued; `residents` is called where it must be asked by model. None if it cannot be told."""
+        """The number of running and queued requests; None if the server does not report it. `residents` is called only
+        if the server must be queried per model."""
 
     def unload(self, residents: Sequence[Resident]) -> None: ...
 
     def load(self, residents: Sequence[Resident]) -> tuple[Failure, ...]:
-        """Load what is not there yet and wait until it is ready."""
+        """Load the models that are not loaded yet and wait until they are ready."""
 
 
-def poll_with_backoff(until: float) -> Iterator[float]:
-    """Gives the seconds that are left until the monotonic time `until`, once at once, then ever more rarely; ends after."""
-    pause_s = 0.02
-    while (left := until - time.monotonic()) > 0:
-        yield left
-        time.sleep(max(0.0, min(pause_s, until - time.monotonic())))
-        pause_s = min(pause_s * 1.5, 1.0)
+def poll_with_backoff(deadline: float) -> Iterator[float]:
+    """Yields the seconds left until the monotonic time `deadline`: immediately, then after sleeps that grow from 0.02 s
+    to 1 s. Ends at the deadline."""
+    delay_s = 0.02
+    while (left_s := deadline - time.monotonic()) > 0:
+        yield left_s
+        time.sleep(max(0.0, min(delay_s, deadline - time.monotonic())))
+        delay_s = min(delay_s * 1.5, 1.0)

@@ -1,23 +1,23 @@
-"""Pictures that clients send: opened without trusting them, turned upright, brought to the canvas that a graph draws on;
-masks; and pictures fetched by URL. Pillow is known here, and nothing of where the pictures go."""
+"""Reads pictures that clients send, as files, texts or URLs, without trusting them; fits them and their masks to the
+canvas that a graph draws on; encodes drawn pictures. The only package besides the sketch engine that uses Pillow."""
 
-from pictures.canvas import draw_onto
+from pictures.canvas import fit_image
 from pictures.data_url import decode_text
 from pictures.decoding import InputImage, has_transparency, read_image
 from pictures.encoding import BrokenPicture, apply_policy, encode, png_size
 from pictures.fetch import fetch_image
-from pictures.mask import mask_onto
+from pictures.mask import fit_mask
 
 __all__ = [
     "BrokenPicture",
     "InputImage",
     "apply_policy",
     "decode_text",
-    "draw_onto",
     "encode",
     "fetch_image",
+    "fit_image",
+    "fit_mask",
     "has_transparency",
-    "mask_onto",
     "png_size",
     "read_image",
 ]

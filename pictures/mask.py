@@ -1,79 +1,69 @@
-"""A client's mask -> what the graph needs to draw inside of it and to keep every pixel outside."""
+"""Converts a client's mask to what the graph needs: where to draw, and where to keep every pixel of the image."""
 
 from __future__ import annotations
 
 from PIL import Image, ImageChops, ImageFilter, ImageOps
 
 from errors import InvalidImage
-from pictures.canvas import Pair, Placement, png_of
-from pictures.decoding import InputImage, darkest, pixels_of, turned_like
+from pictures.canvas import Placement
+from pictures.decoding import InputImage, match_orientation, pixels_of
+from pictures.pixels import Pair, has_transparent_pixels, pad, to_png
 
-_RIM = 128
-"""The rim within which a drawing fades in is the picture's shorter side divided by this, in pixels."""
+_RIM_DIVISOR = 128
+"""The drawing fades in over a rim whose width in pixels is the picture's shorter side divided by this."""
 
 
-def mask_onto(mask: InputImage, image: InputImage, size: Pair, canvas: Pair) -> bytes:
-    """A PNG of `canvas` pixels, with the geometry that `draw_onto` gives `image`.
+def fit_mask(mask: InputImage, image: InputImage, size: Pair, canvas: Pair) -> bytes:
+    """A PNG of `canvas` pixels, with the geometry that `fit_image` gives `image`.
 
-    Red: where the model may draw. White on the mask, fading out beside it, so that what is drawn there fits its
-    surroundings. Green: where the image's own pixels are kept. White outside of the mask and on its very edge, black from a
-    rim's width inside: nothing outside of the client's mask ever changes. Blue is empty.
+    Red: where the model may draw. White in the masked area, fading out around it, so that the drawing matches its
+    surroundings. Green: where the image's own pixels are kept. White outside the masked area and at its edge, black
+    from a rim's width inside: nothing outside the client's mask ever changes. Blue is empty.
 
-    The mask is what is transparent in it, if anything is, else what is white. Raises InvalidImage, also for a mask that
-    leaves nothing to draw.
+    The masked area is the transparent part of `mask`; if nothing is transparent, it is the white part. Raises
+    InvalidImage, also if the masked area is empty.
     """
-    mask = turned_like(mask, image)
+    mask = match_orientation(mask, image)
     with pixels_of(mask) as pixels:
-        open_ = Placement(image.size, size).place(_open_part(pixels), Image.Resampling.BILINEAR)
-    if not open_.getbbox():
+        area = Placement(image.size, size).place(_masked_area(pixels), Image.Resampling.BILINEAR)
+    if not area.getbbox():
         raise InvalidImage(
-            "Invalid image: the mask leaves nothing to draw. What is transparent in it is drawn anew; in a mask without "
-            "transparency, what is white.",
+            "Invalid image: the mask is empty. The transparent part of a mask is redrawn; in a mask without "
+            "transparency, the white part.",
             param=mask.param,
         )
-    rim = max(1, round(min(size) / _RIM))
+    rim = max(1, round(min(size) / _RIM_DIVISOR))
+    # Padded after the blur, so that nothing fades at the edge of the picture.
     channels = [
-        _padded(_drawn(open_, rim), canvas),
-        _padded(_kept(open_, rim), canvas),
+        pad(_draw_channel(area, rim), canvas),
+        pad(_keep_channel(area, rim), canvas),
         Image.new("L", canvas),
     ]
-    return png_of(Image.merge("RGB", channels))
+    return to_png(Image.merge("RGB", channels))
 
 
-def _open_part(mask: Image.Image) -> Image.Image:
-    """One channel, white where is to be drawn."""
-    if "A" in mask.getbands():
-        alpha = mask.getchannel("A")
-        if darkest(alpha) < 255:
-            return ImageOps.invert(alpha)
-    return mask.convert("L")
+def _masked_area(mask: Image.Image) -> Image.Image:
+    """One channel, white where to draw."""
+    return ImageOps.invert(mask.getchannel("A")) if has_transparent_pixels(mask) else mask.convert("L")
 
 
-def _drawn(open_: Image.Image, rim: int) -> Image.Image:
-    # A quarter of what a blur sees is white at the mask's corners, half along its edges; of a stroke, less.
-    blurred = _blurred(open_, max(8, 4 * rim)).point([min(255, 4 * level) for level in range(256)])
-    return ImageChops.lighter(blurred, open_)
+def _draw_channel(area: Image.Image, rim: int) -> Image.Image:
+    # Of the pixels that the blur averages, a quarter are white at the area's corners and half along its edges; fewer
+    # along a stroke. Hence the factor 4.
+    blurred = _blur(area, max(8, 4 * rim)).point([min(255, 4 * level) for level in range(256)])
+    return ImageChops.lighter(blurred, area)
 
 
-def _kept(open_: Image.Image, rim: int) -> Image.Image:
-    faded = _blurred(open_, rim).point([max(0, 2 * level - 255) for level in range(256)])
-    faded = ImageChops.darker(faded, open_)
-    # Strokes so thin that nothing near them would be left do not fade; what is fainter than a stroke is dirt.
-    strokes = open_.point([level if level >= 128 else 0 for level in range(256)])
-    lost = _blurred(faded.point([255 * (level > 0) for level in range(256)]), rim).point(
+def _keep_channel(area: Image.Image, rim: int) -> Image.Image:
+    faded = _blur(area, rim).point([max(0, 2 * level - 255) for level in range(256)])
+    faded = ImageChops.darker(faded, area)
+    # Strokes so thin that they would vanish are not faded. Levels below 128 are noise, not strokes.
+    strokes = area.point([level if level >= 128 else 0 for level in range(256)])
+    vanished = _blur(faded.point([255 * (level > 0) for level in range(256)]), rim).point(
         [255 * (level == 0) for level in range(256)]
     )
-    return ImageOps.invert(ImageChops.lighter(faded, ImageChops.darker(lost, strokes)))
+    return ImageOps.invert(ImageChops.lighter(faded, ImageChops.darker(vanished, strokes)))
 
 
-def _blurred(mask: Image.Image, radius: int) -> Image.Image:
-    return mask.filter(ImageFilter.BoxBlur(radius))
-
-
-def _padded(channel: Image.Image, canvas: Pair) -> Image.Image:
-    """After the blur, so that nothing fades at the picture's own edge."""
-    if channel.size == canvas:
-        return channel
-    padded = Image.new("L", canvas)
-    padded.paste(channel)
-    return padded
+def _blur(channel: Image.Image, radius: int) -> Image.Image:
+    return channel.filter(ImageFilter.BoxBlur(radius))

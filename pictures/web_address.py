@@ -1,5 +1,8 @@
-"""Where a URL that a stranger chose leads, and whether anything may be fetched there: every address of its host must be of
-the public internet. Looks names up, and connects to nothing."""
+"""Parses image URLs from untrusted clients and checks that all addresses of their host are on the public internet.
+Looks up host names; connects to nothing.
+
+`ipaddress.is_global` alone is not enough: in Python 3.11 it takes some special-purpose ranges for public.
+"""
 
 from __future__ import annotations
 
@@ -14,21 +17,21 @@ from urllib.parse import quote, urljoin, urlsplit
 from errors import ImageUrlRefused
 
 Resolve = Callable[[str, int], list[str]]
-"""(host, port) -> its addresses; raises OSError"""
+"""(host, port) -> addresses of the host; raises OSError"""
 IsPublic = Callable[[str], bool]
 
 _UNICAST = ipaddress.ip_network("2000::/3")
-"""Of all IPv6 addresses, the public ones lie in here."""
+"""contains all public IPv6 addresses"""
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _SPECIAL = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")))
-"""What Python 3.11 takes for public and IANA for special"""
-_KEPT = "!#$%&'()*+,/:;=?@[]~"
-"""What stays as it is in a path and a query; everything else outside of ASCII's letters and digits is escaped."""
+"""public according to Python 3.11, special-purpose according to IANA"""
+_UNESCAPED = "!#$%&'()*+,/:;=?@[]~"
+"""Besides ASCII letters and digits, these characters are not escaped in a path and a query."""
 
 
 @dataclass(frozen=True)
 class WebAddress:
-    """What a URL says; `host` in ASCII, `path` with the query."""
+    """The parts of a URL. `host` is in ASCII; `path` includes the query."""
 
     scheme: str
     host: str
@@ -42,84 +45,87 @@ class WebAddress:
 
 
 def read_url(url: str, param: str) -> WebAddress:
-    """Raises ImageUrlRefused for anything but http and https, and for a user or a password."""
+    """Parse `url`. Raises ImageUrlRefused unless it is http or https without a user name and password."""
     try:
         parts = urlsplit(url)
         port = parts.port
         host = (parts.hostname or "").encode("idna").decode()
     except ValueError as error:
-        raise ImageUrlRefused("The image's URL is none.", param=param) from error
+        raise ImageUrlRefused("The image URL is not valid.", param=param) from error
     if parts.scheme not in ("http", "https") or not host:
-        raise ImageUrlRefused("The image's URL must begin with http:// or https://.", param=param)
+        raise ImageUrlRefused("The image URL must begin with http:// or https://.", param=param)
     if parts.username is not None or parts.password is not None:
-        raise ImageUrlRefused("The image's URL may carry no user and no password.", param=param)
+        raise ImageUrlRefused("The image URL must not contain a user name or a password.", param=param)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    escaped = quote(path, safe=_KEPT, errors="replace")
+    escaped = quote(path, safe=_UNESCAPED, errors="replace")
     return WebAddress(parts.scheme, host, _default_port(parts.scheme) if port is None else port, escaped)
 
 
-def onward_url(url: str, location: str, param: str) -> str:
+def redirect_url(url: str, location: str, param: str) -> str:
     """The URL that a redirect from `url` leads to. Raises ImageUrlRefused."""
     try:
         return urljoin(url, location)
     except ValueError as error:
-        raise ImageUrlRefused("The image's URL leads on to what is no URL.", param=param) from error
+        raise ImageUrlRefused(
+            "The image URL redirects to something that is not a URL.", param=param
+        ) from error
 
 
 def public_addresses(
-    address: WebAddress, param: str, seconds: float, resolve: Resolve, is_public: IsPublic
+    address: WebAddress, param: str, timeout_s: float, resolve: Resolve, is_public: IsPublic
 ) -> list[str]:
-    """The addresses of the host, looked up once: a second answer might be another.
+    """The addresses of the host. Connect to these and do not look it up again: a second lookup may have another result.
 
-    Raises ImageUrlRefused, in the same words for a host that is private and one that is not there: which names are known
-    in this network is nobody's business.
+    Raises ImageUrlRefused. The message is the same whether the host is private or does not exist, so that clients
+    cannot find out which names exist in this network.
     """
-    found = _resolved(address, seconds, resolve)
-    if not found or not all(map(is_public, found)):
+    addresses = _resolve_within(timeout_s, address, resolve)
+    if not addresses or not all(map(is_public, addresses)):
         raise ImageUrlRefused(
-            f"The host {address.host!r} of the image's URL has no address on the public internet.",
+            f"The host {address.host!r} of the image URL has no address on the public internet.",
             param=param,
         )
-    return found
+    return addresses
 
 
 def resolve_host(host: str, port: int) -> list[str]:
-    """Every address of `host`, the best first."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(entry[4][0]).partition("%")[0] for entry in found]
+    """Every address of `host`, in the system's order of preference."""
+    entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(entry[4][0]).partition("%")[0] for entry in entries]
 
 
 def is_public_address(text: str) -> bool:
-    """Whether an address is of the public internet, also seen through the ways of writing IPv4 as IPv6."""
+    """Whether an address is on the public internet. An IPv4 address embedded in an IPv6 address is checked as IPv4."""
     address = ipaddress.ip_address(text)
     if isinstance(address, ipaddress.IPv6Address):
-        if (inner := _ipv4_inside(address)) is not None:
-            address = inner
+        if (embedded := _embedded_ipv4(address)) is not None:
+            address = embedded
         elif address not in _UNICAST:
             return False
     special = any(address in network for network in _SPECIAL if network.version == address.version)
     return address.is_global and not address.is_multicast and not special
 
 
-def _ipv4_inside(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+def _embedded_ipv4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     if address in _NAT64:
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address.ipv4_mapped or address.sixtofour
 
 
-def _resolved(address: WebAddress, seconds: float, resolve: Resolve) -> list[str]:
-    """Empty if there is none, or none in time. The system's resolver cannot be interrupted: its thread is left behind."""
-    answers: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
+def _resolve_within(timeout_s: float, address: WebAddress, resolve: Resolve) -> list[str]:
+    """Empty if the host has no address or the lookup takes too long. The system's resolver cannot be interrupted, so a
+    lookup that takes too long goes on in its thread."""
+    results: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
 
-    def ask() -> None:
+    def look_up() -> None:
         try:
-            answers.put(resolve(address.host, address.port))
+            results.put(resolve(address.host, address.port))
         except (OSError, UnicodeError):
-            answers.put([])
+            results.put([])
 
-    threading.Thread(target=ask, name="resolve", daemon=True).start()
+    threading.Thread(target=look_up, name="resolve", daemon=True).start()
     try:
-        return answers.get(timeout=max(0.0, seconds))
+        return results.get(timeout=max(0.0, timeout_s))
     except queue.Empty:
         return []
 

@@ -1,8 +1,8 @@
-"""The data that Easel is described by (JSON Schemas, node signatures, names of samplers), and the code that loads YAML
-and JSON, checks it and says what is wrong with it. A leaf."""
+"""JSON Schemas, node signatures and sampler names as data files, and the code that loads YAML and JSON, validates it
+and explains errors. Imports no other package but `errors`."""
 
 from schemas.explain import LocatedError, allowed_values, explain, first_error, located_errors
-from schemas.loading import load_schema, validator_of
+from schemas.loading import load_schema, load_yaml, validator_of
 from schemas.yaml_document import line_of, read_yaml
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "first_error",
     "line_of",
     "load_schema",
+    "load_yaml",
     "located_errors",
     "read_yaml",
     "validator_of",

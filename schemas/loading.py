@@ -1,4 +1,4 @@
-"""The JSON Schemas of this folder, each read once."""
+"""Loads the JSON Schemas and YAML documents of this folder."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 
+from schemas.yaml_document import read_yaml
+
 FOLDER = Path(__file__).resolve().parent
 
 
 def load_schema(name: str) -> dict[str, Any]:
-    """The schema in `NAME.schema.json`, as a copy of the caller's own."""
+    """The schema in `NAME.schema.json`, as a copy that the caller may change."""
     return deepcopy(_schema(name))
+
+
+def load_yaml(name: str) -> Any:
+    """The document in `NAME.yaml`. Aliases are resolved: no two parts share an object."""
+    return json.loads(json.dumps(read_yaml((FOLDER / f"{name}.yaml").read_text("utf-8"))))
 
 
 @cache

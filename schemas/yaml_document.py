@@ -1,4 +1,4 @@
-"""YAML with line numbers for faults, and without two of its habits: that the last of equal keys wins, and .nan."""
+"""Reads YAML with line numbers in error messages. Unlike PyYAML, refuses duplicate keys and non-finite numbers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import yaml
 
-# The C parser reads a catalogue of 1,000 models about ten times faster; some platforms lack it.
+# The C parser reads a catalogue of 1,000 models about ten times faster, but is not available on all platforms.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _StrictLoader(_Loader):  # type: ignore[misc]
-    """Refuses a key given twice in one mapping."""
+    """Refuses a mapping with duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -31,7 +31,9 @@ class _StrictLoader(_Loader):  # type: ignore[misc]
 def _finite(loader: Any, node: yaml.ScalarNode) -> float:
     value: float = loader.construct_yaml_float(node)
     if not math.isfinite(value):
-        raise yaml.constructor.ConstructorError(None, None, f"{node.value} is not a number", node.start_mark)
+        raise yaml.constructor.ConstructorError(
+            None, None, f"{node.value} is not a finite number", node.start_mark
+        )
     return value
 
 
@@ -39,7 +41,7 @@ _StrictLoader.add_constructor("tag:yaml.org,2002:float", _finite)
 
 
 def read_yaml(text: str) -> Any:
-    """The document as plain values. Raises ValueError with the line for text that is not YAML."""
+    """The document as plain values. Raises ValueError with the line number first if `text` is not valid YAML."""
     try:
         return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -50,14 +52,14 @@ def read_yaml(text: str) -> Any:
 
 
 def line_of(text: str, path: Iterable[str | int]) -> int:
-    """The 1-based line on which the value at `path` (or the deepest part of it that exists) stands."""
+    """The 1-based line of the value at `path`, or of the deepest part of `path` that exists."""
     node = yaml.compose(text, Loader=_Loader)
     line = node.start_mark.line + 1 if node else 1
     for step in path:
-        found = _child(node, step)
-        if found is None:
+        child = _child(node, step)
+        if child is None:
             break
-        line, node = found
+        line, node = child
     return line
 
 

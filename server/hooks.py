@@ -15,9 +15,9 @@ from errors import EaselError, ServerStopping, SettingsInvalid
 from generation import preload
 from settings import Settings
 
-JOBS_MAY_RUN_ON_S = 20
-"""After SIGTERM running jobs may go on for so long. What is not done then is cancelled in the engine, early enough for
-the client to be told before gunicorn's `graceful_timeout`."""
+JOB_GRACE_S = 20
+"""How long running jobs may continue after SIGTERM. Unfinished jobs are then cancelled in the engine, early enough for
+the clients to get their error response within gunicorn's `graceful_timeout`."""
 
 
 def bind_address(settings: Settings) -> str:
@@ -35,13 +35,14 @@ class ServerHooks:
         self._state_lock: FileLock | None = None
 
     def on_starting(self, server: Any) -> None:
-        """Check everything that must be right before the first worker exists; exit with one sentence if it is not."""
+        """Check settings, state directory and catalogue before the first worker starts; on an error exit with one
+        sentence."""
         hosts = [address[0] for address in server.cfg.address if isinstance(address, tuple)]
         try:
             refuse_public_without_keys(hosts, self._settings)
             self._lock_state_dir()
             self._container.catalogue()
-            self._container.arbiter.state_store.mark_start()
+            self._container.arbiter.state_store.record_server_start()
         except EaselError as error:
             sys.exit(f"{error.code}: {error.message}")
         except OSError as error:
@@ -49,16 +50,16 @@ class ServerHooks:
         _log_to_stderr()
 
     def when_ready(self, server: Any) -> None:
-        """Start the sketch engine and write down where the server listens."""
-        # The sketch engine is a child of the master: one, whatever the number of workers. It is not started earlier,
-        # because a start that fails at the bind would leave it behind.
+        """Start the sketch engine and store the server's address."""
+        # The sketch engine is a child of the master: one for all workers. It is not started earlier, because it would
+        # survive a start that fails at the bind.
         if self._container.sketch_allowed:
             self._container.sketch_supervisor.start(self._container.sketch_files)
         host, port = server.LISTENERS[0].sock.getsockname()[:2]
         try:
             self._container.write_server_address(host, port)
         except OSError as error:
-            server.log.error("flask gpu will need --url: the state directory cannot be written: %s", error)
+            server.log.error("flask gpu needs --url: the state directory cannot be written: %s", error)
         server.log.info("Easel is at http://%s:%s", host, port)
 
     def on_exit(self, server: Any) -> None:
@@ -66,12 +67,12 @@ class ServerHooks:
         self._container.sketch_supervisor.stop()
 
     def post_worker_init(self, worker: Any) -> None:
-        """Handle SIGTERM, take part in handing the GPU over, and, in the first worker, preload models."""
+        """Handle SIGTERM, start the reconciler and, in the first worker, preload models."""
         default_handler = signal.getsignal(signal.SIGTERM)
 
         def stop(number: int, frame: Any) -> None:
-            self._container.arbiter.dismiss(_stopping())
-            timer = threading.Timer(JOBS_MAY_RUN_ON_S, self._container.stop_jobs, [_stopping()])
+            self._container.arbiter.fail_waiting(_stopping())
+            timer = threading.Timer(JOB_GRACE_S, self._container.stop_jobs, [_stopping()])
             timer.daemon = True
             timer.start()
             if callable(default_handler):
@@ -89,7 +90,7 @@ class ServerHooks:
         self._container.stop_jobs(_stopping())
 
     def _lock_state_dir(self) -> None:
-        """One server per state directory: two would run two sketch engines and evict each other's images."""
+        """Allow one server per state directory: two would run two sketch engines and delete each other's images."""
         state_dir = self._container.state_dir
         try:
             state_dir.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""gunicorn's threaded worker, with JSON answers also to requests that are too malformed to reach the application."""
+"""gunicorn's threaded worker, with JSON error responses for requests that never reach the application, too."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _PAGE = re.compile(rb"HTTP/1\.1 (\d{3}) ([^\r\n]*)\r\n.*</h1>(.*)</body>", re.DO
 
 
 class EaselWorker(ThreadWorker):
-    """gunicorn decides which status a malformed request gets and logs it; only the page that it would send is replaced."""
+    """gunicorn chooses the status of a malformed request and logs it; only its HTML error page is replaced."""
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Answer a request that could not be parsed, or whose handling raised, with the JSON envelope."""
+        """Send the JSON envelope if a request could not be parsed or its handling raised."""
         recorder: Any = _PageRecorder()
         super().handle_error(req, recorder, addr, exc)
         try:
-            write_nonblock(client, _json_answer(*recorder.page()))
+            write_nonblock(client, _json_response(*recorder.page()))
         except OSError:
-            self.log.debug("The client is gone; the error was not sent.")
+            self.log.debug("The client has disconnected; the error was not sent.")
 
 
 class _PageRecorder:
@@ -44,14 +44,14 @@ class _PageRecorder:
 
     def page(self) -> tuple[int, str, str]:
         """Status, reason and message of the page."""
-        found = _PAGE.match(self._written)
-        if found is None:
+        match = _PAGE.match(self._written)
+        if match is None:
             return 500, "Internal Server Error", ""
-        return int(found[1]), found[2].decode("latin-1"), html.unescape(found[3].decode("latin-1")).strip()
+        return int(match[1]), match[2].decode("latin-1"), html.unescape(match[3].decode("latin-1")).strip()
 
 
-def _json_answer(status: int, reason: str, message: str) -> bytes:
-    error = InvalidRequest(message) if status < 500 else EaselError("Something failed inside.")
+def _json_response(status: int, reason: str, message: str) -> bytes:
+    error = InvalidRequest(message) if status < 500 else EaselError("Internal server error.")
     body = json.dumps(envelope(error)).encode()
     head = (
         f"HTTP/1.1 {status if status < 500 else status_of(type(error))} {reason}\r\n"

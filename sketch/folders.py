@@ -1,4 +1,4 @@
-"""The three folders of a ComfyUI (output, input, temp) and who may name which file in them."""
+"""The three folders of a ComfyUI (output, input, temp) and the rules for file names in them."""
 
 from __future__ import annotations
 
@@ -9,82 +9,84 @@ import time
 from pathlib import Path
 
 KINDS = ("output", "input", "temp")
-MOST_FILES = 2000
-MOST_BYTES = 4 * 1024**3
+MAX_FILES = 2000
+MAX_BYTES = 4 * 1024**3
 
 
 class Folders:
-    """Lays out `root` and finds, names and numbers the files in it."""
+    """Creates the folders in `root`, and resolves, names and numbers the files in them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
         self._lock = threading.Lock()
-        self._kept: dict[str, dict[Path, int]] = {kind: {} for kind in KINDS}
+        self._sizes: dict[str, dict[Path, int]] = {kind: {} for kind in KINDS}
         for kind in KINDS:
             self.of(kind).mkdir(parents=True, exist_ok=True)
 
     def of(self, kind: str) -> Path:
-        """The folder of a kind; KeyError for one that does not exist."""
+        """The folder of a kind; KeyError for an unknown kind."""
         if kind not in KINDS:
             raise KeyError(kind)
         return self.root / kind
 
-    def remember(self, file: Path) -> None:
-        """Call it with each file that was written. Unlike ComfyUI, which keeps all, the latest few thousand of each
-        folder stay, and of big ones fewer: this engine runs unasked on people's disks."""
+    def register(self, file: Path) -> None:
+        """Call this for each file that was written. Deletes the oldest files of its folder beyond MAX_FILES or MAX_BYTES.
+
+        ComfyUI keeps all files, but this engine runs on people's disks without being asked for.
+        """
         with self._lock:
-            kept = self._kept[file.relative_to(self.root).parts[0]]
-            kept.pop(file, None)
-            kept[file] = file.stat().st_size
-            while len(kept) > MOST_FILES or (len(kept) > 1 and sum(kept.values()) > MOST_BYTES):
-                oldest = next(iter(kept))
-                del kept[oldest]
+            sizes = self._sizes[file.relative_to(self.root).parts[0]]
+            sizes.pop(file, None)
+            sizes[file] = file.stat().st_size
+            while len(sizes) > MAX_FILES or (len(sizes) > 1 and sum(sizes.values()) > MAX_BYTES):
+                oldest = next(iter(sizes))
+                del sizes[oldest]
                 oldest.unlink(missing_ok=True)
 
-    def uploads(self) -> list[str]:
-        """Names of the files at the top of the input folder, sorted."""
+    def input_names(self) -> list[str]:
+        """Names of the files directly in the input folder, sorted."""
         return sorted(entry.name for entry in os.scandir(self.of("input")) if entry.is_file())
 
-    def uploaded(self, name: str) -> Path | None:
+    def image_path(self, name: str) -> Path | None:
         """The file that an image input names ("a.png", "job/a.png", "a.png [output]"), or None.
 
-        Stricter than ComfyUI 0.3.64, which also reads images outside of its folders.
+        Stricter than ComfyUI 0.3.64, which also reads images outside its folders.
         """
-        plain, kind = annotated(name)
-        place = inside(self.of(kind or "input"), plain)
-        return place if place is not None and place.exists() else None
+        plain_name, kind = split_annotation(name)
+        path = resolve_inside(self.of(kind or "input"), plain_name)
+        return path if path is not None and path.exists() else None
 
-    def next_picture(self, prefix: str, kind: str, width: int, height: int) -> tuple[Path, str, str, int]:
-        """Where a picture with this prefix goes: (directory, base name, subfolder, first free number).
+    def next_file(self, prefix: str, kind: str, width: int, height: int) -> tuple[Path, str, str, int]:
+        """Where to save a picture with this prefix: (directory, base name, subfolder, first free number).
 
-        Raises Exception, as ComfyUI does, when the prefix leads out of the folder.
+        Raises Exception, as ComfyUI does, if the prefix leads outside the folder.
         """
-        whole = os.path.normpath(_filled_in(prefix, width, height))
-        subfolder, name = os.path.split(whole)
-        place = inside(self.of(kind), subfolder)
-        if place is None:
+        relative = os.path.normpath(_fill_prefix(prefix, width, height))
+        subfolder, name = os.path.split(relative)
+        directory = resolve_inside(self.of(kind), subfolder)
+        if directory is None:
             raise Exception(f"the prefix {prefix!r} leads outside the output folder {self.of(kind)}")
-        place.mkdir(parents=True, exist_ok=True)
-        return place, name, subfolder, 1 + max(_numbers(place, name), default=0)
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory, name, subfolder, 1 + max(_used_numbers(directory, name), default=0)
 
 
-def annotated(name: str) -> tuple[str, str | None]:
-    """ "a.png [input]" -> ("a.png", "input"); the kind is None where the name has no such ending."""
+def split_annotation(name: str) -> tuple[str, str | None]:
+    """ "a.png [input]" -> ("a.png", "input"); the kind is None if the name has no such suffix."""
     for kind in KINDS:
         if name.endswith(f" [{kind}]"):
             return name[: -len(kind) - 3], kind
     return name, None
 
 
-def inside(folder: Path, name: str) -> Path | None:
-    """The place that `name` means within `folder`; None when it is outside or cannot be a name."""
+def resolve_inside(folder: Path, name: str) -> Path | None:
+    """The path of `name` in `folder`; None if it is outside or cannot be a file name."""
     if "\0" in name:
         return None
-    place = Path(os.path.abspath(folder / name))
-    return place if place.is_relative_to(folder) else None
+    path = Path(os.path.abspath(folder / name))
+    return path if path.is_relative_to(folder) else None
 
 
-def _filled_in(prefix: str, width: int, height: int) -> str:
+def _fill_prefix(prefix: str, width: int, height: int) -> str:
     now = time.localtime()
     fields = {"width": width, "height": height, "year": now.tm_year, "month": f"{now.tm_mon:02}"}
     fields |= {"day": f"{now.tm_mday:02}", "hour": f"{now.tm_hour:02}"}
@@ -94,6 +96,6 @@ def _filled_in(prefix: str, width: int, height: int) -> str:
     return prefix
 
 
-def _numbers(place: Path, name: str) -> list[int]:
+def _used_numbers(directory: Path, name: str) -> list[int]:
     numbered = re.compile(re.escape(name) + r"_(\d+)_?(?:\.|$)", re.IGNORECASE)
-    return [int(match[1]) for entry in os.listdir(place) if (match := numbered.match(entry))]
+    return [int(match[1]) for entry in os.listdir(directory) if (match := numbered.match(entry))]

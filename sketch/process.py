@@ -1,4 +1,4 @@
-"""Starts a sketch engine as a child process and ends it again. Imports nothing that draws or serves."""
+"""Starts and stops a sketch engine as a child process. Imports nothing that draws or serves."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from errors import EngineUnreachable
 ROOT = Path(__file__).resolve().parents[1]
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 5.0
-LOOK_S = 0.005
+POLL_INTERVAL_S = 0.005
 
 
 class SketchProcess:
-    """A sketch engine of one's own: `with SketchServer(nodes=…, files={"checkpoints": […]}) as sketch: sketch.url`.
+    """A sketch engine as a child process: `with SketchProcess(nodes=…, files={"checkpoints": […]}) as sketch: sketch.url`.
 
-    `files`: the names its loaders list, by folder; or the path of a JSON file of them, which it reads again when that
-    changes. `render_ms`: how long a sampler takes. `port` 0 picks a free one. Raises EngineUnreachable when it does
-    not start. It ends with this process, however this process ends.
+    `files`: the names that its loaders list, by folder, or the path of a JSON file with them, which the engine reads
+    again when it changes. `render_ms`: duration of a sampler. `port` 0 chooses a free port. Raises EngineUnreachable if
+    the engine does not start. The engine exits with this process, even if this process is killed.
     """
 
     def __init__(
@@ -43,9 +43,9 @@ class SketchProcess:
         self._nodes, self._files = nodes, files
         self._render_ms, self._port = render_ms, port
         self._process: subprocess.Popen[bytes] | None = None
-        self._place: Path | None = None
+        self._scratch: Path | None = None
         self.url = ""
-        _servers.add(self)
+        _processes.add(self)
 
     def __enter__(self) -> Self:
         self.start()
@@ -58,46 +58,46 @@ class SketchProcess:
 
     @property
     def pid(self) -> int | None:
-        """Its process id, from start to stop."""
+        """Its process id; None if it was not started or was stopped."""
         return self._process.pid if self._process else None
 
     def alive(self) -> bool:
-        """Whether the process runs."""
+        """Whether the process is running."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Starts it and returns when it listens; after it died, a second start is a fresh one."""
+        """Start it, stopping an earlier one first, and return when it listens."""
         self.stop()
-        # Not a TemporaryDirectory: a forked child of ours would remove it when it ends.
-        self._place = Path(mkdtemp(prefix="easel-sketch-handle-"))
-        port_file = self._place / "port"
-        # A session of its own: Ctrl-C in a terminal is for its parent, which then closes the pipe that keeps it alive.
-        with _forking:
+        # Not a TemporaryDirectory: a forked child of this process would remove it at exit.
+        self._scratch = Path(mkdtemp(prefix="easel-sketch-handle-"))
+        port_file = self._scratch / "port"
+        # start_new_session: Ctrl-C in a terminal goes to the parent only, which then closes the engine's stdin.
+        with _fork_lock:
             self._process = subprocess.Popen(  # noqa: S603  our own interpreter and module
                 [sys.executable, "-m", "sketch", *self._arguments(port_file)],
                 cwd=ROOT,
-                # Its scratch folder lies in ours, so that it goes with ours even when the engine is killed.
-                env={**os.environ, "TMPDIR": str(self._place)},
+                # Its scratch folder is inside this one, so that it is removed even if the engine was killed.
+                env={**os.environ, "TMPDIR": str(self._scratch)},
                 stdin=subprocess.PIPE,
                 start_new_session=True,
             )
-        self.url = f"http://127.0.0.1:{self._wait_for(port_file)}"
+        self.url = f"http://127.0.0.1:{self._wait_for_port(port_file)}"
 
     def stop(self) -> None:
-        """Ends it and waits for that; nothing when it does not run."""
+        """Stop it and wait until it has exited. Does nothing if it is not running."""
         process, self._process = self._process, None
         if process:
-            _end(process)
-        if self._place:
-            shutil.rmtree(self._place, ignore_errors=True)
-            self._place = None
+            _stop(process)
+        if self._scratch:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch = None
 
     def disown(self) -> None:
-        """In a forked child: the engine is the parent's, and only the parent shall hold the pipe that it lives by."""
-        process, self._process, self._place = self._process, None, None
+        """Called in a forked child: the engine belongs to the parent, and only the parent may keep its stdin open."""
+        process, self._process, self._scratch = self._process, None, None
         if process and process.stdin:
             process.stdin.close()
-            process.returncode = 0  # so that its destructor does not warn of a child that is not ours
+            process.returncode = 0  # or Popen would warn about a child that is still running
 
     def _arguments(self, port_file: Path) -> list[str]:
         files = self._files if isinstance(self._files, Path) else port_file.with_name("files.json")
@@ -107,22 +107,20 @@ class SketchProcess:
             )
         paths = ["--nodes", self._nodes.resolve(), "--files", files.resolve(), "--port-file", port_file]
         numbers = ["--port", self._port, "--render-ms", self._render_ms]
-        return [str(part) for part in [*paths, *numbers, "--parent-stdin"]]
+        return [str(argument) for argument in [*paths, *numbers, "--parent-stdin"]]
 
-    def _wait_for(self, port_file: Path) -> int:
-        give_up = time.monotonic() + START_TIMEOUT_S
-        while self.alive() and time.monotonic() < give_up:
+    def _wait_for_port(self, port_file: Path) -> int:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while self.alive() and time.monotonic() < deadline:
             if port_file.exists():
                 return int(port_file.read_text())
-            time.sleep(LOOK_S)
+            time.sleep(POLL_INTERVAL_S)
         code = self._process.poll() if self._process else None
         self.stop()
-        raise EngineUnreachable(
-            f"The sketch engine did not start (exit code {code}); its own words are above."
-        )
+        raise EngineUnreachable(f"The sketch engine did not start (exit code {code}); see its output above.")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _stop(process: subprocess.Popen[bytes]) -> None:
     if process.stdin:
         process.stdin.close()
     process.terminate()
@@ -133,18 +131,18 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-# A process that forks (a gunicorn master) while another of its threads is inside Popen would leave copies of Popen's
-# pipes in the child, and Popen would wait for ever for the end of one of them.
-_forking = threading.Lock()
-_servers: weakref.WeakSet[SketchProcess] = weakref.WeakSet()
+# If a process (a gunicorn master) forks while another thread is inside Popen, the child gets copies of Popen's pipes,
+# and Popen waits indefinitely for them to close.
+_fork_lock = threading.Lock()
+_processes: weakref.WeakSet[SketchProcess] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    _forking.release()
-    for server in list(_servers):
-        server.disown()
+    _fork_lock.release()
+    for process in list(_processes):
+        process.disown()
 
 
 os.register_at_fork(
-    before=_forking.acquire, after_in_parent=_forking.release, after_in_child=_after_fork_in_child
+    before=_fork_lock.acquire, after_in_parent=_fork_lock.release, after_in_child=_after_fork_in_child
 )

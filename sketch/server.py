@@ -1,6 +1,7 @@
 """ComfyUI's HTTP routes, each also under `/api`: the same statuses and bodies, without its web interface.
 
 Left out: `/upload/mask`, `/embeddings`, the user and settings routes, and `channel` and `preview` of `/view`.
+A server of its own, on aiohttp like ComfyUI: no library offers ComfyUI's routes without running models.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ from aiohttp.web_request import FileField
 
 from atomic_file import write_atomic
 from loopback import is_loopback
-from sketch.folders import KINDS, Folders, annotated, inside
+from sketch.folders import KINDS, Folders, resolve_inside, split_annotation
 from sketch.jobs import Job, JobQueue
 from sketch.signatures import VERSION, Signatures
-from sketch.sockets import FEATURES, MOST_BYTES, Sockets
+from sketch.sockets import FEATURES, MAX_UPLOAD_BYTES, Sockets
 from sketch.validation import node_error, validate
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-SECRETS = ("api_key_comfy_org", "auth_token_comfy_org")
-RUNNABLE = {"text/html", "text/html-sandboxed", "application/xhtml+xml", "text/javascript", "text/css"}
+SECRET_FIELDS = ("api_key_comfy_org", "auth_token_comfy_org")
+SCRIPT_TYPES = {"text/html", "text/html-sandboxed", "application/xhtml+xml", "text/javascript", "text/css"}
 UPLOAD_KINDS: dict[Any, str] = {None: "input", "input": "input", "temp": "temp", "output": "output"}
 
 
 class Server:
-    """The routes over a queue, the signatures and the folders."""
+    """The routes, on top of the queue, the signatures, the folders and the sockets."""
 
     def __init__(self, jobs: JobQueue, signatures: Signatures, folders: Folders, sockets: Sockets) -> None:
         self._jobs, self._signatures, self._folders, self._sockets = jobs, signatures, folders, sockets
@@ -42,13 +43,13 @@ class Server:
 
     def app(self) -> web.Application:
         """The aiohttp application."""
-        app = web.Application(client_max_size=MOST_BYTES, middlewares=[_own_pages_only])
+        app = web.Application(client_max_size=MAX_UPLOAD_BYTES, middlewares=[_refuse_foreign_origins])
         for prefix in ("", "/api"):
             for path, handler in self._reads().items():
                 app.router.add_get(prefix + path, handler)
             for path, handler in self._writes().items():
                 app.router.add_post(prefix + path, handler)
-        app.router.add_get("/{path:.*}", _nothing_here)
+        app.router.add_get("/{path:.*}", _not_found)
         return app
 
     def _reads(self) -> dict[str, Handler]:
@@ -80,31 +81,32 @@ class Server:
     # --- jobs ---
 
     async def _submit(self, request: web.Request) -> web.Response:
-        told = await request.json()
-        if "prompt" not in told or not isinstance(told, dict):
+        body = await request.json()
+        if "prompt" not in body or not isinstance(body, dict):
             return _refused(node_error("no_prompt", "No prompt provided", "No prompt provided", {}), {})
-        number = self._number_for(told)
-        prompt, targets = told["prompt"], told.get("partial_execution_targets")
-        prompt_id, extra_data = str(told.get("prompt_id", uuid.uuid4())), dict(told.get("extra_data", {}))
-        if "client_id" in told:
-            extra_data["client_id"] = told["client_id"]
-        hash(
-            extra_data.get("client_id")
-        )  # a list or an object would end a real ComfyUI; here it is a 500 as well
-        verdict = validate(prompt, targets, self._signatures, lambda name: bool(self._folders.uploaded(name)))
-        if verdict.error:
-            return _refused(verdict.error, verdict.node_errors)
-        for secret in SECRETS:
+        number = self._number_for(body)
+        prompt, targets = body["prompt"], body.get("partial_execution_targets")
+        prompt_id, extra_data = str(body.get("prompt_id", uuid.uuid4())), dict(body.get("extra_data", {}))
+        if "client_id" in body:
+            extra_data["client_id"] = body["client_id"]
+        # A list or an object crashes the worker of a real ComfyUI; here it is a 500.
+        hash(extra_data.get("client_id"))
+        result = validate(
+            prompt, targets, self._signatures, lambda name: bool(self._folders.image_path(name))
+        )
+        if result.error:
+            return _refused(result.error, result.node_errors)
+        for secret in SECRET_FIELDS:
             extra_data.pop(secret, None)
-        self._jobs.put(Job(number, prompt_id, prompt, extra_data, verdict.outputs))
+        self._jobs.put(Job(number, prompt_id, prompt, extra_data, result.outputs))
         return web.json_response(
-            {"prompt_id": prompt_id, "number": number, "node_errors": verdict.node_errors}
+            {"prompt_id": prompt_id, "number": number, "node_errors": result.node_errors}
         )
 
-    def _number_for(self, told: Any) -> float:
-        if "number" in told:
-            return float(told["number"])
-        number = -self._number if told.get("front") else self._number
+    def _number_for(self, body: Any) -> float:
+        if "number" in body:
+            return float(body["number"])
+        number = -self._number if body.get("front") else self._number
         self._number += 1
         return number
 
@@ -112,52 +114,52 @@ class Server:
         return web.json_response(self.status())
 
     def status(self) -> dict[str, Any]:
-        """How long the queue is, as `/prompt` and the status events say it."""
+        """The length of the queue, as in `/prompt` and the status events."""
         return {"exec_info": {"queue_remaining": self._jobs.remaining()}}
 
     async def _queue(self, request: web.Request) -> web.Response:
-        running, pending = self._jobs.listed()
-        shown = {"queue_running": running, "queue_pending": pending}
-        return web.json_response({name: [job.listed() for job in jobs] for name, jobs in shown.items()})
+        running, pending = self._jobs.running_and_pending()
+        queue = {"queue_running": running, "queue_pending": pending}
+        return web.json_response({name: [job.as_list() for job in jobs] for name, jobs in queue.items()})
 
     async def _change_queue(self, request: web.Request) -> web.Response:
-        told = await request.json()
-        if dict(told).get("clear"):
+        body = await request.json()
+        if dict(body).get("clear"):
             self._jobs.clear()
-        if "delete" in told:
-            self._jobs.delete(told["delete"])
+        if "delete" in body:
+            self._jobs.delete(body["delete"])
         return web.Response()
 
     async def _history(self, request: web.Request) -> web.Response:
-        most = request.query.get("max_items")
+        max_items = request.query.get("max_items")
         offset = request.query.get("offset")
         return web.json_response(
-            self._jobs.history(int(most) if most else None, int(offset) if offset else -1)
+            self._jobs.history(int(max_items) if max_items else None, int(offset) if offset else -1)
         )
 
     async def _history_of(self, request: web.Request) -> web.Response:
         return web.json_response(self._jobs.history_of(request.match_info["prompt_id"]))
 
     async def _change_history(self, request: web.Request) -> web.Response:
-        told = await request.json()
-        if dict(told).get("clear"):
-            self._jobs.forget_all()
-        if "delete" in told:
-            self._jobs.forget(told["delete"])
+        body = await request.json()
+        if dict(body).get("clear"):
+            self._jobs.clear_history()
+        if "delete" in body:
+            self._jobs.delete_history(body["delete"])
         return web.Response()
 
     async def _interrupt(self, request: web.Request) -> web.Response:
         try:
-            told = await request.json()
+            body = await request.json()
         except json.JSONDecodeError:
-            told = {}
-        self._jobs.interrupt(told.get("prompt_id") or None)
+            body = {}
+        self._jobs.interrupt(body.get("prompt_id") or None)
         return web.Response()
 
     async def _free(self, request: web.Request) -> web.Response:
-        told = await request.json()
-        if told.get("free_memory"):
-            self._jobs.free()
+        body = await request.json()
+        if body.get("free_memory"):
+            self._jobs.request_free()
         return web.Response()
 
     # --- files ---
@@ -165,18 +167,18 @@ class Server:
     async def _view(self, request: web.Request) -> web.StreamResponse:
         if "filename" not in request.query:
             return web.Response(status=404)
-        name, kind = annotated(request.query["filename"])
+        name, kind = split_annotation(request.query["filename"])
         kind = kind or request.query.get("type", "output")
         if not name or name.startswith("/") or ".." in name or kind not in KINDS:
             return web.Response(status=400)
-        folder = inside(self._folders.of(kind), request.query.get("subfolder", ""))
+        folder = resolve_inside(self._folders.of(kind), request.query.get("subfolder", ""))
         if folder is None:
             return web.Response(status=403)
-        place = inside(folder, os.path.basename(name))
-        if place is None or not place.is_file():
+        path = resolve_inside(folder, os.path.basename(name))
+        if path is None or not path.is_file():
             return web.Response(status=404)
-        response = web.FileResponse(place, headers={"Content-Disposition": f'filename="{place.name}"'})
-        response.content_type = _mime(place)
+        response = web.FileResponse(path, headers={"Content-Disposition": f'filename="{path.name}"'})
+        response.content_type = _mime(path)
         return response
 
     async def _upload(self, request: web.Request) -> web.Response:
@@ -186,21 +188,20 @@ class Server:
             return web.Response(status=400)
         kind = UPLOAD_KINDS[form.get("type")]
         if not isinstance(image, FileField):
-            raise TypeError("the image is no file")  # ComfyUI answers 500
+            raise TypeError("the image is not a file")  # ComfyUI answers 500
         folder, subfolder = self._folders.of(kind), os.path.normpath(str(form.get("subfolder", "")))
-        place = inside(folder, os.path.join(subfolder, image.filename))
-        if place is None or not image.filename:
+        path = resolve_inside(folder, os.path.join(subfolder, image.filename))
+        if path is None or not image.filename:
             return web.Response(status=400)
         data = image.file.read()
         if form.get("overwrite") not in ("true", "1"):
-            place = _free_place(place, data)
-        write_atomic(place, data)
-        self._folders.remember(place)
-        name = os.path.relpath(place, folder / subfolder)
-        told = {"name": name, "subfolder": str(form.get("subfolder", "")), "type": kind}
-        return web.json_response(told)
+            path = _free_path(path, data)
+        write_atomic(path, data)
+        self._folders.register(path)
+        name = os.path.relpath(path, folder / subfolder)
+        return web.json_response({"name": name, "subfolder": str(form.get("subfolder", "")), "type": kind})
 
-    # --- what there is ---
+    # --- nodes, models, system ---
 
     async def _object_info(self, request: web.Request) -> web.Response:
         return web.json_response(
@@ -245,45 +246,45 @@ async def _features(request: web.Request) -> web.Response:
     return web.json_response(FEATURES)
 
 
-async def _nothing_here(request: web.Request) -> web.Response:
+async def _not_found(request: web.Request) -> web.Response:
     return web.Response(status=404)
 
 
 @web.middleware
-async def _own_pages_only(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """A web page of another host must not reach an engine on loopback through the browser that shows it."""
+async def _refuse_foreign_origins(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A web page from another host must not reach an engine on loopback through the user's browser."""
     host, origin = request.headers.get("Host", ""), request.headers.get("Origin")
-    if origin is not None and _foreign(host, origin):
+    if origin is not None and _is_foreign(host, origin):
         return web.Response(status=403)
     if request.method == "OPTIONS":
         return web.Response()
     return await handler(request)
 
 
-def _foreign(host: str, origin: str) -> bool:
-    ours, theirs = urlsplit(f"//{host}"), urlsplit(origin)
-    if not is_loopback(ours.hostname) or not theirs.hostname:
+def _is_foreign(host: str, origin: str) -> bool:
+    host_parts, origin_parts = urlsplit(f"//{host}"), urlsplit(origin)
+    if not is_loopback(host_parts.hostname) or not origin_parts.hostname:
         return False
-    same_port = None in (ours.port, theirs.port) or ours.port == theirs.port
-    return ours.hostname != theirs.hostname or not same_port
+    same_port = None in (host_parts.port, origin_parts.port) or host_parts.port == origin_parts.port
+    return host_parts.hostname != origin_parts.hostname or not same_port
 
 
-def _mime(place: Path) -> str:
-    kind = mimetypes.guess_type(place.name)[0] or "application/octet-stream"
-    return "application/octet-stream" if kind in RUNNABLE else kind
+def _mime(path: Path) -> str:
+    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    return "application/octet-stream" if kind in SCRIPT_TYPES else kind
 
 
-def _free_place(place: Path, data: bytes) -> Path:
-    """`place`, or "name (1).png" and so on: the first that is free or already holds the same bytes."""
-    candidate, count = place, 0
+def _free_path(path: Path, data: bytes) -> Path:
+    """`path`, or "name (1).png" and so on: the first that does not exist or already contains these bytes."""
+    candidate, count = path, 0
     while candidate.exists() and candidate.read_bytes() != data:
         count += 1
-        candidate = place.with_name(f"{place.stem} ({count}){place.suffix}")
+        candidate = path.with_name(f"{path.stem} ({count}){path.suffix}")
     return candidate
 
 
 def _memory() -> tuple[int, int]:
-    """(total, free) bytes of this machine; 0 where it does not tell."""
+    """(total, free) bytes of this machine; 0 if the system does not report it."""
     page = os.sysconf("SC_PAGE_SIZE")
     names = ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES")
     total, free = (page * os.sysconf(name) if name in os.sysconf_names else 0 for name in names)

@@ -1,4 +1,4 @@
-"""What nodes exist and what may be put into them: `nodes.json` read as a ComfyUI 0.3.64, and the lists of weight files."""
+"""The nodes of a ComfyUI 0.3.64 and their inputs, read from `nodes.json`, and the lists of model files."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 VERSION = "0.3.64"
-PLAIN_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
-UPLOADS = "input"
+VALUE_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+INPUT_FOLDER = "input"
 
 
 @dataclass(frozen=True)
 class Input:
-    """One input of a node. `folder` instead of `choices` where the allowed values are files."""
+    """One input of a node. `folder` instead of `choices` if the allowed values are files."""
 
     type: str
     optional: bool = False
@@ -24,9 +24,9 @@ class Input:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def plain(self) -> bool:
-        """Whether its value stands in the graph, rather than coming from another node."""
-        return self.type in PLAIN_TYPES
+    def is_plain(self) -> bool:
+        """Whether its value is written in the graph instead of linked from another node."""
+        return self.type in VALUE_TYPES
 
 
 @dataclass(frozen=True)
@@ -39,54 +39,56 @@ class Node:
 
 
 class FileLists:
-    """Which files of weights there are, by folder; read again when the JSON file changes, empty while it is absent."""
+    """The model files by folder, from a JSON file that is read again when it changes. Empty while the file is missing."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen: tuple[int, int] | None = None
+        self._version: tuple[int, int] | None = None
         self._lists: dict[str, list[str]] = {}
 
     def lists(self) -> dict[str, list[str]]:
         """Sorted names by folder."""
         try:
-            found = self._path.stat()
+            stat = self._path.stat()
         except OSError:
-            self._seen, self._lists = None, {}
+            self._version, self._lists = None, {}
             return self._lists
-        if (found.st_mtime_ns, found.st_size) != self._seen:
+        if (stat.st_mtime_ns, stat.st_size) != self._version:
             self._lists = {
                 folder: sorted(names) for folder, names in json.loads(self._path.read_text()).items()
             }
-            self._seen = (found.st_mtime_ns, found.st_size)
+            self._version = (stat.st_mtime_ns, stat.st_size)
         return self._lists
 
 
 class Signatures:
-    """Every node this engine has. `uploads` lists the images in the input folder."""
+    """All nodes of this engine. `input_names` returns the names of the images in the input folder."""
 
-    def __init__(self, path: Path, files: FileLists, uploads: Callable[[], list[str]]) -> None:
-        found = json.loads(path.read_text(encoding="utf-8"))["nodes"]
-        self.nodes: dict[str, Node] = {name: _node(entry) for name, entry in found.items()}
-        self._files, self._uploads = files, uploads
+    def __init__(self, path: Path, files: FileLists, input_names: Callable[[], list[str]]) -> None:
+        entries = json.loads(path.read_text(encoding="utf-8"))["nodes"]
+        self.nodes: dict[str, Node] = {name: _node(entry) for name, entry in entries.items()}
+        self._files, self._input_names = files, input_names
 
-    def choices(self, given: Input) -> list[str]:
-        """The values that a COMBO allows at this moment."""
-        if given.folder == UPLOADS:
-            return self._uploads()
-        return self._files.lists().get(given.folder, []) if given.folder else list(given.choices)
+    def choices(self, node_input: Input) -> list[str]:
+        """The values that a COMBO allows now."""
+        if node_input.folder == INPUT_FOLDER:
+            return self._input_names()
+        if node_input.folder:
+            return self._files.lists().get(node_input.folder, [])
+        return list(node_input.choices)
 
-    def config(self, given: Input) -> list[Any]:
-        """An input as `/object_info` tells it: its type, or its list of choices, and the options."""
-        return [self.choices(given) if given.type == "COMBO" else given.type, dict(given.options)]
+    def config(self, node_input: Input) -> list[Any]:
+        """An input as in `/object_info`: its type, or its list of choices, and the options."""
+        first = self.choices(node_input) if node_input.type == "COMBO" else node_input.type
+        return [first, dict(node_input.options)]
 
     def folders(self) -> dict[str, list[str]]:
-        """Files by folder, for every folder that a node reads or that was listed."""
-        named: dict[str, list[str]] = {
+        """Files by folder, for every folder that a node reads or that has files."""
+        folders: dict[str, list[str]] = {
             i.folder: [] for node in self.nodes.values() for i in node.inputs.values() if i.folder
         }
-        return {
-            folder: names for folder, names in ({**named, **self._files.lists()}).items() if folder != UPLOADS
-        }
+        folders |= self._files.lists()
+        return {folder: names for folder, names in folders.items() if folder != INPUT_FOLDER}
 
     def object_info(self, name: str) -> dict[str, Any]:
         """The entry of one class in `/object_info`."""
@@ -113,18 +115,20 @@ class Signatures:
 
 
 def _node(entry: Mapping[str, Any]) -> Node:
-    inputs = {name: _input(given) for name, given in entry["inputs"].items() if _here(given.get("only_in"))}
+    inputs = {
+        name: _input(data) for name, data in entry["inputs"].items() if _in_this_version(data.get("only_in"))
+    }
     return Node(inputs, tuple(entry["outputs"]), bool(entry["output_node"]))
 
 
-def _input(given: Mapping[str, Any]) -> Input:
-    elsewhere = given.get("choices_in", {})
-    choices = tuple(choice for choice in given.get("choices", ()) if _here(elsewhere.get(choice)))
-    options = {key: given[key] for key in ("default", "min", "max", "step") if key in given}
-    if given.get("folder") == UPLOADS:
+def _input(data: Mapping[str, Any]) -> Input:
+    versions = data.get("choices_in", {})
+    choices = tuple(choice for choice in data.get("choices", ()) if _in_this_version(versions.get(choice)))
+    options = {key: data[key] for key in ("default", "min", "max", "step") if key in data}
+    if data.get("folder") == INPUT_FOLDER:
         options["image_upload"] = True
-    return Input(given["type"], bool(given.get("optional")), choices, given.get("folder"), options)
+    return Input(data["type"], bool(data.get("optional")), choices, data.get("folder"), options)
 
 
-def _here(versions: list[str] | None) -> bool:
+def _in_this_version(versions: list[str] | None) -> bool:
     return versions is None or VERSION in versions

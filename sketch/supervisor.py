@@ -1,4 +1,4 @@
-"""Keeps one sketch engine alive for a server of several processes, and tells them all where it is."""
+"""Keeps one sketch engine running for a server with several processes, and gives all of them its URL."""
 
 from __future__ import annotations
 
@@ -14,58 +14,60 @@ from sketch.process import SketchProcess
 
 log = logging.getLogger("easel.sketch")
 
-LOOK_S = 0.25
-PATIENCE_S = 5.0
-"""How long a process waits for an engine that is just being started"""
-PAUSE_S = 2.0
-"""Between a death and the next start, so that one that cannot live does not eat the machine"""
+CHECK_INTERVAL_S = 0.25
+URL_TIMEOUT_S = 5.0
+"""How long `url` waits for an engine that is starting"""
+RESTART_DELAY_S = 2.0
+"""Limits the load on the machine if the engine crashes at every start"""
 
 
 class SketchSupervisor:
-    """`start` and `stop` are for the one process whose child the engine is; `url` is for all, which share `address`,
-    a file that holds the engine's URL while it lives."""
+    """`start` and `stop` are for the one process that is the engine's parent. `url` is for all processes, which share
+    `url_file`: it contains the engine's URL while the engine runs."""
 
-    def __init__(self, nodes: Path, *, address: Path) -> None:
-        self._nodes, self._address = nodes, address
+    def __init__(self, nodes: Path, *, url_file: Path) -> None:
+        self._nodes, self._url_file = nodes, url_file
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self, files: Path) -> None:
-        """Returns at once; the engine answers some tenths of a second later. `files`: what its loaders list."""
-        self._address.unlink(missing_ok=True)
+        """Returns immediately; the engine responds some tenths of a second later. `files`: see `SketchProcess`."""
+        self._url_file.unlink(missing_ok=True)
         self._stopping.clear()
-        self._thread = threading.Thread(target=self._keep, args=(files,), name="sketch-keeper", daemon=True)
+        self._thread = threading.Thread(
+            target=self._supervise, args=(files,), name="sketch-supervisor", daemon=True
+        )
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the engine, if this process keeps it."""
+        """Stop the engine if this process started it."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join(10)
             self._thread = None
 
     def url(self) -> str | None:
-        """Where the engine is, or None when it does not come up within a few seconds."""
-        give_up = time.monotonic() + PATIENCE_S
+        """The engine's URL; None if it does not start within URL_TIMEOUT_S."""
+        deadline = time.monotonic() + URL_TIMEOUT_S
         while True:
             with contextlib.suppress(OSError):
-                return self._address.read_text("utf-8")
-            if time.monotonic() > give_up:
+                return self._url_file.read_text("utf-8")
+            if time.monotonic() > deadline:
                 return None
             time.sleep(0.02)
 
-    def _keep(self, files: Path) -> None:
+    def _supervise(self, files: Path) -> None:
         while not self._stopping.is_set():
             try:
                 with SketchProcess(nodes=self._nodes, files=files) as sketch:
-                    write_atomic(self._address, sketch.url.encode())
+                    write_atomic(self._url_file, sketch.url.encode())
                     log.warning("no ComfyUI: the built-in sketch engine draws instead, at %s", sketch.url)
-                    while sketch.alive() and not self._stopping.wait(LOOK_S):
+                    while sketch.alive() and not self._stopping.wait(CHECK_INTERVAL_S):
                         pass
             except (EaselError, OSError) as error:
-                log.error("the sketch engine: %s", error)
+                log.error("the sketch engine failed: %s", error)
             finally:
-                self._address.unlink(missing_ok=True)
+                self._url_file.unlink(missing_ok=True)
             if not self._stopping.wait(0):
-                log.error("the sketch engine ended; it is started again")
-                self._stopping.wait(PAUSE_S)
+                log.error("the sketch engine ended; restarting it in %g s", RESTART_DELAY_S)
+                self._stopping.wait(RESTART_DELAY_S)

@@ -1,4 +1,4 @@
-"""What ComfyUI says about a graph before it runs it: the same error types, messages and details, without tracebacks.
+"""Checks a graph before it runs, with ComfyUI's error types, messages and details, but without tracebacks.
 Converts plain values in place ("64" becomes 64), as ComfyUI does."""
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ LONG_LIST = 20
 
 
 @dataclass
-class Verdict:
-    """`outputs`: the output nodes that may run. `error` only when none may."""
+class ValidationResult:
+    """`outputs`: the output nodes that can run. `error` is set only if none can."""
 
     outputs: list[str]
     node_errors: dict[str, Any] = field(default_factory=dict)
     error: NodeError | None = None
 
 
-def validate(prompt: Any, targets: Any, signatures: Signatures, has_image: Callable[[Any], bool]) -> Verdict:
-    """Judges a graph. A graph that is no object of objects raises as it does in ComfyUI (the caller answers 500)."""
+def validate(
+    prompt: Any, targets: Any, signatures: Signatures, has_image: Callable[[Any], bool]
+) -> ValidationResult:
+    """Check a graph. If it is not an object of objects, this raises as it does in ComfyUI (the caller answers 500)."""
     outputs = []
     for node_id in prompt:
         node = prompt[node_id]
@@ -34,174 +36,173 @@ def validate(prompt: Any, targets: Any, signatures: Signatures, has_image: Calla
                 "Cannot execute because a node is missing the class_type property.",
                 f"Node ID '#{node_id}'",
             )
-        known = signatures.nodes.get(node["class_type"])
-        if known is None:
+        signature = signatures.nodes.get(node["class_type"])
+        if signature is None:
             return _refused(
                 "invalid_prompt",
                 f"Cannot execute because node {node['class_type']} does not exist.",
                 f"Node ID '#{node_id}'",
             )
-        if known.output_node and (targets is None or node_id in targets):
+        if signature.output_node and (targets is None or node_id in targets):
             outputs.append(node_id)
     if not outputs:
         return _refused("prompt_no_outputs", "Prompt has no outputs", "")
-    return _judge(prompt, outputs, GraphWalk(prompt, signatures, has_image))
+    return _validate_outputs(prompt, outputs, GraphWalk(prompt, signatures, has_image))
 
 
-def _judge(prompt: Any, outputs: list[str], walk: GraphWalk) -> Verdict:
-    good: list[str] = []
-    complaints: list[str] = []
+def _validate_outputs(prompt: Any, outputs: list[str], walk: GraphWalk) -> ValidationResult:
+    valid: list[str] = []
+    lines: list[str] = []
     node_errors: dict[str, Any] = {}
     for output in outputs:
-        if walk.output_is_good(output):
-            good.append(output)
+        if walk.is_output_valid(output):
+            valid.append(output)
             continue
-        complaints += [f"{error['message']}: {error['details']}" for error in walk.errors[output]]
+        lines += [f"{error['message']}: {error['details']}" for error in walk.errors[output]]
         for node_id, errors in walk.errors.items():
             if errors:
-                fresh = {
+                entry = {
                     "errors": errors,
                     "dependent_outputs": [],
                     "class_type": prompt[node_id]["class_type"],
                 }
-                node_errors.setdefault(node_id, fresh)["dependent_outputs"].append(output)
-    if good:
-        return Verdict(good, node_errors) if _can_run(prompt) else _no_inputs(prompt)
-    failed = node_error(
-        "prompt_outputs_failed_validation", "Prompt outputs failed validation", "\n".join(complaints), {}
+                node_errors.setdefault(node_id, entry)["dependent_outputs"].append(output)
+    if valid:
+        return ValidationResult(valid, node_errors) if _can_run(prompt) else _no_inputs(prompt)
+    error = node_error(
+        "prompt_outputs_failed_validation", "Prompt outputs failed validation", "\n".join(lines), {}
     )
-    return Verdict([], node_errors, failed)
+    return ValidationResult([], node_errors, error)
 
 
 def _can_run(prompt: Any) -> bool:
     return all(isinstance(node.get("inputs"), dict) for node in prompt.values())
 
 
-def _no_inputs(prompt: Any) -> Verdict:
-    """ComfyUI accepts such a node when nothing is linked to it, and its worker dies of it; here it is refused."""
+def _no_inputs(prompt: Any) -> ValidationResult:
+    """ComfyUI accepts such a node if nothing is linked to it, and its worker thread crashes; here it is refused."""
     node_id = next(key for key, node in prompt.items() if not isinstance(node.get("inputs"), dict))
     return _refused("invalid_prompt", "Cannot execute because a node has no inputs.", f"Node ID '#{node_id}'")
 
 
-def _refused(kind: str, message: str, details: str) -> Verdict:
-    return Verdict([], {}, node_error(kind, message, details, {}))
+def _refused(kind: str, message: str, details: str) -> ValidationResult:
+    return ValidationResult([], {}, node_error(kind, message, details, {}))
 
 
 def node_error(kind: str, message: str, details: str, extra: Mapping[str, Any]) -> NodeError:
-    """One error as ComfyUI writes it."""
+    """One error in ComfyUI's format."""
     return {"type": kind, "message": message, "details": details, "extra_info": dict(extra)}
 
 
 class GraphWalk:
-    """Judges nodes from the outputs backwards, each once. `faults[id]`: what is wrong with that node itself."""
+    """Validates nodes, each once, from the outputs backwards. `errors[id]`: the errors of that node's own inputs."""
 
     def __init__(self, prompt: Any, signatures: Signatures, has_image: Callable[[Any], bool]) -> None:
         self._prompt, self._signatures, self._has_image = prompt, signatures, has_image
-        self._verdicts: dict[str, bool] = {}
+        self._results: dict[str, bool] = {}
         self.errors: dict[str, list[NodeError]] = {}
 
-    def output_is_good(self, node_id: str) -> bool:
-        """Whether this output node and all it needs are in order."""
+    def is_output_valid(self, node_id: str) -> bool:
+        """Whether this output node and all nodes that it depends on are valid."""
         try:
-            return self._node(node_id)
-        except Exception as error:
-            extra = {"exception_type": type(error).__name__, "traceback": []}
-            found = node_error(
-                "exception_during_validation", "Exception when validating node", str(error), extra
+            return self._validate_node(node_id)
+        except Exception as exception:
+            extra = {"exception_type": type(exception).__name__, "traceback": []}
+            error = node_error(
+                "exception_during_validation", "Exception when validating node", str(exception), extra
             )
-            return self._settle(node_id, [found], False)
+            return self._set_result(node_id, [error], False)
 
-    def _node(self, node_id: str) -> bool:
-        if node_id in self._verdicts:
-            return self._verdicts[node_id]
-        self._verdicts[node_id] = False  # so that a cycle ends here: it fails without a fault of any node
+    def _validate_node(self, node_id: str) -> bool:
+        if node_id in self._results:
+            return self._results[node_id]
+        self._results[node_id] = False  # ends the recursion in a cycle, which is invalid without any error
         inputs = self._prompt[node_id]["inputs"]
         signature = self._signatures.nodes[self._prompt[node_id]["class_type"]]
-        found: list[NodeError] = []
-        good = True
+        errors: list[NodeError] = []
+        sources_valid = True
         for name, expected in signature.inputs.items():
             if name in inputs:
-                good &= self._input(name, expected, inputs, found)
+                sources_valid &= self._validate_input(name, expected, inputs, errors)
             elif not expected.optional:
-                found.append(
-                    node_error(
-                        "required_input_missing", "Required input is missing", name, {"input_name": name}
-                    )
-                )
-        return self._settle(node_id, found, good)
+                extra = {"input_name": name}
+                errors.append(node_error("required_input_missing", "Required input is missing", name, extra))
+        return self._set_result(node_id, errors, sources_valid)
 
-    def _settle(self, node_id: str, found: list[NodeError], good: bool) -> bool:
-        self.errors[node_id] = found
-        self._verdicts[node_id] = good and not found
-        return self._verdicts[node_id]
+    def _set_result(self, node_id: str, errors: list[NodeError], sources_valid: bool) -> bool:
+        self.errors[node_id] = errors
+        self._results[node_id] = sources_valid and not errors
+        return self._results[node_id]
 
-    def _input(self, name: str, expected: Input, inputs: dict[str, Any], found: list[NodeError]) -> bool:
-        """Checks one input; false when what it is linked to is at fault. Its own faults go to `found`."""
+    def _validate_input(
+        self, name: str, expected: Input, inputs: dict[str, Any], errors: list[NodeError]
+    ) -> bool:
+        """Check one input and append its errors to `errors`. False if the node that it is linked to is invalid."""
         value = inputs[name]
         if isinstance(value, list):
-            return self._link(name, expected, value, found)
+            return self._validate_link(name, expected, value, errors)
         if isinstance(value, dict) and "__value__" in value:
             value = inputs[name] = value["__value__"]
-        told = self._told(name, expected)
+        extra = self._extra_info(name, expected)
         if expected.type in CONVERT:
             try:
                 value = inputs[name] = CONVERT[expected.type](value)
             except Exception as error:
-                told |= {"received_value": value, "exception_message": str(error)}
+                extra |= {"received_value": value, "exception_message": str(error)}
                 message = f"Failed to convert an input value to a {expected.type} value"
-                found.append(node_error("invalid_input_type", message, f"{name}, {value}, {error}", told))
+                errors.append(node_error("invalid_input_type", message, f"{name}, {value}, {error}", extra))
                 return True
-        wrong = self._out_of_range(name, expected, value, told) or self._not_in_list(
-            name, expected, value, told
+        value_error = self._out_of_range(name, expected, value, extra) or self._not_in_list(
+            name, expected, value, extra
         )
-        if wrong:
-            found.append(wrong)
+        if value_error:
+            errors.append(value_error)
         return True
 
-    def _link(self, name: str, expected: Input, link: list[Any], found: list[NodeError]) -> bool:
-        told = self._told(name, expected)
+    def _validate_link(self, name: str, expected: Input, link: list[Any], errors: list[NodeError]) -> bool:
+        extra = self._extra_info(name, expected)
         if len(link) != 2:
             message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
-            found.append(node_error("bad_linked_input", message, name, told | {"received_value": link}))
+            errors.append(node_error("bad_linked_input", message, name, extra | {"received_value": link}))
             return True
         source, slot = link
         received = self._signatures.nodes[self._prompt[source]["class_type"]].outputs[slot]
         if received != expected.type and "*" not in (received, expected.type):
-            wanted = told["input_config"][0]
-            details = f"{name}, received_type({received}) mismatch input_type({wanted})"
-            told |= {"received_type": received, "linked_node": link}
-            found.append(
-                node_error("return_type_mismatch", "Return type mismatch between linked nodes", details, told)
-            )
+            input_type = extra["input_config"][0]
+            details = f"{name}, received_type({received}) mismatch input_type({input_type})"
+            extra |= {"received_type": received, "linked_node": link}
+            message = "Return type mismatch between linked nodes"
+            errors.append(node_error("return_type_mismatch", message, details, extra))
             return True
-        return self._linked_node(source, link, told)
+        return self._validate_source(source, link, extra)
 
-    def _linked_node(self, source: str, link: list[Any], told: dict[str, Any]) -> bool:
+    def _validate_source(self, source: str, link: list[Any], extra: dict[str, Any]) -> bool:
         try:
-            return self._node(source)
-        except Exception as error:
-            told |= {"exception_message": str(error), "exception_type": type(error).__name__}
-            told |= {"traceback": [], "linked_node": link}
+            return self._validate_node(source)
+        except Exception as exception:
+            extra |= {"exception_message": str(exception), "exception_type": type(exception).__name__}
+            extra |= {"traceback": [], "linked_node": link}
             message = "Exception when validating inner node"
-            return self._settle(
-                source, [node_error("exception_during_inner_validation", message, str(error), told)], False
-            )
+            error = node_error("exception_during_inner_validation", message, str(exception), extra)
+            return self._set_result(source, [error], False)
 
-    def _told(self, name: str, expected: Input) -> dict[str, Any]:
+    def _extra_info(self, name: str, expected: Input) -> dict[str, Any]:
         return {"input_name": name, "input_config": self._signatures.config(expected)}
 
-    def _out_of_range(self, name: str, expected: Input, value: Any, told: dict[str, Any]) -> NodeError | None:
-        told = told | {"received_value": value}
-        least, most = expected.options.get("min"), expected.options.get("max")
-        if least is not None and value < least:
-            return node_error(
-                "value_smaller_than_min", f"Value {value} smaller than min of {least}", name, told
-            )
-        if most is not None and value > most:
-            return node_error("value_bigger_than_max", f"Value {value} bigger than max of {most}", name, told)
+    def _out_of_range(
+        self, name: str, expected: Input, value: Any, extra: dict[str, Any]
+    ) -> NodeError | None:
+        extra = extra | {"received_value": value}
+        minimum, maximum = expected.options.get("min"), expected.options.get("max")
+        if minimum is not None and value < minimum:
+            message = f"Value {value} smaller than min of {minimum}"
+            return node_error("value_smaller_than_min", message, name, extra)
+        if maximum is not None and value > maximum:
+            message = f"Value {value} bigger than max of {maximum}"
+            return node_error("value_bigger_than_max", message, name, extra)
         return None
 
-    def _not_in_list(self, name: str, expected: Input, value: Any, told: dict[str, Any]) -> NodeError | None:
+    def _not_in_list(self, name: str, expected: Input, value: Any, extra: dict[str, Any]) -> NodeError | None:
         if expected.type != "COMBO":
             return None
         if expected.folder == "input":
@@ -209,12 +210,11 @@ class GraphWalk:
         choices = self._signatures.choices(expected)
         if value in choices:
             return None
-        many = len(choices) > LONG_LIST
-        listed = f"(list of length {len(choices)})" if many else str(choices)
-        told = told | {"received_value": value, "input_config": None if many else told["input_config"]}
-        return node_error(
-            "value_not_in_list", "Value not in list", f"{name}: '{value}' not in {listed}", told
-        )
+        is_long = len(choices) > LONG_LIST
+        listed = f"(list of length {len(choices)})" if is_long else str(choices)
+        extra = extra | {"received_value": value, "input_config": None if is_long else extra["input_config"]}
+        details = f"{name}: '{value}' not in {listed}"
+        return node_error("value_not_in_list", "Value not in list", details, extra)
 
 
 def _no_image(name: str, value: Any) -> NodeError:

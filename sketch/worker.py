@@ -1,4 +1,4 @@
-"""Runs jobs one at a time in a thread of its own, node by node, and keeps the results of the last graph."""
+"""Runs jobs one at a time in its own thread, node by node, and caches the results of the last graph."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from sketch.jobs import Job, JobQueue
 from sketch.nodes import run_node
 from sketch.nodes.inputs import NodeInputs
 from sketch.nodes.values import Value
-from sketch.signatures import UPLOADS, Signatures
+from sketch.signatures import INPUT_FOLDER, Signatures
 from sketch.sockets import Sockets
 
 NEVER_CACHED = {"SaveImageWebsocket"}
 
 
 class Interrupted(Exception):
-    """Somebody stopped the running job."""
+    """The running job was interrupted."""
 
 
 @dataclass(frozen=True)
-class Done:
-    """The result of a node."""
+class NodeResult:
+    """What a node returned. `ui`: what it reports to the user interface, if anything."""
 
     outputs: tuple[Value, ...]
-    shown: dict[str, Any] | None
+    ui: dict[str, Any] | None
 
 
 class Worker(threading.Thread):
-    """The one thread that draws."""
+    """The thread that draws."""
 
     def __init__(
         self, jobs: JobQueue, signatures: Signatures, folders: Folders, sockets: Sockets, render_s: float
@@ -44,7 +44,7 @@ class Worker(threading.Thread):
         super().__init__(name="sketch-worker", daemon=True)
         self._jobs, self._sockets = jobs, sockets
         self._signatures, self._folders, self._render_s = signatures, folders, render_s
-        self._cache: dict[str, Done] = {}
+        self._cache: dict[str, NodeResult] = {}
 
     def run(self) -> None:
         while not self._jobs.closed:
@@ -52,21 +52,21 @@ class Worker(threading.Thread):
             if free:
                 self._cache = {}
             if job:
-                self._do(job)
+                self._run_job(job)
 
-    def _do(self, job: Job) -> None:
+    def _run_job(self, job: Job) -> None:
         execution = Execution(
             job, self._signatures, self._folders, self._sockets, self._render_s, self._cache
         )
         entry = execution.run()
         self._cache = execution.cache
         self._jobs.finish(entry)
-        execution.tell("executing", {"node": None, "prompt_id": job.prompt_id})
-        self._sockets.at_work(None, None)
+        execution.send("executing", {"node": None, "prompt_id": job.prompt_id})
+        self._sockets.set_running_node(None, None)
 
 
 class Execution:
-    """One job while it runs. `cache` holds the results of its nodes by signature, old ones that still fit included."""
+    """One running job. `cache`: the results of its nodes by fingerprint, including still valid results of the last job."""
 
     def __init__(
         self,
@@ -75,105 +75,106 @@ class Execution:
         folders: Folders,
         sockets: Sockets,
         render_s: float,
-        cache: Mapping[str, Done],
+        cache: Mapping[str, NodeResult],
     ) -> None:
         self.job, self.folders, self.render_s = job, folders, render_s
         self.signatures, self.sockets = signatures, sockets
         self.client = job.extra_data.get("client_id")
         self.keys = Fingerprints(job.prompt, signatures, folders).all()
         self.cache = {key: cache[key] for key in self.keys.values() if key in cache}
-        self.old = {node_id for node_id, key in self.keys.items() if key in self.cache}
+        self.cached = {node_id for node_id, key in self.keys.items() if key in self.cache}
         self.executed: list[str] = []
         self.states: dict[str, dict[str, Any]] = {}
         self._messages: list[tuple[str, dict[str, Any]]] = []
 
     def run(self) -> dict[str, Any]:
-        """Draws, telling the client as it goes. Gives the entry of the history, without the job itself."""
-        self._say("execution_start", {})
-        self._say(
-            "execution_cached", {"nodes": [node_id for node_id in self.job.prompt if node_id in self.old]}
+        """Run the nodes and send events to the client. Returns the history entry, without the job itself."""
+        self._send_and_record("execution_start", {})
+        self._send_and_record(
+            "execution_cached", {"nodes": [node_id for node_id in self.job.prompt if node_id in self.cached]}
         )
-        ended = self._run_nodes()
-        if ended:
-            self._say("execution_success", {})
+        succeeded = self._run_nodes()
+        if succeeded:
+            self._send_and_record("execution_success", {})
         status = {
-            "status_str": "success" if ended else "error",
-            "completed": ended,
+            "status_str": "success" if succeeded else "error",
+            "completed": succeeded,
             "messages": [list(message) for message in self._messages],
         }
-        return {"outputs": self._shown(), "status": status, "meta": self._meta()}
+        return {"outputs": self._ui_outputs(), "status": status, "meta": self._meta()}
 
     def _run_nodes(self) -> bool:
-        for node_id in order(self.job.prompt, self.job.outputs, self.old, self.signatures):
+        for node_id in execution_order(self.job.prompt, self.job.outputs, self.cached, self.signatures):
             try:
                 self._run_node(node_id)
             except Interrupted:
-                self._say("execution_interrupted", self._where(node_id))
+                self._send_and_record("execution_interrupted", self._node_info(node_id))
                 return False
             except Exception as error:
-                self._say("execution_error", self._where(node_id) | self._why(node_id, error))
+                details = self._node_info(node_id) | self._error_info(node_id, error)
+                self._send_and_record("execution_error", details)
                 return False
             self.executed.append(node_id)
         return True
 
     def _run_node(self, node_id: str) -> None:
-        done = self.cache.get(self.keys[node_id])
-        if done:
-            self._show(node_id, done)
-            self._state(node_id, "finished", 1, 1)
+        result = self.cache.get(self.keys[node_id])
+        if result:
+            self._send_ui_output(node_id, result)
+            self._send_state(node_id, "finished", 1, 1)
             return
-        self._state(node_id, "running", 0.0, 1.0)
-        self.sockets.at_work(self.client, node_id)
-        self.tell("executing", {"node": node_id, "display_node": node_id, "prompt_id": self.job.prompt_id})
+        self._send_state(node_id, "running", 0.0, 1.0)
+        self.sockets.set_running_node(self.client, node_id)
+        self.send("executing", {"node": node_id, "display_node": node_id, "prompt_id": self.job.prompt_id})
         node = self.job.prompt[node_id]
-        given = NodeInputs(
+        inputs = NodeInputs(
             node["class_type"], self.signatures.nodes[node["class_type"]], self._inputs(node_id)
         )
-        stage = JobNodeContext(self, node_id)
-        stage.pause(0)
-        done = Done(*run_node(given, stage))
-        self.cache[self.keys[node_id]] = done
-        self._show(node_id, done)
-        most = self.states[node_id]["max"]
-        self._state(node_id, "finished", most, most)
+        context = JobNodeContext(self, node_id)
+        context.pause(0)
+        result = NodeResult(*run_node(inputs, context))
+        self.cache[self.keys[node_id]] = result
+        self._send_ui_output(node_id, result)
+        maximum = self.states[node_id]["max"]
+        self._send_state(node_id, "finished", maximum, maximum)
 
     def _inputs(self, node_id: str) -> dict[str, Any]:
-        """The inputs of a node, with what came out of other nodes in the place of links."""
+        """The inputs of a node, with links replaced by the outputs of other nodes."""
         inputs = self.job.prompt[node_id]["inputs"]
         return {name: self._output(*value) if _is_link(value) else value for name, value in inputs.items()}
 
     def _output(self, node_id: str, slot: int) -> Value:
         return self.cache[self.keys[node_id]].outputs[slot]
 
-    # --- telling ---
+    # --- events ---
 
-    def tell(self, event: str, data: dict[str, Any]) -> None:
-        """Sends an event to the job's client; nothing when it named none."""
+    def send(self, event: str, data: dict[str, Any]) -> None:
+        """Send an event to the job's client, if it has one."""
         if self.client is not None:
             self.sockets.send(event, data, self.client)
 
-    def _say(self, event: str, data: dict[str, Any]) -> None:
-        """The same, and the history keeps it."""
+    def _send_and_record(self, event: str, data: dict[str, Any]) -> None:
+        """Send an event and record it in the history."""
         data = {"prompt_id": self.job.prompt_id, **data, "timestamp": int(time.time() * 1000)}
         if event == "execution_cached":
             data = {"nodes": data["nodes"], **data}
         self._messages.append((event, data))
-        self.tell(event, data)
+        self.send(event, data)
 
-    def _show(self, node_id: str, done: Done) -> None:
-        if done.shown:
-            told = {
+    def _send_ui_output(self, node_id: str, result: NodeResult) -> None:
+        if result.ui:
+            data = {
                 "node": node_id,
                 "display_node": node_id,
-                "output": done.shown,
+                "output": result.ui,
                 "prompt_id": self.job.prompt_id,
             }
-            self.tell("executed", told)
+            self.send("executed", data)
 
-    def _state(self, node_id: str, state: str, value: float, most: float) -> None:
+    def _send_state(self, node_id: str, state: str, value: float, maximum: float) -> None:
         self.states[node_id] = {
             "value": value,
-            "max": most,
+            "max": maximum,
             "state": state,
             "node_id": node_id,
             "prompt_id": self.job.prompt_id,
@@ -185,37 +186,38 @@ class Execution:
             "progress_state", {"prompt_id": self.job.prompt_id, "nodes": dict(self.states)}, self.client
         )
 
-    def progress(self, node_id: str, value: int, most: int, picture: tuple[str, bytes] | None) -> None:
-        """A step of a node; without a client everybody hears it, as in ComfyUI."""
-        self._state(node_id, "running", value, most)
-        told = {"value": value, "max": most, "prompt_id": self.job.prompt_id, "node": node_id}
-        self.sockets.send_progress(told, picture, self.client)
+    def progress(self, node_id: str, value: int, maximum: int, picture: tuple[str, bytes] | None) -> None:
+        """Send a step of a node; if the job has no client, to all clients, as in ComfyUI."""
+        self._send_state(node_id, "running", value, maximum)
+        data = {"value": value, "max": maximum, "prompt_id": self.job.prompt_id, "node": node_id}
+        self.sockets.send_progress(data, picture, self.client)
 
-    def _where(self, node_id: str) -> dict[str, Any]:
+    def _node_info(self, node_id: str) -> dict[str, Any]:
         return {
             "node_id": node_id,
             "node_type": self.job.prompt[node_id]["class_type"],
             "executed": list(self.executed),
         }
 
-    def _why(self, node_id: str, error: Exception) -> dict[str, Any]:
-        kind = type(error)
-        module = "" if kind.__module__ in ("builtins", "__main__") else kind.__module__ + "."
+    def _error_info(self, node_id: str, error: Exception) -> dict[str, Any]:
+        error_class = type(error)
+        module = error_class.__module__
+        prefix = "" if module in ("builtins", "__main__") else module + "."
         try:
-            inputs = {name: [_written(value)] for name, value in self._inputs(node_id).items()}
+            inputs = {name: [_serializable(value)] for name, value in self._inputs(node_id).items()}
         except (KeyError, IndexError, TypeError):
             inputs = {}
         return {
             "exception_message": f"{error}\n",
-            "exception_type": module + kind.__qualname__,
+            "exception_type": prefix + error_class.__qualname__,
             "traceback": [],
             "current_inputs": inputs,
             "current_outputs": list(self.job.prompt),
         }
 
-    def _shown(self) -> dict[str, Any]:
-        found = {node_id: self.cache.get(key) for node_id, key in self.keys.items()}
-        return {node_id: done.shown for node_id, done in found.items() if done and done.shown}
+    def _ui_outputs(self) -> dict[str, Any]:
+        results = {node_id: self.cache.get(key) for node_id, key in self.keys.items()}
+        return {node_id: result.ui for node_id, result in results.items() if result and result.ui}
 
     def _meta(self) -> dict[str, Any]:
         return {
@@ -225,12 +227,12 @@ class Execution:
                 "parent_node": None,
                 "real_node_id": node_id,
             }
-            for node_id in self._shown()
+            for node_id in self._ui_outputs()
         }
 
 
 class JobNodeContext:
-    """What one node may use while it runs; see `given.Stage`."""
+    """Implements `inputs.NodeContext` for one node of a job."""
 
     def __init__(self, execution: Execution, node_id: str) -> None:
         self._execution, self._node_id = execution, node_id
@@ -238,8 +240,8 @@ class JobNodeContext:
         self.prompt, self.extra_data = execution.job.prompt, execution.job.extra_data
 
     def wants_previews(self) -> bool:
-        wanted = self.extra_data.get("preview_method") != "none"
-        return wanted and self._execution.sockets.listening(self._execution.client)
+        enabled = self.extra_data.get("preview_method") != "none"
+        return enabled and self._execution.sockets.is_connected(self._execution.client)
 
     def pause(self, seconds: float) -> None:
         if self._execution.job.interrupted.wait(seconds):
@@ -251,35 +253,35 @@ class JobNodeContext:
 
 
 class Fingerprints:
-    """Tells nodes that would give the same result: class, plain inputs and all above them; node ids do not matter."""
+    """Nodes with the same fingerprint give the same result. It covers class, plain inputs and all source nodes, but not
+    node ids."""
 
     def __init__(self, prompt: Mapping[str, Any], signatures: Signatures, folders: Folders) -> None:
         self._prompt, self._signatures, self._folders = prompt, signatures, folders
-        self._found: dict[str, str] = {}
+        self._fingerprints: dict[str, str] = {}
 
     def all(self) -> dict[str, str]:
         """The fingerprint of each node."""
         return {node_id: self._of(node_id) for node_id in self._prompt}
 
     def _of(self, node_id: str) -> str:
-        if node_id not in self._found:
-            self._found[node_id] = (
-                uuid.uuid4().hex
-            )  # stays for what cannot be told: a cycle, a link into nowhere
-            self._found[node_id] = self._made(node_id)
-        return self._found[node_id]
+        if node_id not in self._fingerprints:
+            # Ends the recursion in a cycle.
+            self._fingerprints[node_id] = uuid.uuid4().hex
+            self._fingerprints[node_id] = self._compute(node_id)
+        return self._fingerprints[node_id]
 
-    def _made(self, node_id: str) -> str:
+    def _compute(self, node_id: str) -> str:
         node = self._prompt[node_id]
-        told = [node["class_type"]]
+        parts = [node["class_type"]]
         if node["class_type"] in NEVER_CACHED:
-            told.append(uuid.uuid4().hex)
+            parts.append(uuid.uuid4().hex)
         signature = self._signatures.nodes[node["class_type"]]
         for name, value in sorted(node["inputs"].items()):
-            told += [name, self._value(value)]
-            if name in signature.inputs and signature.inputs[name].folder == UPLOADS:
-                told.append(self._file(value))
-        return blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
+            parts += [name, self._value(value)]
+            if name in signature.inputs and signature.inputs[name].folder == INPUT_FOLDER:
+                parts.append(self._file_digest(value))
+        return blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
     def _value(self, value: Any) -> str:
         if _is_link(value):
@@ -287,50 +289,52 @@ class Fingerprints:
             return f"{source}:{value[1]}"
         return json.dumps(value, sort_keys=True)
 
-    def _file(self, name: Any) -> str:
-        """What is in a file that a node names, whatever stands there in the place of a name."""
-        place = self._folders.uploaded(name) if isinstance(name, str) else None
+    def _file_digest(self, name: Any) -> str:
+        """A digest of the file that a node reads; empty if `name` is not the name of a file."""
+        path = self._folders.image_path(name) if isinstance(name, str) else None
         try:
-            return blake2b(place.read_bytes(), digest_size=16).hexdigest() if place else ""
+            return blake2b(path.read_bytes(), digest_size=16).hexdigest() if path else ""
         except OSError:
-            return ""  # a directory, or just gone: the node that opens it will say so
+            return ""  # a directory, or just deleted: the node that opens it reports the error
 
 
-def order(prompt: Mapping[str, Any], outputs: list[str], old: set[str], signatures: Signatures) -> list[str]:
-    """The nodes in the order ComfyUI runs them: what the outputs need, each after its sources, nearest to an output
-    first. A cached node needs nothing, and is met only where it is an output itself."""
+def execution_order(
+    prompt: Mapping[str, Any], outputs: list[str], cached: set[str], signatures: Signatures
+) -> list[str]:
+    """The nodes that the outputs need, in the order in which ComfyUI runs them: each after its sources, and the node
+    nearest to an output first. A cached node needs no sources, and is included only if it is an output itself."""
     needs: dict[str, set[str]] = {}
     for output in outputs:
         stack = [output]
         while stack:
             node_id = stack.pop()
             if node_id not in needs:
-                needs[node_id] = set() if node_id in old else _sources(prompt[node_id]) - old
+                needs[node_id] = set() if node_id in cached else _sources(prompt[node_id]) - cached
                 stack += [source for source in _sources_in_order(prompt[node_id]) if source in needs[node_id]]
     users: dict[str, list[str]] = {node_id: [] for node_id in needs}
     for node_id, sources in needs.items():
         for source in sources:
             users[source].append(node_id)
-    far = {node_id: _distance(node_id, prompt, users, signatures) for node_id in needs}
-    done: list[str] = []
+    distances = {node_id: _distance(node_id, prompt, users, signatures) for node_id in needs}
+    order: list[str] = []
     while needs:
         ready = [node_id for node_id, sources in needs.items() if not sources]
-        done.append(min(ready, key=lambda node_id: far[node_id]))
-        del needs[done[-1]]
+        order.append(min(ready, key=lambda node_id: distances[node_id]))
+        del needs[order[-1]]
         for sources in needs.values():
-            sources.discard(done[-1])
-    return done
+            sources.discard(order[-1])
+    return order
 
 
 def _distance(
     node_id: str, prompt: Mapping[str, Any], users: Mapping[str, list[str]], signatures: Signatures
 ) -> int:
-    """0 for an output node, 1 or 2 for what stands directly before one, 3 for all else."""
+    """Links to the nearest output node: 0 for an output node itself, 1, 2, or 3 for all that are further away."""
     level = [node_id]
     for distance in range(3):
-        if any(signatures.nodes[prompt[each]["class_type"]].output_node for each in level):
+        if any(signatures.nodes[prompt[user]["class_type"]].output_node for user in level):
             return distance
-        level = list(itertools.chain.from_iterable(users[each] for each in level))
+        level = list(itertools.chain.from_iterable(users[user] for user in level))
     return 3
 
 
@@ -351,6 +355,6 @@ def _is_link(value: Any) -> bool:
     )
 
 
-def _written(value: Any) -> Any:
-    """A value for the report of an error: plain ones as they are, others by their name."""
+def _serializable(value: Any) -> Any:
+    """A value for an error event: numbers and texts unchanged, other values as text."""
     return value if value is None or isinstance(value, int | float | str) else str(value)

@@ -1,4 +1,4 @@
-"""A sketch engine for the session, and applications over it."""
+"""Fixtures: one sketch engine for the test session, and applications that use it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 
 from app import Container, create_app
 from compiler import SourcePaths, load_catalogue, read_sources
-from settings import BY_NAME, Settings
+from settings import SETTINGS_BY_NAME, Settings
 from sketch import SketchProcess
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,14 +21,14 @@ NODES = ROOT / "schemas/nodes.json"
 
 @pytest.fixture(scope="session")
 def catalogue_files() -> dict[str, list[str]]:
-    """The files that the project's own catalogue names, by folder."""
+    """The files in the project's catalogue, by folder."""
     paths = SourcePaths(ROOT / "catalogue.yaml", ROOT / "templates_wf", ROOT / "schemas")
     return load_catalogue(read_sources(paths)).files
 
 
 @pytest.fixture(scope="session")
 def sketch_url(catalogue_files: dict[str, list[str]]) -> Iterator[str]:
-    """A sketch engine that has every file of the catalogue and draws at once."""
+    """A sketch engine that has every file of the catalogue and draws without delay."""
     with SketchProcess(nodes=NODES, files=catalogue_files) as sketch:
         yield sketch.url
 
@@ -38,23 +38,23 @@ MakeApp = Callable[..., Flask]
 
 @pytest.fixture
 def make_app(tmp_path: Path, sketch_url: str) -> Iterator[MakeApp]:
-    """Makes an application over the sketch engine; settings by name, dots as double underscores."""
-    houses: list[Container] = []
+    """Creates applications that use the sketch engine. Settings are keyword arguments with `__` for dots."""
+    containers: list[Container] = []
 
-    def make(**given: Any) -> Flask:
-        values = {name: setting.default for name, setting in BY_NAME.items()}
+    def make(**settings: Any) -> Flask:
+        values = {name: setting.default for name, setting in SETTINGS_BY_NAME.items()}
         values |= {"engine.url": sketch_url, "state_dir": str(tmp_path / "state")}
-        values |= {name.replace("__", "."): value for name, value in given.items()}
+        values |= {name.replace("__", "."): value for name, value in settings.items()}
         app = create_app(Settings(values, base=ROOT))
-        houses.append(app.extensions["easel"])
+        containers.append(app.extensions["easel"])
         return app
 
     yield make
-    for container in houses:
+    for container in containers:
         container.engine_selector.close()
 
 
 @pytest.fixture
 def client(make_app: MakeApp) -> FlaskClient:
-    """A client of an application with default settings."""
+    """A test client of an application with default settings."""
     return make_app().test_client()

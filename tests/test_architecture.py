@@ -1,4 +1,4 @@
-"""The arrows of the house: which room may import which. Moving a wall means changing this table on purpose."""
+"""Which package may import which. To change the structure, change these tables deliberately."""
 
 from __future__ import annotations
 
@@ -54,37 +54,40 @@ FORBIDDEN: dict[str, set[str]] = {
     "errors": {"flask", "werkzeug"},
     "api": {"jinja2", "websocket", "requests", "filelock"},
 }
-"""Libraries that a room must never know."""
+"""package -> libraries that it must not import"""
 
 
-def files_of(room: str) -> list[Path]:
-    return sorted((ROOT / room).rglob("*.py")) if (ROOT / room).is_dir() else [ROOT / f"{room}.py"]
+def files_of(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py")) if (ROOT / package).is_dir() else [ROOT / f"{package}.py"]
 
 
-def imports_of(room: str) -> set[str]:
-    found: set[str] = set()
-    for path in files_of(room):
+def imports_of(package: str) -> set[str]:
+    names: set[str] = set()
+    for path in files_of(package):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Import):
-                found |= {alias.name.split(".")[0] for alias in node.names}
+                names |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-                found.add(node.module.split(".")[0])
-    return found - {room}
+                names.add(node.module.split(".")[0])
+    return names - {package}
 
 
-@pytest.mark.parametrize("room", list(MAY_IMPORT))
-def test_a_room_knows_only_the_rooms_it_should(room: str) -> None:
-    assert imports_of(room) & set(MAY_IMPORT) <= MAY_IMPORT[room]
+@pytest.mark.parametrize("package", list(MAY_IMPORT))
+def test_a_package_imports_only_the_packages_that_it_may(package: str) -> None:
+    assert imports_of(package) & set(MAY_IMPORT) <= MAY_IMPORT[package]
 
 
-@pytest.mark.parametrize("room", list(FORBIDDEN))
-def test_a_room_knows_no_library_of_anothers_trade(room: str) -> None:
-    assert imports_of(room) & FORBIDDEN[room] == set()
+@pytest.mark.parametrize("package", list(FORBIDDEN))
+def test_a_package_imports_no_forbidden_library(package: str) -> None:
+    assert imports_of(package) & FORBIDDEN[package] == set()
 
 
-def test_only_the_wiring_reads_settings_and_every_room_is_on_the_plan() -> None:
-    readers = {room for room in MAY_IMPORT if "settings" in imports_of(room)}
-    assert readers == {"app", "commands", "server"}  # commands only prints the table of them
-    top = {path.stem for path in ROOT.glob("*.py") if path.stem != "gunicorn.conf"}
-    rooms = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "bench"}
-    assert top | rooms == set(MAY_IMPORT)
+def test_only_app_server_and_commands_import_settings() -> None:
+    readers = {package for package in MAY_IMPORT if "settings" in imports_of(package)}
+    assert readers == {"app", "commands", "server"}  # commands only prints the table of settings
+
+
+def test_every_package_is_in_the_table() -> None:
+    modules = {path.stem for path in ROOT.glob("*.py") if path.stem != "gunicorn.conf"}
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "bench"}
+    assert modules | packages == set(MAY_IMPORT)

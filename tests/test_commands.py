@@ -1,4 +1,4 @@
-"""The commands, as a person at a shell meets them."""
+"""The `flask` commands: output, exit codes and effects."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from commands.context import exit_code
 from commands.documents import documents
 from compiler import SourcePaths, load_catalogue, read_sources
 from engine import Engine
-from errors import CatalogueInvalid, every_error
+from errors import CatalogueInvalid, error_classes
 from tests.conftest import ROOT, MakeApp
 
 
@@ -27,7 +27,7 @@ from tests.conftest import ROOT, MakeApp
 def run(make_app: MakeApp) -> Any:
     """Runs a command in this process: result.exit_code, .stdout, .stderr."""
     runner: FlaskCliRunner = make_app().test_cli_runner()
-    return lambda *words: runner.invoke(args=list(words))
+    return lambda *args: runner.invoke(args=list(args))
 
 
 # --- compile-workflow ------------------------------------------------------------------------------
@@ -67,14 +67,14 @@ def test_compile_workflow_explains_every_value_with_its_origin(run: Any) -> None
     assert "wings: 2" in lines["ignored"]
 
 
-def test_compile_workflow_asks_an_engine_when_told(run: Any, sketch_url: str) -> None:
+def test_compile_workflow_checks_the_graph_against_an_engine(run: Any, sketch_url: str) -> None:
     result = run("compile-workflow", "sdxl-turbo", "a cat", "--check", sketch_url)
-    assert (result.exit_code, f"{sketch_url} can run it." in result.stderr) == (0, True)
+    assert (result.exit_code, f"{sketch_url} can run this graph." in result.stderr) == (0, True)
     assert run("compile-workflow", "sdxl-turbo", "a cat", "--check", "http://127.0.0.1:9").exit_code == 3
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "status"),
+    ("args", "code", "status"),
     [
         (["compile-workflow", "nope", "a cat"], "image.model_not_curated", 2),
         (["compile-workflow", "sd-1.5", " "], "image.prompt_required", 2),
@@ -93,20 +93,20 @@ def test_compile_workflow_asks_an_engine_when_told(run: Any, sketch_url: str) ->
         (["snapshot-nodes", "gone.json"], "request.invalid_value", 2),
     ],
 )
-def test_a_failing_command_prints_the_same_code_as_http_and_ends_with_its_status(
-    run: Any, words: list[str], code: str, status: int
+def test_a_failing_command_prints_the_error_code_and_exits_with_its_exit_code(
+    run: Any, args: list[str], code: str, status: int
 ) -> None:
-    result = run(*words)
+    result = run(*args)
     assert result.exit_code == status, result.output
     assert result.stderr.startswith(code)
     assert "Traceback" not in result.output
 
 
-def test_every_error_has_an_exit_status() -> None:
-    assert {exit_code(kind("x")) for kind in every_error()} == {1, 2, 3, 4, 5}
+def test_every_error_has_an_exit_code() -> None:
+    assert {exit_code(error("x")) for error in error_classes()} == {1, 2, 3, 4, 5}
 
 
-def test_a_text_that_looks_like_a_number_can_be_set(run: Any) -> None:
+def test_a_quoted_number_is_set_as_text(run: Any) -> None:
     result = run("compile-workflow", "sd-1.5", "a", "--set", 'negative_prompt="123"')
     assert json.loads(result.stdout)["negative"]["inputs"]["text"] == "123"
 
@@ -114,7 +114,7 @@ def test_a_text_that_looks_like_a_number_can_be_set(run: Any) -> None:
 # --- check-catalogue -------------------------------------------------------------------------------
 
 
-def test_check_catalogue_names_each_error_with_its_line(make_app: MakeApp, tmp_path: Path) -> None:
+def test_check_catalogue_reports_errors_with_file_and_line(make_app: MakeApp, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(
         (ROOT / "catalogue.yaml").read_text().replace("min_vram_gb: 8", "min_vram_gb: x")
     )
@@ -123,10 +123,10 @@ def test_check_catalogue_names_each_error_with_its_line(make_app: MakeApp, tmp_p
     assert result.stderr.startswith("catalogue.invalid: c.yaml:")
 
 
-def test_check_catalogue_lists_the_models_and_what_an_engine_lacks(
+def test_check_catalogue_lists_the_models_and_the_files_that_an_engine_lacks(
     run: Any, make_app: MakeApp, tmp_path: Path, sketch_url: str
 ) -> None:
-    assert "4 models and 4 workflows are right." in run("check-catalogue", "--check", sketch_url).stdout
+    assert "4 models and 4 workflows are valid." in run("check-catalogue", "--check", sketch_url).stdout
     (tmp_path / "c.yaml").write_text(
         (ROOT / "catalogue.yaml").read_text().replace("name: ae.", "name: absent.")
     )
@@ -142,9 +142,11 @@ def test_check_catalogue_lists_the_models_and_what_an_engine_lacks(
 # --- generate --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("ending", "form"), [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP")])
-def test_generate_writes_the_picture_it_says(run: Any, tmp_path: Path, ending: str, form: str) -> None:
-    path = tmp_path / f"cat.{ending}"
+@pytest.mark.parametrize(("extension", "image_format"), [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP")])
+def test_generate_writes_the_format_of_the_file_extension(
+    run: Any, tmp_path: Path, extension: str, image_format: str
+) -> None:
+    path = tmp_path / f"cat.{extension}"
     result = run(
         "generate",
         "a cat",
@@ -161,7 +163,7 @@ def test_generate_writes_the_picture_it_says(run: Any, tmp_path: Path, ending: s
     )
     assert result.exit_code == 0, result.output
     with Image.open(path) as image:
-        assert (image.format, image.size) == (form, (256, 320))
+        assert (image.format, image.size) == (image_format, (256, 320))
     assert f"{path}  256x320  sd-1.5-pruned-emaonly  seed 3" in result.stdout
     assert "no model ran" in result.stderr
 
@@ -173,24 +175,24 @@ def test_generate_numbers_several_pictures(run: Any, tmp_path: Path) -> None:
     ]
 
 
-def test_generate_says_what_it_could_not_honour(run: Any, tmp_path: Path) -> None:
+def test_generate_reports_adjusted_and_ignored_fields(run: Any, tmp_path: Path) -> None:
     result = run("generate", "a cat", "-o", str(tmp_path / "c.png"), "--size", "257x256", "--set", "wings=2")
     assert "size: 256x256 instead of 257x256" in result.stderr
     assert "wings: ignored" in result.stderr
 
 
-def test_a_picture_that_cannot_be_written_is_a_named_error(run: Any, tmp_path: Path) -> None:
+def test_an_unwritable_output_file_is_store_unwritable(run: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     result = run("generate", "a cat", "-o", str(tmp_path / "file/cat.png"), "--size", "256x256")
     assert (result.exit_code, result.stderr.splitlines()[-1].split(":")[0]) == (5, "image.store_unwritable")
 
 
-def flask(tmp_path: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own, with nothing configured."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("EASEL_")}
-    environment = {**kept, "EASEL_STATE_DIR": str(tmp_path / "state"), **variables}
+def flask(tmp_path: Path, *args: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a separate process, without any EASEL_* variables of the environment."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("EASEL_")}
+    environment = {**inherited, "EASEL_STATE_DIR": str(tmp_path / "state"), **variables}
     return subprocess.run(
-        [sys.executable, "-m", "flask", *words],
+        [sys.executable, "-m", "flask", *args],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -199,21 +201,21 @@ def flask(tmp_path: Path, *words: str, **variables: str) -> subprocess.Completed
     )
 
 
-def test_generate_needs_no_server_and_brings_its_own_sketch_engine(tmp_path: Path) -> None:
+def test_generate_works_without_a_server_and_starts_its_own_sketch_engine(tmp_path: Path) -> None:
     path = tmp_path / "cat.png"
     done = flask(tmp_path, "generate", "a cat", "-o", str(path), "--size", "256x256")
     assert done.returncode == 0, done.stderr
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_wrong_settings_end_a_command_with_a_sentence(tmp_path: Path) -> None:
+def test_invalid_settings_are_reported_without_a_traceback(tmp_path: Path) -> None:
     done = flask(tmp_path, "check-catalogue", EASEL_PRT="1")
     assert done.returncode == 1
     assert "settings.invalid: EASEL_PRT" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_help_lists_the_commands_in_a_line_each(tmp_path: Path) -> None:
+def test_help_shows_each_command_on_one_line(tmp_path: Path) -> None:
     done = flask(tmp_path, "--help")
     for name in ("check-catalogue", "compile-workflow", "generate", "snapshot-nodes"):
         (line,) = (line for line in done.stdout.splitlines() if line.strip().startswith(name))
@@ -224,37 +226,37 @@ def test_help_lists_the_commands_in_a_line_each(tmp_path: Path) -> None:
 
 
 @dataclass
-class CopiedRooms:
-    """The rooms that snapshot-nodes enters, over a copy of the project's data."""
+class SnapshotServices:
+    """The services that snapshot-nodes uses, with a copy of the project's data."""
 
     source_paths: SourcePaths
 
 
 @pytest.fixture
-def copied(make_app: MakeApp, tmp_path: Path) -> Any:
-    """Runs a command over a copy of the project's data; its `.root` is where that lies."""
+def run_on_copy(make_app: MakeApp, tmp_path: Path) -> Any:
+    """Runs a command on a copy of the project's templates and schemas in `tmp_path`."""
     for name in ("templates_wf", "schemas"):
         shutil.copytree(ROOT / name, tmp_path / name)
     app = make_app()
-    app.extensions["easel"] = CopiedRooms(
+    app.extensions["easel"] = SnapshotServices(
         SourcePaths(ROOT / "catalogue.yaml", tmp_path / "templates_wf", tmp_path / "schemas")
     )
-    return lambda *words: app.test_cli_runner().invoke(args=list(words))
+    return lambda *args: app.test_cli_runner().invoke(args=list(args))
 
 
-def count_of_nodes() -> int:
+def node_count() -> int:
     return len(json.loads((ROOT / "schemas/nodes.json").read_text())["nodes"])
 
 
-def test_snapshot_nodes_of_an_engine_that_is_known_changes_nothing(
-    copied: Any, tmp_path: Path, sketch_url: str
+def test_snapshot_nodes_of_a_known_engine_version_changes_nothing(
+    run_on_copy: Any, tmp_path: Path, sketch_url: str
 ) -> None:
-    result = copied("snapshot-nodes", sketch_url)
-    assert (result.exit_code, result.stdout) == (0, f"{count_of_nodes()} nodes; 0.3.64 is in.\n")
+    result = run_on_copy("snapshot-nodes", sketch_url)
+    assert (result.exit_code, result.stdout) == (0, f"{node_count()} nodes, ComfyUI 0.3.64 included.\n")
     assert (tmp_path / "schemas/nodes.json").read_text() == (ROOT / "schemas/nodes.json").read_text()
 
 
-def test_a_new_node_in_a_template_is_learnt_from_a_captured_object_info(copied: Any, tmp_path: Path) -> None:
+def test_snapshot_nodes_imports_a_new_node_from_an_object_info_file(run_on_copy: Any, tmp_path: Path) -> None:
     template = tmp_path / "templates_wf/sd15_simple.json.j2"
     text = template.read_text().replace('"class_type": "VAEDecode"', '"class_type": "VAEDecodeTiled"')
     template.write_text(text.replace('"vae": {{ at.vae }}', '"vae": {{ at.vae }}, "tile_size": 512'))
@@ -270,18 +272,18 @@ def test_a_new_node_in_a_template_is_learnt_from_a_captured_object_info(copied: 
     )
     with pytest.raises(CatalogueInvalid, match="unknown node class"):
         load_catalogue(sources)
-    result = copied("snapshot-nodes", str(tmp_path / "info.json"), "--version", "0.9.0")
+    result = run_on_copy("snapshot-nodes", str(tmp_path / "info.json"), "--version", "0.9.0")
     assert (result.exit_code, result.stdout) == (
         0,
-        f"new      VAEDecodeTiled\n{count_of_nodes() + 1} nodes; 0.9.0 is in.\n",
+        f"new      VAEDecodeTiled\n{node_count() + 1} nodes, ComfyUI 0.9.0 included.\n",
     )
     nodes = (tmp_path / "schemas/nodes.json").read_text()
     assert "Other" not in nodes
     load_catalogue(replace(sources, nodes=nodes))
 
 
-def test_a_node_that_the_engine_has_not_is_named(copied: Any, sketch_url: str) -> None:
-    result = copied("snapshot-nodes", sketch_url, "--node", "NoSuchNode")
+def test_snapshot_nodes_reports_a_node_that_the_engine_lacks(run_on_copy: Any, sketch_url: str) -> None:
+    result = run_on_copy("snapshot-nodes", sketch_url, "--node", "NoSuchNode")
     assert (result.exit_code, result.stderr.split(":")[0]) == (3, "engine.nodes_missing")
 
 
@@ -289,6 +291,6 @@ def test_a_node_that_the_engine_has_not_is_named(copied: Any, sketch_url: str) -
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
-def test_generated_tables_are_fresh(path: Path) -> None:
-    made = documents()
-    assert made.get(path, path.read_text("utf-8")) == path.read_text("utf-8"), "run `make docs`"
+def test_generated_tables_are_up_to_date(path: Path) -> None:
+    expected = documents()
+    assert expected.get(path, path.read_text("utf-8")) == path.read_text("utf-8"), "run `make docs`"

@@ -22,5 +22,5 @@ from loopback import is_loopback
         (None, False),
     ],
 )
-def test_loopback_is_this_machine_and_nothing_else(host: str | None, loopback: bool) -> None:
+def test_is_loopback(host: str | None, loopback: bool) -> None:
     assert is_loopback(host) == loopback

@@ -1,10 +1,8 @@
-"""What the status page makes of an engine's own figures."""
+"""How the status reports the memory that an engine reports."""
 
 from __future__ import annotations
 
 from typing import Any
-
-import pytest
 
 from status import _memory
 
@@ -14,16 +12,15 @@ STATS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_memory_that_comfyui_keeps_for_itself_counts_as_used() -> None:
-    """ComfyUI says it is free, and the driver's own tool that it is not; nobody else can have it."""
+def test_memory_that_comfyuis_allocator_keeps_counts_as_used() -> None:
+    """ComfyUI reports it as free, the driver's own tool does not; no other process can use it."""
     memory = _memory(STATS)
     assert memory is not None
     assert (memory["vram_used_gb"], memory["vram_ceil_gb"], memory["pressure"]) == (7.0, 24.0, False)
 
 
-@pytest.mark.parametrize("stats", [{**STATS, "tells_gpu_memory": False}])
-def test_an_engine_that_cannot_tell_has_no_figures_made_up(stats: dict[str, Any]) -> None:
-    memory = _memory(stats)
+def test_unknown_gpu_memory_is_reported_as_none() -> None:
+    memory = _memory({**STATS, "tells_gpu_memory": False})
     assert memory is not None
     assert (memory["vram_used_gb"], memory["vram_used_share"], memory["pressure"]) == (None, None, None)
     assert memory["ram_used_gb"] == 4.0

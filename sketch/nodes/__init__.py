@@ -1,6 +1,6 @@
-"""What nodes do here. A node is known by its types alone: what gives LATENT from LATENT and MODEL samples, what gives
-IMAGE from LATENT decodes, and whatever has no pixels becomes a token that remembers its class and inputs. Only the
-three nodes that deliver pictures are known by name, so a node added to `nodes.json` needs no code."""
+"""What nodes do. A node's types decide: what makes LATENT from LATENT and MODEL samples, what makes IMAGE from LATENT
+decodes, and whatever has no pixels becomes a token that records its class and inputs. Only the three nodes that save or
+send pictures are known by name, so a node added to `nodes.json` needs no code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from sketch.nodes.images import make_image, make_mask
 from sketch.nodes.inputs import NodeContext, NodeInputs
 from sketch.nodes.latents import make_latent
-from sketch.nodes.outputs import DELIVER
+from sketch.nodes.outputs import OUTPUT_NODES
 from sketch.nodes.values import Value
 
 MAKE: dict[str, Callable[[NodeInputs, NodeContext], Value]] = {
@@ -20,15 +20,15 @@ MAKE: dict[str, Callable[[NodeInputs, NodeContext], Value]] = {
 }
 
 
-def run_node(given: NodeInputs, stage: NodeContext) -> tuple[tuple[Value, ...], dict[str, Any] | None]:
-    """Runs one node: its outputs in order, and what it tells the user interface, if it does."""
-    given.check_links()
-    deliver = DELIVER.get(given.class_type)
-    if deliver:
-        return (), deliver(given, stage)
-    made: dict[str, Value] = {}
-    for kind in given.node.outputs:
-        if kind not in made:
+def run_node(inputs: NodeInputs, context: NodeContext) -> tuple[tuple[Value, ...], dict[str, Any] | None]:
+    """Run one node. Returns its outputs in order, and what it reports to the user interface, if anything."""
+    inputs.check_links()
+    output_node = OUTPUT_NODES.get(inputs.class_type)
+    if output_node:
+        return (), output_node(inputs, context)
+    values: dict[str, Value] = {}
+    for kind in inputs.node.outputs:
+        if kind not in values:
             make = MAKE.get(kind)
-            made[kind] = make(given, stage) if make else given.token()
-    return tuple(made[kind] for kind in given.node.outputs), None
+            values[kind] = make(inputs, context) if make else inputs.token()
+    return tuple(values[kind] for kind in inputs.node.outputs), None

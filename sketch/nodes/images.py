@@ -1,5 +1,5 @@
-"""IMAGE and MASK: loaded, made, repeated, scaled, cut out, and laid one upon another. Two rules of ComfyUI hold to the
-pixel: where a mask is white the upper picture is exactly what it was, where it is black the lower one is."""
+"""IMAGE and MASK: loads, makes, repeats, scales, crops and composites them. Compositing is exact to the pixel, as in
+ComfyUI: the upper picture where the mask is white, the lower picture where it is black."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from PIL import Image, ImageOps
 
-from sketch.drawing import NOTE, Box, Size, caption
+from sketch.drawing import NOTE_COLOUR, Box, Size, draw_caption
 from sketch.nodes.inputs import NodeContext, NodeInputs
-from sketch.nodes.values import Images, Latent, Mark, Mask, check_memory, flat
+from sketch.nodes.values import Caption, Images, Latent, Mask, check_memory, flat
 
 RESAMPLING = {
     "nearest-exact": Image.Resampling.NEAREST,
@@ -20,38 +20,38 @@ RESAMPLING = {
 }
 
 
-def make_image(given: NodeInputs, stage: NodeContext) -> Images:
-    samples: Latent | None = given.one(Latent, "LATENT")
+def make_image(inputs: NodeInputs, context: NodeContext) -> Images:
+    samples: Latent | None = inputs.first_linked(Latent, "LATENT")
     if samples:
         check_memory(samples.size, samples.batch)
-        return samples.shown()
-    images: list[Images] = given.all(Images, "IMAGE")
+        return samples.decoded()
+    images: list[Images] = inputs.linked(Images, "IMAGE")
     if images:
-        return _made_of(images, given)
-    mask: Mask | None = given.one(Mask, "MASK")
+        return _from_images(images, inputs)
+    mask: Mask | None = inputs.first_linked(Mask, "MASK")
     if mask:
         return Images((mask.image.convert("RGB"),))
-    if given.upload() is not None:
-        return Images((_opened(given, stage).convert("RGB"),))
-    colour = int(given.plain("color", 0))
-    size = (given.plain("width"), given.plain("height"))
-    return flat(size, given.plain("batch_size", 1), (colour >> 16 & 255, colour >> 8 & 255, colour & 255))
+    if inputs.image_name() is not None:
+        return Images((_open(inputs, context).convert("RGB"),))
+    colour = int(inputs.plain("color", 0))
+    size = (inputs.plain("width"), inputs.plain("height"))
+    return flat(size, inputs.plain("batch_size", 1), (colour >> 16 & 255, colour >> 8 & 255, colour & 255))
 
 
-def _made_of(images: list[Images], given: NodeInputs) -> Images:
-    """Whether a node repeats, composes, cuts or scales shows in the inputs it has."""
+def _from_images(images: list[Images], inputs: NodeInputs) -> Images:
+    """The inputs of a node show whether it repeats, composites, crops or scales."""
     first = images[0]
-    if given.asks("amount"):
-        return repeated(first, given.plain("amount"))
-    if given.asks("x", "y") and len(images) > 1:
-        return _composed(first, images[1], given)
-    if given.asks("x", "y"):
-        return cropped(first, _asked_box(first.size, given))
-    return scaled(first, new_size(first.size, given), given)
+    if inputs.has("amount"):
+        return repeat(first, inputs.plain("amount"))
+    if inputs.has("x", "y") and len(images) > 1:
+        return _composite(first, images[1], inputs)
+    if inputs.has("x", "y"):
+        return crop(first, _requested_box(first.size, inputs))
+    return scale(first, new_size(first.size, inputs), inputs)
 
 
-def repeated(images: Images, amount: int) -> Images:
-    """The whole batch `amount` times over."""
+def repeat(images: Images, amount: int) -> Images:
+    """The whole batch, `amount` times."""
     check_memory(images.size, len(images.pictures) * amount)
     return replace(images, pictures=images.pictures * amount)
 
@@ -59,136 +59,136 @@ def repeated(images: Images, amount: int) -> Images:
 # --- sizes ---
 
 
-def new_size(size: Size, given: NodeInputs) -> Size:
-    """The size that a node asks for by width and height (0: in proportion), by megapixels or by a factor."""
-    wide, high = size
-    if given.asks("width", "height"):
-        to_wide, to_high = given.plain("width"), given.plain("height")
-        if not to_wide and not to_high:
+def new_size(size: Size, inputs: NodeInputs) -> Size:
+    """The size that a node requests by width and height (0: in proportion), by megapixels or by a factor."""
+    width, height = size
+    if inputs.has("width", "height"):
+        new_width, new_height = inputs.plain("width"), inputs.plain("height")
+        if not new_width and not new_height:
             return size
         return (
-            to_wide or max(1, round(wide * to_high / high)),
-            to_high or max(1, round(high * to_wide / wide)),
+            new_width or max(1, round(width * new_height / height)),
+            new_height or max(1, round(height * new_width / width)),
         )
-    factor = given.plain("scale_by", 1.0)
-    if given.asks("megapixels"):
-        factor = math.sqrt(given.plain("megapixels") * 1024 * 1024 / (wide * high))
-    return max(1, round(wide * factor)), max(1, round(high * factor))
+    factor = inputs.plain("scale_by", 1.0)
+    if inputs.has("megapixels"):
+        factor = math.sqrt(inputs.plain("megapixels") * 1024 * 1024 / (width * height))
+    return max(1, round(width * factor)), max(1, round(height * factor))
 
 
-def scaled(images: Images, size: Size, given: NodeInputs) -> Images:
-    """The pictures in another size, by the method and the cropping that the node asks for."""
+def scale(images: Images, size: Size, inputs: NodeInputs) -> Images:
+    """The pictures in another size, with the method and cropping that the node requests."""
     check_memory(size, len(images.pictures))
     if images.size == size:
         return images
-    if given.plain("crop") == "center":
-        images = cropped(images, _middle_of_aspect(images.size, size))
-    method = RESAMPLING.get(given.plain("upscale_method", ""), Image.Resampling.BILINEAR)
+    if inputs.plain("crop") == "center":
+        images = crop(images, _centre_with_aspect(images.size, size))
+    method = RESAMPLING.get(inputs.plain("upscale_method", ""), Image.Resampling.BILINEAR)
     pictures = tuple(picture.resize(size, method) for picture in images.pictures)
-    return Images(pictures, _mark_scaled(images.mark, images.size, size))
+    return Images(pictures, _scale_caption(images.caption, images.size, size))
 
 
-def _middle_of_aspect(size: Size, wanted: Size) -> Box:
-    """The largest middle part of the wanted proportions."""
-    (wide, high), aspect = size, wanted[0] / wanted[1]
-    aside = max(0, round((wide - high * aspect) / 2))
-    down = max(0, round((high - wide / aspect) / 2))
-    return aside, down, wide - aside, high - down
+def _centre_with_aspect(size: Size, target: Size) -> Box:
+    """The largest centred box with the aspect ratio of `target`."""
+    (width, height), aspect = size, target[0] / target[1]
+    left = max(0, round((width - height * aspect) / 2))
+    top = max(0, round((height - width / aspect) / 2))
+    return left, top, width - left, height - top
 
 
-def _mark_scaled(mark: Mark | None, size: Size, wanted: Size) -> Mark | None:
-    if mark is None:
+def _scale_caption(caption: Caption | None, size: Size, target: Size) -> Caption | None:
+    if caption is None:
         return None
 
-    def moved(box: Box) -> Box:
+    def scale_box(box: Box) -> Box:
         left, top, right, bottom = box
         return (
-            left * wanted[0] // size[0],
-            top * wanted[1] // size[1],
-            right * wanted[0] // size[0],
-            bottom * wanted[1] // size[1],
+            left * target[0] // size[0],
+            top * target[1] // size[1],
+            right * target[0] // size[0],
+            bottom * target[1] // size[1],
         )
 
-    return replace(mark, box=moved(mark.box), note=moved(mark.note))
+    return replace(caption, box=scale_box(caption.box), note=scale_box(caption.note))
 
 
-# --- cutting out ---
+# --- cropping ---
 
 
-def _asked_box(size: Size, given: NodeInputs) -> Box:
-    """As in ComfyUI: a corner outside moves in, an edge outside ends where the picture does."""
-    left, top = min(given.plain("x"), size[0] - 1), min(given.plain("y"), size[1] - 1)
-    right, bottom = left + given.plain("width"), top + given.plain("height")
+def _requested_box(size: Size, inputs: NodeInputs) -> Box:
+    """As in ComfyUI: the top left corner is moved inside the picture; the right and bottom edges are cut at it."""
+    left, top = min(inputs.plain("x"), size[0] - 1), min(inputs.plain("y"), size[1] - 1)
+    right, bottom = left + inputs.plain("width"), top + inputs.plain("height")
     return left, top, min(right, size[0]), min(bottom, size[1])
 
 
-def middle(size: Size, wanted: Size) -> Box:
-    """The middle part of this size."""
-    left, top = (size[0] - wanted[0]) // 2, (size[1] - wanted[1]) // 2
-    return left, top, left + wanted[0], top + wanted[1]
+def centre(size: Size, target: Size) -> Box:
+    """The centred box of the size `target`."""
+    left, top = (size[0] - target[0]) // 2, (size[1] - target[1]) // 2
+    return left, top, left + target[0], top + target[1]
 
 
-def cropped(images: Images, box: Box) -> Images:
-    """What lies in the box. Where that cuts the caption of a sketch, it is written again on what is left of it."""
+def crop(images: Images, box: Box) -> Images:
+    """The part in the box. If that cuts the caption of a sketch, the caption is drawn again in what is left."""
     if box == (0, 0, *images.size):
         return images
     pictures = tuple(picture.crop(box) for picture in images.pictures)
-    if images.mark is None:
+    if images.caption is None:
         return Images(pictures)
-    return Images(pictures, _mark_kept(images.mark, box, pictures))
+    return Images(pictures, _crop_caption(images.caption, box, pictures))
 
 
-def _mark_kept(mark: Mark, box: Box, pictures: tuple[Image.Image, ...]) -> Mark | None:
-    note, room = _within(mark.note, box), _within(mark.box, box)
-    if room is None:
+def _crop_caption(caption: Caption, box: Box, pictures: tuple[Image.Image, ...]) -> Caption | None:
+    note, caption_box = _intersection(caption.note, box), _intersection(caption.box, box)
+    if caption_box is None:
         return None
-    if note is None or note != _shifted(mark.note, box):
-        note = _written_again(mark.lines, room, note, pictures)
-    return Mark(mark.lines, room, note)
+    if note is None or note != _relative(caption.note, box):
+        note = _redraw_caption(caption.lines, caption_box, note, pictures)
+    return Caption(caption.lines, caption_box, note)
 
 
-def _written_again(
-    lines: tuple[str, ...], room: Box, remains: Box | None, pictures: tuple[Image.Image, ...]
+def _redraw_caption(
+    lines: tuple[str, ...], box: Box, old_note: Box | None, pictures: tuple[Image.Image, ...]
 ) -> Box:
     for picture in pictures:
-        if remains:
-            picture.paste(NOTE, remains)
-        note = caption(picture, lines, room)
+        if old_note:
+            picture.paste(NOTE_COLOUR, old_note)
+        note = draw_caption(picture, lines, box)
     return note
 
 
-def _shifted(part: Box, box: Box) -> Box:
+def _relative(part: Box, box: Box) -> Box:
     return part[0] - box[0], part[1] - box[1], part[2] - box[0], part[3] - box[1]
 
 
-def _within(part: Box, box: Box) -> Box | None:
-    """What of `part` lies in `box`, seen from there; None where that is nothing."""
-    left, top, right, bottom = _shifted(part, box)
+def _intersection(part: Box, box: Box) -> Box | None:
+    """The intersection, relative to `box`; None if it is empty."""
+    left, top, right, bottom = _relative(part, box)
     left, top = max(0, left), max(0, top)
     right, bottom = min(right, box[2] - box[0]), min(bottom, box[3] - box[1])
     return (left, top, right, bottom) if left < right and top < bottom else None
 
 
-# --- laying one upon another ---
+# --- compositing ---
 
 
-def _composed(under: Images, over: Images, given: NodeInputs) -> Images:
-    """`over` at (x, y) of `under`, through the mask if there is one; a short batch of `over` begins again."""
-    if given.plain("resize_source"):
-        over = Images(tuple(stretched(picture, under.size) for picture in over.pictures))
-    mask: Mask | None = given.one(Mask, "MASK")
-    veil = stretched(mask.image, over.size) if mask else None
-    at = (min(given.plain("x"), under.size[0]), min(given.plain("y"), under.size[1]))
+def _composite(lower: Images, upper: Images, inputs: NodeInputs) -> Images:
+    """`upper` at (x, y) of `lower`, through the mask if there is one; a shorter batch of `upper` is repeated."""
+    if inputs.plain("resize_source"):
+        upper = Images(tuple(stretch(picture, lower.size) for picture in upper.pictures))
+    mask: Mask | None = inputs.first_linked(Mask, "MASK")
+    mask_image = stretch(mask.image, upper.size) if mask else None
+    position = (min(inputs.plain("x"), lower.size[0]), min(inputs.plain("y"), lower.size[1]))
     pictures = []
-    for index, picture in enumerate(under.pictures):
-        laid = picture.copy()
-        laid.paste(over.pictures[index % len(over.pictures)], at, veil)
-        pictures.append(laid)
-    return replace(under, pictures=tuple(pictures))
+    for index, picture in enumerate(lower.pictures):
+        result = picture.copy()
+        result.paste(upper.pictures[index % len(upper.pictures)], position, mask_image)
+        pictures.append(result)
+    return replace(lower, pictures=tuple(pictures))
 
 
-def stretched(image: Image.Image, size: Size) -> Image.Image:
-    """In another size, each pixel mixed of the nearest four: ComfyUI's way with masks and with what is laid on."""
+def stretch(image: Image.Image, size: Size) -> Image.Image:
+    """Scaled bilinearly from the nearest four pixels, as ComfyUI scales masks and the upper picture."""
     if image.size == size:
         return image
     return image.transform(size, Image.Transform.EXTENT, (0, 0, *image.size), Image.Resampling.BILINEAR)
@@ -197,37 +197,37 @@ def stretched(image: Image.Image, size: Size) -> Image.Image:
 # --- MASK ---
 
 
-def make_mask(given: NodeInputs, stage: NodeContext) -> Mask:
-    if given.upload() is not None:
-        image = _opened(given, stage)
-        return Mask(_channel(image, given.plain("channel")) if given.asks("channel") else _transparent(image))
-    mask: Mask | None = given.one(Mask, "MASK")
-    images: Images | None = given.one(Images, "IMAGE")
+def make_mask(inputs: NodeInputs, context: NodeContext) -> Mask:
+    if inputs.image_name() is not None:
+        image = _open(inputs, context)
+        return Mask(_channel(image, inputs.plain("channel")) if inputs.has("channel") else _alpha_mask(image))
+    mask: Mask | None = inputs.first_linked(Mask, "MASK")
+    images: Images | None = inputs.first_linked(Images, "IMAGE")
     if mask:
         return mask
     if images:
-        return Mask(_channel(images.pictures[0], given.plain("channel", "red")))
-    size = (given.plain("width", 64), given.plain("height", 64))
+        return Mask(_channel(images.pictures[0], inputs.plain("channel", "red")))
+    size = (inputs.plain("width", 64), inputs.plain("height", 64))
     check_memory(size, 1)
-    return Mask(Image.new("L", size, round(255 * float(given.plain("value", 1.0)))))
+    return Mask(Image.new("L", size, round(255 * float(inputs.plain("value", 1.0)))))
 
 
 def _channel(image: Image.Image, name: str) -> Image.Image:
-    """One channel as a mask; of alpha the opposite, as in ComfyUI: what is transparent is to be drawn."""
+    """One channel as a mask; alpha is inverted, as in ComfyUI: transparent pixels are to be drawn."""
     channel = image.convert("RGBA").getchannel(name[0].upper())
     return ImageOps.invert(channel) if name == "alpha" else channel
 
 
-def _transparent(image: Image.Image) -> Image.Image:
-    """The mask that comes with a loaded picture: small and black where the picture has no alpha of its own."""
+def _alpha_mask(image: Image.Image) -> Image.Image:
+    """The mask of a loaded picture: its alpha channel, or 64 x 64 black pixels if it has none."""
     if "A" in image.getbands() or (image.mode == "P" and "transparency" in image.info):
         return _channel(image, "alpha")
     return Image.new("L", (64, 64), 0)
 
 
-def _opened(given: NodeInputs, stage: NodeContext) -> Image.Image:
-    place = stage.folders.uploaded(given.upload())
-    if place is None:
-        raise FileNotFoundError(f"[Errno 2] No such file or directory: '{given.upload()}'")
-    with Image.open(place) as image:
+def _open(inputs: NodeInputs, context: NodeContext) -> Image.Image:
+    path = context.folders.image_path(inputs.image_name())
+    if path is None:
+        raise FileNotFoundError(f"[Errno 2] No such file or directory: '{inputs.image_name()}'")
+    with Image.open(path) as image:
         return ImageOps.exif_transpose(image)

@@ -1,4 +1,4 @@
-"""What a node gets that is about to run: its inputs, and what it may use of its surroundings."""
+"""What a running node gets: its inputs, and its context in the engine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from sketch.folders import Folders
 from sketch.nodes.values import Token, Value
-from sketch.signatures import UPLOADS, Node
+from sketch.signatures import INPUT_FOLDER, Node
 
 FIRST_USE: dict[str, Callable[[Any], Any]] = {
     "IMAGE": lambda value: value[0].shape,
@@ -18,11 +18,11 @@ FIRST_USE: dict[str, Callable[[Any], Any]] = {
     "CLIP": attrgetter("tokenize"),
     "VAE": attrgetter("decode"),
 }
-"""What ComfyUI first does with a link of this type, so that a plain value in its place fails with the same words."""
+"""What ComfyUI does first with a link of this type, so that a plain value in its place fails with the same message"""
 
 
 class NodeContext(Protocol):
-    """What a running node may use of its surroundings. `render_s`: how long a sampler is to take."""
+    """What a running node may use. `render_s`: duration of a sampler."""
 
     @property
     def folders(self) -> Folders: ...
@@ -37,55 +37,55 @@ class NodeContext(Protocol):
     def render_s(self) -> float: ...
 
     def wants_previews(self) -> bool:
-        """Whether anybody would see a preview."""
+        """Whether a client would receive previews."""
 
     def pause(self, seconds: float) -> None:
-        """Passes time; raises when the job is interrupted."""
+        """Wait; raises if the job is interrupted."""
 
     def progress(self, value: int, maximum: int, picture: tuple[str, bytes] | None = None) -> None:
-        """Tells how far the node is, with a picture (mime type, bytes) if there is one; raises when interrupted."""
+        """Report a step, with a picture (mime type, bytes) if there is one; raises if the job is interrupted."""
 
 
 class NodeInputs:
-    """The inputs of one node about to run."""
+    """The inputs of one node. A plain input is a value written in the graph; others are linked from other nodes."""
 
     def __init__(self, class_type: str, node: Node, values: Mapping[str, Any]) -> None:
         self.class_type, self.node, self.values = class_type, node, values
 
-    def plain(self, name: str, otherwise: Any = None) -> Any:
-        """The value that stands in the graph."""
-        return self.values.get(name, otherwise)
+    def plain(self, name: str, default: Any = None) -> Any:
+        """The value of a plain input."""
+        return self.values.get(name, default)
 
-    def asks(self, *names: str) -> bool:
-        """Whether the graph gives all of these inputs."""
+    def has(self, *names: str) -> bool:
+        """Whether the graph has all of these inputs."""
         return all(name in self.values for name in names)
 
-    def all(self, kind: type[Any], type_name: str) -> list[Any]:
-        """What is linked to the inputs of this type, in the order of the signature."""
-        named = [name for name, expected in self.node.inputs.items() if expected.type == type_name]
-        return [self.values[name] for name in named if isinstance(self.values.get(name), kind)]
+    def linked(self, kind: type[Any], type_name: str) -> list[Any]:
+        """The linked values of this type, in the order of the signature."""
+        names = [name for name, expected in self.node.inputs.items() if expected.type == type_name]
+        return [self.values[name] for name in names if isinstance(self.values.get(name), kind)]
 
-    def one(self, kind: type[Any], type_name: str) -> Any:
-        """The first of them, or None."""
-        return next(iter(self.all(kind, type_name)), None)
+    def first_linked(self, kind: type[Any], type_name: str) -> Any:
+        """The first linked value of this type, or None."""
+        return next(iter(self.linked(kind, type_name)), None)
 
     def check_links(self) -> None:
-        """Fails as Python would where a plain value stands in the place of a link: validation lets that pass."""
+        """Fail as Python would if there is a plain value in place of a link: validation accepts that."""
         for name, expected in self.node.inputs.items():
-            if expected.plain or expected.type == "*" or name not in self.values:
+            if expected.is_plain or expected.type == "*" or name not in self.values:
                 continue
             value = self.values[name]
             if not isinstance(value, Value):
                 FIRST_USE.get(expected.type, attrgetter("shape"))(value)
                 raise TypeError(f"{name}: a link was expected, not {value!r}")
 
-    def upload(self) -> Any:
-        """The name of the image file it reads, or None."""
-        named = (name for name, expected in self.node.inputs.items() if expected.folder == UPLOADS)
-        return self.values.get(next(named, ""))
+    def image_name(self) -> Any:
+        """The name of the image file that the node reads, or None."""
+        names = (name for name, expected in self.node.inputs.items() if expected.folder == INPUT_FOLDER)
+        return self.values.get(next(names, ""))
 
     def token(self) -> Token:
-        """All of it, remembered."""
+        """A token that records all inputs."""
         known = {name: value for name, value in self.values.items() if name in self.node.inputs}
         linked = {name: value for name, value in known.items() if isinstance(value, Value)}
         plain = {name: value for name, value in known.items() if name not in linked}

@@ -1,4 +1,4 @@
-"""The three nodes that deliver pictures, the only ones that the rest knows by name."""
+"""The three nodes that save or send pictures, the only nodes that are known by name."""
 
 from __future__ import annotations
 
@@ -18,46 +18,49 @@ from sketch.nodes.values import Images
 TEMP_PREFIX = "ComfyUI_temp_" + "".join(random.choices(string.ascii_lowercase, k=5))
 
 
-def save_image(given: NodeInputs, stage: NodeContext) -> dict[str, Any]:
-    return _saved(given, stage, str(given.plain("filename_prefix", "ComfyUI")), "output", 4)
+def save_image(inputs: NodeInputs, context: NodeContext) -> dict[str, Any]:
+    return _save(inputs, context, str(inputs.plain("filename_prefix", "ComfyUI")), "output", 4)
 
 
-def preview_image(given: NodeInputs, stage: NodeContext) -> dict[str, Any]:
-    return _saved(given, stage, TEMP_PREFIX, "temp", 1)
+def preview_image(inputs: NodeInputs, context: NodeContext) -> dict[str, Any]:
+    return _save(inputs, context, TEMP_PREFIX, "temp", 1)
 
 
-def send_image(given: NodeInputs, stage: NodeContext) -> dict[str, Any]:
-    images: Images = given.one(Images, "IMAGE")
+def send_image(inputs: NodeInputs, context: NodeContext) -> dict[str, Any]:
+    images: Images = inputs.first_linked(Images, "IMAGE")
     for index, picture in enumerate(images.pictures):
-        stage.progress(index, len(images.pictures), ("image/png", encoded(picture, "PNG", compress_level=1)))
+        png = encode(picture, "PNG", compress_level=1)
+        context.progress(index, len(images.pictures), ("image/png", png))
     return {}
 
 
-def _saved(given: NodeInputs, stage: NodeContext, prefix: str, kind: str, level: int) -> dict[str, Any]:
-    images: Images = given.one(Images, "IMAGE")
-    place, name, subfolder, number = stage.folders.next_picture(prefix, kind, *images.size)
-    told = PngInfo()
-    told.add_text("prompt", json.dumps(stage.prompt))
-    pnginfo = stage.extra_data.get("extra_pnginfo") or {}
-    for key in pnginfo:
-        told.add_text(key, json.dumps(pnginfo[key]))
+def _save(
+    inputs: NodeInputs, context: NodeContext, prefix: str, kind: str, compress_level: int
+) -> dict[str, Any]:
+    images: Images = inputs.first_linked(Images, "IMAGE")
+    directory, name, subfolder, number = context.folders.next_file(prefix, kind, *images.size)
+    metadata = PngInfo()
+    metadata.add_text("prompt", json.dumps(context.prompt))
+    extra = context.extra_data.get("extra_pnginfo") or {}
+    for key in extra:
+        metadata.add_text(key, json.dumps(extra[key]))
     files = []
     for index, picture in enumerate(images.pictures):
         file = f"{name.replace('%batch_num%', str(index))}_{number + index:05}_.png"
-        picture.save(place / file, pnginfo=told, compress_level=level)
-        stage.folders.remember(place / file)
+        picture.save(directory / file, pnginfo=metadata, compress_level=compress_level)
+        context.folders.register(directory / file)
         files.append({"filename": file, "subfolder": subfolder, "type": kind})
     return {"images": files}
 
 
-def encoded(picture: Image.Image, form: str, **options: int) -> bytes:
+def encode(picture: Image.Image, file_format: str, **options: int) -> bytes:
     """A picture as the bytes of a file."""
     buffer = io.BytesIO()
-    picture.save(buffer, form, **options)
+    picture.save(buffer, file_format, **options)
     return buffer.getvalue()
 
 
-DELIVER: dict[str, Callable[[NodeInputs, NodeContext], dict[str, Any]]] = {
+OUTPUT_NODES: dict[str, Callable[[NodeInputs, NodeContext], dict[str, Any]]] = {
     "SaveImage": save_image,
     "PreviewImage": preview_image,
     "SaveImageWebsocket": send_image,

@@ -1,4 +1,4 @@
-"""What flows between nodes: pictures, masks, latents, and a token for whatever has no pixels."""
+"""The values that flow between nodes: pictures, masks, latents, and a token for everything without pixels."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from PIL import Image
 
 from sketch.drawing import Box, Size
 
-MOST_PIXELS = 64 * 1024 * 1024
+MAX_PIXELS = 64 * 1024 * 1024
 GREY = (127, 127, 127)
 
 
 @dataclass(frozen=True)
-class Mark:
-    """The caption that pictures of a sketch bear: its lines, the `box` it keeps within, and `note`, where it stands."""
+class Caption:
+    """The caption drawn on pictures: its lines, the `box` that it must stay within, and the `note` that it covers."""
 
     lines: tuple[str, ...]
     box: Box
@@ -27,10 +27,10 @@ class Mark:
 
 @dataclass(frozen=True)
 class Images:
-    """IMAGE: a batch of RGB pictures of one size. `mark` is set where they were drawn here."""
+    """IMAGE: a batch of RGB pictures of one size. `caption` is set if they were drawn by this engine."""
 
     pictures: tuple[Image.Image, ...]
-    mark: Mark | None = None
+    caption: Caption | None = None
 
     @property
     def size(self) -> Size:
@@ -46,21 +46,22 @@ class Mask:
 
 @dataclass(frozen=True)
 class Latent:
-    """LATENT: sizes in pixels; `pixels` once something was encoded or sampled."""
+    """LATENT: sizes in pixels; `pixels` is set once something was encoded or sampled."""
 
     size: Size
     batch: int
     pixels: Images | None = None
     mask: Image.Image | None = None
 
-    def shown(self) -> Images:
-        """Its pictures; grey where nothing was drawn yet."""
+    def decoded(self) -> Images:
+        """Its pictures; grey if nothing was drawn yet."""
         return self.pixels or flat(self.size, self.batch, GREY)
 
 
 @dataclass(frozen=True, repr=False)
 class Token:
-    """A model, a text, a sampler, … : which node made it, of what. `digest` tells it from every other."""
+    """A model, text, sampler and so on: the class of its node and the node's inputs. `digest` identifies it; `denoise`
+    does not count."""
 
     class_type: str
     plain: Mapping[str, Any]
@@ -68,33 +69,34 @@ class Token:
     digest: bytes = field(init=False)
 
     def __post_init__(self) -> None:
-        told = {key: value for key, value in self.plain.items() if key != "denoise"}
-        seed = blake2b(
-            json.dumps([self.class_type, told], sort_keys=True, default=str).encode(), digest_size=16
+        plain = {key: value for key, value in self.plain.items() if key != "denoise"}
+        digest = blake2b(
+            json.dumps([self.class_type, plain], sort_keys=True, default=str).encode(), digest_size=16
         )
         for key, value in sorted(self.linked.items()):
-            seed.update(key.encode() + _digest(value))
-        object.__setattr__(self, "digest", seed.digest())
+            digest.update(key.encode() + _digest(value))
+        object.__setattr__(self, "digest", digest.digest())
 
     def __repr__(self) -> str:
         return f"<{self.class_type}>"
 
-    def told(self, *names: str) -> Any:
-        """The nearest plain input of one of these names, here or further up; None where nobody says."""
-        teller = self.teller(*names)
-        return next((teller.plain[name] for name in names if name in teller.plain), None) if teller else None
+    def find_value(self, *names: str) -> Any:
+        """The value of the nearest plain input with one of these names; None if there is none."""
+        token = self.find(*names)
+        return next((token.plain[name] for name in names if name in token.plain), None) if token else None
 
-    def teller(self, *names: str) -> Token | None:
-        """The nearest that has a plain input of one of these names, itself included; never from the negative side."""
+    def find(self, *names: str) -> Token | None:
+        """The nearest token with a plain input of one of these names: this one, or one that it is made from. Never
+        searches the negative conditioning."""
         level = [self]
         while level:
             for token in level:
                 if any(name in token.plain for name in names):
                     return token
-            level = [above for token in level for above in token.above()]
+            level = [source for token in level for source in token._sources()]
         return None
 
-    def above(self) -> Iterator[Token]:
+    def _sources(self) -> Iterator[Token]:
         for name, value in self.linked.items():
             if isinstance(value, Token) and name != "negative":
                 yield value
@@ -110,10 +112,10 @@ def flat(size: Size, batch: int, colour: tuple[int, int, int]) -> Images:
 
 
 def check_memory(size: Size, batch: int) -> None:
-    """Fails as an allocator does, long before this machine would."""
-    if size[0] * size[1] * batch > MOST_PIXELS:
+    """Fail as an allocator does, long before this machine runs out of memory."""
+    if size[0] * size[1] * batch > MAX_PIXELS:
         raise RuntimeError(
-            f"not enough memory for {batch} picture(s) of {size[0]}x{size[1]}: a sketch has at most {MOST_PIXELS} pixels"
+            f"not enough memory for {batch} picture(s) of {size[0]}x{size[1]}: a sketch has at most {MAX_PIXELS} pixels"
         )
 
 
@@ -130,7 +132,7 @@ def _digest(value: Value) -> bytes:
 
 
 def _digest_of(pictures: Iterable[Image.Image]) -> bytes:
-    """Repeated pictures count once, so that the first of a batch is drawn as it would be alone."""
+    """Repeated pictures count once, so that the first picture of a batch is the same as one drawn alone."""
     return b"".join(
         dict.fromkeys(blake2b(picture.tobytes(), digest_size=16).digest() for picture in pictures)
     )

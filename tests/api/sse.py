@@ -1,4 +1,4 @@
-"""Server-sent events as strict readers take them."""
+"""A strict parser for server-sent events."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 
 @dataclass(frozen=True)
 class Event:
-    """An event; `data` is None for a comment and the text itself where that is no JSON."""
+    """An event; `data` is None for comments, and the text itself if it is not JSON."""
 
     name: str | None
     data: Any
@@ -19,7 +19,7 @@ class Event:
 
 
 def events_of(text: str) -> list[Event]:
-    """Every block of the stream, comments too. Fails for a line that the format does not have."""
+    """All blocks of the stream, including comments. Fails on lines that the format does not allow."""
     assert text.endswith("\n\n")
     return [_event(block) for block in text[:-2].split("\n\n")]
 
@@ -46,9 +46,9 @@ def _json(text: str) -> Any:
 
 
 def stream(client: FlaskClient, path: str, **fields: Any) -> list[Event]:
-    """The events of a streamed answer to a JSON request for a small picture."""
-    answer = client.post(path, json={"prompt": "a cat", "size": "256x256", "stream": True, **fields})
-    assert (answer.status_code, answer.mimetype) == (200, "text/event-stream"), answer.text[:500]
-    assert answer.headers["Cache-Control"] == "no-cache"
-    assert answer.headers["X-Accel-Buffering"] == "no"
-    return events_of(answer.text)
+    """Request a small picture as a stream and return the events."""
+    response = client.post(path, json={"prompt": "a cat", "size": "256x256", "stream": True, **fields})
+    assert (response.status_code, response.mimetype) == (200, "text/event-stream"), response.text[:500]
+    assert response.headers["Cache-Control"] == "no-cache"
+    assert response.headers["X-Accel-Buffering"] == "no"
+    return events_of(response.text)

@@ -1,4 +1,4 @@
-"""Bodies that do not come, and clients that are no longer there, on real sockets."""
+"""Body timeouts and detection of disconnected clients, on real sockets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from flask import Flask, Request
 
-from api.connection import DISCARD_AT_MOST_S, discard_body, hang_up_of, read_body
+from api.connection import DISCARD_TOTAL_TIMEOUT_S, discard_body, disconnect_check, read_body
 from errors import BodyTimeout, InvalidRequest
 
 
@@ -37,7 +37,7 @@ def environ_of(server: socket.socket, length: int = 10, **more: Any) -> dict[str
 Pair = tuple[socket.socket, socket.socket]
 
 
-def test_a_body_that_comes_is_read_and_the_connection_is_as_patient_as_before(pair: Pair) -> None:
+def test_a_complete_body_is_read_and_the_socket_timeout_is_restored(pair: Pair) -> None:
     server, client = pair
     client.sendall(b"0123456789")
     with environ_of(server)["wsgi.input"] as stream:
@@ -45,14 +45,14 @@ def test_a_body_that_comes_is_read_and_the_connection_is_as_patient_as_before(pa
     assert server.gettimeout() is None
 
 
-def test_a_body_that_stalls_is_given_up(pair: Pair) -> None:
+def test_a_stalled_body_is_a_body_timeout(pair: Pair) -> None:
     server, client = pair
     client.sendall(b"01234")
     with environ_of(server)["wsgi.input"] as stream, pytest.raises(BodyTimeout):
-        read_body(Request(environ_of(server, **{"wsgi.input": stream})), patience_s=0.05)
+        read_body(Request(environ_of(server, **{"wsgi.input": stream})), idle_timeout_s=0.05)
 
 
-def test_a_body_that_breaks_off_is_the_clients_error(pair: Pair) -> None:
+def test_an_incomplete_body_is_an_invalid_request(pair: Pair) -> None:
     server, client = pair
     client.sendall(b"01234")
     client.shutdown(socket.SHUT_WR)
@@ -60,15 +60,15 @@ def test_a_body_that_breaks_off_is_the_clients_error(pair: Pair) -> None:
         read_body(Request(environ_of(server, **{"wsgi.input": stream})))
 
 
-def test_a_body_that_nobody_wants_is_not_waited_for(pair: Pair) -> None:
+def test_discard_body_does_not_wait_for_the_rest(pair: Pair) -> None:
     server, client = pair
     client.sendall(b"01234")
     with environ_of(server)["wsgi.input"] as stream:
         discard_body(Request(environ_of(server, **{"wsgi.input": stream})))
-    assert server.recv(1) == b""  # shut: whoever drains it next finds its end at once
+    assert server.recv(1) == b""  # shut down: later reads end at once
 
 
-def test_a_body_that_trickles_is_not_waited_for_either(pair: Pair) -> None:
+def test_discard_body_does_not_wait_for_a_body_that_arrives_in_single_bytes(pair: Pair) -> None:
     server, client = pair
     done = threading.Event()
 
@@ -77,32 +77,32 @@ def test_a_body_that_trickles_is_not_waited_for_either(pair: Pair) -> None:
             while not done.wait(0.05):
                 client.sendall(b"x")
 
-    trickling = threading.Thread(target=trickle)
-    trickling.start()
-    began = time.monotonic()
+    sender = threading.Thread(target=trickle)
+    sender.start()
+    started_at = time.monotonic()
     try:
-        # A reader that, as gunicorn's, goes on until it has all that was asked for.
+        # Like gunicorn's, this reader continues until it has all requested bytes.
         with server.makefile("rb") as stream:
             discard_body(Request(environ_of(server, 60_000, **{"wsgi.input": stream})))
-        assert time.monotonic() - began < 2 * DISCARD_AT_MOST_S
+        assert time.monotonic() - started_at < 2 * DISCARD_TOTAL_TIMEOUT_S
     finally:
         done.set()
-        trickling.join()
+        sender.join()
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_client_that_left_is_noticed_where_that_takes_nothing_from_the_stream(
+def test_a_disconnected_client_is_detected_without_consuming_data_and_never_over_tls(
     pair: Pair, scheme: str
 ) -> None:
     server, client = pair
-    gone = hang_up_of({"gunicorn.socket": server, "wsgi.url_scheme": scheme})
-    assert not gone()
+    has_disconnected = disconnect_check({"gunicorn.socket": server, "wsgi.url_scheme": scheme})
+    assert not has_disconnected()
     client.sendall(b"the next request")
-    assert not gone()
+    assert not has_disconnected()
     assert server.recv(100) == b"the next request"
     client.close()
-    assert gone() == (scheme == "http")
+    assert has_disconnected() == (scheme == "http")
 
 
-def test_without_a_socket_nobody_ever_leaves() -> None:
-    assert not hang_up_of({})()
+def test_without_a_socket_the_client_counts_as_connected() -> None:
+    assert not disconnect_check({})()

@@ -1,4 +1,4 @@
-"""Kept images, models, probes and the description."""
+"""Stored images, models, probes and the API description."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ PATH = "/v1/images/generations"
 
 @pytest.fixture
 def url(client: FlaskClient) -> str:
-    answer = client.post(PATH, json={"prompt": "a cat", "size": "256x256"})
-    return str(answer.get_json()["data"][0]["url"])
+    response = client.post(PATH, json={"prompt": "a cat", "size": "256x256"})
+    return str(response.get_json()["data"][0]["url"])
 
 
-# --- kept images -----------------------------------------------------------------------------------
+# --- stored images ---------------------------------------------------------------------------------
 
 
-def test_a_kept_image_has_its_type_is_immutable_and_has_an_etag(client: FlaskClient, url: str) -> None:
-    answer = client.get(url)
-    assert answer.data.startswith(b"\x89PNG")
-    assert answer.headers["Content-Type"] == "image/png"
-    assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable"
-    assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    again = client.get(url, headers={"If-None-Match": answer.headers["ETag"]})
+def test_a_stored_image_has_a_content_type_an_etag_and_is_immutable(client: FlaskClient, url: str) -> None:
+    response = client.get(url)
+    assert response.data.startswith(b"\x89PNG")
+    assert response.headers["Content-Type"] == "image/png"
+    assert response.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    again = client.get(url, headers={"If-None-Match": response.headers["ETag"]})
     assert (again.status_code, again.data) == (304, b"")
 
 
-def test_head_tells_the_same_without_the_bytes(client: FlaskClient, url: str) -> None:
+def test_head_returns_the_same_headers_without_the_bytes(client: FlaskClient, url: str) -> None:
     whole, head = client.get(url), client.head(url)
     assert (head.status_code, head.data) == (200, b"")
     for name in ("Content-Type", "Content-Length", "ETag", "Cache-Control"):
         assert head.headers[name] == whole.headers[name]
 
 
-def test_a_part_can_be_had(client: FlaskClient, url: str) -> None:
-    part = client.get(url, headers={"Range": "bytes=0-7"})
-    assert (part.status_code, part.data) == (206, b"\x89PNG\r\n\x1a\n")
+def test_a_range_of_an_image_can_be_requested(client: FlaskClient, url: str) -> None:
+    response = client.get(url, headers={"Range": "bytes=0-7"})
+    assert (response.status_code, response.data) == (206, b"\x89PNG\r\n\x1a\n")
 
 
 @pytest.mark.parametrize(
@@ -52,21 +52,26 @@ def test_a_part_can_be_had(client: FlaskClient, url: str) -> None:
     ["x.png", "..%2f..%2fetc%2fpasswd", "%2e%2e", "..\\x.png", "a" * 300 + ".png", "00000000-0000-4000-8000-000000000000.png",
      "00000000-0000-4000-8000-000000000000.PNG", "00000000-0000-4000-8000-000000000000.png%00.jpg"],
 )  # fmt: skip
-def test_no_name_leads_anywhere_else(client: FlaskClient, name: str) -> None:
-    answer = client.get(f"/api/images/cache/{name}")
-    assert answer.status_code == 404
-    assert answer.get_json()["error"]["code"] in ("image.not_found", "route.not_found")
+def test_names_cannot_escape_the_image_folder(client: FlaskClient, name: str) -> None:
+    response = client.get(f"/api/images/cache/{name}")
+    assert response.status_code == 404
+    assert response.get_json()["error"]["code"] in ("image.not_found", "route.not_found")
 
 
-def test_a_range_outside_the_image_is_416_and_several_get_the_whole(client: FlaskClient, url: str) -> None:
+def test_a_range_outside_the_image_is_416_and_multiple_ranges_return_the_whole_image(
+    client: FlaskClient, url: str
+) -> None:
     length = len(client.get(url).data)
-    answer = client.get(url, headers={"Range": "bytes=99999999-"})
-    assert (answer.status_code, answer.get_json()["error"]["code"]) == (416, "request.range_not_satisfiable")
-    assert answer.headers["Content-Range"] == f"bytes */{length}"
+    response = client.get(url, headers={"Range": "bytes=99999999-"})
+    assert (response.status_code, response.get_json()["error"]["code"]) == (
+        416,
+        "request.range_not_satisfiable",
+    )
+    assert response.headers["Content-Range"] == f"bytes */{length}"
     assert len(client.get(url, headers={"Range": "bytes=0-1,3-4"}).data) == length
 
 
-def test_a_picture_as_b64_is_not_kept(client: FlaskClient, tmp_path: Any) -> None:
+def test_a_b64_json_picture_is_not_stored(client: FlaskClient, tmp_path: Any) -> None:
     client.post(PATH, json={"prompt": "a", "size": "256x256", "response_format": "b64_json"})
     assert not list(tmp_path.glob("state/images/*.png"))
 
@@ -74,7 +79,7 @@ def test_a_picture_as_b64_is_not_kept(client: FlaskClient, tmp_path: Any) -> Non
 # --- models ----------------------------------------------------------------------------------------
 
 
-def test_the_models_are_listed_with_what_a_picker_needs(client: FlaskClient) -> None:
+def test_the_list_of_models_matches_its_schema_and_the_catalogue(client: FlaskClient) -> None:
     body = client.get("/v1/models").get_json()
     validator = Draft202012Validator(json.loads((ROOT / "schemas/models.schema.json").read_text()))
     assert body["object"] == "list"
@@ -88,38 +93,40 @@ def test_the_models_are_listed_with_what_a_picker_needs(client: FlaskClient) -> 
 
 
 @pytest.mark.parametrize(
-    ("query", "found"), [("type=image", 5), ("type=text", 0), ("categories=image", 5), ("categories=llm", 0)]
+    ("query", "count"), [("type=image", 5), ("type=text", 0), ("categories=image", 5), ("categories=llm", 0)]
 )
-def test_models_can_be_asked_for_by_kind(client: FlaskClient, query: str, found: int) -> None:
-    assert len(client.get(f"/v1/models?{query}").get_json()["data"]) == found
+def test_models_can_be_filtered_by_type(client: FlaskClient, query: str, count: int) -> None:
+    assert len(client.get(f"/v1/models?{query}").get_json()["data"]) == count
 
 
 @pytest.mark.parametrize("name", ["sdxl-turbo", "stabilityai/sdxl-turbo", "SDXL_TURBO", "gpt-image-1"])
-def test_one_model_is_found_by_id_or_alias(client: FlaskClient, name: str) -> None:
+def test_a_model_is_found_by_id_or_alias(client: FlaskClient, name: str) -> None:
     assert client.get(f"/v1/models/{name}").get_json()["id"] == "sdxl-turbo"
 
 
-def test_hidden_models_are_neither_listed_nor_drawn(make_app: MakeApp) -> None:
+def test_hidden_models_are_neither_listed_nor_usable(make_app: MakeApp) -> None:
     client = make_app(images__visible=("flux-schnell",), images__default_model="flux-schnell").test_client()
     assert [entry["id"] for entry in client.get("/v1/models").get_json()["data"]] == ["flux-schnell", "img"]
-    answer = client.post(PATH, json={"prompt": "a", "model": "sdxl-turbo"})
-    assert answer.get_json()["error"]["details"]["models"] == ["flux-schnell"]
+    response = client.post(PATH, json={"prompt": "a", "model": "sdxl-turbo"})
+    assert response.get_json()["error"]["details"]["models"] == ["flux-schnell"]
     assert client.get("/v1/models/sdxl_turbo").status_code == 404
 
 
 # --- probes and description ------------------------------------------------------------------------
 
 
-def test_ready_says_which_kind_of_engine_there_is(client: FlaskClient, make_app: MakeApp) -> None:
+def test_ready_reports_the_kind_of_engine(client: FlaskClient, make_app: MakeApp) -> None:
     body = client.get("/ready").get_json()
     assert (body["status"], body["engine"]["kind"], body["catalogue"]["models"]) == ("ready", "sketch", 4)
-    dead = make_app(engine__url="http://127.0.0.1:9").test_client()
-    assert dead.get("/health").status_code == 200
-    answer = dead.get("/ready")
-    assert (answer.status_code, answer.get_json()["engine"]["code"]) == (503, "engine.unreachable")
+    unreachable = make_app(engine__url="http://127.0.0.1:9").test_client()
+    assert unreachable.get("/health").status_code == 200
+    response = unreachable.get("/ready")
+    assert (response.status_code, response.get_json()["engine"]["code"]) == (503, "engine.unreachable")
 
 
-def test_the_first_look_at_ready_after_a_bad_edit_tells_of_it(make_app: MakeApp, tmp_path: Any) -> None:
+def test_ready_reports_an_invalid_catalogue_edit_on_the_first_request(
+    make_app: MakeApp, tmp_path: Any
+) -> None:
     path = tmp_path / "catalogue.yaml"
     path.write_text((ROOT / "catalogue.yaml").read_text())
     client = make_app(catalogue=str(path)).test_client()
@@ -129,14 +136,14 @@ def test_the_first_look_at_ready_after_a_bad_edit_tells_of_it(make_app: MakeApp,
     assert "it must be" in client.get("/ready").get_json()["catalogue"]["error"]
 
 
-def test_what_a_broken_catalogue_says_is_for_those_with_a_key(make_app: MakeApp) -> None:
-    for keys, told in (((), "line 7"), (("k",), "catalogue.invalid")):
+def test_ready_hides_the_catalogue_error_message_if_keys_are_configured(make_app: MakeApp) -> None:
+    for keys, expected in (((), "line 7"), (("k",), "catalogue.invalid")):
         app = make_app(api_keys=keys)
         app.extensions["easel"].live_catalogue.error = CatalogueInvalid("line 7")
-        assert app.test_client().get("/ready").get_json()["catalogue"]["error"] == told
+        assert app.test_client().get("/ready").get_json()["catalogue"]["error"] == expected
 
 
-def test_the_description_covers_every_route_and_points_nowhere_outside(client: FlaskClient) -> None:
+def test_the_api_description_covers_every_route_and_all_references_resolve(client: FlaskClient) -> None:
     document = client.get("/openapi.json").get_json()
     served = {
         rule.rule.replace("<path:name>", "{id}").replace("<name>", "{name}")
@@ -154,7 +161,7 @@ def test_the_description_covers_every_route_and_points_nowhere_outside(client: F
 def _references(value: Any) -> list[str]:
     if isinstance(value, dict):
         own = [value["$ref"]] if "$ref" in value else []
-        return own + [each for inner in value.values() for each in _references(inner)]
+        return own + [reference for child in value.values() for reference in _references(child)]
     if isinstance(value, list):
-        return [each for inner in value for each in _references(inner)]
+        return [reference for child in value for reference in _references(child)]
     return []

@@ -1,4 +1,5 @@
-"""`python -m tests.arbiter`: the soak. A module of its own, for the processes it starts import the other one."""
+"""`python -m tests.arbiter` runs the soak test. A separate module, because the worker processes import
+tests.arbiter.soak."""
 
 from tests.arbiter.soak import main
 

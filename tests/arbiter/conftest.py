@@ -1,4 +1,4 @@
-"""Arbiters whose reconcilers are stopped at the end."""
+"""Arbiters whose reconcilers are stopped at the end of the test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from arbiter import Arbiter
-from tests.arbiter.fakes import FakeEngine, FakeStacks, Stage, quick
+from tests.arbiter.fakes import FakeEngine, FakeStacks, Harness, quick_policy
 
 MakeArbiter = Callable[..., Arbiter]
 
@@ -26,29 +26,29 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 def make_arbiter(tmp_path: Path, stacks: FakeStacks, engine: FakeEngine) -> Iterator[MakeArbiter]:
-    """Makes an arbiter over the two fakes, with a reconciler at work unless `reconciles` is false; policy by name."""
-    made: list[Arbiter] = []
+    """Makes an arbiter over the two fakes, with a running reconciler unless `reconciles` is false; policy by name."""
+    arbiters: list[Arbiter] = []
 
     def make(
-        *, reconciles: bool = True, measure: Callable[[], int | None] = lambda: None, **policy: Any
+        *, reconciles: bool = True, available_bytes: Callable[[], int | None] = lambda: None, **policy: Any
     ) -> Arbiter:
         arbiter = Arbiter(
             tmp_path / "gpu",
             tenants={"inference": stacks, "generation": engine},
-            policy=quick(**policy),
-            measure=measure,
+            policy=quick_policy(**policy),
+            available_bytes=available_bytes,
             engine_down=engine.is_down,
         )
         if reconciles:
             arbiter.reconciler.start()
-        made.append(arbiter)
+        arbiters.append(arbiter)
         return arbiter
 
     yield make
-    for arbiter in made:
+    for arbiter in arbiters:
         arbiter.reconciler.stop()
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    return Stage(tmp_path / "gpu")
+def harness(tmp_path: Path) -> Harness:
+    return Harness(tmp_path / "gpu")

@@ -1,5 +1,5 @@
-"""Two tenants in this process that work and can misbehave, a clock that moves when somebody waits, and requests that
-hold the GPU until they are told to let go."""
+"""Test doubles in this process: two tenants that can be told to misbehave, a clock that advances when the code sleeps,
+and requests that hold a lease until the test ends them."""
 
 from __future__ import annotations
 
@@ -18,38 +18,30 @@ from arbiter.state_store import StateStore
 from arbiter.switchover import Switchover
 from errors import EaselError, EngineStartFailed, JobInterrupted, StackRefused, StackUnreachable
 from gpu_tenant import Failure, Resident
+from tests.waiting import wait_until
 
-B = TypeVar("B", bound=StateStore)
+AnyStateStore = TypeVar("AnyStateStore", bound=StateStore)
 WAIT_S = 30.0
 GB = 10**9
 
 
-def until(condition: Callable[[], Any], seconds: float = WAIT_S) -> Any:
-    """What `condition` gives once it is true."""
-    give_up = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < give_up, "it did not come to pass"
-        time.sleep(0.002)
-    return found
-
-
-def quick(**changes: Any) -> Policy:
-    """A policy for tests that run in real time: it looks often and gives up soon."""
+def quick_policy(**changes: Any) -> Policy:
+    """A policy for tests that run in real time: short intervals, no minimum stay."""
     values: dict[str, Any] = {
         "min_stay_s": 0.0,
-        "drain_s": 20.0,
-        "release_s": 20.0,
-        "verify_s": 20.0,
-        "look_s": 0.002,
-        "again_s": 0.05,
-        "tick_s": 0.005,
-        "housekeeping_s": 0.02,
+        "drain_timeout_s": 20.0,
+        "release_timeout_s": 20.0,
+        "verify_timeout_s": 20.0,
+        "poll_interval_s": 0.002,
+        "release_interval_s": 0.05,
+        "reconcile_interval_s": 0.005,
+        "check_interval_s": 0.02,
     }
     return Policy(**values | changes)
 
 
 class Clock:
-    """Time that passes only when somebody waits."""
+    """Time that passes only in `sleep`."""
 
     def __init__(self, now: float = 1_700_000_000.0) -> None:
         self.now = now
@@ -57,32 +49,32 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def wait(self, seconds: float) -> None:
+    def sleep(self, seconds: float) -> None:
         self.now += max(seconds, 0.001)
 
 
 class FakeStacks:
-    """An LLM server. `loaded`: model -> when it will be gone, None for staying."""
+    """An LLM server. `loaded`: model -> when its memory is free, None while it stays loaded."""
 
     def __init__(self, clock: Callable[[], float] = time.time, *loaded: str) -> None:
         self._clock = clock
         self.loaded: dict[str, float | None] = dict.fromkeys(loaded or ("chat", "embed"))
         self.unload_s = 0.0
-        """From the answer until the memory is free"""
-        self.lies = 0
-        """So many unloads answer well and do nothing"""
+        """From the response until the memory is free"""
+        self.ignored_unloads = 0
+        """So many unload calls succeed without an effect"""
         self.reloads_at: float | None = None
         """When a late request loads `chat` again"""
-        self.deaf = 0
-        """So many lists are not answered"""
+        self.failing_lists = 0
+        """So many list calls fail"""
         self.refuses_unload = False
-        self.load_fails: dict[str, str] = {}
+        self.load_errors: dict[str, str] = {}
         """Model -> why it cannot be loaded"""
-        self.loading_raises = False
+        self.fails_restore = False
         self.busy_until = 0.0
-        """Somebody's requests run until then"""
-        self.before: Callable[[str], None] = lambda op: None
-        """Called before anything that matters is done"""
+        """When the last request of another client ends"""
+        self.on_call: Callable[[str], None] = lambda op: None
+        """Called at the start of each call, with its name"""
 
     def _advance(self) -> None:
         now = self._clock()
@@ -92,23 +84,23 @@ class FakeStacks:
             self.loaded["chat"] = None
 
     def resident(self) -> tuple[Resident, ...]:
-        self.before("resident")
-        if self.deaf > 0:
-            self.deaf -= 1
-            raise StackUnreachable("the fake is deaf")
+        self.on_call("resident")
+        if self.failing_lists > 0:
+            self.failing_lists -= 1
+            raise StackUnreachable("the fake does not respond")
         self._advance()
         return tuple(Resident("fake", name, {"of": name}) for name in sorted(self.loaded))
 
     def busy(self) -> int | None:
-        self.before("busy")
+        self.on_call("busy")
         return 1 if self._clock() < self.busy_until else 0
 
     def release(self, residents: Sequence[Resident]) -> None:
-        self.before("release")
+        self.on_call("release")
         if self.refuses_unload:
             raise StackRefused("the fake refuses to unload")
-        if self.lies > 0:
-            self.lies -= 1
+        if self.ignored_unloads > 0:
+            self.ignored_unloads -= 1
             return
         for item in residents:
             if self.loaded.get(item.id, 0.0) is None:
@@ -116,71 +108,71 @@ class FakeStacks:
         self._advance()
 
     def restore(self, residents: Sequence[Resident]) -> tuple[Failure, ...]:
-        self.before("restore")
-        if self.loading_raises:
-            raise StackUnreachable("the fake is gone")
+        self.on_call("restore")
+        if self.fails_restore:
+            raise StackUnreachable("the fake does not respond")
         for item in residents:
-            assert item.saved == {"of": item.id}, "what was saved comes back as it was"
-            if item.id not in self.load_fails:
+            assert item.saved == {"of": item.id}, "`saved` is passed back unchanged"
+            if item.id not in self.load_errors:
                 self.loaded[item.id] = None
         return tuple(
-            Failure(item.owner, item.id, self.load_fails[item.id])
+            Failure(item.owner, item.id, self.load_errors[item.id])
             for item in residents
-            if item.id in self.load_fails
+            if item.id in self.load_errors
         )
 
-    def drop(self, jobs: Sequence[str] | None) -> None:
-        """An LLM server knows no jobs of ours."""
+    def cancel_jobs(self, jobs: Sequence[str] | None) -> None:
+        """An LLM server has no jobs of Easel."""
 
 
 class FakeEngine:
-    """ComfyUI. `claims`: whether it has models in memory."""
+    """ComfyUI. `holds_memory`: whether it has models in memory."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self.claims = False
+        self.holds_memory = False
         self.is_up = True
-        self.start_fails = 0
+        self.failing_starts = 0
         self.starts = 0
         self.keeps_memory = False
-        self.renders_until = 0.0
-        """Somebody else draws until then"""
-        self.dropped: list[str | None] = []
-        """None stands for everything"""
-        self.before: Callable[[str], None] = lambda op: None
+        self.busy_until = 0.0
+        """When the last job of another client ends"""
+        self.cancelled: list[str | None] = []
+        """None stands for all jobs"""
+        self.on_call: Callable[[str], None] = lambda op: None
 
     def is_down(self) -> bool:
         return not self.is_up
 
     def resident(self) -> tuple[Resident, ...]:
-        self.before("resident")
-        return (Resident("engine", "models"),) if self.claims else ()
+        self.on_call("resident")
+        return (Resident("engine", "models"),) if self.holds_memory else ()
 
     def busy(self) -> int | None:
-        self.before("busy")
-        return 1 if self._clock() < self.renders_until else 0
+        self.on_call("busy")
+        return 1 if self._clock() < self.busy_until else 0
 
     def release(self, residents: Sequence[Resident]) -> None:
-        self.before("release")
-        self.claims = self.claims and self.keeps_memory
+        self.on_call("release")
+        self.holds_memory = self.holds_memory and self.keeps_memory
 
     def restore(self, residents: Sequence[Resident]) -> tuple[Failure, ...]:
-        self.before("restore")
+        self.on_call("restore")
         if self.is_up:
             return ()
-        if self.start_fails > 0:
-            self.start_fails -= 1
+        if self.failing_starts > 0:
+            self.failing_starts -= 1
             raise EngineStartFailed("the fake does not start")
         self.is_up, self.starts = True, self.starts + 1
         return ()
 
-    def drop(self, jobs: Sequence[str] | None) -> None:
-        self.dropped.extend([None] if jobs is None else jobs)
-        self.renders_until = 0.0
+    def cancel_jobs(self, jobs: Sequence[str] | None) -> None:
+        self.cancelled.extend([None] if jobs is None else jobs)
+        self.busy_until = 0.0
 
 
-class Stage:
-    """The arbiter's parts over a clock that nobody waits for: `play` carries a switch to its end, `tick` is one look."""
+class Harness:
+    """The arbiter's parts with a fake clock and no threads."""
 
     def __init__(self, folder: Path, policy: Policy | None = None, clock: Clock | None = None) -> None:
         self.folder, self.clock, self.policy = folder, clock or Clock(), policy or Policy()
@@ -189,45 +181,45 @@ class Stage:
         self.claims = ClaimFolder(folder / "holds")
         self.use(StateStore(folder))
 
-    def use(self, state_store: B) -> B:
-        """Build the parts over these books."""
+    def use(self, state_store: AnyStateStore) -> AnyStateStore:
+        """Build the parts over this state store."""
         self.state_store: StateStore = state_store
         self.switchover = Switchover(
             self.state_store,
             self.claims,
             {"inference": self.stacks, "generation": self.engine},
             self.policy,
-            free_memory=lambda: self.free(),
+            available_bytes=lambda: self.free(),
             clock=self.clock,
-            pause=self.clock.wait,
+            sleep=self.clock.sleep,
         )
-        # At once, where the real one looks from a thread of its own.
-        monitor = Monitor(self.stacks, lambda: self.engine.is_down(), aside=lambda look: look())
-        self.reconciler = Reconciler(self.switchover, is_wired=True, monitor=monitor)
+        # The checks run at once; those of a real monitor run in a thread.
+        monitor = Monitor(self.stacks, lambda: self.engine.is_down(), run_in_background=lambda check: check())
+        self.reconciler = Reconciler(self.switchover, shares_gpu=True, monitor=monitor)
         return state_store
 
-    def play(self, target: Mode, **given: Any) -> Switch:
-        """Begin a switch and carry it to its end."""
+    def run_switch(self, target: Mode, **options: Any) -> Switch:
+        """Begin a switch and run it to its end."""
         with self.state_store.mutex():
-            self.switchover.begin(NextSwitch(target, "asked", **given))
+            self.switchover.begin(NextSwitch(target, "requested", **options))
         return self.resume()
 
     def resume(self) -> Switch:
         self.switchover.run()
         return self.switch
 
-    def ticks(self, seconds: float, each: float = 0.1) -> None:
-        """So much time passes, with a look every now and then."""
+    def run_ticks(self, seconds: float, interval_s: float = 0.1) -> None:
+        """Let `seconds` pass, with a tick of the reconciler every `interval_s`."""
         end = self.clock.now + seconds
         while self.clock.now < end:
             self.reconciler.tick()
-            self.clock.wait(each)
+            self.clock.sleep(interval_s)
 
     def claim(self, mode: Mode, kind: Any = "lease", job: str = "a-job", need: int = 0) -> OwnClaim:
-        """A hold that lasts until it is ended."""
+        """A claim that lasts until the test ends it."""
         with self.state_store.mutex():
             number = max([0, *(claim.number for claim in self.claims.all())]) + 1
-            return self.claims.take(Claim(kind, number, mode, kind == "ticket", need, 1, job))
+            return self.claims.create(Claim(kind, number, mode, kind == "ticket", need, 1, job))
 
     @property
     def switch(self) -> Switch:
@@ -237,51 +229,52 @@ class Stage:
 
 
 class Request(threading.Thread):
-    """A request that holds the GPU until it is told to let go, and stops when its lease is void, as a render does."""
+    """A request that holds its lease until `finish`, and fails when the lease is void, as a render does."""
 
-    def __init__(self, arbiter: Arbiter, mode: Mode, job: str, **given: Any) -> None:
+    def __init__(self, arbiter: Arbiter, mode: Mode, job: str, **options: Any) -> None:
         super().__init__(daemon=True)
         self._arbiter, self._mode, self.job = arbiter, mode, job
-        self._given = {"timeout_s": WAIT_S, **given}
-        self._has, self._over = threading.Event(), threading.Event()
+        self._options = {"timeout_s": WAIT_S, **options}
+        self._granted, self._finish = threading.Event(), threading.Event()
         self.error: EaselError | None = None
-        self.hung_up = False
+        self.is_cancelled = False
         self.start()
 
     def run(self) -> None:
         try:
             with self._arbiter.lease(
-                self._mode, job=self.job, cancelled=lambda: self.hung_up, **self._given
+                self._mode, job=self.job, cancelled=lambda: self.is_cancelled, **self._options
             ) as lease:
-                self._has.set()
-                while not self._over.wait(0.002):
+                self._granted.set()
+                while not self._finish.wait(0.002):
                     if lease.is_void():
                         raise JobInterrupted("the engine stopped")
         except EaselError as error:
             self.error = error
 
     @property
-    def has_it(self) -> bool:
-        return self._has.is_set()
+    def is_granted(self) -> bool:
+        return self._granted.is_set()
 
-    def gets_it(self) -> Request:
-        """This request, once it has the GPU."""
-        until(lambda: self.has_it or self.error)
-        assert self.has_it, self.error
+    def wait_granted(self) -> Request:
+        """Returns this request once it has its lease."""
+        wait_until(lambda: self.is_granted or self.error)
+        assert self.is_granted, self.error
         return self
 
-    def waits(self) -> Request:
-        """This request, once it stands in the queue."""
-        until(lambda: any(claim.job == self.job for claim in self._arbiter.claims.all()))
-        assert not self.has_it
+    def wait_queued(self) -> Request:
+        """Returns this request once it has a ticket."""
+        wait_until(lambda: any(claim.job == self.job for claim in self._arbiter.claims.all()))
+        assert not self.is_granted
         return self
 
-    def ends(self) -> EaselError | None:
-        """How it came to its end, once it has."""
+    def wait_ended(self) -> EaselError | None:
+        """Returns the error of this request, or None, once it has ended."""
         self.join(WAIT_S)
-        assert not self.is_alive(), "the request does not come to an end"
+        assert not self.is_alive(), "the request did not end in time"
         return self.error
 
-    def lets_go(self) -> EaselError | None:
-        self._over.set()
-        return self.ends()
+    def finish(self) -> EaselError | None:
+        """Ends the lease; returns the error of this request, or None."""
+        self._finish.set()
+        return self.wait_ended()

@@ -1,5 +1,5 @@
-"""Random interleavings over real processes: image and LLM requests, switches, pins, forces, kills and restarts, on a GPU
-that misbehaves. `python -m tests.arbiter --runs 2000` (`make soak`); a failing run prints the seed that repeats it."""
+"""Random interleavings over real processes: image and LLM requests, switches, pins, forces, kills and restarts, on a
+simulated GPU that misbehaves. `python -m tests.arbiter --runs 2000` (`make soak`); a failing run prints its seed."""
 
 from __future__ import annotations
 
@@ -20,14 +20,22 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from arbiter import Arbiter, Policy
 from arbiter.switchover import Switchover
+from arbiter.values import Phase
 from errors import EaselError, SwitchInProgress
-from tests.arbiter.world import Caller, FakeEngine, FakeStacks, World, WorldServer, random_errors
+from tests.arbiter.simulated_gpu import (
+    Caller,
+    FakeEngine,
+    FakeStacks,
+    SimulatedGpu,
+    SimulatedGpuServer,
+    random_misbehaviour,
+)
 
-PHASES = ("closing", "draining", "releasing", "verifying", "starting", "restoring")
+PHASES: tuple[str, ...] = get_args(Phase)
 ALLOWED = {
     "gpu.busy",
     "gpu.image_mode",
@@ -40,7 +48,7 @@ ALLOWED = {
     "comfyui.cancelled",
     "request.cancelled",
 }
-"""How a request may end when the world is against it"""
+"""The errors with which a request may end"""
 WAIT_S = 4.0
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.arbiter.soak"])
@@ -48,22 +56,23 @@ PROCESSES.set_forkserver_preload(["tests.arbiter.soak"])
 
 @dataclass(frozen=True)
 class Op:
-    """Something that happens `at` seconds after the start, in worker `worker`."""
+    """An operation of worker `worker`, `at` seconds after the start."""
 
     at: float
     worker: int
     kind: str
-    given: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One interleaving, made from its seed alone. `dies_in`: worker -> phase at whose beginning it is killed."""
+    """One interleaving, made from its seed alone. `killed_in`: worker -> phase at whose start it kills itself. `kills`:
+    (seconds after the start, worker)."""
 
     seed: int
     policy: Policy
     ops: tuple[Op, ...]
-    dies_in: dict[int, str]
+    killed_in: dict[int, str]
     kills: tuple[tuple[float, int], ...]
     restart_all_at: float | None
 
@@ -77,20 +86,20 @@ def make_plan(seed: int) -> Plan:
         min_stay_s=dice.choice((0, 0.02, 0.1)),
         depth=dice.choice((1, 2)),
         on_drain_timeout=dice.choice(("fail", "fail", "kill")),
-        drain_s=dice.choice((0.05, 1, 1)),
-        release_s=0.4,
-        verify_s=0.2,
-        look_s=0.01,
-        again_s=0.05,
-        tick_s=0.004,
-        housekeeping_s=0.05,
+        drain_timeout_s=dice.choice((0.05, 1, 1)),
+        release_timeout_s=0.4,
+        verify_timeout_s=0.2,
+        poll_interval_s=0.01,
+        release_interval_s=0.05,
+        reconcile_interval_s=0.004,
+        check_interval_s=0.05,
     )
     ops = tuple(_op(dice) for _ in range(dice.randint(5, 12)))
-    killing = dice.random()
-    dies_in = {dice.randint(0, 1): dice.choice(PHASES)} if killing < 0.25 else {}
-    kills = ((dice.uniform(0.02, 0.3), dice.randint(0, 1)),) if 0.25 <= killing < 0.35 else ()
-    restart = dice.uniform(0.05, 0.3) if killing > 0.93 else None
-    return Plan(seed, policy, ops, dies_in, kills, restart)
+    kill = dice.random()
+    killed_in = {dice.randint(0, 1): dice.choice(PHASES)} if kill < 0.25 else {}
+    kills = ((dice.uniform(0.02, 0.3), dice.randint(0, 1)),) if 0.25 <= kill < 0.35 else ()
+    restart = dice.uniform(0.05, 0.3) if kill > 0.93 else None
+    return Plan(seed, policy, ops, killed_in, kills, restart)
 
 
 def _op(dice: random.Random) -> Op:
@@ -101,7 +110,7 @@ def _op(dice: random.Random) -> Op:
             at,
             worker,
             kind,
-            {"seconds": dice.choice((0.001, 0.01, 0.03, 0.08)), "hangs_up": dice.random() < 0.1},
+            {"seconds": dice.choice((0.001, 0.01, 0.03, 0.08)), "is_cancelled": dice.random() < 0.1},
         )
     if kind == "switch":
         mode = dice.choice(("inference", "generation"))
@@ -113,29 +122,33 @@ def _op(dice: random.Random) -> Op:
 # --- in a worker -----------------------------------------------------------------------------------
 
 
-class Careless(Switchover):
-    """Does not look whether the memory is free."""
+class WithoutVerification(Switchover):
+    """Does not check that the memory is free."""
 
-    def _verify_gone(self, switch: Any) -> None:
+    def _wait_until_released(self, switch: Any) -> None:
         return None
 
 
-class Deaf(Switchover):
-    """Does not look whether anybody holds a lease."""
+class WithoutLeaseCheck(Switchover):
+    """Does not wait for leases."""
 
     def _leases(self, switch: Any) -> tuple[()]:
         return ()
 
 
-MUTANTS: dict[str, type[Switchover]] = {"": Switchover, "no verifying": Careless, "no lease check": Deaf}
+MUTANTS: dict[str, type[Switchover]] = {
+    "": Switchover,
+    "no verification": WithoutVerification,
+    "no lease check": WithoutLeaseCheck,
+}
 
 
-class _Tells(logging.Handler):
-    """Tells the world of each switch, and kills its own process where the plan says."""
+class _ReportingHandler(logging.Handler):
+    """Reports each switch that begins, and kills its own process at the start of phase `killed_in`."""
 
-    def __init__(self, call: Caller, dies_in: str | None) -> None:
+    def __init__(self, call: Caller, killed_in: str | None) -> None:
         super().__init__()
-        self._call, self._dies_in = call, dies_in
+        self._call, self._killed_in = call, killed_in
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.msg == "switch %d to %s: %s" and isinstance(record.args, tuple):
@@ -147,41 +160,41 @@ class _Tells(logging.Handler):
         else:
             if record.exc_info:
                 trace = logging.Formatter().formatException(record.exc_info)
-                self._call("result", what="reconciler", ended=f"{record.msg}: {trace}")
+                self._call("result", kind="reconciler", outcome=f"{record.msg}: {trace}")
             return
-        if phase == self._dies_in:
-            self._call("died", phase=phase)
+        if phase == self._killed_in:
+            self._call("killed", phase=phase)
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def work(folder: Path, socket: Path, worker: int, plan: Plan, mutant: str, dies_in: str | None) -> None:
-    """A worker process: its share of the plan's ops, a thread each."""
+def work(folder: Path, socket: Path, worker: int, plan: Plan, mutant: str, killed_in: str | None) -> None:
+    """A worker process: runs its operations of the plan, each in a thread."""
     call = Caller(socket, f"w{worker}/{os.getpid()}")
     log = logging.getLogger("easel.gpu")
     log.setLevel(logging.DEBUG)
-    log.addHandler(_Tells(call, dies_in))
+    log.addHandler(_ReportingHandler(call, killed_in))
     log.propagate = False
     arbiter = make_arbiter(folder, call, plan.policy, mutant)
-    call("result", what="ready", worker=worker, pid=os.getpid())
-    while (began := call("began")) is None:
+    call("result", kind="ready", worker=worker, pid=os.getpid())
+    while (started_at := call("start_time")) is None:
         time.sleep(0.002)
     arbiter.reconciler.start()
     threads = [
-        threading.Thread(target=_do, args=(arbiter, call, op, began), daemon=True)
+        threading.Thread(target=_run_op, args=(arbiter, call, op, started_at), daemon=True)
         for op in plan.ops
-        if op.worker == worker and began + op.at > time.time() - 0.2
+        if op.worker == worker and started_at + op.at > time.time() - 0.2
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    call("result", what="done", worker=worker, pid=os.getpid())
+    call("result", kind="done", worker=worker, pid=os.getpid())
     threading.Event().wait()
 
 
 def make_arbiter(folder: Path, call: Caller, policy: Policy, mutant: str = "") -> Arbiter:
     def is_forced() -> bool:
-        switch = arbiter.state_store.state().under_way
+        switch = arbiter.state_store.state().active_switch
         return policy.on_drain_timeout == "kill" or (switch is not None and switch.force)
 
     arbiter = Arbiter(
@@ -194,47 +207,47 @@ def make_arbiter(folder: Path, call: Caller, policy: Policy, mutant: str = "") -
     return arbiter
 
 
-def _do(arbiter: Arbiter, call: Caller, op: Op, began: float) -> None:
-    time.sleep(max(0.0, began + op.at - time.time()))
-    ended = "ok"
+def _run_op(arbiter: Arbiter, call: Caller, op: Op, started_at: float) -> None:
+    time.sleep(max(0.0, started_at + op.at - time.time()))
+    outcome = "ok"
     try:
-        OPS[op.kind](arbiter, call, **op.given)
+        OPS[op.kind](arbiter, call, **op.arguments)
     except EaselError as error:
-        ended = error.code
+        outcome = error.code
     except Exception as error:
-        ended = f"{type(error).__name__}: {error}"
-    call("result", what=op.kind, ended=ended)
+        outcome = f"{type(error).__name__}: {error}"
+    call("result", kind=op.kind, outcome=outcome)
 
 
-def _image(arbiter: Arbiter, call: Caller, seconds: float, hangs_up: bool = False) -> None:
+def _image(arbiter: Arbiter, call: Caller, seconds: float, is_cancelled: bool = False) -> None:
     job = uuid.uuid4().hex
-    leaves_at = time.monotonic() + (0.03 if hangs_up else 60)
-    gone = lambda: time.monotonic() > leaves_at  # noqa: E731
-    with arbiter.lease("generation", job=job, timeout_s=WAIT_S, cancelled=gone) as lease:
+    cancelled_at = time.monotonic() + (0.03 if is_cancelled else 60)
+    cancelled = lambda: time.monotonic() > cancelled_at  # noqa: E731
+    with arbiter.lease("generation", job=job, timeout_s=WAIT_S, cancelled=cancelled) as lease:
         if lease.is_void():
             return
         call("draw", job=job, seconds=seconds)
         while not call("is_done", job=job):
-            if lease.is_void() or gone():
-                call("drop", jobs=[job])
+            if lease.is_void() or cancelled():
+                call("cancel_jobs", jobs=[job])
             time.sleep(0.003)
-        lease.ran(seconds)
+        lease.record_run(seconds)
 
 
-def _llm(arbiter: Arbiter, call: Caller, seconds: float, hangs_up: bool = False) -> None:
+def _llm(arbiter: Arbiter, call: Caller, seconds: float, is_cancelled: bool = False) -> None:
     job = uuid.uuid4().hex
     with arbiter.lease("inference", job=job, timeout_s=WAIT_S) as lease:
         if lease.is_void():
             return
         call("serve", job=job, seconds=seconds, pid=os.getpid())
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and not lease.is_void():
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not lease.is_void():
             time.sleep(0.003)
         call("stop_serving", job=job)
 
 
-def _switch(arbiter: Arbiter, call: Caller, **given: Any) -> None:
-    if arbiter.switch(**given) == "switching":
+def _switch(arbiter: Arbiter, call: Caller, **arguments: Any) -> None:
+    if arbiter.switch(**arguments) == "switching":
         call("accepted")
 
 
@@ -247,195 +260,200 @@ OPS: dict[str, Callable[..., None]] = {
 }
 
 
-# --- the judge -------------------------------------------------------------------------------------
+# --- the runner ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What came of one interleaving. `errors` empty: nothing was wrong."""
+class RunResult:
+    """The result of one interleaving. `errors` is empty if nothing was wrong."""
 
     seed: int
     errors: tuple[str, ...]
     killed_in: tuple[str, ...]
-    endings: tuple[str, ...]
+    outcomes: tuple[str, ...]
     log: tuple[str, ...]
     served: int
     drawn: int
 
 
-def judge(seed: int, mutant: str = "") -> Verdict:
-    """Play the interleaving of `seed` and look at what came of it."""
+def run_interleaving(seed: int, mutant: str = "") -> RunResult:
+    """Run the interleaving of `seed` and check it."""
     plan = make_plan(seed)
-    with tempfile.TemporaryDirectory(prefix="easel-soak-") as place:
-        return _play(plan, Path(place), mutant)
+    with tempfile.TemporaryDirectory(prefix="easel-soak-") as folder:
+        return _run_plan(plan, Path(folder), mutant)
 
 
-def _play(plan: Plan, place: Path, mutant: str) -> Verdict:
-    world = World(random_errors(random.Random(plan.seed + 1)))
-    server = WorldServer(place / "world", world)
-    folder = place / "gpu"
+def _run_plan(plan: Plan, folder: Path, mutant: str) -> RunResult:
+    gpu = SimulatedGpu(random_misbehaviour(random.Random(plan.seed + 1)))
+    socket, state_folder = folder / "socket", folder / "gpu"
+    server = SimulatedGpuServer(socket, gpu)
     workers: dict[int, Any] = {}
 
-    def start(number: int, dies_in: str | None = None) -> None:
-        arguments = (folder, place / "world", number, plan, mutant, dies_in)
+    def start(number: int, killed_in: str | None = None) -> None:
+        arguments = (state_folder, socket, number, plan, mutant, killed_in)
         workers[number] = PROCESSES.Process(target=work, args=arguments, daemon=True)
         workers[number].start()
 
     try:
         for number in (0, 1):
-            start(number, plan.dies_in.get(number))
-        killed = _until_quiet(plan, world, workers, start, _beginning(world))
-        errors = [*world.violations, *_endings_wrong(world), *_numbers_wrong(world, killed)]
-        errors += _aftermath(folder, world, Caller(place / "world", "judge"), plan)
-        errors += [error for error in world.violations if error not in errors]
+            start(number, plan.killed_in.get(number))
+        killed = _supervise(plan, gpu, workers, start, _set_start_time(gpu))
+        errors = [*gpu.violations, *_unexpected_outcomes(gpu), *_wrong_numbers(gpu, killed)]
+        errors += _check_recovery(state_folder, gpu, Caller(socket, "runner"), plan)
+        errors += [error for error in gpu.violations if error not in errors]
     finally:
         for process in workers.values():
             process.kill()
             process.join()
         server.close()
-    died = tuple(result["phase"] for result in world.results if result["what"] == "died")
-    endings = tuple(result.get("ended", "") for result in world.results if "ended" in result)
-    return Verdict(plan.seed, tuple(errors), died, endings, tuple(world.log), world.served, world.drawn)
+    killed_in = tuple(result["phase"] for result in gpu.results if result["kind"] == "killed")
+    outcomes = tuple(result.get("outcome", "") for result in gpu.results if "outcome" in result)
+    return RunResult(plan.seed, tuple(errors), killed_in, outcomes, tuple(gpu.log), gpu.served, gpu.drawn)
 
 
-def _beginning(world: World) -> float:
-    """Say when the plan begins, once both workers are there: on a busy machine it takes long until a process runs."""
-    give_up = time.monotonic() + 30
-    while sum(result["what"] == "ready" for result in list(world.results)) < 2:
-        if time.monotonic() > give_up:
+def _set_start_time(gpu: SimulatedGpu) -> float:
+    """Set when the plan starts, once both workers are ready: on a busy machine a process takes long to start."""
+    deadline = time.monotonic() + 30
+    while sum(result["kind"] == "ready" for result in list(gpu.results)) < 2:
+        if time.monotonic() > deadline:
             raise TimeoutError("the workers do not start")
         time.sleep(0.002)
-    world.began_at = time.time() + 0.02
-    return world.began_at
+    gpu.starts_at = time.time() + 0.02
+    return gpu.starts_at
 
 
-def _until_quiet(
-    plan: Plan, world: World, workers: dict[int, Any], start: Callable[[int], None], began: float
+def _supervise(
+    plan: Plan,
+    gpu: SimulatedGpu,
+    workers: dict[int, Any],
+    start: Callable[[int], None],
+    started_at: float,
 ) -> bool:
-    """Kill and start again as planned, until every worker that lives is through. Says whether any was killed."""
+    """Kill workers as planned and start them again, until every worker is done. Returns whether any was killed."""
     kills, restart_at, killed = list(plan.kills), plan.restart_all_at, False
-    give_up = time.monotonic() + 15
-    while time.monotonic() < give_up:
-        now = time.time() - began
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        now = time.time() - started_at
         victims = [number for at, number in kills if now >= at]
         kills = [(at, number) for at, number in kills if now < at]
         if restart_at is not None and now >= restart_at:
             victims, restart_at = [0, 1], None
         for number in victims:
             workers[number].kill()
-            workers[number].join()  # else it could still pass for alive, and for done
+            workers[number].join()  # until then it could count as alive, and as done
         for number in list(workers):
             if not workers[number].is_alive():
                 killed = True
                 workers[number].join()
                 start(number)
-        done = {result["pid"] for result in list(world.results) if result["what"] == "done"}
+        done = {result["pid"] for result in list(gpu.results) if result["kind"] == "done"}
         if not kills and restart_at is None and all(process.pid in done for process in workers.values()):
             return killed
         time.sleep(0.01)
-    world.violations.append("the workers did not come to an end")
+    gpu.violations.append("the workers did not end in time")
     return killed
 
 
-def _endings_wrong(world: World) -> list[str]:
+def _unexpected_outcomes(gpu: SimulatedGpu) -> list[str]:
     return [
-        f"{result['op']} ended with {result['ended']}"
-        for result in world.results
-        if "ended" in result and result["ended"] not in ALLOWED | {"ok"}
+        f"{result['kind']} ended with {result['outcome']}"
+        for result in gpu.results
+        if "outcome" in result and result["outcome"] not in ALLOWED | {"ok"}
     ]
 
 
-def _numbers_wrong(world: World, killed: bool) -> list[str]:
-    """Each switch begins once, in order, and each that was asked for begins."""
-    numbers = [number for number, _, _ in world.begun]
-    # A process may die after it wrote the switch down and before it told of it.
-    wrong = (
-        [] if killed or numbers == list(range(1, len(numbers) + 1)) else [f"switches {numbers} were doubled"]
-    )
-    if len(numbers) != len(set(numbers)):
-        wrong.append(f"switches {numbers} were doubled")
-    return wrong
+def _wrong_numbers(gpu: SimulatedGpu, killed: bool) -> list[str]:
+    """Every switch must begin once, in the order of the numbers, without a gap."""
+    numbers = [number for number, _, _ in gpu.begun]
+    # A process may be killed after it has written the switch and before it has reported it.
+    has_gap = not killed and numbers != list(range(1, len(numbers) + 1))
+    if has_gap or len(numbers) != len(set(numbers)):
+        return [f"the switches {numbers} have gaps or repetitions"]
+    return []
 
 
-def _aftermath(folder: Path, world: World, call: Caller, plan: Plan) -> list[str]:
-    """Once everything works again, both sides must get the GPU, and nothing may be left behind."""
-    world.heal()
+def _check_recovery(folder: Path, gpu: SimulatedGpu, call: Caller, plan: Plan) -> list[str]:
+    """Once everything works again, both sides must get the GPU, and no claim may be left."""
+    gpu.heal()
     arbiter = make_arbiter(folder, call, plan.policy)
-    wrong: list[str] = []
+    errors: list[str] = []
     try:
-        _settle(arbiter)
-        asked = sum(reason == "asked" for _, _, reason in world.begun)
-        if not plan.dies_in and not plan.kills and plan.restart_all_at is None and asked != world.accepted:
-            wrong.append(f"{world.accepted} switches were accepted and {asked} begun")
+        _wait_until_idle(arbiter)
+        requested = sum(reason == "requested" for _, _, reason in gpu.begun)
+        if (
+            not plan.killed_in
+            and not plan.kills
+            and plan.restart_all_at is None
+            and requested != gpu.accepted
+        ):
+            errors.append(f"{gpu.accepted} switches were accepted and {requested} begun")
         with contextlib.suppress(EaselError):
             arbiter.pin(False)
         for mode, request in (("inference", _llm), ("generation", _image)):
-            _insist(arbiter, mode)
+            _force_switch(arbiter, mode)
             request(arbiter, call, 0.001)
-        _settle(arbiter)
+        _wait_until_idle(arbiter)
     except (EaselError, TimeoutError) as error:
-        wrong.append(f"afterwards: {type(error).__name__}: {error}; {arbiter.state_store.state().switch}")
+        errors.append(f"afterwards: {type(error).__name__}: {error}; {arbiter.state_store.state().switch}")
     left = [claim.name for claim in arbiter.claims.all()]
-    return [*wrong, *(f"left behind: {name}" for name in left)]
+    return [*errors, *(f"left over: {name}" for name in left)]
 
 
-def _settle(arbiter: Arbiter) -> None:
-    give_up = time.monotonic() + 5
-    # One look each time: between two, a wish can become a switch.
-    while (state := arbiter.state_store.state()).under_way or state.wanted:
-        if time.monotonic() > give_up:
-            raise TimeoutError("a switch does not come to an end")
+def _wait_until_idle(arbiter: Arbiter) -> None:
+    deadline = time.monotonic() + 5
+    # One read for both: between two reads a request can become a switch.
+    while (state := arbiter.state_store.state()).active_switch or state.wanted:
+        if time.monotonic() > deadline:
+            raise TimeoutError("a switch does not end")
         time.sleep(0.005)
 
 
-def _insist(arbiter: Arbiter, mode: Any) -> None:
-    """A switch of nobody's wish may come between a look and a call."""
+def _force_switch(arbiter: Arbiter, mode: Any) -> None:
+    """Repeats it if another switch begins between the wait and the call."""
     for _ in range(20):
-        _settle(arbiter)
+        _wait_until_idle(arbiter)
         with contextlib.suppress(SwitchInProgress):
             arbiter.switch(mode, force=True, pin=True if mode == "generation" else None)
-            return _settle(arbiter)
-    raise TimeoutError(f"{mode} cannot be had")
+            return _wait_until_idle(arbiter)
+    raise TimeoutError(f"no switch to {mode} was accepted")
 
 
-def run_many(seeds: list[int], *, at_once: int = 6, mutant: str = "") -> list[Verdict]:
+def run_many(seeds: list[int], *, at_once: int = 6, mutant: str = "") -> list[RunResult]:
     with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
-        return list(pool.map(lambda seed: judge(seed, mutant), seeds))
+        return list(pool.map(lambda seed: run_interleaving(seed, mutant), seeds))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=None, help="of the first run; the next ones follow")
+    parser.add_argument("--seed", type=int, default=None, help="of the first run; the others follow")
     parser.add_argument("--at-once", type=int, default=6)
     parser.add_argument("--mutant", default="", choices=list(MUTANTS))
-    parser.add_argument("--log", action="store_true", help="print what happened in each run that went wrong")
-    given = parser.parse_args()
-    seed = random.SystemRandom().randrange(10**6) if given.seed is None else given.seed
-    print(f"seeds {seed} to {seed + given.runs - 1}", flush=True)
-    began, wrong = time.monotonic(), 0
-    endings: collections.Counter[str] = collections.Counter()
-    deaths: collections.Counter[str] = collections.Counter()
-    kills = served = drawn = 0
-    for start in range(seed, seed + given.runs, 60):
-        for verdict in run_many(
-            list(range(start, min(start + 60, seed + given.runs))), at_once=given.at_once, mutant=given.mutant
-        ):
-            plan = make_plan(verdict.seed)
-            kills += bool(verdict.killed_in or plan.kills or plan.restart_all_at)
-            endings.update(verdict.endings)
-            deaths.update(verdict.killed_in)
-            served, drawn = served + verdict.served, drawn + verdict.drawn
-            if verdict.errors:
-                wrong += 1
-                print(f"seed {verdict.seed}: {verdict.errors}", flush=True)
-                if given.log:
-                    print("\n".join(verdict.log))
-        print(
-            f"{min(start + 60, seed + given.runs) - seed} runs, {wrong} wrong, {time.monotonic() - began:.0f} s",
-            flush=True,
-        )
+    parser.add_argument("--log", action="store_true", help="print the log of each failed run")
+    options = parser.parse_args()
+    seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
+    print(f"seeds {seed} to {seed + options.runs - 1}", flush=True)
+    started_at, failed_runs = time.monotonic(), 0
+    outcomes: collections.Counter[str] = collections.Counter()
+    killed_in: collections.Counter[str] = collections.Counter()
+    runs_with_kills = served = drawn = 0
+    for start in range(seed, seed + options.runs, 60):
+        seeds = list(range(start, min(start + 60, seed + options.runs)))
+        for result in run_many(seeds, at_once=options.at_once, mutant=options.mutant):
+            plan = make_plan(result.seed)
+            runs_with_kills += bool(result.killed_in or plan.kills or plan.restart_all_at)
+            outcomes.update(result.outcomes)
+            killed_in.update(result.killed_in)
+            served, drawn = served + result.served, drawn + result.drawn
+            if result.errors:
+                failed_runs += 1
+                print(f"seed {result.seed}: {result.errors}", flush=True)
+                if options.log:
+                    print("\n".join(result.log))
+        elapsed_s = time.monotonic() - started_at
+        print(f"{seeds[-1] + 1 - seed} runs, {failed_runs} failed, {elapsed_s:.0f} s", flush=True)
     print(
-        f"with kills: {kills}; killed in {dict(deaths)}; {drawn} pictures, {served} LLM requests; endings {dict(endings)}"
+        f"with kills: {runs_with_kills}; killed in {dict(killed_in)}; {drawn} pictures, {served} LLM requests; "
+        f"outcomes {dict(outcomes)}"
     )
-    sys.exit(1 if wrong else 0)
+    sys.exit(1 if failed_runs else 0)

@@ -1,5 +1,5 @@
-"""A tenth of the soak (`python -m tests.arbiter`): random interleavings over real processes that die, on a GPU that
-misbehaves; and proof that it would see what it looks for."""
+"""A tenth of the soak test (`python -m tests.arbiter`): random interleavings over real processes that are killed, on a
+GPU that misbehaves. Mutants of the switchover prove that it would find an error."""
 
 from __future__ import annotations
 
@@ -8,59 +8,50 @@ import itertools
 
 import pytest
 
-from tests.arbiter.soak import MUTANTS, PHASES, Verdict, make_plan, run_many
+from tests.arbiter.soak import MUTANTS, PHASES, RunResult, make_plan, run_many
 
 SEEDS = range(1, 201)
-MORE = range(100_000, 110_000)
-"""Where those come from that are played until every phase was died in: who is killed where is a matter of time"""
+MORE_SEEDS = range(100_000, 110_000)
+"""Run as needed until a process was killed in every phase: which phase that is depends on timing"""
 
 
-def kills(seed: int) -> bool:
+def has_kills(seed: int) -> bool:
     plan = make_plan(seed)
-    return bool(plan.dies_in or plan.kills or plan.restart_all_at)
+    return bool(plan.killed_in or plan.kills or plan.restart_all_at)
 
 
-def dying_in(phase: str) -> list[int]:
-    """Some seeds of interleavings in which a process is to die at the beginning of `phase`."""
-    return list(itertools.islice((seed for seed in MORE if phase in make_plan(seed).dies_in.values()), 60))
-
-
-def until_died_in(phase: str) -> list[Verdict]:
-    played: list[Verdict] = []
-    for batch in itertools.batched(dying_in(phase), 6) if hasattr(itertools, "batched") else _batches(phase):
-        played += run_many(list(batch), at_once=6)
-        if any(phase in verdict.killed_in for verdict in played):
+def run_until_killed_in(phase: str) -> list[RunResult]:
+    """Runs interleavings whose plan kills a process at the start of `phase`, until one was."""
+    planned = (seed for seed in MORE_SEEDS if phase in make_plan(seed).killed_in.values())
+    seeds = list(itertools.islice(planned, 60))
+    results: list[RunResult] = []
+    for start in range(0, len(seeds), 6):
+        results += run_many(seeds[start : start + 6], at_once=6)
+        if any(phase in result.killed_in for result in results):
             break
-    return played
+    return results
 
 
-def _batches(phase: str) -> list[list[int]]:
-    seeds = dying_in(phase)
-    return [seeds[start : start + 6] for start in range(0, len(seeds), 6)]
-
-
-def test_in_no_interleaving_is_the_gpu_shared_a_wish_lost_or_anybody_left_waiting() -> None:
-    played = run_many(list(SEEDS), at_once=6)
-    deaths = collections.Counter(phase for verdict in played for phase in verdict.killed_in)
+def test_no_interleaving_shares_the_gpu_loses_a_request_or_leaves_one_waiting() -> None:
+    results = run_many(list(SEEDS), at_once=6)
+    killed_in = collections.Counter(phase for result in results for phase in result.killed_in)
     for phase in PHASES:
-        if not deaths[phase]:
-            played += until_died_in(phase)
-    deaths = collections.Counter(phase for verdict in played for phase in verdict.killed_in)
-    print(
-        f"seeds {SEEDS.start} to {SEEDS.stop - 1} and {[verdict.seed for verdict in played[len(SEEDS) :]]}; {deaths}"
-    )
-    assert {verdict.seed: verdict.errors for verdict in played if verdict.errors} == {}
-    assert sum(kills(verdict.seed) for verdict in played) >= 20
-    assert set(deaths) == set(PHASES)
-    assert sum(verdict.drawn for verdict in played) > 200
-    assert sum(verdict.served for verdict in played) > 200
+        if not killed_in[phase]:
+            results += run_until_killed_in(phase)
+    killed_in = collections.Counter(phase for result in results for phase in result.killed_in)
+    more = [result.seed for result in results[len(SEEDS) :]]
+    print(f"seeds {SEEDS.start} to {SEEDS.stop - 1} and {more}; {killed_in}")
+    assert {result.seed: result.errors for result in results if result.errors} == {}
+    assert sum(has_kills(result.seed) for result in results) >= 20
+    assert set(killed_in) == set(PHASES)
+    assert sum(result.drawn for result in results) > 200
+    assert sum(result.served for result in results) > 200
 
 
 @pytest.mark.parametrize("mutant", [name for name in MUTANTS if name])
-def test_a_switchover_that_does_not_look_is_found_out(mutant: str) -> None:
+def test_the_interleavings_find_a_switchover_that_leaves_out_a_check(mutant: str) -> None:
     for start in range(1, 61, 12):
-        if any(
-            verdict.errors for verdict in run_many(list(range(start, start + 12)), at_once=6, mutant=mutant)
-        ):
+        results = run_many(list(range(start, start + 12)), at_once=6, mutant=mutant)
+        if any(result.errors for result in results):
             return
-    pytest.fail("sixty interleavings found nothing wrong")
+    pytest.fail("sixty interleavings found no error")

@@ -1,4 +1,4 @@
-"""A lease is a promise: had in order, kept until it is ended, and lost by force only."""
+"""Leases: granted in order, kept until they end, revoked only by force."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from arbiter import Arbiter
-from arbiter.policy import SWITCH_S
+from arbiter.policy import DEFAULT_SWITCH_S
 from errors import (
     EngineUnreachable,
     GpuBusy,
-    GpuImageMode,
+    GpuInGenerationMode,
     GpuPreempted,
     JobNotFound,
     RenderCancelled,
@@ -23,13 +23,14 @@ from errors import (
     SwitchFailed,
 )
 from tests.arbiter.conftest import MakeArbiter
-from tests.arbiter.fakes import GB, WAIT_S, FakeEngine, FakeStacks, Request, until
-from tests.arbiter.test_switchover import told
+from tests.arbiter.fakes import GB, WAIT_S, FakeEngine, FakeStacks, Request
+from tests.arbiter.test_switchover import wait_for_mode
+from tests.waiting import wait_until
 
 
-def in_image_mode(arbiter: Arbiter, *, pin: bool | None = None) -> Arbiter:
+def in_generation_mode(arbiter: Arbiter, *, pin: bool | None = None) -> Arbiter:
     arbiter.switch("generation", pin=pin)
-    told(arbiter, "generation")
+    wait_for_mode(arbiter, "generation")
     return arbiter
 
 
@@ -38,65 +39,72 @@ def in_image_mode(arbiter: Arbiter, *, pin: bool | None = None) -> Arbiter:
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_the_engine_gets_no_more_jobs_at_once_than_its_depth(make_arbiter: MakeArbiter, depth: int) -> None:
-    arbiter = in_image_mode(make_arbiter(depth=depth, restore="never"))
-    first = [Request(arbiter, "generation", f"job-{number}").gets_it() for number in range(depth)]
-    late = Request(arbiter, "generation", "late").waits()
+    arbiter = in_generation_mode(make_arbiter(depth=depth, restore="never"))
+    first = [Request(arbiter, "generation", f"job-{number}").wait_granted() for number in range(depth)]
+    late = Request(arbiter, "generation", "late").wait_queued()
     assert [claim.kind for claim in arbiter.claims.all()] == ["lease"] * depth + ["ticket"]
-    assert first[-1].lets_go() is None
-    assert late.gets_it().lets_go() is None
-    assert [request.lets_go() for request in first[:-1]] == [None] * (depth - 1)
+    assert first[-1].finish() is None
+    assert late.wait_granted().finish() is None
+    assert [request.finish() for request in first[:-1]] == [None] * (depth - 1)
 
 
-def test_who_came_first_is_first_in_whichever_process(make_arbiter: MakeArbiter) -> None:
-    """Two arbiters on one folder stand for two processes."""
-    arbiters = [in_image_mode(make_arbiter(depth=1, restore="never")), make_arbiter(depth=1, restore="never")]
-    running = Request(arbiters[0], "generation", "running").gets_it()
-    queue = [Request(arbiters[number % 2], "generation", f"job-{number}").waits() for number in range(6)]
+def test_the_queue_is_in_order_over_all_processes(make_arbiter: MakeArbiter) -> None:
+    """Two arbiters over one folder stand for two processes."""
+    arbiters = [
+        in_generation_mode(make_arbiter(depth=1, restore="never")),
+        make_arbiter(depth=1, restore="never"),
+    ]
+    running = Request(arbiters[0], "generation", "running").wait_granted()
+    queue = [
+        Request(arbiters[number % 2], "generation", f"job-{number}").wait_queued() for number in range(6)
+    ]
     order: list[str] = []
-    assert running.lets_go() is None
+    assert running.finish() is None
     while len(order) < len(queue):
-        (one,) = until(lambda: [request for request in queue if request.has_it and request.job not in order])
-        order.append(one.job)
-        assert one.lets_go() is None
+        (granted,) = wait_until(
+            lambda: [request for request in queue if request.is_granted and request.job not in order]
+        )
+        order.append(granted.job)
+        assert granted.finish() is None
     assert order == [request.job for request in queue]
     assert arbiters[0].claims.all() == ()
 
 
 def test_llm_requests_run_side_by_side(make_arbiter: MakeArbiter) -> None:
     arbiter = make_arbiter(depth=1)
-    requests = [Request(arbiter, "inference", f"job-{number}").gets_it() for number in range(5)]
-    assert [request.lets_go() for request in requests] == [None] * 5
+    requests = [Request(arbiter, "inference", f"job-{number}").wait_granted() for number in range(5)]
+    assert [request.finish() for request in requests] == [None] * 5
 
 
-def test_who_hangs_up_while_waiting_leaves_the_queue_and_holds_nobody_up(make_arbiter: MakeArbiter) -> None:
-    arbiter = in_image_mode(make_arbiter(depth=1, restore="never"))
-    running = Request(arbiter, "generation", "running").gets_it()
-    second = Request(arbiter, "generation", "second").waits()
-    third = Request(arbiter, "generation", "third").waits()
-    second.hung_up = True
-    assert isinstance(second.ends(), RequestCancelled)
-    assert running.lets_go() is None
-    assert third.gets_it().lets_go() is None
+def test_a_cancelled_request_leaves_the_queue_at_once(make_arbiter: MakeArbiter) -> None:
+    arbiter = in_generation_mode(make_arbiter(depth=1, restore="never"))
+    running = Request(arbiter, "generation", "running").wait_granted()
+    second = Request(arbiter, "generation", "second").wait_queued()
+    third = Request(arbiter, "generation", "third").wait_queued()
+    second.is_cancelled = True
+    assert isinstance(second.wait_ended(), RequestCancelled)
+    assert running.finish() is None
+    assert third.wait_granted().finish() is None
 
 
-def test_who_waits_too_long_is_told_its_place_and_when_to_come_again(make_arbiter: MakeArbiter) -> None:
-    arbiter = in_image_mode(make_arbiter(depth=1, restore="never"))
-    running = Request(arbiter, "generation", "running").gets_it()
-    second = Request(arbiter, "generation", "second").waits()
+def test_a_request_that_waits_too_long_gets_its_place_and_a_retry_after(make_arbiter: MakeArbiter) -> None:
+    arbiter = in_generation_mode(make_arbiter(depth=1, restore="never"))
+    running = Request(arbiter, "generation", "running").wait_granted()
+    second = Request(arbiter, "generation", "second").wait_queued()
     with pytest.raises(GpuBusy) as refused, arbiter.lease("generation", job="third", timeout_s=0.05):
-        pytest.fail("it was had")
+        pytest.fail("the lease was granted")
     assert refused.value.details["place"] == 1
-    assert refused.value.details["retry_after_s"] == 20  # two jobs of ten seconds, as far as anybody knows
+    assert refused.value.details["retry_after_s"] == 20  # two jobs of ten seconds, the default
     assert [claim.job for claim in arbiter.claims.all()] == ["running", "second"]
-    assert [request.lets_go() for request in (running, second)] == [None, None]
+    assert [request.finish() for request in (running, second)] == [None, None]
 
 
-def test_a_lease_that_is_there_is_had_even_by_who_cannot_wait(make_arbiter: MakeArbiter) -> None:
+def test_a_free_lease_is_granted_with_a_timeout_of_zero(make_arbiter: MakeArbiter) -> None:
     with make_arbiter().lease("inference", job="a-job", timeout_s=0) as lease:
-        assert lease.waited_s < 1
+        assert lease.queued_s < 1
 
 
-def test_whatever_happens_in_a_lease_it_ends(make_arbiter: MakeArbiter) -> None:
+def test_a_lease_ends_after_any_exception(make_arbiter: MakeArbiter) -> None:
     arbiter = make_arbiter()
     for error in (EngineUnreachable("gone"), ValueError("a mistake"), KeyboardInterrupt()):
         with pytest.raises(type(error)), arbiter.lease("inference", job="a-job", timeout_s=1):
@@ -104,48 +112,50 @@ def test_whatever_happens_in_a_lease_it_ends(make_arbiter: MakeArbiter) -> None:
         assert arbiter.claims.all() == ()
 
 
-def test_an_uncontended_lease_costs_next_to_nothing(make_arbiter: MakeArbiter) -> None:
-    """Well under a millisecond on a quiet machine; the bound is generous because this one may be busy."""
+def test_an_uncontended_lease_takes_less_than_three_milliseconds(make_arbiter: MakeArbiter) -> None:
+    """Well under a millisecond on a quiet machine; the limit is higher because this machine may be busy."""
     arbiter = make_arbiter()
-    took: list[float] = []
+    times: list[float] = []
     for number in range(300):
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         with arbiter.lease("inference", job=f"job-{number}", timeout_s=1):
             pass
-        took.append(time.perf_counter() - began)
-    assert statistics.median(took) < 0.003
+        times.append(time.perf_counter() - started_at)
+    assert statistics.median(times) < 0.003
 
 
-def test_a_folder_that_takes_no_file_is_told_as_what_it_is(make_arbiter: MakeArbiter, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported_as_a_full_store(
+    make_arbiter: MakeArbiter, tmp_path: Path
+) -> None:
     arbiter = make_arbiter(reconciles=False)
     arbiter.state_store.folder.mkdir()
-    arbiter.claims.folder.write_bytes(b"")  # a file in the folder's place
+    arbiter.claims.folder.write_bytes(b"")  # a file with the folder's name
     with pytest.raises(StoreFull), arbiter.lease("inference", job="a-job", timeout_s=1):
-        pytest.fail("it was had")
+        pytest.fail("the lease was granted")
 
 
 # --- from one side to the other --------------------------------------------------------------------
 
 
 def test_chat_then_image_tool_then_chat_works_with_default_settings(make_arbiter: MakeArbiter) -> None:
-    """A chat that calls an image tool and goes on: nobody waits for the window of an idle restore."""
+    """A chat that calls an image tool and continues does not wait for the idle restore."""
     arbiter = make_arbiter()
     for mode in ("inference", "generation", "inference", "generation", "inference"):
         with arbiter.lease(mode, job=f"for-{mode}", timeout_s=WAIT_S):
             assert arbiter.state_store.state().mode == mode
 
 
-def test_a_long_picture_costs_the_llms_its_own_time_and_not_the_idle_window(
+def test_an_llm_request_waits_for_the_running_picture_but_not_for_the_idle_restore(
     make_arbiter: MakeArbiter,
 ) -> None:
     arbiter = make_arbiter(restore="idle", idle_restore_s=3600)
-    picture = Request(arbiter, "generation", "picture").gets_it()
-    llm = Request(arbiter, "inference", "llm").waits()
-    until(lambda: arbiter.state_store.state().under_way)
-    late = Request(arbiter, "generation", "late").waits()
-    assert picture.lets_go() is None
-    assert llm.gets_it().lets_go() is None
-    assert late.gets_it().lets_go() is None
+    picture = Request(arbiter, "generation", "picture").wait_granted()
+    llm = Request(arbiter, "inference", "llm").wait_queued()
+    wait_until(lambda: arbiter.state_store.state().active_switch)
+    late = Request(arbiter, "generation", "late").wait_queued()
+    assert picture.finish() is None
+    assert llm.wait_granted().finish() is None
+    assert late.wait_granted().finish() is None
 
 
 def test_two_processes_never_disagree_about_who_has_the_gpu(make_arbiter: MakeArbiter) -> None:
@@ -153,171 +163,176 @@ def test_two_processes_never_disagree_about_who_has_the_gpu(make_arbiter: MakeAr
     for _ in range(3):
         with two.lease("inference", job="chat", timeout_s=1):
             pass
-        in_image_mode(one)
-        with pytest.raises(GpuImageMode), two.lease("inference", job="chat", timeout_s=1):
-            pytest.fail("LLM traffic was let through")
+        in_generation_mode(one)
+        with pytest.raises(GpuInGenerationMode), two.lease("inference", job="chat", timeout_s=1):
+            pytest.fail("a lease was granted in generation mode")
         one.switch("inference")
-        told(one, "inference")
+        wait_for_mode(one, "inference")
 
 
-def test_refuse_turns_an_llm_request_away_at_once_with_a_time_to_come_again(
+def test_refuse_fails_an_llm_request_at_once_with_a_retry_after(
     make_arbiter: MakeArbiter,
 ) -> None:
-    arbiter = in_image_mode(make_arbiter(llm_during_generation="refuse", idle_restore_s=100.0))
-    began = time.monotonic()
-    with pytest.raises(GpuImageMode) as refused, arbiter.lease("inference", job="llm", timeout_s=WAIT_S):
-        pytest.fail("it was had")
-    assert time.monotonic() - began < WAIT_S / 2
-    assert 90 < refused.value.details["retry_after_s"] <= 100 + SWITCH_S
+    arbiter = in_generation_mode(make_arbiter(llm_during_generation="refuse", idle_restore_s=100.0))
+    started_at = time.monotonic()
+    with (
+        pytest.raises(GpuInGenerationMode) as refused,
+        arbiter.lease("inference", job="llm", timeout_s=WAIT_S),
+    ):
+        pytest.fail("the lease was granted")
+    assert time.monotonic() - started_at < WAIT_S / 2
+    assert 90 < refused.value.details["retry_after_s"] <= 100 + DEFAULT_SWITCH_S
     assert arbiter.state_store.state().mode == "generation"
 
 
-def test_wait_lets_an_llm_request_wait_without_moving_the_gpu(make_arbiter: MakeArbiter) -> None:
-    arbiter = in_image_mode(make_arbiter(llm_during_generation="wait", restore="never"))
-    llm = Request(arbiter, "inference", "llm").waits()
-    picture = Request(arbiter, "generation", "picture").gets_it()
-    assert picture.lets_go() is None
+def test_wait_lets_an_llm_request_wait_without_a_switch(make_arbiter: MakeArbiter) -> None:
+    arbiter = in_generation_mode(make_arbiter(llm_during_generation="wait", restore="never"))
+    llm = Request(arbiter, "inference", "llm").wait_queued()
+    picture = Request(arbiter, "generation", "picture").wait_granted()
+    assert picture.finish() is None
     with pytest.raises(GpuBusy) as refused, arbiter.lease("inference", job="second", timeout_s=0.1):
-        pytest.fail("it was had")
-    assert refused.value.details["retry_after_s"] is None, "nobody will give the GPU back"
-    assert not llm.has_it
+        pytest.fail("the lease was granted")
+    assert refused.value.details["retry_after_s"] is None, "the GPU is not handed back by itself"
+    assert not llm.is_granted
     arbiter.switch("inference")
-    assert llm.gets_it().lets_go() is None
+    assert llm.wait_granted().finish() is None
 
 
 @pytest.mark.parametrize("policy", ["switch", "wait", "refuse"])
-def test_a_pin_turns_every_llm_request_away_at_once_and_says_that_nobody_knows_for_how_long(
+def test_a_pin_fails_every_llm_request_at_once_without_a_retry_after(
     make_arbiter: MakeArbiter, policy: Any
 ) -> None:
-    arbiter = in_image_mode(make_arbiter(llm_during_generation=policy), pin=True)
+    arbiter = in_generation_mode(make_arbiter(llm_during_generation=policy), pin=True)
     with (
-        pytest.raises(GpuImageMode, match="pinned") as refused,
+        pytest.raises(GpuInGenerationMode, match="pinned") as refused,
         arbiter.lease("inference", job="llm", timeout_s=WAIT_S),
     ):
-        pytest.fail("it was had")
+        pytest.fail("the lease was granted")
     assert refused.value.details["retry_after_s"] is None
 
 
-def test_a_pin_that_comes_turns_away_who_waits(make_arbiter: MakeArbiter) -> None:
-    arbiter = in_image_mode(make_arbiter(min_stay_s=10**6))
-    llm = Request(arbiter, "inference", "llm").waits()
+def test_a_new_pin_fails_llm_requests_that_wait(make_arbiter: MakeArbiter) -> None:
+    arbiter = in_generation_mode(make_arbiter(min_stay_s=10**6))
+    llm = Request(arbiter, "inference", "llm").wait_queued()
     arbiter.pin(True)
-    assert isinstance(llm.ends(), GpuImageMode)
+    assert isinstance(llm.wait_ended(), GpuInGenerationMode)
 
 
-def test_a_failed_switch_is_told_to_who_waits_and_not_tried_again_within_the_minimum_stay(
+def test_a_failed_switch_fails_the_waiting_requests_and_is_not_tried_again_within_the_minimum_stay(
     make_arbiter: MakeArbiter, stacks: FakeStacks
 ) -> None:
-    unloads: list[str] = []
-    stacks.before = unloads.append
+    calls: list[str] = []
+    stacks.on_call = calls.append
     stacks.refuses_unload = True
     arbiter = make_arbiter(min_stay_s=1000.0)
     first, second = (Request(arbiter, "generation", job) for job in ("first", "second"))
     for request in (first, second):
-        error = request.ends()
+        error = request.wait_ended()
         assert isinstance(error, SwitchFailed)
         assert (error.details["phase"], error.details["cause"]) == ("releasing", "llm.refused")
         assert error.details["retry_after_s"] >= 990
     with pytest.raises(GpuBusy) as refused, arbiter.lease("generation", job="third", timeout_s=0.2):
-        pytest.fail("it was had")
+        pytest.fail("the lease was granted")
     assert refused.value.details["retry_after_s"] >= 990
-    assert unloads.count("release") == 1
+    assert calls.count("release") == 1
     with arbiter.lease("inference", job="llm", timeout_s=WAIT_S):
         assert sorted(stacks.loaded) == ["chat", "embed"]
 
 
-def test_who_comes_after_a_failure_is_not_told_of_the_old_one(
+def test_a_request_that_arrives_after_a_failed_switch_does_not_fail(
     make_arbiter: MakeArbiter, stacks: FakeStacks
 ) -> None:
     stacks.refuses_unload = True
     arbiter = make_arbiter()
-    assert isinstance(Request(arbiter, "generation", "first").ends(), SwitchFailed)
+    assert isinstance(Request(arbiter, "generation", "first").wait_ended(), SwitchFailed)
     stacks.refuses_unload = False
-    assert Request(arbiter, "generation", "second").gets_it().lets_go() is None
+    assert Request(arbiter, "generation", "second").wait_granted().finish() is None
 
 
 # --- force and cancel ------------------------------------------------------------------------------
 
 
-def test_force_drops_the_render_and_the_queue_and_lets_no_old_holder_go_on(
+def test_force_cancels_the_running_render_and_the_queue(
     make_arbiter: MakeArbiter, engine: FakeEngine
 ) -> None:
-    arbiter = in_image_mode(make_arbiter(depth=1, restore="never"))
-    with (  # noqa: PT012  the block is what a holder does until it is told to stop
-        pytest.raises(GpuPreempted) as dropped,
+    arbiter = in_generation_mode(make_arbiter(depth=1, restore="never"))
+    with (  # noqa: PT012  the block does what a render does until its lease is void
+        pytest.raises(GpuPreempted) as preempted,
         arbiter.lease("generation", job="running", timeout_s=WAIT_S) as lease,
     ):
-        waiting = Request(arbiter, "generation", "waiting").waits()
+        waiting = Request(arbiter, "generation", "waiting").wait_queued()
         assert not lease.is_void()
         arbiter.switch("inference", force=True)
-        until(lease.is_void)
-        until(lambda: None in engine.dropped)
-        raise EngineUnreachable("whatever the engine said")
-    assert isinstance(dropped.value.__cause__, EngineUnreachable)
-    assert isinstance(waiting.ends(), GpuPreempted)
-    told(arbiter, "inference")
+        wait_until(lease.is_void)
+        wait_until(lambda: None in engine.cancelled)
+        raise EngineUnreachable("any error of the engine")
+    assert isinstance(preempted.value.__cause__, EngineUnreachable)
+    assert isinstance(waiting.wait_ended(), GpuPreempted)
+    wait_for_mode(arbiter, "inference")
     assert arbiter.claims.all() == ()
 
 
-def test_while_a_forced_out_holder_has_not_let_go_no_llm_is_loaded(
+def test_a_forced_switch_loads_no_llm_before_the_revoked_lease_has_ended(
     make_arbiter: MakeArbiter, stacks: FakeStacks
 ) -> None:
-    arbiter = in_image_mode(make_arbiter(restore="never"))
-    with arbiter.lease("generation", job="slow-to-go", timeout_s=WAIT_S) as lease:
+    arbiter = in_generation_mode(make_arbiter(restore="never"))
+    with arbiter.lease("generation", job="slow-to-end", timeout_s=WAIT_S) as lease:
         arbiter.switch("inference", force=True)
-        until(lease.is_void)
-        until(lambda: (switch := arbiter.state_store.state().under_way) and switch.phase == "draining")
+        wait_until(lease.is_void)
+        wait_until(
+            lambda: (switch := arbiter.state_store.state().active_switch) and switch.phase == "draining"
+        )
         assert stacks.loaded == {}
-    told(arbiter, "inference")
+    wait_for_mode(arbiter, "inference")
     assert sorted(stacks.loaded) == ["chat", "embed"]
 
 
-def test_force_in_the_other_direction_voids_the_llm_requests(make_arbiter: MakeArbiter) -> None:
+def test_force_to_generation_cancels_the_llm_requests(make_arbiter: MakeArbiter) -> None:
     arbiter = make_arbiter()
-    llm = Request(arbiter, "inference", "llm").gets_it()
+    llm = Request(arbiter, "inference", "llm").wait_granted()
     arbiter.switch("generation", force=True, pin=True)
-    assert isinstance(llm.ends(), GpuPreempted)
-    told(arbiter, "generation")
+    assert isinstance(llm.wait_ended(), GpuPreempted)
+    wait_for_mode(arbiter, "generation")
 
 
-def test_who_comes_after_a_force_is_not_dropped_by_it(make_arbiter: MakeArbiter) -> None:
-    arbiter = in_image_mode(make_arbiter(restore="never"))
+def test_a_request_that_arrives_after_a_forced_switch_is_not_cancelled(make_arbiter: MakeArbiter) -> None:
+    arbiter = in_generation_mode(make_arbiter(restore="never"))
     arbiter.switch("inference", force=True)
-    until(lambda: (switch := arbiter.state_store.state().switch) and switch.force)
-    picture = Request(arbiter, "generation", "picture").gets_it()
-    assert picture.lets_go() is None
+    wait_until(lambda: (switch := arbiter.state_store.state().switch) and switch.force)
+    picture = Request(arbiter, "generation", "picture").wait_granted()
+    assert picture.finish() is None
 
 
-@pytest.mark.parametrize("everything", [False, True], ids=["one job", "all jobs"])
-def test_a_cancelled_job_stops_whether_it_runs_or_waits_in_whichever_process(
-    make_arbiter: MakeArbiter, everything: bool
+@pytest.mark.parametrize("cancel_all", [False, True], ids=["one job", "all jobs"])
+def test_a_running_or_waiting_job_can_be_cancelled_from_any_process(
+    make_arbiter: MakeArbiter, cancel_all: bool
 ) -> None:
     mine, other = (
-        in_image_mode(make_arbiter(depth=1, restore="never")),
+        in_generation_mode(make_arbiter(depth=1, restore="never")),
         make_arbiter(depth=1, restore="never"),
     )
-    running = Request(mine, "generation", "running").gets_it()
-    waiting = Request(mine, "generation", "waiting").waits()
-    spared = Request(mine, "generation", "spared").waits()
-    if everything:
+    running = Request(mine, "generation", "running").wait_granted()
+    waiting = Request(mine, "generation", "waiting").wait_queued()
+    spared = Request(mine, "generation", "spared").wait_queued()
+    if cancel_all:
         assert sorted(other.cancel(None)) == ["running", "spared", "waiting"]
     else:
         assert other.cancel("waiting") == ("waiting",)
-        assert isinstance(waiting.ends(), RenderCancelled)
+        assert isinstance(waiting.wait_ended(), RenderCancelled)
         assert other.cancel("running") == ("running",)
     for request in (running, waiting):
-        error = request.ends()
+        error = request.wait_ended()
         assert isinstance(error, RenderCancelled)
         assert error.details["id"] == request.job
-    if everything:
-        assert isinstance(spared.ends(), RenderCancelled)
+    if cancel_all:
+        assert isinstance(spared.wait_ended(), RenderCancelled)
     else:
-        assert spared.gets_it().lets_go() is None
+        assert spared.wait_granted().finish() is None
     assert mine.claims.all() == ()
     assert list((mine.state_store.folder / "jobs").glob("*")) == []
 
 
-def test_only_jobs_that_there_are_can_be_cancelled_and_chats_are_none(make_arbiter: MakeArbiter) -> None:
+def test_only_existing_jobs_can_be_cancelled_and_llm_requests_are_not_jobs(make_arbiter: MakeArbiter) -> None:
     arbiter = make_arbiter()
     assert arbiter.cancel(None) == ()
     with arbiter.lease("inference", job="a-chat", timeout_s=1), pytest.raises(JobNotFound):
@@ -326,93 +341,91 @@ def test_only_jobs_that_there_are_can_be_cancelled_and_chats_are_none(make_arbit
         arbiter.cancel("../state")
 
 
-def test_how_far_a_job_is_is_seen_from_any_process_and_forgotten_with_it(make_arbiter: MakeArbiter) -> None:
-    mine, other = in_image_mode(make_arbiter(restore="never")), make_arbiter(restore="never")
+def test_every_process_sees_the_progress_of_a_job_until_it_ends(make_arbiter: MakeArbiter) -> None:
+    mine, other = in_generation_mode(make_arbiter(restore="never")), make_arbiter(restore="never")
     with mine.lease("generation", job="picture", timeout_s=WAIT_S) as lease:
-        lease.show(1, 20)
-        assert (
-            other.job_progress.progress("picture") is None
-        )  # nobody could see a job that is over in no time
+        lease.report_progress(1, 20)
+        assert other.job_progress.get("picture") is None, "nothing is written in the first moments"
 
-        def seen() -> object:
-            lease.show(4, 20)
-            return other.job_progress.progress("picture")
+        def report() -> object:
+            lease.report_progress(4, 20)
+            return other.job_progress.get("picture")
 
-        until(seen)
-        progress = other.job_progress.progress("picture")
+        wait_until(report)
+        progress = other.job_progress.get("picture")
         assert progress is not None
         assert (progress.step, progress.steps) == (4, 20)
-        lease.ran(4.0)
-    assert other.job_progress.progress("picture") is None
-    assert other.view().pace.seconds_each < 10.0
-    assert other.view().claims == ()
+        lease.record_run(4.0)
+    assert other.job_progress.get("picture") is None
+    assert other.snapshot().pace.seconds_each < 10.0
+    assert other.snapshot().claims == ()
 
 
-# --- nobody to share with, and room for both -------------------------------------------------------
+# --- a GPU that is not shared, and memory for both -------------------------------------------------
 
 
-def test_with_nobody_to_share_with_a_lease_is_had_at_once_and_can_be_cancelled(tmp_path: Path) -> None:
+def test_without_llm_stacks_a_lease_is_granted_at_once_and_can_be_cancelled(tmp_path: Path) -> None:
     arbiter = Arbiter(tmp_path)
     with (
         arbiter.lease("generation", job="one", timeout_s=0),
         arbiter.lease("generation", job="two", timeout_s=0),
     ):
-        third = Request(arbiter, "generation", "three", timeout_s=0).gets_it()
+        third = Request(arbiter, "generation", "three", timeout_s=0).wait_granted()
         arbiter.cancel("three")
-        assert isinstance(third.ends(), RenderCancelled)
+        assert isinstance(third.wait_ended(), RenderCancelled)
     assert arbiter.state_store.state().mode == "inference"
 
 
-def test_with_nobody_to_share_with_the_dead_are_buried_and_their_jobs_taken_back(
+def test_without_llm_stacks_the_jobs_of_dead_processes_are_cancelled_too(
     tmp_path: Path, engine: FakeEngine
 ) -> None:
     arbiter = Arbiter(tmp_path, engine=engine)
     with arbiter.lease("generation", job="orphan", timeout_s=0):
         (name,) = (claim.name for claim in arbiter.claims.all())
-    (tmp_path / "holds" / name).touch()  # as a killed process leaves it
+    (tmp_path / "holds" / name).touch()  # unlocked, as a killed process leaves it
     arbiter.reconciler.tick()
-    assert engine.dropped == ["orphan"]
+    assert engine.cancelled == ["orphan"]
     assert arbiter.claims.all() == ()
 
 
 COEXIST = {"sharing": "coexist", "reserve_bytes": 2 * GB, "restore": "never"}
 
 
-def test_where_there_is_room_a_picture_is_drawn_beside_the_llms(
+def test_coexist_draws_beside_the_llms_if_there_is_enough_memory(
     make_arbiter: MakeArbiter, stacks: FakeStacks
 ) -> None:
-    arbiter = make_arbiter(measure=lambda: 10 * GB, **COEXIST)
-    picture = Request(arbiter, "generation", "picture", need_bytes=8 * GB).gets_it()
+    arbiter = make_arbiter(available_bytes=lambda: 10 * GB, **COEXIST)
+    picture = Request(arbiter, "generation", "picture", need_bytes=8 * GB).wait_granted()
     assert arbiter.state_store.state().mode == "inference"
     with arbiter.lease("inference", job="chat", timeout_s=1):
         assert sorted(stacks.loaded) == ["chat", "embed"]
-    assert picture.lets_go() is None
+    assert picture.finish() is None
     assert arbiter.state_store.state().switch is None
 
 
-def cannot_tell() -> int | None:
+def unreachable_engine() -> int | None:
     raise EngineUnreachable("the engine is down")
 
 
 @pytest.mark.parametrize(
-    ("measure", "need"),
-    [(lambda: 9 * GB, 8 * GB), (lambda: None, 8 * GB), (cannot_tell, 8 * GB), (lambda: 80 * GB, 0)],
-    ids=["too little with the reserve", "nobody measures", "the engine is down", "nobody knows the need"],
+    ("available", "need"),
+    [(lambda: 9 * GB, 8 * GB), (lambda: None, 8 * GB), (unreachable_engine, 8 * GB), (lambda: 80 * GB, 0)],
+    ids=["less than need and reserve", "memory unknown", "the engine is down", "need unknown"],
 )
-def test_where_there_is_no_room_or_nobody_can_tell_the_gpu_changes_hands(
-    make_arbiter: MakeArbiter, stacks: FakeStacks, measure: Any, need: int
+def test_coexist_switches_if_the_memory_is_too_small_or_unknown(
+    make_arbiter: MakeArbiter, stacks: FakeStacks, available: Any, need: int
 ) -> None:
-    arbiter = make_arbiter(measure=lambda: measure() if stacks.loaded else 90 * GB, **COEXIST)
-    picture = Request(arbiter, "generation", "picture", need_bytes=need).gets_it()
+    arbiter = make_arbiter(available_bytes=lambda: available() if stacks.loaded else 90 * GB, **COEXIST)
+    picture = Request(arbiter, "generation", "picture", need_bytes=need).wait_granted()
     assert arbiter.state_store.state().mode == "generation"
     assert stacks.loaded == {}
-    assert picture.lets_go() is None
+    assert picture.finish() is None
 
 
-def test_beside_the_llms_the_engine_gets_no_more_than_its_depth_either(make_arbiter: MakeArbiter) -> None:
-    arbiter = make_arbiter(measure=lambda: 80 * GB, depth=1, **COEXIST)
-    first = Request(arbiter, "generation", "first", need_bytes=GB).gets_it()
-    second = Request(arbiter, "generation", "second", need_bytes=GB).waits()
-    assert first.lets_go() is None
-    assert second.gets_it().lets_go() is None
+def test_coexist_gives_the_engine_no_more_jobs_than_its_depth(make_arbiter: MakeArbiter) -> None:
+    arbiter = make_arbiter(available_bytes=lambda: 80 * GB, depth=1, **COEXIST)
+    first = Request(arbiter, "generation", "first", need_bytes=GB).wait_granted()
+    second = Request(arbiter, "generation", "second", need_bytes=GB).wait_queued()
+    assert first.finish() is None
+    assert second.wait_granted().finish() is None
     assert arbiter.state_store.state().switch is None

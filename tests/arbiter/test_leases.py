@@ -1,4 +1,4 @@
-"""Tickets and leases are files that their holders keep locked."""
+"""Tickets and leases are files that their processes keep locked."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import pytest
 
 from arbiter.leases import Claim, ClaimFolder
 from arbiter.values import MODES, Mode
-from tests.arbiter.fakes import until
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
-HOLDER = """
+CLAIM_SCRIPT = """
 import sys
 from pathlib import Path
 from arbiter.leases import Claim, ClaimFolder
-holds = ClaimFolder(Path(sys.argv[1]))
-kept = [holds.take(Claim.parse(name)) for name in sys.argv[2:]]
+claims = ClaimFolder(Path(sys.argv[1]))
+own_claims = [claims.create(Claim.parse(name)) for name in sys.argv[2:]]
 print("ready", flush=True)
 sys.stdin.read()
 """
@@ -32,10 +32,10 @@ def claim(number: int = 1, kind: Any = "lease", mode: Mode = "generation", job: 
     return Claim(kind, number, mode, True, 0, os.getpid(), job)
 
 
-def holder(folder: Path, *claims: Claim) -> subprocess.Popen[str]:
-    """A process that has these holds until it is told to end."""
+def start_claiming_process(folder: Path, *claims: Claim) -> subprocess.Popen[str]:
+    """A process that has these claims until it is killed."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(folder), *(claim.name for claim in claims)],
+        [sys.executable, "-c", CLAIM_SCRIPT, str(folder), *(claim.name for claim in claims)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -53,12 +53,14 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.parametrize("kind", ["ticket", "lease"])
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("asks", [True, False])
+@pytest.mark.parametrize("triggers", [True, False])
 @pytest.mark.parametrize("job", ["a", "prompt-id_7", "x" * 80, "3f2c0a4e-1b2c-4d5e-8f90-a1b2c3d4e5f6"])
-def test_a_hold_is_read_from_its_name_as_it_was(kind: Any, mode: Mode, asks: bool, job: str) -> None:
+def test_a_claim_is_the_same_after_it_was_parsed_from_its_name(
+    kind: Any, mode: Mode, triggers: bool, job: str
+) -> None:
     for number, need in ((1, 0), (123_456_789, 24 * 10**9)):
-        one = Claim(kind, number, mode, asks, need, 4711, job)
-        assert Claim.parse(one.name) == one
+        original = Claim(kind, number, mode, triggers, need, 4711, job)
+        assert Claim.parse(original.name) == original
 
 
 @pytest.mark.parametrize(
@@ -75,114 +77,113 @@ def test_a_hold_is_read_from_its_name_as_it_was(kind: Any, mode: Mode, asks: boo
         "something else",
     ],
 )
-def test_a_file_of_another_name_is_no_hold(tmp_path: Path, name: str) -> None:
+def test_a_file_with_another_name_is_not_a_claim(tmp_path: Path, name: str) -> None:
     assert Claim.parse(name) is None
 
 
-def test_holds_are_listed_by_number_and_never_by_name_or_time(tmp_path: Path) -> None:
+def test_leases_are_listed_by_number(tmp_path: Path) -> None:
     claims = ClaimFolder(tmp_path)
-    kept = [
-        claims.take(claim(number, kind))
+    own_claims = [
+        claims.create(claim(number, kind))
         for number, kind in ((10, "lease"), (9, "ticket"), (100_000_000, "lease"))
     ]
     (tmp_path / "lost+found").touch()
-    assert [found.number for found in claims.all()] == [9, 10, 100_000_000]
-    for one in kept:
-        one.end()
+    assert [listed.number for listed in claims.all()] == [9, 10, 100_000_000]
+    for own_claim in own_claims:
+        own_claim.end()
     assert claims.all() == ()
 
 
-def test_the_holds_of_a_killed_process_are_dead_at_once_and_a_living_ones_are_not(tmp_path: Path) -> None:
+def test_the_claims_of_a_killed_process_are_dead_at_once(tmp_path: Path) -> None:
     mine, theirs = claim(1), [claim(2, "ticket"), claim(3, "lease")]
     claims = ClaimFolder(tmp_path)
-    kept = claims.take(mine)
-    process = holder(tmp_path, *theirs)
+    own_claim = claims.create(mine)
+    process = start_claiming_process(tmp_path, *theirs)
     assert claims.dead() == ()
     kill(process)
     assert claims.dead() == tuple(theirs)
-    assert claims.all() == (mine, *theirs), "the dead are listed until somebody took their jobs back"
-    for one in claims.dead():
-        claims.remove(one)
+    assert claims.all() == (mine, *theirs), "dead claims are listed until they are removed"
+    for dead in claims.dead():
+        claims.remove(dead)
     assert claims.all() == (mine,)
-    kept.end()
+    own_claim.end()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forking beside threads, from Python 3.12 on
-def test_a_forked_worker_that_is_killed_keeps_nothing(tmp_path: Path) -> None:
-    """The way gunicorn's workers live and die."""
-    here, there = os.pipe()
+def test_the_claims_of_a_killed_forked_worker_are_dead(tmp_path: Path) -> None:
+    """gunicorn forks its workers."""
+    reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            kept = ClaimFolder(tmp_path).take(claim(7))
-            os.write(there, b"x")
+            own_claim = ClaimFolder(tmp_path).create(claim(7))
+            os.write(writer, b"x")
             threading.Event().wait(60)
-            kept.end()
+            own_claim.end()
         finally:
             os._exit(1)
-    assert os.read(here, 1) == b"x"
+    assert os.read(reader, 1) == b"x"
     claims = ClaimFolder(tmp_path)
     assert claims.dead() == ()
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    assert [one.number for one in claims.dead()] == [7]
-    os.close(here)
-    os.close(there)
+    assert [dead.number for dead in claims.dead()] == [7]
+    os.close(reader)
+    os.close(writer)
 
 
-def test_a_stopped_process_is_not_a_dead_one(tmp_path: Path) -> None:
-    process = holder(tmp_path, claim(1))
+def test_the_claims_of_a_stopped_process_are_not_dead(tmp_path: Path) -> None:
+    process = start_claiming_process(tmp_path, claim(1))
     process.send_signal(signal.SIGSTOP)
-    until(lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+    wait_until(lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
     assert ClaimFolder(tmp_path).dead() == ()
     kill(process)
 
 
-def test_the_name_of_a_process_that_ended_in_peace_is_gone(tmp_path: Path) -> None:
+def test_an_ended_claim_leaves_no_file(tmp_path: Path) -> None:
     claims = ClaimFolder(tmp_path)
-    kept = claims.take(claim(1))
-    kept.end()
+    own_claim = claims.create(claim(1))
+    own_claim.end()
     assert list(tmp_path.iterdir()) == []
-    kept.end()  # twice does no harm
+    own_claim.end()  # a second call does nothing
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_ticket_that_becomes_a_lease_stays_locked_all_the_time(tmp_path: Path) -> None:
     claims, dead, stopping = ClaimFolder(tmp_path), list[Claim](), threading.Event()
 
-    def look() -> None:
-        others = ClaimFolder(tmp_path)
+    def watch() -> None:
         while not stopping.is_set():
-            dead.extend(others.dead())
+            dead.extend(ClaimFolder(tmp_path).dead())
 
-    kept = claims.take(claim(1, "ticket"))
-    looker = threading.Thread(target=look)
-    looker.start()
+    own_claim = claims.create(claim(1, "ticket"))
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     for kind in ("lease", "ticket") * 200:
-        kept.change(kind=kind)
-    kept.change(kind="lease")
-    assert [one.kind for one in claims.all()] == ["lease"]
+        own_claim.change(kind=kind)
+    own_claim.change(kind="lease")
+    assert [listed.kind for listed in claims.all()] == ["lease"]
     stopping.set()
-    looker.join()
+    watcher.join()
     assert dead == []
     assert claims.dead() == ()
-    kept.end()
+    own_claim.end()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_looking_for_the_dead_makes_no_file_and_buries_nobody(tmp_path: Path) -> None:
+def test_reading_the_dead_claims_changes_no_file(tmp_path: Path) -> None:
     claims = ClaimFolder(tmp_path)
-    kill(holder(tmp_path, claim(1), claim(2)))
+    kill(start_claiming_process(tmp_path, claim(1), claim(2)))
     before = sorted(os.listdir(tmp_path))
     assert len(claims.dead()) == 2
     assert sorted(os.listdir(tmp_path)) == before
-    claims.remove(claim(99))  # one that another process buried
+    claims.remove(claim(99))  # another process has removed it
     assert sorted(os.listdir(tmp_path)) == before
 
 
-def test_a_folder_that_is_not_there_has_no_holds_until_one_is_taken(tmp_path: Path) -> None:
+def test_a_missing_folder_has_no_claims_and_is_created_with_the_first(tmp_path: Path) -> None:
     claims = ClaimFolder(tmp_path / "not" / "yet")
     assert claims.all() == claims.dead() == ()
-    kept = claims.take(claim(1))
+    own_claim = claims.create(claim(1))
     assert claims.all() == (claim(1),)
-    kept.end()
+    own_claim.end()

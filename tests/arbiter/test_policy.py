@@ -1,4 +1,4 @@
-"""Who gets the GPU next, decided with values."""
+"""Who gets the GPU next, and when: the policy as a pure function."""
 
 from __future__ import annotations
 
@@ -9,46 +9,46 @@ import pytest
 
 from arbiter import Claim, Mode, Policy, State, Switch
 from arbiter.policy import (
-    SWITCH_S,
+    DEFAULT_SWITCH_S,
     NextSwitch,
-    Now,
+    Situation,
+    has_turn,
     idle_restore_at,
-    is_first,
     is_open,
+    is_refused,
     is_revoked,
-    next_number,
+    next_claim_number,
     next_switch,
-    place,
+    queue_position,
     seconds_until,
-    turns_away,
 )
-from arbiter.values import MODES, Pace, SwitchRequest, other
+from arbiter.values import MODES, Pace, SwitchRequest, other_mode
 
 SINCE = 1_000.0
 INFERENCE, GENERATION = State("inference", since=SINCE), State("generation", since=SINCE)
 POLICY = Policy(min_stay_s=30, idle_restore_s=600)
 
 
-def claim(kind: Any, number: int, mode: Mode, asks: bool = True) -> Claim:
-    return Claim(kind, number, mode, asks, 0, 1, f"job-{number}")
+def claim(kind: Any, number: int, mode: Mode, triggers: bool = True) -> Claim:
+    return Claim(kind, number, mode, triggers, 0, 1, f"job-{number}")
 
 
-def under_way(target: Mode, **given: Any) -> Switch:
-    return Switch(1, target, "asked", SINCE, **given)
+def switch_to(target: Mode) -> Switch:
+    return Switch(1, target, "requested", SINCE)
 
 
-def going(state: State, target: Mode, **given: Any) -> State:
-    return replace(state, switch=under_way(target, **given))
+def during_switch(state: State, target: Mode) -> State:
+    return replace(state, switch=switch_to(target))
 
 
-def over(state: State, target: Mode) -> State:
-    return replace(state, switch=under_way(target).ending(SINCE + 1))
+def after_switch(state: State, target: Mode) -> State:
+    return replace(state, switch=switch_to(target).with_end(SINCE + 1))
 
 
 IMAGE_TICKET, LLM_TICKET = claim("ticket", 1, "generation"), claim("ticket", 1, "inference")
 
 
-# --- what begins next ------------------------------------------------------------------------------
+# --- the next switch -------------------------------------------------------------------------------
 
 
 def plan(
@@ -59,60 +59,64 @@ def plan(
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("pinned", [False, True])
-def test_what_was_asked_for_by_name_comes_before_stay_pin_and_queue(mode: Mode, pinned: bool) -> None:
-    wish = SwitchRequest(mode, force=True, pin=mode == "generation")
-    state = State(other(mode), since=SINCE, pinned=pinned, wanted=wish)
-    waiting = claim("ticket", 1, other(mode))
-    assert plan(state, waiting, at=SINCE) == NextSwitch(mode, "asked", force=True, pin=mode == "generation")
+def test_an_explicit_request_comes_before_the_minimum_stay_a_pin_and_the_queue(
+    mode: Mode, pinned: bool
+) -> None:
+    request = SwitchRequest(mode, force=True, pin=mode == "generation")
+    state = State(other_mode(mode), since=SINCE, pinned=pinned, wanted=request)
+    waiting = claim("ticket", 1, other_mode(mode))
+    assert plan(state, waiting, at=SINCE) == NextSwitch(
+        mode, "requested", force=True, pin=mode == "generation"
+    )
 
 
 @pytest.mark.parametrize(
-    ("state", "ticket", "next_"),
+    ("state", "ticket", "expected"),
     [
         (INFERENCE, IMAGE_TICKET, NextSwitch("generation", "image request")),
         (GENERATION, LLM_TICKET, NextSwitch("inference", "LLM request")),
     ],
 )
-def test_a_waiting_request_moves_the_gpu_once_the_minimum_stay_is_over_and_not_before(
-    state: State, ticket: Claim, next_: NextSwitch
+def test_a_waiting_request_triggers_a_switch_once_the_minimum_stay_is_over(
+    state: State, ticket: Claim, expected: NextSwitch
 ) -> None:
     assert plan(state, ticket, at=SINCE) is None
     assert plan(state, ticket, at=SINCE + 29.9) is None
-    assert plan(state, ticket, at=SINCE + 30) == next_
+    assert plan(state, ticket, at=SINCE + 30) == expected
 
 
-def test_a_ticket_that_was_revoked_and_has_not_left_yet_moves_nothing() -> None:
+def test_a_revoked_ticket_triggers_no_switch() -> None:
     revoked = replace(INFERENCE, revoked={"inference": 0, "generation": IMAGE_TICKET.number})
     assert plan(revoked, IMAGE_TICKET) is None
 
 
-def test_after_a_lost_state_the_gpu_goes_to_the_llms_before_anybody_gets_it() -> None:
-    lost = replace(GENERATION, rebuilt="state.1.corrupt: torn")
+def test_after_a_lost_state_no_lease_is_granted_until_a_switch_to_inference() -> None:
+    lost = replace(GENERATION, rebuilt="state.1.corrupt: truncated")
     assert not is_open(lost, "generation")
     assert plan(lost, IMAGE_TICKET) == NextSwitch("inference", "the state was lost")
     assert plan(replace(lost, pinned=True)) == NextSwitch("inference", "the state was lost")
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_nobody_moves_the_gpu_by_waiting_for_the_mode_that_is_in_force(mode: Mode) -> None:
+def test_tickets_for_the_current_mode_trigger_no_switch(mode: Mode) -> None:
     state = State(mode, since=SINCE)
     assert plan(state, claim("ticket", 1, mode), claim("lease", 2, mode), at=SINCE + 31) is None
 
 
-def test_a_ticket_that_only_waits_moves_nothing() -> None:
-    waits = claim("ticket", 1, "inference", asks=False)
+def test_a_ticket_that_only_waits_triggers_no_switch() -> None:
+    waits = claim("ticket", 1, "inference", triggers=False)
     assert plan(GENERATION, waits) is None
-    assert plan(INFERENCE, claim("ticket", 1, "generation", asks=False)) is None
+    assert plan(INFERENCE, claim("ticket", 1, "generation", triggers=False)) is None
 
 
 @pytest.mark.parametrize("restore", ["idle", "when_done", "never"])
-def test_a_pin_holds_image_mode_against_requests_idleness_and_being_done(restore: str) -> None:
+def test_a_pin_keeps_generation_mode_against_requests_and_restore(restore: str) -> None:
     pinned = replace(GENERATION, pinned=True)
     assert plan(pinned, at=SINCE + 10**6, restore=restore) is None
     assert plan(pinned, LLM_TICKET, at=SINCE + 10**6, restore=restore) is None
 
 
-def test_the_gpu_goes_back_when_it_was_idle_long_enough() -> None:
+def test_idle_restores_inference_mode_after_idle_restore_s_without_use() -> None:
     assert plan(GENERATION, at=SINCE + 599) is None
     assert plan(GENERATION, at=SINCE + 600) == NextSwitch("inference", "idle")
     assert plan(GENERATION, at=SINCE + 600, last=SINCE + 100) is None
@@ -121,11 +125,11 @@ def test_the_gpu_goes_back_when_it_was_idle_long_enough() -> None:
 
 @pytest.mark.parametrize("kind", ["ticket", "lease"])
 @pytest.mark.parametrize("restore", ["idle", "when_done"])
-def test_the_gpu_does_not_go_back_while_a_picture_is_wanted(kind: str, restore: str) -> None:
+def test_there_is_no_restore_while_a_picture_is_drawn_or_waited_for(kind: str, restore: str) -> None:
     assert plan(GENERATION, claim(kind, 1, "generation"), at=SINCE + 10**6, restore=restore) is None
 
 
-def test_when_done_means_as_soon_as_the_pictures_are_done_and_the_stay_is_over() -> None:
+def test_when_done_restores_inference_mode_once_the_pictures_are_done_and_the_minimum_stay_is_over() -> None:
     assert plan(GENERATION, at=SINCE + 29, last=SINCE + 5, restore="when_done") is None
     assert plan(GENERATION, at=SINCE + 30, last=SINCE + 5, restore="when_done") == NextSwitch(
         "inference", "pictures done"
@@ -133,37 +137,37 @@ def test_when_done_means_as_soon_as_the_pictures_are_done_and_the_stay_is_over()
 
 
 @pytest.mark.parametrize("policy", [{"restore": "never"}, {"restore": "idle", "idle_restore_s": 0}])
-def test_never_is_never(policy: dict[str, Any]) -> None:
+def test_never_and_zero_minutes_disable_the_restore(policy: dict[str, Any]) -> None:
     assert plan(GENERATION, at=SINCE + 10**9, **policy) is None
     assert idle_restore_at(GENERATION, Pace(), replace(POLICY, **policy)) is None
 
 
 @pytest.mark.parametrize("restore", ["idle", "when_done", "never"])
-def test_the_llms_keep_the_gpu_for_as_long_as_nobody_wants_it(restore: str) -> None:
+def test_inference_mode_stays_while_no_request_waits(restore: str) -> None:
     assert plan(INFERENCE, at=SINCE + 10**6, restore=restore) is None
 
 
-def test_a_clock_that_was_set_back_does_not_keep_the_gpu_where_it_is() -> None:
+def test_a_clock_that_was_set_back_does_not_extend_the_minimum_stay() -> None:
     assert plan(INFERENCE, IMAGE_TICKET, at=SINCE - 86_400) == NextSwitch("generation", "image request")
     assert plan(GENERATION, LLM_TICKET, at=SINCE - 86_400) == NextSwitch("inference", "LLM request")
 
 
-# --- who is let in, and who is turned away ---------------------------------------------------------
+# --- granting and refusing -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_mode_is_open_only_while_it_is_in_force_and_nobody_takes_it_away(mode: Mode) -> None:
+def test_leases_are_granted_only_for_the_current_mode_and_not_during_a_switch(mode: Mode) -> None:
     here = State(mode, since=SINCE)
     assert is_open(here, mode)
-    assert not is_open(here, other(mode))
-    assert not is_open(going(here, other(mode)), mode)
-    assert not is_open(going(here, mode), mode), "image mode that is put right"
-    assert not is_open(replace(here, wanted=SwitchRequest(other(mode))), mode)
-    assert is_open(over(here, mode), mode)
+    assert not is_open(here, other_mode(mode))
+    assert not is_open(during_switch(here, other_mode(mode)), mode)
+    assert not is_open(during_switch(here, mode), mode), "a repair of generation mode"
+    assert not is_open(replace(here, wanted=SwitchRequest(other_mode(mode))), mode)
+    assert is_open(after_switch(here, mode), mode)
 
 
 @pytest.mark.parametrize(
-    ("policy", "pinned", "away"),
+    ("policy", "pinned", "refused"),
     [
         ("switch", False, False),
         ("switch", True, True),
@@ -173,166 +177,168 @@ def test_a_mode_is_open_only_while_it_is_in_force_and_nobody_takes_it_away(mode:
         ("refuse", True, True),
     ],
 )
-def test_an_llm_request_is_turned_away_in_image_mode_by_refusal_or_pin_only(
-    policy: Any, pinned: bool, away: bool
+def test_an_llm_request_in_generation_mode_is_refused_only_by_policy_or_pin(
+    policy: Any, pinned: bool, refused: bool
 ) -> None:
     settings = Policy(llm_during_generation=policy)
     state = replace(GENERATION, pinned=pinned)
-    assert turns_away(state, "inference", settings) is away
-    assert not turns_away(going(state, "inference"), "inference", settings), "it is on its way back"
-    assert not turns_away(replace(state, wanted=SwitchRequest("inference")), "inference", settings)
+    assert is_refused(state, "inference", settings) is refused
+    assert not is_refused(during_switch(state, "inference"), "inference", settings), "a switch back is active"
+    assert not is_refused(replace(state, wanted=SwitchRequest("inference")), "inference", settings)
 
 
 @pytest.mark.parametrize("policy", ["switch", "wait", "refuse"])
-def test_an_llm_request_is_refused_as_soon_as_image_mode_is_coming(policy: Any) -> None:
+def test_an_llm_request_is_refused_once_a_switch_to_generation_is_active_or_requested(policy: Any) -> None:
     settings = Policy(llm_during_generation=policy)
     refuses = policy == "refuse"
-    assert not turns_away(INFERENCE, "inference", settings)
-    assert turns_away(going(INFERENCE, "generation"), "inference", settings) is refuses
+    assert not is_refused(INFERENCE, "inference", settings)
+    assert is_refused(during_switch(INFERENCE, "generation"), "inference", settings) is refuses
     assert (
-        turns_away(replace(INFERENCE, wanted=SwitchRequest("generation")), "inference", settings) is refuses
+        is_refused(replace(INFERENCE, wanted=SwitchRequest("generation")), "inference", settings) is refuses
     )
 
 
 @pytest.mark.parametrize("policy", ["switch", "wait", "refuse"])
-@pytest.mark.parametrize("state", [INFERENCE, GENERATION, going(GENERATION, "inference")])
-def test_no_image_request_is_ever_turned_away(policy: Any, state: State) -> None:
-    assert not turns_away(state, "generation", Policy(llm_during_generation=policy))
+@pytest.mark.parametrize("state", [INFERENCE, GENERATION, during_switch(GENERATION, "inference")])
+def test_image_requests_are_never_refused(policy: Any, state: State) -> None:
+    assert not is_refused(state, "generation", Policy(llm_during_generation=policy))
 
 
-def test_the_engine_gets_so_many_jobs_as_its_depth_and_the_oldest_first() -> None:
+def test_the_engine_gets_depth_jobs_the_oldest_first() -> None:
     lease, second, third = (
         claim("lease", 1, "generation"),
         claim("ticket", 5, "generation"),
         claim("ticket", 7, "generation"),
     )
     claims = (lease, claim("ticket", 2, "inference"), second, third)
-    assert [place(claims, mine) for mine in (second, third)] == [0, 1]
-    assert [is_first(claims, mine, 2) for mine in (second, third)] == [True, False]
-    assert [is_first(claims, mine, 1) for mine in (second, third)] == [False, False]
-    assert [is_first(claims, mine, 3) for mine in (second, third)] == [True, True]
+    assert [queue_position(claims, ticket) for ticket in (second, third)] == [0, 1]
+    assert [has_turn(claims, ticket, 2) for ticket in (second, third)] == [True, False]
+    assert [has_turn(claims, ticket, 1) for ticket in (second, third)] == [False, False]
+    assert [has_turn(claims, ticket, 3) for ticket in (second, third)] == [True, True]
 
 
-def test_llm_requests_do_not_queue_here() -> None:
+def test_llm_requests_are_not_queued() -> None:
     claims = tuple(claim("lease", number, "inference") for number in range(1, 50))
-    assert is_first((*claims, claim("ticket", 99, "inference")), claim("ticket", 99, "inference"), 1)
+    assert has_turn((*claims, claim("ticket", 99, "inference")), claim("ticket", 99, "inference"), 1)
 
 
-def test_a_number_comes_after_every_hold_there_is_and_every_one_that_was_revoked() -> None:
-    assert next_number(State(), ()) == 1
-    assert next_number(State(), (claim("lease", 4, "generation"), claim("ticket", 3, "inference"))) == 5
+def test_a_new_claim_number_is_higher_than_all_existing_and_revoked_ones() -> None:
+    assert next_claim_number(State(), ()) == 1
+    assert next_claim_number(State(), (claim("lease", 4, "generation"), claim("ticket", 3, "inference"))) == 5
     revoked = State(revoked={"inference": 0, "generation": 9})
-    assert next_number(revoked, (claim("lease", 4, "generation"),)) == 10
-    assert not is_revoked(revoked, claim("lease", next_number(revoked, ()), "generation"))
+    assert next_claim_number(revoked, (claim("lease", 4, "generation"),)) == 10
+    assert not is_revoked(revoked, claim("lease", next_claim_number(revoked, ()), "generation"))
 
 
-def test_what_was_revoked_is_one_mode_up_to_one_number() -> None:
+def test_revoking_affects_one_mode_up_to_one_number() -> None:
     state = State(revoked={"inference": 0, "generation": 4})
     assert is_revoked(state, claim("lease", 4, "generation"))
     assert not is_revoked(state, claim("lease", 5, "generation"))
     assert not is_revoked(state, claim("lease", 4, "inference"))
 
 
-# --- when to come again ----------------------------------------------------------------------------
+# --- Retry-After -----------------------------------------------------------------------------------
 
 
 def wait_s(
     mode: Mode,
     state: State,
     *claims: Claim,
-    mine: Claim | None = None,
+    ticket: Claim | None = None,
     at: float = SINCE + 100,
     last: float = 0.0,
     **policy: Any,
 ) -> int | None:
-    given = Now(state, claims, Pace(last, 10.0), replace(POLICY, **policy), at)
-    return seconds_until(mode, mine, given)
+    situation = Situation(state, claims, Pace(last, 10.0), replace(POLICY, **policy), at)
+    return seconds_until(mode, ticket, situation)
 
 
 TOOK = {"inference": 4.0, "generation": 6.0}
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_is_free_can_be_had_in_a_second(mode: Mode) -> None:
+def test_a_free_mode_gives_a_retry_after_of_one_second(mode: Mode) -> None:
     assert wait_s(mode, State(mode, since=SINCE)) == 1
 
 
-def test_the_queue_counts_as_long_as_its_pictures_take() -> None:
+def test_the_retry_after_counts_the_pictures_ahead() -> None:
     queue = [
         claim("lease", 1, "generation"),
         claim("ticket", 2, "generation"),
         claim("ticket", 3, "generation"),
     ]
     assert wait_s("generation", GENERATION, *queue) == 30
-    assert wait_s("generation", GENERATION, *queue, mine=queue[1]) == 10
-    assert wait_s("generation", GENERATION, *queue, mine=queue[2]) == 20
+    assert wait_s("generation", GENERATION, *queue, ticket=queue[1]) == 10
+    assert wait_s("generation", GENERATION, *queue, ticket=queue[2]) == 20
 
 
-def test_a_switch_that_was_measured_is_reckoned_as_it_was_and_an_unknown_one_by_a_guess() -> None:
-    assert wait_s("generation", INFERENCE) == SWITCH_S
+def test_a_switch_counts_as_long_as_the_last_one_took_or_a_default() -> None:
+    assert wait_s("generation", INFERENCE) == DEFAULT_SWITCH_S
     assert wait_s("generation", replace(INFERENCE, took_s=TOOK)) == 6
     assert wait_s("inference", replace(GENERATION, took_s=TOOK)) == 4
 
 
-def test_the_rest_of_the_minimum_stay_is_waited_for() -> None:
+def test_the_retry_after_includes_the_rest_of_the_minimum_stay() -> None:
     assert wait_s("generation", replace(INFERENCE, took_s=TOOK), at=SINCE + 10) == 20 + 6
     assert wait_s("inference", replace(GENERATION, took_s=TOOK), at=SINCE + 10) == 20 + 4
 
 
-def test_a_clock_that_was_set_back_makes_nobody_wait_longer_than_one_stay() -> None:
+def test_a_clock_that_was_set_back_adds_no_more_than_one_minimum_stay() -> None:
     assert wait_s("generation", replace(INFERENCE, took_s=TOOK), at=SINCE - 86_400) == 30 + 6
 
 
-def test_a_switch_under_way_is_waited_for_as_long_as_it_has_left() -> None:
-    coming = replace(going(INFERENCE, "generation"), took_s=TOOK)
+def test_an_active_switch_counts_with_its_remaining_time() -> None:
+    coming = replace(during_switch(INFERENCE, "generation"), took_s=TOOK)
     assert wait_s("generation", coming, at=SINCE + 2) == 4
-    assert wait_s("generation", coming, at=SINCE + 60) == 60, "what takes long takes longer"
+    assert wait_s("generation", coming, at=SINCE + 60) == 60, (
+        "a slow switch is expected to take as long again"
+    )
 
 
-def test_who_wants_the_mode_that_is_just_leaving_waits_for_both_ways_and_the_stay_between() -> None:
-    leaving = replace(going(INFERENCE, "generation"), took_s=TOOK)
+def test_the_retry_after_for_the_mode_being_left_includes_both_switches_and_a_minimum_stay() -> None:
+    leaving = replace(during_switch(INFERENCE, "generation"), took_s=TOOK)
     assert wait_s("inference", leaving, at=SINCE + 2) == 30 + 6 + 4
 
 
-def test_the_llms_are_told_of_the_pictures_that_run() -> None:
+def test_the_retry_after_of_an_llm_request_includes_the_running_pictures() -> None:
     leases = [claim("lease", number, "generation") for number in (1, 2)]
     assert wait_s("inference", replace(GENERATION, took_s=TOOK), *leases) == 20 + 4
 
 
 @pytest.mark.parametrize("policy", ["switch", "wait", "refuse"])
-def test_nobody_can_say_how_long_a_pin_holds(policy: Any) -> None:
+def test_a_pin_makes_the_retry_after_of_llm_requests_unknown(policy: Any) -> None:
     pinned = replace(GENERATION, pinned=True)
     assert wait_s("inference", pinned, llm_during_generation=policy) is None
     assert wait_s("generation", pinned) == 1
 
 
 @pytest.mark.parametrize("policy", ["wait", "refuse"])
-def test_who_may_not_ask_for_the_gpu_is_told_when_it_goes_back_by_itself(policy: Any) -> None:
+def test_without_switch_an_llm_request_gets_the_time_of_the_restore(policy: Any) -> None:
     state = replace(GENERATION, took_s=TOOK)
-    told = {"llm_during_generation": policy}
-    assert wait_s("inference", state, restore="never", **told) is None
-    assert wait_s("inference", state, idle_restore_s=0, **told) is None
-    assert wait_s("inference", state, **told) == 500 + 4, "600 s idle, of which 100 are over"
-    assert wait_s("inference", state, last=SINCE + 50, **told) == 550 + 4
-    assert wait_s("inference", state, restore="when_done", **told) == 4
-    one = claim("lease", 1, "generation")
-    assert wait_s("inference", state, one, restore="when_done", **told) == 10 + 4
+    setting = {"llm_during_generation": policy}
+    assert wait_s("inference", state, restore="never", **setting) is None
+    assert wait_s("inference", state, idle_restore_s=0, **setting) is None
+    assert wait_s("inference", state, **setting) == 500 + 4, "100 of the 600 s are over"
+    assert wait_s("inference", state, last=SINCE + 50, **setting) == 550 + 4
+    assert wait_s("inference", state, restore="when_done", **setting) == 4
+    running = claim("lease", 1, "generation")
+    assert wait_s("inference", state, running, restore="when_done", **setting) == 10 + 4
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("state", [INFERENCE, GENERATION, going(INFERENCE, "generation")])
-def test_a_retry_after_is_a_whole_second_or_more(mode: Mode, state: State) -> None:
-    told = wait_s(mode, replace(state, took_s={"inference": 0.01, "generation": 0.01}))
-    assert isinstance(told, int)
-    assert told >= 1
+@pytest.mark.parametrize("state", [INFERENCE, GENERATION, during_switch(INFERENCE, "generation")])
+def test_a_retry_after_is_a_whole_number_of_at_least_one(mode: Mode, state: State) -> None:
+    seconds = wait_s(mode, replace(state, took_s={"inference": 0.01, "generation": 0.01}))
+    assert isinstance(seconds, int)
+    assert seconds >= 1
 
 
-def test_who_waited_for_a_mode_is_let_in_before_it_is_left_again() -> None:
+def test_a_request_that_waited_for_a_mode_gets_its_lease_before_the_next_switch() -> None:
     policy, state = Policy(min_stay_s=0), State(mode="inference", since=100.0)
     llm = Claim("ticket", 1, "inference", True, 0, 1, "llm")
     image = Claim("ticket", 2, "generation", True, 0, 1, "image")
     assert next_switch(state, [llm, image], Pace(), policy, 100.5) is None
-    let_in = replace(llm, kind="lease")
-    assert next_switch(state, [let_in, image], Pace(), policy, 100.5) is not None
-    # Somebody who does not come is not waited for.
+    granted = replace(llm, kind="lease")
+    assert next_switch(state, [granted, image], Pace(), policy, 100.5) is not None
+    # The mode is kept for one second only.
     assert next_switch(state, [llm, image], Pace(), policy, 101.5) is not None

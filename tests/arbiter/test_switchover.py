@@ -1,4 +1,4 @@
-"""Passing the GPU on: phase by phase, each bounded, and never by believing what somebody answered."""
+"""The switchover: its phases, their time limits, failures, and what happens when a process is killed in one."""
 
 from __future__ import annotations
 
@@ -25,577 +25,606 @@ from errors import (
 )
 from gpu_tenant import Failure
 from tests.arbiter.conftest import MakeArbiter
-from tests.arbiter.fakes import GB, WAIT_S, FakeEngine, FakeStacks, Request, Stage, until
+from tests.arbiter.fakes import GB, WAIT_S, FakeEngine, FakeStacks, Harness, Request
+from tests.arbiter.simulated_gpu import MODELS, Caller, SimulatedGpu, SimulatedGpuServer
 from tests.arbiter.soak import PHASES, PROCESSES, Op, Plan, work
-from tests.arbiter.soak import make_arbiter as arbiter_of_the_world
-from tests.arbiter.world import MODELS, Caller, World, WorldServer
+from tests.arbiter.soak import make_arbiter as make_soak_arbiter
+from tests.waiting import wait_until
 
 TO_GENERATION = ["closing", "draining", "releasing", "verifying", "starting"]
 TO_INFERENCE = ["closing", "draining", "releasing", "verifying", "restoring"]
 
 
-def phases(stage: Stage) -> list[str]:
-    return [name for name, _ in stage.switch.phases]
+def phases(harness: Harness) -> list[str]:
+    return [name for name, _ in harness.switch.phases]
 
 
-def told(arbiter: Arbiter, mode: Mode) -> None:
-    """The mode is `mode` and nothing is under way."""
+def wait_for_mode(arbiter: Arbiter, mode: Mode) -> None:
+    """Waits until `mode` is reached and no switch is active or requested."""
 
-    def is_so() -> bool:
+    def is_reached() -> bool:
         state = arbiter.state_store.state()
-        return state.mode == mode and not state.under_way and not state.wanted
+        return state.mode == mode and not state.active_switch and not state.wanted
 
-    until(is_so)
-
-
-# --- a switch that goes well -----------------------------------------------------------------------
+    wait_until(is_reached)
 
 
-def test_each_way_goes_through_its_phases_in_order_and_tells_how_long_each_took(stage: Stage) -> None:
-    stage.stacks.unload_s = 2.0
-    began = stage.clock.now
-    switch = stage.play("generation")
-    assert phases(stage) == TO_GENERATION
+# --- success ---------------------------------------------------------------------------------------
+
+
+def test_a_switch_runs_its_phases_in_order_and_records_their_durations(harness: Harness) -> None:
+    harness.stacks.unload_s = 2.0
+    started_at = harness.clock.now
+    switch = harness.run_switch("generation")
+    assert phases(harness) == TO_GENERATION
     assert dict(switch.phases)["verifying"] == pytest.approx(2.0, abs=0.2)
-    assert sum(seconds for _, seconds in switch.phases) == pytest.approx(stage.clock.now - began, abs=0.01)
-    assert switch.ended == stage.clock.now == stage.state_store.state().since
-    assert stage.state_store.state().took_s["generation"] == pytest.approx(2.0, abs=0.2)
-    assert stage.state_store.state().mode == "generation"
-    assert stage.stacks.loaded == {}
+    assert sum(seconds for _, seconds in switch.phases) == pytest.approx(
+        harness.clock.now - started_at, abs=0.01
+    )
+    assert switch.ended == harness.clock.now == harness.state_store.state().since
+    assert harness.state_store.state().took_s["generation"] == pytest.approx(2.0, abs=0.2)
+    assert harness.state_store.state().mode == "generation"
+    assert harness.stacks.loaded == {}
 
-    stage.engine.claims = True
-    stage.play("inference")
-    assert phases(stage) == TO_INFERENCE
-    assert stage.switch.number == 2
-    assert stage.state_store.state().mode == "inference"
-    assert sorted(stage.stacks.loaded) == ["chat", "embed"]
-    assert not stage.engine.claims
-    assert stage.state_store.state().saved == ()
-
-
-def test_from_its_first_moment_to_its_last_a_switch_lets_nobody_in(stage: Stage) -> None:
-    seen: list[bool] = []
-
-    def look(op: str) -> None:
-        state = stage.state_store.state()
-        seen.append(is_open(state, "inference") or is_open(state, "generation"))
-
-    stage.stacks.before = stage.engine.before = look
-    stage.play("generation")
-    stage.play("inference")
-    assert len(seen) > 8
-    assert not any(seen)
+    harness.engine.holds_memory = True
+    harness.run_switch("inference")
+    assert phases(harness) == TO_INFERENCE
+    assert harness.switch.number == 2
+    assert harness.state_store.state().mode == "inference"
+    assert sorted(harness.stacks.loaded) == ["chat", "embed"]
+    assert not harness.engine.holds_memory
+    assert harness.state_store.state().saved == ()
 
 
-def test_what_is_to_be_loaded_again_is_written_down_before_the_first_unload(stage: Stage) -> None:
-    on_disk: list[Any] = []
+def test_no_lease_is_granted_during_a_switch(harness: Harness) -> None:
+    open_modes: list[bool] = []
 
-    def look(op: str) -> None:
+    def check(op: str) -> None:
+        state = harness.state_store.state()
+        open_modes.append(is_open(state, "inference") or is_open(state, "generation"))
+
+    harness.stacks.on_call = harness.engine.on_call = check
+    harness.run_switch("generation")
+    harness.run_switch("inference")
+    assert len(open_modes) > 8
+    assert not any(open_modes)
+
+
+def test_the_loaded_models_are_saved_before_the_first_unload(harness: Harness) -> None:
+    saved: list[Any] = []
+
+    def read_state(op: str) -> None:
         if op == "release":
-            document = json.loads((stage.folder / "state.json").read_text())
-            on_disk.append([(item["id"], item["saved"]) for item in document["saved"]])
+            document = json.loads((harness.folder / "state.json").read_text())
+            saved.append([(item["id"], item["saved"]) for item in document["saved"]])
 
-    stage.stacks.before = look
-    stage.play("generation")
-    assert on_disk[0] == [("chat", {"of": "chat"}), ("embed", {"of": "embed"})]
+    harness.stacks.on_call = read_state
+    harness.run_switch("generation")
+    assert saved[0] == [("chat", {"of": "chat"}), ("embed", {"of": "embed"})]
 
 
-def test_a_mode_with_nothing_loaded_is_handed_over_as_well(stage: Stage) -> None:
-    stage.stacks.loaded = {}
-    assert stage.play("generation").error is None
-    assert stage.play("inference").failed == ()
-    assert stage.stacks.loaded == {}
+def test_a_switch_works_with_no_model_loaded(harness: Harness) -> None:
+    harness.stacks.loaded = {}
+    assert harness.run_switch("generation").error is None
+    assert harness.run_switch("inference").failed == ()
+    assert harness.stacks.loaded == {}
 
 
 # --- draining --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("target", ["generation", "inference"])
-def test_a_switch_waits_for_what_runs_and_cuts_nobody(
+def test_a_switch_waits_for_running_requests(
     make_arbiter: MakeArbiter, stacks: FakeStacks, target: Mode
 ) -> None:
     arbiter = make_arbiter(restore="never")
     mode: Mode = "inference" if target == "generation" else "generation"
-    running = Request(arbiter, mode, "running").gets_it()
-    other = Request(arbiter, target, "waits")
-    until(lambda: (switch := arbiter.state_store.state().under_way) and switch.phase == "draining")
+    running = Request(arbiter, mode, "running").wait_granted()
+    waiting = Request(arbiter, target, "waits")
+    wait_until(lambda: (switch := arbiter.state_store.state().active_switch) and switch.phase == "draining")
     assert arbiter.state_store.state().mode == mode
-    assert running.lets_go() is None
-    assert other.gets_it().lets_go() is None
+    assert running.finish() is None
+    assert waiting.wait_granted().finish() is None
     assert stacks.loaded.keys() == ({"chat", "embed"} if target == "inference" else set())
 
 
-def test_requests_that_easel_did_not_send_are_waited_for_as_well(stage: Stage) -> None:
-    stage.stacks.busy_until = stage.clock.now + 30
-    stage.play("generation")
-    assert dict(stage.switch.phases)["draining"] == pytest.approx(30, abs=0.2)
-    stage.engine.renders_until = stage.clock.now + 40
-    stage.play("inference")
-    assert dict(stage.switch.phases)["draining"] == pytest.approx(40, abs=0.2)
-    assert stage.engine.dropped == []
+def test_a_switch_waits_for_requests_that_easel_did_not_send(harness: Harness) -> None:
+    harness.stacks.busy_until = harness.clock.now + 30
+    harness.run_switch("generation")
+    assert dict(harness.switch.phases)["draining"] == pytest.approx(30, abs=0.2)
+    harness.engine.busy_until = harness.clock.now + 40
+    harness.run_switch("inference")
+    assert dict(harness.switch.phases)["draining"] == pytest.approx(40, abs=0.2)
+    assert harness.engine.cancelled == []
 
 
-@pytest.mark.parametrize("mine", [True, False], ids=["a lease", "somebody else's request"])
+@pytest.mark.parametrize("is_own", [True, False], ids=["a lease", "a request of another client"])
 @pytest.mark.parametrize("target", ["generation", "inference"])
-def test_a_drain_that_takes_too_long_gives_the_gpu_back_untouched(
-    stage: Stage, target: Mode, mine: bool
+def test_a_drain_timeout_fails_the_switch_and_changes_nothing(
+    harness: Harness, target: Mode, is_own: bool
 ) -> None:
     if target == "inference":
-        stage.play("generation")
-    before = stage.state_store.state()
+        harness.run_switch("generation")
+    before = harness.state_store.state()
     own_claim = (
-        stage.claim("inference" if target == "generation" else "generation", job="slow") if mine else None
+        harness.claim("inference" if target == "generation" else "generation", job="slow") if is_own else None
     )
-    stage.stacks.busy_until = stage.engine.renders_until = stage.clock.now + (0 if mine else 10**6)
-    switch = stage.play(target)
+    harness.stacks.busy_until = harness.engine.busy_until = harness.clock.now + (0 if is_own else 10**6)
+    switch = harness.run_switch(target)
     assert switch.error is not None
     assert switch.error["phase"] == "draining"
-    assert ("slow" if mine else "not sent by Easel") in switch.error["message"]
-    assert dict(switch.phases)["draining"] == pytest.approx(stage.policy.drain_s, abs=1)
-    after = stage.state_store.state()
+    assert ("slow" if is_own else "not sent by Easel") in switch.error["message"]
+    assert dict(switch.phases)["draining"] == pytest.approx(harness.policy.drain_timeout_s, abs=1)
+    after = harness.state_store.state()
     assert (after.mode, after.saved) == (before.mode, before.saved)
-    assert sorted(stage.stacks.loaded) == ([] if target == "inference" else ["chat", "embed"])
-    assert stage.engine.dropped == []
+    assert sorted(harness.stacks.loaded) == ([] if target == "inference" else ["chat", "embed"])
+    assert harness.engine.cancelled == []
     if own_claim:
         own_claim.end()
 
 
-def test_with_kill_a_drain_that_takes_too_long_drops_the_pictures_and_goes_on(
+def test_kill_cancels_the_pictures_after_the_drain_timeout(
     make_arbiter: MakeArbiter, engine: FakeEngine
 ) -> None:
-    arbiter = make_arbiter(on_drain_timeout="kill", drain_s=0.1, restore="never")
-    running = Request(arbiter, "generation", "running").gets_it()
-    llm = Request(arbiter, "inference", "waits").gets_it()
-    error = running.ends()
+    arbiter = make_arbiter(on_drain_timeout="kill", drain_timeout_s=0.1, restore="never")
+    running = Request(arbiter, "generation", "running").wait_granted()
+    llm = Request(arbiter, "inference", "waits").wait_granted()
+    error = running.wait_ended()
     assert error is not None
     assert error.code == "gpu.preempted"
-    assert None in engine.dropped
-    assert llm.lets_go() is None
+    assert None in engine.cancelled
+    assert llm.finish() is None
 
 
-def test_with_kill_an_llm_request_that_takes_too_long_is_left_to_its_server_to_cut(
-    tmp_path: Path, stage: Stage
+def test_kill_unloads_the_llms_under_a_running_request_after_the_drain_timeout(
+    tmp_path: Path, harness: Harness
 ) -> None:
-    stage = Stage(tmp_path / "other", Policy(on_drain_timeout="kill"))
-    own_claim = stage.claim("inference")
-    assert stage.play("generation").error is None
-    assert stage.state_store.state().revoked["inference"] >= own_claim.claim.number
-    assert stage.stacks.loaded == {}
+    harness = Harness(tmp_path / "other", Policy(on_drain_timeout="kill"))
+    own_claim = harness.claim("inference")
+    assert harness.run_switch("generation").error is None
+    assert harness.state_store.state().revoked["inference"] >= own_claim.claim.number
+    assert harness.stacks.loaded == {}
     own_claim.end()
 
 
-# --- nothing is believed ---------------------------------------------------------------------------
+# --- verifying -------------------------------------------------------------------------------------
 
 
-def test_an_unload_that_lies_is_asked_again_until_it_is_true(stage: Stage) -> None:
-    stage.stacks.lies = 5
-    assert stage.play("generation").error is None
-    assert stage.stacks.loaded == {}
+def test_an_unload_without_effect_is_repeated(harness: Harness) -> None:
+    harness.stacks.ignored_unloads = 5
+    assert harness.run_switch("generation").error is None
+    assert harness.stacks.loaded == {}
 
 
-def test_an_unload_that_never_comes_true_fails_in_its_phase_and_gives_back_what_was_loaded(
-    stage: Stage,
+def test_a_model_that_is_never_unloaded_fails_the_switch_and_the_llms_are_restored(
+    harness: Harness,
 ) -> None:
-    stage.stacks.lies = 10**6
-    switch = stage.play("generation")
+    harness.stacks.ignored_unloads = 10**6
+    switch = harness.run_switch("generation")
     assert switch.error is not None
     assert switch.error["phase"] == "verifying"
     assert "fake/chat, fake/embed" in switch.error["message"]
-    assert dict(switch.phases)["verifying"] == pytest.approx(stage.policy.release_s, abs=1)
-    assert phases(stage) == [*TO_GENERATION[:4], "restoring"]
-    assert stage.state_store.state().mode == "inference"
-    assert is_open(stage.state_store.state(), "inference")
-    assert sorted(stage.stacks.loaded) == ["chat", "embed"]
+    assert dict(switch.phases)["verifying"] == pytest.approx(harness.policy.release_timeout_s, abs=1)
+    assert phases(harness) == [*TO_GENERATION[:4], "restoring"]
+    assert harness.state_store.state().mode == "inference"
+    assert is_open(harness.state_store.state(), "inference")
+    assert sorted(harness.stacks.loaded) == ["chat", "embed"]
 
 
-def test_a_refused_unload_loads_again_what_had_gone_and_the_next_attempt_is_a_real_one(stage: Stage) -> None:
-    stage.stacks.refuses_unload = True
-    switch = stage.play("generation")
+def test_a_refused_unload_fails_the_switch_and_the_next_switch_can_succeed(
+    harness: Harness,
+) -> None:
+    harness.stacks.refuses_unload = True
+    switch = harness.run_switch("generation")
     assert switch.error is not None
     assert switch.error["phase"] == "releasing"
     assert switch.error["code"] == "llm.refused"
-    assert stage.state_store.state().mode == "inference"
-    assert sorted(stage.stacks.loaded) == ["chat", "embed"]
-    stage.stacks.refuses_unload = False
-    assert stage.play("generation").error is None
-    assert stage.stacks.loaded == {}
+    assert harness.state_store.state().mode == "inference"
+    assert sorted(harness.stacks.loaded) == ["chat", "embed"]
+    harness.stacks.refuses_unload = False
+    assert harness.run_switch("generation").error is None
+    assert harness.stacks.loaded == {}
 
 
-def test_a_model_that_a_late_request_loads_again_is_noticed_and_unloaded_again(stage: Stage) -> None:
-    stage.stacks.unload_s = 1.0
-    stage.stacks.reloads_at = stage.clock.now + 1.04  # when the list was empty once
-    assert stage.play("generation").error is None
-    assert stage.stacks.loaded == {}
+def test_a_model_that_a_late_request_loads_again_is_unloaded_again(harness: Harness) -> None:
+    harness.stacks.unload_s = 1.0
+    harness.stacks.reloads_at = harness.clock.now + 1.04  # when the list was empty once
+    assert harness.run_switch("generation").error is None
+    assert harness.stacks.loaded == {}
 
 
-def test_a_server_that_does_not_answer_for_a_moment_is_asked_again(stage: Stage) -> None:
-    def go_deaf(op: str) -> None:
+def test_a_server_that_does_not_respond_for_a_moment_is_read_again(harness: Harness) -> None:
+    def stop_responding(op: str) -> None:
         if op == "release":
-            stage.stacks.deaf = 5
+            harness.stacks.failing_lists = 5
 
-    stage.stacks.before = go_deaf
-    assert stage.play("generation").error is None
+    harness.stacks.on_call = stop_responding
+    assert harness.run_switch("generation").error is None
 
 
-def test_a_server_that_answers_no_more_is_not_taken_for_empty(stage: Stage) -> None:
-    stage.stacks.deaf = 10**6
-    switch = stage.play("generation")
+def test_a_server_that_stops_responding_does_not_count_as_unloaded(harness: Harness) -> None:
+    harness.stacks.failing_lists = 10**6
+    switch = harness.run_switch("generation")
     assert switch.error is not None
     assert switch.error["code"] == "llm.unreachable"
-    assert stage.state_store.state().mode == "inference"
+    assert harness.state_store.state().mode == "inference"
 
 
-def test_an_engine_that_keeps_its_memory_keeps_no_llm_from_its_gpu_and_is_told_of(stage: Stage) -> None:
-    stage.play("generation")
-    stage.engine.claims = stage.engine.keeps_memory = True
-    switch = stage.play("inference")
+def test_an_engine_that_keeps_its_memory_does_not_fail_the_switch_and_is_noted(harness: Harness) -> None:
+    harness.run_switch("generation")
+    harness.engine.holds_memory = harness.engine.keeps_memory = True
+    switch = harness.run_switch("inference")
     assert switch.error is None
     assert "engine/models" in switch.notes[0]
-    assert sorted(stage.stacks.loaded) == ["chat", "embed"]
+    assert sorted(harness.stacks.loaded) == ["chat", "embed"]
 
 
 # --- restoring -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("raises", [False, True], ids=["one model", "the whole server"])
-def test_a_model_that_cannot_be_loaded_again_is_named_and_keeps_nobody_from_the_gpu(
-    stage: Stage, raises: bool
+def test_a_model_that_cannot_be_loaded_again_is_reported_and_does_not_fail_the_switch(
+    harness: Harness, raises: bool
 ) -> None:
-    stage.play("generation")
-    stage.stacks.load_fails, stage.stacks.loading_raises = {"chat": "no room"}, raises
-    switch = stage.play("inference")
+    harness.run_switch("generation")
+    harness.stacks.load_errors, harness.stacks.fails_restore = {"chat": "too little memory"}, raises
+    switch = harness.run_switch("inference")
     assert switch.error is None
-    assert Failure("fake", "chat", "the fake is gone" if raises else "no room") in switch.failed
+    assert (
+        Failure("fake", "chat", "the fake does not respond" if raises else "too little memory")
+        in switch.failed
+    )
     assert len(switch.failed) == (2 if raises else 1)
-    assert sorted(stage.stacks.loaded) == ([] if raises else ["embed"])
-    assert stage.state_store.state().mode == "inference"
-    assert is_open(stage.state_store.state(), "inference")
+    assert sorted(harness.stacks.loaded) == ([] if raises else ["embed"])
+    assert harness.state_store.state().mode == "inference"
+    assert is_open(harness.state_store.state(), "inference")
     count = switch.number
-    stage.ticks(7200, each=10)
-    assert stage.switch.number == count, "nobody tries for ever"
+    harness.run_ticks(7200, interval_s=10)
+    assert harness.switch.number == count, "it is not tried again"
 
 
 # --- free memory -----------------------------------------------------------------------------------
 
 
-def after(stage: Stage, seconds: float, before: int, then: int) -> Callable[[], int]:
-    """Free memory that rises so long after the unload."""
+def rising_memory(harness: Harness, seconds: float, before: int, then: int) -> Callable[[], int]:
+    """Free memory that rises from `before` to `then`, `seconds` after the start and once nothing is loaded."""
+    start = harness.clock.now
 
     def free() -> int:
-        gone = not stage.stacks.loaded and stage.clock.now >= start[0] + seconds
-        return then if gone else before
+        is_freed = not harness.stacks.loaded and harness.clock.now >= start + seconds
+        return then if is_freed else before
 
-    start = [stage.clock.now]
     return free
 
 
-def test_memory_that_never_comes_free_fails_the_switch_and_loads_the_llms_again(stage: Stage) -> None:
-    stage.free = lambda: 2 * GB
-    ticket = stage.claim("generation", "ticket", need=8 * GB)
-    switch = stage.play("generation")
+def test_memory_that_is_never_freed_fails_the_switch_and_the_llms_are_restored(harness: Harness) -> None:
+    harness.free = lambda: 2 * GB
+    ticket = harness.claim("generation", "ticket", need=8 * GB)
+    switch = harness.run_switch("generation")
     ticket.end()
     assert switch.error is not None
     assert switch.error["code"] == "gpu.switch_failed"
     assert switch.error["phase"] == "verifying"
     assert "2.0 GB" in switch.error["message"]
-    assert dict(switch.phases)["verifying"] == pytest.approx(stage.policy.verify_s, abs=1)
-    assert sorted(stage.stacks.loaded) == ["chat", "embed"]
+    assert dict(switch.phases)["verifying"] == pytest.approx(harness.policy.verify_timeout_s, abs=1)
+    assert sorted(harness.stacks.loaded) == ["chat", "embed"]
 
 
 @pytest.mark.parametrize("need", [0, 8 * GB])
-def test_an_llm_that_held_next_to_nothing_stops_no_switch_where_enough_is_free(
-    stage: Stage, need: int
+def test_an_llm_that_held_little_memory_does_not_fail_the_switch_if_enough_is_free(
+    harness: Harness, need: int
 ) -> None:
-    """An embedding model of some megabytes, or one on the CPU; and no card has all of its 8 GB free."""
-    stage.free = lambda: int(7.6 * GB)
-    ticket = stage.claim("generation", "ticket", need=need)
-    switch = stage.play("generation")
+    """A small embedding model, or one on the CPU; and a GPU with 8 GB never has all of them free."""
+    harness.free = lambda: int(7.6 * GB)
+    ticket = harness.claim("generation", "ticket", need=need)
+    switch = harness.run_switch("generation")
     ticket.end()
     assert (switch.error, len(switch.notes)) == (None, 1)
 
 
-def test_who_takes_a_switch_up_after_the_models_are_gone_still_verifies_the_memory(stage: Stage) -> None:
-    stage.free = lambda: 1 * GB
-    stage.state_store.update(lambda state: replace(state, saved=stage.stacks.resident()))
-    stage.stacks.loaded.clear()
-    with stage.state_store.mutex():
-        stage.switchover.begin(NextSwitch("generation", "asked"))
-    dead = replace(stage.switch, pid=1, phase="verifying", had=True, free_before=1 * GB)
-    stage.state_store.update(lambda state: replace(state, switch=dead))
-    ticket = stage.claim("generation", "ticket", need=8 * GB)
-    switch = stage.resume()
+@pytest.mark.parametrize("need", [0, 8 * GB])
+@pytest.mark.parametrize("freed", [0, 6 * GB], ids=["nothing was freed", "memory was freed"])
+def test_a_switch_fails_if_less_than_min_free_gb_is_free_however_little_is_missing(
+    tmp_path: Path, need: int, freed: int
+) -> None:
+    harness = Harness(tmp_path, Policy(min_free_bytes=10 * GB))
+    harness.free = rising_memory(harness, 1.0, int(9.9 * GB) - freed, int(9.9 * GB))
+    ticket = harness.claim("generation", "ticket", need=need)
+    switch = harness.run_switch("generation")
+    ticket.end()
+    assert switch.error is not None
+    assert "9.9 GB" in switch.error["message"]
+    assert sorted(harness.stacks.loaded) == ["chat", "embed"]
+
+
+def test_a_process_that_resumes_a_switch_after_the_unload_still_verifies_the_memory(harness: Harness) -> None:
+    harness.free = lambda: 1 * GB
+    harness.state_store.update(lambda state: replace(state, saved=harness.stacks.resident()))
+    harness.stacks.loaded.clear()
+    with harness.state_store.mutex():
+        harness.switchover.begin(NextSwitch("generation", "requested"))
+    interrupted = replace(harness.switch, pid=1, phase="verifying", had=True, free_before=1 * GB)
+    harness.state_store.update(lambda state: replace(state, switch=interrupted))
+    ticket = harness.claim("generation", "ticket", need=8 * GB)
+    switch = harness.resume()
     ticket.end()
     assert switch.error is not None
     assert "1.0 GB" in switch.error["message"]
-    assert sorted(stage.stacks.loaded) == ["chat", "embed"]
+    assert sorted(harness.stacks.loaded) == ["chat", "embed"]
 
 
-def test_memory_that_comes_free_late_is_waited_for(stage: Stage) -> None:
-    stage.free = after(stage, 7.0, 2 * GB, 20 * GB)
-    switch = stage.play("generation")
+def test_a_switch_waits_for_memory_that_is_freed_late(harness: Harness) -> None:
+    harness.free = rising_memory(harness, 7.0, 2 * GB, 20 * GB)
+    switch = harness.run_switch("generation")
     assert switch.error is None
     assert dict(switch.phases)["verifying"] == pytest.approx(7.0, abs=0.5)
 
 
-def test_memory_that_covers_what_is_needed_is_not_waited_for(stage: Stage) -> None:
-    """It need not rise: another card, or models that were asleep in RAM."""
-    stage.free = lambda: 12 * GB
-    ticket = stage.claim("generation", "ticket", need=8 * GB)
-    switch = stage.play("generation")
+def test_a_switch_does_not_wait_if_enough_memory_is_free(harness: Harness) -> None:
+    """It need not rise: the models were on another GPU, or asleep in RAM."""
+    harness.free = lambda: 12 * GB
+    ticket = harness.claim("generation", "ticket", need=8 * GB)
+    switch = harness.run_switch("generation")
     assert switch.error is None
     assert dict(switch.phases)["verifying"] < 0.5
     ticket.end()
 
 
-def test_a_model_that_needs_more_than_there_is_waits_only_until_no_more_comes(stage: Stage) -> None:
-    stage.free = after(stage, 1.0, 2 * GB, 20 * GB)
-    ticket = stage.claim("generation", "ticket", need=48 * GB)
-    switch = stage.play("generation")
+def test_a_model_that_needs_more_than_the_gpu_has_waits_only_until_no_more_is_freed(harness: Harness) -> None:
+    harness.free = rising_memory(harness, 1.0, 2 * GB, 20 * GB)
+    ticket = harness.claim("generation", "ticket", need=48 * GB)
+    switch = harness.run_switch("generation")
     assert switch.error is None
     assert dict(switch.phases)["verifying"] < 2.0
     ticket.end()
 
 
-def test_memory_that_nobody_can_tell_is_not_waited_for(stage: Stage) -> None:
-    stage.free = lambda: None
-    assert dict(stage.play("generation").phases)["verifying"] < 0.5
+def test_a_switch_does_not_wait_if_the_free_memory_is_unknown(harness: Harness) -> None:
+    harness.free = lambda: None
+    assert dict(harness.run_switch("generation").phases)["verifying"] < 0.5
 
 
-def test_where_nothing_was_loaded_no_memory_is_expected_to_come(stage: Stage) -> None:
-    stage.stacks.loaded = {}
-    stage.free = lambda: 2 * GB
-    assert stage.play("generation").error is None
+def test_a_switch_does_not_wait_for_memory_if_nothing_was_loaded(harness: Harness) -> None:
+    harness.stacks.loaded = {}
+    harness.free = lambda: 2 * GB
+    assert harness.run_switch("generation").error is None
 
 
 # --- the engine ------------------------------------------------------------------------------------
 
 
-def test_an_engine_that_is_down_is_started_with_the_switch(stage: Stage) -> None:
-    stage.engine.is_up = False
-    assert stage.play("generation").error is None
-    assert stage.engine.starts == 1
+def test_a_switch_starts_an_engine_that_is_down(harness: Harness) -> None:
+    harness.engine.is_up = False
+    assert harness.run_switch("generation").error is None
+    assert harness.engine.starts == 1
 
 
-def test_an_engine_that_does_not_start_gives_the_gpu_back_to_the_llms(stage: Stage) -> None:
-    stage.engine.is_up, stage.engine.start_fails = False, 1
-    switch = stage.play("generation")
+def test_an_engine_that_does_not_start_fails_the_switch_and_the_llms_are_restored(harness: Harness) -> None:
+    harness.engine.is_up, harness.engine.failing_starts = False, 1
+    switch = harness.run_switch("generation")
     assert switch.error is not None
     assert (switch.error["code"], switch.error["phase"]) == ("engine.start_failed", "starting")
-    assert stage.state_store.state().mode == "inference"
-    assert sorted(stage.stacks.loaded) == ["chat", "embed"]
-    assert stage.play("generation").error is None
+    assert harness.state_store.state().mode == "inference"
+    assert sorted(harness.stacks.loaded) == ["chat", "embed"]
+    assert harness.run_switch("generation").error is None
 
 
-def test_an_engine_that_dies_in_image_mode_is_started_again_and_the_mode_stays(stage: Stage) -> None:
-    stage.play("generation", pin=True)
-    stage.engine.is_up = False
-    stage.ticks(5)
-    assert stage.engine.starts == 1
-    assert stage.switch.reason == "the engine is down"
-    assert stage.switch.error is None
-    state = stage.state_store.state()
+def test_an_engine_that_goes_down_in_generation_mode_is_started_again(harness: Harness) -> None:
+    harness.run_switch("generation", pin=True)
+    harness.engine.is_up = False
+    harness.run_ticks(5)
+    assert harness.engine.starts == 1
+    assert harness.switch.reason == "the engine is down"
+    assert harness.switch.error is None
+    state = harness.state_store.state()
     assert (state.mode, state.pinned) == ("generation", True)
-    stage.play("inference")
-    assert sorted(stage.stacks.loaded) == ["chat", "embed"], "what was saved outlives the repair"
+    harness.run_switch("inference")
+    assert sorted(harness.stacks.loaded) == ["chat", "embed"], "the repair keeps what was saved"
 
 
-def test_an_engine_that_stays_dead_gives_the_gpu_back_to_the_llms(stage: Stage) -> None:
-    stage.play("generation")
-    stage.engine.is_up, stage.engine.start_fails = False, 10**6
-    stage.ticks(10)
-    assert stage.state_store.state().mode == "inference"
-    assert not stage.state_store.state().under_way
-    assert sorted(stage.stacks.loaded) == ["chat", "embed"]
+def test_an_engine_that_cannot_be_started_again_leads_to_a_switch_to_inference(harness: Harness) -> None:
+    harness.run_switch("generation")
+    harness.engine.is_up, harness.engine.failing_starts = False, 10**6
+    harness.run_ticks(10)
+    assert harness.state_store.state().mode == "inference"
+    assert not harness.state_store.state().active_switch
+    assert sorted(harness.stacks.loaded) == ["chat", "embed"]
 
 
-# --- intruders -------------------------------------------------------------------------------------
+# --- LLMs loaded outside Easel ---------------------------------------------------------------------
 
 
-def test_an_llm_loaded_behind_our_back_is_noticed_and_unloaded_and_not_kept_for_later(stage: Stage) -> None:
-    stage.play("generation")
-    stage.stacks.loaded["intruder"] = None
-    stage.ticks(3)
-    assert stage.stacks.loaded == {}
-    assert "fake/intruder" in stage.switch.reason
-    assert stage.state_store.state().mode == "generation"
-    stage.play("inference")
-    assert sorted(stage.stacks.loaded) == ["chat", "embed"]
-
-
-def test_while_a_picture_is_drawn_no_llm_is_loaded_even_if_an_intruder_cannot_be_unloaded(
-    stage: Stage,
+def test_an_llm_loaded_outside_easel_is_unloaded_and_not_restored_later(
+    harness: Harness,
 ) -> None:
-    stage.play("generation")
-    stage.engine.claims = True
-    picture = stage.claim("generation")
-    stage.stacks.loaded["intruder"], stage.stacks.lies = None, 10**6
+    harness.run_switch("generation")
+    harness.stacks.loaded["outside"] = None
+    harness.run_ticks(3)
+    assert harness.stacks.loaded == {}
+    assert harness.switch.reason == "loaded outside Easel: fake/outside"
+    assert harness.state_store.state().mode == "generation"
+    harness.run_switch("inference")
+    assert sorted(harness.stacks.loaded) == ["chat", "embed"]
 
-    def look(op: str) -> None:
-        assert op != "restore" or (not stage.engine.claims and not stage.claims.all())
 
-    stage.stacks.before = look
-    stage.ticks(62)
-    assert sorted(stage.stacks.loaded) == ["intruder"]
+def test_no_llm_is_loaded_while_a_picture_is_drawn_even_if_an_outside_llm_cannot_be_unloaded(
+    harness: Harness,
+) -> None:
+    harness.run_switch("generation")
+    harness.engine.holds_memory = True
+    picture = harness.claim("generation")
+    harness.stacks.loaded["outside"], harness.stacks.ignored_unloads = None, 10**6
+
+    def check(op: str) -> None:
+        assert op != "restore" or (not harness.engine.holds_memory and not harness.claims.all())
+
+    harness.stacks.on_call = check
+    harness.run_ticks(62)
+    assert sorted(harness.stacks.loaded) == ["outside"]
     picture.end()
-    stage.ticks(5)
-    assert stage.state_store.state().mode == "inference", "image mode that cannot be put right is given back"
-    assert sorted(stage.stacks.loaded) == ["chat", "embed", "intruder"]
+    harness.run_ticks(5)
+    assert harness.state_store.state().mode == "inference", "a failed repair leads to a switch to inference"
+    assert sorted(harness.stacks.loaded) == ["chat", "embed", "outside"]
 
 
 @pytest.mark.parametrize("sharing", ["exclusive", "coexist"])
-def test_who_shares_the_gpu_has_no_intruders(tmp_path: Path, sharing: Any) -> None:
-    stage = Stage(tmp_path, Policy(sharing=sharing))
-    stage.play("generation")
-    stage.stacks.loaded["intruder"] = None
-    stage.ticks(3)
-    assert list(stage.stacks.loaded) == ([] if sharing == "exclusive" else ["intruder"])
+def test_coexist_leaves_outside_llms_loaded(tmp_path: Path, sharing: Any) -> None:
+    harness = Harness(tmp_path, Policy(sharing=sharing))
+    harness.run_switch("generation")
+    harness.stacks.loaded["outside"] = None
+    harness.run_ticks(3)
+    assert list(harness.stacks.loaded) == ([] if sharing == "exclusive" else ["outside"])
 
 
-# --- nobody's wish ---------------------------------------------------------------------------------
+# --- restore ---------------------------------------------------------------------------------------
 
 
-def in_image_mode(folder: Path, *, pin: bool = False, **policy: Any) -> Stage:
-    stage = Stage(folder, Policy(min_stay_s=30, idle_restore_s=600, **policy))
-    stage.play("generation", pin=pin)
-    return stage
+def in_generation_mode(folder: Path, *, pin: bool = False, **policy: Any) -> Harness:
+    harness = Harness(folder, Policy(min_stay_s=30, idle_restore_s=600, **policy))
+    harness.run_switch("generation", pin=pin)
+    return harness
 
 
-def test_an_idle_gpu_goes_back_once(tmp_path: Path) -> None:
-    stage = in_image_mode(tmp_path)
-    stage.ticks(599, each=1)
-    assert stage.state_store.state().mode == "generation"
-    stage.ticks(5, each=1)
-    assert stage.state_store.state().mode == "inference"
-    assert sorted(stage.stacks.loaded) == ["chat", "embed"]
-    stage.ticks(7200, each=10)
-    assert stage.switch.number == 2
+def test_idle_restores_inference_mode_once(tmp_path: Path) -> None:
+    harness = in_generation_mode(tmp_path)
+    harness.run_ticks(599, interval_s=1)
+    assert harness.state_store.state().mode == "generation"
+    harness.run_ticks(5, interval_s=1)
+    assert harness.state_store.state().mode == "inference"
+    assert sorted(harness.stacks.loaded) == ["chat", "embed"]
+    harness.run_ticks(7200, interval_s=10)
+    assert harness.switch.number == 2
 
 
-def test_a_pinned_gpu_does_not_go_back(tmp_path: Path) -> None:
-    stage = in_image_mode(tmp_path, pin=True)
-    stage.ticks(7200, each=10)
-    assert stage.state_store.state().mode == "generation"
+def test_a_pinned_gpu_is_not_restored(tmp_path: Path) -> None:
+    harness = in_generation_mode(tmp_path, pin=True)
+    harness.run_ticks(7200, interval_s=10)
+    assert harness.state_store.state().mode == "generation"
 
 
-def test_the_gpu_does_not_go_back_as_idle_while_comfyui_renders_for_somebody_else(tmp_path: Path) -> None:
-    stage = in_image_mode(tmp_path)
-    stage.engine.renders_until = stage.clock.now + 1000
-    stage.ticks(1150, each=5)
-    assert (stage.state_store.state().mode, stage.switch.number) == ("generation", 1)
-    stage.ticks(700, each=5)
-    assert stage.state_store.state().mode == "inference"
+def test_a_render_of_another_client_is_not_idle_time(tmp_path: Path) -> None:
+    harness = in_generation_mode(tmp_path)
+    harness.engine.busy_until = harness.clock.now + 1000
+    harness.run_ticks(1150, interval_s=5)
+    assert (harness.state_store.state().mode, harness.switch.number) == ("generation", 1)
+    harness.run_ticks(700, interval_s=5)
+    assert harness.state_store.state().mode == "inference"
 
 
-def test_when_done_gives_the_gpu_back_after_the_last_picture_and_the_minimum_stay(tmp_path: Path) -> None:
-    stage = in_image_mode(tmp_path, restore="when_done")
-    picture = stage.claim("generation")
-    stage.ticks(60)
-    assert stage.state_store.state().mode == "generation"
+def test_when_done_restores_inference_mode_after_the_last_picture_and_the_minimum_stay(
+    tmp_path: Path,
+) -> None:
+    harness = in_generation_mode(tmp_path, restore="when_done")
+    picture = harness.claim("generation")
+    harness.run_ticks(60)
+    assert harness.state_store.state().mode == "generation"
     picture.end()
-    stage.ticks(1)
-    assert stage.state_store.state().mode == "inference"
+    harness.run_ticks(1)
+    assert harness.state_store.state().mode == "inference"
 
 
-def test_never_leaves_the_gpu_where_it_is(tmp_path: Path) -> None:
-    stage = in_image_mode(tmp_path, restore="never")
-    stage.ticks(7200, each=10)
-    assert stage.state_store.state().mode == "generation"
+def test_never_keeps_generation_mode(tmp_path: Path) -> None:
+    harness = in_generation_mode(tmp_path, restore="never")
+    harness.run_ticks(7200, interval_s=10)
+    assert harness.state_store.state().mode == "generation"
 
 
-def test_llms_that_were_loaded_while_easel_was_down_keep_the_gpu_when_it_starts(
+def test_llms_that_were_loaded_while_easel_was_down_stay_loaded_when_it_starts(
     tmp_path: Path, make_arbiter: MakeArbiter, stacks: FakeStacks, engine: FakeEngine
 ) -> None:
     first = make_arbiter(restore="never")
     first.switch("generation")
-    told(first, "generation")
+    wait_for_mode(first, "generation")
     first.reconciler.stop()
     stacks.loaded = {"chat": None}  # a reboot
-    first.state_store.mark_start()
-    told(make_arbiter(restore="never"), "inference")
+    first.state_store.record_server_start()
+    wait_for_mode(make_arbiter(restore="never"), "inference")
     assert sorted(stacks.loaded) == ["chat", "embed"]
 
 
-# --- what the owner asks for -----------------------------------------------------------------------
+# --- explicit requests -----------------------------------------------------------------------------
 
 
-def test_a_switch_is_asked_for_at_once_done_soon_and_a_noop_afterwards(make_arbiter: MakeArbiter) -> None:
+def test_a_requested_switch_is_a_noop_once_its_mode_is_reached(make_arbiter: MakeArbiter) -> None:
     arbiter = make_arbiter()
     assert arbiter.switch("inference") == "noop"
     assert arbiter.switch("generation") == "switching"
-    told(arbiter, "generation")
+    wait_for_mode(arbiter, "generation")
     assert arbiter.switch("generation") == "noop"
 
 
-def test_a_pin_that_comes_with_a_noop_is_applied(make_arbiter: MakeArbiter) -> None:
+def test_a_pin_is_applied_in_a_noop(make_arbiter: MakeArbiter) -> None:
     arbiter = make_arbiter(restore="when_done")
     arbiter.switch("generation", pin=True)
-    told(arbiter, "generation")
+    wait_for_mode(arbiter, "generation")
     for pin, pinned in ((None, True), (False, False), (None, False), (True, True)):
         with arbiter.lease("generation", job="keeps-the-mode", timeout_s=WAIT_S):
             assert arbiter.switch("generation", pin=pin) == "noop"
             assert arbiter.state_store.state().pinned is pinned
 
 
-def test_a_pin_goes_with_the_mode_it_held(make_arbiter: MakeArbiter) -> None:
+def test_a_pin_ends_with_its_generation_mode(make_arbiter: MakeArbiter) -> None:
     arbiter = make_arbiter(restore="never")
     for pinned in (True, False):
         arbiter.switch("generation", pin=pinned or None)
-        told(arbiter, "generation")
-        assert arbiter.state_store.state().pinned is pinned, "an old pin holds no later image mode"
+        wait_for_mode(arbiter, "generation")
+        assert arbiter.state_store.state().pinned is pinned, "an old pin does not apply again"
         arbiter.switch("inference", force=True)
-        told(arbiter, "inference")
+        wait_for_mode(arbiter, "inference")
         assert arbiter.state_store.state().pinned is False
 
 
-def test_no_image_mode_is_pinned_before_there_is_one(make_arbiter: MakeArbiter) -> None:
+def test_only_generation_mode_can_be_pinned(make_arbiter: MakeArbiter) -> None:
     arbiter = make_arbiter(restore="when_done")
     with pytest.raises(NotGenerating):
         arbiter.pin(True)
     arbiter.pin(False)
     arbiter.switch("generation")
-    until(lambda: (switch := arbiter.state_store.state().switch) and switch.reason == "pictures done")
+    wait_until(lambda: (switch := arbiter.state_store.state().switch) and switch.reason == "pictures done")
 
 
-def test_a_pinned_gpu_is_refused_up_front_and_had_by_force(make_arbiter: MakeArbiter) -> None:
+def test_a_switch_from_a_pinned_mode_is_refused_unless_forced(make_arbiter: MakeArbiter) -> None:
     arbiter = make_arbiter()
     arbiter.switch("generation", pin=True)
-    told(arbiter, "generation")
+    wait_for_mode(arbiter, "generation")
     with pytest.raises(GpuPinned):
         arbiter.switch("inference")
     assert arbiter.state_store.state().wanted is None
     assert arbiter.switch("inference", force=True) == "switching"
-    told(arbiter, "inference")
+    wait_for_mode(arbiter, "inference")
 
 
-def test_a_busy_gpu_is_refused_up_front_with_its_queue_and_a_time_to_come_again(
+def test_a_switch_from_a_busy_engine_is_refused_with_its_queue_and_a_retry_after(
     make_arbiter: MakeArbiter,
 ) -> None:
     arbiter = make_arbiter(depth=2, restore="never")
-    first = Request(arbiter, "generation", "first").gets_it()
-    second = Request(arbiter, "generation", "second").gets_it()
-    third = Request(arbiter, "generation", "third").waits()
+    first = Request(arbiter, "generation", "first").wait_granted()
+    second = Request(arbiter, "generation", "second").wait_granted()
+    third = Request(arbiter, "generation", "third").wait_queued()
     with pytest.raises(ComfyuiBusy) as refused:
         arbiter.switch("inference")
     assert refused.value.details["queue"] == {"running": 1, "pending": 2}
     assert refused.value.details["retry_after_s"] >= 1
     assert arbiter.state_store.state().wanted is None
-    assert [request.lets_go() for request in (first, second, third)] == [None] * 3
+    assert [request.finish() for request in (first, second, third)] == [None] * 3
 
 
-def test_a_render_of_comfyuis_own_page_is_busy_too(make_arbiter: MakeArbiter, engine: FakeEngine) -> None:
+def test_a_job_of_comfyuis_own_page_makes_the_engine_busy_too(
+    make_arbiter: MakeArbiter, engine: FakeEngine
+) -> None:
     arbiter = make_arbiter(restore="never")
     arbiter.switch("generation")
-    told(arbiter, "generation")
-    engine.renders_until = float("inf")
+    wait_for_mode(arbiter, "generation")
+    engine.busy_until = float("inf")
     with pytest.raises(ComfyuiBusy) as refused:
         arbiter.switch("inference")
     assert refused.value.details["queue"] == {"running": 1, "pending": 0}
     assert arbiter.switch("inference", force=True) == "switching"
-    told(arbiter, "inference")
-    assert None in engine.dropped, "force drops the render itself"
+    wait_for_mode(arbiter, "inference")
+    assert None in engine.cancelled, "force cancels the job itself"
 
 
-def test_a_picture_that_comes_after_the_wish_waits_and_one_that_came_before_is_waited_for(
+def test_an_image_request_that_arrives_after_a_switch_request_waits(
     make_arbiter: MakeArbiter, engine: FakeEngine
 ) -> None:
     arbiter = make_arbiter(reconciles=False, restore="never", min_stay_s=10**6)
@@ -603,86 +632,86 @@ def test_a_picture_that_comes_after_the_wish_waits_and_one_that_came_before_is_w
     arbiter.reconciler.tick()
     assert arbiter.state_store.state().mode == "generation"
     arbiter.switch("inference")
-    late = Request(arbiter, "generation", "late").waits()
+    late = Request(arbiter, "generation", "late").wait_queued()
     arbiter.reconciler.tick()
     assert arbiter.state_store.state().mode == "inference"
-    assert not late.has_it
-    late.hung_up = True
-    assert late.ends() is not None
+    assert not late.is_granted
+    late.is_cancelled = True
+    assert late.wait_ended() is not None
 
 
-@pytest.mark.parametrize("asked", [True, False], ids=["asked for by name", "by an image request"])
-def test_during_a_switch_every_other_wish_is_told_so_and_where_it_goes(
-    make_arbiter: MakeArbiter, asked: bool
+@pytest.mark.parametrize("explicit", [True, False], ids=["explicit", "by an image request"])
+def test_a_switch_request_during_a_switch_is_refused_with_its_target(
+    make_arbiter: MakeArbiter, explicit: bool
 ) -> None:
     arbiter = make_arbiter(restore="never")
-    llm = Request(arbiter, "inference", "llm").gets_it()
-    picture = None if asked else Request(arbiter, "generation", "picture")
-    if asked:
+    llm = Request(arbiter, "inference", "llm").wait_granted()
+    picture = None if explicit else Request(arbiter, "generation", "picture")
+    if explicit:
         arbiter.switch("generation")
-    switch = until(lambda: arbiter.state_store.state().under_way)
+    switch = wait_until(lambda: arbiter.state_store.state().active_switch)
     assert switch.target == "generation"
     for mode in ("generation", "inference"):
         with pytest.raises(SwitchInProgress) as refused:
             arbiter.switch(mode, force=True)
         assert refused.value.details["target"] == "generation"
         assert refused.value.details["retry_after_s"] >= 1
-    assert llm.lets_go() is None
-    told(arbiter, "generation")
+    assert llm.finish() is None
+    wait_for_mode(arbiter, "generation")
     if picture:
-        assert picture.gets_it().lets_go() is None
+        assert picture.wait_granted().finish() is None
 
 
-def test_of_many_wishes_at_once_one_is_taken_and_the_others_are_told(make_arbiter: MakeArbiter) -> None:
-    arbiter, ended = make_arbiter(reconciles=False), list[str]()
+def test_of_many_switch_requests_at_the_same_time_one_is_accepted(make_arbiter: MakeArbiter) -> None:
+    arbiter, results = make_arbiter(reconciles=False), list[str]()
 
-    def ask() -> None:
+    def request() -> None:
         try:
-            ended.append(arbiter.switch("generation"))
+            results.append(arbiter.switch("generation"))
         except SwitchInProgress as error:
-            ended.append(error.code)
+            results.append(error.code)
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
+    threads = [threading.Thread(target=request) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(ended) == ["comfyui.switch_in_progress"] * 7 + ["switching"]
+    assert sorted(results) == ["comfyui.switch_in_progress"] * 7 + ["switching"]
 
 
-def test_with_nobody_to_share_with_there_is_nothing_to_switch_or_pin(tmp_path: Path) -> None:
+def test_without_llm_stacks_switch_and_pin_are_refused(tmp_path: Path) -> None:
     arbiter = Arbiter(tmp_path)
-    for ask in (
+    for request in (
         lambda: arbiter.switch("generation"),
         lambda: arbiter.switch("inference", force=True),
         lambda: arbiter.pin(True),
         lambda: arbiter.pin(False),
     ):
         with pytest.raises(ArbiterUnavailable):
-            ask()
+            request()
 
 
-# --- dying in the middle ---------------------------------------------------------------------------
+# --- killed processes ------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    world = World(began_at=0.0)
-    server = WorldServer(tmp_path / "world", world)
-    yield world
+def gpu(tmp_path: Path) -> Iterator[SimulatedGpu]:
+    gpu = SimulatedGpu(starts_at=0.0)
+    server = SimulatedGpuServer(tmp_path / "socket", gpu)
+    yield gpu
     server.close()
 
 
 @pytest.fixture
-def call(tmp_path: Path, world: World) -> Iterator[Caller]:
-    caller = Caller(tmp_path / "world", "test")
+def call(tmp_path: Path, gpu: SimulatedGpu) -> Iterator[Caller]:
+    caller = Caller(tmp_path / "socket", "test")
     yield caller
     caller.close()
 
 
-def dies(folder: Path, socket: Path, target: Mode, phase: str) -> None:
-    """A process that begins a switch and is killed at the beginning of a phase."""
-    policy = Policy(min_stay_s=0, restore="never", look_s=0.002, tick_s=0.002)
+def run_killed_process(folder: Path, socket: Path, target: Mode, phase: str) -> None:
+    """Runs a process that runs a switch and is killed at the start of a phase."""
+    policy = Policy(min_stay_s=0, restore="never", poll_interval_s=0.002, reconcile_interval_s=0.002)
     plan = Plan(0, policy, (Op(60, 0, "switch", {"mode": target}),), {}, (), None)
     child = PROCESSES.Process(target=work, args=(folder, socket, 0, plan, "", phase), daemon=True)
     child.start()
@@ -690,24 +719,24 @@ def dies(folder: Path, socket: Path, target: Mode, phase: str) -> None:
     assert child.exitcode == -9
 
 
-DEATHS = [("generation", phase) for phase in TO_GENERATION] + [("inference", phase) for phase in TO_INFERENCE]
+KILLS = [("generation", phase) for phase in TO_GENERATION] + [("inference", phase) for phase in TO_INFERENCE]
 
 
-@pytest.mark.parametrize(("target", "phase"), DEATHS)
-def test_a_switch_whose_process_was_killed_is_carried_on_by_looking_and_no_model_is_forgotten(
-    tmp_path: Path, world: World, call: Caller, target: Mode, phase: str
+@pytest.mark.parametrize(("target", "phase"), KILLS)
+def test_a_switch_whose_process_was_killed_is_resumed_and_no_model_is_lost(
+    tmp_path: Path, gpu: SimulatedGpu, call: Caller, target: Mode, phase: str
 ) -> None:
-    arbiter = arbiter_of_the_world(tmp_path / "gpu", call, Policy(restore="never", min_stay_s=0))
+    arbiter = make_soak_arbiter(tmp_path / "gpu", call, Policy(restore="never", min_stay_s=0))
     if target == "inference":
         arbiter.switch("generation")
         arbiter.reconciler.tick()
     arbiter.switch(target)
-    dies(tmp_path / "gpu", tmp_path / "world", target, phase)
+    run_killed_process(tmp_path / "gpu", tmp_path / "socket", target, phase)
 
-    late = StateStore(tmp_path / "gpu").state()
-    assert late.under_way is not None
-    assert late.under_way.phase == phase
-    survivor = arbiter_of_the_world(tmp_path / "gpu", call, Policy(restore="never", min_stay_s=0))
+    interrupted = StateStore(tmp_path / "gpu").state()
+    assert interrupted.active_switch is not None
+    assert interrupted.active_switch.phase == phase
+    survivor = make_soak_arbiter(tmp_path / "gpu", call, Policy(restore="never", min_stay_s=0))
     survivor.reconciler.tick()
     state = survivor.state_store.state()
     assert state.switch is not None
@@ -717,16 +746,16 @@ def test_a_switch_whose_process_was_killed_is_carried_on_by_looking_and_no_model
         survivor.switch("inference")
         survivor.reconciler.tick()
     assert call("resident") == sorted(MODELS)
-    assert world.violations == []
+    assert gpu.violations == []
 
 
-def test_a_failed_switch_whose_process_was_killed_while_it_loaded_again_is_carried_on_too(
-    tmp_path: Path, world: World, call: Caller
+def test_a_failed_switch_whose_process_was_killed_while_it_restored_is_resumed_too(
+    tmp_path: Path, gpu: SimulatedGpu, call: Caller
 ) -> None:
-    world.errors.start_fails = 1
-    arbiter = arbiter_of_the_world(tmp_path / "gpu", call, Policy(restore="never", min_stay_s=0))
+    gpu.misbehaviour.failing_starts = 1
+    arbiter = make_soak_arbiter(tmp_path / "gpu", call, Policy(restore="never", min_stay_s=0))
     arbiter.switch("generation")
-    dies(tmp_path / "gpu", tmp_path / "world", "generation", "restoring")
+    run_killed_process(tmp_path / "gpu", tmp_path / "socket", "generation", "restoring")
     assert call("resident") == []
     arbiter.reconciler.tick()
     state = arbiter.state_store.state()
@@ -738,15 +767,15 @@ def test_a_failed_switch_whose_process_was_killed_while_it_loaded_again_is_carri
 
 
 @pytest.mark.parametrize("phase", ["verifying", "starting"])
-def test_a_switch_that_is_carried_on_and_then_fails_early_loads_again_what_was_unloaded_before(
-    tmp_path: Path, world: World, call: Caller, phase: str
+def test_a_resumed_switch_that_fails_while_draining_restores_what_was_unloaded_before(
+    tmp_path: Path, gpu: SimulatedGpu, call: Caller, phase: str
 ) -> None:
-    """The survivor fails while it drains, but the one before it had unloaded everything."""
-    arbiter = arbiter_of_the_world(tmp_path / "gpu", call, Policy(restore="never", min_stay_s=0))
+    """The process that was killed had unloaded everything."""
+    arbiter = make_soak_arbiter(tmp_path / "gpu", call, Policy(restore="never", min_stay_s=0))
     arbiter.switch("generation")
-    dies(tmp_path / "gpu", tmp_path / "world", "generation", phase)
-    until(lambda: call("resident") == [])
-    world.errors.deaf = 1
+    run_killed_process(tmp_path / "gpu", tmp_path / "socket", "generation", phase)
+    wait_until(lambda: call("resident") == [])
+    gpu.misbehaviour.failing_lists = 1
     arbiter.reconciler.tick()
     state = arbiter.state_store.state()
     assert state.switch is not None
@@ -756,60 +785,60 @@ def test_a_switch_that_is_carried_on_and_then_fails_early_loads_again_what_was_u
     assert call("resident") == sorted(MODELS)
 
 
-def test_the_same_process_id_after_a_crash_is_another_process_all_the_same(stage: Stage) -> None:
-    """In a container the server often has the id it had before."""
+def test_a_switch_is_resumed_after_a_crash_even_with_the_same_process_id(harness: Harness) -> None:
+    """In a container the server often gets the process id that it had before."""
 
     class PowerCut(BaseException):
         pass
 
     def cut(op: str) -> None:
-        if op == "resident" and stage.switch.phase == "verifying":
+        if op == "resident" and harness.switch.phase == "verifying":
             raise PowerCut
 
-    stage.stacks.before = cut
+    harness.stacks.on_call = cut
     with pytest.raises(PowerCut):
-        stage.play("generation")
-    reborn = Stage(stage.folder, clock=stage.clock)
-    reborn.stacks.loaded = {}
-    assert reborn.resume().error is None
-    reborn.play("inference")
-    assert sorted(reborn.stacks.loaded) == ["chat", "embed"]
+        harness.run_switch("generation")
+    restarted = Harness(harness.folder, clock=harness.clock)
+    restarted.stacks.loaded = {}
+    assert restarted.resume().error is None
+    restarted.run_switch("inference")
+    assert sorted(restarted.stacks.loaded) == ["chat", "embed"]
 
 
-def test_a_dead_holders_job_is_taken_back_before_the_gpu_changes_hands(
-    stage: Stage, caplog: pytest.LogCaptureFixture
+def test_the_job_of_a_dead_process_is_cancelled_before_the_gpu_is_handed_over(
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stage.play("generation")
-    own_claim = stage.claim("generation", job="orphan")
+    harness.run_switch("generation")
+    own_claim = harness.claim("generation", job="orphan")
     name = own_claim.claim.name
     own_claim.end()
-    (stage.claims.folder / name).touch()  # as a killed process leaves it
+    (harness.claims.folder / name).touch()  # unlocked, as a killed process leaves it
     with caplog.at_level(logging.WARNING):
-        assert stage.play("inference").error is None
-    assert stage.engine.dropped == ["orphan"]
-    assert stage.claims.all() == ()
+        assert harness.run_switch("inference").error is None
+    assert harness.engine.cancelled == ["orphan"]
+    assert harness.claims.all() == ()
 
 
-def test_every_phase_is_died_in_here() -> None:
-    assert {phase for _, phase in DEATHS} == set(PHASES)
+def test_a_process_is_killed_in_every_phase() -> None:
+    assert {phase for _, phase in KILLS} == set(PHASES)
 
 
-def test_a_switch_that_nobody_waits_for_any_more_is_called_off_before_anything_was_touched(
+def test_a_switch_is_cancelled_when_no_request_waits_for_it_any_more(
     make_arbiter: MakeArbiter, stacks: FakeStacks
 ) -> None:
     arbiter = make_arbiter()
     with arbiter.lease("inference", job="chat", timeout_s=WAIT_S):
-        waits = Request(arbiter, "generation", "picture").waits()
-        until(lambda: arbiter.state_store.state().under_way)
-        waits.hung_up = True
-        assert isinstance(waits.ends(), RequestCancelled)
-        until(lambda: arbiter.state_store.state().under_way is None)
+        waiting = Request(arbiter, "generation", "picture").wait_queued()
+        wait_until(lambda: arbiter.state_store.state().active_switch)
+        waiting.is_cancelled = True
+        assert isinstance(waiting.wait_ended(), RequestCancelled)
+        wait_until(lambda: arbiter.state_store.state().active_switch is None)
     state = arbiter.state_store.state()
     assert state.switch is not None
     assert (state.mode, state.switch.error, state.switch.notes) == (
         "inference",
         None,
-        ("nobody waits for it any more",),
+        ("cancelled: no request waits for it any more",),
     )
     assert sorted(stacks.loaded) == ["chat", "embed"]
-    assert Request(arbiter, "generation", "another").gets_it().lets_go() is None
+    assert Request(arbiter, "generation", "another").wait_granted().finish() is None

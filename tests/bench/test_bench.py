@@ -1,4 +1,4 @@
-"""The benchmark runs and measures everything; how fast anything is, is no test's business."""
+"""The benchmark runs and measures everything. No test depends on how fast anything is."""
 
 from __future__ import annotations
 
@@ -12,58 +12,58 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-HANGS_S = 120
-"""A quick run takes a tenth of it; on a busy machine it may take more and is still right."""
+TIMEOUT_S = 120
+"""A quick run takes a tenth of this; it may take longer on a busy machine."""
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
-    """What one quick run printed, and its raw numbers."""
-    numbers = tmp_path_factory.mktemp("bench") / "numbers.json"
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", "--quick", "--json", numbers],
+    """The printed report of one quick run, and its raw numbers."""
+    path = tmp_path_factory.mktemp("bench") / "numbers.json"
+    result = subprocess.run(
+        [sys.executable, "-m", "bench", "--quick", "--json", path],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=HANGS_S,
+        timeout=TIMEOUT_S,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout, json.loads(numbers.read_text("utf-8"))
+    assert result.returncode == 0, result.stderr
+    return result.stdout, json.loads(path.read_text("utf-8"))
 
 
-def test_a_quick_run_has_every_figure_and_each_is_positive(run):
-    _, numbers = run
+def test_a_quick_run_measures_everything_and_the_values_are_positive(run):
+    _, results = run
     for name in ("latency", "throughput", "compile", "start", "gpu", "streams"):
-        values = list(figures(numbers[name]))
+        values = list(numbers(results[name]))
         assert values
-        assert all(value > 0 for path, value in values if path not in MAY_BE_ZERO), (name, values)
-    assert {(entry["render_ms"] > 0, entry["clients"]) for entry in numbers["throughput"]} == {
-        (rendering, clients) for rendering in (False, True) for clients in (1, 8, 32)
+        assert all(value > 0 for key, value in values if key not in MAY_BE_ZERO), (name, values)
+    assert {(entry["render_ms"] > 0, entry["clients"]) for entry in results["throughput"]} == {
+        (has_render, clients) for has_render in (False, True) for clients in (1, 8, 32)
     }
-    assert numbers["compile"]["catalogue"]["models"] == 1000
+    assert results["compile"]["catalogue"]["models"] == 1000
     if sys.platform == "linux":
-        assert len(numbers["memory"]["workers"]) == 2
-        assert all(10 < worker["pss_mb"] <= worker["rss_mb"] for worker in numbers["memory"]["workers"])
+        assert len(results["memory"]["workers"]) == 2
+        assert all(10 < worker["pss_mb"] <= worker["rss_mb"] for worker in results["memory"]["workers"])
 
 
-def test_the_report_puts_the_measured_figures_beside_the_aims(run):
+def test_the_report_shows_each_measured_value_beside_its_target(run):
     report, _ = run
-    lines = [line for line in report.splitlines() if "aim: at " in line]
+    lines = [line for line in report.splitlines() if "target: at " in line]
     assert len(lines) == (11 if sys.platform == "linux" else 10)
     assert all(line.endswith(("met", "NOT MET")) for line in lines)
 
 
-# A difference, a setting, or too short for the clock that it is read from.
+# A difference, a setting, or a time too short for the clock that measures it.
 MAY_BE_ZERO = {"added_s", "render_ms", "client", "gateway", "engine", "compile_s", "finish_s", "queued_s"}
 
 
-def figures(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """Every number in the results, with the key it stands under."""
+def numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """Every number in the results, with the key that contains it."""
     if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from figures(inner, key)
+        for name, inner in value.items():
+            yield from numbers(inner, name)
     elif isinstance(value, list):
         for inner in value:
-            yield from figures(inner, name)
+            yield from numbers(inner, key)
     elif value is not None:
-        yield name, value
+        yield key, value

@@ -1,4 +1,4 @@
-"""The environments that real clients live in: what each holds, how it is made and how its rows are run."""
+"""The environments of the real clients: what each contains, how it is installed and how its rows are run."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from tests.conftest import ROOT
 HERE = Path(__file__).resolve().parent
 PINS = HERE / "pins"
 INSTALLED = ROOT / ".clients"
-"""Git-ignored; remove it to start afresh"""
+"""Git-ignored; delete it to install everything again"""
 
 Kind = Literal["own", "python", "node"]
-NEEDED: Mapping[Kind, tuple[str, ...]] = {"own": ("curl",), "python": (), "node": ("node", "npm")}
+REQUIRED_PROGRAMS: Mapping[Kind, tuple[str, ...]] = {"own": ("curl",), "python": (), "node": ("node", "npm")}
 
 
 @dataclass(frozen=True)
 class Environment:
-    """`own` is Easel's, `python` a virtual environment, `node` a folder of packages. `rows`: its files of tests."""
+    """`own` is Easel's virtual environment, `python` a separate one, `node` a folder of packages. `rows`: its test
+    files."""
 
     name: str
     kind: Kind
@@ -35,7 +36,7 @@ class Environment:
 
     @property
     def pins(self) -> tuple[Path, ...]:
-        """The files that say what is in it; none for Easel's own."""
+        """The files that list its packages; empty for Easel's own."""
         if self.kind == "own":
             return ()
         return (
@@ -64,24 +65,26 @@ ENVIRONMENTS = (
 )
 
 
-def missing(environment: Environment) -> list[str]:
-    """The programs that it needs and this machine has not got."""
-    return [name for name in NEEDED[environment.kind] if shutil.which(name) is None]
+def missing_programs(environment: Environment) -> list[str]:
+    """The programs that it requires and that are not installed on this machine."""
+    return [name for name in REQUIRED_PROGRAMS[environment.kind] if shutil.which(name) is None]
 
 
 def install(environment: Environment) -> None:
-    """Make it, unless it is already as its pins say. Raises CalledProcessError when the packages cannot be had."""
-    wanted, stamp = _wanted(environment), environment.folder / "installed"
-    if environment.kind == "own" or (stamp.exists() and stamp.read_text() == wanted):
+    """Install the environment, unless it already matches its pins. Raises CalledProcessError if the packages cannot be
+    installed."""
+    fingerprint, stamp = _fingerprint(environment), environment.folder / "installed"
+    if environment.kind == "own" or (stamp.exists() and stamp.read_text() == fingerprint):
         return
     print(f"installing {environment.name}", flush=True)
     shutil.rmtree(environment.folder, ignore_errors=True)
     environment.folder.mkdir(parents=True)
     _INSTALL[environment.kind](environment)
-    stamp.write_text(wanted)
+    stamp.write_text(fingerprint)
 
 
-def _wanted(environment: Environment) -> str:
+def _fingerprint(environment: Environment) -> str:
+    """The interpreter's version and the pins; when it changes, the environment is installed again."""
     version = _node_version() if environment.kind == "node" else sys.version.split()[0]
     return "".join([version, "\n", *(path.read_text("utf-8") for path in environment.pins)])
 
@@ -99,7 +102,7 @@ def _install_python(environment: Environment) -> None:
 
 def _install_node(environment: Environment) -> None:
     shutil.copy(environment.pins[0], environment.folder / "package.json")
-    # Nothing here needs a script of its own to be installed. A lock would name the registry that happened to be used.
+    # None of these packages needs an install script. A lock file would contain the URL of the registry that was used.
     quiet = ["--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts", "--loglevel=error"]
     subprocess.run(["npm", "install", *quiet], cwd=environment.folder, check=True)
 
@@ -109,31 +112,31 @@ _INSTALL: Mapping[Kind, Callable[[Environment], None]] = {"python": _install_pyt
 
 @dataclass(frozen=True)
 class Command:
-    """What runs an environment's rows, and where."""
+    """A command line and its working directory."""
 
     argv: tuple[str, ...]
     folder: Path
 
 
-def command(environment: Environment, report: Path) -> Command:
-    """Runs all rows of `environment` and writes `report`, a JUnit file."""
-    return (_node_command if environment.kind == "node" else _python_command)(environment, report)
+def row_command(environment: Environment, junit: Path) -> Command:
+    """The command that runs all rows of `environment` and writes the JUnit file `junit`."""
+    return (_node_command if environment.kind == "node" else _python_command)(environment, junit)
 
 
-def _python_command(environment: Environment, report: Path) -> Command:
-    # In the rows' own folder: the project's modules must not be found in place of a client's.
+def _python_command(environment: Environment, junit: Path) -> Command:
+    # It runs in the rows' folder, so that a client does not import the project's modules instead of its own.
     folder = HERE / "python"
     options = ["-c", str(HERE / "rows.ini"), f"--rootdir={folder}", f"--confcutdir={folder}", "-q"]
-    argv = [str(environment.python), "-m", "pytest", *options, f"--junitxml={report}", *environment.rows]
+    argv = [str(environment.python), "-m", "pytest", *options, f"--junitxml={junit}", *environment.rows]
     return Command(tuple(argv), folder)
 
 
-def _node_command(environment: Environment, report: Path) -> Command:
-    # Node looks for packages upwards from the file that asks, so the rows go beside them.
+def _node_command(environment: Environment, junit: Path) -> Command:
+    # Node searches for packages in the folders above the importing file, so the rows are copied there.
     rows = environment.folder / "rows"
     shutil.rmtree(rows, ignore_errors=True)
     shutil.copytree(HERE / "node", rows)
-    reporters = {"spec": "stdout", "junit": str(report)}
+    reporters = {"spec": "stdout", "junit": str(junit)}
     options = [
         option
         for name, destination in reporters.items()

@@ -8,12 +8,12 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 SIDE = 256
-HOLE = (64, 96, 160, 192)
-"""Left, top, right, bottom: what the masks say is to be drawn anew. The rows know it too."""
+MASKED_BOX = (64, 96, 160, 192)
+"""What the masks mark for redrawing: left, top, right, bottom. The rows have the same constant."""
 
 
 def draw_pictures(folder: Path) -> Path:
-    """Writes them all into `folder` and returns it."""
+    """Writes all of them into `folder` and returns it."""
     folder.mkdir(parents=True)
     photo = _noise(SIDE)
     photo.save(folder / "photo.png")
@@ -26,20 +26,20 @@ def draw_pictures(folder: Path) -> Path:
 
 
 def _noise(side: int) -> Image.Image:
-    """Every pixel differs from its neighbours, so that one that was drawn anew cannot pass for the old one."""
+    """Random pixels, so that a redrawn pixel is unlikely to equal the old one."""
     return Image.frombytes("RGB", (side, side), random.Random(side).randbytes(side * side * 3))
 
 
 def _alpha_mask() -> Image.Image:
-    """OpenAI's way: transparent where something is to be drawn."""
+    """OpenAI's convention: transparent where to draw."""
     mask = Image.new("RGBA", (SIDE, SIDE), (0, 0, 0, 255))
-    mask.paste((0, 0, 0, 0), HOLE)
+    mask.paste((0, 0, 0, 0), MASKED_BOX)
     return mask
 
 
 def _grey_mask() -> Image.Image:
-    """GPUStack's way: white where something is to be drawn."""
+    """GPUStack's convention: white where to draw."""
     mask = Image.new("L", (SIDE, SIDE), 0)
-    left, top, right, bottom = HOLE
+    left, top, right, bottom = MASKED_BOX
     ImageDraw.Draw(mask).rectangle((left, top, right - 1, bottom - 1), fill=255)
     return mask

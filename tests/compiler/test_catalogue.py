@@ -1,4 +1,4 @@
-"""What may be written in catalogue.yaml, and what its faults are called."""
+"""What catalogue.yaml may contain, and how its errors are reported."""
 
 from __future__ import annotations
 
@@ -7,67 +7,67 @@ from typing import Any
 
 import pytest
 
-from compiler import Size, Sources, compile_workflow
+from compiler import Size, Sources, compile_workflow, load_catalogue
 from compiler.catalogue_file import parse_catalogue
 from errors import CatalogueInvalid
-from tests.compiler.worlds import SOURCES, asked, loaded, with_document
+from tests.compiler.catalogues import SOURCES, image_request, with_document
 
 
-def edited(was: str, becomes: str) -> Sources:
-    assert SOURCES.catalogue.count(was) >= 1
-    return replace(SOURCES, catalogue=SOURCES.catalogue.replace(was, becomes, 1))
+def edited(old: str, new: str) -> Sources:
+    assert old in SOURCES.catalogue
+    return replace(SOURCES, catalogue=SOURCES.catalogue.replace(old, new, 1))
 
 
 def error_of(sources: Sources) -> str:
     with pytest.raises(CatalogueInvalid) as caught:
-        loaded(sources)
+        load_catalogue(sources)
     return caught.value.message
 
 
 @pytest.mark.parametrize(
-    ("was", "becomes", "path", "words"),
+    ("old", "new", "path", "expected"),
     [
         ("min_vram_gb: 8", "min_vram_gb: eight", "models.sdxl-turbo.min_vram_gb", '"eight" is not allowed; it must be a number'),
         ("disk_gb: 6.94", "disc_gb: 6.94", "models.sdxl-turbo", "disc_gb"),
-        ("workflow: sdxl_turbo_simple", "workflow: nope", "models.sdxl-turbo.workflow", "there is"),
-        ("default_model: sdxl-turbo", "default_model: nope", "default_model", "is not a model"),
+        ("workflow: sdxl_turbo_simple", "workflow: nope", "models.sdxl-turbo.workflow", "there is no workflow 'nope'; available: "),
+        ("default_model: sdxl-turbo", "default_model: nope", "default_model", "there is no model 'nope'"),
         ("min: 256x256", "min: 256", "models.sdxl-turbo.size.min", "it must be WIDTHxHEIGHT"),
-        ("suggested: [512x512]", "suggested: [4096x4096]", "models.sdxl-turbo.size.suggested", "outside"),
-        ("default: 512x512", "default: 513x512", "models.sdxl-turbo.size.default", "outside"),
+        ("suggested: [512x512]", "suggested: [4096x4096]", "models.sdxl-turbo.size.suggested", "is larger than 1024x1024"),
+        ("default: 512x512", "default: 513x512", "models.sdxl-turbo.size.default", "not multiples of 8"),
         ("limits: {n: 10, batch: 4}", "limits: {n: 0}", "models.sdxl-turbo.limits.n", "it must be a whole number from 1 to 100"),
         ("limits: {n: 10, batch: 4}", "defaults: {stps: 2}", "models.sdxl-turbo.defaults.stps", "no input 'stps'"),
         ("limits: {n: 10, batch: 4}", "defaults: {steps: 99}", "models.sdxl-turbo.defaults.steps", "from 1 to 10"),
         ("name: sd_xl_turbo_1.0_fp16.safetensors", "name: ../../etc/passwd", "files.checkpoint.name", "not allowed"),
-        ("name: sd_xl_turbo_1.0_fp16.safetensors", "name: /etc/passwd", "files.checkpoint.name", "it must be the name of a file"),
+        ("name: sd_xl_turbo_1.0_fp16.safetensors", "name: /etc/passwd", "files.checkpoint.name", "it must be a path relative to its folder"),
         ("sha256: e869", "sha256: E869", "files.checkpoint.sha256", "64 lower-case hexadecimal digits"),
         ("x-choices: KSamplerSelect.sampler_name", "x-choices: KSamplerSelect.nope", "inputs.sampler.x-choices", "nodes.json"),
         ("default: euler_ancestral", "default: nope", "inputs.sampler.default", "it must be one of "),
         ("x-unused-when: {cfg: 1.0}", "x-unused-when: {cgf: 1.0}", "negative_prompt.x-unused-when", "not an input"),
-        ("aliases: [sd-1.5,", "aliases: [SDXL-Turbo,", "models.sd-1.5-pruned-emaonly.aliases.0", "already belongs to 'sdxl-turbo'"),
-        ("title: SDXL Turbo, its own schedule", "title: x\n    template: gone.json.j2", "workflows.sdxl_turbo_simple.template", "there is no gone.json.j2"),
+        ("aliases: [sd-1.5,", "aliases: [SDXL-Turbo,", "models.sd-1.5-pruned-emaonly.aliases.0", "already used by 'sdxl-turbo'"),
+        ("title: SDXL Turbo, its own schedule", "title: x\n    template: gone.json.j2", "workflows.sdxl_turbo_simple.template", "there is no template gone.json.j2"),
     ],
 )  # fmt: skip
-def test_an_error_is_told_with_file_line_and_path(was: str, becomes: str, path: str, words: str) -> None:
-    sources = edited(was, becomes)
+def test_an_error_is_reported_with_file_line_and_path(old: str, new: str, path: str, expected: str) -> None:
+    sources = edited(old, new)
     message = error_of(sources)
     assert path in message
-    assert words in message
+    assert expected in message
     first = message.splitlines()[0]
     assert first.startswith("catalogue.yaml:")
     line = int(first.split(":")[1])
-    # The line named is the changed one, or that of the entry which holds it.
-    changed = sources.catalogue[: sources.catalogue.index(becomes)].count("\n") + 1
-    assert abs(line - changed) <= 2 or "limits" in becomes or "template" in becomes or path.count(".") <= 1
+    # The reported line is the changed one, or that of the entry that contains it.
+    changed = sources.catalogue[: sources.catalogue.index(new)].count("\n") + 1
+    assert abs(line - changed) <= 2 or "limits" in new or "template" in new or path.count(".") <= 1
 
 
-def test_every_error_is_told_at_once() -> None:
+def test_all_errors_are_reported_together() -> None:
     sources = edited("min_vram_gb: 8", "min_vram_gb: eight")
     sources = replace(sources, catalogue=sources.catalogue.replace("min_vram_gb: 4", "min_vram_gb: four", 1))
     assert len(error_of(sources).splitlines()) == 2
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("a: [", "catalogue.yaml:2"),
         ("- 1\n- 2\n", "it must be a mapping"),
@@ -76,26 +76,26 @@ def test_every_error_is_told_at_once() -> None:
         ("a: !!python/object/apply:os.system [true]\n", "could not determine a constructor"),
     ],
 )
-def test_what_is_not_a_catalogue_is_refused(text: str, words: str) -> None:
-    assert words in error_of(replace(SOURCES, catalogue=text))
+def test_a_document_that_is_not_a_catalogue_is_refused(text: str, message: str) -> None:
+    assert message in error_of(replace(SOURCES, catalogue=text))
 
 
 def test_a_model_id_given_twice_is_refused() -> None:
     assert "given twice" in error_of(edited("  flux-schnell-fp8:", "  flux-schnell:"))
 
 
-def test_an_input_without_any_default_must_get_one_from_the_model() -> None:
-    def change(document: Any) -> None:
+def test_a_model_must_set_the_default_of_an_input_that_has_none() -> None:
+    def remove_default(document: Any) -> None:
         del document["workflows"]["sd15_simple"]["inputs"]["steps"]["default"]
 
-    assert "has no default" in error_of(with_document(change))
+    assert "has no default" in error_of(with_document(remove_default))
 
-    def mended(document: Any) -> None:
-        change(document)
+    def move_default(document: Any) -> None:
+        remove_default(document)
         document["models"]["sd-1.5-pruned-emaonly"]["defaults"] = {"steps": 12}
 
-    catalogue = loaded(with_document(mended))
-    plan = compile_workflow(asked(model="sd-1.5"), catalogue).plan
+    catalogue = load_catalogue(with_document(move_default))
+    plan = compile_workflow(image_request(model="sd-1.5"), catalogue).plan
     assert (plan.values["steps"].value, plan.values["steps"].origin) == (12, "model")
 
 
@@ -117,7 +117,7 @@ NEW_WORKFLOW = """{
 """
 
 
-def test_a_fifth_model_and_a_new_workflow_are_added_by_yaml_and_jinja_alone() -> None:
+def test_a_model_and_a_workflow_can_be_added_with_yaml_and_jinja_only() -> None:
     def change(document: Any) -> None:
         document["workflows"]["flux_dev"] = {
             "title": "FLUX.1 [dev]",
@@ -138,16 +138,16 @@ def test_a_fifth_model_and_a_new_workflow_are_added_by_yaml_and_jinja_alone() ->
 
     sources = with_document(change)
     templates = {**sources.templates, "flux_dev.json.j2": NEW_WORKFLOW}
-    catalogue = loaded(replace(sources, templates=templates))
+    catalogue = load_catalogue(replace(sources, templates=templates))
     assert len(catalogue.models) == 5
     compiled = compile_workflow(
-        asked("a dog", model="My-Flux", inputs={"guidance": 4.0}, size=Size(512, 512)), catalogue
+        image_request("a dog", model="My-Flux", inputs={"guidance": 4.0}, size=Size(512, 512)), catalogue
     )
     (graph,) = compiled.graphs
     assert graph.nodes["guided"]["inputs"]["guidance"] == 4.0
     assert graph.nodes["text"]["inputs"]["text"] == "a photo of a dog"
 
 
-def test_the_texts_survive_being_kept() -> None:
+def test_sources_can_be_dumped_and_loaded() -> None:
     assert Sources.load(SOURCES.dump()) == SOURCES
     assert parse_catalogue(Sources.load(SOURCES.dump())).models == parse_catalogue(SOURCES).models

@@ -1,4 +1,4 @@
-"""Faults of a graph that the check proves, each by the template's own text, as an author would make it."""
+"""Errors that template authors make, and how they are reported."""
 
 from __future__ import annotations
 
@@ -6,52 +6,52 @@ from typing import Any
 
 import pytest
 
-from compiler import compile_workflow, find_errors
+from compiler import compile_workflow, find_errors, load_catalogue
 from compiler.catalogue_file import parse_catalogue
 from compiler.signatures import parse_signatures
 from errors import CatalogueInvalid, GraphInvalid, TemplateInvalid
-from tests.compiler.worlds import CATALOGUE, SOURCES, asked, loaded, with_template
+from tests.compiler.catalogues import CATALOGUE, SOURCES, image_request, with_template
 
 TEXT = SOURCES.templates["sd15_simple.json.j2"]
 
 
 def errors_of(text: str) -> list[dict[str, Any]]:
-    """The faults of SD 1.5's graph when its template is `text`."""
+    """The errors of SD 1.5's graph if its template is `text`."""
     catalogue = parse_catalogue(with_template(text))
     with pytest.raises(GraphInvalid) as caught:
-        compile_workflow(asked(model="sd-1.5"), catalogue)
+        compile_workflow(image_request(model="sd-1.5"), catalogue)
     return list(caught.value.details["errors"])
 
 
 CASES = [
-    ('"samples": ["sampler", 0]', '"samples": ["smapler", 0]', "decoded", "samples", "not there"),
-    ('"samples": ["sampler", 0]', '"samples": ["sampler", 1]', "decoded", "samples", "output that is not there"),
+    ('"samples": ["sampler", 0]', '"samples": ["smapler", 0]', "decoded", "samples", "node that does not exist"),
+    ('"samples": ["sampler", 0]', '"samples": ["sampler", 1]', "decoded", "samples", "output that does not exist"),
     ('"samples": ["sampler", 0]', '"samples": ["checkpoint", 0]', "decoded", "samples", "wrong type"),
     ('"samples": ["sampler", 0]', '"samples": ["sampler"]', "decoded", "samples", "not a link"),
     ('"samples": ["sampler", 0]', '"samples": [["sampler"], 0]', "decoded", "samples", "not a link"),
-    ('"samples": ["sampler", 0]', '"samples": "sampler"', "decoded", "samples", "where a link is wanted"),
+    ('"samples": ["sampler", 0]', '"samples": "sampler"', "decoded", "samples", "where a link is required"),
     ('"samples": ["sampler", 0], ', "", "decoded", "samples", "required input is missing"),
-    ('"denoise": {{ strength }}', '"denoise": 1.5', "sampler", "denoise", "outside the range"),
+    ('"denoise": {{ strength }}', '"denoise": 1.5', "sampler", "denoise", "out of range"),
     ('"denoise": {{ strength }}', '"denoise": "1"', "sampler", "denoise", "wrong type"),
     ('"denoise": {{ strength }}', '"denoise": true', "sampler", "denoise", "wrong type"),
     ('"denoise": {{ strength }}', '"denoise": 1.0, "denoize": 1.0', "sampler", "denoize", "no such input"),
-    ('"scheduler": {{ schedule }}', '"scheduler": "nope"', "sampler", "scheduler", "not among the choices"),
+    ('"scheduler": {{ schedule }}', '"scheduler": "nope"', "sampler", "scheduler", "not one of the choices"),
     ('"class_type": "VAEDecode"', '"class_type": "VAEDecoder"', "decoded", None, "unknown node class"),
     ('"class_type": "VAEDecode"', '"klass": "VAEDecode"', "decoded", None, "not a node"),
-    ('"decoded": {"class_type": "VAEDecode", "inputs"', '"decoded": {"class_type": "VAEDecode", "input"', "decoded", None, "object of inputs"),
+    ('"decoded": {"class_type": "VAEDecode", "inputs"', '"decoded": {"class_type": "VAEDecode", "input"', "decoded", None, "`inputs` is not an object"),
     ('"decoded": {', '"spare": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}}, "decoded": {', "spare", None, "no output needs this node"),
-    ('"latent_image": ["latent", 0]', '"latent_image": ["sampler", 0]', "sampler", None, "circle"),
+    ('"latent_image": ["latent", 0]', '"latent_image": ["sampler", 0]', "sampler", None, "the links form a cycle"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("was", "becomes", "node", "name", "words"), CASES)
+@pytest.mark.parametrize(("old", "new", "node", "name", "message"), CASES)
 def test_an_error_names_template_node_input_and_what_is_allowed(
-    was: str, becomes: str, node: str, name: str | None, words: str
+    old: str, new: str, node: str, name: str | None, message: str
 ) -> None:
-    assert was in TEXT
-    named = [error for error in errors_of(TEXT.replace(was, becomes)) if error["node"] == node]
-    assert [error["input"] for error in named if words in error["message"]] == [name]
-    for error in named:
+    assert old in TEXT
+    errors = [error for error in errors_of(TEXT.replace(old, new)) if error["node"] == node]
+    assert [error["input"] for error in errors if message in error["message"]] == [name]
+    for error in errors:
         assert error["template"] == "sd15_simple.json.j2"
         assert error["allowed"]
         assert error["given"]
@@ -62,7 +62,7 @@ def test_a_graph_without_an_output_is_refused() -> None:
     assert error["message"] == "no output node"
 
 
-def test_a_long_chain_and_a_long_circle_are_judged_without_recursion() -> None:
+def test_a_chain_and_a_cycle_of_3000_nodes_are_checked() -> None:
     chain: dict[str, Any] = {
         "0": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}}
     }
@@ -81,10 +81,10 @@ def test_a_long_chain_and_a_long_circle_are_judged_without_recursion() -> None:
     assert list(find_errors(chain, CATALOGUE.signatures, "t")) == []
     chain["1"]["inputs"]["image"] = ["2999", 0]
     messages = {error.message for error in find_errors(chain, CATALOGUE.signatures, "t")}
-    assert "the links run in a circle" in messages
+    assert "the links form a cycle" in messages
 
 
-def test_an_input_that_only_some_versions_have_may_be_left_out_or_given() -> None:
+def test_an_input_that_only_some_versions_have_is_optional() -> None:
     source = {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}}
     scale: dict[str, Any] = {"image": ["source", 0], "upscale_method": "area", "megapixels": 1.0}
     for inputs in (scale, {**scale, "resolution_steps": 1}):
@@ -96,8 +96,8 @@ def test_an_input_that_only_some_versions_have_may_be_left_out_or_given() -> Non
         assert list(find_errors(nodes, CATALOGUE.signatures, "t")) == []
 
 
-def test_a_type_of_several_takes_each_and_a_star_takes_any() -> None:
-    facts = {
+def test_an_input_of_several_types_accepts_each_and_a_star_accepts_any() -> None:
+    document = {
         "nodes": {
             "Source": {"inputs": {}, "outputs": ["MASK"]},
             "Either": {"inputs": {"in": {"type": "IMAGE,MASK"}}, "outputs": [], "output_node": True},
@@ -105,24 +105,24 @@ def test_a_type_of_several_takes_each_and_a_star_takes_any() -> None:
             "Other": {"inputs": {"in": {"type": "IMAGE"}}, "outputs": [], "output_node": True},
         }
     }
-    signatures = parse_signatures(facts)
-    for kind, errors in (("Either", 0), ("Any", 0), ("Other", 1)):
+    signatures = parse_signatures(document)
+    for class_type, count in (("Either", 0), ("Any", 0), ("Other", 1)):
         nodes = {
             "a": {"class_type": "Source", "inputs": {}},
-            "b": {"class_type": kind, "inputs": {"in": ["a", 0]}},
+            "b": {"class_type": class_type, "inputs": {"in": ["a", 0]}},
         }
-        assert len(list(find_errors(nodes, signatures, "t"))) == errors
+        assert len(list(find_errors(nodes, signatures, "t"))) == count
 
 
 # --- rendering -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("was", "becomes", "words"),
+    ("old", "new", "message"),
     [
-        ("{{ prompt }}", '"{{ prompt }}"', "not JSON"),
+        ("{{ prompt }}", '"{{ prompt }}"', "does not render to JSON"),
         ("{{ prompt }}", "{{ promt }}", "'promt' is undefined"),
-        ("{{ prompt }}", "{{ prompt | tojson }}", "not in the graph as it was given"),
+        ("{{ prompt }}", "{{ prompt | tojson }}", "does not contain the prompt unchanged"),
         ("{{ prompt }}", "{% if %}", "sd15_simple.json.j2:5"),
         ("{{ files.checkpoint }}", "{{ files.chekpoint }}", "chekpoint"),
         ("{{ prompt }}", "{{ prompt.__class__.__mro__ }}", "unsafe"),
@@ -130,23 +130,25 @@ def test_a_type_of_several_takes_each_and_a_star_takes_any() -> None:
         ('"positive": {', '"checkpoint": {', "given twice"),
     ],
 )
-def test_a_broken_template_stops_the_start_and_says_where(was: str, becomes: str, words: str) -> None:
-    assert was in TEXT
+def test_a_broken_template_is_reported_with_the_model_when_the_catalogue_is_loaded(
+    old: str, new: str, message: str
+) -> None:
+    assert old in TEXT
     with pytest.raises(CatalogueInvalid) as caught:
-        loaded(with_template(TEXT.replace(was, becomes)))
+        load_catalogue(with_template(TEXT.replace(old, new)))
     assert "sd-1.5-pruned-emaonly" in caught.value.message
-    assert words in caught.value.message
+    assert message in caught.value.message
 
 
-def test_a_template_may_be_several_objects_one_after_another() -> None:
+def test_a_template_may_render_to_several_objects() -> None:
     split = TEXT.replace('},\n  "negative"', '}\n}\n{% if true %}\n{\n  "negative"')
     assert split != TEXT
     head, negative = split.split("{% if true %}")
-    catalogue = loaded(
+    catalogue = load_catalogue(
         with_template(head + "{% if true %}" + negative.replace("}}\n}\n", "}}\n}\n{% endif %}\n", 1))
     )
-    (graph,) = compile_workflow(asked(model="sd-1.5"), catalogue).graphs
-    assert graph.nodes == compile_workflow(asked(model="sd-1.5"), CATALOGUE).graphs[0].nodes
+    (graph,) = compile_workflow(image_request(model="sd-1.5"), catalogue).graphs
+    assert graph.nodes == compile_workflow(image_request(model="sd-1.5"), CATALOGUE).graphs[0].nodes
 
 
 EMPTY_LATENT = (
@@ -158,27 +160,27 @@ PLAIN_PICTURE = (
 
 
 @pytest.mark.parametrize(
-    ("parts", "lost"),
+    ("replacements", "unused"),
     [
         ({"part_loras": ""}, "LoRAs"),
         ({"part_image_to_latent": EMPTY_LATENT, "part_picture": PLAIN_PICTURE}, "image"),
     ],
 )
-def test_a_template_that_would_lose_what_a_request_brings_stops_the_start(
-    parts: dict[str, str], lost: str
+def test_a_template_that_does_not_use_the_loras_or_the_image_is_refused_when_the_catalogue_is_loaded(
+    replacements: dict[str, str], unused: str
 ) -> None:
     text = TEXT
-    for part, instead in parts.items():
-        text = text.replace(f'{{% include "{part}.json.j2" %}}', instead)
+    for part, replacement in replacements.items():
+        text = text.replace(f'{{% include "{part}.json.j2" %}}', replacement)
     with pytest.raises(CatalogueInvalid) as caught:
-        loaded(with_template(text))
-    assert f"the graph does not use the request's {lost}" in caught.value.message
+        load_catalogue(with_template(text))
+    assert f"the graph does not use the request's {unused}" in caught.value.message
 
 
 @pytest.mark.parametrize(
-    "more", ['{"picture": {}}', "[1]", "7", '{"x": {"class_type": "A", "class_type": "B"}}']
+    "addition", ['{"picture": {}}', "[1]", "7", '{"x": {"class_type": "A", "class_type": "B"}}']
 )
-def test_an_id_given_twice_or_something_that_is_no_object_is_refused(more: str) -> None:
-    catalogue = parse_catalogue(with_template(TEXT + more))
+def test_a_repeated_node_id_and_anything_but_objects_of_nodes_is_refused(addition: str) -> None:
+    catalogue = parse_catalogue(with_template(TEXT + addition))
     with pytest.raises(TemplateInvalid):
-        compile_workflow(asked(model="sd-1.5"), catalogue)
+        compile_workflow(image_request(model="sd-1.5"), catalogue)

@@ -1,4 +1,4 @@
-"""What a request becomes: plan and graph."""
+"""The plan and the graphs that a request compiles to."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 
 from compiler import MAX_SEED, Size, compile_workflow, find_errors
 from errors import InvalidValue, ModelNotCurated, PromptRequired, SizeNotAllowed
-from tests.compiler.worlds import CATALOGUE, asked
+from tests.compiler.catalogues import CATALOGUE, image_request
 
 GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
 
 
 @pytest.mark.parametrize("model", list(CATALOGUE.models))
-def test_a_models_graph_is_the_one_that_was_reviewed(model: str) -> None:
-    request = asked('a "cat" in a {{ hat }}', model=model, n=2, inputs={"negative_prompt": "rain"})
+def test_the_graph_of_a_model_is_the_golden_one(model: str) -> None:
+    request = image_request('a "cat" in a {{ hat }}', model=model, n=2, inputs={"negative_prompt": "rain"})
     graphs = [graph.nodes for graph in compile_workflow(request, CATALOGUE).graphs]
     golden = GOLDENS / f"{model}.json"
     text = json.dumps(graphs, indent=1, ensure_ascii=False) + "\n"
@@ -38,32 +38,32 @@ PROMPTS = [
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.parametrize("model", list(CATALOGUE.models))
-def test_a_prompt_stays_text_whatever_is_in_it(model: str, prompt: str) -> None:
-    (graph,) = compile_workflow(asked(prompt, model=model), CATALOGUE).graphs
+def test_a_prompt_stays_text_whatever_it_contains(model: str, prompt: str) -> None:
+    (graph,) = compile_workflow(image_request(prompt, model=model), CATALOGUE).graphs
     assert graph.nodes["positive"]["inputs"]["text"] == prompt
     assert "evil" not in graph.nodes
 
 
 @pytest.mark.parametrize("model", list(CATALOGUE.models))
-def test_every_model_draws_1024_squared(model: str) -> None:
-    plan = compile_workflow(asked(model=model, size=Size(1024, 1024)), CATALOGUE).plan
+def test_every_model_draws_1024x1024(model: str) -> None:
+    plan = compile_workflow(image_request(model=model, size=Size(1024, 1024)), CATALOGUE).plan
     assert plan.size == Size(1024, 1024)
     assert plan.adjusted == ()
 
 
-def test_sdxl_turbo_takes_one_step_of_its_own_schedule_and_four_are_a_request_away() -> None:
-    (graph,) = compile_workflow(asked(model="sdxl-turbo"), CATALOGUE).graphs
+def test_sdxl_turbo_uses_its_own_schedule_with_one_step_by_default() -> None:
+    (graph,) = compile_workflow(image_request(model="sdxl-turbo"), CATALOGUE).graphs
     assert graph.nodes["sigmas"] == {
         "class_type": "SDTurboScheduler",
         "inputs": {"model": ["checkpoint", 0], "steps": 1, "denoise": 1.0},
     }
     assert graph.nodes["sampler"]["inputs"]["cfg"] == 1.0
-    (graph,) = compile_workflow(asked(model="sdxl-turbo", inputs={"steps": 4}), CATALOGUE).graphs
+    (graph,) = compile_workflow(image_request(model="sdxl-turbo", inputs={"steps": 4}), CATALOGUE).graphs
     assert graph.nodes["sigmas"]["inputs"]["steps"] == 4
 
 
 def test_flux_has_its_own_graph() -> None:
-    (graph,) = compile_workflow(asked(model="flux-schnell"), CATALOGUE).graphs
+    (graph,) = compile_workflow(image_request(model="flux-schnell"), CATALOGUE).graphs
     assert {"UNETLoader", "DualCLIPLoader", "VAELoader", "ConditioningZeroOut"} <= graph.classes
     assert "CheckpointLoaderSimple" not in graph.classes
 
@@ -86,22 +86,22 @@ def test_flux_has_its_own_graph() -> None:
         ("Flux-Schnell-FP8", "flux-schnell-fp8"),
     ],
 )
-def test_a_model_is_found_by_the_names_clients_use(name: str, model: str) -> None:
+def test_a_model_is_found_by_the_names_that_clients_use(name: str, model: str) -> None:
     assert CATALOGUE.find(name).id == model
 
 
 @pytest.mark.parametrize("name", ["nope", "sdxl", "dall", "gpt-4"])
-def test_an_unknown_model_is_refused_with_a_list_of_those_there_are(name: str) -> None:
+def test_an_unknown_model_is_refused_with_a_list_of_the_known_ones(name: str) -> None:
     with pytest.raises(ModelNotCurated) as caught:
-        compile_workflow(asked(model=name), CATALOGUE)
+        compile_workflow(image_request(model=name), CATALOGUE)
     assert caught.value.details["models"] == list(CATALOGUE.models)
 
 
 # --- values ----------------------------------------------------------------------------------------
 
 
-def test_each_value_remembers_who_decided_it() -> None:
-    plan = compile_workflow(asked(model="sd-1.5", inputs={"steps": 3}), CATALOGUE).plan
+def test_each_value_has_its_origin() -> None:
+    plan = compile_workflow(image_request(model="sd-1.5", inputs={"steps": 3}), CATALOGUE).plan
     origins = {name: planned.origin for name, planned in plan.values.items()}
     assert origins["steps"] == "request"
     assert origins["cfg"] == "workflow"
@@ -125,26 +125,26 @@ def test_each_value_remembers_who_decided_it() -> None:
         ({"negative_prompt": "\ud800"}, "negative_prompt"),
     ],
 )
-def test_a_value_that_is_not_allowed_is_refused_by_name(inputs: dict[str, Any], param: str) -> None:
+def test_a_value_that_is_not_allowed_is_refused_with_its_param(inputs: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidValue) as caught:
-        compile_workflow(asked(model="sd-1.5", inputs=inputs), CATALOGUE)
+        compile_workflow(image_request(model="sd-1.5", inputs=inputs), CATALOGUE)
     assert caught.value.param == param
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n"])
 def test_a_blank_prompt_is_refused(prompt: str) -> None:
     with pytest.raises(PromptRequired):
-        compile_workflow(asked(prompt), CATALOGUE)
+        compile_workflow(image_request(prompt), CATALOGUE)
 
 
 @pytest.mark.parametrize("prompt", ["x" * 32_001, "half a pair \udc00"])
-def test_a_prompt_that_is_no_text_or_too_long_is_refused(prompt: str) -> None:
+def test_a_prompt_that_is_too_long_or_not_valid_unicode_is_refused(prompt: str) -> None:
     with pytest.raises(InvalidValue, match="prompt"):
-        compile_workflow(asked(prompt), CATALOGUE)
+        compile_workflow(image_request(prompt), CATALOGUE)
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "used", "exact"),
+    ("name", "value", "used", "exact"),
     [
         ("sampler", "euler_a", "euler_ancestral", True),
         ("sampler", "Euler_A", "euler_ancestral", True),
@@ -156,10 +156,10 @@ def test_a_prompt_that_is_no_text_or_too_long_is_refused(prompt: str) -> None:
         ("schedule", "KARRAS", "karras", True),
     ],
 )
-def test_other_servers_names_are_understood_and_what_is_only_near_is_said(
-    name: str, given: str, used: str, exact: bool
+def test_other_servers_names_are_mapped_and_inexact_mappings_are_listed(
+    name: str, value: str, used: str, exact: bool
 ) -> None:
-    plan = compile_workflow(asked(model="sd-1.5", inputs={name: given}), CATALOGUE).plan
+    plan = compile_workflow(image_request(model="sd-1.5", inputs={name: value}), CATALOGUE).plan
     assert plan.values[name].value == used
     assert [note.field for note in plan.adjusted] == ([] if exact else [name])
 
@@ -176,8 +176,10 @@ def test_other_servers_names_are_understood_and_what_is_only_near_is_said(
         ("sdxl-turbo", {"schedule": "karras"}, ["schedule"]),
     ],
 )
-def test_what_the_graph_cannot_use_is_listed(model: str, inputs: dict[str, Any], ignored: list[str]) -> None:
-    plan = compile_workflow(asked(model=model, inputs=inputs), CATALOGUE).plan
+def test_an_input_that_has_no_effect_is_listed_as_ignored(
+    model: str, inputs: dict[str, Any], ignored: list[str]
+) -> None:
+    plan = compile_workflow(image_request(model=model, inputs=inputs), CATALOGUE).plan
     assert [note.field for note in plan.ignored] == ignored
 
 
@@ -185,7 +187,7 @@ def test_what_the_graph_cannot_use_is_listed(model: str, inputs: dict[str, Any],
 
 
 @pytest.mark.parametrize(
-    ("model", "given", "drawn"),
+    ("model", "size", "drawn"),
     [
         ("sd-1.5", "512x512", "512x512"),
         ("sd-1.5", "513x509", "512x512"),
@@ -197,28 +199,28 @@ def test_what_the_graph_cannot_use_is_listed(model: str, inputs: dict[str, Any],
         ("flux-schnell", "1448x1448", "1440x1440"),
     ],
 )
-def test_a_size_off_the_multiple_is_rounded_within_the_limits_and_said(
-    model: str, given: str, drawn: str
+def test_a_size_is_rounded_to_the_multiple_within_the_limits_and_listed(
+    model: str, size: str, drawn: str
 ) -> None:
-    plan = compile_workflow(asked(model=model, size=Size.parse(given)), CATALOGUE).plan
+    plan = compile_workflow(image_request(model=model, size=Size.parse(size)), CATALOGUE).plan
     assert str(plan.size) == drawn
-    assert [note.done for note in plan.adjusted] == ([] if given == drawn else [drawn])
+    assert [note.done for note in plan.adjusted] == ([] if size == drawn else [drawn])
 
 
 @pytest.mark.parametrize(
-    ("model", "given"),
+    ("model", "size"),
     [("sd-1.5", "255x512"), ("sd-1.5", "512x1025"), ("flux-schnell", "2048x2048"), ("sd-1.5", "0x0")],
 )
-def test_a_size_outside_the_limits_is_refused_with_the_limits(model: str, given: str) -> None:
+def test_a_size_outside_the_limits_is_refused_with_the_limits(model: str, size: str) -> None:
     with pytest.raises(SizeNotAllowed) as caught:
-        compile_workflow(asked(model=model, size=Size.parse(given)), CATALOGUE)
+        compile_workflow(image_request(model=model, size=Size.parse(size)), CATALOGUE)
     assert caught.value.details["max"] == str(CATALOGUE.find(model).size.max)
 
 
 @pytest.mark.parametrize(
     "text", ["banana", "", "512", "512x", "-1x5", "5.5x5", "512x512x3", "٥x٥", "100000x1"]
 )
-def test_what_is_no_size_is_not_parsed(text: str) -> None:
+def test_a_text_that_is_not_a_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="WIDTHxHEIGHT"):
         Size.parse(text)
 
@@ -230,25 +232,25 @@ def test_what_is_no_size_is_not_parsed(text: str) -> None:
     ("n", "batches", "seeds"),
     [(1, [1], [7]), (4, [4], [7]), (5, [4, 1], [7, 11]), (10, [4, 4, 2], [7, 11, 15])],
 )
-def test_n_beyond_the_batch_becomes_jobs_with_their_own_seeds(
+def test_an_n_larger_than_the_batch_is_split_into_jobs_with_different_seeds(
     n: int, batches: list[int], seeds: list[int]
 ) -> None:
-    compiled = compile_workflow(asked(n=n), CATALOGUE)
+    compiled = compile_workflow(image_request(n=n), CATALOGUE)
     assert [job.batch for job in compiled.plan.jobs] == batches
     assert [graph.nodes["sampler"]["inputs"]["noise_seed"] for graph in compiled.graphs] == seeds
     prefixes = [graph.nodes["picture"]["inputs"]["filename_prefix"] for graph in compiled.graphs]
     assert len(set(prefixes)) == len(prefixes)
 
 
-def test_the_largest_seed_goes_on_at_zero() -> None:
-    compiled = compile_workflow(asked(n=5, seed=MAX_SEED), CATALOGUE)
+def test_seeds_wrap_around_after_the_largest() -> None:
+    compiled = compile_workflow(image_request(n=5, seed=MAX_SEED), CATALOGUE)
     assert [job.seed for job in compiled.plan.jobs] == [MAX_SEED, 3]
 
 
 @pytest.mark.parametrize(("field", "value"), [("n", 0), ("n", 11), ("seed", -1), ("seed", MAX_SEED + 1)])
 def test_numbers_outside_their_range_are_refused(field: str, value: int) -> None:
     with pytest.raises(InvalidValue) as caught:
-        compile_workflow(asked(**{field: value}), CATALOGUE)
+        compile_workflow(image_request(**{field: value}), CATALOGUE)
     assert caught.value.param == field
 
 
@@ -256,13 +258,13 @@ def test_numbers_outside_their_range_are_refused(field: str, value: int) -> None
 
 
 @pytest.mark.parametrize("model", list(CATALOGUE.models))
-def test_the_check_finds_nothing_wrong_with_any_model(model: str) -> None:
-    for graph in compile_workflow(asked(model=model, n=3), CATALOGUE).graphs:
+def test_the_graphs_of_every_model_have_no_errors(model: str) -> None:
+    for graph in compile_workflow(image_request(model=model, n=3), CATALOGUE).graphs:
         assert list(find_errors(graph.nodes, CATALOGUE.signatures, graph.template)) == []
 
 
 @pytest.mark.parametrize("model", list(CATALOGUE.models.values()), ids=lambda model: model.id)
-def test_every_file_of_a_model_can_be_had_and_proved(model: Any) -> None:
+def test_every_file_of_a_model_has_a_url_and_a_checksum(model: Any) -> None:
     for file in model.files.values():
         assert file.url.startswith("https://")
         assert len(file.sha256) == 64

@@ -1,4 +1,4 @@
-"""One template, several ComfyUIs: what the live engine requires, lacks or does not list."""
+"""Fitting a graph to the ComfyUI version of the running engine."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from compiler import compile_workflow, fit
-from compiler.signatures import learn, parse_object_info, parse_signatures
+from compiler.signatures import parse_object_info, parse_signatures, record_signatures
 from errors import FilesMissing, NodesMissing
-from tests.compiler.worlds import CATALOGUE, asked
+from tests.compiler.catalogues import CATALOGUE, image_request
 
 SCALE_OLD = {
     "input": {
@@ -36,11 +36,13 @@ SCALE_NEW = {
 }
 
 
-def learnt() -> dict[str, Any]:
-    facts: dict[str, Any] = {"versions": [], "nodes": {}}
+def recorded() -> dict[str, Any]:
+    document: dict[str, Any] = {"versions": [], "nodes": {}}
     for version, entry in (("0.3.64", SCALE_OLD), ("0.8.0", SCALE_NEW)):
-        facts = learn(facts, {"Scale": entry}, version=version, wanted=["Scale"], folders={})
-    return facts
+        document = record_signatures(
+            document, {"Scale": entry}, version=version, classes=["Scale"], folders={}
+        )
+    return document
 
 
 def scaled(**inputs: Any) -> dict[str, Any]:
@@ -48,52 +50,57 @@ def scaled(**inputs: Any) -> dict[str, Any]:
     return {"scale": {"class_type": "Scale", "inputs": {**base, **inputs}}}
 
 
-def test_what_not_every_version_has_is_marked() -> None:
-    inputs = learnt()["nodes"]["Scale"]["inputs"]
+def test_inputs_and_choices_that_not_all_versions_have_are_marked() -> None:
+    inputs = recorded()["nodes"]["Scale"]["inputs"]
     assert inputs["resolution_steps"]["only_in"] == ["0.8.0"]
     assert inputs["upscale_method"]["choices_in"] == {"new": ["0.8.0"]}
     assert "only_in" not in inputs["megapixels"]
 
 
-def test_learning_a_version_again_changes_nothing() -> None:
-    facts = learnt()
+def test_recording_a_version_again_changes_nothing() -> None:
+    document = recorded()
     for version, entry in (("0.8.0", SCALE_NEW), ("0.3.64", SCALE_OLD)):
-        assert learn(facts, {"Scale": entry}, version=version, wanted=["Scale"], folders={}) == facts
+        assert (
+            record_signatures(document, {"Scale": entry}, version=version, classes=["Scale"], folders={})
+            == document
+        )
 
 
-def test_an_input_that_went_from_every_version_is_forgotten() -> None:
-    facts = learnt()
-    facts = learn(facts, {"Scale": SCALE_OLD}, version="0.8.0", wanted=["Scale"], folders={})
-    assert "resolution_steps" not in facts["nodes"]["Scale"]["inputs"]
+def test_an_input_that_no_version_has_any_more_is_removed() -> None:
+    document = recorded()
+    document = record_signatures(
+        document, {"Scale": SCALE_OLD}, version="0.8.0", classes=["Scale"], folders={}
+    )
+    assert "resolution_steps" not in document["nodes"]["Scale"]["inputs"]
 
 
-def test_an_input_that_the_live_engine_requires_is_filled_from_its_default() -> None:
-    signatures = parse_signatures(learnt())
+def test_an_input_that_the_engine_requires_gets_its_default() -> None:
+    signatures = parse_signatures(recorded())
     fitted = fit(scaled(), parse_object_info({"Scale": SCALE_NEW}), signatures, {})
     assert fitted["scale"]["inputs"]["resolution_steps"] == 1
 
 
-def test_an_input_that_the_live_engine_lacks_is_dropped_only_when_that_changes_nothing() -> None:
-    signatures, live = parse_signatures(learnt()), parse_object_info({"Scale": SCALE_OLD})
+def test_an_input_that_the_engine_does_not_have_is_removed_only_if_it_has_its_default() -> None:
+    signatures, live = parse_signatures(recorded()), parse_object_info({"Scale": SCALE_OLD})
     assert "resolution_steps" not in fit(scaled(resolution_steps=1), live, signatures, {})["scale"]["inputs"]
     with pytest.raises(NodesMissing, match="resolution_steps"):
         fit(scaled(resolution_steps=8), live, signatures, {})
 
 
-def test_a_choice_that_the_live_engine_lacks_is_named() -> None:
-    signatures, live = parse_signatures(learnt()), parse_object_info({"Scale": SCALE_OLD})
+def test_a_choice_that_the_engine_does_not_have_is_named() -> None:
+    signatures, live = parse_signatures(recorded()), parse_object_info({"Scale": SCALE_OLD})
     with pytest.raises(NodesMissing, match="'new'"):
         fit(scaled(upscale_method="new"), live, signatures, {})
 
 
-def test_a_node_that_the_live_engine_lacks_is_named() -> None:
+def test_a_node_that_the_engine_does_not_have_is_named() -> None:
     with pytest.raises(NodesMissing) as caught:
-        fit(scaled(), {}, parse_signatures(learnt()), {})
+        fit(scaled(), {}, parse_signatures(recorded()), {})
     assert caught.value.details["nodes"] == ["Scale"]
 
 
 def live_with(**files: list[str]) -> dict[str, Any]:
-    """An engine with every node of the signatures, listing `files` by folder."""
+    """The signatures of an engine that has every node, and `files` by folder."""
     live = {}
     for name, node in CATALOGUE.signatures.items():
         inputs = {
@@ -111,8 +118,8 @@ def live_with(**files: list[str]) -> dict[str, Any]:
     return parse_object_info(live)
 
 
-def test_missing_files_are_named_with_folder_and_address_all_at_once() -> None:
-    (graph,) = compile_workflow(asked(model="flux-schnell"), CATALOGUE).graphs
+def test_all_missing_files_are_reported_with_folder_and_url() -> None:
+    (graph,) = compile_workflow(image_request(model="flux-schnell"), CATALOGUE).graphs
     live = {name: node for name, node in live_with(vae=["ae.safetensors"]).items() if name in graph.classes}
     with pytest.raises(FilesMissing) as caught:
         fit(graph.nodes, live, CATALOGUE.signatures, CATALOGUE.models["flux-schnell"].files)

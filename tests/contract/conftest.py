@@ -1,4 +1,5 @@
-"""The engines that are held to the contract: the sketch engine always, a real ComfyUI when EASEL_TEST_COMFYUI names one."""
+"""The engines that the contract tests run on: always the sketch engine, and the real ComfyUI whose URL
+EASEL_TEST_COMFYUI gives."""
 
 from __future__ import annotations
 
@@ -8,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from raw_comfyui import Comfy, options, sampled
+from raw_comfyui import REAL, Comfy, options, sampled
 
 from engine import Engine
 
-REAL = "EASEL_TEST_COMFYUI"
 NODES = Path(__file__).resolve().parents[2] / "schemas" / "nodes.json"
 
 
@@ -50,7 +50,7 @@ def object_info(comfy: Comfy) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def checkpoint(object_info: dict[str, Any]) -> str:
-    """The smallest family the engine has: Stable Diffusion 1.5 where there is one."""
+    """A small checkpoint that the engine has: one of Stable Diffusion 1.5 if possible."""
     names = options(object_info["CheckpointLoaderSimple"], "ckpt_name")
     small = [name for name in names if ("sd15" in name or "v1-5" in name) and "inpaint" not in name]
     return (small or names)[0]
@@ -58,7 +58,7 @@ def checkpoint(object_info: dict[str, Any]) -> str:
 
 @pytest.fixture
 def endless(checkpoint: str) -> dict[str, Any]:
-    """A job that samples until somebody stops it."""
+    """A job that samples until it is cancelled."""
     return sampled(checkpoint, steps=10_000)
 
 

@@ -1,5 +1,5 @@
-"""A ComfyUI spoken to by hand: plain HTTP and a plain WebSocket, so that what is tested is the engine and not our client.
-And the graphs that the contract tests run, small enough for a CPU."""
+"""A plain HTTP and WebSocket client for ComfyUI, so that these tests test the engine and not Easel's client; and the
+graphs that they run, small enough for a CPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ import requests
 import websocket
 from PIL import Image
 
-PATIENCE_S = 120.0
+REAL = "EASEL_TEST_COMFYUI"
+"""The variable that holds the URL of a real ComfyUI, if there is one to test."""
+TIMEOUT_S = 120.0
 
 
 def new_id() -> str:
@@ -42,7 +44,8 @@ def picture_of(data: bytes) -> Image.Image:
 def flat(
     *, size: int = 64, batch: int = 1, colour: int | None = None, output: str = "SaveImage"
 ) -> dict[str, Any]:
-    """A picture of one colour, of nodes "source" and "save". Each call makes another colour and another file prefix."""
+    """A graph for a picture of one colour, with the nodes source and save. Each call uses another file prefix, and
+    another colour unless one is given."""
     colour = uuid.uuid4().int % 2**24 if colour is None else colour
     inputs: dict[str, Any] = {"images": ["source", 0]}
     if output == "SaveImage":
@@ -59,7 +62,7 @@ def flat(
 def sampled(
     checkpoint: str, *, steps: int = 2, seed: int | None = None, batch: int = 1, size: int = 64
 ) -> dict[str, Any]:
-    """Text to image, of the nodes checkpoint, latent, positive, negative, sampler, decode, save."""
+    """Text to image, with the nodes checkpoint, latent, positive, negative, sampler, decode, save."""
     return {
         "checkpoint": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint}},
         "latent": {
@@ -95,8 +98,9 @@ def sampled(
 
 
 def edited(checkpoint: str, image: str, mask: str, *, crop: tuple[int, int], **more: Any) -> dict[str, Any]:
-    """Image to image within a mask, of the nodes of `sampled` (without latent), image, red, green, encode, masked, repeat,
-    laid, crop. `image`, `mask`: names for LoadImage; drawn is where the mask is red, kept what is green."""
+    """Image to image within a mask, with the nodes of `sampled` (without latent), image, red, green, encode, masked,
+    repeat, different, composite, crop. `image`, `mask`: names for LoadImage; the mask is red where the graph draws,
+    green where it keeps the image."""
     batch = more.pop("batch", 1)
     graph = sampled(checkpoint, **more)
     del graph["latent"]
@@ -114,10 +118,10 @@ def edited(checkpoint: str, image: str, mask: str, *, crop: tuple[int, int], **m
             "inputs": {"samples": ["masked", 0], "amount": batch},
         },
         "different": {"class_type": "DifferentialDiffusion", "inputs": {"model": ["checkpoint", 0]}},
-        "laid": laid(["decode", 0], ["image", 0], mask=["green", 0]),
+        "composite": composite(["decode", 0], ["image", 0], mask=["green", 0]),
         "crop": {
             "class_type": "ImageCrop",
-            "inputs": {"image": ["laid", 0], "width": crop[0], "height": crop[1], "x": 0, "y": 0},
+            "inputs": {"image": ["composite", 0], "width": crop[0], "height": crop[1], "x": 0, "y": 0},
         },
     }
     graph["sampler"]["inputs"] |= {"latent_image": ["repeat", 0], "model": ["different", 0]}
@@ -125,8 +129,8 @@ def edited(checkpoint: str, image: str, mask: str, *, crop: tuple[int, int], **m
     return graph
 
 
-def laid(destination: list[Any], source: list[Any], **inputs: Any) -> dict[str, Any]:
-    """The node that lays a source upon a destination."""
+def composite(destination: list[Any], source: list[Any], **inputs: Any) -> dict[str, Any]:
+    """The node that pastes a source onto a destination."""
     inputs = {"x": 0, "y": 0, "resize_source": False} | inputs
     return {
         "class_type": "ImageCompositeMasked",
@@ -135,16 +139,16 @@ def laid(destination: list[Any], source: list[Any], **inputs: Any) -> dict[str, 
 
 
 def with_schedule(graph: dict[str, Any], scheduler: str, inputs: dict[str, Any]) -> dict[str, Any]:
-    """The graph with a SamplerCustom in the place of its KSampler, by the sigmas of this scheduler."""
+    """The graph with a SamplerCustom instead of its KSampler, which uses the sigmas of this scheduler node."""
     graph = copy.deepcopy(graph)
-    was = graph["sampler"]["inputs"]
-    kept = {name: was[name] for name in ("model", "positive", "negative", "latent_image", "cfg")}
+    old = graph["sampler"]["inputs"]
+    inherited = {name: old[name] for name in ("model", "positive", "negative", "latent_image", "cfg")}
     graph["sampler"] = {
         "class_type": "SamplerCustom",
-        "inputs": kept
+        "inputs": inherited
         | {
             "add_noise": True,
-            "noise_seed": was["seed"],
+            "noise_seed": old["seed"],
             "sampler": ["euler", 0],
             "sigmas": ["sigmas", 0],
         },
@@ -155,7 +159,7 @@ def with_schedule(graph: dict[str, Any], scheduler: str, inputs: dict[str, Any])
 
 
 def changed(graph: dict[str, Any], node: str, **inputs: Any) -> dict[str, Any]:
-    """The graph with other inputs of one node; `None` as a class removes nothing, `...` removes the input."""
+    """The graph with changed inputs of one node; `...` removes an input."""
     graph = copy.deepcopy(graph)
     for name, value in inputs.items():
         if value is ...:
@@ -166,7 +170,7 @@ def changed(graph: dict[str, Any], node: str, **inputs: Any) -> dict[str, Any]:
 
 
 def options(entry: dict[str, Any], name: str) -> list[Any]:
-    """The choices of a combo in either of its two forms."""
+    """The choices of a combo input; ComfyUI has two forms of them."""
     spec = entry["input"]["required"][name]
     return spec[0] if isinstance(spec[0], list) else spec[1]["options"]
 
@@ -192,35 +196,36 @@ class Comfy:
         return self.post("/prompt", {"prompt": graph, "client_id": "easel-contract", **fields})
 
     def upload(self, data: bytes, name: str | None = None, **fields: str) -> dict[str, str]:
-        """Store an image, under a name that is new when none is given; what the engine answers."""
+        """Store an image, under a new name unless one is given; returns the engine's response."""
         files = {"image": (name or f"{uuid.uuid4().hex}.png", data, "image/png")}
-        answer = self.post("/upload/image", files=files, data=fields)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
+        response = self.post("/upload/image", files=files, data=fields)
+        assert response.status_code == 200, response.text
+        return response.json()
 
-    def to_load(self, image: Image.Image) -> str:
-        """Store an image in the temp folder; what LoadImage calls it."""
+    def upload_to_temp(self, image: Image.Image) -> str:
+        """Store an image in the temp folder; returns its name for LoadImage."""
         stored = self.upload(file_of(image), type="temp", subfolder="easel")
         return f"easel/{stored['name']} [temp]"
 
     def pictures(self, graph: Any, **fields: Any) -> list[Image.Image]:
-        """Run a graph and fetch what its node "save" saved."""
-        entry = self.ended(self.accepted(graph, **fields))
+        """Run a graph and fetch the pictures of its node "save"."""
+        entry = self.wait_for_history(self.submit_ok(graph, **fields))
         assert entry["status"]["status_str"] == "success", entry["status"]
         images = entry["outputs"]["save"]["images"]
         return [picture_of(self.get("/view", params=image).content).convert("RGB") for image in images]
 
-    def accepted(self, graph: Any, **fields: Any) -> str:
-        answer = self.submit(graph, **fields)
-        assert answer.status_code == 200, answer.text
-        return answer.json()["prompt_id"]
+    def submit_ok(self, graph: Any, **fields: Any) -> str:
+        """Submit a graph that must be accepted; returns its prompt id."""
+        response = self.submit(graph, **fields)
+        assert response.status_code == 200, response.text
+        return response.json()["prompt_id"]
 
     def entry(self, prompt_id: str) -> dict[str, Any] | None:
         return self.get(f"/history/{prompt_id}").json().get(prompt_id)
 
-    def ended(self, prompt_id: str) -> dict[str, Any]:
-        """The history entry, once there is one."""
-        return self.until(lambda: self.entry(prompt_id))
+    def wait_for_history(self, prompt_id: str) -> dict[str, Any]:
+        """The history entry of a job, once there is one."""
+        return self.wait_until(lambda: self.entry(prompt_id))
 
     def running(self) -> list[str]:
         return [entry[1] for entry in self.get("/queue").json()["queue_running"]]
@@ -228,28 +233,28 @@ class Comfy:
     def pending(self) -> list[str]:
         return [entry[1] for entry in self.get("/queue").json()["queue_pending"]]
 
-    def until(self, look: Any) -> Any:
-        """The first true answer of `look`."""
-        until = time.monotonic() + PATIENCE_S
-        while time.monotonic() < until:
-            found = look()
-            if found:
-                return found
+    def wait_until(self, condition: Any) -> Any:
+        """The first true result of `condition`."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < deadline:
+            result = condition()
+            if result:
+                return result
             time.sleep(0.02)
-        raise AssertionError(f"did not happen within {PATIENCE_S} s")
+        raise AssertionError(f"did not happen within {TIMEOUT_S} s")
 
     @contextlib.contextmanager
-    def occupied(self, endless: dict[str, Any], **fields: Any) -> Iterator[str]:
-        """The engine is running this job, which is stopped at the end, however the test ends."""
-        prompt_id = self.accepted(endless, **fields)
+    def running_job(self, endless: dict[str, Any], **fields: Any) -> Iterator[str]:
+        """Keeps the engine busy with this job, which is cancelled at the end."""
+        prompt_id = self.submit_ok(endless, **fields)
         try:
-            self.until(lambda: prompt_id in self.running())
+            self.wait_until(lambda: prompt_id in self.running())
             yield prompt_id
         finally:
-            self.stop(prompt_id)
+            self.cancel(prompt_id)
 
-    def stop(self, prompt_id: str) -> None:
-        """Take a job out, pending or running."""
+    def cancel(self, prompt_id: str) -> None:
+        """Remove a job, pending or running, and wait until it is gone."""
 
         def gone() -> bool:
             if prompt_id in self.pending():
@@ -260,22 +265,22 @@ class Comfy:
                 return True
             return False
 
-        self.until(gone)
+        self.wait_until(gone)
 
 
 class Socket:
     """One engine's WebSocket. Messages are dicts, or bytes for binary ones."""
 
-    def __init__(self, url: str, client_id: str | None = None, *, hello: bool = False) -> None:
+    def __init__(self, url: str, client_id: str | None = None, *, feature_flags: bool = False) -> None:
         self.client_id = client_id or uuid.uuid4().hex
         address = url.replace("http", "ws", 1)
         self._socket = websocket.create_connection(
-            f"{address}/ws?clientId={self.client_id}", timeout=PATIENCE_S, suppress_origin=True
+            f"{address}/ws?clientId={self.client_id}", timeout=TIMEOUT_S, suppress_origin=True
         )
-        self.first = self.next()
-        if hello:
-            self.say({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
-            self.answer = self.next()
+        self.first_message = self.receive()
+        if feature_flags:
+            self.send({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
+            self.flags_response = self.receive()
 
     def __enter__(self) -> Socket:
         return self
@@ -283,34 +288,35 @@ class Socket:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
-    def say(self, message: Any) -> None:
+    def send(self, message: Any) -> None:
         self._socket.send(json.dumps(message))
 
-    def next(self) -> Any:
+    def receive(self) -> Any:
         message = self._socket.recv()
         return message if isinstance(message, bytes) else json.loads(message)
 
-    def until(self, kind: str, **data: Any) -> list[Any]:
-        """All messages up to the first of this kind with this data, which is the last of the list."""
-        heard = []
+    def read_until(self, kind: str, **data: Any) -> list[Any]:
+        """All messages up to and including the first of this kind with this data."""
+        messages = []
         while True:
-            message = self.next()
-            heard.append(message)
+            message = self.receive()
+            messages.append(message)
             if isinstance(message, dict) and message["type"] == kind:
-                said = message.get("data") or {}
-                if all(name in said and said[name] == value for name, value in data.items()):
-                    return heard
+                message_data = message.get("data") or {}
+                if all(name in message_data and message_data[name] == value for name, value in data.items()):
+                    return messages
 
-    def job(self, prompt_id: str) -> list[Any]:
-        """All messages up to the very last one of a job."""
-        return self.until("executing", node=None, prompt_id=prompt_id)
+    def read_job(self, prompt_id: str) -> list[Any]:
+        """All messages up to the last one of a job."""
+        return self.read_until("executing", node=None, prompt_id=prompt_id)
 
 
 def kinds(messages: list[Any], *, without: tuple[str, ...] = ("status", "progress_state")) -> list[str]:
-    named = ["binary" if isinstance(message, bytes) else message["type"] for message in messages]
-    return [kind for kind in named if kind not in without]
+    """The kind of each message, "binary" for binary ones, in order."""
+    all_kinds = ["binary" if isinstance(message, bytes) else message["type"] for message in messages]
+    return [kind for kind in all_kinds if kind not in without]
 
 
-def only(messages: list[Any], kind: str) -> list[dict[str, Any]]:
+def data_of(messages: list[Any], kind: str) -> list[dict[str, Any]]:
     """The data of the messages of this kind."""
     return [message["data"] for message in messages if isinstance(message, dict) and message["type"] == kind]

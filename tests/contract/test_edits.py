@@ -1,5 +1,5 @@
-"""What Easel relies on when it edits pictures: uploads to the temp folder, and the nodes that mask, repeat, lay on and cut.
-True of 0.3.64, of 0.8.0 and of the sketch engine."""
+"""What Easel relies on when it edits pictures: uploads to the temp folder, and the nodes that mask, repeat, composite
+and crop. True of 0.3.64, of 0.8.0 and of the sketch engine."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from PIL import Image, ImageChops, ImageDraw
 from raw_comfyui import (
     Comfy,
     Socket,
+    composite,
+    data_of,
     edited,
     file_of,
     flat,
     kinds,
-    laid,
-    only,
     picture_of,
     png,
     sampled,
@@ -54,72 +54,74 @@ def test_an_upload_to_the_temp_folder_is_loaded_by_its_annotated_name(comfy: Com
     assert loaded.tobytes() == picture.tobytes()
 
 
-@pytest.mark.parametrize("elsewhere", ["{}", "easel/{}", "{} [temp]", "easel/{} [output]"])
-def test_an_upload_to_the_temp_folder_is_nowhere_else(comfy: Comfy, elsewhere: str) -> None:
+@pytest.mark.parametrize("other_name", ["{}", "easel/{}", "{} [temp]", "easel/{} [output]"])
+def test_an_upload_to_the_temp_folder_is_in_no_other_folder(comfy: Comfy, other_name: str) -> None:
     stored = comfy.upload(png(), type="temp", subfolder="easel")
-    refused = comfy.submit(loading(elsewhere.format(stored["name"])))
+    refused = comfy.submit(loading(other_name.format(stored["name"])))
     assert refused.status_code == 400
     (error,) = refused.json()["node_errors"]["source"]["errors"]
     assert error["type"] == "custom_validation_failed"
 
 
-def test_an_overwritten_upload_keeps_its_name_and_gives_the_same_graph_its_new_picture(comfy: Comfy) -> None:
-    place = {"name": f"{uuid.uuid4().hex}.png", "type": "temp", "subfolder": "easel", "overwrite": "true"}
-    graph = loading(f"easel/{place['name']} [temp]")
-    seen = []
+def test_an_overwritten_upload_keeps_its_name_and_the_same_graph_loads_the_new_picture(comfy: Comfy) -> None:
+    upload = {"name": f"{uuid.uuid4().hex}.png", "type": "temp", "subfolder": "easel", "overwrite": "true"}
+    graph = loading(f"easel/{upload['name']} [temp]")
+    pixels = []
     for colour in (RED, BLUE, RED):
-        assert comfy.upload(png(colour=colour), **place)["name"] == place["name"]
+        assert comfy.upload(png(colour=colour), **upload)["name"] == upload["name"]
         (picture,) = comfy.pictures(graph)
-        seen.append(picture.getpixel((0, 0)))
-    assert seen == [RED, BLUE, RED]
+        pixels.append(picture.getpixel((0, 0)))
+    assert pixels == [RED, BLUE, RED]
 
 
-def test_an_upload_overwritten_by_the_same_bytes_is_still_in_the_cache(comfy: Comfy, engine_url: str) -> None:
-    place = {"name": f"{uuid.uuid4().hex}.png", "type": "temp", "subfolder": "easel", "overwrite": "true"}
-    graph = loading(f"easel/{place['name']} [temp]")
+def test_an_upload_overwritten_by_the_same_bytes_stays_cached(comfy: Comfy, engine_url: str) -> None:
+    upload = {"name": f"{uuid.uuid4().hex}.png", "type": "temp", "subfolder": "easel", "overwrite": "true"}
+    graph = loading(f"easel/{upload['name']} [temp]")
     with Socket(engine_url) as socket:
         for _ in range(2):
-            comfy.upload(png(), **place)
-            heard = socket.job(comfy.accepted(graph, client_id=socket.client_id))
-    assert sorted(only(heard, "execution_cached")[0]["nodes"]) == ["save", "source"]
+            comfy.upload(png(), **upload)
+            messages = socket.read_job(comfy.submit_ok(graph, client_id=socket.client_id))
+    assert sorted(data_of(messages, "execution_cached")[0]["nodes"]) == ["save", "source"]
 
 
 # --- masks ----------------------------------------------------------------------------------------------------
 
 
-def mask_seen(comfy: Comfy, image: Image.Image, loader: str = "LoadImageMask", **inputs: str) -> Image.Image:
-    """A mask as a picture: white laid through it on black."""
+def mask_as_picture(
+    comfy: Comfy, image: Image.Image, loader: str = "LoadImageMask", **inputs: str
+) -> Image.Image:
+    """The mask that a loader makes, as a picture: white pasted onto black through it."""
     output = {"LoadImage": 1, "LoadImageMask": 0}[loader]
     graph = flat(colour=0, size=64)
     graph["white"] = flat(colour=0xFFFFFF, size=64)["source"]
-    graph["mask"] = {"class_type": loader, "inputs": {"image": comfy.to_load(image), **inputs}}
-    graph["laid"] = laid(["source", 0], ["white", 0], mask=["mask", output])
-    graph["save"]["inputs"]["images"] = ["laid", 0]
+    graph["mask"] = {"class_type": loader, "inputs": {"image": comfy.upload_to_temp(image), **inputs}}
+    graph["composite"] = composite(["source", 0], ["white", 0], mask=["mask", output])
+    graph["save"]["inputs"]["images"] = ["composite", 0]
     (picture,) = comfy.pictures(graph)
     return picture.getchannel("R")
 
 
 @pytest.mark.parametrize("channel", ["red", "green", "blue"])
-def test_a_colour_of_an_upload_is_a_mask(comfy: Comfy, channel: str) -> None:
+def test_a_colour_channel_of_an_upload_can_be_the_mask(comfy: Comfy, channel: str) -> None:
     picture = colourful(64, 64)
-    wanted = picture.getchannel(channel[0].upper())
-    assert mask_seen(comfy, picture, channel=channel).tobytes() == wanted.tobytes()
+    expected = picture.getchannel(channel[0].upper())
+    assert mask_as_picture(comfy, picture, channel=channel).tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("loader", [{"loader": "LoadImage"}, {"channel": "alpha"}])
-def test_what_is_transparent_in_an_upload_is_white_in_its_mask(comfy: Comfy, loader: dict[str, str]) -> None:
+def test_the_transparent_part_of_an_upload_is_white_in_its_mask(comfy: Comfy, loader: dict[str, str]) -> None:
     picture = Image.new("RGBA", (64, 64), (*RED, 255))
     picture.paste((*RED, 0), (0, 0, 32, 64))
-    mask = mask_seen(comfy, picture, **loader)
+    mask = mask_as_picture(comfy, picture, **loader)
     assert (mask.getpixel((5, 5)), mask.getpixel((50, 5))) == (255, 0)
 
 
 @pytest.mark.parametrize("loader", [{"loader": "LoadImage"}, {"channel": "alpha"}])
 def test_an_upload_without_transparency_has_a_black_mask(comfy: Comfy, loader: dict[str, str]) -> None:
-    assert mask_seen(comfy, colourful(64, 64), **loader).getextrema() == (0, 0)
+    assert mask_as_picture(comfy, colourful(64, 64), **loader).getextrema() == (0, 0)
 
 
-# --- laying on, cutting, repeating ----------------------------------------------------------------------------
+# --- compositing, cropping, repeating -------------------------------------------------------------------------
 
 
 def ramp(width: int = 64, height: int = 64) -> Image.Image:
@@ -131,24 +133,24 @@ def ramp(width: int = 64, height: int = 64) -> Image.Image:
     return mask
 
 
-def laid_on_flat(comfy: Comfy, batch: int, source: Image.Image, **inputs: Any) -> list[Image.Image]:
-    """What comes of a source that is laid on so many blue pictures of 64 x 64."""
+def composite_on_blue(comfy: Comfy, batch: int, source: Image.Image, **inputs: Any) -> list[Image.Image]:
+    """The source pasted onto each of `batch` blue pictures of 64 x 64."""
     graph = flat(colour=0x0000FF, batch=batch)
-    graph["over"] = {"class_type": "LoadImage", "inputs": {"image": comfy.to_load(source)}}
+    graph["over"] = {"class_type": "LoadImage", "inputs": {"image": comfy.upload_to_temp(source)}}
     if "mask" in inputs:
-        loaded = {"image": comfy.to_load(inputs["mask"]), "channel": "green"}
+        loaded = {"image": comfy.upload_to_temp(inputs["mask"]), "channel": "green"}
         graph["mask"] = {"class_type": "LoadImageMask", "inputs": loaded}
         inputs["mask"] = ["mask", 0]
-    graph["laid"] = laid(["source", 0], ["over", 0], **inputs)
-    graph["save"]["inputs"]["images"] = ["laid", 0]
+    graph["composite"] = composite(["source", 0], ["over", 0], **inputs)
+    graph["save"]["inputs"]["images"] = ["composite", 0]
     return comfy.pictures(graph)
 
 
-def test_where_a_mask_is_white_is_exactly_the_source_and_where_black_exactly_the_destination(
+def test_a_composite_is_exactly_the_source_where_the_mask_is_white_and_the_destination_where_it_is_black(
     comfy: Comfy,
 ) -> None:
     source, mask, blue = colourful(64, 64), ramp(), Image.new("RGB", (64, 64), BLUE)
-    pictures = laid_on_flat(comfy, 3, source, mask=mask)
+    pictures = composite_on_blue(comfy, 3, source, mask=mask)
     assert len(pictures) == 3
     expected = Image.composite(source, blue, mask)
     for picture in pictures:
@@ -157,23 +159,23 @@ def test_where_a_mask_is_white_is_exactly_the_source_and_where_black_exactly_the
         assert largest_difference(picture, expected) <= 1
 
 
-def test_a_source_without_a_mask_is_laid_on_whole(comfy: Comfy) -> None:
-    (picture,) = laid_on_flat(comfy, 1, colourful(64, 64))
+def test_a_source_without_a_mask_is_pasted_whole(comfy: Comfy) -> None:
+    (picture,) = composite_on_blue(comfy, 1, colourful(64, 64))
     assert picture.tobytes() == colourful(64, 64).tobytes()
 
 
 @pytest.mark.parametrize("at", [(0, 0), (10, 20), (50, 60), (64, 10), (500, 500)])
-def test_a_source_lies_where_it_is_put_and_ends_at_the_edge(comfy: Comfy, at: tuple[int, int]) -> None:
+def test_a_source_is_pasted_at_its_position_and_cut_at_the_edge(comfy: Comfy, at: tuple[int, int]) -> None:
     source, expected = colourful(24, 16), Image.new("RGB", (64, 64), BLUE)
     expected.paste(source, at)
-    (picture,) = laid_on_flat(comfy, 1, source, x=at[0], y=at[1])
+    (picture,) = composite_on_blue(comfy, 1, source, x=at[0], y=at[1])
     assert picture.tobytes() == expected.tobytes()
 
 
 def test_a_mask_of_another_size_is_stretched_over_the_source(comfy: Comfy) -> None:
     mask = Image.new("L", (8, 8), 0)
     mask.paste(255, (4, 0, 8, 8))
-    (picture,) = laid_on_flat(comfy, 1, colourful(32, 32), x=16, y=16, mask=mask)
+    (picture,) = composite_on_blue(comfy, 1, colourful(32, 32), x=16, y=16, mask=mask)
     expected = Image.new("RGB", (64, 64), BLUE)
     stretched = mask.transform((32, 32), Image.Transform.EXTENT, (0, 0, 8, 8), Image.Resampling.BILINEAR)
     expected.paste(colourful(32, 32), (16, 16), stretched)
@@ -181,7 +183,7 @@ def test_a_mask_of_another_size_is_stretched_over_the_source(comfy: Comfy) -> No
 
 
 def test_a_source_can_be_stretched_over_the_destination(comfy: Comfy) -> None:
-    (picture,) = laid_on_flat(comfy, 1, colourful(200, 100), resize_source=True)
+    (picture,) = composite_on_blue(comfy, 1, colourful(200, 100), resize_source=True)
     part = (0, 0, 200, 100)
     expected = colourful(200, 100).transform(
         (64, 64), Image.Transform.EXTENT, part, Image.Resampling.BILINEAR
@@ -190,7 +192,7 @@ def test_a_source_can_be_stretched_over_the_destination(comfy: Comfy) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "box"),
+    ("crop", "box"),
     [
         ((20, 10, 4, 6), (4, 6, 24, 16)),
         ((64, 48, 0, 0), (0, 0, 64, 48)),
@@ -198,12 +200,12 @@ def test_a_source_can_be_stretched_over_the_destination(comfy: Comfy) -> None:
         ((5, 5, 500, 500), (63, 47, 64, 48)),
     ],
 )
-def test_a_crop_ends_at_the_edge(
-    comfy: Comfy, asked: tuple[int, ...], box: tuple[int, int, int, int]
+def test_a_crop_is_cut_at_the_edge(
+    comfy: Comfy, crop: tuple[int, ...], box: tuple[int, int, int, int]
 ) -> None:
     picture = colourful(64, 48)
-    graph = loading(comfy.to_load(picture))
-    inputs = dict(zip(("width", "height", "x", "y"), asked, strict=True))
+    graph = loading(comfy.upload_to_temp(picture))
+    inputs = dict(zip(("width", "height", "x", "y"), crop, strict=True))
     graph["crop"] = {"class_type": "ImageCrop", "inputs": {"image": ["source", 0], **inputs}}
     graph["save"]["inputs"]["images"] = ["crop", 0]
     (cut,) = comfy.pictures(graph)
@@ -211,27 +213,25 @@ def test_a_crop_ends_at_the_edge(
 
 
 def test_a_picture_can_be_repeated(comfy: Comfy) -> None:
-    graph = loading(comfy.to_load(colourful(16, 16)))
+    graph = loading(comfy.upload_to_temp(colourful(16, 16)))
     graph["many"] = {"class_type": "RepeatImageBatch", "inputs": {"image": ["source", 0], "amount": 3}}
     graph["save"]["inputs"]["images"] = ["many", 0]
-    assert [each.tobytes() for each in comfy.pictures(graph)] == [colourful(16, 16).tobytes()] * 3
+    assert [picture.tobytes() for picture in comfy.pictures(graph)] == [colourful(16, 16).tobytes()] * 3
 
 
 # --- image to image -------------------------------------------------------------------------------------------
 
 
 def halves(size: int) -> Image.Image:
-    """Red, to be drawn, on the right; green, to be kept, on the left."""
+    """A mask: red (to draw) on the right, green (to keep) on the left."""
     mask = Image.new("RGB", (size, size), (0, 255, 0))
     mask.paste(RED, (size // 2, 0, size, size))
     return mask
 
 
-def test_each_of_a_batch_is_drawn_within_the_mask_and_keeps_the_rest_to_the_pixel(
-    comfy: Comfy, checkpoint: str
-) -> None:
+def test_each_picture_of_a_batch_changes_only_within_the_mask(comfy: Comfy, checkpoint: str) -> None:
     picture = colourful(64, 64)
-    names = [comfy.to_load(image) for image in (picture, halves(64))]
+    names = [comfy.upload_to_temp(image) for image in (picture, halves(64))]
     drawn = comfy.pictures(edited(checkpoint, *names, crop=(60, 50), batch=3))
     assert [each.size for each in drawn] == [(60, 50)] * 3
     assert {each.crop((0, 0, 32, 50)).tobytes() for each in drawn} == {picture.crop((0, 0, 32, 50)).tobytes()}
@@ -239,8 +239,8 @@ def test_each_of_a_batch_is_drawn_within_the_mask_and_keeps_the_rest_to_the_pixe
     assert len({*changed, picture.crop((32, 0, 60, 50)).tobytes()}) == 4
 
 
-def test_the_first_of_a_batch_is_what_it_would_be_alone(comfy: Comfy, checkpoint: str) -> None:
-    names = [comfy.to_load(image) for image in (colourful(64, 64), halves(64))]
+def test_the_first_picture_of_a_batch_is_the_same_as_a_single_one(comfy: Comfy, checkpoint: str) -> None:
+    names = [comfy.upload_to_temp(image) for image in (colourful(64, 64), halves(64))]
     alone, first = (
         comfy.pictures(edited(checkpoint, *names, crop=(64, 64), seed=7, batch=batch))[0] for batch in (1, 2)
     )
@@ -249,7 +249,7 @@ def test_the_first_of_a_batch_is_what_it_would_be_alone(comfy: Comfy, checkpoint
 
 @pytest.mark.parametrize("encoder", ["VAEEncodeForInpaint", "InpaintModelConditioning"])
 def test_encoders_for_inpainting_give_a_masked_latent(comfy: Comfy, checkpoint: str, encoder: str) -> None:
-    names = [comfy.to_load(image) for image in (colourful(64, 64), halves(64))]
+    names = [comfy.upload_to_temp(image) for image in (colourful(64, 64), halves(64))]
     graph = edited(checkpoint, *names, crop=(64, 64))
     inputs = {"pixels": ["image", 0], "vae": ["checkpoint", 2], "mask": ["red", 0]}
     if encoder == "VAEEncodeForInpaint":
@@ -273,7 +273,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "steps", "strength", "told"),
+    ("scheduler", "steps", "strength", "sent_steps"),
     [
         ("BasicScheduler", 4, 1.0, 4),
         ("BasicScheduler", 4, 0.3, 4),
@@ -287,16 +287,22 @@ SCHEDULES: dict[str, dict[str, Any]] = {
         ("GITSScheduler", 10, 0.3, 3),
     ],
 )
-def test_the_strength_shortens_the_schedules_that_leave_steps_out(
-    comfy: Comfy, engine_url: str, checkpoint: str, scheduler: str, steps: int, strength: float, told: int
+def test_a_lower_strength_gives_fewer_steps_in_schedules_that_skip_steps(
+    comfy: Comfy,
+    engine_url: str,
+    checkpoint: str,
+    scheduler: str,
+    steps: int,
+    strength: float,
+    sent_steps: int,
 ) -> None:
     inputs = SCHEDULES[scheduler] | {"steps": steps, "denoise": strength}
     with Socket(engine_url) as socket:
         graph = with_schedule(sampled(checkpoint), scheduler, inputs)
-        heard = socket.job(comfy.accepted(graph, client_id=socket.client_id))
-    assert "execution_success" in kinds(heard)
-    assert [(data["value"], data["max"]) for data in only(heard, "progress")] == [
-        (step, told) for step in range(1, told + 1)
+        messages = socket.read_job(comfy.submit_ok(graph, client_id=socket.client_id))
+    assert "execution_success" in kinds(messages)
+    assert [(data["value"], data["max"]) for data in data_of(messages, "progress")] == [
+        (step, sent_steps) for step in range(1, sent_steps + 1)
     ]
 
 
@@ -304,26 +310,26 @@ def test_the_strength_shortens_the_schedules_that_leave_steps_out(
     ("scheduler", "strength"),
     [("AlignYourStepsScheduler", 0.04), ("AlignYourStepsScheduler", 0.0), ("SDTurboScheduler", 0.05)],
 )
-def test_a_schedule_without_a_step_leaves_the_picture_as_it_was(
+def test_a_schedule_without_steps_succeeds_without_progress(
     comfy: Comfy, engine_url: str, checkpoint: str, scheduler: str, strength: float
 ) -> None:
     inputs = SCHEDULES[scheduler] | {"steps": 5, "denoise": strength}
     with Socket(engine_url) as socket:
         graph = with_schedule(sampled(checkpoint), scheduler, inputs)
-        heard = socket.job(comfy.accepted(graph, client_id=socket.client_id))
-    assert "execution_success" in kinds(heard)
-    assert only(heard, "progress") == []
+        messages = socket.read_job(comfy.submit_ok(graph, client_id=socket.client_id))
+    assert "execution_success" in kinds(messages)
+    assert data_of(messages, "progress") == []
 
 
-def test_a_mask_drawn_by_hand_may_be_of_any_size(comfy: Comfy, checkpoint: str) -> None:
+def test_a_mask_may_have_another_size_than_the_image(comfy: Comfy, checkpoint: str) -> None:
     mask = halves(64)
     ImageDraw.Draw(mask).ellipse((40, 20, 60, 40), fill=(0, 255, 0))
-    names = [comfy.to_load(image) for image in (colourful(64, 64), mask.resize((200, 136)))]
+    names = [comfy.upload_to_temp(image) for image in (colourful(64, 64), mask.resize((200, 136)))]
     (drawn,) = comfy.pictures(edited(checkpoint, *names, crop=(64, 64)))
     assert drawn.crop((0, 0, 28, 64)).tobytes() == colourful(64, 64).crop((0, 0, 28, 64)).tobytes()
 
 
-def test_an_upload_that_is_a_jpeg_is_loaded_whatever_its_name(comfy: Comfy) -> None:
+def test_a_jpeg_upload_is_loaded_under_any_file_name(comfy: Comfy) -> None:
     out = io.BytesIO()
     colourful(32, 32).save(out, "JPEG", quality=95)
     stored = comfy.upload(out.getvalue(), type="temp", subfolder="easel")

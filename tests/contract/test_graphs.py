@@ -1,5 +1,5 @@
-"""Every graph that the project's own catalogue can become runs as meant: on the sketch engine always, on a real ComfyUI for
-the models whose files it has."""
+"""Every graph that the project's own catalogue can produce gives the expected pictures: always on the sketch engine,
+and on a real ComfyUI for the models whose files it has."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 from PIL import Image, ImageChops, ImageDraw
+from raw_comfyui import REAL
 
 from tests.api.sse import events_of
 from tests.conftest import MakeApp
 from tests.pictures.pictures import encoded, pattern
 
-REAL = "EASEL_TEST_COMFYUI"
 MODELS = ["sdxl-turbo", "sd-1.5-pruned-emaonly", "flux-schnell", "flux-schnell-fp8"]
-QUICK = {"sdxl-turbo": "1", "sd-1.5-pruned-emaonly": "2", "flux-schnell": "1", "flux-schnell-fp8": "1"}
+FEW_STEPS = {"sdxl-turbo": "1", "sd-1.5-pruned-emaonly": "2", "flux-schnell": "1", "flux-schnell-fp8": "1"}
 
 
 @pytest.fixture(params=["sketch", *(["comfyui"] if os.environ.get(REAL) else [])])
@@ -27,16 +27,16 @@ def client(request: pytest.FixtureRequest, make_app: MakeApp, sketch_url: str) -
     return make_app(engine__url=url, request_timeout_s=900).test_client()
 
 
-def has(client: FlaskClient, **fields: str) -> None:
-    """Skip what this engine lacks the files of; anything else that goes wrong is a failure."""
-    answer = client.post(
+def skip_unless_available(client: FlaskClient, **fields: str) -> None:
+    """Skip the test if this engine lacks the files; any other error is left to the test."""
+    response = client.post(
         "/v1/images/generations", json={"prompt": "x", "size": "256x256", "steps": 1, **fields}
     )
-    if answer.status_code == 503 and answer.get_json()["error"]["code"] == "model.files_missing":
-        pytest.skip(f"this engine has not got the files of {fields}")
+    if response.status_code == 503 and response.get_json()["error"]["code"] == "model.files_missing":
+        pytest.skip(f"this engine does not have the files of {fields}")
 
 
-def middle(width: int, height: int) -> Image.Image:
+def mask_of_the_middle(width: int, height: int) -> Image.Image:
     mask = Image.new("L", (width, height), 0)
     ImageDraw.Draw(mask).rectangle((width // 4, height // 4, width * 3 // 4, height * 3 // 4), fill=255)
     return mask
@@ -46,38 +46,40 @@ def png(image: Image.Image) -> tuple[io.BytesIO, str]:
     return io.BytesIO(encoded(image)), "a.png"
 
 
-def made(client: FlaskClient, path: str, **fields: Any) -> list[Image.Image]:
-    answer = client.post(
+def pictures_from(client: FlaskClient, path: str, **fields: Any) -> list[Image.Image]:
+    response = client.post(
         path,
         data={"prompt": "a hat", "response_format": "b64_json", **fields},
         content_type="multipart/form-data",
     )
-    assert answer.status_code == 200, answer.text[:2000]
+    assert response.status_code == 200, response.text[:2000]
     return [
-        Image.open(io.BytesIO(base64.b64decode(d["b64_json"]))).convert("RGB")
-        for d in answer.get_json()["data"]
+        Image.open(io.BytesIO(base64.b64decode(image["b64_json"]))).convert("RGB")
+        for image in response.get_json()["data"]
     ]
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_an_edit_is_drawn_at_the_images_own_size_also_off_the_multiple(
+def test_an_edit_has_the_size_of_its_image_even_if_the_model_needs_a_multiple(
     client: FlaskClient, model: str
 ) -> None:
-    has(client, model=model)
+    skip_unless_available(client, model=model)
     image = pattern(300, 260)
-    (picture,) = made(client, "/v1/images/edits", image=png(image), model=model, steps=QUICK[model])
+    (picture,) = pictures_from(
+        client, "/v1/images/edits", image=png(image), model=model, steps=FEW_STEPS[model]
+    )
     assert picture.size == (300, 260)
     assert picture.tobytes() != image.tobytes()
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_inpainting_keeps_every_pixel_outside_of_the_mask_in_every_picture_of_a_batch(
+def test_inpainting_keeps_every_pixel_outside_the_mask_in_every_picture_of_a_batch(
     client: FlaskClient, model: str
 ) -> None:
-    has(client, model=model)
-    image, mask = pattern(300, 260), middle(300, 260)
-    fields = {"image": png(image), "mask": png(mask), "model": model, "n": "2", "steps": QUICK[model]}
-    pictures = made(client, "/v1/images/edits", **fields)
+    skip_unless_available(client, model=model)
+    image, mask = pattern(300, 260), mask_of_the_middle(300, 260)
+    fields = {"image": png(image), "mask": png(mask), "model": model, "n": "2", "steps": FEW_STEPS[model]}
+    pictures = pictures_from(client, "/v1/images/edits", **fields)
     assert len({picture.tobytes() for picture in pictures}) == 2
     for picture in pictures:
         changed = ImageChops.difference(picture, image).convert("L").point(lambda level: 255 * (level > 0))
@@ -86,29 +88,29 @@ def test_inpainting_keeps_every_pixel_outside_of_the_mask_in_every_picture_of_a_
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_strength_counts_and_a_sketch_of_less_stays_nearer_to_the_image(
+def test_strength_changes_the_picture_and_a_weaker_sketch_stays_closer_to_the_image(
     client: FlaskClient, model: str
 ) -> None:
-    has(client, model=model)
+    skip_unless_available(client, model=model)
     image = Image.new("RGB", (256, 256), (200, 60, 60))
     ImageDraw.Draw(image).ellipse((60, 60, 190, 190), fill=(40, 90, 200))
     distances = []
     for strength in ("0.4", "1.0"):
         fields = {"image": png(image), "model": model, "strength": strength, "seed": "5", "steps": "4"}
-        (picture,) = made(client, "/v1/images/edits", **fields)
+        (picture,) = pictures_from(client, "/v1/images/edits", **fields)
         histogram = ImageChops.difference(picture, image).convert("L").histogram()
         distances.append(sum(level * count for level, count in enumerate(histogram)))
     assert distances[0] != distances[1]
     if client.application.extensions["easel"].engine_selector.current().is_sketch:
-        assert distances[0] < distances[1]  # of random weights nobody can say
+        assert distances[0] < distances[1]  # with random weights this need not hold
 
 
 @pytest.mark.parametrize("schedule", ["ays", "gits", "karras", "discrete", "exponential", "default"])
 @pytest.mark.parametrize("path", ["/v1/images/edits", "/v1/images/variations"])
 def test_every_schedule_of_gpustacks_runs(client: FlaskClient, schedule: str, path: str) -> None:
-    has(client, model="sd-1.5")
+    skip_unless_available(client, model="sd-1.5")
     fields = {"model": "sd-1.5", "schedule": schedule, "steps": "3", "strength": "0.5"}
-    assert made(client, path, image=png(pattern(256, 256)), **fields)
+    assert pictures_from(client, path, image=png(pattern(256, 256)), **fields)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,7 @@ def test_every_schedule_of_gpustacks_runs(client: FlaskClient, schedule: str, pa
     ],
 )
 def test_every_sampler_of_gpustacks_runs(client: FlaskClient, sampler: str) -> None:
-    has(client, model="sd-1.5")
+    skip_unless_available(client, model="sd-1.5")
     body = {
         "prompt": "x",
         "model": "sd-1.5",
@@ -137,21 +139,23 @@ def test_every_sampler_of_gpustacks_runs(client: FlaskClient, sampler: str) -> N
         "steps": 2,
         "schedule": "ays",
     }
-    answer = client.post("/v1-openai/image/generate", json=body)
-    assert answer.status_code == 200, answer.text
+    response = client.post("/v1-openai/image/generate", json=body)
+    assert response.status_code == 200, response.text
 
 
 def test_a_lora_runs_and_changes_the_picture(client: FlaskClient) -> None:
-    has(client, model="sd-1.5", lora="lcm-sd-1.5")
+    skip_unless_available(client, model="sd-1.5", lora="lcm-sd-1.5")
     fields = {"image": png(pattern(256, 256)), "model": "sd-1.5", "steps": "2", "seed": "3"}
-    (plain,) = made(client, "/v1/images/edits", **fields)
+    (plain,) = pictures_from(client, "/v1/images/edits", **fields)
     fields["image"] = png(pattern(256, 256))
-    (changed,) = made(client, "/v1/images/edits", **fields, lora='[{"name": "lcm-sd-1.5", "strength": 2}]')
+    (changed,) = pictures_from(
+        client, "/v1/images/edits", **fields, lora='[{"name": "lcm-sd-1.5", "strength": 2}]'
+    )
     assert plain.tobytes() != changed.tobytes()
 
 
-def test_a_stream_tells_every_step_and_a_previewing_engine_shows_them(client: FlaskClient) -> None:
-    has(client, model="sd-1.5")
+def test_a_stream_reports_every_step_and_sends_previews_if_the_engine_makes_them(client: FlaskClient) -> None:
+    skip_unless_available(client, model="sd-1.5")
     body = {
         "prompt": "x",
         "model": "sd-1.5",
@@ -168,7 +172,7 @@ def test_a_stream_tells_every_step_and_a_previewing_engine_shows_them(client: Fl
     assert [event.data["partial_image_index"] for event in partials] == list(range(len(partials)))
     version = client.application.extensions["easel"].engine_selector.current().stats().version
     if tuple(map(int, version.split(".")[:2])) >= (0, 8):
-        assert len(partials) == 2, "this ComfyUI makes previews when a request wants them"
+        assert len(partials) == 2, "this ComfyUI makes previews when a job asks for them"
     body |= {"stream_options": {}, "partial_images": None}
     *chunks, _ = events_of(client.post("/v1/images/generations", json=body).text)
     assert [chunk.data["data"][0]["progress"] for chunk in chunks] == [0.0, 25.0, 50.0, 75.0, 99.0, 100.0]

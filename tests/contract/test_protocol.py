@@ -10,20 +10,20 @@ from raw_comfyui import (
     Comfy,
     Socket,
     changed,
+    data_of,
     flat,
     kinds,
     new_id,
-    only,
     picture_of,
     png,
     sampled,
 )
 
-SERVER_TROUBLE = "500 Internal Server Error\n\nServer got itself in trouble"
+SERVER_ERROR_TEXT = "500 Internal Server Error\n\nServer got itself in trouble"
 
 
-def _errors(answer: Any, node: str) -> list[dict[str, Any]]:
-    return answer.json()["node_errors"][node]["errors"]
+def _errors(response: Any, node: str) -> list[dict[str, Any]]:
+    return response.json()["node_errors"][node]["errors"]
 
 
 # --- POST /prompt: what is refused ---------------------------------------------------------------------------
@@ -32,18 +32,18 @@ def _errors(answer: Any, node: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "body", ["", '{"prompt":', "null", '{"prompt": null}', '{"prompt": "abc"}', '{"prompt": ["a"]}']
 )
-def test_a_body_that_is_no_request_is_a_500_in_plain_text(comfy: Comfy, body: str) -> None:
-    answer = comfy.post("/prompt", data=body, headers={"Content-Type": "application/json"})
-    assert answer.status_code == 500
-    assert answer.headers["Content-Type"].startswith("text/plain")
-    assert answer.text == SERVER_TROUBLE
+def test_a_body_that_is_not_a_request_gives_a_500_in_plain_text(comfy: Comfy, body: str) -> None:
+    response = comfy.post("/prompt", data=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 500
+    assert response.headers["Content-Type"].startswith("text/plain")
+    assert response.text == SERVER_ERROR_TEXT
 
 
 @pytest.mark.parametrize("body", [[], "text", {}, {"client_id": "x"}])
-def test_a_body_without_a_prompt_is_no_prompt(comfy: Comfy, body: Any) -> None:
-    answer = comfy.post("/prompt", body)
-    assert answer.status_code == 400
-    assert answer.json() == {
+def test_a_body_without_a_prompt_gives_a_no_prompt_error(comfy: Comfy, body: Any) -> None:
+    response = comfy.post("/prompt", body)
+    assert response.status_code == 400
+    assert response.json() == {
         "error": {
             "type": "no_prompt",
             "message": "No prompt provided",
@@ -56,10 +56,10 @@ def test_a_body_without_a_prompt_is_no_prompt(comfy: Comfy, body: Any) -> None:
 
 @pytest.mark.parametrize("graph", [{}, [], {"source": flat()["source"]}])
 def test_a_graph_without_an_output_node_is_refused(comfy: Comfy, graph: Any) -> None:
-    answer = comfy.submit(graph)
-    assert answer.status_code == 400
-    assert answer.json()["error"]["type"] == "prompt_no_outputs"
-    assert answer.json()["error"]["message"] == "Prompt has no outputs"
+    response = comfy.submit(graph)
+    assert response.status_code == 400
+    assert response.json()["error"]["type"] == "prompt_no_outputs"
+    assert response.json()["error"]["message"] == "Prompt has no outputs"
 
 
 @pytest.mark.parametrize(
@@ -73,21 +73,21 @@ def test_a_graph_without_an_output_node_is_refused(comfy: Comfy, graph: Any) -> 
         ("text", "Cannot execute because a node is missing the class_type property."),
     ],
 )
-def test_a_node_of_no_known_class_is_named_in_the_details(comfy: Comfy, node: Any, message: str) -> None:
-    answer = comfy.submit({**flat(), "odd": node})
-    assert answer.status_code == 400
-    error = answer.json()["error"]
+def test_a_node_of_an_unknown_class_is_named_in_the_details(comfy: Comfy, node: Any, message: str) -> None:
+    response = comfy.submit({**flat(), "odd": node})
+    assert response.status_code == 400
+    error = response.json()["error"]
     assert (error["type"], error["message"], error["details"]) == (
         "invalid_prompt",
         message,
         "Node ID '#odd'",
     )
-    assert answer.json()["node_errors"] == {}
+    assert response.json()["node_errors"] == {}
 
 
 SAVE = flat(colour=1)
 REFUSED: dict[str, tuple[str, dict[str, Any], str, str, str]] = {
-    # what: (node, inputs, type, message, details)
+    # case: (node, inputs, type, message, details)
     "missing input": (
         "save",
         {"images": ...},
@@ -95,14 +95,14 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str, str, str]] = {
         "Required input is missing",
         "images",
     ),
-    "below the least": (
+    "below the minimum": (
         "source",
         {"width": 0},
         "value_smaller_than_min",
         "Value 0 smaller than min of 1",
         "width",
     ),
-    "above the most": (
+    "above the maximum": (
         "source",
         {"batch_size": 4097},
         "value_bigger_than_max",
@@ -147,16 +147,16 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("what", REFUSED)
-def test_an_errory_node_is_refused_with_type_message_and_details(comfy: Comfy, what: str) -> None:
-    node, inputs, kind, message, details = REFUSED[what]
-    answer = comfy.submit(changed(SAVE, node, **inputs))
-    assert answer.status_code == 400
-    assert answer.json()["error"]["type"] == "prompt_outputs_failed_validation"
-    assert answer.json()["error"]["message"] == "Prompt outputs failed validation"
-    error = _errors(answer, node)[0]
+@pytest.mark.parametrize("case", REFUSED)
+def test_an_invalid_node_is_refused_with_type_message_and_details(comfy: Comfy, case: str) -> None:
+    node, inputs, kind, message, details = REFUSED[case]
+    response = comfy.submit(changed(SAVE, node, **inputs))
+    assert response.status_code == 400
+    assert response.json()["error"]["type"] == "prompt_outputs_failed_validation"
+    assert response.json()["error"]["message"] == "Prompt outputs failed validation"
+    error = _errors(response, node)[0]
     assert (error["type"], error["message"], error["details"]) == (kind, message, details)
-    entry = answer.json()["node_errors"][node]
+    entry = response.json()["node_errors"][node]
     assert entry["class_type"] == SAVE[node]["class_type"]
     assert entry["dependent_outputs"] == ["save"]
 
@@ -184,14 +184,14 @@ def test_an_errory_node_is_refused_with_type_message_and_details(comfy: Comfy, w
 def test_a_sampler_is_checked_for_range_and_type(
     comfy: Comfy, checkpoint: str, inputs: dict[str, Any], kind: str, message: str, details: str
 ) -> None:
-    answer = comfy.submit(changed(sampled(checkpoint), "sampler", **inputs))
-    assert answer.status_code == 400
-    error = _errors(answer, "sampler")[0]
+    response = comfy.submit(changed(sampled(checkpoint), "sampler", **inputs))
+    assert response.status_code == 400
+    error = _errors(response, "sampler")[0]
     assert (error["type"], error["message"], error["details"]) == (kind, message, details)
     assert error["extra_info"]["input_name"] == next(iter(inputs))
 
 
-def test_an_absent_file_of_weights_is_not_in_the_list(comfy: Comfy) -> None:
+def test_a_missing_file_of_weights_gives_a_value_not_in_list_error(comfy: Comfy) -> None:
     error = _errors(comfy.submit(sampled("absent.safetensors")), "checkpoint")[0]
     assert error["type"] == "value_not_in_list"
     assert error["message"] == "Value not in list"
@@ -199,7 +199,7 @@ def test_an_absent_file_of_weights_is_not_in_the_list(comfy: Comfy) -> None:
     assert error["extra_info"]["received_value"] == "absent.safetensors"
 
 
-def test_a_long_list_of_choices_is_given_by_its_length(comfy: Comfy, checkpoint: str) -> None:
+def test_a_long_list_of_choices_is_reported_by_its_length(comfy: Comfy, checkpoint: str) -> None:
     error = _errors(comfy.submit(changed(sampled(checkpoint), "sampler", sampler_name="nope")), "sampler")[0]
     assert error["type"] == "value_not_in_list"
     assert error["details"].startswith("sampler_name: 'nope' not in (list of length ")
@@ -207,9 +207,9 @@ def test_a_long_list_of_choices_is_given_by_its_length(comfy: Comfy, checkpoint:
 
 
 def test_every_error_of_a_node_is_listed(comfy: Comfy, checkpoint: str) -> None:
-    answer = comfy.submit(changed(sampled(checkpoint), "sampler", cfg=1000.0, steps=0))
-    found = {error["extra_info"]["input_name"]: error["type"] for error in _errors(answer, "sampler")}
-    assert found == {"cfg": "value_bigger_than_max", "steps": "value_smaller_than_min"}
+    response = comfy.submit(changed(sampled(checkpoint), "sampler", cfg=1000.0, steps=0))
+    types = {error["extra_info"]["input_name"]: error["type"] for error in _errors(response, "sampler")}
+    assert types == {"cfg": "value_bigger_than_max", "steps": "value_smaller_than_min"}
 
 
 def test_an_image_that_was_never_uploaded_is_refused(comfy: Comfy) -> None:
@@ -235,48 +235,48 @@ def test_a_cycle_is_refused_without_naming_a_node(comfy: Comfy) -> None:
         "b": {"class_type": "ImageScale", "inputs": {"image": ["a", 0], **scaled}},
         "save": {"class_type": "PreviewImage", "inputs": {"images": ["a", 0]}},
     }
-    answer = comfy.submit(graph)
-    assert answer.status_code == 400
-    assert answer.json()["error"]["type"] == "prompt_outputs_failed_validation"
-    assert answer.json()["node_errors"] == {}
+    response = comfy.submit(graph)
+    assert response.status_code == 400
+    assert response.json()["error"]["type"] == "prompt_outputs_failed_validation"
+    assert response.json()["node_errors"] == {}
 
 
-def test_a_foreign_origin_is_forbidden(comfy: Comfy) -> None:
+def test_a_foreign_origin_gives_a_403(comfy: Comfy) -> None:
     body = {"prompt": flat(), "client_id": "x"}
-    answer = comfy.post("/prompt", body, headers={"Origin": "http://elsewhere.example"})
-    assert answer.status_code == 403
+    response = comfy.post("/prompt", body, headers={"Origin": "http://elsewhere.example"})
+    assert response.status_code == 403
 
 
-# --- POST /prompt: what is accepted --------------------------------------------------------------------------
+# --- POST /prompt: what is accepted ---------------------------------------------------------------------------
 
 
-def test_a_prompt_id_of_ours_is_kept(comfy: Comfy) -> None:
+def test_a_prompt_id_sent_by_the_client_is_kept(comfy: Comfy) -> None:
     prompt_id = new_id()
-    answer = comfy.submit(flat(), prompt_id=prompt_id).json()
-    assert answer["prompt_id"] == prompt_id
-    assert answer["node_errors"] == {}
-    assert isinstance(answer["number"], int)
-    assert comfy.ended(prompt_id)["status"]["status_str"] == "success"
+    response = comfy.submit(flat(), prompt_id=prompt_id).json()
+    assert response["prompt_id"] == prompt_id
+    assert response["node_errors"] == {}
+    assert isinstance(response["number"], int)
+    assert comfy.wait_for_history(prompt_id)["status"]["status_str"] == "success"
 
 
-def test_a_prompt_id_is_made_when_none_is_given(comfy: Comfy) -> None:
-    prompt_id = comfy.accepted(flat())
+def test_a_prompt_id_is_generated_if_none_is_sent(comfy: Comfy) -> None:
+    prompt_id = comfy.submit_ok(flat())
     assert str(uuid.UUID(prompt_id)) == prompt_id
-    comfy.ended(prompt_id)
+    comfy.wait_for_history(prompt_id)
 
 
 @pytest.mark.parametrize("width", ["64", 64.9, 64])
-def test_a_number_is_taken_from_text_and_cut_to_a_whole_one(comfy: Comfy, width: Any) -> None:
-    entry = comfy.ended(comfy.accepted(changed(flat(), "source", width=width)))
+def test_text_and_floats_are_converted_to_an_int_input(comfy: Comfy, width: Any) -> None:
+    entry = comfy.wait_for_history(comfy.submit_ok(changed(flat(), "source", width=width)))
     assert _first_picture(comfy, entry).size == (64, 64)
 
 
 def test_an_input_that_the_node_does_not_have_is_ignored(comfy: Comfy) -> None:
-    entry = comfy.ended(comfy.accepted(changed(flat(), "source", nonsense=1)))
+    entry = comfy.wait_for_history(comfy.submit_ok(changed(flat(), "source", nonsense=1)))
     assert entry["status"]["status_str"] == "success"
 
 
-def test_any_content_type_is_taken(comfy: Comfy) -> None:
+def test_any_content_type_is_accepted(comfy: Comfy) -> None:
     import json
 
     body = json.dumps({"prompt": flat(), "client_id": "x"})
@@ -285,11 +285,11 @@ def test_any_content_type_is_taken(comfy: Comfy) -> None:
 
 def test_an_output_that_is_not_valid_is_dropped_while_the_others_run(comfy: Comfy) -> None:
     graph = flat()
-    graph["faulty"] = {"class_type": "SaveImage", "inputs": {"images": ["source", 0]}}
-    answer = comfy.submit(graph)
-    assert answer.status_code == 200
-    assert _errors(answer, "faulty")[0]["type"] == "required_input_missing"
-    entry = comfy.ended(answer.json()["prompt_id"])
+    graph["invalid"] = {"class_type": "SaveImage", "inputs": {"images": ["source", 0]}}
+    response = comfy.submit(graph)
+    assert response.status_code == 200
+    assert _errors(response, "invalid")[0]["type"] == "required_input_missing"
+    entry = comfy.wait_for_history(response.json()["prompt_id"])
     assert set(entry["outputs"]) == {"save"}
     assert entry["prompt"][4] == ["save"]
 
@@ -301,12 +301,12 @@ def _first_picture(comfy: Comfy, entry: dict[str, Any]) -> Any:
 # --- history -------------------------------------------------------------------------------------------------
 
 
-def test_history_of_a_success_tells_graph_outputs_and_messages(comfy: Comfy) -> None:
+def test_history_of_a_success_has_graph_outputs_and_messages(comfy: Comfy) -> None:
     graph = flat(batch=2)
-    prompt_id = comfy.accepted(graph, client_id="easel-contract")
-    entry = comfy.ended(prompt_id)
-    _, said_id, said_graph, extra, outputs = entry["prompt"]
-    assert (said_id, said_graph, outputs) == (prompt_id, graph, ["save"])
+    prompt_id = comfy.submit_ok(graph, client_id="easel-contract")
+    entry = comfy.wait_for_history(prompt_id)
+    _, entry_id, entry_graph, extra, outputs = entry["prompt"]
+    assert (entry_id, entry_graph, outputs) == (prompt_id, graph, ["save"])
     assert extra["client_id"] == "easel-contract"
     assert entry["status"]["status_str"] == "success"
     assert entry["status"]["completed"] is True
@@ -322,18 +322,18 @@ def test_history_of_a_success_tells_graph_outputs_and_messages(comfy: Comfy) -> 
     assert [image["filename"] for image in images] == [f"{prefix}_00001_.png", f"{prefix}_00002_.png"]
 
 
-def test_history_knows_nothing_of_an_unknown_a_pending_or_a_running_job(
+def test_history_has_no_entry_for_an_unknown_a_pending_or_a_running_job(
     comfy: Comfy, endless: dict[str, Any]
 ) -> None:
-    with comfy.occupied(endless) as running:
-        pending = comfy.accepted(flat())
-        answers = [comfy.get(f"/history/{prompt_id}") for prompt_id in (running, pending, new_id())]
-        comfy.stop(pending)
-    assert [(answer.status_code, answer.json()) for answer in answers] == [(200, {})] * 3
+    with comfy.running_job(endless) as running:
+        pending = comfy.submit_ok(flat())
+        responses = [comfy.get(f"/history/{prompt_id}") for prompt_id in (running, pending, new_id())]
+        comfy.cancel(pending)
+    assert [(response.status_code, response.json()) for response in responses] == [(200, {})] * 3
 
 
-def test_a_failure_leaves_node_class_exception_and_traceback(comfy: Comfy) -> None:
-    entry = comfy.ended(comfy.accepted(changed(flat(), "save", images="no link")))
+def test_history_of_a_failure_has_node_class_exception_and_traceback(comfy: Comfy) -> None:
+    entry = comfy.wait_for_history(comfy.submit_ok(changed(flat(), "save", images="no link")))
     assert entry["status"]["status_str"] == "error"
     assert entry["status"]["completed"] is False
     kind, data = entry["status"]["messages"][-1]
@@ -345,8 +345,8 @@ def test_a_failure_leaves_node_class_exception_and_traceback(comfy: Comfy) -> No
 
 
 def test_history_can_be_deleted(comfy: Comfy) -> None:
-    prompt_id = comfy.accepted(flat())
-    comfy.ended(prompt_id)
+    prompt_id = comfy.submit_ok(flat())
+    comfy.wait_for_history(prompt_id)
     assert comfy.post("/history", {"delete": [prompt_id, "unknown"]}).status_code == 200
     assert comfy.entry(prompt_id) is None
 
@@ -358,13 +358,13 @@ def test_the_queue_lists_number_id_graph_extra_data_and_outputs(
     comfy: Comfy, endless: dict[str, Any]
 ) -> None:
     graph = flat()
-    with comfy.occupied(endless) as running:
-        pending = comfy.accepted(graph)
+    with comfy.running_job(endless) as running:
+        pending = comfy.submit_ok(graph)
         queue, remaining = (
             comfy.get("/queue").json(),
             comfy.get("/prompt").json()["exec_info"]["queue_remaining"],
         )
-        comfy.stop(pending)
+        comfy.cancel(pending)
     (first,) = [entry for entry in queue["queue_running"] if entry[1] == running]
     (second,) = [entry for entry in queue["queue_pending"] if entry[1] == pending]
     assert (first[2], second[2]) == (endless, graph)
@@ -374,39 +374,41 @@ def test_the_queue_lists_number_id_graph_extra_data_and_outputs(
     assert remaining >= 2
 
 
-def test_a_job_deleted_from_the_queue_leaves_no_trace(comfy: Comfy, endless: dict[str, Any]) -> None:
-    with comfy.occupied(endless):
-        pending = comfy.accepted(flat())
+def test_a_job_deleted_from_the_queue_has_no_history(comfy: Comfy, endless: dict[str, Any]) -> None:
+    with comfy.running_job(endless):
+        pending = comfy.submit_ok(flat())
         assert comfy.post("/queue", {"delete": [pending]}).status_code == 200
         assert pending not in comfy.pending()
-    comfy.ended(comfy.accepted(flat()))
+    comfy.wait_for_history(comfy.submit_ok(flat()))
     assert comfy.entry(pending) is None
 
 
-def test_deleting_does_not_touch_the_running_job(comfy: Comfy, endless: dict[str, Any]) -> None:
-    with comfy.occupied(endless) as running:
+def test_deleting_from_the_queue_does_not_affect_the_running_job(
+    comfy: Comfy, endless: dict[str, Any]
+) -> None:
+    with comfy.running_job(endless) as running:
         assert comfy.post("/queue", {"delete": [running, "unknown"]}).status_code == 200
         assert comfy.running() == [running]
 
 
 def test_an_interrupt_by_id_stops_that_job_only(comfy: Comfy, endless: dict[str, Any]) -> None:
-    with comfy.occupied(endless) as running:
+    with comfy.running_job(endless) as running:
         assert comfy.post("/interrupt", {"prompt_id": new_id()}).status_code == 200
         assert comfy.running() == [running]
-    entry = comfy.ended(running)
+    entry = comfy.wait_for_history(running)
     assert entry["status"]["status_str"] == "error"
     kind, data = entry["status"]["messages"][-1]
     assert kind == "execution_interrupted"
     assert {"node_id", "node_type", "executed", "prompt_id"} <= set(data)
 
 
-def test_an_interrupt_while_nothing_runs_does_not_hit_the_next_job(comfy: Comfy) -> None:
+def test_an_interrupt_while_nothing_runs_does_not_stop_the_next_job(comfy: Comfy) -> None:
     assert comfy.post("/interrupt", {}).status_code == 200
-    assert comfy.ended(comfy.accepted(flat()))["status"]["status_str"] == "success"
+    assert comfy.wait_for_history(comfy.submit_ok(flat()))["status"]["status_str"] == "success"
 
 
 @pytest.mark.parametrize("path", ["/queue", "/history", "/free"])
-def test_a_body_that_is_no_json_is_a_500(comfy: Comfy, path: str) -> None:
+def test_a_body_that_is_not_json_gives_a_500(comfy: Comfy, path: str) -> None:
     assert comfy.post(path, data="{").status_code == 500
 
 
@@ -415,16 +417,16 @@ def test_a_body_that_is_no_json_is_a_500(comfy: Comfy, path: str) -> None:
 
 def test_the_first_message_is_the_status_with_the_client_id(engine_url: str) -> None:
     with Socket(engine_url) as socket:
-        assert socket.first["type"] == "status"
-        assert socket.first["data"]["sid"] == socket.client_id
-        assert "queue_remaining" in socket.first["data"]["status"]["exec_info"]
+        assert socket.first_message["type"] == "status"
+        assert socket.first_message["data"]["sid"] == socket.client_id
+        assert "queue_remaining" in socket.first_message["data"]["status"]["exec_info"]
 
 
-def test_a_success_is_told_in_this_order(comfy: Comfy, engine_url: str) -> None:
+def test_a_success_sends_events_in_this_order(comfy: Comfy, engine_url: str) -> None:
     with Socket(engine_url) as socket:
-        prompt_id = comfy.accepted(flat(), client_id=socket.client_id)
-        heard = socket.job(prompt_id)
-    assert kinds(heard) == [
+        prompt_id = comfy.submit_ok(flat(), client_id=socket.client_id)
+        messages = socket.read_job(prompt_id)
+    assert kinds(messages) == [
         "execution_start",
         "execution_cached",
         "executing",
@@ -433,30 +435,30 @@ def test_a_success_is_told_in_this_order(comfy: Comfy, engine_url: str) -> None:
         "execution_success",
         "executing",
     ]
-    assert [data["node"] for data in only(heard, "executing")] == ["source", "save", None]
+    assert [data["node"] for data in data_of(messages, "executing")] == ["source", "save", None]
     assert all(
-        message["data"].get("prompt_id") == prompt_id for message in heard if message["type"] != "status"
+        message["data"].get("prompt_id") == prompt_id for message in messages if message["type"] != "status"
     )
-    (executed,) = only(heard, "executed")
+    (executed,) = data_of(messages, "executed")
     assert executed["node"] == executed["display_node"] == "save"
-    assert executed["output"]["images"] == comfy.ended(prompt_id)["outputs"]["save"]["images"]
-    assert only(heard, "execution_cached")[0]["nodes"] == []
+    assert executed["output"]["images"] == comfy.wait_for_history(prompt_id)["outputs"]["save"]["images"]
+    assert data_of(messages, "execution_cached")[0]["nodes"] == []
 
 
-def test_each_step_of_a_sampler_is_told(comfy: Comfy, engine_url: str, checkpoint: str) -> None:
+def test_each_step_of_a_sampler_sends_progress(comfy: Comfy, engine_url: str, checkpoint: str) -> None:
     with Socket(engine_url) as socket:
-        heard = socket.job(comfy.accepted(sampled(checkpoint, steps=3), client_id=socket.client_id))
-    told = [(data["node"], data["value"], data["max"]) for data in only(heard, "progress")]
-    assert told == [("sampler", 1, 3), ("sampler", 2, 3), ("sampler", 3, 3)]
+        messages = socket.read_job(comfy.submit_ok(sampled(checkpoint, steps=3), client_id=socket.client_id))
+    steps = [(data["node"], data["value"], data["max"]) for data in data_of(messages, "progress")]
+    assert steps == [("sampler", 1, 3), ("sampler", 2, 3), ("sampler", 3, 3)]
 
 
-def test_a_failure_is_told_without_a_success(comfy: Comfy, engine_url: str) -> None:
+def test_a_failure_sends_an_error_and_no_success(comfy: Comfy, engine_url: str) -> None:
     with Socket(engine_url) as socket:
         graph = changed(flat(), "save", images="no link")
-        heard = socket.job(comfy.accepted(graph, client_id=socket.client_id))
-    assert kinds(heard)[-2:] == ["execution_error", "executing"]
-    assert "execution_success" not in kinds(heard)
-    (error,) = only(heard, "execution_error")
+        messages = socket.read_job(comfy.submit_ok(graph, client_id=socket.client_id))
+    assert kinds(messages)[-2:] == ["execution_error", "executing"]
+    assert "execution_success" not in kinds(messages)
+    (error,) = data_of(messages, "execution_error")
     assert (error["node_id"], error["node_type"], error["exception_type"]) == (
         "save",
         "SaveImage",
@@ -464,42 +466,42 @@ def test_a_failure_is_told_without_a_success(comfy: Comfy, engine_url: str) -> N
     )
 
 
-def test_an_interruption_is_told(comfy: Comfy, engine_url: str, endless: dict[str, Any]) -> None:
+def test_an_interruption_sends_an_event(comfy: Comfy, engine_url: str, endless: dict[str, Any]) -> None:
     with Socket(engine_url) as socket:
-        with comfy.occupied(endless, client_id=socket.client_id) as prompt_id:
-            socket.until("progress")
-        heard = socket.job(prompt_id)
-    assert kinds(heard)[-2:] == ["execution_interrupted", "executing"]
-    (interrupted,) = only(heard, "execution_interrupted")
+        with comfy.running_job(endless, client_id=socket.client_id) as prompt_id:
+            socket.read_until("progress")
+        messages = socket.read_job(prompt_id)
+    assert kinds(messages)[-2:] == ["execution_interrupted", "executing"]
+    (interrupted,) = data_of(messages, "execution_interrupted")
     assert (interrupted["node_id"], interrupted["node_type"]) == ("sampler", "KSampler")
 
 
 def test_events_go_to_the_socket_of_their_client_only(comfy: Comfy, engine_url: str) -> None:
-    with Socket(engine_url) as ours, Socket(engine_url) as another:
-        ours.job(comfy.accepted(flat(), client_id=ours.client_id))
-        heard = another.job(comfy.accepted(flat(), client_id=another.client_id))
-    assert kinds(heard).count("execution_start") == 1
+    with Socket(engine_url) as first, Socket(engine_url) as second:
+        first.read_job(comfy.submit_ok(flat(), client_id=first.client_id))
+        messages = second.read_job(comfy.submit_ok(flat(), client_id=second.client_id))
+    assert kinds(messages).count("execution_start") == 1
 
 
-NO_PREVIEWS = "whether this engine sends previews was settled when it was started (--preview-method)"
+PREVIEWS_FIXED_AT_START = "whether this engine sends previews depends on its command line (--preview-method)"
 
 
-def _heard_with_previews(comfy: Comfy, socket: Socket, checkpoint: str, method: str) -> list[Any]:
+def _messages_with_previews(comfy: Comfy, socket: Socket, checkpoint: str, method: str) -> list[Any]:
     fields = {"client_id": socket.client_id, "extra_data": {"preview_method": method}}
-    return socket.job(comfy.accepted(sampled(checkpoint, steps=2), **fields))
+    return socket.read_job(comfy.submit_ok(sampled(checkpoint, steps=2), **fields))
 
 
-def test_previews_are_named_when_asked_for_in_the_first_message(
+def test_previews_have_ids_if_the_first_message_asks_for_them(
     comfy: Comfy, engine_url: str, checkpoint: str
 ) -> None:
-    with Socket(engine_url, hello=True) as socket:
-        assert socket.answer["type"] == "feature_flags"
-        assert socket.answer["data"]["supports_preview_metadata"] is True
-        heard = _heard_with_previews(comfy, socket, checkpoint, "latent2rgb")
-    frames = [message for message in heard if isinstance(message, bytes)]
-    prompt_id = only(heard, "execution_start")[0]["prompt_id"]
+    with Socket(engine_url, feature_flags=True) as socket:
+        assert socket.flags_response["type"] == "feature_flags"
+        assert socket.flags_response["data"]["supports_preview_metadata"] is True
+        messages = _messages_with_previews(comfy, socket, checkpoint, "latent2rgb")
+    frames = [message for message in messages if isinstance(message, bytes)]
+    prompt_id = data_of(messages, "execution_start")[0]["prompt_id"]
     if not frames:
-        pytest.skip(NO_PREVIEWS)
+        pytest.skip(PREVIEWS_FIXED_AT_START)
     for frame in frames:
         length = int.from_bytes(frame[4:8], "big")
         assert int.from_bytes(frame[:4], "big") == 4
@@ -507,49 +509,51 @@ def test_previews_are_named_when_asked_for_in_the_first_message(
         assert picture_of(frame[8 + length :]).format == "JPEG"
 
 
-def test_previews_are_not_named_otherwise(comfy: Comfy, engine_url: str, checkpoint: str) -> None:
+def test_previews_have_no_ids_otherwise(comfy: Comfy, engine_url: str, checkpoint: str) -> None:
     with Socket(engine_url) as socket:
-        heard = _heard_with_previews(comfy, socket, checkpoint, "latent2rgb")
-    frames = [message for message in heard if isinstance(message, bytes)]
+        messages = _messages_with_previews(comfy, socket, checkpoint, "latent2rgb")
+    frames = [message for message in messages if isinstance(message, bytes)]
     if not frames:
-        pytest.skip(NO_PREVIEWS)
+        pytest.skip(PREVIEWS_FIXED_AT_START)
     assert {frame[:8] for frame in frames} == {b"\x00\x00\x00\x01\x00\x00\x00\x01"}
     assert picture_of(frames[-1][8:]).format == "JPEG"
 
 
-@pytest.mark.parametrize(("hello", "step"), [(True, ["binary", "progress"]), (False, ["progress", "binary"])])
-def test_a_named_preview_comes_before_the_progress_of_its_step_and_another_after_it(
-    comfy: Comfy, engine_url: str, checkpoint: str, hello: bool, step: list[str]
+@pytest.mark.parametrize(
+    ("feature_flags", "kinds_of_a_step"), [(True, ["binary", "progress"]), (False, ["progress", "binary"])]
+)
+def test_a_preview_with_ids_comes_before_the_progress_of_its_step_and_one_without_ids_after_it(
+    comfy: Comfy, engine_url: str, checkpoint: str, feature_flags: bool, kinds_of_a_step: list[str]
 ) -> None:
-    with Socket(engine_url, hello=hello) as socket:
-        heard = _heard_with_previews(comfy, socket, checkpoint, "latent2rgb")
-    if "binary" not in kinds(heard):
-        pytest.skip(NO_PREVIEWS)
-    assert [kind for kind in kinds(heard) if kind in step] == step * 2
+    with Socket(engine_url, feature_flags=feature_flags) as socket:
+        messages = _messages_with_previews(comfy, socket, checkpoint, "latent2rgb")
+    if "binary" not in kinds(messages):
+        pytest.skip(PREVIEWS_FIXED_AT_START)
+    assert [kind for kind in kinds(messages) if kind in kinds_of_a_step] == kinds_of_a_step * 2
 
 
 @pytest.mark.parametrize("method", ["latent2rgb", "auto", "taesd"])
-def test_a_wish_for_previews_is_granted_at_every_step_or_does_no_harm(
+def test_a_preview_method_gives_a_preview_per_step_or_is_ignored(
     comfy: Comfy, engine_url: str, checkpoint: str, method: str
 ) -> None:
-    with Socket(engine_url, hello=True) as socket:
-        heard = _heard_with_previews(comfy, socket, checkpoint, method)
-    assert kinds(heard)[-2:] == ["execution_success", "executing"]
-    assert len(only(heard, "progress")) == 2
-    assert kinds(heard).count("binary") in ((2,) if _takes_wishes(comfy) else (0, 2))
+    with Socket(engine_url, feature_flags=True) as socket:
+        messages = _messages_with_previews(comfy, socket, checkpoint, method)
+    assert kinds(messages)[-2:] == ["execution_success", "executing"]
+    assert len(data_of(messages, "progress")) == 2
+    assert kinds(messages).count("binary") in ((2,) if _has_preview_method(comfy) else (0, 2))
 
 
-def test_a_wish_for_no_previews_is_granted(comfy: Comfy, engine_url: str, checkpoint: str) -> None:
-    if not _takes_wishes(comfy):
-        pytest.skip(NO_PREVIEWS)
-    with Socket(engine_url, hello=True) as socket:
-        heard = _heard_with_previews(comfy, socket, checkpoint, "none")
-    assert len(only(heard, "progress")) == 2
-    assert "binary" not in kinds(heard)
+def test_preview_method_none_gives_no_previews(comfy: Comfy, engine_url: str, checkpoint: str) -> None:
+    if not _has_preview_method(comfy):
+        pytest.skip(PREVIEWS_FIXED_AT_START)
+    with Socket(engine_url, feature_flags=True) as socket:
+        messages = _messages_with_previews(comfy, socket, checkpoint, "none")
+    assert len(data_of(messages, "progress")) == 2
+    assert "binary" not in kinds(messages)
 
 
-def _takes_wishes(comfy: Comfy) -> bool:
-    """Whether `preview_method` counts job by job; 0.3.64 has only what it was started with."""
+def _has_preview_method(comfy: Comfy) -> bool:
+    """Whether a job can choose its `preview_method`; 0.3.64 only has the one it was started with."""
     system = comfy.get("/system_stats").json()["system"]
     return system.get("easel_sketch") or system["comfyui_version"] != "0.3.64"
 
@@ -560,9 +564,9 @@ def test_the_websocket_node_sends_each_picture_as_a_frame(
     if "SaveImageWebsocket" not in object_info:
         pytest.skip("this engine has no SaveImageWebsocket")
     graph = flat(batch=3, output="SaveImageWebsocket")
-    with Socket(engine_url, hello=True) as socket:
-        heard = socket.job(comfy.accepted(graph, client_id=socket.client_id))
-    frames = [message for message in heard if isinstance(message, bytes)]
+    with Socket(engine_url, feature_flags=True) as socket:
+        messages = socket.read_job(comfy.submit_ok(graph, client_id=socket.client_id))
+    frames = [message for message in messages if isinstance(message, bytes)]
     assert len(frames) == 3
     for frame in frames:
         length = int.from_bytes(frame[4:8], "big")
@@ -571,7 +575,7 @@ def test_the_websocket_node_sends_each_picture_as_a_frame(
         assert picture_of(frame[8 + length :]).size == (64, 64)
 
 
-def test_compression_is_not_forced_on_us(engine_url: str) -> None:
+def test_the_socket_is_not_compressed_if_the_client_does_not_offer_it(engine_url: str) -> None:
     with Socket(engine_url) as socket:
         assert "sec-websocket-extensions" not in socket._socket.headers
 
@@ -579,32 +583,32 @@ def test_compression_is_not_forced_on_us(engine_url: str) -> None:
 # --- the cache ------------------------------------------------------------------------------------------------
 
 
-def test_the_same_graph_again_names_the_old_file(comfy: Comfy, engine_url: str) -> None:
+def test_a_repeated_graph_returns_the_file_of_the_first_run(comfy: Comfy, engine_url: str) -> None:
     graph = flat()
     with Socket(engine_url) as socket:
-        first = comfy.accepted(graph, client_id=socket.client_id)
-        socket.job(first)
-        second = comfy.accepted(graph, client_id=socket.client_id)
-        heard = socket.job(second)
-    assert sorted(only(heard, "execution_cached")[0]["nodes"]) == ["save", "source"]
-    (executed,) = only(heard, "executed")
-    assert executed["output"] == comfy.ended(first)["outputs"]["save"]
-    assert comfy.ended(second)["outputs"] == comfy.ended(first)["outputs"]
+        first = comfy.submit_ok(graph, client_id=socket.client_id)
+        socket.read_job(first)
+        second = comfy.submit_ok(graph, client_id=socket.client_id)
+        messages = socket.read_job(second)
+    assert sorted(data_of(messages, "execution_cached")[0]["nodes"]) == ["save", "source"]
+    (executed,) = data_of(messages, "executed")
+    assert executed["output"] == comfy.wait_for_history(first)["outputs"]["save"]
+    assert comfy.wait_for_history(second)["outputs"] == comfy.wait_for_history(first)["outputs"]
 
 
-def test_with_another_prefix_only_the_saving_is_done_again(comfy: Comfy, engine_url: str) -> None:
+def test_with_another_prefix_only_the_save_node_runs_again(comfy: Comfy, engine_url: str) -> None:
     graph = flat()
     with Socket(engine_url) as socket:
-        socket.job(comfy.accepted(graph, client_id=socket.client_id))
-        again = changed(graph, "save", filename_prefix=f"easel-contract/{uuid.uuid4().hex}")
-        heard = socket.job(comfy.accepted(again, client_id=socket.client_id))
-    assert only(heard, "execution_cached")[0]["nodes"] == ["source"]
-    assert [data["node"] for data in only(heard, "executing")] == ["save", None]
+        socket.read_job(comfy.submit_ok(graph, client_id=socket.client_id))
+        changed_graph = changed(graph, "save", filename_prefix=f"easel-contract/{uuid.uuid4().hex}")
+        messages = socket.read_job(comfy.submit_ok(changed_graph, client_id=socket.client_id))
+    assert data_of(messages, "execution_cached")[0]["nodes"] == ["source"]
+    assert [data["node"] for data in data_of(messages, "executing")] == ["save", None]
 
 
 def test_the_same_seed_gives_the_same_bytes(comfy: Comfy, checkpoint: str) -> None:
     def pixels(graph: dict[str, Any]) -> bytes:
-        return _first_picture(comfy, comfy.ended(comfy.accepted(graph))).tobytes()
+        return _first_picture(comfy, comfy.wait_for_history(comfy.submit_ok(graph))).tobytes()
 
     assert pixels(sampled(checkpoint, seed=5)) == pixels(sampled(checkpoint, seed=5))
     assert pixels(sampled(checkpoint, seed=5)) != pixels(sampled(checkpoint, seed=6))
@@ -615,19 +619,21 @@ def test_the_same_seed_gives_the_same_bytes(comfy: Comfy, checkpoint: str) -> No
 
 @pytest.fixture(scope="module")
 def saved(comfy: Comfy) -> dict[str, str]:
-    """A file in the output folder, as history names it."""
-    return comfy.ended(comfy.accepted(flat()))["outputs"]["save"]["images"][0]
+    """A file in the output folder, as history reports it."""
+    return comfy.wait_for_history(comfy.submit_ok(flat()))["outputs"]["save"]["images"][0]
 
 
 def test_a_saved_picture_can_be_viewed(comfy: Comfy, saved: dict[str, str]) -> None:
-    answer = comfy.get("/view", params=saved)
-    assert answer.status_code == 200
-    assert answer.headers["Content-Type"] == "image/png"
-    assert picture_of(answer.content).size == (64, 64)
+    response = comfy.get("/view", params=saved)
+    assert response.status_code == 200
+    assert response.headers["Content-Type"] == "image/png"
+    assert picture_of(response.content).size == (64, 64)
 
 
-def test_a_preview_picture_lies_in_the_temp_folder(comfy: Comfy) -> None:
-    (image,) = comfy.ended(comfy.accepted(flat(output="PreviewImage")))["outputs"]["save"]["images"]
+def test_a_preview_image_is_in_the_temp_folder(comfy: Comfy) -> None:
+    (image,) = comfy.wait_for_history(comfy.submit_ok(flat(output="PreviewImage")))["outputs"]["save"][
+        "images"
+    ]
     assert image["type"] == "temp"
     assert comfy.get("/view", params=image).status_code == 200
 
@@ -648,14 +654,14 @@ def test_a_preview_picture_lies_in_the_temp_folder(comfy: Comfy) -> None:
         ({"subfolder": "elsewhere"}, 404),
     ],
 )
-def test_view_gives_nothing_but_files_of_its_folders(
+def test_view_returns_only_files_of_its_folders(
     comfy: Comfy, saved: dict[str, str], change: dict[str, str], status: int
 ) -> None:
-    answer = comfy.get("/view", params={**saved, **change})
-    assert (answer.status_code, answer.content) == (status, b"")
+    response = comfy.get("/view", params={**saved, **change})
+    assert (response.status_code, response.content) == (status, b"")
 
 
-def test_view_wants_a_name(comfy: Comfy) -> None:
+def test_view_requires_a_file_name(comfy: Comfy) -> None:
     assert comfy.get("/view").status_code == 404
 
 
@@ -663,7 +669,9 @@ def _upload(comfy: Comfy, name: str, data: bytes, **fields: str) -> Any:
     return comfy.post("/upload/image", files={"image": (name, data, "image/png")}, data=fields)
 
 
-def test_an_upload_of_the_same_bytes_keeps_its_name_and_of_others_gets_another(comfy: Comfy) -> None:
+def test_an_upload_with_a_taken_name_keeps_it_for_the_same_bytes_and_gets_a_new_name_for_others(
+    comfy: Comfy,
+) -> None:
     name, red, blue = f"{uuid.uuid4().hex}.png", png(), png(colour=(0, 0, 255))
     assert _upload(comfy, name, red).json() == {"name": name, "subfolder": "", "type": "input"}
     assert _upload(comfy, name, red).json()["name"] == name
@@ -706,16 +714,16 @@ def test_an_uploaded_image_can_be_loaded(comfy: Comfy) -> None:
     stored = _upload(comfy, f"{uuid.uuid4().hex}.png", png(24, 16, (10, 200, 30)), subfolder="easel").json()
     graph = flat()
     graph["source"] = {"class_type": "LoadImage", "inputs": {"image": f"easel/{stored['name']}"}}
-    picture = _first_picture(comfy, comfy.ended(comfy.accepted(graph)))
+    picture = _first_picture(comfy, comfy.wait_for_history(comfy.submit_ok(graph)))
     assert picture.size == (24, 16)
     assert picture.convert("RGB").getpixel((3, 3)) == (10, 200, 30)
 
 
-def test_an_upload_that_is_no_image_is_stored_and_fails_when_it_is_loaded(comfy: Comfy) -> None:
+def test_an_upload_that_is_not_an_image_is_stored_and_fails_when_it_is_loaded(comfy: Comfy) -> None:
     stored = _upload(comfy, f"{uuid.uuid4().hex}.png", b"no image").json()
     graph = flat()
     graph["source"] = {"class_type": "LoadImage", "inputs": {"image": stored["name"]}}
-    kind, data = comfy.ended(comfy.accepted(graph))["status"]["messages"][-1]
+    kind, data = comfy.wait_for_history(comfy.submit_ok(graph))["status"]["messages"][-1]
     assert (kind, data["node_type"], data["exception_type"]) == (
         "execution_error",
         "LoadImage",
@@ -723,10 +731,10 @@ def test_an_upload_that_is_no_image_is_stored_and_fails_when_it_is_loaded(comfy:
     )
 
 
-# --- what it says of itself -----------------------------------------------------------------------------------
+# --- information about the engine -----------------------------------------------------------------------------
 
 
-def test_object_info_of_a_class_tells_inputs_and_outputs(comfy: Comfy) -> None:
+def test_object_info_of_a_class_has_inputs_and_outputs(comfy: Comfy) -> None:
     entry = comfy.get("/object_info/KSampler").json()["KSampler"]
     required = entry["input"]["required"]
     assert required["model"][0] == "MODEL"
@@ -738,8 +746,8 @@ def test_object_info_of_a_class_tells_inputs_and_outputs(comfy: Comfy) -> None:
 
 
 def test_object_info_of_an_unknown_class_is_empty(comfy: Comfy) -> None:
-    answer = comfy.get("/object_info/NoSuchNode")
-    assert (answer.status_code, answer.json()) == (200, {})
+    response = comfy.get("/object_info/NoSuchNode")
+    assert (response.status_code, response.json()) == (200, {})
 
 
 def test_object_info_marks_the_output_nodes(object_info: dict[str, Any]) -> None:
@@ -747,14 +755,14 @@ def test_object_info_marks_the_output_nodes(object_info: dict[str, Any]) -> None
     assert object_info["PreviewImage"]["output_node"] is True
 
 
-def test_system_stats_tells_version_and_memory(comfy: Comfy) -> None:
+def test_system_stats_has_version_and_memory(comfy: Comfy) -> None:
     stats = comfy.get("/system_stats").json()
     assert stats["system"]["comfyui_version"]
     assert stats["system"]["ram_total"] > 0
     assert {"name", "type", "vram_total", "vram_free"} <= set(stats["devices"][0])
 
 
-def test_features_tell_of_named_previews_and_the_size_of_uploads(comfy: Comfy) -> None:
+def test_features_has_previews_with_ids_and_the_maximum_upload_size(comfy: Comfy) -> None:
     features = comfy.get("/features").json()
     assert features["supports_preview_metadata"] is True
     assert features["max_upload_size"] > 0

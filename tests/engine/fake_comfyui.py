@@ -1,6 +1,7 @@
-"""A ComfyUI that does what a test's script says, for what a real one cannot be made to do: die, forget, stall, lie.
+"""A fake ComfyUI that follows a test's script, for what a real one cannot be made to do: crash, lose a job, stall,
+send wrong data.
 
-A script is a coroutine that gets the server and the id of the job that came, and plays the worker:
+A script is a coroutine that gets the server and the id of a submitted job, and acts as the worker:
 
     async def script(comfy, job):
         await comfy.start(job)
@@ -22,33 +23,38 @@ Script = Callable[["FakeComfyUI", str], Coroutine[Any, Any, None]]
 
 
 class FakeComfyUI:
-    """Listens on a free port of its own thread.
+    """Listens on a free port, in its own thread.
 
-    What it saw: `submitted`, `said` on sockets, `headers`, `interrupted`, `asked_history`. Misbehaviour to set:
-    `answer` to every submission, `break_next_submission` ("before" or "after" the job is taken),
-    `starts_when_deleted`, `queue_troubles` (answers to be a 500), `deaf_to_interrupts` (how many of a job have no effect).
+    It records `submitted` bodies, `socket_messages`, `headers`, `interrupted` jobs, `history_requests` and
+    `stats_requests`. Faulty behaviour that a test can set: `submit_response` to every submission,
+    `break_next_submission` ("before" or "after" the job is accepted), `starts_when_deleted` (a job), `queue_errors`
+    (how many requests get a 500), `ignored_interrupts` (how many interrupts of a job have no effect), `slow_stats`
+    (stats wait for this event).
     """
 
-    def __init__(self, script: Script | None = None, *, answer: tuple[int, Any] | None = None) -> None:
+    def __init__(
+        self, script: Script | None = None, *, submit_response: tuple[int, Any] | None = None
+    ) -> None:
         self.script = script
-        self.answer = answer
+        self.submit_response = submit_response
         self.submitted: list[dict[str, Any]] = []
-        self.said: list[Any] = []
+        self.socket_messages: list[Any] = []
         self.headers: list[Any] = []
         self.interrupted: list[str] = []
         self.running: list[str] = []
         self.pending: list[str] = []
         self.history: dict[str, Any] = {}
         self.files: dict[str, bytes] = {"picture.png": PICTURE}
+        self.object_info: dict[str, Any] = {}
         self.free_bytes = [0]
         self.clients: dict[str, str] = {}
         self.sockets: dict[str, web.WebSocketResponse] = {}
         self.break_next_submission: str | None = None
         self.starts_when_deleted: str | None = None
-        self.deaf_to_interrupts = 0
-        self.queue_troubles = 0
-        self.asked_history = 0
-        self.asked_stats = 0
+        self.ignored_interrupts = 0
+        self.queue_errors = 0
+        self.history_requests = 0
+        self.stats_requests = 0
         self.sketch = False
         self.slow_stats: threading.Event | None = None
         self.port = 0
@@ -71,20 +77,20 @@ class FakeComfyUI:
         self._thread.join()
         self._loop.close()
 
-    def call(self, what: Any) -> Any:
+    def call(self, coroutine: Any) -> Any:
         """Run a coroutine of this server from the test's thread."""
-        return asyncio.run_coroutine_threadsafe(what, self._loop).result(timeout=20)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=20)
 
-    def wait_for(self, look: Callable[[], Any]) -> None:
-        """Until what the test's thread sees of this server is true."""
+    def wait_for(self, condition: Callable[[], Any]) -> None:
+        """Wait until the condition is true; for the test's thread."""
 
-        async def seen() -> None:
-            while not look():
-                await self.breathe()
+        async def poll() -> None:
+            while not condition():
+                await self.pause()
 
-        self.call(seen())
+        self.call(poll())
 
-    # --- what scripts do -----------------------------------------------------------------------------------
+    # --- for scripts ---------------------------------------------------------------------------------------
 
     async def send(self, job: str, kind: str, **data: Any) -> None:
         await self.send_raw(job, json.dumps({"type": kind, "data": {"prompt_id": job, **data}}))
@@ -111,47 +117,47 @@ class FakeComfyUI:
         await self.send(job, "executing", node=None)
 
     def finish(self, job: str, filename: str | None = "picture.png") -> None:
-        """The job leaves the queue for history, as a success."""
+        """Move the job from the queue to history, as a success."""
         outputs = {"save": {"images": [_image(filename)]}} if filename else {}
         self.close_job(job, "success", [["execution_success", {"prompt_id": job}]], outputs)
 
     def close_job(self, job: str, status: str, messages: list[Any], outputs: dict[str, Any]) -> None:
-        self.forget(job)
+        self.remove(job)
         self.history[job] = {
             "prompt": [1, job, {}, {}, ["save"]],
             "outputs": outputs,
             "status": {"status_str": status, "completed": status == "success", "messages": messages},
         }
 
-    def forget(self, job: str) -> None:
+    def remove(self, job: str) -> None:
         for queue in (self.running, self.pending):
             if job in queue:
                 queue.remove(job)
 
-    async def breathe(self) -> None:
-        """Let the other requests come through."""
+    async def pause(self) -> None:
+        """Let other requests run."""
         await asyncio.sleep(0.005)
 
-    def later(self, what: Coroutine[Any, Any, None]) -> None:
-        """What a request's own handler could not survive to do."""
-        task = self._loop.create_task(what)
+    def run_later(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run it outside of the current request's handler, which it may kill."""
+        task = self._loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def drop_sockets(self) -> None:
-        """As a dying process or a cut cable does: no closing handshake."""
+        """Abort the connections without a closing handshake, as a killed process or a cut cable does."""
         for socket in self.sockets.values():
             if socket._req is not None and socket._req.transport is not None:
                 socket._req.transport.abort()
         self.sockets.clear()
 
-    async def die(self) -> None:
+    async def crash(self) -> None:
         await self.drop_sockets()
         await self._runner.cleanup()
 
     async def restart(self) -> None:
-        """As a new process: the same port, no memory."""
-        await self.die()
+        """As a new process: the same port, an empty queue and history."""
+        await self.crash()
         self.running, self.pending, self.history = [], [], {}
         await self.listen()
 
@@ -170,6 +176,7 @@ class FakeComfyUI:
                 web.post("/free", self._free),
                 web.get("/view", self._view),
                 web.get("/system_stats", self._stats),
+                web.get("/object_info/{name}", self._object_info),
             ]
         )
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -194,7 +201,7 @@ class FakeComfyUI:
         self.sockets[client] = socket
         await socket.send_str(json.dumps({"type": "status", "data": {"sid": client}}))
         async for message in socket:
-            self.said.append(json.loads(message.data))
+            self.socket_messages.append(json.loads(message.data))
         if self.sockets.get(client) is socket:
             del self.sockets[client]
         return socket
@@ -203,15 +210,15 @@ class FakeComfyUI:
         body = await request.json()
         self.headers.append(request.headers.copy())
         self.submitted.append(body)
-        if self.answer is not None:
-            status, answer = self.answer
-            if isinstance(answer, str):
-                return web.Response(status=status, text=answer)
-            return web.json_response(answer, status=status)
-        broken, self.break_next_submission = self.break_next_submission, None
-        if broken != "before":
+        if self.submit_response is not None:
+            status, content = self.submit_response
+            if isinstance(content, str):
+                return web.Response(status=status, text=content)
+            return web.json_response(content, status=status)
+        break_at, self.break_next_submission = self.break_next_submission, None
+        if break_at != "before":
             self._accept(body)
-        if broken is not None:
+        if break_at is not None:
             assert request.transport is not None
             request.transport.abort()
         return web.json_response({"prompt_id": body["prompt_id"], "number": 1, "node_errors": {}})
@@ -221,16 +228,16 @@ class FakeComfyUI:
         self.clients[job] = body["client_id"]
         self.pending.append(job)
         if self.script is not None:
-            self.later(self.script(self, job))
+            self.run_later(self.script(self, job))
 
     async def _history(self, request: web.Request) -> web.Response:
         job = request.match_info["id"]
-        self.asked_history += 1
+        self.history_requests += 1
         return web.json_response({job: self.history[job]} if job in self.history else {})
 
     async def _queue(self, _: web.Request) -> web.Response:
-        if self.queue_troubles:
-            self.queue_troubles -= 1
+        if self.queue_errors:
+            self.queue_errors -= 1
             return web.Response(status=500)
 
         def entries(jobs: list[str]) -> list[Any]:
@@ -251,7 +258,7 @@ class FakeComfyUI:
     async def _interrupt(self, request: web.Request) -> web.Response:
         job = (await request.json())["prompt_id"]
         self.interrupted.append(job)
-        if job in self.running and self.interrupted.count(job) > self.deaf_to_interrupts:
+        if job in self.running and self.interrupted.count(job) > self.ignored_interrupts:
             await self.send(job, "execution_interrupted", node_id="save", node_type="SaveImage", executed=[])
             self.close_job(job, "error", [["execution_interrupted", {"prompt_id": job}]], {})
         return web.Response()
@@ -263,10 +270,14 @@ class FakeComfyUI:
         data = self.files.get(request.query["filename"])
         return web.Response(status=404) if data is None else web.Response(body=data, content_type="image/png")
 
+    async def _object_info(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        return web.json_response({name: self.object_info[name]} if name in self.object_info else {})
+
     async def _stats(self, _: web.Request) -> web.Response:
-        self.asked_stats += 1
+        self.stats_requests += 1
         while self.slow_stats is not None and not self.slow_stats.is_set():
-            await self.breathe()
+            await self.pause()
         free = self.free_bytes.pop(0) if len(self.free_bytes) > 1 else self.free_bytes[0]
         return web.json_response(
             {

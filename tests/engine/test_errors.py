@@ -1,4 +1,4 @@
-"""ComfyUI's refusals and failures in our words: nothing of the host they happened on comes through."""
+"""ComfyUI's refusals and failures as Easel's errors, without paths of the machine that ComfyUI runs on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from engine.errors import node_failure, refusal, without_paths
+from engine.errors import node_failure, submission_error, without_paths
 from errors import EngineOutOfMemory, NodeFailed
 
 
@@ -27,7 +27,7 @@ from errors import EngineOutOfMemory, NodeFailed
         ("/root", "<path>"),
     ],
 )
-def test_paths_of_the_host_are_replaced(text: str, expected: str) -> None:
+def test_paths_are_replaced(text: str, expected: str) -> None:
     assert without_paths(text) == expected
 
 
@@ -41,15 +41,15 @@ def test_paths_of_the_host_are_replaced(text: str, expected: str) -> None:
         "'str' object has no attribute 'shape'",
     ],
 )
-def test_what_is_no_path_stays(text: str) -> None:
+def test_text_that_is_not_a_path_stays(text: str) -> None:
     assert without_paths(text) == text
 
 
-def test_a_message_without_end_is_cut() -> None:
+def test_a_long_message_is_cut() -> None:
     assert len(without_paths("x" * 10_000)) == 500
 
 
-def test_out_of_memory_is_told_without_the_tips_for_other_peoples_users() -> None:
+def test_out_of_memory_is_reported_without_pytorchs_and_comfyuis_tips() -> None:
     message = "Allocation on device 0 would exceed allowed memory.\nThis error means you ran out of memory.\n\nTIPS: buy more"
     error = node_failure(
         {
@@ -87,7 +87,7 @@ def test_out_of_memory_is_recognised_on_every_backend(kind: str, message: str) -
     assert isinstance(node_failure({"exception_type": kind, "exception_message": message}), EngineOutOfMemory)
 
 
-def test_a_failure_carries_node_class_and_exception_and_nothing_else() -> None:
+def test_a_failure_has_node_class_and_exception_and_nothing_else() -> None:
     failure = node_failure(
         {
             "node_id": "sampler",
@@ -108,17 +108,17 @@ def test_a_failure_carries_node_class_and_exception_and_nothing_else() -> None:
     }
 
 
-def test_a_failure_without_any_word_still_has_a_message() -> None:
+def test_a_failure_without_data_still_has_a_message() -> None:
     assert node_failure({}).message
 
 
 def _errors(node_errors: Any) -> Any:
     error = {"type": "prompt_outputs_failed_validation", "message": "Prompt outputs failed validation"}
     graph = {"1": {"class_type": "KSampler", "inputs": {}}}
-    return refusal(400, {"error": error, "node_errors": node_errors}, graph).details["errors"]
+    return submission_error(400, {"error": error, "node_errors": node_errors}, graph).details["errors"]
 
 
-def test_an_error_tells_node_class_input_type_and_message_without_traceback_or_configuration() -> None:
+def test_an_error_has_node_class_input_type_and_message_but_no_traceback_or_configuration() -> None:
     error = {
         "type": "exception_during_validation",
         "message": "Exception when validating node",
@@ -136,7 +136,7 @@ def test_an_error_tells_node_class_input_type_and_message_without_traceback_or_c
     ]
 
 
-def test_a_cycle_is_guessed_because_nothing_names_it() -> None:
+def test_an_error_without_a_node_suggests_a_cycle_of_links() -> None:
     (error,) = _errors({})
     assert (error["node"], error["type"]) == (None, "prompt_outputs_failed_validation")
     assert "cycle" in error["message"]
@@ -144,5 +144,5 @@ def test_a_cycle_is_guessed_because_nothing_names_it() -> None:
 
 def test_the_first_error_is_the_message_and_the_others_are_counted() -> None:
     errors = [{"type": "t", "message": text, "details": ""} for text in ("first", "second", "third")]
-    error = refusal(400, {"error": {}, "node_errors": {"1": {"errors": errors}}}, {})
-    assert error.message == "ComfyUI refused the graph: node (node 1): first And 2 more."
+    error = submission_error(400, {"error": {}, "node_errors": {"1": {"errors": errors}}}, {})
+    assert error.message == "ComfyUI refused the graph: node (node 1): first (and 2 more)"

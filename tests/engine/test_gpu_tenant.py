@@ -1,4 +1,4 @@
-"""The engine as a user of the GPU, and the process it lives in."""
+"""The engine as a user of the GPU, and its process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from engine import Engine, EngineProcess, EngineStats, EngineTenant
 from errors import EngineStartFailed, EngineUnreachable
-from tests.server.running import until
+from tests.waiting import wait_until
 
 GB = 10**9
 
@@ -36,130 +36,135 @@ def stats(held: int, *, device_type: str = "cuda", free: int = 10 * GB) -> Engin
 
 
 class FakeEngine:
-    """`looks`: what each look at the memory shows, the last one for ever."""
+    """`results`: what each call of `stats` returns or raises; the last one is repeated."""
 
-    def __init__(self, *looks: EngineStats | EngineUnreachable) -> None:
-        self.looks = list(looks)
-        self.let_go_calls = 0
+    def __init__(self, *results: EngineStats | EngineUnreachable) -> None:
+        self.results = list(results)
+        self.free_requests = 0
 
     def stats(self) -> EngineStats:
-        look = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
-        if isinstance(look, EngineUnreachable):
-            raise look
-        return look
+        result = self.results.pop(0) if len(self.results) > 1 else self.results[0]
+        if isinstance(result, EngineUnreachable):
+            raise result
+        return result
 
-    def let_go(self) -> None:
-        self.let_go_calls += 1
+    def request_free(self) -> None:
+        self.free_requests += 1
 
 
-def tenant(
-    engine: FakeEngine, host: EngineProcess | None = None, clock: Callable[[], float] = lambda: 0.0
+def make_tenant(
+    engine: FakeEngine, process: EngineProcess | None = None, clock: Callable[[], float] = lambda: 0.0
 ) -> EngineTenant:
     return EngineTenant(
-        lambda: engine, host or EngineProcess(), start_timeout_s=1, clock=clock, pause=lambda _: None
+        lambda: engine, process or EngineProcess(), start_timeout_s=1, clock=clock, sleep=lambda _: None
     )  # type: ignore[arg-type, return-value]
 
 
-REFUSED = EngineUnreachable("nobody listens", url="http://x", refused=True)
-SLOW = EngineUnreachable("too slow", url="http://x", refused=False, slow=True)
+REFUSED = EngineUnreachable("connection refused", url="http://x", refused=True)
+SLOW = EngineUnreachable("timed out", url="http://x", refused=False, slow=True)
 
 
-def test_models_count_as_resident_while_comfyui_holds_their_memory() -> None:
-    engine = tenant(FakeEngine(stats(7 * GB), stats(7 * GB), stats(GB // 10)))
+def test_models_are_resident_while_comfyui_holds_their_memory() -> None:
+    engine = make_tenant(FakeEngine(stats(7 * GB), stats(7 * GB), stats(GB // 10)))
     assert [len(engine.resident()) for _ in range(3)] == [1, 1, 0]
 
 
-def test_memory_that_does_not_come_free_is_never_said_to_be_gone() -> None:
+def test_memory_that_is_not_freed_stays_resident() -> None:
     ticks = itertools.count()
-    engine = tenant(FakeEngine(*[stats(20 * GB)] * 8, stats(12 * GB)), clock=lambda: float(next(ticks)))
+    engine = make_tenant(FakeEngine(*[stats(20 * GB)] * 8, stats(12 * GB)), clock=lambda: float(next(ticks)))
     assert [len(engine.resident()) for _ in range(15)] == [1] * 15
 
 
 @pytest.mark.parametrize("device_type", ["cpu", "xpu", "mps", "privateuseone"])
-def test_figures_that_are_not_the_whole_devices_are_not_believed(device_type: str) -> None:
-    engine = tenant(FakeEngine(stats(7 * GB, device_type=device_type)))
-    assert (engine.resident(), engine.room_bytes()) == ((), None)
+def test_memory_figures_that_are_not_those_of_the_whole_gpu_are_not_used(device_type: str) -> None:
+    engine = make_tenant(FakeEngine(stats(7 * GB, device_type=device_type)))
+    assert (engine.resident(), engine.available_bytes()) == ((), None)
 
 
-def test_room_is_what_is_free_and_all_that_comfyui_holds_itself() -> None:
-    # 10 GB count as free, 3 of them reserved by ComfyUI and not in use; it holds 6 in all.
-    assert tenant(FakeEngine(stats(6 * GB))).room_bytes() == 13 * GB
+def test_available_memory_is_what_is_free_and_what_comfyui_holds() -> None:
+    # 10 GB count as free, 3 of them reserved by ComfyUI and not in use; it holds 6 in total.
+    assert make_tenant(FakeEngine(stats(6 * GB))).available_bytes() == 13 * GB
 
 
-def test_an_engine_without_a_process_holds_nothing_and_is_asked_nothing() -> None:
+def test_an_engine_that_is_down_holds_nothing_and_gets_no_request() -> None:
     fake = FakeEngine(REFUSED)
-    engine = tenant(fake)
+    engine = make_tenant(fake)
     engine.release(())
-    assert (engine.resident(), engine.busy(), engine.room_bytes(), fake.let_go_calls) == ((), 0, None, 0)
+    assert (engine.resident(), engine.busy(), engine.available_bytes(), fake.free_requests) == (
+        (),
+        0,
+        None,
+        0,
+    )
 
 
-def test_an_engine_that_is_only_slow_is_not_taken_for_gone() -> None:
-    engine = tenant(FakeEngine(SLOW))
-    for ask in (engine.resident, engine.busy, engine.is_down):
+def test_a_slow_engine_does_not_count_as_down() -> None:
+    engine = make_tenant(FakeEngine(SLOW))
+    for method in (engine.resident, engine.busy, engine.is_down):
         with pytest.raises(EngineUnreachable):
-            ask()
+            method()
     assert engine.can_be_started() is False
 
 
-def test_an_engine_that_nobody_can_start_is_an_error() -> None:
+def test_an_engine_that_is_down_and_cannot_be_started_is_an_error() -> None:
     with pytest.raises(EngineUnreachable):
-        tenant(FakeEngine(REFUSED)).restore(())
+        make_tenant(FakeEngine(REFUSED)).restore(())
 
 
-def test_a_start_that_brings_no_engine_ends_in_time(tmp_path: Path) -> None:
+def test_a_start_without_an_answering_engine_fails_after_the_timeout(tmp_path: Path) -> None:
     ticks = itertools.count()
-    host = EngineProcess.of({"command": [sys.executable, "-c", "pass"]}, tmp_path)
-    engine = tenant(FakeEngine(REFUSED), host, clock=lambda: next(ticks) / 10)
+    process = EngineProcess.from_setting({"command": [sys.executable, "-c", "pass"]}, tmp_path)
+    engine = make_tenant(FakeEngine(REFUSED), process, clock=lambda: next(ticks) / 10)
     with pytest.raises(EngineStartFailed, match="did not answer within 1 s"):
         engine.restore(())
 
 
-def test_a_real_engine_is_told_to_drop_jobs_and_does_not_mind_unknown_ones(sketch_url: str) -> None:
+def test_cancelling_unknown_jobs_or_all_jobs_of_an_idle_engine_does_nothing(sketch_url: str) -> None:
     engine = Engine(sketch_url)
-    made = EngineTenant(lambda: engine, EngineProcess(), start_timeout_s=1)
-    made.drop(["nobody-knows-it"])
-    made.drop(None)
-    assert (made.busy(), made.resident(), made.room_bytes()) == (0, (), None)
+    tenant = EngineTenant(lambda: engine, EngineProcess(), start_timeout_s=1)
+    tenant.cancel_jobs(["unknown"])
+    tenant.cancel_jobs(None)
+    assert (tenant.busy(), tenant.resident(), tenant.available_bytes()) == (0, (), None)
     engine.close()
 
 
-# --- where its process lives -----------------------------------------------------------------------
+# --- the engine's process --------------------------------------------------------------------------
 
 
-def test_a_command_is_started_once_outlives_us_and_its_end_is_seen(tmp_path: Path) -> None:
-    host = EngineProcess.of(
+def test_a_command_is_started_once_in_its_own_session_and_its_end_is_detected(tmp_path: Path) -> None:
+    process = EngineProcess.from_setting(
         {"command": [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]}, tmp_path
     )
-    assert (host.can_start, host.state()) == (True, "exited")
-    host.start()
+    assert (process.can_start, process.state()) == (True, "exited")
+    process.start()
     pid = int((tmp_path / "engine.pid").read_text().split()[0])
-    host.start()
+    process.start()
     assert int((tmp_path / "engine.pid").read_text().split()[0]) == pid
-    assert (host.state(), os.getsid(pid)) == ("running", pid)
-    until(lambda: "up" in (tmp_path / "engine.log").read_text())
+    assert (process.state(), os.getsid(pid)) == ("running", pid)
+    wait_until(lambda: "up" in (tmp_path / "engine.log").read_text())
     os.kill(pid, signal.SIGKILL)
-    until(lambda: host.state() == "exited")
+    wait_until(lambda: process.state() == "exited")
 
 
-def test_a_number_that_is_another_process_by_now_is_not_our_engine(tmp_path: Path) -> None:
-    host = EngineProcess.of({"command": ["/bin/true"]}, tmp_path)
+def test_a_pid_that_belongs_to_another_process_is_not_the_engine(tmp_path: Path) -> None:
+    process = EngineProcess.from_setting({"command": ["/bin/true"]}, tmp_path)
     (tmp_path / "engine.pid").write_text(f"{os.getpid()} 1")
-    assert host.state() == "exited"
+    assert process.state() == "exited"
 
 
-def test_a_command_does_not_see_our_settings(tmp_path: Path) -> None:
+def test_a_command_does_not_get_easels_settings(tmp_path: Path) -> None:
     os.environ["EASEL_API_KEYS"] = "a-secret"
     try:
-        EngineProcess.of({"command": ["/usr/bin/env"]}, tmp_path).start()
+        EngineProcess.from_setting({"command": ["/usr/bin/env"]}, tmp_path).start()
     finally:
         del os.environ["EASEL_API_KEYS"]
-    until(lambda: "PATH=" in (tmp_path / "engine.log").read_text())
+    wait_until(lambda: "PATH=" in (tmp_path / "engine.log").read_text())
     assert "a-secret" not in (tmp_path / "engine.log").read_text()
 
 
-def test_a_command_that_is_not_there_says_so(tmp_path: Path) -> None:
+def test_a_command_that_does_not_exist_is_reported(tmp_path: Path) -> None:
     with pytest.raises(EngineStartFailed, match="cannot be started"):
-        EngineProcess.of({"command": [str(tmp_path / "none")]}, tmp_path).start()
+        EngineProcess.from_setting({"command": [str(tmp_path / "none")]}, tmp_path).start()
 
 
 @pytest.mark.parametrize(
@@ -174,37 +179,37 @@ def test_a_command_that_is_not_there_says_so(tmp_path: Path) -> None:
         ({"docker": "comfyui"}, "docker", "", "absent"),
     ],
 )
-def test_units_and_containers_are_asked_and_started_by_their_tools(
+def test_the_state_and_the_start_of_units_and_containers_use_their_tools(
     tmp_path: Path, start: dict[str, str], tool: str, prints: str, expected: str
 ) -> None:
     program = tmp_path / tool
-    program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\necho {prints}\n')
+    program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\necho {prints}\n')
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     before = os.environ["PATH"]
     os.environ["PATH"] = f"{tmp_path}:{before}"
     try:
-        host = EngineProcess.of(start, tmp_path)
-        assert host.state() == expected
-        host.start()
+        process = EngineProcess.from_setting(start, tmp_path)
+        assert process.state() == expected
+        process.start()
     finally:
         os.environ["PATH"] = before
-    asked = (tmp_path / "asked").read_text().splitlines()
-    assert asked[-1] == f"start {host.name}"
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls[-1] == f"start {process.name}"
 
 
-def test_where_there_is_no_tool_nobody_can_tell(tmp_path: Path) -> None:
+def test_without_docker_the_state_is_absent_and_a_start_fails(tmp_path: Path) -> None:
     before = os.environ["PATH"]
     os.environ["PATH"] = str(tmp_path)
     try:
-        host = EngineProcess.of({"docker": "comfyui"}, tmp_path)
-        assert host.state() == "absent"
-        with pytest.raises(EngineStartFailed, match="no docker"):
-            host.start()
+        process = EngineProcess.from_setting({"docker": "comfyui"}, tmp_path)
+        assert process.state() == "absent"
+        with pytest.raises(EngineStartFailed, match="'docker' was not found"):
+            process.start()
     finally:
         os.environ["PATH"] = before
 
 
-def test_a_port_that_nobody_listens_at_is_down() -> None:
+def test_an_engine_whose_port_refuses_connections_is_down() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,4 +1,5 @@
-"""Which engine is used: the configured one, a ComfyUI on its usual port, or the sketch engine until one was seen."""
+"""Which engine is used: the configured one, a ComfyUI on its default port, or the sketch engine until a ComfyUI was
+seen."""
 
 from __future__ import annotations
 
@@ -25,8 +26,8 @@ class Clock:
         return self.now
 
 
-class Place:
-    """A state directory, a probed port and a sketch engine that one can take away."""
+class Installation:
+    """A state directory, a ComfyUI on the probed port that can be stopped, and the sketch engine's address."""
 
     def __init__(self, state: Path, comfy: FakeComfyUI) -> None:
         self.state = state
@@ -34,7 +35,7 @@ class Place:
         self.clock = Clock()
         self.sketch: str | None = SKETCH
 
-    def choice(self, configured: str | None = None) -> EngineSelector:
+    def selector(self, configured: str | None = None) -> EngineSelector:
         return EngineSelector(
             configured,
             sketch_url=lambda: self.sketch,
@@ -43,120 +44,126 @@ class Place:
             clock=self.clock,
         )
 
-    def comfy_comes(self) -> None:
+    def start_comfyui(self) -> None:
         self.comfy.call(self.comfy.listen())
 
-    def comfy_goes(self) -> None:
-        self.comfy.call(self.comfy.die())
+    def stop_comfyui(self) -> None:
+        self.comfy.call(self.comfy.crash())
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
+def installation(tmp_path: Path) -> Iterator[Installation]:
     """No ComfyUI answers at first."""
     with FakeComfyUI() as comfy:
-        place = Place(tmp_path / "var", comfy)
-        place.comfy_goes()
-        yield place
-        place.comfy_comes()
+        installation = Installation(tmp_path / "var", comfy)
+        installation.stop_comfyui()
+        yield installation
+        installation.start_comfyui()
 
 
-def test_a_configured_engine_is_used_whatever_else_answers(place: Place) -> None:
-    place.comfy_comes()
-    assert place.choice("http://gpu.example:8188/").current().url == "http://gpu.example:8188"
-    assert not place.state.exists()
-    place.comfy_goes()
+def test_a_configured_engine_is_used_even_if_another_one_answers(installation: Installation) -> None:
+    installation.start_comfyui()
+    assert installation.selector("http://gpu.example:8188/").current().url == "http://gpu.example:8188"
+    assert not installation.state.exists()
+    installation.stop_comfyui()
 
 
-def test_without_any_comfyui_the_sketch_engine_is_used_at_its_present_address(place: Place) -> None:
-    choice = place.choice()
-    assert choice.current().url == SKETCH
-    place.sketch = "http://127.0.0.1:2"
-    assert choice.current().url == "http://127.0.0.1:2"
+def test_without_a_comfyui_the_sketch_engine_is_used_at_its_current_address(
+    installation: Installation,
+) -> None:
+    selector = installation.selector()
+    assert selector.current().url == SKETCH
+    installation.sketch = "http://127.0.0.1:2"
+    assert selector.current().url == "http://127.0.0.1:2"
 
 
-def test_without_a_sketch_engine_it_is_unreachable(place: Place) -> None:
-    place.sketch = None
-    with pytest.raises(EngineUnreachable, match="none is configured"):
-        place.choice().current()
+def test_without_any_engine_it_raises_engine_unreachable(installation: Installation) -> None:
+    installation.sketch = None
+    with pytest.raises(EngineUnreachable, match="no engine is configured"):
+        installation.selector().current()
 
 
-def test_a_comfyui_that_answers_is_used_and_remembered(place: Place) -> None:
-    place.comfy_comes()
-    assert place.choice().current().url == place.comfy.url
-    assert json.loads((place.state / "engine-seen.json").read_text()) == {"url": place.comfy.url}
-    place.comfy_goes()
+def test_a_comfyui_that_answers_is_used_and_recorded(installation: Installation) -> None:
+    installation.start_comfyui()
+    assert installation.selector().current().url == installation.comfy.url
+    assert json.loads((installation.state / "engine-seen.json").read_text()) == {
+        "url": installation.comfy.url
+    }
+    installation.stop_comfyui()
 
 
-def test_a_comfyui_that_comes_later_is_found_after_the_interval(place: Place) -> None:
-    choice = place.choice()
-    assert choice.current().url == SKETCH
-    place.comfy_comes()
-    place.clock.now += 4.9
-    assert choice.current().url == SKETCH
-    place.clock.now += 0.2
-    assert choice.current().url == place.comfy.url
-    place.comfy_goes()
+def test_a_comfyui_that_starts_later_is_found_after_the_probe_interval(installation: Installation) -> None:
+    selector = installation.selector()
+    assert selector.current().url == SKETCH
+    installation.start_comfyui()
+    installation.clock.now += 4.9
+    assert selector.current().url == SKETCH
+    installation.clock.now += 0.2
+    assert selector.current().url == installation.comfy.url
+    installation.stop_comfyui()
 
 
-def test_once_seen_there_are_no_sketches_any_more_but_the_engine_is_back_at_once(place: Place) -> None:
-    place.comfy_comes()
-    choice = place.choice()
-    choice.current()
-    place.comfy_goes()
-    place.clock.now += 5.1
-    for again in (choice, place.choice()):
-        with pytest.raises(EngineUnreachable, match="draws no sketches"):
-            again.current()
-    place.comfy_comes()
-    assert choice.current().url == place.comfy.url
-    place.comfy_goes()
+def test_a_seen_comfyui_that_is_away_is_not_replaced_by_the_sketch_engine_and_is_used_once_it_is_back(
+    installation: Installation,
+) -> None:
+    installation.start_comfyui()
+    selector = installation.selector()
+    selector.current()
+    installation.stop_comfyui()
+    installation.clock.now += 5.1
+    for each in (selector, installation.selector()):
+        with pytest.raises(EngineUnreachable, match="does not go back to the sketch engine"):
+            each.current()
+    installation.start_comfyui()
+    assert selector.current().url == installation.comfy.url
+    installation.stop_comfyui()
 
 
-def test_what_another_process_saw_counts(place: Place) -> None:
-    choice = place.choice()
-    assert choice.current().url == SKETCH
-    place.comfy_comes()
-    assert place.choice().current().url == place.comfy.url
-    place.comfy_goes()
+def test_a_comfyui_seen_by_another_process_counts_as_seen(installation: Installation) -> None:
+    selector = installation.selector()
+    assert selector.current().url == SKETCH
+    installation.start_comfyui()
+    assert installation.selector().current().url == installation.comfy.url
+    installation.stop_comfyui()
     with pytest.raises(EngineUnreachable):
-        choice.current()
+        selector.current()
 
 
-def test_a_sketch_engine_on_the_probed_port_is_no_comfyui(place: Place) -> None:
-    place.comfy.sketch = True
-    place.comfy_comes()
-    assert place.choice().current().url == SKETCH
-    place.comfy_goes()
+def test_a_sketch_engine_on_the_probed_port_is_not_a_comfyui(installation: Installation) -> None:
+    installation.comfy.sketch = True
+    installation.start_comfyui()
+    assert installation.selector().current().url == SKETCH
+    installation.stop_comfyui()
 
 
-def test_a_seen_engine_that_is_slow_to_answer_is_still_used(place: Place) -> None:
-    place.comfy_comes()
-    choice = place.choice()
-    choice.current()
-    place.comfy.slow_stats = threading.Event()
-    place.clock.now += 5.1
-    assert choice.current().url == place.comfy.url
-    place.comfy.slow_stats.set()
-    place.comfy_goes()
+def test_a_seen_engine_that_is_slow_to_answer_is_still_used(installation: Installation) -> None:
+    installation.start_comfyui()
+    selector = installation.selector()
+    selector.current()
+    installation.comfy.slow_stats = threading.Event()
+    installation.clock.now += 5.1
+    assert selector.current().url == installation.comfy.url
+    installation.comfy.slow_stats.set()
+    installation.stop_comfyui()
 
 
-def test_one_caller_probes_while_the_others_go_on(place: Place) -> None:
-    choice = place.choice()
-    choice.current()
-    place.comfy_comes()
-    place.comfy.slow_stats = threading.Event()
-    place.clock.now += 5.1
+def test_one_caller_probes_while_the_others_use_the_last_result(installation: Installation) -> None:
+    selector = installation.selector()
+    selector.current()
+    installation.start_comfyui()
+    installation.comfy.slow_stats = threading.Event()
+    installation.clock.now += 5.1
     with ThreadPoolExecutor() as pool:
-        prober = pool.submit(choice.current)
-        place.comfy.wait_for(lambda: place.comfy.asked_stats)
-        assert choice.current().url == SKETCH
-        place.comfy.slow_stats.set()
+        prober = pool.submit(selector.current)
+        installation.comfy.wait_for(lambda: installation.comfy.stats_requests)
+        assert selector.current().url == SKETCH
+        installation.comfy.slow_stats.set()
         prober.result()
-    assert place.comfy.asked_stats == 1
-    place.comfy_goes()
+    assert installation.comfy.stats_requests == 1
+    installation.stop_comfyui()
 
 
-def test_an_engine_is_made_once(place: Place) -> None:
-    choice = place.choice(SKETCH)
+def test_each_engine_is_created_once(installation: Installation) -> None:
+    selector = installation.selector(SKETCH)
     with ThreadPoolExecutor(8) as pool:
-        assert len({id(engine) for engine in pool.map(lambda _: choice.current(), range(64))}) == 1
+        assert len({id(engine) for engine in pool.map(lambda _: selector.current(), range(64))}) == 1

@@ -1,4 +1,4 @@
-"""What the story of a request promises beyond what HTTP shows: preloading, and a file that vanishes meanwhile."""
+"""What a generation promises beyond what the HTTP tests show: preloading, progress, and files that come and go."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ REQUEST = ImageRequest(
 
 @pytest.fixture
 def generator(make_app: MakeApp) -> Generator:
-    made: Generator = make_app().extensions["easel"].generator
-    return made
+    generator: Generator = make_app().extensions["easel"].generator
+    return generator
 
 
-def test_models_are_loaded_ahead_once_the_engine_is_there(
+def test_models_are_preloaded_once_the_engine_answers(
     generator: Generator, sketch_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine, pauses = generator.engine(), []
 
-    def not_there_yet() -> Engine:
+    def starting_engine() -> Engine:
         if len(pauses) < 2:
             raise EngineUnreachable("still starting")
         return engine
 
-    generator.engine = not_there_yet
+    generator.engine = starting_engine
     caplog.set_level("INFO", "easel.generation")
-    preload(generator, ("sd-1.5-pruned-emaonly", "flux-schnell"), timeout_s=60, pause=pauses.append)
+    preload(generator, ("sd-1.5-pruned-emaonly", "flux-schnell"), timeout_s=60, sleep=pauses.append)
     assert len(pauses) == 2
     assert [record.args[0] for record in caplog.records if record.args] == [
         "sd-1.5-pruned-emaonly",
@@ -46,15 +46,15 @@ def test_models_are_loaded_ahead_once_the_engine_is_there(
     ]
 
 
-def test_the_steps_of_a_job_can_be_watched(generator: Generator) -> None:
-    seen: list[int] = []
+def test_the_steps_of_a_job_are_reported(generator: Generator) -> None:
+    steps: list[int] = []
 
-    def watch(event: object) -> None:
+    def on_progress(event: object) -> None:
         if isinstance(event, Progress):
-            seen.append(event.value)
+            steps.append(event.value)
 
-    generator.generate(REQUEST, OutputOptions(keep=False), timeout_s=30, watch=watch)
-    assert seen == [1, 2, 3]
+    generator.generate(REQUEST, OutputOptions(keep=False), timeout_s=30, on_progress=on_progress)
+    assert steps == [1, 2, 3]
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def own_sketch(files: Path, catalogue_files: dict[str, list[str]]) -> Iterator[S
         yield sketch
 
 
-def test_a_file_that_comes_or_goes_while_we_run_is_noticed_at_once(
+def test_a_file_that_is_added_or_deleted_while_the_server_runs_is_noticed_at_once(
     make_app: MakeApp, own_sketch: SketchProcess, files: Path, catalogue_files: dict[str, list[str]]
 ) -> None:
     generator: Generator = make_app(engine__url=own_sketch.url).extensions["easel"].generator

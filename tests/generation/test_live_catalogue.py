@@ -1,4 +1,4 @@
-"""The catalogue while its files change, with a clock in hand."""
+"""Reloading the catalogue when its files change, with a fake clock."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Clock:
 
 
 @dataclass
-class World:
-    """A copy of the project's own texts that can be edited, and a catalogue that watches it."""
+class Installation:
+    """A copy of the project's own catalogue files that can be edited."""
 
     root: Path
     clock: Clock
@@ -34,69 +34,69 @@ class World:
     def paths(self) -> SourcePaths:
         return SourcePaths(self.root / "catalogue.yaml", self.root / "templates_wf", self.root / "schemas")
 
-    def watch(self) -> LiveCatalogue:
-        return LiveCatalogue(self.paths, self.root / "state/kept.json", clock=self.clock)
+    def load(self) -> LiveCatalogue:
+        return LiveCatalogue(self.paths, self.root / "state/last_good.json", clock=self.clock)
 
-    def edit(self, name: str, was: str, becomes: str) -> None:
+    def edit(self, name: str, old: str, new: str) -> None:
         path = self.root / name
-        path.write_text(path.read_text().replace(was, becomes))
+        path.write_text(path.read_text().replace(old, new))
         os.utime(path, (self.clock.now, self.clock.now))
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
+def installation(tmp_path: Path) -> Installation:
     for name in ("templates_wf", "schemas"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "catalogue.yaml", tmp_path)
-    return World(tmp_path, Clock())
+    return Installation(tmp_path, Clock())
 
 
 def title(live: LiveCatalogue) -> str:
     return live.current().models["sdxl-turbo"].title
 
 
-def test_a_change_counts_once_it_has_been_still_for_a_moment(world: World) -> None:
-    live = world.watch()
-    world.clock.now += 10
-    world.edit("catalogue.yaml", "title: SDXL Turbo\n", "title: New\n")
+def test_a_change_is_loaded_once_the_file_has_settled(installation: Installation) -> None:
+    live = installation.load()
+    installation.clock.now += 10
+    installation.edit("catalogue.yaml", "title: SDXL Turbo\n", "title: New\n")
     assert title(live) == "SDXL Turbo"
-    world.clock.now += 0.15
-    world.edit("catalogue.yaml", "title: New\n", "title: Newer\n")
-    world.clock.now += 0.15
+    installation.clock.now += 0.15
+    installation.edit("catalogue.yaml", "title: New\n", "title: Newer\n")
+    installation.clock.now += 0.15
     assert title(live) == "SDXL Turbo"
-    world.clock.now += 0.1
+    installation.clock.now += 0.1
     assert title(live) == "Newer"
 
 
-def test_the_first_look_long_after_an_edit_already_finds_it(world: World) -> None:
-    live = world.watch()
-    world.edit("catalogue.yaml", "title: SDXL Turbo\n", "title: New\n")
-    world.clock.now += 60
+def test_an_older_edit_is_loaded_at_the_next_call(installation: Installation) -> None:
+    live = installation.load()
+    installation.edit("catalogue.yaml", "title: SDXL Turbo\n", "title: New\n")
+    installation.clock.now += 60
     assert title(live) == "New"
 
 
-def test_an_older_file_put_in_its_place_counts_at_once(world: World) -> None:
-    live = world.watch()
-    path = world.root / "catalogue.yaml"
-    other = world.root / "other.yaml"
+def test_a_replacement_with_an_older_modification_time_is_loaded_at_once(installation: Installation) -> None:
+    live = installation.load()
+    path = installation.root / "catalogue.yaml"
+    other = installation.root / "other.yaml"
     other.write_text(path.read_text().replace("title: SDXL Turbo\n", "title: Old\n"))
     os.utime(other, (1e9, 1e9))
     other.replace(path)
     assert title(live) == "Old"
 
 
-def test_an_edited_template_counts_too(world: World) -> None:
-    live = world.watch()
+def test_an_edited_template_is_loaded_too(installation: Installation) -> None:
+    live = installation.load()
     before = live.current()
-    world.edit("templates_wf/sd15_simple.json.j2", '"denoise": 1.0', '"denoise": 0.9')
+    installation.edit("templates_wf/sd15_simple.json.j2", '"denoise": 1.0', '"denoise": 0.9')
     for _ in range(2):
-        world.clock.now += 0.3
+        installation.clock.now += 0.3
         live.current()
     assert live.current() is not before
 
 
 @pytest.mark.parametrize(
-    ("name", "was", "becomes"),
+    ("name", "old", "new"),
     [
         ("catalogue.yaml", "min_vram_gb: 8", "min_vram_gb: x"),
         ("catalogue.yaml", "models:", "models: ["),
@@ -114,51 +114,51 @@ def test_an_edited_template_counts_too(world: World) -> None:
         ("catalogue.yaml", "min_vram_gb: 8", "min_vram_gb: .nan"),
     ],
 )
-def test_a_bad_edit_is_refused_told_and_undone_by_mending_it(
-    world: World, name: str, was: str, becomes: str
+def test_an_invalid_edit_is_refused_and_reported_until_it_is_fixed(
+    installation: Installation, name: str, old: str, new: str
 ) -> None:
-    live = world.watch()
+    live = installation.load()
     before = live.current()
-    world.edit(name, was, becomes)
+    installation.edit(name, old, new)
     for _ in range(3):
-        world.clock.now += 0.3
+        installation.clock.now += 0.3
         assert live.current() is before
     assert live.error is not None
-    world.edit(name, becomes, was)
+    installation.edit(name, new, old)
     for _ in range(2):
-        world.clock.now += 0.3
+        installation.clock.now += 0.3
         live.current()
     assert live.error is None
     assert live.current().models.keys() == before.models.keys()
 
 
-def test_a_file_that_goes_away_and_comes_back_does_no_harm(world: World) -> None:
-    live = world.watch()
-    path = world.root / "catalogue.yaml"
+def test_the_last_good_catalogue_stays_while_a_file_is_missing(installation: Installation) -> None:
+    live = installation.load()
+    path = installation.root / "catalogue.yaml"
     text = path.read_text()
     path.unlink()
     for _ in range(3):
-        world.clock.now += 0.3
+        installation.clock.now += 0.3
         assert title(live) == "SDXL Turbo"
     path.write_text(text.replace("title: SDXL Turbo\n", "title: Back\n"))
     for _ in range(2):
-        world.clock.now += 0.3
+        installation.clock.now += 0.3
         live.current()
     assert title(live) == "Back"
 
 
-def test_a_start_with_a_broken_catalogue_is_refused(world: World) -> None:
-    world.edit("catalogue.yaml", "default_model: sdxl-turbo", "default_model: nope")
+def test_a_start_with_an_invalid_catalogue_fails(installation: Installation) -> None:
+    installation.edit("catalogue.yaml", "default_model: sdxl-turbo", "default_model: nope")
     with pytest.raises(CatalogueInvalid, match="nope"):
-        world.watch()
+        installation.load()
 
 
-def test_a_state_directory_that_cannot_be_written_costs_nothing_now(world: World) -> None:
-    (world.root / "state").write_text("a file where a folder should be")
-    assert title(world.watch()) == "SDXL Turbo"
+def test_a_state_directory_that_is_not_writable_does_not_prevent_loading(installation: Installation) -> None:
+    (installation.root / "state").write_text("a file instead of a folder")
+    assert title(installation.load()) == "SDXL Turbo"
 
 
-# --- this installation's own choices ---------------------------------------------------------------
+# --- this installation's choices -------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def catalogue() -> Catalogue:
 
 
 @pytest.mark.parametrize(
-    ("default_model", "default_size", "visible", "words"),
+    ("default_model", "default_size", "visible", "message"),
     [
         ("nope", "", (), "not in the catalogue"),
         ("", "", ("nope",), "not in the catalogue"),
@@ -177,14 +177,14 @@ def catalogue() -> Catalogue:
         ("", "huge", (), "default_size"),
     ],
 )
-def test_choices_that_do_not_fit_the_catalogue_are_refused(
-    catalogue: Catalogue, default_model: str, default_size: str, visible: tuple[str, ...], words: str
+def test_choices_that_contradict_the_catalogue_are_refused(
+    catalogue: Catalogue, default_model: str, default_size: str, visible: tuple[str, ...], message: str
 ) -> None:
-    with pytest.raises(SettingsInvalid, match=words):
+    with pytest.raises(SettingsInvalid, match=message):
         installation_choices(default_model, default_size, visible)(catalogue)
 
 
-def test_choices_are_put_into_the_catalogue(catalogue: Catalogue) -> None:
+def test_choices_are_applied_to_the_catalogue(catalogue: Catalogue) -> None:
     chosen = installation_choices("flux-schnell", "768x768", ("flux-schnell", "sdxl-turbo"))(catalogue)
     assert chosen.find("").id == "flux-schnell"
     assert [model.id for model in chosen.visible_models] == ["sdxl-turbo", "flux-schnell"]

@@ -1,5 +1,5 @@
-"""A disk that is really full, and one that is really read-only. Where no disk can be mounted, the file size limit in
-test_store_processes.py stands for it."""
+"""A disk that is really full, and one that is really read-only. If no disk can be mounted, test_store_processes.py
+still tests the file size limit."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ ROOT = Path(__file__).parents[2]
 MOUNT = 'mount -t tmpfs -o size=2m none "$1" && shift && exec "$@"'
 
 
-def on_a_small_disk(place: Path, *command: str) -> str:
-    """Runs `command` where `place` is a disk of 2 MB, which goes away with the process."""
+def on_a_small_disk(mount_point: Path, *command: str) -> str:
+    """Runs `command` with a disk of 2 MB mounted at `mount_point`, which disappears with the process."""
     for unshare in (["unshare", "--mount", "--map-root-user"], ["unshare", "--mount"]):
         try:
             subprocess.run(
-                [*unshare, "sh", "-c", MOUNT, "sh", str(place), "true"], check=True, capture_output=True
+                [*unshare, "sh", "-c", MOUNT, "sh", str(mount_point), "true"], check=True, capture_output=True
             )
         except (OSError, subprocess.CalledProcessError):
             continue
-        done = subprocess.run(
-            [*unshare, "sh", "-c", MOUNT, "sh", str(place), *command],
+        process = subprocess.run(
+            [*unshare, "sh", "-c", MOUNT, "sh", str(mount_point), *command],
             capture_output=True,
             text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             timeout=60,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert process.returncode == 0, process.stderr
+        return process.stdout
     pytest.skip(
-        "NOT TESTED HERE: a full disk, as this user may mount none (needs unshare and root or user namespaces)"
+        "NOT TESTED HERE: a full disk, because this user cannot mount one (needs unshare, and root or user namespaces)"
     )
 
 
-def test_a_full_disk_is_store_full_until_expired_images_make_room(tmp_path: Path) -> None:
-    script = str(Path(__file__).with_name("disk_that_fills.py"))
-    told = json.loads(on_a_small_disk(tmp_path, sys.executable, "-W", "error", script, str(tmp_path)))
-    assert told["kept"] in (7, 8)  # of 256 kB each; the disk counts in pages
-    assert told["full"] == "The disk that keeps the images has no room: No space left on device."
-    assert told["errno"] == errno.ENOSPC
-    assert told["whole"]
-    assert told["leftovers"] == []
-    assert told["names"]
-    assert told["evicted"] == [1, 2]  # the first was opened since
-    assert told["late"]
-    assert told["again"] == [True, True]
-    assert told["readable"]
-    assert told["read_only"] == ["StoreUnwritable", True]
+def test_a_full_disk_is_store_full_until_images_expire_and_are_evicted(tmp_path: Path) -> None:
+    script = str(Path(__file__).with_name("fill_disk.py"))
+    results = json.loads(on_a_small_disk(tmp_path, sys.executable, "-W", "error", script, str(tmp_path)))
+    assert results["kept"] in (7, 8)  # of 256 kB each; the disk allocates whole pages
+    assert results["full"] == "The disk of the image store is full: No space left on device."
+    assert results["errno"] == errno.ENOSPC
+    assert results["complete"]
+    assert results["leftovers"] == []
+    assert results["names"]
+    assert results["evicted"] == [1, 2]  # the first was opened after them
+    assert results["late"]
+    assert results["again"] == [True, True]
+    assert results["readable"]
+    assert results["read_only"] == ["StoreUnwritable", True]

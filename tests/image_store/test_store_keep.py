@@ -1,4 +1,4 @@
-"""What is kept can be opened, whole, by its name alone, and nothing else can."""
+"""Keeping and opening images: only complete images can be opened, and only by their names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from image_store.names import Extension
 NAME = "3f2b8c1e-9d4a-4f6b-8a7c-0123456789ab.png"
 
 
-def a_store(directory: Path, *, max_count: int = 100, max_bytes: int = 10_000_000) -> ImageStore:
+def make_store(directory: Path, *, max_count: int = 100, max_bytes: int = 10_000_000) -> ImageStore:
     return ImageStore(directory, max_count=max_count, max_bytes=max_bytes)
 
 
@@ -25,10 +25,10 @@ def a_store(directory: Path, *, max_count: int = 100, max_bytes: int = 10_000_00
     ("extension", "suffix", "mime"),
     [("png", ".png", "image/png"), ("jpeg", ".jpg", "image/jpeg"), ("webp", ".webp", "image/webp")],
 )
-def test_a_kept_image_is_opened_by_its_name(
+def test_a_kept_image_can_be_opened_by_its_name(
     tmp_path: Path, extension: Extension, suffix: str, mime: str
 ) -> None:
-    store = a_store(tmp_path / "images")
+    store = make_store(tmp_path / "images")
     kept = store.keep(b"some bytes", extension)
     assert re.fullmatch(
         r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}" + re.escape(suffix), kept.name
@@ -39,22 +39,22 @@ def test_a_kept_image_is_opened_by_its_name(
     assert stored.etag == kept.name.removesuffix(suffix)
 
 
-def test_every_process_opens_what_one_kept(tmp_path: Path) -> None:
-    kept = a_store(tmp_path).keep(b"picture", "png")
-    assert a_store(tmp_path).open(kept.name).data == b"picture"
+def test_an_image_can_be_opened_by_another_store_on_the_same_folder(tmp_path: Path) -> None:
+    kept = make_store(tmp_path).keep(b"picture", "png")
+    assert make_store(tmp_path).open(kept.name).data == b"picture"
 
 
-def test_only_the_owner_may_read_what_is_kept(tmp_path: Path) -> None:
+def test_the_folder_and_its_files_are_private_to_the_user(tmp_path: Path) -> None:
     directory = tmp_path / "var" / "images"
-    kept = a_store(directory).keep(b"picture", "png")
+    kept = make_store(directory).keep(b"picture", "png")
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
     assert modes[kept.name] == 0o600
     assert set(modes.values()) == {0o600}
 
 
-def test_making_a_store_touches_nothing(tmp_path: Path) -> None:
-    a_store(tmp_path / "images")
+def test_creating_a_store_writes_nothing(tmp_path: Path) -> None:
+    make_store(tmp_path / "images")
     assert not list(tmp_path.iterdir())
 
 
@@ -88,7 +88,7 @@ def test_making_a_store_touches_nothing(tmp_path: Path) -> None:
         NAME.replace(".png", ".svg"),
         NAME.upper(),
         NAME.replace("-", ""),
-        NAME.replace("-4f6b", "-1f6b"),  # a uuid, but not of version 4
+        NAME.replace("-4f6b", "-1f6b"),  # a UUID, but not version 4
         NAME.replace("-8a7c", "-ca7c"),
         NAME.replace("3", "\uff13"),  # FULLWIDTH DIGIT THREE
         NAME.replace("3", "\u0663"),  # ARABIC-INDIC DIGIT THREE
@@ -103,7 +103,7 @@ def test_making_a_store_touches_nothing(tmp_path: Path) -> None:
 )
 def test_any_other_name_is_not_found(tmp_path: Path, name: str) -> None:
     directory = tmp_path / "images"
-    store = a_store(directory)
+    store = make_store(directory)
     store.keep(b"picture", "png")
     for decoy in (directory / NAME.removesuffix(".png"), directory / "secret.png", tmp_path / NAME):
         decoy.write_bytes(b"secret")
@@ -114,31 +114,31 @@ def test_any_other_name_is_not_found(tmp_path: Path, name: str) -> None:
     assert str(tmp_path) not in caught.value.message
 
 
-def test_a_link_under_an_images_name_is_not_followed(tmp_path: Path) -> None:
+def test_a_symbolic_link_with_an_image_name_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"secret")
     directory = tmp_path / "images"
     directory.mkdir()
     (directory / NAME).symlink_to(tmp_path / "secret")
     with pytest.raises(ImageNotFound):
-        a_store(directory).open(NAME)
+        make_store(directory).open(NAME)
 
 
-def test_a_folder_or_a_pipe_under_an_images_name_is_not_found(tmp_path: Path) -> None:
+def test_a_folder_or_a_pipe_with_an_image_name_is_not_found(tmp_path: Path) -> None:
     (tmp_path / NAME).mkdir()
     os.mkfifo(tmp_path / NAME.replace(".png", ".jpg"))
     for name in (NAME, NAME.replace(".png", ".jpg")):
         with pytest.raises(ImageNotFound):
-            a_store(tmp_path).open(name)
+            make_store(tmp_path).open(name)
 
 
-def test_opening_without_the_folder_is_not_found(tmp_path: Path) -> None:
+def test_no_image_is_found_if_the_folder_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(ImageNotFound):
-        a_store(tmp_path / "never" / "made").open(NAME)
+        make_store(tmp_path / "never" / "made").open(NAME)
 
 
-def test_a_folder_removed_while_running_is_made_again(tmp_path: Path) -> None:
+def test_a_folder_that_was_removed_is_created_again(tmp_path: Path) -> None:
     directory = tmp_path / "images"
-    store = a_store(directory)
+    store = make_store(directory)
     first = store.keep(b"one", "png")
     for path in directory.iterdir():
         path.unlink()
@@ -149,28 +149,28 @@ def test_a_folder_removed_while_running_is_made_again(tmp_path: Path) -> None:
         store.open(first.name)
 
 
-@pytest.mark.parametrize("below", ["images", "images/deeper"])
-def test_a_file_where_the_folder_should_be_is_unwritable(tmp_path: Path, below: str) -> None:
+@pytest.mark.parametrize("folder", ["images", "images/deeper"])
+def test_a_file_in_place_of_the_folder_is_store_unwritable(tmp_path: Path, folder: str) -> None:
     (tmp_path / "images").write_bytes(b"in the way")
     with pytest.raises(StoreUnwritable) as caught:
-        a_store(tmp_path / below).keep(b"picture", "png")
+        make_store(tmp_path / folder).keep(b"picture", "png")
     assert str(tmp_path) not in caught.value.message
     assert (tmp_path / "images").read_bytes() == b"in the way"
 
 
 @pytest.mark.skipif(
-    os.geteuid() == 0, reason="root may write anywhere; the read-only disk below stands for it"
+    os.geteuid() == 0, reason="root may write anywhere; test_store_disk.py tests a read-only disk"
 )
-def test_a_folder_that_denies_writing_is_unwritable(tmp_path: Path) -> None:
+def test_a_read_only_folder_is_store_unwritable(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(StoreUnwritable) as caught:
-        a_store(tmp_path).keep(b"picture", "png")
+        make_store(tmp_path).keep(b"picture", "png")
     assert isinstance(caught.value.__cause__, OSError)
     assert caught.value.__cause__.errno == errno.EACCES
 
 
-def test_a_picture_larger_than_the_whole_store_is_refused_and_evicts_nothing(tmp_path: Path) -> None:
-    store = a_store(tmp_path, max_bytes=100)
+def test_a_picture_larger_than_max_bytes_is_refused_and_evicts_nothing(tmp_path: Path) -> None:
+    store = make_store(tmp_path, max_bytes=100)
     kept = store.keep(b"x" * 100, "png")
     with pytest.raises(StoreFull) as caught:
         store.keep(b"x" * 101, "png")

@@ -1,4 +1,4 @@
-"""Several processes on one folder, some of which die in the middle."""
+"""Several processes that use one folder, some of which are killed."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from errors import EaselError, ImageNotFound, StoreFull
 from image_store import ImageStore
 
 SPAWN = multiprocessing.get_context("spawn")
-WAIT_S = 30.0
+TIMEOUT_S = 30.0
 
 
-def sealed(size: int) -> bytes:
-    """Bytes that tell whether they are whole."""
+def with_checksum(size: int) -> bytes:
+    """Random bytes after their checksum, so that `is_complete` can detect partial files."""
     body = os.urandom(size)
     return hashlib.sha256(body).digest() + body
 
 
-def is_whole(data: bytes) -> bool:
+def is_complete(data: bytes) -> bool:
     return hashlib.sha256(data[32:]).digest() == data[:32]
 
 
 def in_children(work: Callable[[Path, Connection], None], directory: Path, count: int) -> list[object]:
-    """Runs `work` in so many processes at once; returns what each sends."""
+    """Runs `work` in `count` processes at the same time; returns what each sends."""
     ends = [SPAWN.Pipe() for _ in range(count)]
     children = [SPAWN.Process(target=work, args=(directory, far), daemon=True) for _, far in ends]
     for child in children:
@@ -42,27 +42,27 @@ def in_children(work: Callable[[Path, Connection], None], directory: Path, count
         assert near.recv() == "ready"
     for near, _ in ends:
         near.send("go")
-    answers = [near.recv() if near.poll(WAIT_S) else "no answer" for near, _ in ends]
+    results = [near.recv() if near.poll(TIMEOUT_S) else "timeout" for near, _ in ends]
     for child in children:
-        child.join(WAIT_S)
+        child.join(TIMEOUT_S)
         assert child.exitcode == 0
-    return answers
+    return results
 
 
-def hammer(directory: Path, pipe: Connection) -> None:
+def keep_and_open_randomly(directory: Path, pipe: Connection) -> None:
     store = ImageStore(directory, max_count=20, max_bytes=40_000, min_age_s=0)
-    chance = random.Random(os.getpid())
+    rng = random.Random(os.getpid())
     pipe.send("ready")
     pipe.recv()
     errors: list[str] = []
 
     def work() -> None:
-        mine: list[str] = []
+        names: list[str] = []
         for _ in range(100):
             try:
-                mine.append(store.keep(sealed(chance.randrange(1000, 3000)), "png").name)
-                if not is_whole(store.open(chance.choice(mine[-3:])).data):
-                    errors.append("half an image")
+                names.append(store.keep(with_checksum(rng.randrange(1000, 3000)), "png").name)
+                if not is_complete(store.open(rng.choice(names[-3:])).data):
+                    errors.append("incomplete image")
             except ImageNotFound:
                 pass  # evicted by then
             except (EaselError, OSError) as error:
@@ -76,13 +76,13 @@ def hammer(directory: Path, pipe: Connection) -> None:
     pipe.send(errors)
 
 
-def test_processes_that_keep_open_and_evict_never_see_half_an_image_and_end_within_the_limits(
+def test_concurrent_processes_never_see_incomplete_images_and_end_within_the_limits(
     tmp_path: Path,
 ) -> None:
-    directory = tmp_path / "not" / "made" / "yet"  # all of them make it at once
-    assert in_children(hammer, directory, 3) == [[], [], []]
+    directory = tmp_path / "not" / "made" / "yet"  # all processes create it at the same time
+    assert in_children(keep_and_open_randomly, directory, 3) == [[], [], []]
     left = [path for path in directory.iterdir() if not path.name.startswith(".")]
-    assert all(is_whole(path.read_bytes()) for path in left)
+    assert all(is_complete(path.read_bytes()) for path in left)
     assert 5 < len(left) <= 20
     assert sum(path.stat().st_size for path in left) <= 40_000
     assert {path.name for path in directory.iterdir()} - {path.name for path in left} == {
@@ -97,7 +97,7 @@ def keep_and_open(directory: Path, pipe: Connection) -> None:
     pipe.recv()
     lost = 0
     for _ in range(150):
-        name = store.keep(sealed(10_000), "png").name
+        name = store.keep(with_checksum(10_000), "png").name
         try:
             store.open(name)
         except ImageNotFound:
@@ -105,49 +105,49 @@ def keep_and_open(directory: Path, pipe: Connection) -> None:
     pipe.send(lost)
 
 
-def test_no_image_is_evicted_before_its_own_answer(tmp_path: Path) -> None:
+def test_no_image_is_evicted_before_its_own_process_has_opened_it(tmp_path: Path) -> None:
     assert in_children(keep_and_open, tmp_path, 3) == [0, 0, 0]
     assert sum(path.stat().st_size for path in tmp_path.glob("*.png")) <= 1_000_000
 
 
-def keep_for_ever(directory: Path, pipe: Connection) -> None:
+def keep_forever(directory: Path, pipe: Connection) -> None:
     store = ImageStore(directory, max_count=5, max_bytes=1 << 30, min_age_s=0)
-    store.keep(sealed(1000), "png")
+    store.keep(with_checksum(1000), "png")
     pipe.send("ready")
     while True:
-        store.keep(sealed(8_000_000), "png")
+        store.keep(with_checksum(8_000_000), "png")
 
 
 def killed_while_keeping(directory: Path) -> list[Path]:
-    """Kills a process as soon as it has begun to write; the temporary files that it left."""
+    """Kills a process as soon as it has started to write; returns the temporary files in the folder."""
     before = set(directory.glob(".*.part"))
     near, far = SPAWN.Pipe()
-    child = SPAWN.Process(target=keep_for_ever, args=(directory, far), daemon=True)
+    child = SPAWN.Process(target=keep_forever, args=(directory, far), daemon=True)
     child.start()
     try:
         assert near.recv() == "ready"
-        end = time.monotonic() + WAIT_S
+        deadline = time.monotonic() + TIMEOUT_S
         while not set(directory.glob(".*.part")) - before:
-            assert time.monotonic() < end
+            assert time.monotonic() < deadline
     finally:
         child.kill()
-        child.join(WAIT_S)
+        child.join(TIMEOUT_S)
     return list(directory.glob(".*.part"))
 
 
-def test_a_process_killed_while_keeping_leaves_no_half_image_under_a_name(tmp_path: Path) -> None:
+def test_a_process_killed_while_keeping_leaves_no_incomplete_image(tmp_path: Path) -> None:
     leftovers: list[Path] = []
     kills = 0
     while len(leftovers) < 2 and kills < 10:  # a kill may come just after the rename
         leftovers, kills = killed_while_keeping(tmp_path), kills + 1
-    assert leftovers, "no kill came in the midst of a keep"
-    assert all(is_whole(path.read_bytes()) for path in tmp_path.glob("*.png"))
+    assert leftovers, "no process was killed while it was keeping an image"
+    assert all(is_complete(path.read_bytes()) for path in tmp_path.glob("*.png"))
 
     for leftover in leftovers:
         os.utime(leftover, (time.time() - 3600,) * 2)
     store = ImageStore(tmp_path, max_count=5, max_bytes=1 << 30, min_age_s=0)
-    kept = store.keep(sealed(10), "png")
-    assert is_whole(store.open(kept.name).data)
+    kept = store.keep(with_checksum(10), "png")
+    assert is_complete(store.open(kept.name).data)
     assert not list(tmp_path.glob(".*.part"))
     assert len(list(tmp_path.glob("*.png"))) <= 5
 
@@ -157,35 +157,35 @@ def keep_in_a_fork(store: ImageStore, pipe: Connection) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forking beside threads, from Python 3.12 on
-def test_a_store_made_before_a_fork_works_on_both_sides(tmp_path: Path) -> None:
+def test_a_store_created_before_a_fork_works_in_parent_and_child(tmp_path: Path) -> None:
     store = ImageStore(tmp_path, max_count=2, max_bytes=1000, min_age_s=0)
     store.keep(b"before", "png")
     near, far = multiprocessing.Pipe()
     child = multiprocessing.get_context("fork").Process(target=keep_in_a_fork, args=(store, far))
     child.start()
-    assert near.poll(WAIT_S)
+    assert near.poll(TIMEOUT_S)
     name = near.recv()
-    child.join(WAIT_S)
+    child.join(TIMEOUT_S)
     assert store.open(name).data == b"from the child"
-    mine = store.keep(b"from the parent", "png").name
-    assert {path.name for path in tmp_path.glob("*.png")} == {name, mine}
+    own_name = store.keep(b"from the parent", "png").name
+    assert {path.name for path in tmp_path.glob("*.png")} == {name, own_name}
 
 
 def keep_beyond_the_file_size_limit(directory: Path, pipe: Connection) -> None:
-    """A disk that refuses in the middle of a file, as any system can play it."""
+    """Writes a file beyond RLIMIT_FSIZE, which fails in the middle of the file as on a full disk."""
     store = ImageStore(directory, max_count=10, max_bytes=1 << 30)
-    small = store.keep(sealed(1000), "png").name
+    small = store.keep(with_checksum(1000), "png").name
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
     pipe.send("ready")
     pipe.recv()
     try:
-        store.keep(sealed(200_000), "png")
+        store.keep(with_checksum(200_000), "png")
     except StoreFull as error:
-        pipe.send([error.message, is_whole(store.open(small).data), store.keep(b"fits", "png").size_bytes])
+        pipe.send([error.message, is_complete(store.open(small).data), store.keep(b"fits", "png").size_bytes])
 
 
-def test_a_disk_that_takes_half_a_file_is_store_full_and_nothing_of_it_remains(tmp_path: Path) -> None:
-    (answer,) = in_children(keep_beyond_the_file_size_limit, tmp_path, 1)
-    assert answer == ["The disk that keeps the images has no room: File too large.", True, 4]
+def test_a_partly_written_file_is_store_full_and_is_removed(tmp_path: Path) -> None:
+    (result,) = in_children(keep_beyond_the_file_size_limit, tmp_path, 1)
+    assert result == ["The disk of the image store is full: File too large.", True, 4]
     assert len(list(tmp_path.glob("*.png"))) == 2
     assert not list(tmp_path.glob(".*.part"))

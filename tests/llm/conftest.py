@@ -1,4 +1,4 @@
-"""The eight fakes, each by the name of its driver."""
+"""A fixture that runs a test once with each of the eight fake servers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from tests.llm.fake_servers import ALL, FakeServer
 
 @pytest.fixture(params=ALL, ids=lambda kind: kind.DRIVER)
 def server(request: pytest.FixtureRequest) -> Iterator[FakeServer]:
-    """Each kind of LLM server in turn."""
+    """Each kind of LLM server, one after another."""
     with request.param() as fake:
         yield fake

@@ -1,6 +1,6 @@
-"""One small working server per LLM stack: it counts what is loaded and answers as the real one does.
+"""One small working server for each kind of LLM server: it keeps track of loaded models and answers like the real one.
 
-Each holds `MODELS`, all loaded at first, and can be made to misbehave by its switches.
+Each has the models `MODELS`, all loaded at first, and attributes that make it misbehave.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ SECRET_ARGUMENT = "sk-of-the-command-line"
 
 
 class FakeServer:
-    """Switches: `key` that every call must bring, `unload_takes_s` for which the list stays full, `lies` (success, and
-    nothing is let go), `hangs` at paths that begin so, `garbage` (text instead of JSON, with this status)."""
+    """Attributes: `key` is required by every call; an unloaded model stays listed for `unload_delay_s`; with
+    `ignores_unloads`, unload calls succeed without effect; paths that start with one of `hanging_paths` get no response;
+    with `garbage_status`, every response is text instead of JSON, with this status."""
 
     DRIVER = ""
     MODELS: tuple[str, ...] = ("chat", "embed")
@@ -29,17 +30,17 @@ class FakeServer:
 
     def __init__(self) -> None:
         self.key = ""
-        self.unload_takes_s = 0.0
-        self.load_takes_s = 0.0
-        self.lies = False
-        self.hangs: tuple[str, ...] = ()
-        self.garbage: int | None = None
-        self.seen: list[tuple[str, str, Any]] = []
+        self.unload_delay_s = 0.0
+        self.load_delay_s = 0.0
+        self.ignores_unloads = False
+        self.hanging_paths: tuple[str, ...] = ()
+        self.garbage_status: int | None = None
+        self.requests: list[tuple[str, str, Any]] = []
         self.loads = 0
         self.lock = threading.RLock()
         self._loaded: dict[str, float] = dict.fromkeys(self.MODELS, float("inf"))
         self._ready_at: dict[str, float] = {}
-        self._end = threading.Event()
+        self._stopped = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -57,7 +58,7 @@ class FakeServer:
 
     def stop(self) -> None:
         if self._thread.is_alive():
-            self._end.set()
+            self._stopped.set()
             self._server.shutdown()
             self._thread.join()
             self._server.server_close()
@@ -65,10 +66,12 @@ class FakeServer:
     # --- memory -----------------------------------------------------------------------------------------------
 
     def loaded(self) -> list[str]:
-        """The models in memory, whether loading, ready or going."""
+        """The models in memory, including those that are loading or unloading."""
         with self.lock:
             now = time.monotonic()
-            self._loaded = {name: end for name, end in self._loaded.items() if end > now}
+            self._loaded = {
+                name: unloaded_at for name, unloaded_at in self._loaded.items() if unloaded_at > now
+            }
             return list(self._loaded)
 
     def is_loading(self, name: str) -> bool:
@@ -77,33 +80,32 @@ class FakeServer:
     def load(self, name: str) -> None:
         with self.lock:
             self.loads += 1
-            self._ready_at[name] = time.monotonic() + self.load_takes_s
+            self._ready_at[name] = time.monotonic() + self.load_delay_s
             self._loaded[name] = float("inf")
 
     def unload(self, name: str) -> None:
         with self.lock:
-            if not self.lies and name in self._loaded:
-                self._loaded[name] = min(self._loaded[name], time.monotonic() + self.unload_takes_s)
-
-    def wait_to_end(self) -> None:
-        self._end.wait(60)
+            if not self.ignores_unloads and name in self._loaded:
+                self._loaded[name] = min(self._loaded[name], time.monotonic() + self.unload_delay_s)
 
     # --- HTTP -------------------------------------------------------------------------------------------------
 
-    def respond(self, method: str, target: str, headers: Any, body: Any) -> Answer:
+    def handle(self, method: str, target: str, headers: Any, body: Any) -> Answer:
         parts = urlsplit(target)
-        self.seen.append((method, target, body))
-        if any(parts.path.startswith(path) for path in self.hangs):
-            self.wait_to_end()
-        wanted = f"{self.KEY_PREFIX}{self.key}"
-        if self.key and parts.path not in self.OPEN_PATHS and headers.get(self.KEY_HEADER) != wanted:
+        self.requests.append((method, target, body))
+        if any(parts.path.startswith(path) for path in self.hanging_paths):
+            self._stopped.wait(60)
+        expected = f"{self.KEY_PREFIX}{self.key}"
+        if self.key and parts.path not in self.OPEN_PATHS and headers.get(self.KEY_HEADER) != expected:
             return 401, self.unauthorized(headers.get(self.KEY_HEADER, ""))
-        if self.garbage is not None:
-            return self.garbage, "proxy error: Failed to read connection"
+        if self.garbage_status is not None:
+            return self.garbage_status, "proxy error: Failed to read connection"
         return self.answer(method, parts.path, dict(parse_qsl(parts.query)), body)
 
-    def unauthorized(self, given: str) -> Any:
-        return {"error": {"message": f"Invalid API Key {given}", "type": "authentication_error", "code": 401}}
+    def unauthorized(self, header: str) -> Any:
+        return {
+            "error": {"message": f"Invalid API Key {header}", "type": "authentication_error", "code": 401}
+        }
 
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> Answer:
         raise NotImplementedError
@@ -113,17 +115,17 @@ def _handler_of(fake: FakeServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def _any(self) -> None:
             raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, told = fake.respond(
+            status, body = fake.handle(
                 self.command, self.path, self.headers, json.loads(raw) if raw else None
             )
-            data = told.encode() if isinstance(told, str) else json.dumps(told).encode()
+            data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
             try:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
             except OSError:
-                pass  # who asked has given up
+                pass  # the client has disconnected
 
         do_GET = do_POST = do_DELETE = _any
 
@@ -172,7 +174,7 @@ class FakeOllama(FakeServer):
 
 
 class FakeLlamaServer(FakeServer):
-    """`busy`: running and deferred requests by model; `sleeping`: models that a touch of /slots would wake."""
+    """`busy`: running and deferred requests by model; `sleeping`: models that a request to /slots would wake."""
 
     DRIVER = "llama-server"
     OPEN_PATHS = ("/health",)
@@ -277,7 +279,7 @@ class FakeLlamaSwap(FakeServer):
 
 
 class FakeVllm(FakeServer):
-    """One model; without `dev_mode` it knows none of the calls that matter. The sleep calls take no key."""
+    """One model. Without `dev_mode` it has no routes to sleep and to wake up."""
 
     DRIVER = "vllm"
     MODELS = ("model",)
@@ -310,7 +312,8 @@ class FakeVllm(FakeServer):
 
 
 class FakeLmStudio(FakeServer):
-    """Answers 200 to paths that it does not know. A loaded instance is named after its key, not its old id."""
+    """Answers 200 to unknown paths. An instance that is loaded again gets its model's key as id, not its old id.
+    With `ignores_unload_path`, the unload path is unknown too."""
 
     DRIVER = "lmstudio"
     MODELS = ("qwen/chat", "embed")
@@ -319,12 +322,12 @@ class FakeLmStudio(FakeServer):
         super().__init__()
         self.config: dict[str, Any] = {}
         self.keys = {name: name for name in self.MODELS}
-        self.says_nothing = False
+        self.ignores_unload_path = False
 
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> Answer:
         if (method, path) == ("GET", "/api/v1/models"):
             return 200, {"models": [self._entry(key) for key in self.MODELS]}
-        if (method, path) == ("POST", "/api/v1/models/unload") and not self.says_nothing:
+        if (method, path) == ("POST", "/api/v1/models/unload") and not self.ignores_unload_path:
             return self._unload(body["instance_id"])
         if (method, path) == ("POST", "/api/v1/models/load"):
             return self._load(body)
@@ -352,7 +355,7 @@ class FakeLmStudio(FakeServer):
 
 
 class FakeLemonade(FakeServer):
-    """`devices`: what a model runs on, the GPU if it is not said; `busy`: the models that work."""
+    """`devices`: the device of a model, by default the GPU; `busy`: the models that process a request."""
 
     DRIVER = "lemonade"
 
@@ -368,8 +371,8 @@ class FakeLemonade(FakeServer):
         if (method, path) == ("POST", "/v1/unload"):
             if name is not None and name not in self.loaded():
                 return 404, {"error": f"Model not loaded: {name}"}
-            for one in [name] if name else self.loaded():
-                self.unload(one)
+            for model in [name] if name else self.loaded():
+                self.unload(model)
             return 200, {"status": "success", "message": "Model unloaded successfully"}
         if (method, path) == ("POST", "/v1/load") and name in self.MODELS:
             self.load(name)
@@ -387,7 +390,8 @@ class FakeLemonade(FakeServer):
 
 
 class FakeTabbyApi(FakeServer):
-    """One model. `load_error` comes inside the stream that a load is answered with."""
+    """One model. `load_error` is sent as an event in the response to a load; with `truncates_stream`, that response
+    lacks its last event."""
 
     DRIVER = "tabbyapi"
     MODELS = ("chat-exl3",)
@@ -398,7 +402,7 @@ class FakeTabbyApi(FakeServer):
     def __init__(self) -> None:
         super().__init__()
         self.load_error: str | None = None
-        self.broken_off = False
+        self.truncates_stream = False
 
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> Answer:
         if (method, path) == ("GET", "/health"):
@@ -432,7 +436,7 @@ class FakeTabbyApi(FakeServer):
             last = {"error": {"message": self.load_error, "trace": None}}
         else:
             self.load(name)
-        events = [first] if self.broken_off else [first, last]
+        events = [first] if self.truncates_stream else [first, last]
         return 200, "".join(f"data: {json.dumps(event)}\r\n\r\n" for event in events)
 
 

@@ -1,4 +1,4 @@
-"""Every example of docs/llm_stacks.md works as it stands."""
+"""The examples in docs/llm_stacks.md are valid, and it explains every key of a driver."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def test_an_example_is_accepted(example: str) -> None:
 
 
 def test_each_built_in_driver_has_an_example() -> None:
-    shown = {entry["driver"] for example in EXAMPLES for entry in read_yaml(example)["llm"]["stacks"]}
-    assert shown == set(built_in_drivers()) | {"http", "command"}
+    drivers = {entry["driver"] for example in EXAMPLES for entry in read_yaml(example)["llm"]["stacks"]}
+    assert drivers == set(built_in_drivers()) | {"http", "command"}
 
 
 @pytest.mark.parametrize("kind", [Call, Listing, BusyProbe, Driver])
-def test_each_word_of_a_driver_is_explained(kind: type) -> None:
-    spelled_otherwise = {"method", "path", "listing", "health", "unload", "needs"}
-    for word in set(kind.__annotations__) - spelled_otherwise:
-        assert f"`{word}" in PAGE
+def test_each_key_of_a_driver_is_explained(kind: type) -> None:
+    named_differently = {"method", "path", "listing", "health", "unload", "needs"}
+    for key in set(kind.__annotations__) - named_differently:
+        assert f"`{key}" in PAGE

@@ -1,5 +1,5 @@
-"""The same promises against a real llama-server in router mode, started with --metrics, when EASEL_TEST_LLAMA_SERVER names
-one (and EASEL_TEST_LLAMA_KEY its key). It is left as it was found."""
+"""The same tests against a real llama-server in router mode, started with --metrics. EASEL_TEST_LLAMA_SERVER is its URL
+and EASEL_TEST_LLAMA_KEY its key. The models that were loaded before are loaded again afterwards."""
 
 from __future__ import annotations
 
@@ -14,29 +14,37 @@ import requests
 from errors import StackRefused
 from gpu_tenant import Resident
 from llm import Stacks, read_stacks
-from tests.llm.worlds import ids, until
+from tests.llm.stack_helpers import ids
+from tests.waiting import wait_until
 
 SERVER = "EASEL_TEST_LLAMA_SERVER"
 KEY = "EASEL_TEST_LLAMA_KEY"
 NAME = "real"
 
-needs_it = pytest.mark.skipif(not os.environ.get(SERVER), reason=f"{SERVER} is not set")
+needs_server = pytest.mark.skipif(not os.environ.get(SERVER), reason=f"{SERVER} is not set")
 
 
-def test_a_real_llama_server_is_held_to_the_promises_too() -> None:
+def test_a_real_llama_server_is_tested() -> None:
     if not os.environ.get(SERVER):
         pytest.skip(f"NO REAL LLAMA-SERVER WAS TESTED: set {SERVER}=http://127.0.0.1:18080")
-    (status,) = real().status()
+    (status,) = real_stacks().status()
     assert status.reachable
 
 
-def real(**more: object) -> Stacks:
+def real_stacks(**settings: object) -> Stacks:
     key = {"key_env": KEY} if os.environ.get(KEY) else {}
-    entry = {"name": NAME, "driver": "llama-server", "url": os.environ[SERVER], "load_s": 60, **key, **more}
+    entry = {
+        "name": NAME,
+        "driver": "llama-server",
+        "url": os.environ[SERVER],
+        "load_s": 60,
+        **key,
+        **settings,
+    }
     return read_stacks([entry], os.environ)
 
 
-def ask(path: str, **body: object) -> requests.Response:
+def post(path: str, **body: object) -> requests.Response:
     return requests.post(
         os.environ[SERVER].rstrip("/") + path,
         json=body,
@@ -47,7 +55,7 @@ def ask(path: str, **body: object) -> requests.Response:
 
 @pytest.fixture
 def stacks() -> Iterator[Stacks]:
-    stacks = real()
+    stacks = real_stacks()
     before = stacks.resident()
     yield stacks
     after = stacks.resident()
@@ -57,7 +65,7 @@ def stacks() -> Iterator[Stacks]:
 
 @pytest.fixture
 def held(stacks: Stacks) -> tuple[Resident, ...]:
-    """At least one model in memory, idle."""
+    """The loaded models, all idle; loads one if there are none."""
     if not stacks.resident():
         url, key = os.environ[SERVER].rstrip("/"), os.environ.get(KEY, "")
         listed = requests.get(f"{url}/models", headers={"Authorization": f"Bearer {key}"}, timeout=10).json()
@@ -66,21 +74,23 @@ def held(stacks: Stacks) -> tuple[Resident, ...]:
     return stacks.resident()
 
 
-@needs_it
+@needs_server
 def test_real_models_are_released_and_restored(stacks: Stacks, held: tuple[Resident, ...]) -> None:
     for _ in range(3):
         stacks.release(held)
-        assert until(lambda: stacks.resident() == (), within_s=30)
+        assert wait_until(lambda: stacks.resident() == (), timeout_s=30)
         stacks.release(held)
         assert stacks.restore(held) == ()
         assert stacks.restore(held) == ()
         assert stacks.resident() == held
 
 
-@needs_it
-def test_a_real_unknown_model_fails_alone_and_soon(stacks: Stacks, held: tuple[Resident, ...]) -> None:
+@needs_server
+def test_an_unknown_model_fails_quickly_and_the_others_are_restored(
+    stacks: Stacks, held: tuple[Resident, ...]
+) -> None:
     stacks.release(held)
-    assert until(lambda: stacks.resident() == (), within_s=30)
+    assert wait_until(lambda: stacks.resident() == (), timeout_s=30)
     start = time.monotonic()
     failures = stacks.restore([Resident(NAME, "no/such model"), *held])
     assert [failure.id for failure in failures] == ["no/such model"]
@@ -88,47 +98,45 @@ def test_a_real_unknown_model_fails_alone_and_soon(stacks: Stacks, held: tuple[R
     assert time.monotonic() - start < 30
 
 
-@needs_it
-def test_real_requests_are_counted_and_a_busy_model_is_resident_until_its_process_is_gone(
+@needs_server
+def test_real_requests_are_counted_and_a_busy_model_can_be_released(
     stacks: Stacks, held: tuple[Resident, ...]
 ) -> None:
     model = held[0].id
     assert stacks.busy() == 0
-    asked = threading.Thread(
-        target=ask, args=("/v1/completions",), kwargs={"model": model, "prompt": "a", "max_tokens": 6000}
+    request = threading.Thread(
+        target=post, args=("/v1/completions",), kwargs={"model": model, "prompt": "a", "max_tokens": 6000}
     )
-    asked.start()
-    assert until(lambda: stacks.busy() == 1)
+    request.start()
+    assert wait_until(lambda: stacks.busy() == 1)
     stacks.release(held)
-    assert until(lambda: stacks.resident() == (), within_s=30)
-    asked.join()
+    assert wait_until(lambda: stacks.resident() == (), timeout_s=30)
+    request.join()
 
 
-@needs_it
-def test_looking_at_a_real_server_loads_nothing(stacks: Stacks, held: tuple[Resident, ...]) -> None:
+@needs_server
+def test_queries_to_a_real_server_load_nothing(stacks: Stacks, held: tuple[Resident, ...]) -> None:
     stacks.release(held)
-    assert until(lambda: stacks.resident() == (), within_s=30)
+    assert wait_until(lambda: stacks.resident() == (), timeout_s=30)
     for _ in range(5):
         stacks.busy()
         stacks.status()
         assert stacks.resident() == ()
 
 
-@needs_it
-def test_a_late_request_to_a_real_server_is_seen_as_resident(
-    stacks: Stacks, held: tuple[Resident, ...]
-) -> None:
+@needs_server
+def test_a_model_loaded_by_a_late_request_is_resident(stacks: Stacks, held: tuple[Resident, ...]) -> None:
     stacks.release(held)
-    assert until(lambda: stacks.resident() == (), within_s=30)
-    ask("/v1/completions?autoload=true", model=held[0].id, prompt="a", max_tokens=1)
+    assert wait_until(lambda: stacks.resident() == (), timeout_s=30)
+    post("/v1/completions?autoload=true", model=held[0].id, prompt="a", max_tokens=1)
     assert ids(stacks.resident()) == {held[0].id}
 
 
-@needs_it
+@needs_server
 def test_a_real_server_refuses_a_wrong_key() -> None:
     if not os.environ.get(KEY):
-        pytest.skip(f"the server takes no key, or {KEY} is not set")
+        pytest.skip(f"the server requires no key, or {KEY} is not set")
     entry = {"driver": "llama-server", "url": os.environ[SERVER], "key_env": "WRONG"}
-    with pytest.raises(StackRefused, match="401") as told:
+    with pytest.raises(StackRefused, match="401") as error_info:
         read_stacks([entry], {"WRONG": "sk-wrong"}).resident()
-    assert "sk-wrong" not in told.value.message
+    assert "sk-wrong" not in error_info.value.message

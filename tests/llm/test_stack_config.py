@@ -1,4 +1,4 @@
-"""Mistakes in `llm.stacks` are told all at once, by their paths, and no secret with them."""
+"""Errors in `llm.stacks` are reported all together, with their paths and without secrets."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ ARGVS = {"items": ["x"], "loaded": ["true"], "unload": ["true"], "load": ["true"
 
 
 def errors_of(config: Any, environment: dict[str, str] | None = None) -> list[str]:
-    with pytest.raises(SettingsInvalid) as told:
+    with pytest.raises(SettingsInvalid) as error_info:
         read_stacks(config, environment or {})
-    errors: list[str] = told.value.details["errors"]
+    errors: list[str] = error_info.value.details["errors"]
     return errors
 
 
 @pytest.mark.parametrize("config", [[], None])
-def test_no_stacks_are_a_tenant_that_is_false_and_holds_nothing(config: Any) -> None:
+def test_stacks_are_false_and_empty_if_none_is_configured(config: Any) -> None:
     stacks = read_stacks(config, {})
     assert not stacks
     assert (stacks.resident(), stacks.busy(), stacks.restore([]), stacks.status()) == ((), None, (), ())
 
 
-def test_a_driver_and_an_address_are_enough() -> None:
+def test_a_driver_and_a_url_are_enough() -> None:
     stacks = read_stacks(
         [{"driver": name, "url": "http://gpu.lan:1/base/"} for name in built_in_drivers()], {}
     )
@@ -70,54 +70,54 @@ def test_a_driver_and_an_address_are_enough() -> None:
         ("ollama", "llm.stacks.0"),
     ],
 )
-def test_a_mistake_is_told_by_its_path(entry: Any, path: str) -> None:
+def test_an_error_is_reported_with_its_path(entry: Any, path: str) -> None:
     assert any(error.startswith((f"{path}: ", f"{path}.")) for error in errors_of([entry]))
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_errors_are_reported_together() -> None:
     config = [OLLAMA | {"url": "x", "load_s": -1}, {"driver": "vlm", "url": "http://x:1"}]
-    told = "\n".join(errors_of(config))
-    assert all(path in told for path in ("llm.stacks.0.url", "llm.stacks.0.load_s", "llm.stacks.1.driver"))
+    report = "\n".join(errors_of(config))
+    assert all(path in report for path in ("llm.stacks.0.url", "llm.stacks.0.load_s", "llm.stacks.1.driver"))
 
 
-def test_two_stacks_of_one_name_are_refused() -> None:
+def test_two_stacks_with_the_same_name_are_refused() -> None:
     (error,) = errors_of([OLLAMA, OLLAMA | {"name": "Ollama"}])
     assert error.startswith("llm.stacks.1.name: ")
     assert "llm.stacks.0" in error
 
 
 @pytest.mark.parametrize("environment", [{}, {"KEY": ""}])
-def test_a_key_that_is_not_set_is_told(environment: dict[str, str]) -> None:
+def test_a_key_variable_that_is_not_set_is_reported(environment: dict[str, str]) -> None:
     assert errors_of([OLLAMA | {"key_env": "KEY"}], environment) == [
-        "llm.stacks.0.key_env: the variable KEY is not set"
+        "llm.stacks.0.key_env: the environment variable KEY is not set"
     ]
 
 
-def test_a_key_that_no_header_can_carry_is_told_without_showing_it() -> None:
+def test_a_key_that_cannot_be_sent_in_a_header_is_reported_without_showing_it() -> None:
     (error,) = errors_of([OLLAMA | {"key_env": "KEY"}], {"KEY": "sk-secret\r\nX-Evil: 1"})
     assert "sk-secret" not in error
 
 
-def test_a_password_in_an_address_is_refused_and_not_repeated() -> None:
+def test_a_password_in_a_url_is_refused_and_not_shown() -> None:
     (error,) = errors_of([OLLAMA | {"url": "http://me:hunter2@127.0.0.1:11434"}])
     assert "key_env" in error
     assert "hunter2" not in error
 
 
-def test_a_driver_that_never_loads_may_go_without_a_load() -> None:
-    verbs = {"list": {"call": "GET /x", "items": "x", "id": "id"}, "unload": {"call": "POST /y"}}
-    entry = {"driver": "http", "url": "http://127.0.0.1:1", **verbs}
+def test_a_driver_needs_no_load_call_if_restore_is_lazy() -> None:
+    operations = {"list": {"call": "GET /x", "items": "x", "id": "id"}, "unload": {"call": "POST /y"}}
+    entry = {"driver": "http", "url": "http://127.0.0.1:1", **operations}
     assert errors_of([entry])[0].startswith("llm.stacks.0.load: ")
     assert read_stacks([entry | {"restore": "lazy"}], {})
 
 
-def test_the_built_in_drivers_keep_their_schema() -> None:
+def test_the_built_in_drivers_are_valid_against_their_schema() -> None:
     schema = json.loads((SCHEMAS / "llm_drivers.schema.json").read_text("utf-8"))
     Draft202012Validator.check_schema(schema)
     assert list(Draft202012Validator(schema).iter_errors(dict(driver_data()))) == []
 
 
-def test_the_stacks_schema_knows_the_drivers_that_there_are() -> None:
+def test_the_stacks_schema_lists_all_drivers() -> None:
     schema = json.loads((SCHEMAS / "stacks.schema.json").read_text("utf-8"))
     Draft202012Validator.check_schema(schema)
     built_in = set(built_in_drivers())

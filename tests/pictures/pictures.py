@@ -16,7 +16,7 @@ def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
 
 
 def pattern(width: int = 256, height: int = 256) -> Image.Image:
-    """Every pixel differs from its neighbours."""
+    """A picture in which adjacent pixels differ."""
     image = Image.new("RGB", (width, height))
     image.putdata([(x * 7 % 256, y * 5 % 256, (x * y) % 256) for y in range(height) for x in range(width)])
     return image
@@ -33,19 +33,19 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(width: int, height: int, kind: bytes, rows: bytes) -> bytes:
-    """`kind`: the two bytes for depth and colour type; `rows`: what is compressed, whatever it is worth."""
+    """`kind`: the two bytes of bit depth and colour type; `rows`: the pixel data before compression, valid or not."""
     header = width.to_bytes(4) + height.to_bytes(4) + kind + b"\0\0\0"
     pixels = chunk(b"IDAT", zlib.compress(rows))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A PNG that claims so many pixels in a few bytes."""
+    """A PNG of a few bytes whose header gives a large size."""
     return png(width, height, b"\x01\x00", b"\0" * 1000)
 
 
 def empty_scans(count: int) -> bytes:
-    """A JPEG that is drawn `count` times more than it need be."""
+    """A JPEG whose last scan is repeated `count` times."""
     whole = encoded(Image.new("L", (64, 64), 128), "JPEG", progressive=True)
     last = whole[whole.rindex(b"\xff\xda") : -2]
     return whole[:-2] + last * count + whole[-2:]

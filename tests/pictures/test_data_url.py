@@ -1,4 +1,4 @@
-"""Pictures that came as text."""
+"""Pictures that are sent as text."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BASE64 = base64.b64encode(PNG).decode()
         "data:image/png," + "".join(f"%{byte:02x}" for byte in PNG),
     ],
 )
-def test_a_text_is_decoded_however_it_was_written(text: str) -> None:
+def test_every_variant_of_base64_and_data_urls_is_decoded(text: str) -> None:
     assert decode_text(text, param="image") == PNG
 
 
@@ -56,19 +56,19 @@ def test_a_text_is_decoded_however_it_was_written(text: str) -> None:
         "\0",
     ],
 )
-def test_a_text_that_is_neither_is_refused_by_its_param(text: str) -> None:
+def test_other_text_is_refused_with_its_param(text: str) -> None:
     with pytest.raises(InvalidImage, match=r"^Invalid image: ") as caught:
         decode_text(text, param="mask")
     assert caught.value.param == "mask"
 
 
 @pytest.mark.parametrize("text", ["data:,a=b%3dc_%20", "data:text/plain,a=b%3Dc_%20"])
-def test_only_escapes_are_changed_in_a_url_without_base64(text: str) -> None:
+def test_only_escapes_are_decoded_in_a_data_url_without_base64(text: str) -> None:
     assert decode_text(text) == b"a=b=c_ "
 
 
 @pytest.mark.parametrize("text", ["data:image/png," + "%89" * 1_000_000, "A" * 3_000_000, "A\n" * 1_500_000])
-def test_a_long_text_takes_a_few_times_its_own_memory(text: str) -> None:
+def test_a_long_text_takes_less_than_six_times_its_size_in_memory(text: str) -> None:
     tracemalloc.start()
     try:
         decode_text(text)

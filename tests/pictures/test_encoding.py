@@ -1,4 +1,4 @@
-"""The pixels stay as they are, and of the rest only what the policy allows."""
+"""Which metadata encoded pictures contain, and that their pixels are unchanged."""
 
 from __future__ import annotations
 
@@ -143,11 +143,12 @@ PICTURES: dict[str, Callable[[], bytes]] = {
     "colour profile": with_colour_profile,
     "one pixel": lambda: saved(noise(size=(1, 1))),
 }
-every_picture = pytest.mark.parametrize("plain", [make() for make in PICTURES.values()], ids=list(PICTURES))
+all_pictures = pytest.mark.parametrize("plain", [make() for make in PICTURES.values()], ids=list(PICTURES))
 
 
-def talkative(png: bytes) -> bytes:
-    """The picture with the prompt wherever a PNG can carry it: before the pixels, after them, and after the end."""
+def with_metadata(png: bytes) -> bytes:
+    """The picture with the prompt in every place that a PNG has for it: before the pixels, after them, and after the
+    end."""
     text, latin = PROMPT.encode(), MARK.encode()
     before = [
         chunk(b"tEXt", b"prompt\0" + latin),
@@ -165,17 +166,17 @@ def talkative(png: bytes) -> bytes:
     return png[:33] + b"".join(before) + png[33:-12] + b"".join(after) + png[-12:] + b"trailing " + text
 
 
-def same_pixels(one: bytes, other: bytes) -> bool:
-    first, second = decoded(one), decoded(other)
+def same_pixels(png: bytes, other_png: bytes) -> bool:
+    first, second = decoded(png), decoded(other_png)
     return (
         (first.mode, first.size, first.getpalette(), first.info.get("transparency"))
         == (second.mode, second.size, second.getpalette(), second.info.get("transparency"))
         and first.tobytes() == second.tobytes()
-        and pixel_bytes(one) == pixel_bytes(other)
+        and pixel_bytes(png) == pixel_bytes(other_png)
     )
 
 
-def assert_silent(data: bytes) -> None:
+def assert_no_prompt(data: bytes) -> None:
     for secret in (
         MARK.encode(),
         MARK.encode("utf-16-be"),
@@ -189,11 +190,11 @@ def assert_silent(data: bytes) -> None:
 # --- PNG -------------------------------------------------------------------------------------------------------
 
 
-@every_picture
-def test_none_leaves_the_pixels_and_nothing_of_the_prompt(plain: bytes) -> None:
-    stripped = apply_policy(talkative(plain), "none", parameters=PARAMETERS)
+@all_pictures
+def test_none_keeps_the_pixels_and_removes_the_prompt(plain: bytes) -> None:
+    stripped = apply_policy(with_metadata(plain), "none", parameters=PARAMETERS)
     assert stripped == apply_policy(plain, "none")
-    assert_silent(stripped)
+    assert_no_prompt(stripped)
     assert zlib.compress(PROMPT.encode()) not in stripped
     assert same_pixels(plain, stripped)
     assert not decoded(stripped).getexif()
@@ -213,9 +214,9 @@ def test_none_keeps_every_chunk_that_the_pixels_need() -> None:
     assert b"iCCP" in kinds(profile)
 
 
-@every_picture
-def test_parameters_writes_one_text_before_the_pixels(plain: bytes) -> None:
-    written = apply_policy(talkative(plain), "parameters", parameters=PARAMETERS)
+@all_pictures
+def test_parameters_writes_one_text_chunk_before_the_pixels(plain: bytes) -> None:
+    written = apply_policy(with_metadata(plain), "parameters", parameters=PARAMETERS)
     assert same_pixels(plain, written)
     texts = [(kind, data) for kind, data in chunks(written) if kind in (b"tEXt", b"zTXt", b"iTXt")]
     assert texts == [(b"tEXt", b"parameters\0" + PARAMETERS.encode())]
@@ -236,7 +237,7 @@ def test_parameters_writes_one_text_before_the_pixels(plain: bytes) -> None:
         ("狐" * 100_000, b"iTXt"),
     ],
 )
-def test_parameters_survive_in_any_script(text: str, kind: bytes) -> None:
+def test_parameters_can_be_written_in_any_script(text: str, kind: bytes) -> None:
     written = apply_policy(saved(noise()), "parameters", parameters=text)
     assert kinds(written).count(kind) == 1
     image = decoded(written)
@@ -245,21 +246,21 @@ def test_parameters_survive_in_any_script(text: str, kind: bytes) -> None:
 
 
 @pytest.mark.parametrize("text", ["nul \0 inside", "lone \ud800 surrogate"])
-def test_what_no_chunk_can_carry_does_not_break_the_picture(text: str) -> None:
+def test_characters_that_a_text_chunk_cannot_contain_are_removed_or_replaced(text: str) -> None:
     written = apply_policy(saved(noise()), "parameters", parameters=text)
     assert decoded(written).info["parameters"] in ("nul  inside", "lone ? surrogate")
 
 
-def test_parameters_without_a_text_is_none() -> None:
+def test_parameters_without_a_text_is_the_same_as_none() -> None:
     plain = saved(noise())
-    assert apply_policy(talkative(plain), "parameters") == plain
+    assert apply_policy(with_metadata(plain), "parameters") == plain
 
 
-def test_workflow_keeps_what_comfyui_wrote_as_it_is() -> None:
+def test_workflow_keeps_the_chunks_of_comfyui_unchanged() -> None:
     info = PngImagePlugin.PngInfo()
     info.add_text("prompt", '{"1": {"class_type": "KSampler"}}')
     info.add_text("workflow", '{"nodes": "狐"}')
-    info.add_text("prompter", "somebody else's")
+    info.add_text("prompter", "other")
     drawn = saved(noise(), pnginfo=info)
     kept = apply_policy(drawn + b"garbage", "workflow", parameters=PARAMETERS)
     assert decoded(kept).info == {
@@ -271,7 +272,7 @@ def test_workflow_keeps_what_comfyui_wrote_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("policy", ["none", "parameters", "workflow"])
-def test_a_picture_cut_anywhere_is_refused(policy: Literal["none", "parameters", "workflow"]) -> None:
+def test_a_truncated_picture_is_refused(policy: Literal["none", "parameters", "workflow"]) -> None:
     picture = saved(noise(size=(4, 4)))
     for end in range(len(picture)):
         with pytest.raises(BrokenPicture):
@@ -287,7 +288,7 @@ PIXEL = chunk(b"IDAT", zlib.compress(b"\0\0"))
 END = chunk(b"IEND", b"")
 
 
-JUNK = {
+INVALID = {
     "nothing": b"",
     "half a signature": b"\x89PNG",
     "a web page": b"<html>502 Bad Gateway</html>" * 10,
@@ -303,19 +304,19 @@ JUNK = {
 }
 
 
-@pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK)
-def test_junk_is_a_broken_picture(junk: bytes) -> None:
+@pytest.mark.parametrize("invalid", INVALID.values(), ids=INVALID)
+def test_invalid_data_is_a_broken_picture(invalid: bytes) -> None:
     with pytest.raises(BrokenPicture) as caught:
-        apply_policy(junk, "none")
+        apply_policy(invalid, "none")
     assert isinstance(caught.value, ValueError)
     assert isinstance(caught.value, EaselError)
 
 
-def test_no_change_of_a_byte_gets_past_with_another_error_or_the_prompt() -> None:
-    picture, chance = talkative(saved(noise(size=(4, 4)))), random.Random(5)
+def test_a_picture_with_a_changed_byte_is_broken_or_has_no_metadata() -> None:
+    picture, rng = with_metadata(saved(noise(size=(4, 4)))), random.Random(5)
     for _ in range(2000):
         damaged = bytearray(picture)
-        damaged[chance.randrange(len(picture))] = chance.randrange(256)
+        damaged[rng.randrange(len(picture))] = rng.randrange(256)
         try:
             stripped = apply_policy(bytes(damaged), "none")
         except BrokenPicture:
@@ -339,7 +340,7 @@ def test_the_size_is_read_from_the_first_bytes() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", SIGNATURE, saved(noise())[:23], b"GIF89a" + b"\0" * 40])
-def test_the_size_of_junk_is_a_broken_picture(data: bytes) -> None:
+def test_the_size_of_invalid_data_is_a_broken_picture(data: bytes) -> None:
     with pytest.raises(BrokenPicture):
         png_size(data)
 
@@ -348,14 +349,14 @@ def test_the_size_of_junk_is_a_broken_picture(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("format", ["jpeg", "webp"])
-@every_picture
+@all_pictures
 def test_every_picture_becomes_a_jpeg_and_a_webp_without_the_prompt(
     plain: bytes, format: Literal["jpeg", "webp"]
 ) -> None:
-    made = encode(talkative(plain), format, None, None)
-    image = decoded(made)
+    result = encode(with_metadata(plain), format, None, None)
+    image = decoded(result)
     assert (image.format, image.size) == (format.upper(), png_size(plain))
-    assert_silent(made)
+    assert_no_prompt(result)
     assert not image.getexif()
     assert "comment" not in image.info
 
@@ -363,12 +364,12 @@ def test_every_picture_becomes_a_jpeg_and_a_webp_without_the_prompt(
 @pytest.mark.parametrize("format", ["jpeg", "webp"])
 @pytest.mark.parametrize("text", [PARAMETERS, PROMPT, "🦊", "狐" * 40_000])
 def test_parameters_are_in_the_user_comment(format: Literal["jpeg", "webp"], text: str) -> None:
-    made = encode(saved(noise()), format, 80, text)
-    comment = decoded(made).getexif().get_ifd(EXIF_IFD)[USER_COMMENT]
+    result = encode(saved(noise()), format, 80, text)
+    comment = decoded(result).getexif().get_ifd(EXIF_IFD)[USER_COMMENT]
     assert comment == b"UNICODE\0" + text[:32_000].encode("utf-16-be")
 
 
-def test_what_is_transparent_is_white_in_a_jpeg_and_transparent_in_a_webp() -> None:
+def test_transparency_becomes_white_in_a_jpeg_and_is_kept_in_a_webp() -> None:
     clear = saved(Image.new("RGBA", (16, 16), (200, 0, 0, 0)))
     half = saved(Image.new("RGBA", (16, 16), (0, 0, 0, 128)))
     assert decoded(encode(clear, "jpeg", 95, None)).getpixel((8, 8)) == (255, 255, 255)
@@ -378,7 +379,7 @@ def test_what_is_transparent_is_white_in_a_jpeg_and_transparent_in_a_webp() -> N
     assert decoded(encode(clear, "webp", 95, None)).mode == "RGBA"
 
 
-def test_sixteen_bits_of_grey_are_scaled_not_clipped() -> None:
+def test_16_bit_grey_is_scaled_and_not_clipped() -> None:
     grey = Image.new("I;16", (16, 16), 0x8080)
     level = decoded(encode(saved(grey), "jpeg", 95, None)).getpixel((8, 8))
     assert isinstance(level, tuple)
@@ -386,14 +387,14 @@ def test_sixteen_bits_of_grey_are_scaled_not_clipped() -> None:
 
 
 @pytest.mark.parametrize("format", ["jpeg", "webp"])
-def test_quality_counts(format: Literal["jpeg", "webp"]) -> None:
+def test_a_higher_quality_makes_a_larger_file(format: Literal["jpeg", "webp"]) -> None:
     picture = saved(noise(size=(128, 128)))
     sizes = [len(encode(picture, format, quality, None)) for quality in (0, 50, None, 100)]
     assert sizes == sorted(set(sizes))
 
 
 @pytest.mark.parametrize("format", ["jpeg", "webp"])
-def test_the_colour_profile_is_carried_over(format: Literal["jpeg", "webp"]) -> None:
+def test_the_colour_profile_is_kept(format: Literal["jpeg", "webp"]) -> None:
     picture = with_colour_profile()
     assert (
         decoded(encode(picture, format, None, None)).info["icc_profile"]
@@ -401,13 +402,13 @@ def test_the_colour_profile_is_carried_over(format: Literal["jpeg", "webp"]) -> 
     )
 
 
-def test_a_picture_that_claims_to_be_huge_is_not_decoded() -> None:
+def test_a_picture_with_a_huge_size_in_its_header_is_not_decoded() -> None:
     bomb = SIGNATURE + header(60_000, 60_000) + PIXEL + END
     with pytest.raises(BrokenPicture, match="60000x60000"):
         encode(bomb, "jpeg", None, None)
 
 
-def test_a_side_that_the_format_cannot_have_is_the_request_s_error() -> None:
+def test_a_side_that_is_too_long_for_the_format_is_an_error_of_the_request() -> None:
     wide = saved(Image.new("L", (20_000, 1)))
     with pytest.raises(InvalidValue) as caught:
         encode(wide, "webp", None, None)
@@ -422,7 +423,7 @@ DAMAGED = {
     + chunk(b"IDAT", zlib.compress(random.randbytes(5000)))
     + END,
     "no such depth": SIGNATURE + header(1, 1, depth=7, colour=9) + PIXEL + END,
-    "check sum of the header": SIGNATURE + HEADER[:-4] + b"\0\0\0\0" + PIXEL + END,
+    "checksum of the header": SIGNATURE + HEADER[:-4] + b"\0\0\0\0" + PIXEL + END,
 }
 
 

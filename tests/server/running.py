@@ -1,4 +1,4 @@
-"""A real server: gunicorn with two workers, as `make run` starts it, on a free port with a state directory of its own."""
+"""A real server: gunicorn with two workers, as `make run` starts it, on a free port with its own state directory."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import requests
 
 from tests.conftest import ROOT
+from tests.processes import command_line
+from tests.waiting import wait_until
 
 
 class Server:
-    """Started by `running`; `log` is everything it has written so far."""
+    """Created by `started`; `log` is everything it has written so far."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -34,12 +35,12 @@ class Server:
         for line in self.process.stdout:
             self.log += line
 
-    def wait_for(self, pattern: str, seconds: float = 20) -> re.Match[str]:
-        """The first place in the log that matches, once there is one."""
-        until(lambda: re.search(pattern, self.log) or self.process.poll() is not None, seconds)
-        found = re.search(pattern, self.log)
-        assert found, f"{pattern!r} did not come; the log:\n{self.log}"
-        return found
+    def wait_for(self, pattern: str, timeout_s: float = 20) -> re.Match[str]:
+        """The first match in the log, once there is one."""
+        wait_until(lambda: re.search(pattern, self.log) or self.process.poll() is not None, timeout_s)
+        match = re.search(pattern, self.log)
+        assert match, f"{pattern!r} is not in the log:\n{self.log}"
+        return match
 
     def workers(self) -> list[int]:
         """Process ids of the workers."""
@@ -65,31 +66,11 @@ class Server:
         self.process.stdout.close()
 
 
-def command_line(pid: int) -> str:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-    return ""
-
-
-def is_alive(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
-
-
-def until(condition: Callable[[], Any], seconds: float = 20) -> None:
-    """Returns once `condition` holds; fails when it does not in time."""
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up, "it did not happen in time"
-        time.sleep(0.02)
-
-
 @contextlib.contextmanager
 def started(state: Path, **variables: str) -> Iterator[Server]:
-    """A server that may not come up at all: see its log and exit status. Ends with the block."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("EASEL_")}
-    environment = {**kept, "EASEL_PORT": "0", "EASEL_STATE_DIR": str(state), **variables}
+    """A server process, which may fail to start; stopped at the end of the block."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("EASEL_")}
+    environment = {**inherited, "EASEL_PORT": "0", "EASEL_STATE_DIR": str(state), **variables}
     command = [sys.executable, "-m", "gunicorn", "wsgi:app"]
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -103,14 +84,14 @@ def started(state: Path, **variables: str) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def running(state: Path, **variables: str) -> Iterator[Server]:
-    """A server that answers, until the block ends."""
+    """A server that responds; stopped at the end of the block."""
     with started(state, **variables) as server:
         server.url = server.wait_for(r"Easel is at (http://\S+)")[1]
-        until(lambda: _answers(server.url))
+        wait_until(lambda: _responds(server.url))
         yield server
 
 
-def _answers(url: str) -> bool:
+def _responds(url: str) -> bool:
     with contextlib.suppress(requests.ConnectionError):
         return requests.get(f"{url}/health", timeout=5).status_code == 200
     return False

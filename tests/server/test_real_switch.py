@@ -1,5 +1,5 @@
-"""The whole way with real servers: a picture during an LLM stream, when EASEL_TEST_LLAMA_SERVER names a llama-server in
-router mode (with --metrics and a model loaded) and EASEL_TEST_COMFYUI a ComfyUI with the files of the default model."""
+"""A picture during an LLM stream, on real servers. EASEL_TEST_LLAMA_SERVER is the URL of a llama-server in router mode
+(with --metrics and a model loaded), EASEL_TEST_COMFYUI that of a ComfyUI with the files of the default model."""
 
 from __future__ import annotations
 
@@ -12,37 +12,40 @@ from typing import Any
 import pytest
 import requests
 
-from tests.server.running import Server, running, until
+from tests.server.running import Server, running
+from tests.waiting import wait_until
 
 LLAMA, COMFYUI = "EASEL_TEST_LLAMA_SERVER", "EASEL_TEST_COMFYUI"
 
 
 def test_a_picture_during_an_llm_stream_on_real_servers(tmp_path: Path) -> None:
     if not (os.environ.get(LLAMA) and os.environ.get(COMFYUI)):
-        pytest.skip(f"NO REAL SERVERS CHANGED HANDS: set {LLAMA} and {COMFYUI}, or run make test-llama")
+        pytest.skip(
+            f"NO SWITCH WITH REAL SERVERS WAS TESTED: set {LLAMA} and {COMFYUI}, or run make test-llama"
+        )
     before = loaded()
     assert before, "load a model first"
     stack = {"name": "chat", "driver": "llama-server", "url": os.environ[LLAMA]}
-    given = {"EASEL_ENGINE_URL": os.environ[COMFYUI], "EASEL_LLM_STACKS": json.dumps([stack])}
-    with running(tmp_path / "state", EASEL_GPU_MIN_STAY_S="0", **given) as server:
+    variables = {"EASEL_ENGINE_URL": os.environ[COMFYUI], "EASEL_LLM_STACKS": json.dumps([stack])}
+    with running(tmp_path / "state", EASEL_GPU_MIN_STAY_S="0", **variables) as server:
         stream = Stream(before[0])
-        until(lambda: stream.lines > 10)
-        answer = server.draw(timeout=240)
-        assert answer.status_code == 200, answer.text
-        # Drained, not cut: the stream had come to its own end before a model was unloaded.
+        wait_until(lambda: stream.lines > 10)
+        response = server.draw(timeout=240)
+        assert response.status_code == 200, response.text
+        # The stream was complete before a model was unloaded.
         assert (stream.lines > 1000, stream.last) == (True, "data: [DONE]")
         assert loaded() == []
         assert [phase["name"] for phase in switchover(server)["phases"]][-1] == "starting"
         body = {"mode": "inference"}
         assert requests.post(f"{server.url}/api/comfyui/switchover", json=body, timeout=10).status_code == 202
-        until(lambda: not switchover(server)["active"], 60)
+        wait_until(lambda: not switchover(server)["active"], 60)
         assert (switchover(server)["error"], switchover(server)["failed"]) == (None, [])
         assert loaded() == before
         assert complete(before[0], 8).status_code == 200
 
 
 class Stream(threading.Thread):
-    """Reads a completion of some seconds."""
+    """Reads a streamed completion that takes some seconds."""
 
     def __init__(self, model: str) -> None:
         super().__init__(daemon=True)
@@ -50,8 +53,8 @@ class Stream(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        with complete(self._model, 1500, stream=True) as answer:
-            for line in answer.iter_lines():
+        with complete(self._model, 1500, stream=True) as response:
+            for line in response.iter_lines():
                 if line:
                     self.lines, self.last = self.lines + 1, line.decode()
 

@@ -1,4 +1,4 @@
-"""The server as a whole: two workers, their shared files, their sketch engine, and how they come to an end."""
+"""The whole server: two workers, their shared files, their sketch engine, starts and stops."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ import requests
 from engine import Engine
 from sketch import SketchProcess
 from tests.conftest import NODES, ROOT
-from tests.server.running import Server, is_alive, running, started, until
+from tests.processes import is_alive
+from tests.server.running import Server, running, started
+from tests.waiting import wait_until
 
 
 def read_to_end(connection: socket.socket) -> bytes:
@@ -33,51 +35,53 @@ def address(server: Server) -> tuple[str, int]:
     return str(parts.hostname), int(parts.port or 0)
 
 
-# --- a fresh machine -------------------------------------------------------------------------------
+# --- the first start -------------------------------------------------------------------------------
 
 
-def test_a_bare_start_draws_a_labelled_sketch_that_every_worker_can_hand_out(tmp_path: Path) -> None:
+def test_without_configuration_a_labelled_sketch_is_drawn_and_every_worker_serves_it(tmp_path: Path) -> None:
     with running(tmp_path / "state") as server:
         body = server.draw(prompt="a cat in a hat").json()
         assert body["_hal0"]["engine"] == "sketch"
-        # A connection each, so that both workers are asked.
-        answers = [requests.get(body["data"][0]["url"], timeout=10) for _ in range(12)]
-        assert {answer.status_code for answer in answers} == {200}
-        assert len({answer.content for answer in answers}) == 1
+        # Separate connections, so that both workers respond.
+        responses = [requests.get(body["data"][0]["url"], timeout=10) for _ in range(12)]
+        assert {response.status_code for response in responses} == {200}
+        assert len({response.content for response in responses}) == 1
         assert len(server.workers()) == 2
         assert "sketch engine draws instead" in server.log
 
 
 def test_many_clients_at_once_get_a_picture_each(tmp_path: Path) -> None:
     with running(tmp_path / "state") as server, concurrent.futures.ThreadPoolExecutor(24) as pool:
-        answers = list(pool.map(lambda seed: server.draw(seed=seed, response_format="b64_json"), range(48)))
-        assert [answer.status_code for answer in answers] == [200] * 48
-        assert len({answer.json()["data"][0]["b64_json"] for answer in answers}) == 48
+        responses = list(pool.map(lambda seed: server.draw(seed=seed, response_format="b64_json"), range(48)))
+        assert [response.status_code for response in responses] == [200] * 48
+        assert len({response.json()["data"][0]["b64_json"] for response in responses}) == 48
 
 
 # --- the sketch engine is one child ----------------------------------------------------------------
 
 
-def test_the_sketch_engine_is_started_again_when_it_dies_and_ends_with_the_server(tmp_path: Path) -> None:
+def test_the_sketch_engine_is_started_again_when_it_is_killed_and_ends_with_the_server(
+    tmp_path: Path,
+) -> None:
     with running(tmp_path / "state") as server:
         assert server.draw().status_code == 200
         first = server.sketch()
         assert first is not None
         os.kill(first, signal.SIGKILL)
-        until(lambda: server.sketch() not in (None, first))
-        until(lambda: server.draw().status_code == 200)
+        wait_until(lambda: server.sketch() not in (None, first))
+        wait_until(lambda: server.draw().status_code == 200)
         second = server.sketch()
     assert second is not None
-    until(lambda: not is_alive(second))
+    wait_until(lambda: not is_alive(second))
 
 
-def test_the_sketch_engine_does_not_outlive_a_server_that_was_killed(tmp_path: Path) -> None:
+def test_the_sketch_engine_ends_when_the_server_is_killed(tmp_path: Path) -> None:
     with started(tmp_path / "state") as server:
         server.wait_for("sketch engine draws instead")
         sketch = server.sketch()
         assert sketch is not None
         server.process.kill()
-        until(lambda: not is_alive(sketch))
+        wait_until(lambda: not is_alive(sketch))
 
 
 def test_no_sketch_engine_runs_beside_a_configured_one(tmp_path: Path, sketch_url: str) -> None:
@@ -86,17 +90,17 @@ def test_no_sketch_engine_runs_beside_a_configured_one(tmp_path: Path, sketch_ur
         assert server.sketch() is None
 
 
-# --- what a killed worker costs --------------------------------------------------------------------
+# --- killed workers --------------------------------------------------------------------------------
 
 
-def test_a_killed_worker_is_replaced_and_its_images_are_still_there(tmp_path: Path) -> None:
+def test_a_killed_worker_is_replaced_and_its_images_are_kept(tmp_path: Path) -> None:
     with running(tmp_path / "state") as server:
         urls = [server.draw(seed=seed).json()["data"][0]["url"] for seed in range(4)]
         before = server.workers()
         for pid in before:
             os.kill(pid, signal.SIGKILL)
-        until(lambda: len(server.workers()) == 2 and not set(server.workers()) & set(before))
-        until(lambda: server.draw().status_code == 200)
+        wait_until(lambda: len(server.workers()) == 2 and not set(server.workers()) & set(before))
+        wait_until(lambda: server.draw().status_code == 200)
         assert [requests.get(url, timeout=10).status_code for url in urls] == [200] * 4
 
 
@@ -104,7 +108,7 @@ def test_a_killed_worker_is_replaced_and_its_images_are_still_there(tmp_path: Pa
 
 
 def models(server: Server) -> set[str]:
-    """What the workers list; a new connection may reach either of them."""
+    """The models that the workers list; a new connection may reach either of them."""
     return {
         entry["id"]
         for _ in range(8)
@@ -112,14 +116,16 @@ def models(server: Server) -> set[str]:
     }
 
 
-def test_a_good_edit_is_taken_up_and_a_bad_one_refused_even_by_workers_born_after_it(tmp_path: Path) -> None:
+def test_a_valid_edit_is_loaded_and_an_invalid_one_refused_even_by_workers_started_after_it(
+    tmp_path: Path,
+) -> None:
     text = (ROOT / "catalogue.yaml").read_text()
     catalogue = tmp_path / "catalogue.yaml"
     catalogue.write_text(text)
     with running(tmp_path / "state", EASEL_CATALOGUE=str(catalogue)) as server:
-        good = text.replace("  flux-schnell-fp8:\n", "  my-new-model:\n")
-        catalogue.write_text(good)
-        until(
+        valid = text.replace("  flux-schnell-fp8:\n", "  my-new-model:\n")
+        catalogue.write_text(valid)
+        wait_until(
             lambda: (
                 models(server)
                 == {"sdxl-turbo", "sd-1.5-pruned-emaonly", "flux-schnell", "my-new-model", "img"}
@@ -127,30 +133,30 @@ def test_a_good_edit_is_taken_up_and_a_bad_one_refused_even_by_workers_born_afte
         )
         assert server.draw(model="my-new-model").status_code == 200
 
-        catalogue.write_text(good.replace("min_vram_gb: 8", "min_vram_gb: eight"))
-        # Files are looked at when a request comes, so requests must come.
-        until(lambda: models(server) and "min_vram_gb" in server.log)
+        catalogue.write_text(valid.replace("min_vram_gb: 8", "min_vram_gb: eight"))
+        # Files are checked during requests, so requests must be sent.
+        wait_until(lambda: models(server) and "min_vram_gb" in server.log)
         server.wait_for(
-            r"refused; the last good one goes on: catalogue.yaml:\d+: models.sdxl-turbo.min_vram_gb"
+            r"is not valid; the last good one stays in use: catalogue.yaml:\d+: models.sdxl-turbo.min_vram_gb"
         )
         assert "my-new-model" in models(server)
         before = server.workers()
         for pid in before:
             os.kill(pid, signal.SIGKILL)
-        until(lambda: len(server.workers()) == 2 and not set(server.workers()) & set(before))
-        until(lambda: server.draw(model="my-new-model").status_code == 200)
+        wait_until(lambda: len(server.workers()) == 2 and not set(server.workers()) & set(before))
+        wait_until(lambda: server.draw(model="my-new-model").status_code == 200)
         assert "my-new-model" in models(server)
-        until(
+        wait_until(
             lambda: (
-                "eight" in str(requests.get(f"{server.url}/ready", timeout=10).json()["catalogue"]["fault"])
+                "eight" in str(requests.get(f"{server.url}/ready", timeout=10).json()["catalogue"]["error"])
             )
         )
 
         catalogue.write_text(text)
-        until(lambda: "my-new-model" not in models(server))
+        wait_until(lambda: "my-new-model" not in models(server))
 
 
-def test_an_edit_made_long_before_the_next_request_is_in_force_for_it_in_each_worker(tmp_path: Path) -> None:
+def test_an_edit_made_long_before_the_next_request_is_loaded_for_it_in_each_worker(tmp_path: Path) -> None:
     text = (ROOT / "catalogue.yaml").read_text()
     catalogue = tmp_path / "catalogue.yaml"
     catalogue.write_text(text)
@@ -164,18 +170,18 @@ def test_an_edit_made_long_before_the_next_request_is_in_force_for_it_in_each_wo
         assert all("my-new-model" in listing for listing in listings)
 
 
-# --- clients that hang up, servers that stop -------------------------------------------------------
+# --- clients that disconnect, servers that stop ----------------------------------------------------
 
 
 @pytest.fixture
 def slow_sketch(catalogue_files: dict[str, list[str]]) -> object:
-    """A sketch engine that takes 20 s over a picture."""
+    """A sketch engine that takes 20 s for a picture."""
     with SketchProcess(nodes=NODES, files=catalogue_files, render_ms=20_000) as sketch:
         yield sketch
 
 
-def ask_slowly(server: Server) -> socket.socket:
-    """A request on a connection of its own, sent and not waited for."""
+def send_request(server: Server) -> socket.socket:
+    """Sends a request on its own connection and does not wait for the response."""
     body = json.dumps({"prompt": "a cat", "size": "256x256", "model": "sd-1.5"}).encode()
     connection = socket.create_connection(address(server))
     head = f"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -183,55 +189,55 @@ def ask_slowly(server: Server) -> socket.socket:
     return connection
 
 
-def test_a_client_that_hangs_up_gets_its_job_cancelled(tmp_path: Path, slow_sketch: SketchProcess) -> None:
-    engine = Engine(slow_sketch.url)
-    with running(tmp_path / "state", EASEL_ENGINE_URL=slow_sketch.url) as server:
-        running_one, waiting_one = ask_slowly(server), ask_slowly(server)
-        until(lambda: (len(engine.queue().running), len(engine.queue().pending)) == (1, 1))
-        running_one.close()
-        waiting_one.close()
-        until(lambda: engine.queue().running == engine.queue().pending == ())
-        server.wait_for("POST /v1/images/generations 499")
-    engine.close()
-
-
-def test_a_timeout_takes_the_job_back_and_is_504(tmp_path: Path, slow_sketch: SketchProcess) -> None:
-    engine = Engine(slow_sketch.url)
-    with running(tmp_path / "state", EASEL_ENGINE_URL=slow_sketch.url, EASEL_REQUEST_TIMEOUT_S="1") as server:
-        answer = server.draw(model="sd-1.5")
-        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "engine.timeout")
-        assert answer.headers["x-should-retry"] == "false"
-        until(lambda: engine.queue().running == ())
-    engine.close()
-
-
-def test_an_impatient_stop_takes_running_jobs_back_and_tells_their_clients(
+def test_the_job_of_a_client_that_disconnects_is_cancelled(
     tmp_path: Path, slow_sketch: SketchProcess
 ) -> None:
     engine = Engine(slow_sketch.url)
     with running(tmp_path / "state", EASEL_ENGINE_URL=slow_sketch.url) as server:
-        with ask_slowly(server) as connection:
-            until(lambda: len(engine.queue().running) == 1)
+        running_one, waiting_one = send_request(server), send_request(server)
+        wait_until(lambda: (len(engine.queue().running), len(engine.queue().pending)) == (1, 1))
+        running_one.close()
+        waiting_one.close()
+        wait_until(lambda: engine.queue().running == engine.queue().pending == ())
+        server.wait_for("POST /v1/images/generations 499")
+    engine.close()
+
+
+def test_a_timeout_cancels_the_job_and_is_504(tmp_path: Path, slow_sketch: SketchProcess) -> None:
+    engine = Engine(slow_sketch.url)
+    with running(tmp_path / "state", EASEL_ENGINE_URL=slow_sketch.url, EASEL_REQUEST_TIMEOUT_S="1") as server:
+        response = server.draw(model="sd-1.5")
+        assert (response.status_code, response.json()["error"]["code"]) == (504, "engine.timeout")
+        assert response.headers["x-should-retry"] == "false"
+        wait_until(lambda: engine.queue().running == ())
+    engine.close()
+
+
+def test_sigint_cancels_running_jobs_and_their_clients_get_an_error(
+    tmp_path: Path, slow_sketch: SketchProcess
+) -> None:
+    engine = Engine(slow_sketch.url)
+    with running(tmp_path / "state", EASEL_ENGINE_URL=slow_sketch.url) as server:
+        with send_request(server) as connection:
+            wait_until(lambda: len(engine.queue().running) == 1)
             server.process.send_signal(signal.SIGINT)
             assert b"server.stopping" in read_to_end(connection)
-        until(lambda: engine.queue().running == ())
+        wait_until(lambda: engine.queue().running == ())
     assert server.process.returncode == 0
     engine.close()
 
 
-def test_a_polite_stop_lets_a_running_picture_be_finished(
-    tmp_path: Path, catalogue_files: dict[str, list[str]]
-) -> None:
+def test_sigterm_lets_a_running_picture_finish(tmp_path: Path, catalogue_files: dict[str, list[str]]) -> None:
     with SketchProcess(nodes=NODES, files=catalogue_files, render_ms=1500) as sketch:
         engine = Engine(sketch.url)
         with (
             running(tmp_path / "state", EASEL_ENGINE_URL=sketch.url) as server,
-            ask_slowly(server) as connection,
+            send_request(server) as connection,
         ):
-            until(lambda: len(engine.queue().running) == 1)
+            wait_until(lambda: len(engine.queue().running) == 1)
             server.process.send_signal(signal.SIGTERM)
-            answer = read_to_end(connection)
-        assert answer.startswith(b"HTTP/1.1 200")
+            response = read_to_end(connection)
+        assert response.startswith(b"HTTP/1.1 200")
         engine.close()
 
 
@@ -239,31 +245,31 @@ def test_a_polite_stop_lets_a_running_picture_be_finished(
 
 
 @pytest.mark.parametrize(
-    ("variables", "words"),
+    ("variables", "message"),
     [
         ({"EASEL_HOST": "0.0.0.0"}, "EASEL_API_KEYS"),
         ({"EASEL_HOST": "::"}, "EASEL_API_KEYS"),
-        ({"EASEL_PRT": "80"}, "EASEL_PRT: there is no such setting"),
+        ({"EASEL_PRT": "80"}, "EASEL_PRT: unknown setting"),
         ({"EASEL_PORT": "eighty"}, "EASEL_PORT: 'eighty' is not allowed"),
         ({"EASEL_CATALOGUE": "/nope.yaml"}, "nope.yaml cannot be read"),
         ({"EASEL_IMAGES_DEFAULT_MODEL": "nope"}, "nope is not in the catalogue"),
         ({"EASEL_STATE_DIR": "/dev/null/x"}, "state_dir cannot be used"),
     ],
 )
-def test_a_start_with_wrong_settings_is_refused_in_a_sentence(
-    tmp_path: Path, variables: dict[str, str], words: str
+def test_a_start_with_invalid_settings_fails_with_one_sentence(
+    tmp_path: Path, variables: dict[str, str], message: str
 ) -> None:
     with started(tmp_path / "state", **variables) as server:
         assert server.process.wait(20) != 0
-        server.wait_for(words.replace("(", r"\("))
+        server.wait_for(message.replace("(", r"\("))
         assert "Traceback" not in server.log
 
 
-def test_a_public_address_is_served_with_keys_or_on_purpose(tmp_path: Path) -> None:
+def test_a_public_address_needs_keys_or_allow_open(tmp_path: Path) -> None:
     for variables in ({"EASEL_API_KEYS": "k"}, {"EASEL_ALLOW_OPEN": "1"}):
         with running(tmp_path / "state", EASEL_HOST="0.0.0.0", **variables) as server:
-            answer = requests.get(f"{server.url}/v1/models", timeout=10)
-            assert answer.status_code == (401 if "EASEL_API_KEYS" in variables else 200)
+            response = requests.get(f"{server.url}/v1/models", timeout=10)
+            assert response.status_code == (401 if "EASEL_API_KEYS" in variables else 200)
 
 
 def test_two_servers_do_not_share_a_state_directory(tmp_path: Path) -> None:
@@ -272,16 +278,18 @@ def test_two_servers_do_not_share_a_state_directory(tmp_path: Path) -> None:
         second.wait_for("Another Easel already uses the state directory")
 
 
-# --- what is not HTTP ------------------------------------------------------------------------------
+# --- malformed requests ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "noise",
+    "data",
     [b"nonsense\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nBad Header\r\n\r\n"],
 )
-def test_what_is_hardly_http_still_gets_the_envelope(tmp_path: Path, noise: bytes, server: Server) -> None:
+def test_a_request_that_is_not_valid_http_gets_the_json_envelope(
+    tmp_path: Path, data: bytes, server: Server
+) -> None:
     with socket.create_connection(address(server)) as connection:
-        connection.sendall(noise)
+        connection.sendall(data)
         head, _, body = read_to_end(connection).partition(b"\r\n\r\n")
     assert b"application/json" in head
     assert json.loads(body)["error"]["code"] == "request.malformed"
@@ -294,37 +302,37 @@ def server(tmp_path_factory: pytest.TempPathFactory, sketch_url: str) -> object:
 
 
 @pytest.mark.parametrize("body", [b"ZZ\r\n{}\r\n", b"5\r\n{}\r\n0\r\n\r\n"])
-def test_a_broken_chunked_body_is_the_clients_error(server: Server, body: bytes) -> None:
+def test_a_malformed_chunked_body_is_a_client_error(server: Server, body: bytes) -> None:
     head = b"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
     with socket.create_connection(address(server)) as connection:
         connection.sendall(head + body)
         connection.shutdown(socket.SHUT_WR)
-        answer = read_to_end(connection)
-    assert answer.startswith(b"HTTP/1.1 400")
-    assert b'"request.malformed"' in answer
+        response = read_to_end(connection)
+    assert response.startswith(b"HTTP/1.1 400")
+    assert b'"request.malformed"' in response
     assert "Traceback" not in server.log
 
 
-def test_a_body_that_is_too_large_is_told_so_while_it_is_still_being_sent(
+def test_a_body_that_is_too_large_is_refused_while_it_is_still_being_sent(
     tmp_path: Path, sketch_url: str
 ) -> None:
     with running(tmp_path / "state", EASEL_ENGINE_URL=sketch_url, EASEL_MAX_REQUEST_MB="1") as server:
-        answer = server.draw(prompt="x" * 20_000_000)
-        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request.too_large")
+        response = server.draw(prompt="x" * 20_000_000)
+        assert (response.status_code, response.json()["error"]["code"]) == (413, "request.too_large")
 
 
-def test_bodies_that_never_end_leave_threads_for_everybody_else(tmp_path: Path, sketch_url: str) -> None:
-    few = {
+def test_unfinished_bodies_leave_threads_for_other_requests(tmp_path: Path, sketch_url: str) -> None:
+    variables = {
         "EASEL_WORKERS": "1",
         "EASEL_THREADS": "8",
         "EASEL_MAX_WAITING": "4",
         "EASEL_ENGINE_URL": sketch_url,
     }
     head = b"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
-    with running(tmp_path / "state", **few) as server, contextlib.ExitStack() as held:
+    with running(tmp_path / "state", **variables) as server, contextlib.ExitStack() as connections:
         for _ in range(20):
-            held.enter_context(socket.create_connection(address(server))).sendall(head)
-        until(lambda: server.log.count(" 429 ") == 16)
+            connections.enter_context(socket.create_connection(address(server))).sendall(head)
+        wait_until(lambda: server.log.count(" 429 ") == 16)
         assert requests.get(f"{server.url}/health", timeout=5).status_code == 200
         assert server.draw().status_code == 429
 
@@ -332,12 +340,12 @@ def test_bodies_that_never_end_leave_threads_for_everybody_else(tmp_path: Path, 
 def test_a_chunked_body_without_a_length_is_read(server: Server) -> None:
     body = (part for part in [b'{"prompt": "a cat", ', b'"size": "256x256"}'])
     headers = {"Content-Type": "application/json"}
-    answer = requests.post(f"{server.url}/v1/images/generations", data=body, headers=headers, timeout=30)
-    assert answer.status_code == 200
+    response = requests.post(f"{server.url}/v1/images/generations", data=body, headers=headers, timeout=30)
+    assert response.status_code == 200
 
 
-def test_a_spoofed_forwarded_header_changes_nothing(server: Server) -> None:
+def test_a_spoofed_forwarded_header_is_ignored(server: Server) -> None:
     headers = {"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "https"}
     body = {"prompt": "a cat", "size": "256x256"}
-    answer = requests.post(f"{server.url}/v1/images/generations", json=body, headers=headers, timeout=30)
-    assert answer.json()["data"][0]["url"].startswith(server.url)
+    response = requests.post(f"{server.url}/v1/images/generations", json=body, headers=headers, timeout=30)
+    assert response.json()["data"][0]["url"].startswith(server.url)

@@ -1,4 +1,4 @@
-"""Streams and uploads over real sockets: gunicorn, two workers, clients that hang up, a server that is stopped."""
+"""Streams and uploads over real sockets: gunicorn, two workers, clients that disconnect, a server that is stopped."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ import requests
 from flask import Flask, Request
 from PIL import Image
 
-from api.connection import reading
+from api.connection import body_timeouts
+from bench.lines import lines_of
 from errors import BodyTimeout
 from sketch import SketchProcess
 from tests.conftest import NODES
-from tests.server.running import Server, running, until
+from tests.server.running import Server, running
+from tests.waiting import wait_until
 
 BODY = {"prompt": "a cat", "size": "256x256", "model": "sd-1.5", "steps": 6, "stream": True}
 
@@ -37,8 +39,8 @@ def slow(tmp_path: Path, catalogue_files: dict[str, list[str]]) -> Iterator[tupl
         yield server, sketch.url
 
 
-def lines(answer: requests.Response) -> Iterator[bytes]:
-    return (line for line in answer.iter_lines(chunk_size=1) if line)
+def lines(response: requests.Response) -> Iterator[bytes]:
+    return (line for line in lines_of(response) if line)
 
 
 def stream(server: Server, path: str = "/v1-openai/image/generate", **fields: Any) -> requests.Response:
@@ -49,44 +51,46 @@ def running_jobs(engine: str) -> int:
     return len(requests.get(f"{engine}/queue", timeout=5).json()["queue_running"])
 
 
-def test_every_event_leaves_as_it_happens(slow: tuple[Server, str]) -> None:
+def test_every_event_is_sent_when_it_happens(slow: tuple[Server, str]) -> None:
     server, _ = slow
-    began = time.monotonic()
-    with stream(server) as answer:
-        came = [(time.monotonic() - began, line) for line in lines(answer)]
-    at = [when for when, line in came if b'"progress"' in line]
-    assert at[0] < 1
-    assert len(at) == 8
-    # Half a second from step to step; a proxy or buffer in between would bring them together.
-    gaps = [later - earlier for earlier, later in itertools.pairwise(at[1:7])]
+    started_at = time.monotonic()
+    with stream(server) as response:
+        received = [(time.monotonic() - started_at, line) for line in lines(response)]
+    times = [seconds for seconds, line in received if b'"progress"' in line]
+    assert times[0] < 1
+    assert len(times) == 8
+    # Half a second from step to step; a buffer would deliver them together.
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times[1:7])]
     assert all(0.2 < gap < 1.0 for gap in gaps), gaps
-    assert came[-1][1] == b"data: [DONE]"
+    assert received[-1][1] == b"data: [DONE]"
 
 
 @pytest.mark.parametrize("path", ["/v1/images/generations", "/v1-openai/image/generate"])
-def test_a_client_that_hangs_up_frees_the_engine_within_a_second(slow: tuple[Server, str], path: str) -> None:
+def test_the_job_of_a_client_that_disconnects_is_cancelled_within_a_second(
+    slow: tuple[Server, str], path: str
+) -> None:
     server, engine = slow
-    answer = stream(server, path)
-    told = lines(answer)  # kept: a generator that is thrown away closes the connection
-    next(told)
-    until(lambda: running_jobs(engine) == 1, 5)
-    answer.close()
-    gone = time.monotonic()
-    until(lambda: running_jobs(engine) == 0, 5)
-    assert time.monotonic() - gone < 1.3  # the poll of this test is part of it
+    response = stream(server, path)
+    events = lines(response)  # kept: a generator that is deleted closes the connection
+    next(events)
+    wait_until(lambda: running_jobs(engine) == 1, 5)
+    response.close()
+    closed_at = time.monotonic()
+    wait_until(lambda: running_jobs(engine) == 0, 5)
+    assert time.monotonic() - closed_at < 1.3  # includes the poll interval of this test
     assert server.draw(model="sdxl-turbo").status_code == 200
 
 
-def test_a_stop_in_the_middle_is_told_in_the_stream(slow: tuple[Server, str]) -> None:
+def test_a_stop_of_the_server_is_an_error_event_in_the_stream(slow: tuple[Server, str]) -> None:
     server, engine = slow
-    with stream(server, "/v1/images/generations", n=8, steps=6) as answer:
-        told = lines(answer)
-        next(told)
-        until(lambda: running_jobs(engine) == 1, 5)
+    with stream(server, "/v1/images/generations", n=8, steps=6) as response:
+        events = lines(response)
+        next(events)
+        wait_until(lambda: running_jobs(engine) == 1, 5)
         server.process.send_signal(signal.SIGINT)
-        rest = list(told)
+        rest = list(events)
     assert b'"code":"server.stopping"' in b"".join(rest)
-    until(lambda: running_jobs(engine) == 0, 5)
+    wait_until(lambda: running_jobs(engine) == 0, 5)
 
 
 def photo(width: int = 256, height: int = 256) -> bytes:
@@ -101,7 +105,7 @@ def server(tmp_path: Path, sketch_url: str) -> Iterator[Server]:
         yield server
 
 
-def test_an_upload_without_a_length_is_taken_as_node_sends_it(server: Server) -> None:
+def test_a_chunked_upload_as_node_sends_it_is_accepted(server: Server) -> None:
     head = b'--b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nx\r\n'
     head += b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\nContent-Type: application/octet-stream\r\n\r\n'
     body = head + photo(700, 700) + b"\r\n--b--\r\n"
@@ -110,52 +114,52 @@ def test_an_upload_without_a_length_is_taken_as_node_sends_it(server: Server) ->
         for start in range(0, len(body), 10_000):
             yield body[start : start + 10_000]
 
-    answer = requests.post(
+    response = requests.post(
         f"{server.url}/v1/images/edits",
         data=chunks(),
         headers={"Content-Type": "multipart/form-data; boundary=b"},
         timeout=30,
     )
-    assert answer.status_code == 200, answer.text[:300]
-    assert answer.json()["size"] == "704x704" or answer.json()["size"] == "700x700"
+    assert response.status_code == 200, response.text[:300]
+    assert response.json()["size"] == "704x704" or response.json()["size"] == "700x700"
 
 
-def test_an_upload_that_breaks_off_harms_nobody(server: Server) -> None:
+def test_an_upload_that_breaks_off_affects_no_other_request(server: Server) -> None:
     host, port = server.url.removeprefix("http://").split(":")
     head = b"POST /v1/images/edits HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=b\r\n"
     for _ in range(20):
-        with socket.create_connection((host, int(port))) as half:
-            half.sendall(
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(
                 head + b"Content-Length: 1000000\r\n\r\n--b\r\nContent-Disposition: form-data; name="
             )
     files = {"image": ("a.png", photo(), "image/png")}
-    answer = requests.post(f"{server.url}/v1/images/edits", data={"prompt": "x"}, files=files, timeout=30)
-    assert answer.status_code == 200
+    response = requests.post(f"{server.url}/v1/images/edits", data={"prompt": "x"}, files=files, timeout=30)
+    assert response.status_code == 200
     assert "Traceback" not in server.log
 
 
-def test_a_body_that_is_too_large_is_413_before_it_was_sent(server: Server) -> None:
+def test_a_body_that_is_too_large_is_413_before_it_is_sent(server: Server) -> None:
     host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as half:
-        half.sendall(
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(
             b"POST /v1/images/edits HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=b\r\n"
             b"Content-Length: 200000000\r\n\r\n--b\r\n"
         )
-        answer = b"".join(iter(lambda: half.recv(65536), b""))
-    assert answer.startswith(b"HTTP/1.1 413")
-    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "request.too_large"
+        response = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert response.startswith(b"HTTP/1.1 413")
+    assert json.loads(response.partition(b"\r\n\r\n")[2])["error"]["code"] == "request.too_large"
 
 
-def test_sixty_four_streams_of_one_process_miss_nothing(tmp_path: Path, sketch_url: str) -> None:
+def test_sixty_four_streams_of_one_process_get_all_events(tmp_path: Path, sketch_url: str) -> None:
     with running(tmp_path, EASEL_ENGINE_URL=sketch_url, EASEL_WORKERS="1") as server:
-        answers = [stream(server, seed=index) for index in range(64)]
-        for answer in answers:
-            told = [json.loads(line[6:]) for line in lines(answer) if line != b"data: [DONE]"]
-            progress = [chunk["data"][0]["progress"] for chunk in told]
+        responses = [stream(server, seed=index) for index in range(64)]
+        for response in responses:
+            events = [json.loads(line[6:]) for line in lines(response) if line != b"data: [DONE]"]
+            progress = [chunk["data"][0]["progress"] for chunk in events]
             assert progress == [0.0, 16.7, 33.3, 50.0, 66.7, 83.3, 99.0, 100.0]
 
 
-def test_clients_that_do_not_read_their_answers_leave_threads_for_the_others(
+def test_clients_that_do_not_read_their_responses_leave_threads_for_others(
     tmp_path: Path, sketch_url: str
 ) -> None:
     variables = {"EASEL_WORKERS": "1", "EASEL_THREADS": "8", "EASEL_MAX_WAITING": "6"}
@@ -165,54 +169,54 @@ def test_clients_that_do_not_read_their_answers_leave_threads_for_the_others(
         head = (
             b"POST /v1/images/generations HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         )
-        deaf = []
+        connections = []
         for _ in range(12):
             connection = socket.socket()
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.connect((host, int(port)))
             connection.sendall(head + b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
-            deaf.append(connection)
-        until(lambda: server.log.count("/generations 200") == 6, 30)
-        until(lambda: not running_jobs(sketch_url), 60)
+            connections.append(connection)
+        wait_until(lambda: server.log.count("/generations 200") == 6, 30)
+        wait_until(lambda: not running_jobs(sketch_url), 60)
         assert requests.get(f"{server.url}/health", timeout=5).status_code == 200
         assert server.draw().status_code == 429
-        for connection in deaf:
+        for connection in connections:
             connection.close()
-        until(lambda: server.draw().status_code == 200, 10)
+        wait_until(lambda: server.draw().status_code == 200, 10)
 
 
-def test_a_body_that_comes_drop_by_drop_is_cut_off(tmp_path: Path) -> None:
-    """The limit of a real server is three minutes; what enforces it is the same."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
+def test_a_body_that_arrives_too_slowly_is_cut_off(tmp_path: Path) -> None:
+    """The limit of a real server is three minutes; the code that enforces it is the same."""
+    server_end, client_end = socket.socketpair()
+    with server_end, client_end:
         stop = threading.Event()
 
-        def drip() -> None:
+        def send_slowly() -> None:
             while not stop.wait(0.05):
                 try:
-                    theirs.sendall(b"x")
+                    client_end.sendall(b"x")
                 except OSError:
                     return
 
-        dripping = threading.Thread(target=drip)
-        dripping.start()
-        stream = ours.makefile("rb", buffering=0)
-        environ = {"REQUEST_METHOD": "POST", "CONTENT_LENGTH": "1000000", "gunicorn.socket": ours, "wsgi.input": stream,
+        thread = threading.Thread(target=send_slowly)
+        thread.start()
+        stream = server_end.makefile("rb", buffering=0)
+        environ = {"REQUEST_METHOD": "POST", "CONTENT_LENGTH": "1000000", "gunicorn.socket": server_end, "wsgi.input": stream,
                    "wsgi.url_scheme": "http", "SERVER_NAME": "x", "SERVER_PORT": "80"}  # fmt: skip
         try:
             with Flask("test").test_request_context("/"), pytest.raises(BodyTimeout, match=r"within 0\.5 s"):
                 read_a_million(Request(environ), stream)
         finally:
             stop.set()
-            dripping.join()
+            thread.join()
             stream.close()
 
 
 def read_a_million(request: Request, stream: Any) -> None:
-    with reading(request, at_most_s=0.5):
+    with body_timeouts(request, total_timeout_s=0.5):
         received = 0
         while received < 1_000_000:
-            piece = stream.read(1000)
-            if not piece:
-                raise OSError("it ended")
-            received += len(piece)
+            chunk = stream.read(1000)
+            if not chunk:
+                raise OSError("the body ended")
+            received += len(chunk)

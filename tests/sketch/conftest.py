@@ -1,4 +1,4 @@
-"""One sketch engine for all of these tests."""
+"""One sketch engine shared by all of these tests."""
 
 from __future__ import annotations
 

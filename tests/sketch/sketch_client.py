@@ -1,4 +1,4 @@
-"""A client just big enough to look at what the sketch engine draws, and the graph it draws from."""
+"""A small client that runs graphs on the sketch engine and fetches the pictures, and a text-to-image graph."""
 
 from __future__ import annotations
 
@@ -46,22 +46,22 @@ TEXT_TO_IMAGE: dict[str, Any] = {
 }
 
 
-def graph(**changed: dict[str, Any]) -> dict[str, Any]:
+def graph(**changes: dict[str, Any]) -> dict[str, Any]:
     """The text-to-image graph with some inputs changed: graph(sampler={"seed": 2})."""
-    fresh = copy.deepcopy(TEXT_TO_IMAGE)
-    for node_id, inputs in changed.items():
-        fresh[node_id]["inputs"].update(inputs)
-    return fresh
+    changed = copy.deepcopy(TEXT_TO_IMAGE)
+    for node_id, inputs in changes.items():
+        changed[node_id]["inputs"].update(inputs)
+    return changed
 
 
-def distance(one: Image.Image, other: Image.Image) -> float:
-    """Mean difference of all channels."""
-    return sum(ImageStat.Stat(ImageChops.difference(one.convert("RGB"), other.convert("RGB"))).mean)
+def distance(first: Image.Image, second: Image.Image) -> float:
+    """Sum of the mean differences of the channels."""
+    return sum(ImageStat.Stat(ImageChops.difference(first.convert("RGB"), second.convert("RGB"))).mean)
 
 
 @dataclass
-class Drawn:
-    """All that a client hears of one job."""
+class JobResult:
+    """Everything that a client receives of one job."""
 
     events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     frames: list[Image.Image] = field(default_factory=list)
@@ -70,12 +70,12 @@ class Drawn:
     def picture(self, index: int = 0) -> Image.Image:
         return Image.open(io.BytesIO(self.files[index]))
 
-    def told(self, kind: str) -> list[dict[str, Any]]:
-        return [data for event, data in self.events if event == kind]
+    def data_of(self, event_type: str) -> list[dict[str, Any]]:
+        return [data for event, data in self.events if event == event_type]
 
 
 class Client:
-    """Draws with one engine."""
+    """Runs graphs on one engine."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -83,40 +83,40 @@ class Client:
     def post(self, path: str, body: Any) -> requests.Response:
         return requests.post(self.url + path, json=body, timeout=10)
 
-    def draw(self, wanted: dict[str, Any], **more: Any) -> Drawn:
-        """Runs a graph with a socket listening, and fetches its files."""
+    def draw(self, prompt: dict[str, Any], **fields: Any) -> JobResult:
+        """Run a graph, receive its events, and fetch its files."""
         client = uuid.uuid4().hex
         socket = websocket.create_connection(
             f"{self.url.replace('http', 'ws')}/ws?clientId={client}", timeout=10
         )
         try:
-            answer = self.post("/prompt", {"prompt": wanted, "client_id": client, **more})
-            assert answer.status_code == 200, answer.text
+            response = self.post("/prompt", {"prompt": prompt, "client_id": client, **fields})
+            assert response.status_code == 200, response.text
             return self._follow(socket)
         finally:
             socket.close()
 
-    def _follow(self, socket: websocket.WebSocket) -> Drawn:
-        drawn = Drawn()
-        while not drawn.events or drawn.events[-1][1].get("node", "") is not None:
+    def _follow(self, socket: websocket.WebSocket) -> JobResult:
+        result = JobResult()
+        while not result.events or result.events[-1][1].get("node", "") is not None:
             message = socket.recv()
             if isinstance(message, bytes):
                 assert struct.unpack(">I", message[:4]) == (1,)
-                drawn.frames.append(Image.open(io.BytesIO(message[8:])))
+                result.frames.append(Image.open(io.BytesIO(message[8:])))
                 continue
-            said = json.loads(message)
-            drawn.events.append((said["type"], said["data"]))
-        for output in drawn.told("executed"):
-            drawn.files += [self.view(image) for image in output["output"]["images"]]
-        return drawn
+            event = json.loads(message)
+            result.events.append((event["type"], event["data"]))
+        for output in result.data_of("executed"):
+            result.files += [self.view(image) for image in output["output"]["images"]]
+        return result
 
     def view(self, image: dict[str, str]) -> bytes:
-        answer = requests.get(f"{self.url}/view", params=image, timeout=10)
-        answer.raise_for_status()
-        return answer.content
+        response = requests.get(f"{self.url}/view", params=image, timeout=10)
+        response.raise_for_status()
+        return response.content
 
     def upload(self, picture: Image.Image) -> str:
-        """Gives the name for LoadImage."""
+        """Upload a picture. Returns its name for LoadImage."""
         buffer = io.BytesIO()
         picture.save(buffer, "PNG")
         files = {"image": (f"{uuid.uuid4().hex}.png", buffer.getvalue())}

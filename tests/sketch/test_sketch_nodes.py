@@ -1,4 +1,4 @@
-"""What nodes do: by their types, so every signature runs."""
+"""Nodes run by their types, so every node in the signatures runs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ NODES = Path(__file__).parents[2] / "schemas" / "nodes.json"
 PIXELS = {"IMAGE": Images, "MASK": Mask, "LATENT": Latent}
 
 
-class Quiet:
-    """A stage where nobody listens."""
+class QuietContext:
+    """A NodeContext without a client."""
 
     def __init__(self, folders: Folders) -> None:
         self.folders = folders
@@ -39,10 +39,10 @@ class Quiet:
 
 
 def value_of(kind: str) -> Any:
-    """Something of a type, as another node would give it."""
+    """A value of a type, as another node would return it."""
     picture = Image.new("RGB", (64, 64), "red")
-    made = {"IMAGE": Images((picture,)), "MASK": Mask(picture.convert("L")), "LATENT": Latent((64, 64), 1)}
-    return made.get(kind) or Token("Some" + kind, {"steps": 2, "text": "a cat", "noise_seed": 3}, {})
+    values = {"IMAGE": Images((picture,)), "MASK": Mask(picture.convert("L")), "LATENT": Latent((64, 64), 1)}
+    return values.get(kind) or Token("Some" + kind, {"steps": 2, "text": "a cat", "noise_seed": 3}, {})
 
 
 def inputs_of(node: Node) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def inputs_of(node: Node) -> dict[str, Any]:
         name: "red.png"
         if expected.folder == "input"
         else plain.get(expected.type, (*expected.choices, "a file")[0])
-        if expected.plain
+        if expected.is_plain
         else value_of(expected.type)
         for name, expected in node.inputs.items()
     }
@@ -62,51 +62,53 @@ def classes() -> list[str]:
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Quiet:
+def context(tmp_path: Path) -> QuietContext:
     folders = Folders(tmp_path)
     Image.new("RGBA", (64, 64), (255, 0, 0, 128)).save(folders.of("input") / "red.png")
-    return Quiet(folders)
+    return QuietContext(folders)
 
 
 @pytest.mark.parametrize("name", classes())
-def test_every_node_of_the_signatures_gives_what_it_promises(name: str, stage: Quiet, tmp_path: Path) -> None:
+def test_every_node_returns_the_types_of_its_signature(
+    name: str, context: QuietContext, tmp_path: Path
+) -> None:
     node = Signatures(NODES, FileLists(tmp_path / "none"), list).nodes[name]
-    outputs, shown = run_node(NodeInputs(name, node, inputs_of(node)), stage)
+    outputs, ui = run_node(NodeInputs(name, node, inputs_of(node)), context)
     assert [type(value) for value in outputs] == [PIXELS.get(kind, Token) for kind in node.outputs]
-    assert (shown is not None) == node.output_node
+    assert (ui is not None) == node.output_node
 
 
 @pytest.mark.parametrize("picture", ["x", 5, None, {"a": 1}])
-def test_a_plain_value_where_a_picture_is_wanted_fails_as_python_does(
-    picture: Any, stage: Quiet, tmp_path: Path
+def test_a_plain_value_in_place_of_a_picture_raises_the_error_of_python(
+    picture: Any, context: QuietContext, tmp_path: Path
 ) -> None:
     node = Signatures(NODES, FileLists(tmp_path / "none"), list).nodes["SaveImage"]
     with pytest.raises((AttributeError, TypeError, KeyError)):
-        run_node(NodeInputs("SaveImage", node, {"images": picture, "filename_prefix": "x"}), stage)
+        run_node(NodeInputs("SaveImage", node, {"images": picture, "filename_prefix": "x"}), context)
 
 
 @pytest.mark.parametrize(
-    ("asked", "size"),
+    ("requested", "size"),
     [((64, 32), (64, 32)), ((64, 0), (64, 32)), ((0, 64), (128, 64)), ((0, 0), (200, 100))],
 )
-def test_image_scale_keeps_proportions_where_a_side_is_zero(
-    asked: tuple[int, int], size: tuple[int, int], stage: Quiet, tmp_path: Path
+def test_image_scale_keeps_proportions_if_a_side_is_zero(
+    requested: tuple[int, int], size: tuple[int, int], context: QuietContext, tmp_path: Path
 ) -> None:
     node = Signatures(NODES, FileLists(tmp_path / "none"), list).nodes["ImageScale"]
     image = Images((Image.new("RGB", (200, 100)),))
     values = {
         "image": image,
         "upscale_method": "area",
-        "width": asked[0],
-        "height": asked[1],
+        "width": requested[0],
+        "height": requested[1],
         "crop": "disabled",
     }
-    (scaled,), _ = run_node(NodeInputs("ImageScale", node, values), stage)
+    (scaled,), _ = run_node(NodeInputs("ImageScale", node, values), context)
     assert isinstance(scaled, Images)
     assert scaled.size == size
 
 
-def test_only_what_a_0_3_64_has_is_told(tmp_path: Path) -> None:
-    told = Signatures(NODES, FileLists(tmp_path / "none"), list)
-    assert "resolution_steps" not in told.object_info("ImageScaleToTotalPixels")["input"]["required"]
-    assert "exp_heun_2_x0" not in told.object_info("KSampler")["input"]["required"]["sampler_name"][0]
+def test_only_inputs_and_choices_of_0_3_64_are_listed(tmp_path: Path) -> None:
+    signatures = Signatures(NODES, FileLists(tmp_path / "none"), list)
+    assert "resolution_steps" not in signatures.object_info("ImageScaleToTotalPixels")["input"]["required"]
+    assert "exp_heun_2_x0" not in signatures.object_info("KSampler")["input"]["required"]["sampler_name"][0]

@@ -1,25 +1,25 @@
-// LangChain's DALL-E tool for JavaScript: n is always 1, several pictures are several requests at once.
+// LangChain's DALL-E tool for JavaScript: n is always 1, several pictures are several parallel requests.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { DallEAPIWrapper } from "@langchain/openai";
-import { looksOfBase64, looksOfUrl, served } from "./served.mjs";
+import { base64Info, servers, urlInfo } from "./row_support.mjs";
 
 const tool = (fields) =>
-  new DallEAPIWrapper({ baseUrl: `${served.normal}/v1`, apiKey: "unused", model: "sdxl-turbo", size: "256x256", ...fields });
+  new DallEAPIWrapper({ baseUrl: `${servers.normal}/v1`, apiKey: "unused", model: "sdxl-turbo", size: "256x256", ...fields });
 
-test("29 the tool answers a url that can be fetched", async () => {
+test("29 the tool returns a url that can be fetched", async () => {
   const url = await tool({}).invoke("a cat in a hat");
   assert.equal(typeof url, "string");
-  assert.equal(await looksOfUrl(url), "png 256x256");
+  assert.equal(await urlInfo(url), "png 256x256");
 });
 
-test("29 the tool answers base64 when it is asked for", async () => {
+test("29 the tool returns base64 when it is requested", async () => {
   const text = await tool({ dallEResponseFormat: "b64_json" }).invoke("a cat in a hat");
   assert.equal(typeof text, "string");
-  assert.equal(looksOfBase64(text), "png 256x256");
+  assert.equal(base64Info(text), "png 256x256");
 });
 
-test("29 two pictures at once", async () => {
+test("29 two pictures are two parallel requests", async () => {
   const items = await tool({ n: 2 }).invoke("a cat in a hat");
-  assert.deepEqual(await Promise.all(items.map((item) => looksOfUrl(item.image_url))), Array(2).fill("png 256x256"));
+  assert.deepEqual(await Promise.all(items.map((item) => urlInfo(item.image_url))), Array(2).fill("png 256x256"));
 });

@@ -1,12 +1,12 @@
-"""What every row may ask for."""
+"""The fixture that all rows use."""
 
 from __future__ import annotations
 
 import pytest
-from served import Served
+from row_support import Servers
 
 
 @pytest.fixture(scope="session")
-def served() -> Served:
-    """The servers that `python -m tests.clients` has started."""
-    return Served.from_environment()
+def servers() -> Servers:
+    """The servers that `python -m tests.clients` started."""
+    return Servers.from_environment()

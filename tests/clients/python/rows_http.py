@@ -1,4 +1,4 @@
-"""Plain HTTP, by `requests` and `curl`: framing that SDKs hide, odd spellings of edits, and answers that go wrong."""
+"""Plain HTTP with `requests` and `curl`: framing that SDKs hide, unusual spellings of edits, and error responses."""
 
 from __future__ import annotations
 
@@ -8,27 +8,35 @@ from typing import Any
 
 import pytest
 import requests
-from served import GIVE_UP_S, SLOW_MODEL, Served, assert_only_the_hole_changed, data_url, fetched, opened
+from row_support import (
+    SLOW_MODEL,
+    TIMEOUT_S,
+    Servers,
+    assert_only_masked_box_changed,
+    data_url,
+    decode_picture,
+    fetch_picture,
+)
 
 SMALL: dict[str, Any] = {"prompt": "a cat", "size": "256x256"}
 
 
-def post(url: str, **what: Any) -> requests.Response:
-    return requests.post(url, timeout=GIVE_UP_S, **what)
+def post(url: str, **options: Any) -> requests.Response:
+    return requests.post(url, timeout=TIMEOUT_S, **options)
 
 
-def streamed(served: Served, **fields: Any) -> list[str]:
-    answer = post(f"{served.normal}/v1/images/generations", json={**SMALL, "stream": True, **fields})
-    assert answer.status_code == 200, answer.text
-    assert answer.headers["Content-Type"].split(";")[0] == "text/event-stream"
-    return [block for block in answer.text.split("\n\n") if block]
+def stream_blocks(servers: Servers, **fields: Any) -> list[str]:
+    response = post(f"{servers.normal}/v1/images/generations", json={**SMALL, "stream": True, **fields})
+    assert response.status_code == 200, response.text
+    assert response.headers["Content-Type"].split(";")[0] == "text/event-stream"
+    return [block for block in response.text.split("\n\n") if block]
 
 
 # --- streams ---------------------------------------------------------------------------------------
 
 
-def test_12_openais_framing_names_its_events_and_has_no_done(served: Served) -> None:
-    blocks = streamed(served, model=SLOW_MODEL, steps=6, partial_images=2)
+def test_12_a_stream_in_openais_format_has_named_events_and_no_done(servers: Servers) -> None:
+    blocks = stream_blocks(servers, model=SLOW_MODEL, steps=6, partial_images=2)
     for block in (block for block in blocks if not block.startswith(":")):
         event, data = block.split("\n")
         assert data.startswith("data: ")
@@ -36,12 +44,12 @@ def test_12_openais_framing_names_its_events_and_has_no_done(served: Served) -> 
     assert "[DONE]" not in "".join(blocks)
 
 
-def test_13_a_plain_stream_ends_with_done(served: Served) -> None:
-    blocks = streamed(served)
+def test_13_a_stream_without_partial_pictures_ends_with_done(servers: Servers) -> None:
+    blocks = stream_blocks(servers)
     assert blocks[-1] == "data: [DONE]"
     event, data = blocks[-2].split("\n")
     assert event == "event: image_generation.completed"
-    # GPUStack's keys are beside OpenAI's where nothing says which of the two is listening.
+    # It has GPUStack's keys and OpenAI's, because the request does not show which client sent it.
     completed = json.loads(data.removeprefix("data: "))
     assert type(completed["created"]) is int
     assert (completed["data"][0]["object"], completed["data"][0]["progress"]) == ("image.chunk", 100.0)
@@ -51,28 +59,30 @@ def test_13_a_plain_stream_ends_with_done(served: Served) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/images/edits", "/v1-openai/image/edit", "/v1-openai/images/edits"])
-def test_21_only_what_a_grey_mask_shows_white_is_drawn(served: Served, path: str) -> None:
-    forms = [f"image=@{served.pictures / 'photo.png'}", f"mask=@{served.pictures / 'mask_grey.png'}"]
-    forms += ["prompt=a red ball", "n=1", "size=256x256", "response_format=b64_json"]
-    options = [option for form in forms for option in ("-F", form)]
+def test_21_only_the_white_part_of_a_grey_mask_is_redrawn(servers: Servers, path: str) -> None:
+    parts = [f"image=@{servers.pictures / 'photo.png'}", f"mask=@{servers.pictures / 'mask_grey.png'}"]
+    parts += ["prompt=a red ball", "n=1", "size=256x256", "response_format=b64_json"]
+    options = [option for part in parts for option in ("-F", part)]
     curl = subprocess.run(
-        ["curl", "-sS", "--fail-with-body", f"{served.normal}{path}", *options],
+        ["curl", "-sS", "--fail-with-body", f"{servers.normal}{path}", *options],
         capture_output=True,
-        timeout=GIVE_UP_S,
+        timeout=TIMEOUT_S,
     )
     assert curl.returncode == 0, curl.stdout + curl.stderr
-    answer = json.loads(curl.stdout)
-    assert_only_the_hole_changed(served.picture("photo.png"), opened(answer["data"][0]["b64_json"]))
+    response = json.loads(curl.stdout)
+    assert_only_masked_box_changed(
+        servers.picture("photo.png"), decode_picture(response["data"][0]["b64_json"])
+    )
 
 
 @pytest.mark.parametrize(
     "names", [["image", "image"], ["image[]"], ["image[0]", "image[1]"], ["images"], ["images[]"] * 2]
 )
-def test_24_every_spelling_of_the_image_field_is_an_image(served: Served, names: list[str]) -> None:
-    parts = [(name, ("a.png", served.picture("photo.png"), "image/png")) for name in names]
-    answer = post(f"{served.normal}/v1/images/edits", data=SMALL, files=parts)
-    assert answer.status_code == 200, answer.text
-    assert opened(answer.json()["data"][0]["b64_json"]).size == (256, 256)
+def test_24_every_spelling_of_the_image_field_is_accepted(servers: Servers, names: list[str]) -> None:
+    parts = [(name, ("a.png", servers.picture("photo.png"), "image/png")) for name in names]
+    response = post(f"{servers.normal}/v1/images/edits", data=SMALL, files=parts)
+    assert response.status_code == 200, response.text
+    assert decode_picture(response.json()["data"][0]["b64_json"]).size == (256, 256)
 
 
 JSON_BODIES: dict[str, Any] = {
@@ -83,29 +93,33 @@ JSON_BODIES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("form", JSON_BODIES)
-def test_24_an_edit_in_json_takes_a_data_url_of_more_than_a_megabyte(served: Served, form: str) -> None:
-    url = data_url(served.picture("large.png"))
+@pytest.mark.parametrize("spelling", JSON_BODIES)
+def test_24_an_edit_in_json_accepts_a_data_url_of_more_than_a_megabyte(
+    servers: Servers, spelling: str
+) -> None:
+    url = data_url(servers.picture("large.png"))
     assert len(url) > 1_000_000
-    answer = post(f"{served.normal}/v1/images/edits", json={**SMALL, **JSON_BODIES[form](url)})
-    assert answer.status_code == 200, answer.text
-    assert opened(answer.json()["data"][0]["b64_json"]).size == (256, 256)
+    response = post(f"{servers.normal}/v1/images/edits", json={**SMALL, **JSON_BODIES[spelling](url)})
+    assert response.status_code == 200, response.text
+    assert decode_picture(response.json()["data"][0]["b64_json"]).size == (256, 256)
 
 
-def test_24_a_mask_in_json_is_a_mask(served: Served) -> None:
-    images = {"images": [{"image_url": data_url(served.picture("photo.png"))}]}
-    mask = {"mask": {"image_url": data_url(served.picture("mask_alpha.png"))}}
-    answer = post(f"{served.normal}/v1/images/edits", json={**SMALL, **images, **mask})
-    assert answer.status_code == 200, answer.text
-    assert_only_the_hole_changed(served.picture("photo.png"), opened(answer.json()["data"][0]["b64_json"]))
+def test_24_a_mask_in_json_limits_what_is_redrawn(servers: Servers) -> None:
+    images = {"images": [{"image_url": data_url(servers.picture("photo.png"))}]}
+    mask = {"mask": {"image_url": data_url(servers.picture("mask_alpha.png"))}}
+    response = post(f"{servers.normal}/v1/images/edits", json={**SMALL, **images, **mask})
+    assert response.status_code == 200, response.text
+    assert_only_masked_box_changed(
+        servers.picture("photo.png"), decode_picture(response.json()["data"][0]["b64_json"])
+    )
 
 
-def test_24_a_text_field_of_a_form_takes_a_data_url_of_more_than_500_kb(served: Served) -> None:
-    url = data_url(served.picture("large.png"))
+def test_24_a_text_field_of_a_form_accepts_a_data_url_of_more_than_500_kb(servers: Servers) -> None:
+    url = data_url(servers.picture("large.png"))
     assert len(url) > 500_000
-    answer = post(f"{served.normal}/v1/images/edits", data=SMALL, files={"image": (None, url)})
-    assert answer.status_code == 200, answer.text
-    assert opened(answer.json()["data"][0]["b64_json"]).size == (256, 256)
+    response = post(f"{servers.normal}/v1/images/edits", data=SMALL, files={"image": (None, url)})
+    assert response.status_code == 200, response.text
+    assert decode_picture(response.json()["data"][0]["b64_json"]).size == (256, 256)
 
 
 @pytest.mark.parametrize(
@@ -115,19 +129,19 @@ def test_24_a_text_field_of_a_form_takes_a_data_url_of_more_than_500_kb(served: 
         ({"image": ("a.png", b"this is no picture", "image/png")}, "image.invalid_image"),
     ],
 )
-def test_24_an_edit_without_a_picture_is_told_so(served: Served, files: Any, code: str) -> None:
+def test_24_an_edit_without_a_valid_picture_is_refused(servers: Servers, files: Any, code: str) -> None:
     parts = files or {"prompt": (None, "a cat")}
-    answer = post(f"{served.normal}/v1/images/edits", data=SMALL if files else None, files=parts)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
-    assert code != "image.invalid_image" or answer.json()["error"]["message"].startswith("Invalid image")
+    response = post(f"{servers.normal}/v1/images/edits", data=SMALL if files else None, files=parts)
+    assert (response.status_code, response.json()["error"]["code"]) == (400, code)
+    assert code != "image.invalid_image" or response.json()["error"]["message"].startswith("Invalid image")
 
 
 # --- errors ----------------------------------------------------------------------------------------
 
-WRONG: dict[str, tuple[str, str, dict[str, Any], int]] = {
+INVALID: dict[str, tuple[str, str, dict[str, Any], int]] = {
     "an unknown path": ("GET", "/v1/nope", {}, 404),
     "a wrong method": ("GET", "/v1/images/generations", {}, 405),
-    "a wrong method of edits": ("GET", "/v1/images/edits", {}, 405),
+    "a wrong method for edits": ("GET", "/v1/images/edits", {}, 405),
     "bad JSON": (
         "POST",
         "/v1/images/generations",
@@ -140,38 +154,40 @@ WRONG: dict[str, tuple[str, str, dict[str, Any], int]] = {
         {"data": b"{", "headers": {"Content-Type": "application/json"}},
         400,
     ),
-    "a form without an end": (
+    "an unterminated form": (
         "POST",
         "/v1/images/edits",
         {"data": b"--x\r\nno", "headers": {"Content-Type": "multipart/form-data; boundary=x"}},
         400,
     ),
-    "an old picture": ("GET", "/api/images/cache/6f1b2b52-5e8b-4c8e-9f0a-0d5f5a1c1111.png", {}, 404),
+    "an unknown picture": ("GET", "/api/images/cache/6f1b2b52-5e8b-4c8e-9f0a-0d5f5a1c1111.png", {}, 404),
 }
 
 
-@pytest.mark.parametrize("wrong", WRONG)
-def test_35_whatever_goes_wrong_is_told_in_json(served: Served, wrong: str) -> None:
-    method, path, what, status = WRONG[wrong]
-    answer = requests.request(method, f"{served.normal}{path}", timeout=30, **what)
-    assert answer.status_code == status
-    assert_envelope(answer)
+@pytest.mark.parametrize("name", INVALID)
+def test_35_every_error_is_a_json_envelope(servers: Servers, name: str) -> None:
+    method, path, options, status = INVALID[name]
+    response = requests.request(method, f"{servers.normal}{path}", timeout=30, **options)
+    assert response.status_code == status
+    assert_envelope(response)
 
 
 @pytest.mark.parametrize("path", ["/v1/images/generations", "/v1/images/edits"])
-def test_35_a_body_of_200_megabytes_is_too_large(served: Served, path: str) -> None:
-    kind = "application/json" if "generations" in path else "multipart/form-data; boundary=x"
-    answer = post(f"{served.normal}{path}", data=bytes(200_000_000), headers={"Content-Type": kind})
-    assert answer.status_code == 413
-    assert_envelope(answer)
+def test_35_a_body_of_200_megabytes_is_refused(servers: Servers, path: str) -> None:
+    content_type = "application/json" if "generations" in path else "multipart/form-data; boundary=x"
+    response = post(
+        f"{servers.normal}{path}", data=bytes(200_000_000), headers={"Content-Type": content_type}
+    )
+    assert response.status_code == 413
+    assert_envelope(response)
 
 
-def assert_envelope(answer: requests.Response) -> None:
-    assert answer.headers["Content-Type"].split(";")[0] == "application/json"
-    assert answer.headers["x-request-id"]
-    error = answer.json()["error"]
+def assert_envelope(response: requests.Response) -> None:
+    assert response.headers["Content-Type"].split(";")[0] == "application/json"
+    assert response.headers["x-request-id"]
+    error = response.json()["error"]
     assert error.keys() >= {"message", "type", "param", "code", "details"}
-    assert "<html" not in answer.text.lower()
+    assert "<html" not in response.text.lower()
 
 
 # --- origins ---------------------------------------------------------------------------------------
@@ -179,33 +195,33 @@ def assert_envelope(answer: requests.Response) -> None:
 FORWARDED = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "pictures.example"}
 
 
-def url_of(answer: requests.Response) -> str:
-    assert answer.status_code == 200, answer.text
-    url: str = answer.json()["data"][0]["url"]
+def url_of(response: requests.Response) -> str:
+    assert response.status_code == 200, response.text
+    url: str = response.json()["data"][0]["url"]
     return url
 
 
-def test_37_the_url_has_the_host_that_the_client_called(served: Served) -> None:
-    port = served.normal.rpartition(":")[2]
+def test_37_the_url_has_the_host_that_the_client_called(servers: Servers) -> None:
+    port = servers.normal.rpartition(":")[2]
     local = url_of(post(f"http://localhost:{port}/v1/images/generations", json=SMALL))
     assert local.startswith(f"http://localhost:{port}/")
-    assert fetched(local)
+    assert fetch_picture(local)
     headers = {"Host": "example.test"}
-    named = url_of(post(f"{served.normal}/v1/images/generations", json=SMALL, headers=headers))
+    named = url_of(post(f"{servers.normal}/v1/images/generations", json=SMALL, headers=headers))
     assert named.startswith("http://example.test/")
 
 
-def test_37_a_proxy_of_ours_says_what_the_client_called(served: Served) -> None:
-    url = url_of(post(f"{served.proxied}/v1/images/generations", json=SMALL, headers=FORWARDED))
+def test_37_a_trusted_proxys_forwarded_headers_decide_the_url(servers: Servers) -> None:
+    url = url_of(post(f"{servers.proxied}/v1/images/generations", json=SMALL, headers=FORWARDED))
     assert url.startswith("https://pictures.example/")
 
 
-def test_37_nobody_else_is_believed_about_it(served: Served) -> None:
-    url = url_of(post(f"{served.normal}/v1/images/generations", json=SMALL, headers=FORWARDED))
-    assert url.startswith(f"{served.normal}/")
+def test_37_forwarded_headers_of_other_clients_are_ignored(servers: Servers) -> None:
+    url = url_of(post(f"{servers.normal}/v1/images/generations", json=SMALL, headers=FORWARDED))
+    assert url.startswith(f"{servers.normal}/")
 
 
-def test_37_a_host_that_is_not_ours_gets_no_picture(served: Served) -> None:
-    answer = post(f"{served.normal}/v1/images/generations", json=SMALL, headers={"Host": "evil.example"})
-    assert answer.status_code == 403
-    assert_envelope(answer)
+def test_37_a_request_for_an_unknown_host_is_refused(servers: Servers) -> None:
+    response = post(f"{servers.normal}/v1/images/generations", json=SMALL, headers={"Host": "evil.example"})
+    assert response.status_code == 403
+    assert_envelope(response)

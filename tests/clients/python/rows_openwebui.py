@@ -1,6 +1,6 @@
-"""What Open WebUI does with its OpenAI image engine, told again in a few lines: it joins addresses carelessly, prefers a
-url to base64, and keeps a picture only when its type says that it is one. It refuses private addresses, so where it asks
-for base64 there must be no url."""
+"""What Open WebUI does with its OpenAI image engine, reproduced in a few lines: it joins URLs without normalizing them,
+prefers a url to base64, and keeps a picture only if its content type is an image type. It refuses private addresses, so
+there must be no url where it requests base64."""
 
 from __future__ import annotations
 
@@ -9,33 +9,35 @@ from typing import Any
 
 import pytest
 import requests
-from served import GIVE_UP_S, Served
+from row_support import TIMEOUT_S, Servers
 
 HEADERS = {"Authorization": "Bearer unused"}
 
 
-def pictures_of(answer: requests.Response) -> list[tuple[bytes, str]]:
-    """Bytes and type of each picture, by its way of reading an answer."""
-    answer.raise_for_status()
-    found = []
-    for item in answer.json()["data"]:
+def pictures_of(response: requests.Response) -> list[tuple[bytes, str]]:
+    """Bytes and content type of each picture, read as Open WebUI reads a response."""
+    response.raise_for_status()
+    pictures = []
+    for item in response.json()["data"]:
         if url := item.get("url"):
             picture = requests.get(url, headers=HEADERS, timeout=30)
             picture.raise_for_status()
-            kind = picture.headers["Content-Type"].split(";")[0]
-            assert kind.startswith("image/")
-            found.append((picture.content, kind))
+            content_type = picture.headers["Content-Type"].split(";")[0]
+            assert content_type.startswith("image/")
+            pictures.append((picture.content, content_type))
         else:
-            found.append((base64.b64decode(item["b64_json"]), "image/png"))
-    return found
+            pictures.append((base64.b64decode(item["b64_json"]), "image/png"))
+    return pictures
 
 
 def assert_pngs(pictures: list[tuple[bytes, str]], n: int = 1) -> None:
-    assert [(picture[:8], kind) for picture, kind in pictures] == [(b"\x89PNG\r\n\x1a\n", "image/png")] * n
+    assert [(picture[:8], content_type) for picture, content_type in pictures] == [
+        (b"\x89PNG\r\n\x1a\n", "image/png")
+    ] * n
 
 
 @pytest.mark.parametrize("base", ["/v1", "/v1/"])
-def test_33_a_generation_in_base64_has_no_url(served: Served, base: str) -> None:
+def test_33_a_generation_in_base64_has_no_url(servers: Servers, base: str) -> None:
     body = {
         "model": "sdxl-turbo",
         "prompt": "a cat",
@@ -43,25 +45,25 @@ def test_33_a_generation_in_base64_has_no_url(served: Served, base: str) -> None
         "size": "256x256",
         "response_format": "b64_json",
     }
-    answer = requests.post(
-        f"{served.normal}{base}/images/generations", json=body, headers=HEADERS, timeout=GIVE_UP_S
+    response = requests.post(
+        f"{servers.normal}{base}/images/generations", json=body, headers=HEADERS, timeout=TIMEOUT_S
     )
-    assert "url" not in answer.json()["data"][0]
-    assert_pngs(pictures_of(answer))
+    assert "url" not in response.json()["data"][0]
+    assert_pngs(pictures_of(response))
 
 
-def test_33_a_gpt_image_name_is_not_told_a_form_and_gets_base64(served: Served) -> None:
+def test_33_a_gpt_image_model_gets_base64_without_response_format(servers: Servers) -> None:
     body = {"model": "gpt-image-1", "prompt": "a cat", "n": 1, "size": "auto"}
-    answer = requests.post(
-        f"{served.normal}/v1/images/generations", json=body, headers=HEADERS, timeout=GIVE_UP_S
+    response = requests.post(
+        f"{servers.normal}/v1/images/generations", json=body, headers=HEADERS, timeout=TIMEOUT_S
     )
-    assert "url" not in answer.json()["data"][0]
-    assert_pngs(pictures_of(answer))
+    assert "url" not in response.json()["data"][0]
+    assert_pngs(pictures_of(response))
 
 
 @pytest.mark.parametrize("field", ["image", "image[]"])
 @pytest.mark.parametrize("base", ["/v1", "/v1/"])
-def test_33_an_edit_of_one_image_or_of_a_list(served: Served, field: str, base: str) -> None:
+def test_33_an_edit_accepts_one_image_or_a_list(servers: Servers, field: str, base: str) -> None:
     text = {
         "model": "sdxl-turbo",
         "prompt": "a cat",
@@ -69,20 +71,20 @@ def test_33_an_edit_of_one_image_or_of_a_list(served: Served, field: str, base: 
         "size": "256x256",
         "response_format": "b64_json",
     }
-    # Its text fields carry a content type of their own.
+    # Open WebUI sends its text fields with a content type.
     parts: list[tuple[str, Any]] = [
         (name, (None, value, "text/plain; charset=utf-8")) for name, value in text.items()
     ]
-    parts += [(field, ("4c2e.png", served.picture("photo.png"), "image/png"))] * (2 if "[]" in field else 1)
-    answer = requests.post(
-        f"{served.normal}{base}/images/edits", files=parts, headers=HEADERS, timeout=GIVE_UP_S
+    parts += [(field, ("4c2e.png", servers.picture("photo.png"), "image/png"))] * (2 if "[]" in field else 1)
+    response = requests.post(
+        f"{servers.normal}{base}/images/edits", files=parts, headers=HEADERS, timeout=TIMEOUT_S
     )
-    assert_pngs(pictures_of(answer))
+    assert_pngs(pictures_of(response))
 
 
-def test_33_a_url_answer_can_be_fetched_from_the_same_origin(served: Served) -> None:
+def test_33_a_url_can_be_fetched_from_the_same_origin(servers: Servers) -> None:
     body = {"model": "sdxl-turbo", "prompt": "a cat", "n": 2, "size": "256x256"}
-    answer = requests.post(
-        f"{served.normal}/v1/images/generations", json=body, headers=HEADERS, timeout=GIVE_UP_S
+    response = requests.post(
+        f"{servers.normal}/v1/images/generations", json=body, headers=HEADERS, timeout=TIMEOUT_S
     )
-    assert_pngs(pictures_of(answer), 2)
+    assert_pngs(pictures_of(response), 2)

@@ -1,4 +1,6 @@
-"""What a server's reply says: fields by their paths, entries of lists, metrics, events. Pure; knows no server."""
+"""What a server's response contains: fields by path, entries of lists, metrics, events. Pure; knows no server.
+
+It sums Prometheus samples and reads event streams itself: a few lines each, and malformed lines are skipped."""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import Any, Final
 
 
 class WrongShape(ValueError):
-    """A reply is not built as its driver says. The message names the place, never the content."""
+    """A response is not built as its driver describes. The message names the field, never its content."""
 
 
 class _Missing:
@@ -23,15 +25,15 @@ Conditions = Mapping[str, Collection[Any]]
 """Allowed values by the path of a field; all of them must hold."""
 
 
-def as_json(body: bytes) -> Any:
-    """The JSON value, or MISSING if this is none."""
+def parse_json(body: bytes) -> Any:
+    """The JSON value, or MISSING if the body is not JSON."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
         return MISSING
 
 
-def at(value: Any, path: str) -> Any:
+def field_at(value: Any, path: str) -> Any:
     """The field at a path such as `status.value`, or MISSING; the empty path is the value itself."""
     for step in path.split(".") if path else ():
         if not isinstance(value, Mapping) or step not in value:
@@ -41,9 +43,9 @@ def at(value: Any, path: str) -> Any:
 
 
 def entries_at(body: Any, path: str) -> list[tuple[Any, Mapping[str, Any]]]:
-    """Parent and entry of each object in the list at `path`; `a[].b` are the lists `b` of all the objects in `a`.
+    """Parent and entry of each object in the list at `path`; `a[].b` means the lists `b` of all objects in `a`.
 
-    Raises WrongShape where a list, or an object in it, is something else.
+    Raises WrongShape if a list is missing or contains something other than objects.
     """
     *outer, last = path.split("[].")
     parents = [body]
@@ -53,32 +55,32 @@ def entries_at(body: Any, path: str) -> list[tuple[Any, Mapping[str, Any]]]:
 
 
 def _objects(parent: Any, path: str) -> list[Mapping[str, Any]]:
-    found = at(parent, path)
-    if not isinstance(found, list):
+    entries = field_at(parent, path)
+    if not isinstance(entries, list):
         raise WrongShape(f"there is no list `{path}`")
-    if not all(isinstance(entry, Mapping) for entry in found):
-        raise WrongShape(f"`{path}` lists something else than objects")
-    return found
+    if not all(isinstance(entry, Mapping) for entry in entries):
+        raise WrongShape(f"`{path}` contains something other than objects")
+    return entries
 
 
 def meets(entry: Any, conditions: Conditions) -> bool:
-    return all(_is_one_of(at(entry, path), values) for path, values in conditions.items())
+    return all(_is_one_of(field_at(entry, path), values) for path, values in conditions.items())
 
 
-def must_tell(entry: Any, conditions: Conditions) -> None:
-    """Raises WrongShape if a field that the conditions look at is not there."""
+def require_fields(entry: Any, conditions: Conditions) -> None:
+    """Raises WrongShape if a field that the conditions test is missing."""
     for path in conditions:
-        if at(entry, path) is MISSING:
+        if field_at(entry, path) is MISSING:
             raise WrongShape(f"an entry has no `{path}`")
 
 
-def _is_one_of(value: Any, values: Collection[Any]) -> bool:
-    # True is 1 to Python, not to JSON.
-    return any(value == other and isinstance(value, bool) == isinstance(other, bool) for other in values)
+def _is_one_of(value: Any, allowed: Collection[Any]) -> bool:
+    # True equals 1 in Python, but not in JSON.
+    return any(value == item and isinstance(value, bool) == isinstance(item, bool) for item in allowed)
 
 
 def prometheus_sum(text: str, names: Collection[str]) -> float | None:
-    """The sum of these metrics over all their labels; None if none of them is there."""
+    """The sum of these metrics over all their labels; None if the text contains none of them."""
     values = []
     for line in text.splitlines():
         name, _, rest = line.partition("{") if "{" in line else line.partition(" ")
@@ -88,9 +90,9 @@ def prometheus_sum(text: str, names: Collection[str]) -> float | None:
     return sum(finite) if finite else None
 
 
-def _number(words: list[str]) -> float:
+def _number(fields: list[str]) -> float:
     try:
-        return float(words[0])
+        return float(fields[0])
     except (ValueError, IndexError):
         return math.nan
 
@@ -98,5 +100,5 @@ def _number(words: list[str]) -> float:
 def event_objects(body: bytes) -> list[Mapping[str, Any]]:
     """The JSON objects of a stream of server-sent events."""
     lines = body.decode("utf-8", "replace").splitlines()
-    values = [as_json(line.removeprefix("data:").encode()) for line in lines if line.startswith("data:")]
+    values = [parse_json(line.removeprefix("data:").encode()) for line in lines if line.startswith("data:")]
     return [value for value in values if isinstance(value, Mapping)]

@@ -1,4 +1,4 @@
-"""What the arbiter may rely on, whichever LLM server it is."""
+"""What the arbiter relies on, tested with every kind of LLM server."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import pytest
 from errors import StackRefused, StackUnreachable
 from llm import built_in_drivers, read_stacks
 from tests.llm.fake_servers import ALL, SECRET_ARGUMENT, FakeServer
-from tests.llm.worlds import SHORT, free_port, ids, stacks_of, until
+from tests.llm.stack_helpers import SHORT_TIMEOUTS, ids, stacks_of
+from tests.processes import free_port
+from tests.waiting import wait_until
 
 
 def test_there_is_a_fake_for_each_built_in_driver() -> None:
     assert {kind.DRIVER for kind in ALL} == set(built_in_drivers())
 
 
-def test_what_is_released_is_gone_and_what_is_restored_is_there_again(server: FakeServer) -> None:
+def test_released_models_are_unloaded_and_restored_models_are_loaded(server: FakeServer) -> None:
     stacks = stacks_of(server)
     before = stacks.resident()
     assert ids(before) == set(server.MODELS)
@@ -27,7 +29,7 @@ def test_what_is_released_is_gone_and_what_is_restored_is_there_again(server: Fa
     assert ids(stacks.resident()) == set(server.MODELS)
 
 
-def test_what_was_saved_survives_a_restore_unchanged(server: FakeServer) -> None:
+def test_saved_values_are_the_same_after_a_restore(server: FakeServer) -> None:
     stacks = stacks_of(server)
     before = stacks.resident()
     stacks.release(before)
@@ -35,7 +37,7 @@ def test_what_was_saved_survives_a_restore_unchanged(server: FakeServer) -> None
     assert stacks.resident() == before
 
 
-def test_releasing_again_is_no_error(server: FakeServer) -> None:
+def test_releasing_twice_is_not_an_error(server: FakeServer) -> None:
     stacks = stacks_of(server)
     before = stacks.resident()
     stacks.release(before)
@@ -43,7 +45,7 @@ def test_releasing_again_is_no_error(server: FakeServer) -> None:
     assert stacks.resident() == ()
 
 
-def test_restoring_again_loads_nothing_twice(server: FakeServer) -> None:
+def test_restoring_twice_loads_each_model_once(server: FakeServer) -> None:
     stacks = stacks_of(server)
     before = stacks.resident()
     stacks.release(before)
@@ -52,31 +54,37 @@ def test_restoring_again_loads_nothing_twice(server: FakeServer) -> None:
     assert server.loads == len(server.MODELS)
 
 
-def test_memory_that_goes_slowly_is_reported_until_it_is_gone(server: FakeServer) -> None:
-    server.unload_takes_s = 0.3
+def test_a_model_is_resident_until_its_memory_is_freed(server: FakeServer) -> None:
+    server.unload_delay_s = 0.3
     stacks = stacks_of(server)
     stacks.release(stacks.resident())
     assert ids(stacks.resident()) == set(server.MODELS)
-    assert until(lambda: stacks.resident() == ())
+    assert wait_until(lambda: stacks.resident() == ())
 
 
-def test_a_success_that_frees_nothing_is_seen_in_what_is_resident(server: FakeServer) -> None:
-    server.lies = True
+def test_a_model_stays_resident_if_a_successful_unload_call_had_no_effect(server: FakeServer) -> None:
+    server.ignores_unloads = True
     stacks = stacks_of(server)
     stacks.release(stacks.resident())
     assert ids(stacks.resident()) == set(server.MODELS)
 
 
-def test_a_model_that_comes_back_by_a_late_request_is_seen(server: FakeServer) -> None:
+def test_a_model_loaded_by_a_late_request_is_resident(server: FakeServer) -> None:
     stacks = stacks_of(server)
     stacks.release(stacks.resident())
     server.load(server.MODELS[0])
     assert ids(stacks.resident()) == {server.MODELS[0]}
 
 
-def test_an_unload_that_hangs_ends_in_time_and_proves_nothing(server: FakeServer) -> None:
-    server.hangs = ("/api/generate", "/models/unload", "/api/models", "/sleep", "/api/v1/models/unload")
-    server.hangs += ("/v1/unload", "/v1/model/unload", "/backend/shutdown")
+def test_an_unload_call_that_hangs_times_out_and_the_models_stay_resident(server: FakeServer) -> None:
+    server.hanging_paths = (
+        "/api/generate",
+        "/models/unload",
+        "/api/models",
+        "/sleep",
+        "/api/v1/models/unload",
+    )
+    server.hanging_paths += ("/v1/unload", "/v1/model/unload", "/backend/shutdown")
     stacks = stacks_of(server, unload_s=0.3)
     held = stacks.resident()
     start = time.monotonic()
@@ -85,7 +93,7 @@ def test_an_unload_that_hangs_ends_in_time_and_proves_nothing(server: FakeServer
     assert stacks.resident() == held
 
 
-def test_the_right_key_opens(server: FakeServer) -> None:
+def test_the_right_key_is_accepted_and_not_shown(server: FakeServer) -> None:
     server.key = "sk-1234567890"
     stacks = stacks_of(server)
     before = stacks.resident()
@@ -100,16 +108,16 @@ def test_the_right_key_opens(server: FakeServer) -> None:
 
 def test_a_wrong_key_is_refused_without_showing_it(server: FakeServer) -> None:
     server.key = "sk-right"
-    entry = {"driver": server.DRIVER, "url": server.url, "key_env": "LLM_KEY", **SHORT}
+    entry = {"driver": server.DRIVER, "url": server.url, "key_env": "LLM_KEY", **SHORT_TIMEOUTS}
     stacks = read_stacks([entry], {"LLM_KEY": "sk-wrong"})
-    with pytest.raises(StackRefused) as told:
+    with pytest.raises(StackRefused) as error_info:
         stacks.resident()
-    assert server.DRIVER in told.value.message
-    assert "sk-" not in told.value.message + repr(told.value.details)
+    assert server.DRIVER in error_info.value.message
+    assert "sk-" not in error_info.value.message + repr(error_info.value.details)
     assert "sk-" not in repr(stacks.status())
 
 
-def test_a_missing_key_is_said_to_be_missing(server: FakeServer) -> None:
+def test_a_missing_key_is_reported_as_missing(server: FakeServer) -> None:
     stacks = read_stacks([{"driver": server.DRIVER, "url": server.url}], {})
     server.key = "sk-right"
     with pytest.raises(StackRefused, match="key_env"):
@@ -117,8 +125,8 @@ def test_a_missing_key_is_said_to_be_missing(server: FakeServer) -> None:
 
 
 @pytest.mark.parametrize("status", [200, 302, 404, 500, 502, 503])
-def test_an_answer_that_is_no_list_is_never_taken_for_an_empty_one(server: FakeServer, status: int) -> None:
-    server.garbage = status
+def test_a_response_that_is_not_a_list_never_counts_as_an_empty_list(server: FakeServer, status: int) -> None:
+    server.garbage_status = status
     with pytest.raises(StackRefused, match=str(status)):
         stacks_of(server).resident()
 
@@ -142,7 +150,7 @@ def test_an_answer_that_is_no_list_is_never_taken_for_an_empty_one(server: FakeS
         "[" * 100_000,
     ],
 )
-def test_json_of_another_shape_is_never_taken_for_an_empty_list(server: FakeServer, body: str) -> None:
+def test_json_of_another_shape_never_counts_as_an_empty_list(server: FakeServer, body: str) -> None:
     server.answer = lambda *_: (200, body)  # type: ignore[method-assign]
     stacks = stacks_of(server)
     with pytest.raises(StackRefused):
@@ -169,18 +177,18 @@ def test_nothing_can_be_restored_to_a_server_that_is_not_running(server: FakeSer
     assert all("refused" in failure.message for failure in failures)
 
 
-def test_a_server_that_hangs_is_unreachable_in_time(server: FakeServer) -> None:
-    server.hangs = ("/",)
+def test_a_server_that_hangs_is_reported_as_unreachable_in_time(server: FakeServer) -> None:
+    server.hanging_paths = ("/",)
     stacks = stacks_of(server, call_s=0.2)
     start = time.monotonic()
-    with pytest.raises(StackUnreachable, match="too long"):
+    with pytest.raises(StackUnreachable, match="timed out"):
         stacks.resident()
     (status,) = stacks.status()
     assert (status.reachable, status.loaded, status.busy) == (False, None, None)
     assert time.monotonic() - start < 3
 
 
-def test_an_unload_answered_by_an_unexpected_status_is_refused(server: FakeServer) -> None:
+def test_an_unload_call_with_an_unexpected_status_raises(server: FakeServer) -> None:
     stacks = stacks_of(server)
     held = stacks.resident()
     server.answer = lambda *_: (500, {"error": "out of order"})  # type: ignore[method-assign]
@@ -188,30 +196,30 @@ def test_an_unload_answered_by_an_unexpected_status_is_refused(server: FakeServe
         stacks.release(held)
 
 
-def test_a_model_that_is_unknown_now_fails_alone(server: FakeServer) -> None:
+def test_a_model_that_no_longer_exists_does_not_stop_the_others(server: FakeServer) -> None:
     stacks = stacks_of(server)
     (first, *_) = stacks.resident()
     stacks.release(stacks.resident())
     if server.DRIVER == "vllm":
-        pytest.skip("it has but one model, without a name")
+        pytest.skip("vLLM has only one model, without a name")
     unknown = type(first)(first.owner, "unknown:latest", {**first.saved, "key": "unknown:latest"})
     failures = stacks.restore([unknown, first])
     assert [failure.id for failure in failures] == ["unknown:latest"]
     assert ids(stacks.resident()) == {first.id}
 
 
-def test_command_lines_that_servers_list_go_nowhere(server: FakeServer) -> None:
+def test_command_lines_listed_by_servers_are_never_shown(server: FakeServer) -> None:
     stacks = stacks_of(server)
-    told = [repr(stacks.resident()), repr(stacks.status())]
-    listed = server.answer
-    server.answer = lambda *call: (500, listed(*call)[1])  # type: ignore[method-assign]
-    with pytest.raises(StackRefused) as error:
+    shown = [repr(stacks.resident()), repr(stacks.status())]
+    answer = server.answer
+    server.answer = lambda *call: (500, answer(*call)[1])  # type: ignore[method-assign]
+    with pytest.raises(StackRefused) as error_info:
         stacks.resident()
-    told += [error.value.message, repr(error.value.details), repr(stacks.status())]
-    assert SECRET_ARGUMENT not in "".join(told)
+    shown += [error_info.value.message, repr(error_info.value.details), repr(stacks.status())]
+    assert SECRET_ARGUMENT not in "".join(shown)
 
 
-def test_a_status_tells_name_driver_address_and_what_is_loaded(server: FakeServer) -> None:
+def test_a_status_has_name_driver_url_and_loaded_models(server: FakeServer) -> None:
     (status,) = stacks_of(server, name="mine").status()
     assert (status.name, status.driver, status.url) == ("mine", server.DRIVER, server.url)
     assert status.reachable
@@ -219,7 +227,7 @@ def test_a_status_tells_name_driver_address_and_what_is_loaded(server: FakeServe
     assert status.problem is None
 
 
-def test_looking_never_loads_anything(server: FakeServer) -> None:
+def test_queries_never_load_a_model(server: FakeServer) -> None:
     stacks = stacks_of(server)
     stacks.release(stacks.resident())
     stacks.status()
@@ -228,21 +236,21 @@ def test_looking_never_loads_anything(server: FakeServer) -> None:
     assert server.loads == 0
 
 
-def test_nobody_listening_is_no_proof_on_another_machine() -> None:
-    """0.0.0.0 leads here, but is no loopback address."""
+def test_a_refused_connection_on_another_machine_does_not_count_as_not_running() -> None:
+    """0.0.0.0 reaches this machine, but is not a loopback address."""
     stacks = read_stacks([{"driver": "ollama", "url": f"http://0.0.0.0:{free_port()}"}], {})
     with pytest.raises(StackUnreachable, match="refused"):
         stacks.resident()
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.8.8", "[::1]"])
-def test_nobody_listening_on_loopback_is_a_process_that_is_gone(host: str) -> None:
+def test_a_refused_connection_on_loopback_counts_as_not_running(host: str) -> None:
     stacks = read_stacks([{"driver": "ollama", "url": f"http://{host}:{free_port()}"}], {})
     assert stacks.resident() == ()
     assert stacks.busy() is None
 
 
-def test_a_name_that_does_not_resolve_is_no_proof() -> None:
+def test_a_host_name_that_does_not_resolve_does_not_count_as_not_running() -> None:
     stacks = read_stacks([{"driver": "ollama", "url": "http://no-such-host.invalid:11434"}], {})
     with pytest.raises(StackUnreachable):
         stacks.resident()

@@ -1,4 +1,5 @@
-"""Tells the rows what really reached a server: the lines of its access log, by the id that a client gave its request."""
+"""Shows the rows which requests a server received: the lines of its access log, by the id that a client gave its
+request."""
 
 from __future__ import annotations
 
@@ -13,13 +14,13 @@ from tests.server.running import Server
 
 
 @contextmanager
-def witness(servers: Mapping[str, Server]) -> Iterator[str]:
-    """Its address until the block ends: GET /SERVER/REQUEST-ID gives `["POST /v1/images/generations 404", …]`."""
+def serve_access_logs(servers: Mapping[str, Server]) -> Iterator[str]:
+    """A URL, until the block ends. GET /SERVER/REQUEST-ID returns `["POST /v1/images/generations 404", …]`."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             name, _, request_id = self.path.lstrip("/").partition("/")
-            body = json.dumps(requests_seen(servers[name].log, request_id)).encode()
+            body = json.dumps(logged_requests(servers[name].log, request_id)).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
@@ -37,6 +38,6 @@ def witness(servers: Mapping[str, Server]) -> Iterator[str]:
         thread.join()
 
 
-def requests_seen(log: str, request_id: str) -> list[str]:
-    """Method, path and status of every request of this id. A retry of a client keeps the id and counts again."""
+def logged_requests(log: str, request_id: str) -> list[str]:
+    """Method, path and status of every request with this id. A client's retry has the same id and is listed again."""
     return re.findall(rf" easel\.access {re.escape(request_id)} (\S+ \S+ \d{{3}}) ", log)

@@ -1,4 +1,5 @@
-"""How a job ends when ComfyUI dies, forgets, stalls or lies: what no real one can be made to do on demand."""
+"""How a job ends when ComfyUI crashes, loses it, stalls or sends wrong data: what a real one cannot be made to do on
+demand."""
 
 from __future__ import annotations
 
@@ -11,12 +12,17 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, cast
 
 import pytest
 from fake_comfyui import PICTURE, FakeComfyUI, Script
 
-from engine import Engine, Outcome, Picture, Preview, Progress
+from engine import Engine, Outcome, Picture, Preview, Progress, QueueState
+from engine.http import ComfyuiHttp
+from engine.job import Job
+from engine.job_runner import JobRunner
+from engine.watchdog import Limits
 from errors import (
     EngineOutOfMemory,
     EngineRejected,
@@ -39,23 +45,23 @@ SOCKET_GRAPH = {**GRAPH, "save": {"class_type": "SaveImageWebsocket", "inputs": 
 
 
 @contextmanager
-def engine_of(comfy: FakeComfyUI, **more: Any) -> Iterator[Engine]:
-    engine = Engine(comfy.url, **{"poll_s": 0.1, **more})
+def engine_of(comfy: FakeComfyUI, **options: Any) -> Iterator[Engine]:
+    engine = Engine(comfy.url, **{"poll_interval_s": 0.1, **options})
     try:
         yield engine
     finally:
         engine.close()
 
 
-def run(engine: Engine, graph: Any = GRAPH, **more: Any) -> Outcome:
-    return engine.run(graph, prompt_id=str(uuid.uuid4()), timeout_s=more.pop("timeout_s", 20), **more)
+def run(engine: Engine, graph: Any = GRAPH, **options: Any) -> Outcome:
+    return engine.run(graph, prompt_id=str(uuid.uuid4()), timeout_s=options.pop("timeout_s", 20), **options)
 
 
 def outcome_of(
-    script: Script, graph: Any = GRAPH, watch: Callable[[Any], None] = lambda _: None, **more: Any
+    script: Script, graph: Any = GRAPH, on_progress: Callable[[Any], None] = lambda _: None, **options: Any
 ) -> Outcome:
-    with FakeComfyUI(script) as comfy, engine_of(comfy, **more) as engine:
-        return run(engine, graph, watch=watch)
+    with FakeComfyUI(script) as comfy, engine_of(comfy, **options) as engine:
+        return run(engine, graph, on_progress=on_progress)
 
 
 async def happy(comfy: FakeComfyUI, job: str) -> None:
@@ -72,18 +78,18 @@ async def never_started(comfy: FakeComfyUI, job: str) -> None:
 
 
 def with_metadata(job: str, node: str, data: bytes, mime: str = "image/png") -> bytes:
-    about = json.dumps({"node_id": node, "prompt_id": job, "image_type": mime}).encode()
-    return (4).to_bytes(4, "big") + len(about).to_bytes(4, "big") + about + data
+    metadata = json.dumps({"node_id": node, "prompt_id": job, "image_type": mime}).encode()
+    return (4).to_bytes(4, "big") + len(metadata).to_bytes(4, "big") + metadata + data
 
 
-def plain(data: bytes, form: int = 1) -> bytes:
-    return (1).to_bytes(4, "big") + form.to_bytes(4, "big") + data
+def plain(data: bytes, image_format: int = 1) -> bytes:
+    return (1).to_bytes(4, "big") + image_format.to_bytes(4, "big") + data
 
 
 # --- what is sent -----------------------------------------------------------------------------------------------
 
 
-def test_only_the_safe_shape_of_a_submission_is_sent() -> None:
+def test_a_submission_has_only_the_safe_fields() -> None:
     with FakeComfyUI(happy) as comfy, engine_of(comfy) as engine:
         outcome = run(engine)
         (body,) = comfy.submitted
@@ -100,10 +106,15 @@ def test_a_large_seed_is_sent_exactly() -> None:
         assert comfy.submitted[0]["prompt"]["noise"]["inputs"]["noise_seed"] == 2**64 - 1
 
 
-def test_named_previews_are_asked_for_first_and_neither_origin_nor_compression_is_offered() -> None:
+def test_the_first_socket_message_asks_for_previews_with_ids_and_no_origin_or_compression_is_offered() -> (
+    None
+):
     with FakeComfyUI(happy) as comfy, engine_of(comfy) as engine:
         run(engine)
-        assert comfy.said[0] == {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
+        assert comfy.socket_messages[0] == {
+            "type": "feature_flags",
+            "data": {"supports_preview_metadata": True},
+        }
         for headers in comfy.headers:
             assert "Origin" not in headers
             assert "Sec-WebSocket-Extensions" not in headers
@@ -115,7 +126,7 @@ def test_proxies_in_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
     assert outcome_of(happy).pictures
 
 
-def test_a_prompt_id_that_is_no_canonical_uuid_is_refused_before_anything_is_sent() -> None:
+def test_a_prompt_id_that_is_not_a_canonical_uuid_raises_before_anything_is_sent() -> None:
     with pytest.raises(ValueError, match="UUID"):
         Engine("http://127.0.0.1:9").run(GRAPH, prompt_id=str(uuid.uuid4()).upper(), timeout_s=1)
 
@@ -127,11 +138,11 @@ def test_one_socket_serves_all_jobs() -> None:
         assert len({body["client_id"] for body in comfy.submitted}) == 1
 
 
-# --- how it answers the submission ------------------------------------------------------------------------------
+# --- responses to the submission --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("answer", "error"),
+    ("response", "error"),
     [
         ((500, "500 Internal Server Error\n\nServer got itself in trouble"), EngineRejected),
         ((413, "Maximum request body size 104857600 exceeded."), EngineRejected),
@@ -144,31 +155,36 @@ def test_one_socket_serves_all_jobs() -> None:
         ((400, {"error": {}, "node_errors": {"save": {"errors": ["text"]}}}), EngineRejected),
     ],
 )
-def test_every_answer_to_a_submission_has_a_name(answer: tuple[int, Any], error: type[Exception]) -> None:
-    with FakeComfyUI(answer=answer) as comfy, engine_of(comfy) as engine, pytest.raises(error) as caught:
+def test_every_bad_response_to_a_submission_raises_a_named_error(
+    response: tuple[int, Any], error: type[Exception]
+) -> None:
+    with (
+        FakeComfyUI(submit_response=response) as comfy,
+        engine_of(comfy) as engine,
+        pytest.raises(error) as caught,
+    ):
         run(engine)
     if error is EngineRejected:
         (rejected,) = caught.value.details["errors"]  # type: ignore[attr-defined]
         assert set(rejected) == {"node", "class_type", "input", "type", "message"}
 
 
-def test_nobody_listening_is_unreachable_at_once() -> None:
+def test_a_port_without_a_server_is_unreachable_at_once() -> None:
     with FakeComfyUI() as comfy:
         url = comfy.url
-    began = time.monotonic()
+    started_at = time.monotonic()
     with pytest.raises(EngineUnreachable):
         run(Engine(url))
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - started_at < 2
 
 
-def test_many_threads_find_out_together_that_an_engine_does_not_answer() -> None:
-    """Not one connect timeout after the other."""
-    with socket.create_server(("127.0.0.1", 0)) as deaf, ThreadPoolExecutor(8) as pool:
-        engine = Engine(f"http://127.0.0.1:{deaf.getsockname()[1]}", connect_timeout_s=0.5)
-        began = time.monotonic()
+def test_threads_that_connect_at_the_same_time_share_one_connect_timeout() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent_server, ThreadPoolExecutor(8) as pool:
+        engine = Engine(f"http://127.0.0.1:{silent_server.getsockname()[1]}", connect_timeout_s=0.5)
+        started_at = time.monotonic()
         for job in [pool.submit(run, engine) for _ in range(8)]:
             assert isinstance(job.exception(), EngineUnreachable)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - started_at < 2
 
 
 def test_an_engine_that_was_closed_can_be_used_again() -> None:
@@ -178,20 +194,59 @@ def test_an_engine_that_was_closed_can_be_used_again() -> None:
         assert run(engine).pictures
 
 
-@pytest.mark.parametrize("broken", ["before", "after"])
-def test_a_connection_that_breaks_under_the_submission_neither_loses_nor_doubles_the_job(broken: str) -> None:
+@pytest.mark.parametrize("break_at", ["before", "after"])
+def test_a_connection_that_closes_during_the_submission_neither_loses_nor_repeats_the_job(
+    break_at: str,
+) -> None:
     with FakeComfyUI(happy) as comfy, engine_of(comfy) as engine:
-        comfy.break_next_submission = broken
+        comfy.break_next_submission = break_at
         outcome = run(engine)
         assert [picture.data for picture in outcome.pictures] == [PICTURE]
         assert len(comfy.clients) == 1
-        assert len(comfy.submitted) == (2 if broken == "before" else 1)
+        assert len(comfy.submitted) == (2 if break_at == "before" else 1)
 
 
-# --- events that are lost, late or nonsense ---------------------------------------------------------------------
+class UnansweredHttp:
+    """ComfyUI's HTTP where the response to a submission does not come in time and the queue does not show the job yet."""
+
+    def __init__(self) -> None:
+        self.submissions = 0
+
+    def submit(self, body: bytes) -> tuple[int, Any]:
+        self.submissions += 1
+        raise EngineUnreachable("ComfyUI does not answer: it took too long.", slow=True)
+
+    def queue(self) -> QueueState:
+        return QueueState((), ())
+
+    def history(self, prompt_id: str) -> None:
+        return None
 
 
-def test_a_job_whose_socket_is_cut_ends_by_its_history() -> None:
+def test_a_submission_that_was_not_answered_in_time_is_not_sent_again() -> None:
+    """ComfyUI may still be reading the first one, and would run the job twice."""
+    http = UnansweredHttp()
+    prompt_id = str(uuid.uuid4())
+    runner = JobRunner(
+        cast("ComfyuiHttp", http),
+        Job(prompt_id, GRAPH, lambda _: None, time.monotonic),
+        SimpleQueue(),
+        limits=Limits(stall_timeout_s=5, idle_timeout_s=5, unreachable_timeout_s=5),
+        poll_interval_s=0.1,
+        timeout_s=5,
+        cancelled=lambda: False,
+        clock=time.monotonic,
+        stuck=set(),
+    )
+    with pytest.raises(EngineUnreachable):
+        runner.run(GRAPH, "client")
+    assert http.submissions == 1
+
+
+# --- events that are lost, late or invalid -----------------------------------------------------------------------
+
+
+def test_a_job_whose_socket_is_lost_ends_by_its_history() -> None:
     async def script(comfy: FakeComfyUI, job: str) -> None:
         await comfy.start(job)
         await comfy.drop_sockets()
@@ -200,7 +255,7 @@ def test_a_job_whose_socket_is_cut_ends_by_its_history() -> None:
     assert outcome_of(script).pictures == (Picture(PICTURE, "save", "image/png"),)
 
 
-def test_a_failure_that_only_history_tells_is_a_failure() -> None:
+def test_a_failure_that_only_history_reports_raises_node_failed() -> None:
     async def script(comfy: FakeComfyUI, job: str) -> None:
         await comfy.start(job)
         await comfy.drop_sockets()
@@ -216,7 +271,7 @@ def test_a_failure_that_only_history_tells_is_a_failure() -> None:
         outcome_of(script)
 
 
-def test_an_interruption_that_only_history_tells_is_an_interruption() -> None:
+def test_an_interruption_that_only_history_reports_raises_job_interrupted() -> None:
     async def script(comfy: FakeComfyUI, job: str) -> None:
         await comfy.start(job)
         await comfy.drop_sockets()
@@ -226,7 +281,7 @@ def test_an_interruption_that_only_history_tells_is_an_interruption() -> None:
         outcome_of(script)
 
 
-def test_after_a_cut_the_next_job_gets_a_new_socket_with_a_new_client_id() -> None:
+def test_after_a_lost_socket_the_next_job_gets_a_new_socket_with_a_new_client_id() -> None:
     async def script(comfy: FakeComfyUI, job: str) -> None:
         await comfy.start(job)
         if len(comfy.submitted) == 1:
@@ -235,16 +290,34 @@ def test_after_a_cut_the_next_job_gets_a_new_socket_with_a_new_client_id() -> No
         else:
             await comfy.succeed(job)
 
-    told: list[object] = []
     with FakeComfyUI(script) as comfy, engine_of(comfy) as engine:
         run(engine)
-        run(engine, watch=told.append)
+        run(engine)
         first, second = (body["client_id"] for body in comfy.submitted)
     assert first != second
 
 
-def test_events_that_never_come_are_made_up_for_by_history() -> None:
-    """As while another client stalls ComfyUI's event loop."""
+def test_node_signatures_are_remembered_until_the_engine_is_connected_to_again() -> None:
+    """After a reconnect it may be a newer ComfyUI, or have other nodes."""
+    old, new = {"input": {"required": {}}}, {"input": {"required": {"steps": ["INT", {}]}}}
+    with FakeComfyUI(happy) as comfy, engine_of(comfy) as engine:
+        run(engine)
+        comfy.object_info = {"KSampler": old}
+        assert engine.signatures(["KSampler"]) == {"KSampler": old}
+        comfy.object_info = {"KSampler": new}
+        run(engine)
+        assert engine.signatures(["KSampler"]) == {"KSampler": old}
+        comfy.call(comfy.restart())
+        before = comfy.submitted[-1]["client_id"]
+        while (
+            comfy.submitted[-1]["client_id"] == before
+        ):  # the reader thread may not have noticed the restart yet
+            run(engine)
+        assert engine.signatures(["KSampler"]) == {"KSampler": new}
+
+
+def test_a_job_without_any_event_ends_by_its_history() -> None:
+    """Another client may block ComfyUI's event loop meanwhile."""
 
     async def script(comfy: FakeComfyUI, job: str) -> None:
         comfy.finish(job)
@@ -252,31 +325,31 @@ def test_events_that_never_come_are_made_up_for_by_history() -> None:
     assert outcome_of(script).pictures
 
 
-def test_a_success_without_names_waits_for_history_to_be_written() -> None:
+def test_a_success_without_file_names_waits_for_its_history() -> None:
     async def script(comfy: FakeComfyUI, job: str) -> None:
         await comfy.start(job)
         await comfy.send(job, "execution_success")
-        while comfy.asked_history < 2:
-            await comfy.breathe()
+        while comfy.history_requests < 2:
+            await comfy.pause()
         comfy.finish(job)
         await comfy.send(job, "executing", node=None)
 
     assert outcome_of(script).pictures
 
 
-def test_a_success_with_names_does_not_ask_history() -> None:
+def test_a_success_with_file_names_does_not_read_history() -> None:
     async def script(comfy: FakeComfyUI, job: str) -> None:
         await comfy.start(job)
         await comfy.executed(job)
         await comfy.send(job, "execution_success")
 
-    with FakeComfyUI(script) as comfy, engine_of(comfy, poll_s=10.0) as engine:
+    with FakeComfyUI(script) as comfy, engine_of(comfy, poll_interval_s=10.0) as engine:
         assert run(engine).pictures
-        assert comfy.asked_history == 0
+        assert comfy.history_requests == 0
 
 
-def test_nonsense_on_the_socket_is_passed_over() -> None:
-    nonsense: list[str | bytes] = [
+def test_invalid_socket_messages_are_ignored() -> None:
+    invalid_messages: list[str | bytes] = [
         "not JSON",
         "[]",
         "null",
@@ -298,7 +371,7 @@ def test_nonsense_on_the_socket_is_passed_over() -> None:
 
     async def script(comfy: FakeComfyUI, job: str) -> None:
         await comfy.start(job)
-        for message in nonsense:
+        for message in invalid_messages:
             await comfy.send_raw(job, message)
         for data in (
             {"node": 7},
@@ -315,7 +388,7 @@ def test_nonsense_on_the_socket_is_passed_over() -> None:
     assert outcome_of(script).pictures
 
 
-def test_events_of_other_jobs_are_not_ours() -> None:
+def test_events_of_other_jobs_are_ignored() -> None:
     async def script(comfy: FakeComfyUI, job: str) -> None:
         await comfy.start(job)
         other = json.dumps({"type": "execution_error", "data": {"prompt_id": str(uuid.uuid4())}})
@@ -325,8 +398,8 @@ def test_events_of_other_jobs_are_not_ours() -> None:
     assert outcome_of(script).pictures
 
 
-def test_a_watcher_that_dawdles_holds_up_only_its_own_job() -> None:
-    gate = threading.Event()
+def test_a_slow_progress_callback_delays_only_its_own_job() -> None:
+    released = threading.Event()
 
     async def script(comfy: FakeComfyUI, job: str) -> None:
         await comfy.start(job)
@@ -334,61 +407,63 @@ def test_a_watcher_that_dawdles_holds_up_only_its_own_job() -> None:
         await comfy.succeed(job)
 
     with FakeComfyUI(script) as comfy, engine_of(comfy) as engine, ThreadPoolExecutor() as pool:
-        slow = pool.submit(run, engine, watch=lambda _: gate.wait(20))
+        slow = pool.submit(run, engine, on_progress=lambda _: released.wait(20))
         assert run(engine).pictures
         assert not slow.done()
-        gate.set()
+        released.set()
         assert slow.result().pictures
 
 
 # --- previews and pictures by socket ------------------------------------------------------------------------------
 
 
-def test_previews_reach_their_watcher_with_and_without_ids() -> None:
+def test_previews_with_and_without_ids_reach_the_progress_callback() -> None:
     async def script(comfy: FakeComfyUI, job: str) -> None:
         await comfy.start(job)
         await comfy.send(job, "executing", node="source")
-        await comfy.send_raw(job, with_metadata(job, "source", b"named", "image/jpeg"))
-        await comfy.send_raw(job, plain(b"unnamed"))
+        await comfy.send_raw(job, with_metadata(job, "source", b"with ids", "image/jpeg"))
+        await comfy.send_raw(job, plain(b"without ids"))
         await comfy.send(job, "progress", node="source", value=1, max=4)
         await comfy.succeed(job)
 
-    told: list[Any] = []
-    job = outcome_of(script, watch=told.append).prompt_id
-    assert told == [
-        Preview(job, "source", "image/jpeg", b"named"),
-        Preview(job, "source", "image/jpeg", b"unnamed"),
+    events: list[Any] = []
+    job = outcome_of(script, on_progress=events.append).prompt_id
+    assert events == [
+        Preview(job, "source", "image/jpeg", b"with ids"),
+        Preview(job, "source", "image/jpeg", b"without ids"),
         Progress(job, "source", 1, 4),
     ]
 
 
-def test_an_unnamed_frame_is_dropped_while_no_job_of_ours_executes() -> None:
+def test_a_frame_without_ids_is_dropped_while_no_job_of_this_client_executes() -> None:
     async def script(comfy: FakeComfyUI, job: str) -> None:
-        await comfy.send_raw(job, plain(b"somebody else's"))
+        await comfy.send_raw(job, plain(b"of another client"))
         await comfy.start(job)
         await comfy.succeed(job)
 
-    told: list[Any] = []
-    outcome_of(script, watch=told.append)
-    assert told == []
+    events: list[Any] = []
+    outcome_of(script, on_progress=events.append)
+    assert events == []
 
 
-@pytest.mark.parametrize("named", [True, False])
-def test_pictures_of_a_websocket_node_come_in_the_order_of_their_frames(named: bool) -> None:
+@pytest.mark.parametrize("has_ids", [True, False])
+def test_pictures_of_a_websocket_node_are_in_the_order_of_their_frames(has_ids: bool) -> None:
     async def script(comfy: FakeComfyUI, job: str) -> None:
         await comfy.start(job)
         for data in (b"first", b"second"):
-            await comfy.send_raw(job, with_metadata(job, "save", data) if named else plain(data, form=2))
+            await comfy.send_raw(
+                job, with_metadata(job, "save", data) if has_ids else plain(data, image_format=2)
+            )
             await comfy.send(job, "progress", node="save", value=0, max=2)
         await comfy.send(job, "execution_success")
 
-    told: list[Any] = []
-    pictures = outcome_of(script, SOCKET_GRAPH, told.append).pictures
+    events: list[Any] = []
+    pictures = outcome_of(script, SOCKET_GRAPH, events.append).pictures
     assert pictures == (Picture(b"first", "save", "image/png"), Picture(b"second", "save", "image/png"))
-    assert told == []
+    assert events == []
 
 
-def test_a_websocket_picture_that_was_lost_with_its_socket_is_no_picture() -> None:
+def test_a_websocket_picture_that_was_lost_with_its_socket_raises_no_pictures() -> None:
     async def script(comfy: FakeComfyUI, job: str) -> None:
         await comfy.start(job)
         await comfy.drop_sockets()
@@ -401,8 +476,8 @@ def test_a_websocket_picture_that_was_lost_with_its_socket_is_no_picture() -> No
 # --- successes without pictures -----------------------------------------------------------------------------------
 
 
-def test_a_file_that_is_gone_is_no_picture() -> None:
-    """A fully cached job names the file of the job before it, which somebody may have deleted."""
+def test_a_picture_file_that_was_deleted_raises_no_pictures() -> None:
+    """A fully cached job reports the file of the previous job, which may have been deleted."""
 
     async def script(comfy: FakeComfyUI, job: str) -> None:
         await comfy.start(job)
@@ -412,7 +487,7 @@ def test_a_file_that_is_gone_is_no_picture() -> None:
         outcome_of(script)
 
 
-def test_a_success_that_made_nothing_is_no_picture() -> None:
+def test_a_success_without_a_picture_raises_no_pictures() -> None:
     async def script(comfy: FakeComfyUI, job: str) -> None:
         await comfy.start(job)
         await comfy.send(job, "executed", node="save", output={"text": ["hi"]})
@@ -425,57 +500,57 @@ def test_a_success_that_made_nothing_is_no_picture() -> None:
         outcome_of(script)
 
 
-# --- an engine that goes away, forgets or stalls ------------------------------------------------------------------
+# --- an engine that crashes, loses a job or stalls -----------------------------------------------------------------
 
 
-def test_an_engine_that_dies_while_a_job_runs_is_unreachable_within_bounds() -> None:
+def test_an_engine_that_crashes_while_a_job_runs_is_unreachable_after_the_timeout() -> None:
     async def script(comfy: FakeComfyUI, job: str) -> None:
         await comfy.start(job)
-        comfy.later(comfy.die())
+        comfy.run_later(comfy.crash())
 
-    began = time.monotonic()
+    started_at = time.monotonic()
     with pytest.raises(EngineUnreachable, match="while the job ran"):
-        outcome_of(script, gone_s=0.5)
-    assert 0.5 <= time.monotonic() - began < 5
+        outcome_of(script, unreachable_timeout_s=0.5)
+    assert 0.5 <= time.monotonic() - started_at < 5
 
 
-def test_a_job_of_an_engine_that_was_restarted_is_lost_and_the_next_one_runs() -> None:
+def test_a_job_is_lost_when_the_engine_restarts_and_the_next_one_runs() -> None:
     async def script(comfy: FakeComfyUI, job: str) -> None:
         await comfy.start(job)
         if len(comfy.submitted) == 1:
-            comfy.later(comfy.restart())
+            comfy.run_later(comfy.restart())
         else:
             await comfy.succeed(job)
 
-    with FakeComfyUI(script) as comfy, engine_of(comfy, gone_s=5.0) as engine:
+    with FakeComfyUI(script) as comfy, engine_of(comfy, unreachable_timeout_s=5.0) as engine:
         with pytest.raises(JobLost):
             run(engine)
         assert run(engine).pictures
 
 
-def test_an_engine_that_comes_back_in_time_with_its_history_ends_the_job_well() -> None:
-    """As behind a proxy or a network that blinks."""
+def test_a_job_succeeds_if_the_engine_is_back_in_time_with_its_history() -> None:
+    """As after a short outage of a proxy or a network."""
 
     async def script(comfy: FakeComfyUI, job: str) -> None:
-        async def blink() -> None:
-            await comfy.die()
+        async def short_outage() -> None:
+            await comfy.crash()
             comfy.finish(job)
             await comfy.listen()
 
         await comfy.start(job)
-        comfy.later(blink())
+        comfy.run_later(short_outage())
 
-    assert outcome_of(script, gone_s=5.0).pictures
+    assert outcome_of(script, unreachable_timeout_s=5.0).pictures
 
 
-def test_a_running_job_that_stays_silent_is_a_stalled_engine() -> None:
+def test_a_running_job_without_events_raises_engine_stalled() -> None:
     with FakeComfyUI(endless) as comfy, engine_of(comfy, stall_timeout_s=0.5) as engine:
-        with pytest.raises(EngineStalled, match="silent"):
+        with pytest.raises(EngineStalled, match="no event"):
             run(engine)
         assert comfy.interrupted
 
 
-def test_a_running_job_without_a_socket_is_not_called_silent() -> None:
+def test_a_running_job_whose_socket_is_lost_does_not_stall() -> None:
     async def script(comfy: FakeComfyUI, job: str) -> None:
         await comfy.start(job)
         await comfy.drop_sockets()
@@ -488,20 +563,20 @@ def test_a_running_job_without_a_socket_is_not_called_silent() -> None:
         run(engine, timeout_s=1.0)
 
 
-def test_a_pending_job_while_nothing_runs_is_a_stalled_engine_and_is_taken_back() -> None:
-    with FakeComfyUI(never_started) as comfy, engine_of(comfy, idle_s=0.4) as engine:
+def test_a_pending_job_while_nothing_runs_raises_engine_stalled_and_is_cancelled() -> None:
+    with FakeComfyUI(never_started) as comfy, engine_of(comfy, idle_timeout_s=0.4) as engine:
         with pytest.raises(EngineStalled, match="did not start"):
             run(engine)
         assert comfy.pending == []
 
 
-def test_a_job_behind_one_that_stalled_is_told_so_soon() -> None:
+def test_a_job_queued_behind_a_stalled_one_fails_soon_too() -> None:
     async def script(comfy: FakeComfyUI, job: str) -> None:
         if len(comfy.submitted) == 1:
             await comfy.start(job)
 
-    with FakeComfyUI(script) as comfy, engine_of(comfy, stall_timeout_s=0.4, idle_s=0.4) as engine:
-        comfy.deaf_to_interrupts = 1000
+    with FakeComfyUI(script) as comfy, engine_of(comfy, stall_timeout_s=0.4, idle_timeout_s=0.4) as engine:
+        comfy.ignored_interrupts = 1000
         for _ in range(2):
             with pytest.raises(EngineStalled):
                 run(engine, timeout_s=10)
@@ -512,19 +587,23 @@ def test_a_pending_job_waits_as_long_as_others_run() -> None:
         if len(comfy.submitted) == 1:
             await comfy.start(job)
 
-    with FakeComfyUI(script) as comfy, engine_of(comfy, idle_s=0.2) as engine, ThreadPoolExecutor() as pool:
-        ahead = pool.submit(run, engine, timeout_s=1.5)
+    with (
+        FakeComfyUI(script) as comfy,
+        engine_of(comfy, idle_timeout_s=0.2) as engine,
+        ThreadPoolExecutor() as pool,
+    ):
+        running_job = pool.submit(run, engine, timeout_s=1.5)
         comfy.wait_for(lambda: comfy.running)
         with pytest.raises(JobTimedOut):
             run(engine, timeout_s=0.8)
         with pytest.raises(JobTimedOut):
-            ahead.result()
+            running_job.result()
 
 
 # --- failures ---------------------------------------------------------------------------------------------------
 
 
-def test_out_of_memory_has_its_own_name_and_the_job_is_not_interrupted() -> None:
+def test_out_of_memory_has_its_own_error_and_the_job_is_not_interrupted() -> None:
     async def script(comfy: FakeComfyUI, job: str) -> None:
         await comfy.start(job)
         await comfy.send(
@@ -545,21 +624,21 @@ def test_out_of_memory_has_its_own_name_and_the_job_is_not_interrupted() -> None
     assert set(caught.value.details) == {"node", "class_type", "exception_type", "exception_message"}
 
 
-# --- taking back ------------------------------------------------------------------------------------------------
+# --- cancelling -------------------------------------------------------------------------------------------------
 
 
 def test_an_interrupt_that_has_no_effect_is_sent_again() -> None:
     with FakeComfyUI(endless) as comfy, engine_of(comfy) as engine:
-        comfy.deaf_to_interrupts = 1
+        comfy.ignored_interrupts = 1
         with pytest.raises(JobTimedOut):
             run(engine, timeout_s=0.3)
         assert len(comfy.interrupted) == 2
         assert comfy.running == []
 
 
-def test_an_engine_in_trouble_is_asked_again_until_the_job_is_taken_back() -> None:
-    with FakeComfyUI(endless) as comfy, engine_of(comfy, poll_s=30.0) as engine:
-        comfy.queue_troubles = 3
+def test_a_cancel_is_repeated_while_the_engine_answers_with_errors() -> None:
+    with FakeComfyUI(endless) as comfy, engine_of(comfy, poll_interval_s=30.0) as engine:
+        comfy.queue_errors = 3
         with pytest.raises(JobTimedOut):
             run(engine, timeout_s=0.3)
         assert comfy.running == []
@@ -576,24 +655,28 @@ def test_a_job_that_starts_while_it_is_being_deleted_is_interrupted() -> None:
         assert comfy.running == []
 
 
-def test_cancelled_is_asked_twice_a_second_while_nothing_happens() -> None:
-    asked: list[float] = []
+def test_cancelled_is_called_twice_a_second_while_nothing_happens() -> None:
+    called_at: list[float] = []
 
     def cancelled() -> bool:
-        asked.append(time.monotonic())
-        return len(asked) == 4
+        called_at.append(time.monotonic())
+        return len(called_at) == 4
 
     with (
         FakeComfyUI(endless) as comfy,
-        engine_of(comfy, poll_s=30.0) as engine,
+        engine_of(comfy, poll_interval_s=30.0) as engine,
         pytest.raises(RequestCancelled),
     ):
         run(engine, cancelled=cancelled)
-    assert all(later - earlier < 1.0 for earlier, later in itertools.pairwise(asked))
+    assert all(second - first < 1.0 for first, second in itertools.pairwise(called_at))
 
 
-def test_cancel_all_wakes_every_job_at_once() -> None:
-    with FakeComfyUI(endless) as comfy, engine_of(comfy, poll_s=30.0) as engine, ThreadPoolExecutor() as pool:
+def test_cancel_all_ends_every_job_at_once() -> None:
+    with (
+        FakeComfyUI(endless) as comfy,
+        engine_of(comfy, poll_interval_s=30.0) as engine,
+        ThreadPoolExecutor() as pool,
+    ):
         jobs = [pool.submit(run, engine) for _ in range(3)]
         comfy.wait_for(lambda: len(comfy.running) == 3)
         reason = ServerStopping("stopping")
@@ -606,7 +689,7 @@ def test_cancel_all_wakes_every_job_at_once() -> None:
 # --- memory -----------------------------------------------------------------------------------------------------
 
 
-def test_free_returns_when_memory_no_longer_comes_free() -> None:
+def test_free_returns_when_free_memory_no_longer_grows() -> None:
     gigabyte = 2**30
     with FakeComfyUI() as comfy, engine_of(comfy) as engine:
         comfy.free_bytes = [0, gigabyte, 2 * gigabyte, 3 * gigabyte]

@@ -1,4 +1,4 @@
-"""The words of a driver: what is put into calls and what is read from replies."""
+"""Filling the placeholders of a driver's calls, and reading fields, entries, metrics and events from responses."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 import pytest
 
 from gpu_tenant import Resident
-from llm.replies import MISSING, WrongShape, at, entries_at, event_objects, meets, prometheus_sum
+from llm.responses import MISSING, WrongShape, entries_at, event_objects, field_at, meets, prometheus_sum
 from llm.templates import fill_json, fill_path, fill_text
 
 MODEL = Resident("stack", "org/a b?&", {"n": 4096, "on": True, "deep": {"x": [1]}})
 
 
-def test_a_text_that_is_only_a_placeholder_keeps_the_type_of_the_value() -> None:
+def test_a_text_that_is_only_a_placeholder_keeps_the_json_type_of_the_value() -> None:
     template = {"id": "{id}", "n": "{saved.n}", "on": "{saved.on}", "x": ["{saved.deep.x}", 1, None]}
     assert fill_json(template, MODEL) == {"id": "org/a b?&", "n": 4096, "on": True, "x": [[1], 1, None]}
 
 
-def test_what_was_not_saved_is_left_out() -> None:
+def test_members_without_a_saved_value_are_omitted() -> None:
     assert fill_json({"a": "{saved.no}", "b": ["{saved.no}"], "c": "n={saved.n}"}, MODEL) == {
         "b": [],
         "c": "n=4096",
@@ -27,15 +27,15 @@ def test_what_was_not_saved_is_left_out() -> None:
     assert fill_json({"a": "{id}"}, None) == {}
 
 
-def test_what_goes_into_a_path_is_escaped() -> None:
+def test_values_in_a_path_are_escaped() -> None:
     assert fill_path("/m/{id}?n={saved.n}", MODEL) == "/m/org%2Fa%20b%3F%26?n=4096"
 
 
-def test_other_braces_stay_as_they_are() -> None:
+def test_other_braces_are_left_alone() -> None:
     assert fill_text("{{.State.Running}} {id} {saved}", MODEL) == "{{.State.Running}} org/a b?& {saved}"
 
 
-def test_a_value_is_never_read_as_a_template_again() -> None:
+def test_placeholders_in_values_are_not_filled() -> None:
     hostile = Resident("stack", "{saved.n}", {"n": "{id}"})
     assert fill_text("{id}/{saved.n}", hostile) == "{saved.n}/{id}"
 
@@ -45,10 +45,10 @@ def test_a_value_is_never_read_as_a_template_again() -> None:
     [("", {"a": {"b": 0}}), ("a.b", 0), ("a", {"b": 0}), ("a.c", MISSING), ("a.b.c", MISSING)],
 )
 def test_a_field_is_found_by_its_path(path: str, value: Any) -> None:
-    assert at({"a": {"b": 0}}, path) == value
+    assert field_at({"a": {"b": 0}}, path) == value
 
 
-def test_entries_of_lists_in_lists_come_with_their_parents() -> None:
+def test_entries_of_nested_lists_come_with_their_parents() -> None:
     body = {"m": [{"k": 1, "in": [{"id": "a"}, {"id": "b"}]}, {"k": 2, "in": []}]}
     assert [(parent["k"], entry["id"]) for parent, entry in entries_at(body, "m[].in")] == [
         (1, "a"),
@@ -58,7 +58,7 @@ def test_entries_of_lists_in_lists_come_with_their_parents() -> None:
         entries_at({"m": [{}]}, "m[].in")
 
 
-def test_true_is_not_one() -> None:
+def test_true_does_not_equal_one() -> None:
     assert meets({"a": True}, {"a": [True]})
     assert not meets({"a": True}, {"a": [1]})
     assert not meets({"a": 0}, {"a": [False]})
@@ -76,10 +76,10 @@ def test_true_is_not_one() -> None:
         ("", None),
     ],
 )
-def test_metrics_are_summed_by_their_whole_names(text: str, total: float | None) -> None:
+def test_metrics_are_summed_by_their_full_names(text: str, total: float | None) -> None:
     assert prometheus_sum(text, ("x", "y")) == total
 
 
-def test_events_are_read_whatever_stands_between_them() -> None:
+def test_events_are_read_and_other_lines_are_ignored() -> None:
     stream = b': hello\r\ndata: {"a": 1}\r\n\r\ndata: [DONE]\n\nevent: x\ndata:{"b": 2}\n'
     assert event_objects(stream) == [{"a": 1}, {"b": 2}]

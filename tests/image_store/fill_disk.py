@@ -1,4 +1,4 @@
-"""Run by test_store_disk.py on a disk of 2 MB of its own: fills it, and prints what came of it as JSON."""
+"""Run by test_store_disk.py on a separate disk of 2 MB: fills the disk and prints the results as JSON."""
 
 from __future__ import annotations
 
@@ -33,41 +33,41 @@ def fill(store: ImageStore) -> tuple[list[str], EaselError | None]:
     return kept, None
 
 
-def whole(store: ImageStore, names: list[str]) -> bool:
+def are_complete(store: ImageStore, names: list[str]) -> bool:
     return all((store.directory / name).read_bytes() == PICTURE for name in names)
 
 
 def main(disk: Path) -> dict[str, object]:
     clock = Clock()
     store = ImageStore(disk / "images", max_count=10_000, max_bytes=1 << 40, clock=clock)
-    told: dict[str, object] = {}
+    results: dict[str, object] = {}
 
     kept, error = fill(store)
-    told["kept"] = len(kept)
-    told["full"] = error.message if error else None
-    told["errno"] = error.__cause__.errno if error and isinstance(error.__cause__, OSError) else None
-    told["whole"] = whole(store, kept)
-    told["leftovers"] = [path.name for path in store.directory.glob(".*.part")]
-    told["names"] = len(list(store.directory.glob("*.png"))) == len(kept)
+    results["kept"] = len(kept)
+    results["full"] = error.message if error else None
+    results["errno"] = error.__cause__.errno if error and isinstance(error.__cause__, OSError) else None
+    results["complete"] = are_complete(store, kept)
+    results["leftovers"] = [path.name for path in store.directory.glob(".*.part")]
+    results["names"] = len(list(store.directory.glob("*.png"))) == len(kept)
 
     clock.now += 7200.0
     store.open(kept[0])
     late = store.keep(PICTURE, "png").name
-    told["evicted"] = [kept.index(name) for name in kept if not (store.directory / name).exists()]
-    told["late"] = whole(store, [late])
+    results["evicted"] = [kept.index(name) for name in kept if not (store.directory / name).exists()]
+    results["late"] = are_complete(store, [late])
 
-    with (disk / "others").open("wb") as file:  # now even the tally has no room
+    with (disk / "others").open("wb") as file:  # now not even the tally can be written
         file.write(b"x" * os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize)
     again, error = fill(store)
-    told["again"] = (whole(store, again), error is not None)
+    results["again"] = (are_complete(store, again), error is not None)
 
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    told["readable"] = store.open(late).length == len(PICTURE)
+    results["readable"] = store.open(late).length == len(PICTURE)
     try:
         store.keep(b"x", "png")
     except EaselError as refused:
-        told["read_only"] = [type(refused).__name__, refused.__cause__.errno == errno.EROFS]  # type: ignore[union-attr]
-    return told
+        results["read_only"] = [type(refused).__name__, refused.__cause__.errno == errno.EROFS]  # type: ignore[union-attr]
+    return results
 
 
 if __name__ == "__main__":

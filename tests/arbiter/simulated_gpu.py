@@ -1,5 +1,5 @@
-"""A GPU with an LLM server and a ComfyUI on it, as a little server that many processes call; it counts what is resident,
-and writes down whatever must never happen."""
+"""A GPU with an LLM server and a ComfyUI, simulated by a small server that many processes call. It keeps what is
+resident and records violations: what must never happen."""
 
 from __future__ import annotations
 
@@ -16,46 +16,39 @@ from typing import Any
 
 from errors import EngineStartFailed, StackRefused, StackUnreachable
 from gpu_tenant import Failure, Resident
+from tests.processes import is_alive
 
 MODELS = ("chat", "embed")
 ERRORS = {kind.code: kind for kind in (EngineStartFailed, StackRefused, StackUnreachable)}
 
 
-def is_alive(pid: int) -> bool:
-    """Whether the process runs; a killed one that nobody has waited for does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 @dataclass
-class Errors:
+class Misbehaviour:
     """How the LLM server and ComfyUI misbehave. Seconds."""
 
     unload_s: float = 0.0
-    """From the answer until the memory is free"""
-    lies: int = 0
-    """So many unloads answer well and do nothing"""
+    """From the response until the memory is free"""
+    ignored_unloads: int = 0
+    """So many unload calls succeed without an effect"""
     reload_after_s: float | None = None
-    """A late request loads the model again, once after each unload"""
-    hang_s: float = 0.0
-    """An unload answers so late"""
-    deaf: int = 0
-    """So many lists are not answered"""
+    """A late request loads the model again, once"""
+    slow_unload_s: float = 0.0
+    """How long an unload call takes"""
+    failing_lists: int = 0
+    """So many list calls fail"""
     refuses_repeats: bool = False
-    """Unloading what is not loaded is an error to it"""
-    load_fails: tuple[str, ...] = ()
+    """Unloading a model that is not loaded is an error"""
+    failing_loads: tuple[str, ...] = ()
     free_s: float = 0.0
-    """From ComfyUI's 200 to /free until it lets go"""
-    start_fails: int = 0
+    """From ComfyUI's response to /free until its memory is free"""
+    failing_starts: int = 0
 
 
 @dataclass
-class World:
+class SimulatedGpu:
     """Everything on the GPU, under one lock. Times are monotonic."""
 
-    errors: Errors = field(default_factory=Errors)
+    misbehaviour: Misbehaviour = field(default_factory=Misbehaviour)
     violations: list[str] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
     begun: list[tuple[int, str, str]] = field(default_factory=list)
@@ -63,88 +56,89 @@ class World:
     accepted: int = 0
     served: int = 0
     drawn: int = 0
-    began_at: float | None = None
-    """When the plan begins, in Unix seconds; None as long as not everybody is there"""
+    starts_at: float | None = None
+    """When the plan starts, in Unix seconds; None until all workers are ready"""
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._loaded: dict[str, float | None] = dict.fromkeys(MODELS)
-        """Model -> when it will be gone, None for staying"""
-        self._comes_back: dict[str, float] = {}
+        """Model -> when its memory is free, None while it stays loaded"""
+        self._reloads: dict[str, float] = {}
         self._jobs: dict[str, float] = {}
         self._serving: dict[str, tuple[float, int]] = {}
-        self._comfy_holds = False
-        self._comfy_frees_at: float | None = None
-        self._began = time.monotonic()
+        self._comfyui_holds_memory = False
+        self._comfyui_frees_at: float | None = None
+        self._created_at = time.monotonic()
 
-    def call(self, op: str, given: dict[str, Any]) -> Any:
+    def call(self, op: str, arguments: dict[str, Any]) -> Any:
         with self._lock:
             self._advance(time.monotonic())
-            if op not in ("resident", "busy", "is_done", "began"):
-                self.log.append(f"{time.monotonic() - self._began:.3f} {given.pop('who', '')} {op} {given}")
-            given.pop("who", None)
-            return getattr(self, f"do_{op}")(**given)
+            caller = arguments.pop("caller", "")
+            if op not in ("resident", "busy", "is_done", "start_time"):
+                self.log.append(f"{time.monotonic() - self._created_at:.3f} {caller} {op} {arguments}")
+            return getattr(self, f"do_{op}")(**arguments)
 
-    def _wrong(self, words: str) -> None:
-        self.violations.append(words)
-        self.log.append(f"!!! {words}")
+    def _violation(self, message: str) -> None:
+        self.violations.append(message)
+        self.log.append(f"!!! {message}")
 
     def _advance(self, now: float) -> None:
         for name, gone_at in list(self._loaded.items()):
             if gone_at is not None and gone_at <= now:
                 del self._loaded[name]
-                if self.errors.reload_after_s is not None:
-                    self._comes_back[name] = gone_at + self.errors.reload_after_s
-        for name, at in list(self._comes_back.items()):
-            if at <= now:
-                del self._comes_back[name]
+                if self.misbehaviour.reload_after_s is not None:
+                    self._reloads[name] = gone_at + self.misbehaviour.reload_after_s
+        for name, reload_at in list(self._reloads.items()):
+            if reload_at <= now:
+                del self._reloads[name]
                 self._loaded[name] = None
-                self.errors.reload_after_s = None
+                self.misbehaviour.reload_after_s = None
                 self.log.append(f"    a late request loaded {name} again")
         self._jobs = {job: end for job, end in self._jobs.items() if end > now}
         self._serving = {
             job: (end, pid) for job, (end, pid) in self._serving.items() if end > now and is_alive(pid)
         }
-        if self._comfy_frees_at is not None and self._comfy_frees_at <= now and not self._jobs:
-            self._comfy_holds, self._comfy_frees_at = False, None
+        if self._comfyui_frees_at is not None and self._comfyui_frees_at <= now and not self._jobs:
+            self._comfyui_holds_memory, self._comfyui_frees_at = False, None
 
     # --- the LLM server ----------------------------------------------------------------------------
 
     def do_resident(self) -> list[str]:
-        if self.errors.deaf > 0:
-            self.errors.deaf -= 1
-            raise StackUnreachable("the fake is deaf")
+        if self.misbehaviour.failing_lists > 0:
+            self.misbehaviour.failing_lists -= 1
+            raise StackUnreachable("the fake does not respond")
         return sorted(self._loaded)
 
     def do_unload(self, name: str, forced: bool) -> float:
         now = time.monotonic()
         if name not in self._loaded:
-            if self.errors.refuses_repeats:
+            if self.misbehaviour.refuses_repeats:
                 raise StackRefused("it is not loaded")
             return 0.0
         if self._serving and not forced:
-            self._wrong(f"{name} was unloaded under a request that nobody had told to go")
+            self._violation(f"{name} was unloaded while an LLM request ran that was not cancelled")
         self._serving.clear()
-        if self.errors.lies > 0:
-            self.errors.lies -= 1
+        if self.misbehaviour.ignored_unloads > 0:
+            self.misbehaviour.ignored_unloads -= 1
         elif self._loaded[name] is None:
-            self._loaded[name] = now + self.errors.unload_s
-        return self.errors.hang_s
+            self._loaded[name] = now + self.misbehaviour.unload_s
+        return self.misbehaviour.slow_unload_s
 
     def do_load(self, name: str) -> str:
-        if name in self.errors.load_fails:
+        """Returns why the model could not be loaded, or an empty string."""
+        if name in self.misbehaviour.failing_loads:
             return "it does not fit"
         if self._jobs:
-            self._wrong(f"{name} was loaded while a picture was drawn")
+            self._violation(f"{name} was loaded while a picture was drawn")
         self._loaded[name] = None
-        self._comes_back.pop(name, None)
+        self._reloads.pop(name, None)
         return ""
 
     def do_serve(self, job: str, seconds: float, pid: int) -> None:
-        if self._comfy_holds:
-            self._wrong("an LLM request was served while ComfyUI held the memory")
+        if self._comfyui_holds_memory:
+            self._violation("an LLM request was served while ComfyUI held memory")
         if self._jobs:
-            self._wrong("an LLM request was served while a picture was drawn")
+            self._violation("an LLM request was served while a picture was drawn")
         self.served += 1
         self._serving[job] = (time.monotonic() + seconds, pid)
         for name in MODELS:
@@ -157,16 +151,16 @@ class World:
 
     def do_draw(self, job: str, seconds: float) -> None:
         if self._loaded:
-            self._wrong(f"a picture was drawn while {sorted(self._loaded)} were loaded")
+            self._violation(f"a picture was drawn while {sorted(self._loaded)} were loaded")
         self.drawn += 1
-        self._comfy_holds, self._comfy_frees_at = True, None
+        self._comfyui_holds_memory, self._comfyui_frees_at = True, None
         now = time.monotonic()
         self._jobs[job] = max([now, *self._jobs.values()]) + seconds
 
     def do_is_done(self, job: str) -> bool:
         return job not in self._jobs
 
-    def do_drop(self, jobs: list[str] | None) -> None:
+    def do_cancel_jobs(self, jobs: list[str] | None) -> None:
         for job in list(self._jobs) if jobs is None else jobs:
             self._jobs.pop(job, None)
 
@@ -174,18 +168,18 @@ class World:
         return len(self._jobs)
 
     def do_free(self) -> None:
-        if self._comfy_holds:
-            self._comfy_frees_at = time.monotonic() + self.errors.free_s
+        if self._comfyui_holds_memory:
+            self._comfyui_frees_at = time.monotonic() + self.misbehaviour.free_s
 
-    def do_holding(self) -> bool:
-        return self._comfy_holds
+    def do_holds_memory(self) -> bool:
+        return self._comfyui_holds_memory
 
     def do_start(self) -> None:
-        if self.errors.start_fails > 0:
-            self.errors.start_fails -= 1
+        if self.misbehaviour.failing_starts > 0:
+            self.misbehaviour.failing_starts -= 1
             raise EngineStartFailed("the fake does not start")
 
-    # --- what the processes tell -------------------------------------------------------------------
+    # --- reports of the processes ------------------------------------------------------------------
 
     def do_begun(self, number: int, target: str, reason: str) -> None:
         self.begun.append((number, target, reason))
@@ -193,29 +187,29 @@ class World:
     def do_result(self, **result: Any) -> None:
         self.results.append(result)
 
-    def do_began(self) -> float | None:
-        return self.began_at
+    def do_start_time(self) -> float | None:
+        return self.starts_at
 
     def do_accepted(self) -> None:
         self.accepted += 1
 
-    def do_died(self, phase: str) -> None:
-        self.results.append({"what": "died", "phase": phase})
+    def do_killed(self, phase: str) -> None:
+        self.results.append({"kind": "killed", "phase": phase})
 
     def heal(self) -> None:
         """From now on everything works."""
         with self._lock:
-            self.errors = Errors()
+            self.misbehaviour = Misbehaviour()
 
 
-class WorldServer(socketserver.ThreadingUnixStreamServer):
+class SimulatedGpuServer(socketserver.ThreadingUnixStreamServer):
     """Lines of JSON: {"op", …} -> {"value"} or {"error", "message"}."""
 
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, path: Path, world: World) -> None:
-        self.world = world
+    def __init__(self, path: Path, gpu: SimulatedGpu) -> None:
+        self.gpu = gpu
         super().__init__(str(path), _Handler)
         self._thread = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
@@ -226,7 +220,7 @@ class WorldServer(socketserver.ThreadingUnixStreamServer):
 
 
 class _Handler(socketserver.StreamRequestHandler):
-    server: WorldServer
+    server: SimulatedGpuServer
 
     def handle(self) -> None:
         with contextlib.suppress(ConnectionError):  # the process was killed
@@ -234,34 +228,34 @@ class _Handler(socketserver.StreamRequestHandler):
 
     def _serve(self) -> None:
         for line in self.rfile:
-            given = json.loads(line)
+            arguments = json.loads(line)
             try:
-                answer = {"value": self.server.world.call(given.pop("op"), given)}
+                response = {"value": self.server.gpu.call(arguments.pop("op"), arguments)}
             except tuple(ERRORS.values()) as error:
-                answer = {"error": error.code, "message": error.message}
-            self.wfile.write(json.dumps(answer).encode() + b"\n")
+                response = {"error": error.code, "message": error.message}
+            self.wfile.write(json.dumps(response).encode() + b"\n")
 
 
 class Caller:
-    """Calls the world from a process; a connection for each thread."""
+    """Calls the simulated GPU from a process; one connection for each thread."""
 
-    def __init__(self, path: Path, who: str) -> None:
-        self._path, self._who = path, who
+    def __init__(self, path: Path, name: str) -> None:
+        self._path, self._name = path, name
         self._local = threading.local()
 
-    def __call__(self, op: str, **given: Any) -> Any:
+    def __call__(self, op: str, **arguments: Any) -> Any:
         stream = getattr(self._local, "stream", None)
         if stream is None:
             connection = socket.socket(socket.AF_UNIX)
             connection.connect(str(self._path))
             stream = self._local.stream = connection.makefile("rwb")
             connection.close()  # the stream keeps it open
-        stream.write(json.dumps({"op": op, "who": self._who, **given}).encode() + b"\n")
+        stream.write(json.dumps({"op": op, "caller": self._name, **arguments}).encode() + b"\n")
         stream.flush()
-        answer = json.loads(stream.readline())
-        if "error" in answer:
-            raise ERRORS[answer["error"]](answer["message"])
-        return answer.get("value")
+        response = json.loads(stream.readline())
+        if "error" in response:
+            raise ERRORS[response["error"]](response["message"])
+        return response.get("value")
 
     def close(self) -> None:
         """Close the connection of this thread."""
@@ -286,14 +280,14 @@ class FakeStacks:
             try:
                 time.sleep(self._call("unload", name=item.id, forced=self._is_forced()))
             except StackRefused:
-                continue  # what counts is the list
+                continue  # only what `resident` lists counts
 
     def restore(self, residents: Any) -> tuple[Failure, ...]:
-        words = [(item, self._call("load", name=item.id)) for item in residents]
-        return tuple(Failure(item.owner, item.id, said) for item, said in words if said)
+        messages = [(item, self._call("load", name=item.id)) for item in residents]
+        return tuple(Failure(item.owner, item.id, message) for item, message in messages if message)
 
-    def drop(self, jobs: Any) -> None:
-        """An LLM server knows no jobs of ours."""
+    def cancel_jobs(self, jobs: Any) -> None:
+        """An LLM server has no jobs of Easel."""
 
 
 class FakeEngine:
@@ -303,7 +297,7 @@ class FakeEngine:
         self._call = call
 
     def resident(self) -> tuple[Resident, ...]:
-        return (Resident("engine", "models"),) if self._call("holding") else ()
+        return (Resident("engine", "models"),) if self._call("holds_memory") else ()
 
     def busy(self) -> int | None:
         return int(self._call("busy"))
@@ -315,29 +309,31 @@ class FakeEngine:
         self._call("start")
         return ()
 
-    def drop(self, jobs: Any) -> None:
-        self._call("drop", jobs=None if jobs is None else list(jobs))
+    def cancel_jobs(self, jobs: Any) -> None:
+        self._call("cancel_jobs", jobs=None if jobs is None else list(jobs))
 
 
-def random_errors(dice: random.Random) -> Errors:
-    """Mostly one or two kinds of trouble at a time."""
-    errors = Errors(unload_s=dice.choice((0, 0, 0.005, 0.03)), free_s=dice.choice((0, 0.005, 0.03)))
+def random_misbehaviour(dice: random.Random) -> Misbehaviour:
+    """At most two kinds besides slow memory."""
+    misbehaviour = Misbehaviour(
+        unload_s=dice.choice((0, 0, 0.005, 0.03)), free_s=dice.choice((0, 0.005, 0.03))
+    )
     for _ in range(dice.choice((0, 1, 1, 2))):
-        kind = dice.choice(("lies", "reload", "hang", "deaf", "repeats", "load", "start", "stuck"))
-        if kind == "lies":
-            errors.lies = dice.choice((1, 2))
+        kind = dice.choice(("ignored", "reload", "slow", "lists", "repeats", "load", "start", "stuck"))
+        if kind == "ignored":
+            misbehaviour.ignored_unloads = dice.choice((1, 2))
         elif kind == "stuck":
-            errors.lies = 1000
+            misbehaviour.ignored_unloads = 1000
         elif kind == "reload":
-            errors.reload_after_s = dice.choice((0.0, 0.002, 0.005))
-        elif kind == "hang":
-            errors.hang_s = dice.choice((0.02, 0.1))
-        elif kind == "deaf":
-            errors.deaf = dice.choice((1, 2, 5))
+            misbehaviour.reload_after_s = dice.choice((0.0, 0.002, 0.005))
+        elif kind == "slow":
+            misbehaviour.slow_unload_s = dice.choice((0.02, 0.1))
+        elif kind == "lists":
+            misbehaviour.failing_lists = dice.choice((1, 2, 5))
         elif kind == "repeats":
-            errors.refuses_repeats = True
+            misbehaviour.refuses_repeats = True
         elif kind == "load":
-            errors.load_fails = (dice.choice(MODELS),)
+            misbehaviour.failing_loads = (dice.choice(MODELS),)
         elif kind == "start":
-            errors.start_fails = 1
-    return errors
+            misbehaviour.failing_starts = 1
+    return misbehaviour

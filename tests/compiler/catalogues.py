@@ -1,4 +1,4 @@
-"""Small catalogues for the compiler's tests: the project's own texts, with one thing changed."""
+"""Variants of the project's catalogue for the compiler's tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from compiler import Catalogue, ImageRequest, SourcePaths, Sources, load_catalogue, read_sources
+from compiler import ImageRequest, SourcePaths, Sources, load_catalogue, read_sources
 
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = SourcePaths(ROOT / "catalogue.yaml", ROOT / "templates_wf", ROOT / "schemas")
@@ -16,7 +16,7 @@ SOURCES = read_sources(PATHS)
 CATALOGUE = load_catalogue(SOURCES)
 
 
-def asked(prompt: str = "a cat", **fields: Any) -> ImageRequest:
+def image_request(prompt: str = "a cat", **fields: Any) -> ImageRequest:
     return ImageRequest(**{"prompt": prompt, "seed": 7, "id": "test", **fields})
 
 
@@ -25,11 +25,7 @@ def with_template(text: str, *, name: str = "sd15_simple.json.j2", sources: Sour
 
 
 def with_document(change: Any, sources: Sources = SOURCES) -> Sources:
-    """The catalogue after `change(document)` was applied to it."""
+    """The sources after `change(document)` has modified catalogue.yaml's document in place."""
     document = yaml.safe_load(sources.catalogue)
     change(document)
     return replace(sources, catalogue=yaml.safe_dump(document, sort_keys=False))
-
-
-def loaded(sources: Sources) -> Catalogue:
-    return load_catalogue(sources)

@@ -1,4 +1,4 @@
-"""What is peculiar to one LLM server."""
+"""What is specific to one kind of LLM server, drivers from the configuration, and several stacks together."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from tests.llm.fake_servers import (
     FakeTabbyApi,
     FakeVllm,
 )
-from tests.llm.worlds import ids, stacks_of, until
+from tests.llm.stack_helpers import ids, stacks_of
+from tests.waiting import wait_until
 
 
 def by_id(stacks: Stacks) -> dict[str, Resident]:
@@ -30,7 +31,7 @@ def by_id(stacks: Stacks) -> dict[str, Resident]:
 # --- Ollama ---------------------------------------------------------------------------------------------------
 
 
-def test_ollama_keeps_for_ever_what_was_kept_for_ever_and_only_that() -> None:
+def test_ollama_restores_keep_alive_of_models_that_never_expire() -> None:
     with FakeOllama() as server:
         server.expires = dict.fromkeys(server.MODELS, "2318-03-04T10:05:00.5+01:00")
         server.expires["embed:latest"] = "2026-11-21T10:05:00Z"
@@ -50,7 +51,7 @@ def test_ollama_models_on_the_cpu_hold_no_gpu_memory() -> None:
         assert ids(stacks_of(server).resident()) == {"chat:latest"}
 
 
-def test_a_model_that_comes_back_on_the_cpu_is_told() -> None:
+def test_a_model_that_is_restored_to_the_cpu_is_a_failure() -> None:
     with FakeOllama() as server:
         stacks = stacks_of(server)
         held = stacks.resident()
@@ -61,7 +62,7 @@ def test_a_model_that_comes_back_on_the_cpu_is_told() -> None:
         assert "no GPU memory" in failure.message
 
 
-def test_ollama_ids_may_be_written_without_their_latest_tag() -> None:
+def test_ollama_ids_may_omit_the_latest_tag() -> None:
     with FakeOllama() as server:
         stacks = stacks_of(server, restore=["small"], keep=["embed"])
         held = stacks.resident()
@@ -71,7 +72,7 @@ def test_ollama_ids_may_be_written_without_their_latest_tag() -> None:
         assert ids(stacks.resident()) == {"small:latest"}
 
 
-def test_ollama_cannot_tell_whether_it_is_busy() -> None:
+def test_ollama_does_not_report_whether_it_is_busy() -> None:
     with FakeOllama() as server:
         assert stacks_of(server).busy() is None
 
@@ -79,45 +80,45 @@ def test_ollama_cannot_tell_whether_it_is_busy() -> None:
 # --- llama-server ---------------------------------------------------------------------------------------------
 
 
-def test_llama_server_models_that_load_or_sleep_are_resident() -> None:
+def test_loading_and_sleeping_models_of_llama_server_are_resident() -> None:
     with FakeLlamaServer() as server:
         server.sleeping = {"embed"}
-        server.load_takes_s = 60
+        server.load_delay_s = 60
         server.load("chat")
         assert (server.state("chat"), server.state("embed")) == ("loading", "sleeping")
         assert ids(stacks_of(server).resident()) == {"chat", "embed"}
 
 
-def test_a_state_that_is_not_known_yet_counts_as_resident() -> None:
+def test_a_model_in_an_unknown_state_is_resident() -> None:
     with FakeLlamaServer() as server:
         server.state = lambda name: "hibernating"  # type: ignore[method-assign]
         assert ids(stacks_of(server).resident()) == set(server.KNOWN)
 
 
-def test_a_restore_waits_until_a_load_in_the_background_is_done() -> None:
+def test_a_restore_waits_until_a_background_load_is_done() -> None:
     with FakeLlamaServer() as server:
         stacks = stacks_of(server)
         held = stacks.resident()
         stacks.release(held)
-        server.load_takes_s = 0.3
+        server.load_delay_s = 0.3
         assert stacks.restore(held) == ()
         assert {server.state(name) for name in server.MODELS} == {"loaded"}
 
 
-def test_a_load_that_takes_too_long_is_told_and_the_others_are_loaded() -> None:
+def test_a_load_that_times_out_is_a_failure_and_the_others_are_loaded() -> None:
     with FakeLlamaServer() as server:
         stacks = stacks_of(server, load_s=0.5)
         held = stacks.resident()
         stacks.release(held)
-        server.load_takes_s = 60
+        server.load_delay_s = 60
         failures = stacks.restore(held[:1])
-        server.load_takes_s = 0
+        server.load_delay_s = 0
         assert [failure.id for failure in failures] == [held[0].id]
         assert "0.5 s" in failures[0].message
         assert stacks.restore(held[1:]) == ()
 
 
-def test_a_load_that_fails_in_the_background_is_told_at_once() -> None:
+def test_a_load_that_fails_in_the_background_is_reported_immediately() -> None:
     with FakeLlamaServer() as server:
         stacks = stacks_of(server, load_s=60)
         held = stacks.resident()
@@ -128,7 +129,7 @@ def test_a_load_that_fails_in_the_background_is_told_at_once() -> None:
         assert ids(stacks.resident()) == set(server.MODELS)
 
 
-def test_an_old_failure_is_not_taken_for_one_of_ours() -> None:
+def test_an_earlier_failed_load_does_not_fail_a_restore() -> None:
     with FakeLlamaServer() as server:
         server.failed = {"chat"}
         stacks = stacks_of(server)
@@ -137,7 +138,7 @@ def test_an_old_failure_is_not_taken_for_one_of_ours() -> None:
         assert stacks.restore(held) == ()
 
 
-def test_llama_server_tells_running_and_deferred_requests_of_what_is_loaded() -> None:
+def test_llama_server_reports_running_and_deferred_requests_of_loaded_models() -> None:
     with FakeLlamaServer() as server:
         stacks = stacks_of(server)
         assert stacks.busy() == 0
@@ -146,7 +147,7 @@ def test_llama_server_tells_running_and_deferred_requests_of_what_is_loaded() ->
         assert server.loads == 0
 
 
-def test_llama_server_without_metrics_cannot_tell_whether_it_is_busy() -> None:
+def test_llama_server_without_metrics_does_not_report_whether_it_is_busy() -> None:
     with FakeLlamaServer() as server:
         server.has_metrics = False
         assert stacks_of(server).busy() is None
@@ -160,7 +161,7 @@ def test_a_server_with_nothing_loaded_is_not_busy() -> None:
         assert server.loads == 0
 
 
-def test_an_id_with_slashes_and_blanks_arrives_as_it_is() -> None:
+def test_an_id_with_slashes_and_spaces_arrives_unchanged() -> None:
     with FakeLlamaServer() as server:
         server.load("org/model name")
         server.busy = {"org/model name": (3, 0)}
@@ -174,7 +175,7 @@ def test_an_id_with_slashes_and_blanks_arrives_as_it_is() -> None:
         assert swap.loaded() == ["chat"]
 
 
-def test_a_single_model_llama_server_is_told_what_it_lacks() -> None:
+def test_a_llama_server_without_router_mode_is_refused_with_a_hint() -> None:
     with FakeLlamaServer() as server:
         models = {"object": "list", "data": [{"id": "chat", "object": "model"}]}
         server.answer = lambda *_: (200, models)  # type: ignore[method-assign]
@@ -195,9 +196,9 @@ def test_models_to_keep_are_neither_resident_nor_unloaded() -> None:
 # --- llama-swap, vLLM, LM Studio ------------------------------------------------------------------------------
 
 
-def test_llama_swap_models_that_start_or_stop_are_resident() -> None:
+def test_starting_and_stopping_models_of_llama_swap_are_resident() -> None:
     with FakeLlamaSwap() as server:
-        server.load_takes_s = server.unload_takes_s = 60
+        server.load_delay_s = server.unload_delay_s = 60
         server.load("chat")
         server.unload("org/embed")
         assert ids(stacks_of(server).resident()) == {"chat", "org/embed"}
@@ -205,7 +206,7 @@ def test_llama_swap_models_that_start_or_stop_are_resident() -> None:
 
 def test_llama_swap_restores_a_model_that_was_still_stopping() -> None:
     with FakeLlamaSwap() as server:
-        server.unload_takes_s = 60
+        server.unload_delay_s = 60
         stacks = stacks_of(server)
         held = stacks.resident()
         stacks.release(held)
@@ -213,20 +214,20 @@ def test_llama_swap_restores_a_model_that_was_still_stopping() -> None:
         assert server.loads == len(held)
 
 
-def test_vllm_without_its_development_mode_is_told_what_it_lacks() -> None:
+def test_vllm_without_development_mode_is_refused_with_a_hint() -> None:
     with FakeVllm() as server:
         server.dev_mode = False
         with pytest.raises(StackRefused, match="VLLM_SERVER_DEV_MODE=1"):
             stacks_of(server).resident()
 
 
-def test_vllm_sums_its_requests_over_all_engines() -> None:
+def test_vllm_requests_are_summed_over_all_engines() -> None:
     with FakeVllm() as server:
         server.running = 4
         assert stacks_of(server).busy() == 4 + 1 + 2
 
 
-def test_lm_studio_gets_back_the_model_and_its_settings_under_whatever_id() -> None:
+def test_lm_studio_restores_a_model_and_its_settings_under_another_id() -> None:
     with FakeLmStudio() as server:
         server.load("my-name")
         server.unload("qwen/chat")
@@ -244,7 +245,7 @@ def test_lm_studio_gets_back_the_model_and_its_settings_under_whatever_id() -> N
         assert by_id(stacks)["qwen/chat"].saved == held["my-name"].saved
 
 
-def test_lm_studio_can_always_load_the_same_models_by_their_keys() -> None:
+def test_lm_studio_models_to_restore_are_configured_by_their_keys() -> None:
     with FakeLmStudio() as server:
         stacks = stacks_of(server, restore=["embed"])
         stacks.release(stacks.resident())
@@ -252,11 +253,11 @@ def test_lm_studio_can_always_load_the_same_models_by_their_keys() -> None:
         assert ids(stacks.resident()) == {"embed"}
 
 
-def test_a_200_of_lm_studio_that_unloaded_nothing_is_refused() -> None:
+def test_a_200_from_lm_studio_that_names_no_unloaded_instance_is_refused() -> None:
     with FakeLmStudio() as server:
         stacks = stacks_of(server)
         held = stacks.resident()
-        server.says_nothing = True
+        server.ignores_unload_path = True
         with pytest.raises(StackRefused, match="instance_id"):
             stacks.release(held)
 
@@ -268,7 +269,7 @@ def test_a_200_of_lm_studio_that_unloaded_nothing_is_refused() -> None:
     ("device", "resident"),
     [("gpu", True), ("gpu npu", True), ("npu gpu", True), ("metal", True), ("cpu", False), ("npu", False)],
 )
-def test_only_lemonade_models_that_may_be_on_the_gpu_are_resident(device: str, resident: bool) -> None:
+def test_lemonade_models_are_resident_if_they_may_be_on_the_gpu(device: str, resident: bool) -> None:
     with FakeLemonade() as server:
         server.devices = {"embed": device}
         stacks = stacks_of(server)
@@ -278,7 +279,7 @@ def test_only_lemonade_models_that_may_be_on_the_gpu_are_resident(device: str, r
         assert server.loaded() == ([] if resident else ["embed"])
 
 
-def test_lemonade_tells_how_many_models_work() -> None:
+def test_lemonade_reports_how_many_models_are_busy() -> None:
     with FakeLemonade() as server:
         stacks = stacks_of(server)
         assert stacks.busy() == 0
@@ -286,12 +287,12 @@ def test_lemonade_tells_how_many_models_work() -> None:
         assert stacks.busy() == 1
 
 
-def test_lemonade_saves_no_command_line() -> None:
+def test_command_lines_listed_by_lemonade_are_not_saved() -> None:
     with FakeLemonade() as server:
         assert {str(r.saved) for r in stacks_of(server).resident()} == {"{'ctx_size': 4096}"}
 
 
-def test_a_failure_inside_a_stream_that_began_well_is_told() -> None:
+def test_an_error_event_in_a_successful_response_is_a_failure() -> None:
     with FakeTabbyApi() as server:
         stacks = stacks_of(server)
         held = stacks.resident()
@@ -301,60 +302,60 @@ def test_a_failure_inside_a_stream_that_began_well_is_told() -> None:
         assert "Insufficient VRAM" in failure.message
 
 
-def test_a_stream_that_breaks_off_is_a_failure() -> None:
+def test_an_event_stream_without_its_last_event_is_a_failure() -> None:
     with FakeTabbyApi() as server:
         stacks = stacks_of(server)
         held = stacks.resident()
         stacks.release(held)
-        server.broken_off = True
+        server.truncates_stream = True
         (failure,) = stacks.restore(held)
         assert "stream ended" in failure.message
 
 
-def test_tabbyapi_gets_its_context_length_back_with_its_type() -> None:
+def test_tabbyapi_context_length_is_restored_as_a_number() -> None:
     with FakeTabbyApi() as server:
         stacks = stacks_of(server)
         held = stacks.resident()
         stacks.release(held)
         stacks.restore(held)
-        bodies = [body for _, path, body in server.seen if path == "/v1/model/load"]
+        bodies = [body for _, path, body in server.requests if path == "/v1/model/load"]
         assert bodies == [
             {"model_name": "chat-exl3", "max_seq_len": 32768, "cache_size": 32768, "cache_mode": "FP16"}
         ]
 
 
-def test_a_503_that_does_not_say_that_nothing_is_loaded_proves_nothing() -> None:
+def test_a_503_without_the_text_that_nothing_is_loaded_is_refused() -> None:
     with FakeTabbyApi() as server:
         server.answer = lambda *_: (503, "upstream overloaded")  # type: ignore[method-assign]
         with pytest.raises(StackRefused, match="503"):
             stacks_of(server).resident()
 
 
-def test_a_refusal_repeats_the_servers_words_briefly_and_without_secrets() -> None:
+def test_an_error_quotes_the_servers_message_shortened_and_without_secrets() -> None:
     with FakeLocalAi() as server:
         server.key = "sk-1234567890"
         stacks = stacks_of(server)
         held = stacks.resident()
-        words = f"boom\n{server.key} --api-key other-secret " + "x" * 1000
-        server.answer = lambda *_: (500, {"error": {"message": words}})  # type: ignore[method-assign]
-        with pytest.raises(StackRefused) as told:
+        message = f"boom\n{server.key} --api-key other-secret " + "x" * 1000
+        server.answer = lambda *_: (500, {"error": {"message": message}})  # type: ignore[method-assign]
+        with pytest.raises(StackRefused) as error_info:
             stacks.release(held)
-        assert "boom" in told.value.message
-        assert server.key not in told.value.message
-        assert "other-secret" not in told.value.message
-        assert len(told.value.message) < 400
+        assert "boom" in error_info.value.message
+        assert server.key not in error_info.value.message
+        assert "other-secret" not in error_info.value.message
+        assert len(error_info.value.message) < 400
 
 
-# --- a driver of one's own ------------------------------------------------------------------------------------
+# --- a driver from the configuration --------------------------------------------------------------------------
 
 
-def own_driver(url: str, **verbs: Any) -> Stacks:
-    return read_stacks([{"name": "own", "driver": "http", "url": url, "load_s": 4, **verbs}], {})
+def configured_driver(url: str, **operations: Any) -> Stacks:
+    return read_stacks([{"name": "own", "driver": "http", "url": url, "load_s": 4, **operations}], {})
 
 
-def test_a_driver_written_in_the_configuration_does_what_a_built_in_one_does() -> None:
+def test_a_driver_from_the_configuration_works_like_a_built_in_one() -> None:
     with FakeLocalAi() as server:
-        stacks = own_driver(
+        stacks = configured_driver(
             server.url,
             list={"call": "GET /system", "items": "loaded_models", "id": "id"},
             unload={"call": "POST /backend/shutdown", "json": {"model": "{id}"}, "ok": [200, 404]},
@@ -369,9 +370,9 @@ def test_a_driver_written_in_the_configuration_does_what_a_built_in_one_does() -
         assert stacks.busy() is None
 
 
-def test_a_driver_may_start_from_a_built_in_one() -> None:
+def test_a_configured_driver_may_extend_a_built_in_one() -> None:
     with FakeLlamaServer() as server:
-        stacks = own_driver(server.url, like="llama-server", load={"call": "POST /nowhere"})
+        stacks = configured_driver(server.url, like="llama-server", load={"call": "POST /nowhere"})
         held = stacks.resident()
         stacks.release(held)
         assert stacks.resident() == ()
@@ -395,9 +396,9 @@ def test_several_stacks_are_one_tenant() -> None:
         assert [status.name for status in stacks.status()] == ["ollama", "vllm", "llama-server"]
 
 
-def test_one_stack_that_cannot_be_read_makes_the_whole_unknown() -> None:
+def test_residents_are_unknown_if_one_stack_cannot_be_read() -> None:
     with FakeOllama() as ollama, FakeLlamaServer() as llama:
-        llama.garbage = 500
+        llama.garbage_status = 500
         stacks = stacks_of(ollama, llama)
         with pytest.raises(StackRefused, match="llama-server"):
             stacks.resident()
@@ -407,17 +408,17 @@ def test_one_stack_that_cannot_be_read_makes_the_whole_unknown() -> None:
         assert "llama-server" in (bad.problem or "")
 
 
-def test_one_stack_that_refuses_to_unload_keeps_no_other_from_it() -> None:
+def test_a_stack_that_refuses_to_unload_does_not_stop_the_others() -> None:
     with FakeOllama() as ollama, FakeLlamaServer() as llama:
         stacks = stacks_of(llama, ollama)
         held = stacks.resident()
-        llama.garbage = 500
+        llama.garbage_status = 500
         with pytest.raises(StackRefused):
             stacks.release(held)
         assert ollama.loaded() == []
 
 
-def test_one_stack_that_is_down_keeps_no_other_from_being_restored() -> None:
+def test_a_stack_that_is_down_does_not_stop_the_restore_of_the_others() -> None:
     with FakeOllama() as ollama, FakeLlamaServer() as llama:
         stacks = stacks_of(llama, ollama)
         held = stacks.resident()
@@ -428,17 +429,17 @@ def test_one_stack_that_is_down_keeps_no_other_from_being_restored() -> None:
         assert set(ollama.loaded()) == set(ollama.MODELS)
 
 
-def test_what_belongs_to_a_stack_that_was_taken_out_is_told_as_a_failure() -> None:
+def test_a_model_of_a_removed_stack_is_a_failure() -> None:
     with FakeOllama() as ollama:
         stacks = stacks_of(ollama)
-        gone = Resident("gone", "model")
-        stacks.release([gone])
-        (failure,) = stacks.restore([gone])
-        assert (failure.owner, failure.id) == ("gone", "model")
+        removed = Resident("removed", "model")
+        stacks.release([removed])
+        (failure,) = stacks.restore([removed])
+        assert (failure.owner, failure.id) == ("removed", "model")
         assert set(ollama.loaded()) == set(ollama.MODELS)
 
 
-def test_a_lazy_stack_is_loaded_by_its_next_request() -> None:
+def test_a_stack_with_lazy_restore_is_not_loaded_again() -> None:
     with FakeOllama() as server:
         stacks = stacks_of(server, restore="lazy")
         held = stacks.resident()
@@ -447,7 +448,7 @@ def test_a_lazy_stack_is_loaded_by_its_next_request() -> None:
         assert stacks.resident() == ()
 
 
-def test_a_stack_with_a_list_always_gets_that_list() -> None:
+def test_a_stack_with_a_restore_list_always_loads_that_list() -> None:
     with FakeLlamaServer() as server:
         stacks = stacks_of(server, restore=["embed"])
         stacks.release(stacks.resident())
@@ -455,19 +456,19 @@ def test_a_stack_with_a_list_always_gets_that_list() -> None:
         assert ids(stacks.resident()) == {"embed"}
 
 
-def test_many_threads_may_look_at_once() -> None:
+def test_many_threads_may_query_at_the_same_time() -> None:
     with FakeLlamaServer() as server:
         stacks = stacks_of(server)
-        seen: list[set[str]] = []
-        threads = [threading.Thread(target=lambda: seen.append(ids(stacks.resident()))) for _ in range(12)]
+        results: list[set[str]] = []
+        threads = [threading.Thread(target=lambda: results.append(ids(stacks.resident()))) for _ in range(12)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert seen == [set(server.MODELS)] * 12
+        assert results == [set(server.MODELS)] * 12
 
 
-def test_dropping_jobs_changes_nothing() -> None:
+def test_cancelling_jobs_changes_nothing() -> None:
     with FakeOllama() as server:
-        stacks_of(server).drop(["a-job"])
-        assert until(lambda: set(server.loaded()) == set(server.MODELS))
+        stacks_of(server).cancel_jobs(["a-job"])
+        assert wait_until(lambda: set(server.loaded()) == set(server.MODELS))

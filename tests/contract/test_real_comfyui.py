@@ -1,16 +1,16 @@
-"""Says loudly whether a real ComfyUI was held to the contract."""
+"""Reports whether the contract tests ran on a real ComfyUI."""
 
 from __future__ import annotations
 
 import os
 
 import pytest
-from conftest import REAL
+from raw_comfyui import REAL
 
 from engine import Engine
 
 
-def test_a_real_comfyui_is_held_to_the_contract_too() -> None:
+def test_the_contract_tests_run_on_a_real_comfyui_too() -> None:
     url = os.environ.get(REAL)
     if not url:
         pytest.skip(

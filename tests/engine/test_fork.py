@@ -1,4 +1,5 @@
-"""The gunicorn master makes the Engine and forks: each child is on its own, and so is the parent."""
+"""The gunicorn master may create the Engine before it forks; then each child and the parent have their own
+connections."""
 
 from __future__ import annotations
 
@@ -22,15 +23,15 @@ async def happy(comfy: FakeComfyUI, job: str) -> None:
     await comfy.succeed(job)
 
 
-def draws(engine: Engine) -> bool:
+def can_run(engine: Engine) -> bool:
     outcome = engine.run(GRAPH, prompt_id=str(uuid.uuid4()), timeout_s=20)
     return [picture.data for picture in outcome.pictures] == [PICTURE]
 
 
-def draws_in_a_child(engine: Engine) -> bool:
+def can_run_in_a_child(engine: Engine) -> bool:
     def child() -> None:
         try:
-            os._exit(0 if draws(engine) else 1)
+            os._exit(0 if can_run(engine) else 1)
         finally:
             os._exit(2)
 
@@ -40,33 +41,33 @@ def draws_in_a_child(engine: Engine) -> bool:
     return process.exitcode == 0
 
 
-def test_an_engine_that_was_never_used_works_in_children_and_parent() -> None:
+def test_an_unused_engine_works_in_children_and_parent_after_a_fork() -> None:
     with FakeComfyUI(happy) as comfy:
         engine = Engine(comfy.url)
-        assert draws_in_a_child(engine)
-        assert draws_in_a_child(engine)
-        assert draws(engine)
+        assert can_run_in_a_child(engine)
+        assert can_run_in_a_child(engine)
+        assert can_run(engine)
         assert len({body["client_id"] for body in comfy.submitted}) == 3
         engine.close()
 
 
-def test_an_engine_that_was_in_use_works_in_a_child_and_goes_on_in_the_parent() -> None:
+def test_a_used_engine_works_in_a_child_and_keeps_its_socket_in_the_parent() -> None:
     with FakeComfyUI(happy) as comfy:
         engine = Engine(comfy.url)
-        assert draws(engine)
-        assert draws_in_a_child(engine)
-        assert draws(engine)
+        assert can_run(engine)
+        assert can_run_in_a_child(engine)
+        assert can_run(engine)
         first, child, last = (body["client_id"] for body in comfy.submitted)
         assert first == last != child
         engine.close()
 
 
 def test_a_fork_while_another_thread_connects_does_not_hang_the_child() -> None:
-    """A lock that is held as the process forks stays held in the child for ever."""
+    """A lock that is held at the fork stays locked in the child for ever."""
     with FakeComfyUI(happy) as comfy:
         engine = Engine(comfy.url)
         with engine._listener._lock:
-            assert draws_in_a_child(engine)
+            assert can_run_in_a_child(engine)
         engine.close()
 
 

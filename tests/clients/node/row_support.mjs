@@ -1,0 +1,53 @@
+// What the rows share: the servers' addresses, the requests that they received, pictures to send, and checks of
+// returned pictures.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+
+const { env } = process;
+
+export const servers = {
+  normal: env.EASEL_TEST_NORMAL_URL,
+  down: env.EASEL_TEST_DOWN_URL,
+  failing: env.EASEL_TEST_FAILING_URL,
+  isSketch: env.EASEL_TEST_ENGINE === "sketch",
+};
+export const SLOW_MODEL = "sd-1.5-pruned-emaonly"; // draws in as many steps as requested
+export const pathOf = (name) => join(env.EASEL_TEST_PICTURES, name);
+export const picture = (name) => readFileSync(pathOf(name));
+
+/** Every request with that id that `server` received. Call it after the client has finished all its retries. */
+export async function receivedRequests(server, requestId) {
+  for (let attempt = 0; attempt < 100; attempt++) {
+    const lines = await (await fetch(`${env.EASEL_TEST_ACCESS_LOGS_URL}/${server}/${requestId}`)).json();
+    if (lines.length) return lines;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  return [];
+}
+
+/** Format and size of an encoded picture: "png 256x256", or "jpeg". */
+export function pictureInfo(bytes) {
+  const data = Buffer.from(bytes);
+  if (data.subarray(0, 3).equals(Buffer.from([0xff, 0xd8, 0xff]))) return "jpeg";
+  assert.equal(data.subarray(1, 4).toString("latin1"), "PNG");
+  assert.equal(data.subarray(-8, -4).toString("latin1"), "IEND");
+  return `png ${data.readUInt32BE(16)}x${data.readUInt32BE(20)}`;
+}
+
+export const base64Info = (text) => pictureInfo(Buffer.from(text, "base64"));
+
+/** The same for the picture at a response's url, requested without a key. */
+export async function urlInfo(url) {
+  const response = await fetch(url);
+  assert.equal(response.status, 200);
+  assert.equal(response.headers.get("content-type"), "image/png");
+  return pictureInfo(await response.arrayBuffer());
+}
+
+/** Every token count that some client reads without checking that it exists. */
+export function assertCompleteUsage(usage) {
+  const details = usage.input_tokens_details;
+  const counts = [usage.input_tokens, usage.output_tokens, usage.total_tokens, details.text_tokens, details.image_tokens];
+  assert.ok(counts.every(Number.isInteger), JSON.stringify(usage));
+}

@@ -1,0 +1,120 @@
+"""What the rows share: the servers' addresses, the requests that they received, pictures to send, and checks of
+returned pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+from PIL import Image, ImageChops
+
+MASKED_BOX = (64, 96, 160, 192)
+"""What the masks mark for redrawing: left, top, right, bottom"""
+SLOW_MODEL = "sd-1.5-pruned-emaonly"
+"""Draws in as many steps as requested, so that it reports progress"""
+TIMEOUT_S = 280
+
+
+@dataclass(frozen=True)
+class Servers:
+    """URLs without a path. `down` has no engine, `failing` a model `fails`, `slow` an engine that takes seconds."""
+
+    normal: str
+    down: str
+    failing: str
+    proxied: str
+    slow: str
+    slow_engine: str
+    access_logs: str
+    pictures: Path
+    is_sketch: bool
+
+    @classmethod
+    def from_environment(cls) -> Servers:
+        names = ("NORMAL", "DOWN", "FAILING", "PROXIED", "SLOW", "SLOW_ENGINE", "ACCESS_LOGS")
+        urls = [os.environ[f"EASEL_TEST_{name}_URL"] for name in names]
+        pictures, engine = os.environ["EASEL_TEST_PICTURES"], os.environ["EASEL_TEST_ENGINE"]
+        return cls(*urls, pictures=Path(pictures), is_sketch=engine == "sketch")
+
+    def received_requests(self, server: str, request_id: str) -> list[str]:
+        """Every request with that id that `server` received, such as `POST /v1/images/generations 404`.
+
+        Call it after the client has finished all its retries.
+        """
+        wait_until(lambda: self._log_lines(server, request_id))
+        return self._log_lines(server, request_id)
+
+    def _log_lines(self, server: str, request_id: str) -> list[str]:
+        lines: list[str] = requests.get(f"{self.access_logs}/{server}/{request_id}", timeout=10).json()
+        return lines
+
+    def jobs(self) -> int:
+        """The number of running and waiting jobs of the slow engine."""
+        queue = requests.get(f"{self.slow_engine}/queue", timeout=10).json()
+        return len(queue["queue_running"]) + len(queue["queue_pending"])
+
+    @property
+    def slow_steps(self) -> int:
+        """Steps of SLOW_MODEL that keep the slow engine busy for some seconds."""
+        return 6 if self.is_sketch else 50
+
+    def picture(self, name: str) -> bytes:
+        return (self.pictures / name).read_bytes()
+
+
+def wait_until(condition: Any, timeout_s: float = 10) -> None:
+    """Returns once `condition()` is true; fails if it is not in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not become true in time"
+        time.sleep(0.05)
+
+
+def decode_picture(b64: str | None) -> Image.Image:
+    """The picture in a response's `b64_json`, fully decoded."""
+    assert b64
+    image = Image.open(io.BytesIO(base64.b64decode(b64, validate=True)))
+    image.load()
+    return image
+
+
+def fetch_picture(url: str | None) -> Image.Image:
+    """The picture at a response's `url`, requested without a key."""
+    assert url
+    response = requests.get(url, timeout=30)
+    assert (response.status_code, response.headers["Content-Type"]) == (200, "image/png")
+    image = Image.open(io.BytesIO(response.content))
+    image.load()
+    return image
+
+
+def data_url(picture: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+
+
+def assert_only_masked_box_changed(before: bytes, after: Image.Image) -> None:
+    """No pixel outside MASKED_BOX changed; most pixels inside did."""
+    original = Image.open(io.BytesIO(before)).convert("RGB")
+    assert after.size == original.size
+    difference = ImageChops.difference(original, after.convert("RGB"))
+    changed = difference.convert("L").point(lambda value: 255 if value else 0)
+    box = changed.getbbox()
+    assert box, "no pixel changed"
+    left, top, right, bottom = MASKED_BOX
+    is_within = box[0] >= left and box[1] >= top and box[2] <= right and box[3] <= bottom
+    assert is_within, f"pixels changed within {box}, but only {MASKED_BOX} may change"
+    count = changed.crop(MASKED_BOX).histogram()[255]
+    assert count > 0.5 * (right - left) * (bottom - top)
+
+
+def assert_complete_usage(usage: Any) -> None:
+    """`usage`, a dict, has every token count that some client reads without checking that it exists."""
+    counts = [usage[name] for name in ("input_tokens", "output_tokens", "total_tokens")]
+    counts += [usage["input_tokens_details"][name] for name in ("text_tokens", "image_tokens")]
+    assert all(type(count) is int for count in counts), usage

@@ -1,0 +1,180 @@
+"""The examples of README.md and docs/catalogue.md do what the pages say."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from settings import load_settings
+from tests.conftest import ROOT
+from tests.llm.fake_servers import FakeOllama
+from tests.server.running import Server, running
+from tests.waiting import wait_until
+
+_FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The fenced code blocks of a page that are in `language`."""
+    found = _FENCE.findall((ROOT / page).read_text("utf-8"))
+    return [textwrap.dedent(text) for _, name, text in found if name == language]
+
+
+def commands() -> list[str]:
+    """Every shell command of the README, one per line."""
+    text = "".join(blocks("README.md", "sh")).replace("\\\n", " ")
+    return [line.partition(" #")[0].strip() for line in text.splitlines() if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
+    """A server as `make run` starts it, with the LLM server of the README, and the folder in which commands run."""
+    folder = tmp_path_factory.mktemp("readme")
+    (stacks,) = [text for text in blocks("README.md", "yaml") if "stacks" in text]
+    with FakeOllama() as ollama:
+        config = folder / "easel.yaml"
+        config.write_text(
+            stacks.replace("http://127.0.0.1:11434", ollama.url) + f"templates: {ROOT}/templates_wf\n"
+        )
+        with config.open("a") as file:
+            file.write(f"catalogue: {ROOT}/catalogue.yaml\n")
+        with running(folder / "state", EASEL_CONFIG=str(config)) as server:
+            yield server, folder
+
+
+def run(command: str, server: Server, folder: Path) -> subprocess.CompletedProcess[bytes]:
+    words = shlex.split(command.replace("http://127.0.0.1:8080", server.url))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("EASEL_")}
+    environment |= {"EASEL_CONFIG": str(folder / "easel.yaml"), "EASEL_STATE_DIR": str(folder / "state")}
+    environment |= {"FLASK_APP": str(ROOT / "wsgi.py"), "PYTHONPATH": str(ROOT)}
+    if words[0] == ".venv/bin/flask":
+        words = [sys.executable, "-m", "flask", *words[1:]]
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, timeout=120)
+
+
+FLASK = [command for command in commands() if command.startswith(".venv/bin/flask")]
+CURL = [command for command in commands() if command.startswith("curl")]
+MAKE = [command for command in commands() if re.match(r"(\w+=\S+ )*make ", command)]
+
+
+def test_every_command_of_the_readme_is_covered_here() -> None:
+    assert sorted(FLASK + CURL + MAKE) == sorted(commands())
+    assert len(FLASK) >= 7
+    assert len(CURL) >= 4
+
+
+def test_the_commands_of_the_readme_succeed_in_their_order(served: tuple[Server, Path]) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed, so the README's curl commands are not tested")
+    server, folder = served
+    for command in [each for each in commands() if each in CURL + FLASK]:
+        if "-F mask=@mask.png" in command:
+            _write_mask(folder / "mask.png")
+        command = command.replace("http://127.0.0.1:8188", _sketch_url(folder))
+        result = run(command, server, folder)
+        output = result.stdout.decode("utf-8", "replace")
+        assert result.returncode == 0, f"{command}\n{output}\n{result.stderr.decode()}"
+        if command in CURL:
+            assert '"error"' not in output, f"{command}\n{output[:500]}"
+            assert '"url"' in output or '"b64_json"' in output, f"{command}\n{output[:500]}"
+    assert (folder / "cat.png").read_bytes().startswith(b"\x89PNG")
+
+
+def _sketch_url(folder: Path) -> str:
+    """Stands in for the ComfyUI of the README; the server starts it without waiting for it."""
+    file = folder / "state" / "sketch-url"
+    wait_until(file.exists)
+    return file.read_text()
+
+
+def _write_mask(path: Path) -> None:
+    mask = Image.new("L", (512, 512), 0)
+    mask.paste(255, (128, 128, 384, 384))
+    mask.save(path)
+
+
+def test_the_python_example_of_the_readme_prints_the_url_of_a_picture(served: tuple[Server, Path]) -> None:
+    pytest.importorskip("openai")
+    server, folder = served
+    (program,) = blocks("README.md", "python")
+    program = program.replace("http://127.0.0.1:8080", server.url)
+    result = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, timeout=120)
+    assert result.returncode == 0, result.stderr.decode()
+    assert result.stdout.decode().startswith(f"{server.url}/api/images/cache/")
+
+
+@pytest.mark.parametrize("command", MAKE)
+def test_the_make_targets_and_variables_of_the_readme_exist(command: str) -> None:
+    *variables, _, target = re.match(r"((?:\w+=\S+ )*)(make) (\S+)", command).groups()  # type: ignore[union-attr]
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+    given = dict(word.split("=", 1) for word in " ".join(variables).split())
+    load_settings(given, root=ROOT / "docs")
+
+
+def catalogue_with(entries: dict[str, Any], folder: Path) -> dict[str, str]:
+    """Writes the project's catalogue with more entries; the variables that make commands use it."""
+    catalogue = yaml.safe_load((ROOT / "catalogue.yaml").read_text("utf-8"))
+    for section, more in entries.items():
+        catalogue[section] |= more
+    (folder / "catalogue.yaml").write_text(yaml.safe_dump(catalogue, sort_keys=False))
+    shutil.copytree(ROOT / "templates_wf", folder / "templates_wf", dirs_exist_ok=True)
+    return {
+        "EASEL_CATALOGUE": str(folder / "catalogue.yaml"),
+        "EASEL_TEMPLATES": str(folder / "templates_wf"),
+    }
+
+
+def flask(folder: Path, variables: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("EASEL_")}
+    environment = {**kept, **variables, "EASEL_STATE_DIR": str(folder / "state"), "FLASK_APP": "wsgi"}
+    return subprocess.run(
+        [sys.executable, "-m", "flask", *words],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/catalogue.md"])
+def test_the_model_that_a_page_adds_can_be_compiled(page: str, tmp_path: Path) -> None:
+    (text,) = [text for text in blocks(page, "yaml") if "my-model:" in text]
+    variables = catalogue_with(yaml.safe_load(text), tmp_path)
+    checked = flask(tmp_path, variables, "check-catalogue")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    compiled = flask(tmp_path, variables, "compile-workflow", "my-model", "a cat")
+    assert "my-model.safetensors" in compiled.stdout, compiled.stderr
+
+
+def test_the_workflow_that_the_catalogue_page_adds_draws_what_a_request_asks_for(tmp_path: Path) -> None:
+    (text,) = [text for text in blocks("docs/catalogue.md", "yaml") if "my_workflow:" in text]
+    (template,) = blocks("docs/catalogue.md", "json")
+    variables = catalogue_with(yaml.safe_load(text), tmp_path)
+    (tmp_path / "templates_wf/my_workflow.json.j2").write_text(template)
+    words = [
+        "generate",
+        "a cat",
+        "--model",
+        "my-other-model",
+        "--size",
+        "320x256",
+        "-o",
+        str(tmp_path / "cat.png"),
+    ]
+    drawn = flask(tmp_path, variables, *words)
+    assert drawn.returncode == 0, drawn.stdout + drawn.stderr
+    assert (tmp_path / "cat.png").read_bytes()[16:24] == (320).to_bytes(4) + (256).to_bytes(4)
