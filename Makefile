@@ -31,7 +31,7 @@ lint: $(VENV)/dev  ## ruff and mypy
 	$(BIN)/mypy
 
 test: lint  ## Lint, types and all the tests, without a GPU
-	$(BIN)/pytest -n $(JOBS)
+	$(BIN)/pytest -n $(JOBS) --dist worksteal
 
 hooks: $(VENV)/dev  ## Lint before each commit
 	$(BIN)/pre-commit install

@@ -36,6 +36,7 @@ loglevel = _settings["log_level"]
 
 on_starting = _hooks.on_starting
 when_ready = _hooks.when_ready
+pre_fork = _hooks.pre_fork
 on_exit = _hooks.on_exit
 post_worker_init = _hooks.post_worker_init
 worker_int = _hooks.worker_int

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from app import Container, refuse_public_without_keys
 from errors import EaselError, ServerStopping, SettingsInvalid
 from generation import preload
+from server.worker import block_stop_signals_until_forked
 from settings import Settings
 
 JOB_GRACE_S = 20
@@ -27,7 +28,7 @@ def bind_address(settings: Settings) -> str:
 
 
 class ServerHooks:
-    """gunicorn's server hooks for one application. The first three run in the master, the others in a worker."""
+    """gunicorn's server hooks for one application. The first four run in the master, the others in a worker."""
 
     def __init__(self, container: Container) -> None:
         self._container = container
@@ -61,6 +62,10 @@ class ServerHooks:
         except OSError as error:
             server.log.error("flask gpu needs --url: the state directory cannot be written: %s", error)
         server.log.info("Easel is at http://%s:%s", host, port)
+
+    def pre_fork(self, server: Any, worker: Any) -> None:
+        """Make sure that no stop signal is lost while a worker starts."""
+        block_stop_signals_until_forked()
 
     def on_exit(self, server: Any) -> None:
         """Stop the sketch engine."""

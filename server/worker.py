@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
+import signal
 import uuid
 from typing import Any
 
@@ -17,8 +19,29 @@ from errors import EaselError, InvalidRequest
 _PAGE = re.compile(rb"HTTP/1\.1 (\d{3}) ([^\r\n]*)\r\n.*</h1>(.*)</body>", re.DOTALL)
 
 
+STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+
+
+def block_stop_signals_until_forked() -> None:
+    """Call it in the master before it forks a worker. Until the worker has its own signal handlers it has the master's,
+    which would swallow a SIGTERM: the worker would run on until it is killed after `graceful_timeout`."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
+
+def _unblock_stop_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+
+os.register_at_fork(after_in_parent=_unblock_stop_signals)
+
+
 class EaselWorker(ThreadWorker):
     """gunicorn chooses the status of a malformed request and logs it; only its HTML error page is replaced."""
+
+    def init_signals(self) -> None:
+        """Install the handlers, and only then let the stop signals in that arrived since the fork."""
+        super().init_signals()
+        _unblock_stop_signals()
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Send the JSON envelope if a request could not be parsed or its handling raised."""

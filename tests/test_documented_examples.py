@@ -50,7 +50,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, P
         )
         with config.open("a") as file:
             file.write(f"catalogue: {ROOT}/catalogue.yaml\n")
-        with running(folder / "state", EASEL_CONFIG=str(config)) as server:
+        with running(folder / "state", EASEL_CONFIG=str(config), EASEL_GPU_MIN_STAY_S="0") as server:
             yield server, folder
 
 

@@ -272,6 +272,24 @@ def test_a_public_address_needs_keys_or_allow_open(tmp_path: Path) -> None:
             assert response.status_code == (401 if "EASEL_API_KEYS" in variables else 200)
 
 
+def test_a_stop_while_a_worker_starts_is_not_lost(tmp_path: Path) -> None:
+    """Until a worker has its own signal handlers it has those of the master, which would ignore the signal; gunicorn
+    would kill the worker after 30 s. Here that window is two seconds wide."""
+    config = tmp_path / "slow_start.conf.py"
+    config.write_text(
+        f"exec(open({str(ROOT / 'gunicorn.conf.py')!r}).read())\n"
+        "import time\n"
+        "post_fork = lambda server, worker: time.sleep(2)\n"
+    )
+    variables = {"EASEL_ENGINE_URL": "http://127.0.0.1:9", "GUNICORN_CMD_ARGS": f"--config {config}"}
+    with started(tmp_path / "state", **variables) as server:
+        server.wait_for("Booting worker")
+        server.process.send_signal(signal.SIGTERM)
+        sent_at = time.monotonic()
+        server.process.wait(60)
+        assert time.monotonic() - sent_at < 25
+
+
 def test_two_servers_do_not_share_a_state_directory(tmp_path: Path) -> None:
     with running(tmp_path / "state"), started(tmp_path / "state") as second:
         assert second.process.wait(20) != 0
