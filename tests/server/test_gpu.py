@@ -495,8 +495,13 @@ def test_ctrl_c_while_flask_generate_waits_for_the_gpu_ends_it_at_once_and_cance
 ) -> None:
     llama.busy = {"chat": (1, 0)}
     environment = {**os.environ, **variables(llama, sketch_url), "EASEL_STATE_DIR": str(tmp_path / "state")}
+    # A test run in the background of a shell inherits an ignored SIGINT, which Python would leave ignored.
+    flask = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from flask.cli import main; main()"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-m", "flask", "--app", "app", "generate", "a cat", "-o", str(tmp_path / "cat.png")],
+        [sys.executable, "-c", flask, "--app", "app", "generate", "a cat", "-o", str(tmp_path / "cat.png")],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.DEVNULL,
