@@ -1,4 +1,4 @@
-"""create_app(): constructs the services from the settings and connects them. The only module that reads settings."""
+"""create_app(): constructs the services from the settings and connects them."""
 
 from __future__ import annotations
 

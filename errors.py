@@ -79,7 +79,7 @@ class BodyTooLarge(InvalidRequest):
 
 class BodyTimeout(InvalidRequest):
     code = "request.body_timeout"
-    when = "The body did not arrive in time: the client stopped sending for several seconds, or was too slow."
+    when = "The body did not arrive in time: nothing came for 15 seconds, or it took more than three minutes."
     remedy = "Send the body without pauses."
 
 
@@ -106,7 +106,7 @@ class PromptRequired(EaselError):
 class SizeNotAllowed(InvalidValue):
     code = "image.size_not_allowed"
     when = "`size` is not `WxH` or is outside the model's limits."
-    remedy = "`details` contains the model's limits and suggested sizes."
+    remedy = "If the size is outside the limits, `details` contains them and suggested sizes."
 
 
 class ModelNotCurated(EaselError):
@@ -195,7 +195,7 @@ class QueueFull(EaselError):
 
 
 class RequestCancelled(EaselError):
-    """The client disconnected, or the server is stopping; the job was cancelled in the engine."""
+    """The client disconnected; the job was cancelled in the engine."""
 
     code = "request.cancelled"
     when = "The client disconnected before its picture was done. Appears in the log only."
@@ -204,7 +204,7 @@ class RequestCancelled(EaselError):
 
 class ServerStopping(EaselError):
     code = "server.stopping"
-    when = "The server was stopped while this job ran; the job was cancelled in the engine."
+    when = "The server is stopping; if the request's job was running, it was cancelled in the engine."
     remedy = "Send the request again when the server is running."
     retry = True
 
@@ -334,7 +334,7 @@ class NoPictures(EngineError):
 class UploadRefused(EngineError):
     code = "engine.upload_refused"
     when = "ComfyUI rejected an image upload."
-    remedy = "Check ComfyUI's log and the free disk space of its input folder."
+    remedy = "Check ComfyUI's log and the free disk space of its temp folder."
 
 
 # --- who has the GPU ------------------------------------------------------------------------------
@@ -364,9 +364,7 @@ class SwitchFailed(EaselError):
     """`details`: target, phase, and the cause's code."""
 
     code = "gpu.switch_failed"
-    when = (
-        "The request needed a switchover and it failed; models that were unloaded for it were loaded again."
-    )
+    when = "The request needed a switchover and it failed. Models that were unloaded for it are loaded again."
     remedy = "The message says which phase failed and why; `GET /api/comfyui/status` shows the same."
     retry = True
 

@@ -106,7 +106,7 @@ SETTINGS: tuple[Setting, ...] = (
         "request_timeout_s",
         "number",
         270,
-        "Maximum time for a request; many clients time out at 300 s, and cancelling a job can take 20 s.",
+        "Maximum time for a request once its body has arrived; many clients time out at 300 s, and a cancel can take 20 s.",
         minimum=1,
     ),
     Setting("log_level", "text", "info", "Log level.", choices=("debug", "info", "warning", "error")),
@@ -169,7 +169,8 @@ SETTINGS: tuple[Setting, ...] = (
         "gpu.llm_during_generation",
         "text",
         "switch",
-        "What an LLM request does in generation mode: switch back when the pictures are done, wait, or be refused.",
+        "What an LLM request through Easel (none is forwarded yet) does in generation mode: switch back when the pictures "
+        "are done, wait, or be refused.",
         choices=("switch", "wait", "refuse"),
     ),
     Setting(

@@ -109,7 +109,7 @@ def _prepare(
         endpoint=endpoint,
         request_id=str(uuid.uuid4()),
         # Below 2^53, so that clients that store numbers as doubles keep the exact seed.
-        draw_seed=lambda: secrets.randbelow(2**53),
+        random_seed=lambda: secrets.randbelow(2**53),
         default_response_format=options.default_response_format,
         url_needs_file=options.url_style != "data",
         notes=(*notes, *(images.notes if images else ())),

@@ -62,14 +62,14 @@ def read_image_request(
     *,
     endpoint: Endpoint,
     request_id: str,
-    draw_seed: Callable[[], int],
+    random_seed: Callable[[], int],
     default_response_format: str = "auto",
     url_needs_file: bool = True,
     notes: tuple[Note, ...] = (),
 ) -> ParsedRequest:
     """Convert the fields, as `canonical_fields` returns them and without images, to a ParsedRequest.
 
-    `draw_seed` returns a random seed and is called if the request has none; `notes` are the notes of the earlier steps.
+    `random_seed` returns a random seed and is called if the request has none; `notes` are the notes of the earlier steps.
     Raises PromptRequired, InvalidValue, SizeNotAllowed.
     """
     fields = dict(fields)
@@ -84,8 +84,8 @@ def read_image_request(
         task=endpoint.task,
         n=int(fields.get("n", 1)),
         size=_size(fields.get("size")),
-        seed=draw_seed() if seed == -1 else int(seed),
-        seed_origin="drawn" if seed == -1 else "request",
+        seed=random_seed() if seed == -1 else int(seed),
+        seed_origin="random" if seed == -1 else "request",
         id=request_id,
         inputs={
             name: fields[name] for name in fields if name not in _API_FIELDS and name not in _UNSUPPORTED

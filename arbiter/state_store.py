@@ -205,7 +205,7 @@ class StateStore:
             return None
 
     def check_writable(self) -> None:
-        """Raises StoreFull if a switch could not be written, so that no request waits for one in vain."""
+        """Raises StoreFull if a switch could not be written, so that no request waits for a switch that cannot start."""
         probe = self.folder / f".writable.{os.getpid()}.{threading.get_ident()}"
         try:
             probe.write_bytes(bytes(_PROBE_BYTES))

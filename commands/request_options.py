@@ -71,7 +71,7 @@ def image_request(
         size=size,
         n=options.n,
         seed=secrets.randbelow(2**53) if options.seed is None else options.seed,
-        seed_origin="drawn" if options.seed is None else "request",
+        seed_origin="random" if options.seed is None else "request",
         id=id,
         inputs=dict(_parse_assignment(text) for text in options.sets),
         presets={"quality": options.quality.lower()} if options.quality else {},

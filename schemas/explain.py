@@ -65,7 +65,9 @@ def rule_of(error: ValidationError, *, show_value: bool = True) -> str:
     if keyword in _SIMPLE and isinstance(schema, Mapping) and (allowed := allowed_values(schema)):
         return f"it must be {allowed}"
     if keyword in ("oneOf", "anyOf") and error.context:
-        return "; or ".join(dict.fromkeys(rule_of(inner) or inner.message for inner in error.context))
+        return "; or ".join(
+            dict.fromkeys(rule_of(inner, show_value=show_value) or "" for inner in error.context)
+        )
     if keyword == "required":
         return f"`{error.message.split(chr(39))[1]}` is missing"
     if (

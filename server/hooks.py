@@ -17,8 +17,8 @@ from server.worker import block_stop_signals_until_forked
 from settings import Settings
 
 JOB_GRACE_S = 20
-"""How long running jobs may continue after SIGTERM. Unfinished jobs are then cancelled in the engine, early enough for
-the clients to get their error response within gunicorn's `graceful_timeout`."""
+"""How long running jobs may continue after SIGTERM. Unfinished jobs are then cancelled in the engine. The clients get their
+error response if the engine reacts within the rest of gunicorn's `graceful_timeout`."""
 
 
 def bind_address(settings: Settings) -> str:
@@ -118,4 +118,4 @@ def _log_to_stderr() -> None:
 
 
 def _stopping() -> ServerStopping:
-    return ServerStopping("The server is stopping; the job was cancelled.")
+    return ServerStopping("The server is stopping.")

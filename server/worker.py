@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import uuid
+from http import HTTPStatus
 from typing import Any
 
 from gunicorn.util import write_nonblock
@@ -39,7 +40,7 @@ class EaselWorker(ThreadWorker):
     """gunicorn chooses the status of a malformed request and logs it; only its HTML error page is replaced."""
 
     def init_signals(self) -> None:
-        """Install the handlers, and only then let the stop signals in that arrived since the fork."""
+        """Install the handlers, then unblock the stop signals that arrived since the fork."""
         super().init_signals()
         _unblock_stop_signals()
 
@@ -75,9 +76,11 @@ class _PageRecorder:
 
 def _json_response(status: int, reason: str, message: str) -> bytes:
     error = InvalidRequest(message) if status < 500 else EaselError("Internal server error.")
+    if status >= 500:
+        status, reason = status_of(EaselError), HTTPStatus(status_of(EaselError)).phrase
     body = json.dumps(envelope(error)).encode()
     head = (
-        f"HTTP/1.1 {status if status < 500 else status_of(type(error))} {reason}\r\n"
+        f"HTTP/1.1 {status} {reason}\r\n"
         f"Connection: close\r\nx-request-id: {uuid.uuid4().hex}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )

@@ -93,7 +93,7 @@ def test_a_missing_file_named_by_easel_config_is_refused(tmp_path: Path) -> None
         load_settings({"EASEL_CONFIG": str(tmp_path / "gone.yaml")})
 
 
-def test_the_example_file_lists_every_setting_with_its_default(tmp_path: Path) -> None:
+def test_the_example_file_lists_every_setting_with_its_description_and_default(tmp_path: Path) -> None:
     text = (ROOT / "easel.example.yaml").read_text()
     uncommented = re.sub(r"^(\s*)# ?(\w+:)", r"\1\2", text, flags=re.M)
     (tmp_path / "easel.yaml").write_text(uncommented)
@@ -108,3 +108,4 @@ def test_the_example_file_lists_every_setting_with_its_default(tmp_path: Path) -
         for inner in (value if isinstance(value, dict) else [""])
     }
     assert named == set(SETTINGS_BY_NAME)
+    assert [setting.name for setting in SETTINGS if setting.description not in text] == []

@@ -89,7 +89,7 @@ def test_partial_images_are_sent_at_steps_that_are_equally_far_apart(
     steps: int, partials: int, sent_at: list[int]
 ) -> None:
     fields = {"prompt": "a", "model": "sd-1.5", "stream": True, "partial_images": partials}
-    parsed = read_image_request(fields, endpoint=Endpoint(), request_id="x", draw_seed=lambda: 1)
+    parsed = read_image_request(fields, endpoint=Endpoint(), request_id="x", random_seed=lambda: 1)
     drawing: Any = SilentDrawing(image_request(model="sd-1.5", inputs={"steps": steps}))
     assert parsed.stream is not None
     events = StreamEvents(drawing, parsed, parsed.stream, Links(""), arrived_at=0.0)
@@ -329,7 +329,7 @@ def silent_stream(
     stream_format: StreamFormat, release: Callable[[], None] = lambda: None
 ) -> tuple[SilentDrawing, ImageStream]:
     drawing: Any = SilentDrawing()
-    request = read_image_request({"prompt": "a"}, endpoint=Endpoint(), request_id="x", draw_seed=lambda: 1)
+    request = read_image_request({"prompt": "a"}, endpoint=Endpoint(), request_id="x", random_seed=lambda: 1)
     events = StreamEvents(drawing, request, stream_format, Links(""), arrived_at=0.0)
     body = ImageStream(
         drawing,
