@@ -25,9 +25,9 @@ def write_atomic(
     quota or a network disk may report only then that it is full. (The rename itself is not flushed.) Raises OSError
     and removes the temporary file if writing fails.
     """
-    temporary = temporary or path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    temporary = temporary or path.with_name(f".{uuid.uuid4().hex}.tmp")
+    descriptor = _create(temporary, folder_mode)
     try:
-        descriptor = _create(temporary, folder_mode)
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, mode)
             file.write(data)

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 from jsonschema import Draft202012Validator
 
 from errors import SettingsInvalid
-from schemas import first_error, line_of, load_schema, read_yaml
+from schemas import allowed_values, first_error, line_of, load_schema, read_yaml
 from schemas.explain import rule_of
 
 Kind = Literal["text", "url", "path", "integer", "number", "boolean", "list", "objects", "object"]
@@ -411,12 +411,13 @@ def _add_value(
         values[setting.name] = value
 
 
+_OBJECTS_RULE = "it must be a list of objects"
 _LIST_RULE = "it must be a list of strings"
 _TYPES: Mapping[Kind, Mapping[str, Any]] = {
     "text": {"type": "string"},
     "url": {
         "type": "string",
-        "pattern": r"^(https?://[^\s/?#@]+(/[^\s?#]*)?)?$",
+        "pattern": r"^(https?://[^\s/?#@]+(/[^\s?#]*)?)?\Z",
         "description": "it must be a URL such as http://127.0.0.1:8188, without user and password",
     },
     "path": {"type": "string"},
@@ -428,7 +429,11 @@ _TYPES: Mapping[Kind, Mapping[str, Any]] = {
         "items": {"type": "string", "description": _LIST_RULE},
         "description": _LIST_RULE,
     },
-    "objects": {"type": "array", "items": {"type": "object"}},
+    "objects": {
+        "type": "array",
+        "items": {"type": "object", "description": _OBJECTS_RULE},
+        "description": _OBJECTS_RULE,
+    },
     "object": {"type": "object"},
 }
 
@@ -448,6 +453,8 @@ def _error(setting: Setting, value: Any) -> str | None:
     error = first_error(Draft202012Validator(_schema_of(setting)), value)
     if error is not None:
         return rule_of(error, show_value=False)
+    if isinstance(value, float) and setting.kind == "integer":
+        return f"it must be {allowed_values(_schema_of(setting))}"  # JSON Schema takes 8080.0 for an integer
     if isinstance(value, float) and not math.isfinite(value):
         return "it must be a finite number"
     return None

@@ -32,7 +32,7 @@ from pictures.web_address import (
 _MAX_REDIRECTS = 3
 _REDIRECT_STATUSES = (301, 302, 303, 307, 308)
 _CONNECT_TIMEOUT_S = 5.0
-"""For one address of the host; then the next one is tried."""
+"""For an address of the host, if there are others to try after it."""
 _FAILURES = (HTTPError, HTTPException, OSError, ValueError)
 
 
@@ -92,6 +92,8 @@ class _Exchange:
             raise self._failed(f"answered {response.status}")
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise self._failed("sent a compressed body, which was not requested")
+        if (getattr(response, "length_remaining", None) or 0) > max_bytes:
+            raise self._failed(f"has more than {max_bytes} bytes to send")
         try:
             body = response.read(max_bytes + 1)
         except _FAILURES as error:
@@ -104,21 +106,27 @@ class _Exchange:
         return body
 
     def _connect(self, ips: list[str]) -> HTTPConnection:
-        for ip in ips:
-            connection = self._connection(ip)
-            try:
-                connection.connect()
+        for number, ip in enumerate(ips, 1):
+            # The last address may use all of the remaining time, for the TLS handshake too.
+            timeout_s = (
+                self._remaining() if number == len(ips) else min(_CONNECT_TIMEOUT_S, self._remaining())
+            )
+            connection = self._connection(ip, timeout_s)
+            with contextlib.ExitStack() as unless_connected:
+                unless_connected.callback(connection.close)
+                try:
+                    connection.connect()
+                except ssl.SSLCertVerificationError as error:
+                    raise self._failed("has no trusted certificate for its name") from error
+                except ssl.SSLError as error:
+                    raise self._failed("does not speak TLS correctly") from error
+                except (HTTPError, OSError):
+                    continue
+                unless_connected.pop_all()
                 return connection
-            except ssl.SSLCertVerificationError as error:
-                raise self._failed("has no trusted certificate for its name") from error
-            except ssl.SSLError as error:
-                raise self._failed("does not speak TLS correctly") from error
-            except (HTTPError, OSError):
-                connection.close()
         raise self._failed("cannot be reached")
 
-    def _connection(self, ip: str) -> HTTPConnection:
-        timeout_s = min(_CONNECT_TIMEOUT_S, self._remaining())
+    def _connection(self, ip: str, timeout_s: float) -> HTTPConnection:
         if self._address.scheme == "http":
             return HTTPConnection(ip, self._address.port, timeout=timeout_s)
         return HTTPSConnection(
@@ -137,11 +145,12 @@ class _Exchange:
             "Accept-Encoding": "identity",
             "Connection": "close",
         }
+        # urllib3 sets this timeout on the socket before it reads the response.
+        connection.timeout = self._remaining()
         try:
             connection.request(
                 "GET", self._address.path, headers=headers, preload_content=False, decode_content=False
             )
-            connection.sock.settimeout(self._remaining())
             return connection.getresponse()
         except _FAILURES as error:
             raise self._failed("did not send a valid HTTP response in time") from error

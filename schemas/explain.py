@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
@@ -20,7 +20,7 @@ _TYPES: Mapping[str, str] = {
     "string": "a string",
     "boolean": "true or false",
     "array": "a list",
-    "object": "a mapping",
+    "object": "an object",
     "null": "null",
 }
 _MAX_MESSAGE_LENGTH = 300
@@ -33,9 +33,13 @@ _SIMPLE = frozenset(
 def located_errors(
     validator: Draft202012Validator, document: Any, *, show_values: bool = True
 ) -> Iterator[LocatedError]:
-    """All errors of `document`, sorted by path. `show_values`: see `explain`."""
+    """All errors of `document`, sorted by path, each message once per path. `show_values`: see `explain`."""
+    seen: set[LocatedError] = set()
     for error in sorted(validator.iter_errors(document), key=lambda error: list(map(str, error.path))):
-        yield tuple(error.absolute_path), explain(error, show_value=show_values)
+        located = tuple(error.absolute_path), explain(error, show_value=show_values)
+        if located not in seen:
+            seen.add(located)
+            yield located
 
 
 def first_error(validator: Draft202012Validator, value: Any) -> ValidationError | None:
@@ -48,7 +52,7 @@ def explain(error: ValidationError, *, show_value: bool = True) -> str:
     """What is wrong, and what is allowed instead. Pass `show_value=False` for values that may be secret: the message
     then does not repeat the value."""
     rule = rule_of(error, show_value=show_value)
-    if show_value and rule.startswith("it must"):
+    if show_value and rule and (rule.startswith("it must") or error.validator in ("pattern", "not")):
         rule = f"{given_value(error.instance)} is not allowed; {rule}"
     return shorten(rule or "it is not allowed", _MAX_MESSAGE_LENGTH)
 
@@ -58,27 +62,69 @@ def rule_of(error: ValidationError, *, show_value: bool = True) -> str:
 
     A schema's own description is used if it begins with `it must`.
     """
-    schema, keyword = error.schema, error.validator
-    description = str(schema.get("description", "")) if isinstance(schema, Mapping) else ""
+    schema: Mapping[str, Any] = error.schema if isinstance(error.schema, Mapping) else {}
+    keyword, description = str(error.validator), str(schema.get("description", ""))
     if description.startswith("it must"):
         return description
-    if keyword in _SIMPLE and isinstance(schema, Mapping) and (allowed := allowed_values(schema)):
+    if keyword in _SIMPLE and (allowed := allowed_values(schema)):
         return f"it must be {allowed}"
+    if keyword in _RULES and (rule := _RULES[keyword](error, schema)):
+        return rule
     if keyword in ("oneOf", "anyOf") and error.context:
-        return "; or ".join(
-            dict.fromkeys(rule_of(inner, show_value=show_value) or "" for inner in error.context)
-        )
-    if keyword == "required":
-        return f"`{error.message.split(chr(39))[1]}` is missing"
-    if (
-        keyword == "additionalProperties"
-        and isinstance(schema, Mapping)
-        and isinstance(error.instance, Mapping)
-    ):
-        known = list(schema.get("properties", ()))
-        unknown = [str(name) for name in error.instance if name not in known]
-        return f"unknown key {', '.join(unknown)}; allowed: {', '.join(known)}"
+        rules = (_rule_of_alternative(inner, show_value) for inner in error.context)
+        return "; or ".join(dict.fromkeys(rule for rule in rules if rule))
+    if keyword in ("pattern", "not") and description:
+        return description
     return error.message if show_value else ""
+
+
+def _rule_of_alternative(error: ValidationError, show_value: bool) -> str:
+    rule, path = rule_of(error, show_value=show_value), ".".join(map(str, error.relative_path))
+    return f"{path}: {rule}" if rule and path else rule
+
+
+def _missing_key(error: ValidationError, schema: Mapping[str, Any]) -> str:
+    names = [name for name in schema["required"] if error.message.startswith(f"{name!r} ")]
+    return f"`{names[0]}` is missing" if names else ""
+
+
+def _unknown_keys(error: ValidationError, schema: Mapping[str, Any]) -> str:
+    known = list(schema.get("properties", ()))
+    instance: Mapping[str, Any] = cast("Any", error.instance)
+    unknown = [str(name) for name in instance if name not in known]
+    return f"unknown key {', '.join(unknown)}; allowed: {', '.join(known)}"
+
+
+def _missing_companion(error: ValidationError, schema: Mapping[str, Any]) -> str:
+    instance: Mapping[str, Any] = cast("Any", error.instance)
+    missing = [
+        f"`{name}` is missing, which `{key}` needs"
+        for key, names in schema["dependentRequired"].items()
+        for name in names
+        if key in instance and name not in instance
+    ]
+    return "; ".join(missing)
+
+
+def _only_one_of(error: ValidationError, schema: Mapping[str, Any]) -> str:
+    """For alternatives that are told apart by a required key, when a value fits several of them."""
+    alternatives = [name for option in schema["oneOf"] for name in option.get("required", ())]
+    return f"only one of {', '.join(alternatives)} may be given" if alternatives and not error.context else ""
+
+
+_RULES: Mapping[str, Callable[[ValidationError, Mapping[str, Any]], str]] = {
+    "required": _missing_key,
+    "additionalProperties": _unknown_keys,
+    "dependentRequired": _missing_companion,
+    "oneOf": _only_one_of,
+    "uniqueItems": lambda error, schema: "its entries must differ from each other",
+    "minProperties": lambda error, schema: (
+        f"it must have {_count(schema['minProperties'], 'key', 'at least')}"
+    ),
+    "maxProperties": lambda error, schema: (
+        f"it must have {_count(schema['maxProperties'], 'key', 'at most')}"
+    ),
+}
 
 
 def allowed_values(schema: Mapping[str, Any]) -> str:
@@ -96,17 +142,26 @@ def allowed_values(schema: Mapping[str, Any]) -> str:
         return ""
     if low is not None:
         parts.append(f"from {low}" if high is not None else f"of at least {low}")
+    if "exclusiveMinimum" in schema:
+        parts.append(f"above {schema['exclusiveMinimum']}")
     if high is not None:
         parts.append(f"to {high}" if low is not None else f"of at most {high}")
-    parts += _length(schema, "Length", "characters") + _length(schema, "Items", "entries")
+    if "exclusiveMaximum" in schema:
+        parts.append(f"below {schema['exclusiveMaximum']}")
+    parts += _length(schema, "Length", "character") + _length(schema, "Items", "entry")
     return " ".join(parts)
 
 
 def _length(schema: Mapping[str, Any], keyword: str, unit: str) -> list[str]:
     minimum, maximum = schema.get(f"min{keyword}"), schema.get(f"max{keyword}")
-    bounds = [f"at least {minimum}"] if minimum else []
-    bounds += [f"at most {maximum}"] if maximum is not None else []
-    return [f"of {' and '.join(bounds)} {unit}"] if bounds else []
+    bounds = [_count(minimum, unit, "at least")] if minimum else []
+    bounds += [_count(maximum, unit, "at most")] if maximum is not None else []
+    return [f"of {' and '.join(bounds)}"] if bounds else []
+
+
+def _count(number: int, unit: str, bound: str) -> str:
+    plural = {"character": "characters", "entry": "entries", "key": "keys"}[unit]
+    return f"{bound} {number} {unit if number == 1 else plural}"
 
 
 def given_value(value: Any) -> str:

@@ -178,7 +178,8 @@ def test_probes_description_and_stored_images_need_no_key(client_with_keys: Flas
 
 
 @pytest.mark.parametrize(
-    "host", ["localhost", "localhost:8080", "127.0.0.1:1", "[::1]:8080", "LOCALHOST", "my.box"]
+    "host",
+    ["localhost", "localhost:8080", "127.0.0.1:1", "127.0.0.2", "[::1]:8080", "LOCALHOST", "my.box"],
 )
 def test_on_loopback_the_loopback_names_and_allowed_hosts_are_accepted(make_app: MakeApp, host: str) -> None:
     client = make_app(allowed_hosts=("my.box",)).test_client()
@@ -186,7 +187,7 @@ def test_on_loopback_the_loopback_names_and_allowed_hosts_are_accepted(make_app:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8080", "10.0.0.1"]
+    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8080", "10.0.0.1", "0.0.0.0"]
 )
 def test_on_loopback_other_hosts_are_refused(make_app: MakeApp, host: str) -> None:
     response = make_app().test_client().get("/v1/models", headers={"Host": host})

@@ -70,8 +70,8 @@ def test_all_errors_are_reported_together() -> None:
     ("text", "message"),
     [
         ("a: [", "catalogue.yaml:2"),
-        ("- 1\n- 2\n", "it must be a mapping"),
-        ("", "it must be a mapping"),
+        ("- 1\n- 2\n", "it must be an object"),
+        ("", "it must be an object"),
         ("default_model: a\ndefault_model: b\n", "given twice"),
         ("a: !!python/object/apply:os.system [true]\n", "could not determine a constructor"),
     ],

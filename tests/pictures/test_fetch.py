@@ -376,6 +376,31 @@ def test_a_lookup_without_a_response_times_out() -> None:
     assert time.monotonic() - started_at < 2
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_slow_server_may_use_all_of_the_time(
+    start_server: StartServer, scheme: str, tls: ssl.SSLContext, trusted: ssl.SSLContext
+) -> None:
+    """More than the five seconds that connecting to one of several addresses may take."""
+
+    def slow(connection: socket.socket) -> None:
+        time.sleep(5.3)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\npicture")
+
+    server = start_server(slow, tls=tls if scheme == "https" else None)
+    assert fetch(server, scheme=scheme, trusted=trusted, timeout_s=20) == b"picture"
+
+
+def test_a_body_that_is_announced_as_too_large_is_not_waited_for(start_server: StartServer) -> None:
+    def announce(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\n")
+        connection.recv(1)  # until the client closes the connection
+
+    started_at = time.monotonic()
+    with pytest.raises(ImageUrlFailed, match="more than 1000 bytes"):
+        fetch(start_server(announce), timeout_s=30)
+    assert time.monotonic() - started_at < 15
+
+
 def test_the_timeout_covers_all_redirects_together(start_server: StartServer) -> None:
     def slow(connection: socket.socket) -> None:
         time.sleep(0.2)
