@@ -21,7 +21,6 @@ from settings import load_settings
 from tests.conftest import ROOT
 from tests.llm.fake_servers import FakeOllama
 from tests.server.running import Server, running
-from tests.waiting import wait_until
 
 _FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 
@@ -39,17 +38,18 @@ def commands() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
-    """A server as `make run` starts it, with the LLM server of the README, and the folder in which commands run."""
+def served(tmp_path_factory: pytest.TempPathFactory, sketch_url: str) -> Iterator[tuple[Server, Path]]:
+    """A server as `make run` starts it, with the LLM server of the README, and the folder in which commands run. The
+    sketch engine stands in for the ComfyUI of the README."""
     folder = tmp_path_factory.mktemp("readme")
     (stacks,) = [text for text in blocks("README.md", "yaml") if "stacks" in text]
     with FakeOllama() as ollama:
         config = folder / "easel.yaml"
         config.write_text(
-            stacks.replace("http://127.0.0.1:11434", ollama.url) + f"templates: {ROOT}/templates_wf\n"
+            f"{stacks.replace('http://127.0.0.1:11434', ollama.url)}"
+            f"templates: {ROOT}/templates_wf\ncatalogue: {ROOT}/catalogue.yaml\n"
+            f"engine: {{url: {sketch_url}}}\n"
         )
-        with config.open("a") as file:
-            file.write(f"catalogue: {ROOT}/catalogue.yaml\n")
         with running(folder / "state", EASEL_CONFIG=str(config), EASEL_GPU_MIN_STAY_S="0") as server:
             yield server, folder
 
@@ -75,14 +75,16 @@ def test_every_command_of_the_readme_is_covered_here() -> None:
     assert len(CURL) >= 4
 
 
-def test_the_commands_of_the_readme_succeed_in_their_order(served: tuple[Server, Path]) -> None:
+def test_the_commands_of_the_readme_succeed_in_their_order(
+    served: tuple[Server, Path], sketch_url: str
+) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed, so the README's curl commands are not tested")
     server, folder = served
     for command in [each for each in commands() if each in CURL + FLASK]:
         if "-F mask=@mask.png" in command:
             _write_mask(folder / "mask.png")
-        command = command.replace("http://127.0.0.1:8188", _sketch_url(folder))
+        command = command.replace("http://127.0.0.1:8188", sketch_url)
         result = run(command, server, folder)
         output = result.stdout.decode("utf-8", "replace")
         assert result.returncode == 0, f"{command}\n{output}\n{result.stderr.decode()}"
@@ -90,13 +92,6 @@ def test_the_commands_of_the_readme_succeed_in_their_order(served: tuple[Server,
             assert '"error"' not in output, f"{command}\n{output[:500]}"
             assert '"url"' in output or '"b64_json"' in output, f"{command}\n{output[:500]}"
     assert (folder / "cat.png").read_bytes().startswith(b"\x89PNG")
-
-
-def _sketch_url(folder: Path) -> str:
-    """Stands in for the ComfyUI of the README; the server starts it without waiting for it."""
-    file = folder / "state" / "sketch-url"
-    wait_until(file.exists)
-    return file.read_text()
 
 
 def _write_mask(path: Path) -> None:
