@@ -18,19 +18,17 @@ from api import envelope, status_of
 from errors import EaselError, InvalidRequest
 
 _PAGE = re.compile(rb"HTTP/1\.1 (\d{3}) ([^\r\n]*)\r\n.*</h1>(.*)</body>", re.DOTALL)
-
-
-STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+_STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 
 
 def block_stop_signals_until_forked() -> None:
     """Call it in the master before it forks a worker. Until the worker has its own signal handlers it has the master's,
     which would swallow a SIGTERM: the worker would run on until it is killed after `graceful_timeout`."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
 
 
 def _unblock_stop_signals() -> None:
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
 
 
 os.register_at_fork(after_in_parent=_unblock_stop_signals)
