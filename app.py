@@ -136,7 +136,15 @@ class Container:
             policy=gpu_policy(self.settings),
             available_bytes=engine.available_bytes,
             engine_down=engine.can_be_started,
+            engine_uses_gpu=lambda: not self._draws_sketches(),
         )
+
+    def _draws_sketches(self) -> bool:
+        """Whether the engine is the sketch engine that Easel started. Never raises."""
+        try:
+            return self.engine_selector.current().url == self.sketch_url()
+        except EngineUnreachable:
+            return False
 
     @cached_property
     def generator(self) -> Generator:
@@ -148,6 +156,7 @@ class Container:
             metadata=self.settings["images.metadata"],
             max_waiting=self.settings["max_waiting"],
             engine_can_start=self.engine_process.can_start and bool(self.stacks),
+            uses_gpu=lambda engine: engine.url != self.sketch_url(),
         )
 
     @cached_property
@@ -184,8 +193,12 @@ class Container:
                 self._command_sketch_url = sketch.url
                 yield
         finally:
-            self.arbiter.restore_before_exit()
-            self.arbiter.reconciler.stop()
+            self.hand_gpu_back()
+
+    def hand_gpu_back(self) -> None:
+        """For the last process of this installation that ends. The reconciler must run."""
+        self.arbiter.restore_before_exit(_RESTORE_TIMEOUT_S)
+        self.arbiter.reconciler.stop(_STOP_TIMEOUT_S)
 
     def _has_engine(self) -> bool:
         try:
@@ -220,6 +233,9 @@ class Container:
         self.engine_selector.cancel_all(reason)
 
 
+_RESTORE_TIMEOUT_S = 60.0
+"""How long a server that stops waits for the LLMs to be loaded again: systemd kills it after 90 s"""
+_STOP_TIMEOUT_S = 1.0
 _FETCH_MAX_BYTES = 50_000_000
 _FETCH_TIMEOUT_S = 20.0
 
@@ -259,9 +275,11 @@ def http_options(settings: Settings) -> HttpOptions:
 
 def gpu_policy(settings: Settings) -> Policy:
     """The settings of the arbiter."""
+    is_when_done = settings["gpu.restore"] == "when_done"
     return Policy(
         llm_during_generation=settings["gpu.llm_during_generation"],
-        restore=settings["gpu.restore"],
+        restore="linger" if is_when_done else settings["gpu.restore"],
+        linger_s=0 if is_when_done else settings["gpu.linger_s"],
         idle_restore_s=settings["gpu.idle_restore_minutes"] * 60,
         min_stay_s=settings["gpu.min_stay_s"],
         sharing=settings["gpu.sharing"],
@@ -272,6 +290,7 @@ def gpu_policy(settings: Settings) -> Policy:
         drain_timeout_s=settings["gpu.drain_timeout_s"],
         release_timeout_s=settings["gpu.release_timeout_s"],
         verify_timeout_s=settings["gpu.verify_timeout_s"],
+        max_retry_after_s=settings["request_timeout_s"],
     )
 
 

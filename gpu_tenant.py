@@ -36,6 +36,10 @@ class Tenant(Protocol):
     def resident(self) -> tuple[Resident, ...]:
         """What holds GPU memory now, including what is loading or sleeping."""
 
+    def known_residents(self, timeout_s: float) -> tuple[Resident, ...]:
+        """The part of `resident` that can be found out in time. Never raises; what is not listed may be resident all the
+        same."""
+
     def busy(self) -> int | None:
         """The number of running and queued requests, from any client; None if it cannot be determined."""
 

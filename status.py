@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from arbiter import Arbiter, Claim, Snapshot
+from arbiter import ActiveRequest, Arbiter, Claim, Snapshot
 from atomic_file import write_atomic
 from compiler import ImageRequest, compile_workflow
 from engine import Engine, EngineProcess, EngineStats, QueueState
@@ -32,6 +32,7 @@ _MAX_AGE_S = 2.0
 _WAIT_TIMEOUT_S = 0.5
 _PROBE_TIMEOUT_S = 2.0
 _ENGINE_TIMEOUT_S = 1.5
+_STACK_TIMEOUT_S = 1.5
 _READINESS_INTERVAL_S = 10.0
 """Between two checks of which models can be drawn"""
 _GB = 1e9
@@ -69,8 +70,9 @@ class SystemStatus:
         """The whole status as plain JSON, of the shape of `schemas/comfyui_status.schema.json`. Never raises."""
         snapshot, probes, process = self._arbiter.snapshot(), self._probes(), self._engine_process
         queue = {"running": len(probes["running"]), "pending": len(probes["pending"])}
+        requests = {job: request for request in snapshot.requests for job in request.jobs}
         jobs = [
-            self._job(claim)
+            self._job(claim, requests.get(claim.job))
             for claim in snapshot.claims
             if claim.kind == "lease" and claim.mode == "generation"
         ]
@@ -91,7 +93,8 @@ class SystemStatus:
             "step": None if first["step"] is None else f"{first['step']}/{first['steps']}",
             "jobs": jobs,
             "tickets": [
-                {"place": place, "id": claim.job, "mode": claim.mode} for place, claim in enumerate(tickets)
+                self._ticket(place, claim, snapshot, requests.get(claim.job))
+                for place, claim in enumerate(tickets)
             ],
             "switchover": _switchover(snapshot, self._clock()),
             "arbiter": self._arbiter_block(snapshot),
@@ -106,10 +109,10 @@ class SystemStatus:
             return snapshot.state.mode
         return "generation" if probes["reachable"] or probes["container"] == "running" else "inference"
 
-    def _job(self, claim: Claim) -> dict[str, Any]:
-        progress = self._arbiter.job_progress.get(claim.job)
+    def _job(self, claim: Claim, request: ActiveRequest | None) -> dict[str, Any]:
+        progress, who = self._arbiter.job_progress.get(claim.job), self._who(request)
         if progress is None:
-            return {**_NO_JOB, "id": claim.job}
+            return {**_NO_JOB, "id": claim.job, **who}
         step_s, eta = progress.seconds_per_step, progress.eta_s
         if eta is not None:
             eta = max(0.0, eta - (self._clock() - progress.at))
@@ -119,6 +122,31 @@ class SystemStatus:
             "steps": progress.steps,
             "it_s": None if step_s is None else round(1 / step_s, 2),
             "eta_s": None if eta is None else round(eta, 1),
+            **who,
+        }
+
+    def _ticket(
+        self, place: int, claim: Claim, snapshot: Snapshot, request: ActiveRequest | None
+    ) -> dict[str, Any]:
+        waiting = snapshot.waiting.get(claim.job)
+        return {
+            "place": place,
+            "id": claim.job,
+            "mode": claim.mode,
+            **self._who(request),
+            "waits_for": waiting.waits_for if waiting else None,
+            "expected_s": waiting.expected_s if waiting else None,
+        }
+
+    def _who(self, request: ActiveRequest | None) -> dict[str, Any]:
+        """The request that a job belongs to; empty fields if it is not known."""
+        if request is None:
+            return {"request_id": None, "model": None, "client": None, "age_s": None}
+        return {
+            "request_id": request.request_id or request.id,
+            "model": request.model,
+            "client": request.client or None,
+            "age_s": round(max(0.0, self._clock() - request.since), 1),
         }
 
     def _arbiter_block(self, snapshot: Snapshot) -> dict[str, Any] | None:
@@ -190,9 +218,7 @@ class SystemStatus:
         tasks = {
             pool.submit(self._probe_engine, before): _NOT_REACHABLE,
             pool.submit(lambda: {"container": self._engine_process.state()}): {"container": "absent"},
-            pool.submit(self._probe_stacks): {
-                "stacks": [asdict(status) for status in self._stacks.timed_out_status()]
-            },
+            pool.submit(self._probe_stacks): {"stacks": []},
         }
         concurrent.futures.wait(tasks, timeout=_PROBE_TIMEOUT_S)
         pool.shutdown(wait=False, cancel_futures=True)
@@ -212,7 +238,7 @@ class SystemStatus:
         return result
 
     def _probe_stacks(self) -> dict[str, Any]:
-        return {"stacks": [asdict(status) for status in self._stacks.status()]}
+        return {"stacks": [asdict(status) for status in self._stacks.status(_STACK_TIMEOUT_S)]}
 
     def _readiness(self, engine: Engine) -> list[dict[str, Any]]:
         catalogue = self._generator.catalogue()

@@ -23,9 +23,10 @@ from api.services import HttpOptions, Services
 from api.stream_events import StreamEvents, error_events
 from api.streamed_json import StreamedJson
 from api.streams import HEADERS, MIME, ImageStream
+from arbiter import Sender
 from compiler import Task
 from compiler.values import Note
-from errors import ImagesDisabled, InvalidImage
+from errors import ImagesDisabled, InvalidImage, shorten
 from generation import Drawing, OutputOptions
 
 GENERATION_PATHS = (
@@ -42,6 +43,7 @@ _PATHS: Mapping[Task, tuple[str, ...]] = {
     "edit": EDIT_PATHS,
     "vary": VARIATION_PATHS,
 }
+_MAX_CLIENT_CHARS = 80
 _GPUSTACK_PREFIX = "/v1-openai/"
 
 
@@ -77,7 +79,8 @@ def _draw(services: Services, endpoint: Endpoint) -> Response:
             events = StreamEvents(drawing, parsed, parsed.stream, links, arrived_at)
             # The stream releases the admission when it ends.
             return _stream_response(drawing, parsed.output, events, admission.pop_all())
-        images = tuple(drawing.images(parsed.output, cancelled=disconnect_check(request.environ)))
+        cancelled = disconnect_check(request.environ)
+        images = tuple(drawing.images(parsed.output, cancelled=cancelled, sender=_sender()))
     document = StreamedJson(images_response(parsed, drawing, images, links, time.monotonic() - arrived_at))
     response = Response(document, mimetype="application/json")
     response.content_length = len(document)
@@ -134,6 +137,13 @@ def _links(options: HttpOptions) -> Links:
     return Links((options.public_url or request.host_url.rstrip("/") + request.script_root).rstrip("/"))
 
 
+def _sender() -> Sender:
+    """Who sent this request: the address, and the name of the program."""
+    program = request.headers.get("User-Agent", "").partition(" ")[0]
+    client = f"{request.remote_addr or 'unknown'} {program}".strip()
+    return Sender(g.request_id, shorten(client, _MAX_CLIENT_CHARS))
+
+
 # --- streams ---------------------------------------------------------------------------------------
 
 
@@ -144,7 +154,7 @@ def _stream_response(
         drawing,
         output,
         events,
-        request_id=g.request_id,
+        sender=_sender(),
         cancelled=disconnect_check(request.environ),
         release=admission.close,
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 from api.dialect import StreamFormat
@@ -11,6 +13,7 @@ from api.errors import envelope, status_of
 from api.request_fields import ParsedRequest
 from api.responses import Links, debug_info, quality_of, usage
 from api.streamed_json import Base64, StreamedJson
+from arbiter import Waiting
 from engine import Preview, Progress
 from errors import EaselError
 from generation import Drawing, Image
@@ -56,6 +59,14 @@ class StreamEvents:
         if self._format.gpustack:
             return self._event(self._chunk(min(self._sent, self._total - 1), self._progress))
         return [b": still drawing\n\n"]
+
+    def on_wait(self, waiting: Waiting) -> EncodedEvents:
+        """What the request waits for: a field of GPUStack's chunks, else a comment, which OpenAI's SDKs skip."""
+        fields = asdict(waiting)
+        if self._format.gpustack:
+            chunk = self._chunk(min(self._sent, self._total - 1), self._progress)
+            return self._event({**chunk, "waiting": fields})
+        return [f": waiting {json.dumps(fields)}\n\n".encode()]
 
     def on_progress(self, event: Progress | Preview) -> EncodedEvents:
         """The events for a sampler step or a preview."""

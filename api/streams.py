@@ -10,6 +10,7 @@ from queue import Empty, SimpleQueue
 
 from api.errors import status_of
 from api.stream_events import EncodedEvents, StreamEvents
+from arbiter import Sender
 from errors import EaselError
 from generation import Drawing, OutputOptions
 
@@ -24,7 +25,7 @@ class ImageStream:
     """The body of a streamed response. Drawing starts on construction; `close`, which the server also calls when the
     client disconnects, cancels it.
 
-    `release` is called when both drawing and sending have ended. `request_id` is for the log.
+    `release` is called when both drawing and sending have ended. `sender` is for the log and the status.
     """
 
     def __init__(
@@ -33,13 +34,13 @@ class ImageStream:
         output: OutputOptions,
         events: StreamEvents,
         *,
-        request_id: str,
+        sender: Sender,
         cancelled: Callable[[], bool],
         release: Callable[[], None],
         keep_alive_interval_s: float = KEEP_ALIVE_INTERVAL_S,
     ) -> None:
         self._drawing, self._output, self._events = drawing, output, events
-        self._request_id = request_id
+        self._sender = sender
         self._cancelled, self._keep_alive_interval_s = cancelled, keep_alive_interval_s
         self._queue: SimpleQueue[EncodedEvents | None] = SimpleQueue()
         self._closed = threading.Event()
@@ -82,6 +83,8 @@ class ImageStream:
         images = self._drawing.images(
             self._output,
             on_progress=lambda event: self._put(self._events.on_progress(event)),
+            on_wait=lambda waiting: self._put(self._events.on_wait(waiting)),
+            sender=self._sender,
             cancelled=lambda: self._closed.is_set() or self._cancelled(),
             previews=self._events.wants_previews,
         )
@@ -95,10 +98,10 @@ class ImageStream:
 
     def _to_easel_error(self, error: Exception) -> EaselError:
         if not isinstance(error, EaselError):
-            log.error("%s: the stream failed", self._request_id, exc_info=error)
-            return EaselError("Internal server error.", request_id=self._request_id)
+            log.error("%s: the stream failed", self._sender.request_id, exc_info=error)
+            return EaselError("Internal server error.", request_id=self._sender.request_id)
         if status_of(type(error)) >= 500:
-            log.error("%s: the stream failed: %s: %s", self._request_id, error.code, error.message)
+            log.error("%s: the stream failed: %s: %s", self._sender.request_id, error.code, error.message)
         return error
 
 

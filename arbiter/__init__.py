@@ -1,19 +1,25 @@
 """Who may use the GPU now: leases, one state shared by all processes, and one reconciler that hands the GPU over. Knows
 two tenants and how long to wait; never what a graph, a prompt or a model file is. README.md describes the design."""
 
+from arbiter.active_requests import UNKNOWN_SENDER, ActiveRequest, Sender
 from arbiter.arbiter import Arbiter, Lease, Snapshot
 from arbiter.job_progress import JobProgress
 from arbiter.leases import Claim
 from arbiter.values import Mode, Policy, State, Switch
+from arbiter.waiting import Waiting
 
 __all__ = [
+    "UNKNOWN_SENDER",
+    "ActiveRequest",
     "Arbiter",
     "Claim",
     "JobProgress",
     "Lease",
     "Mode",
     "Policy",
+    "Sender",
     "Snapshot",
     "State",
     "Switch",
+    "Waiting",
 ]

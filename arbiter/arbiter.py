@@ -4,18 +4,21 @@ the current mode first."""
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from arbiter.active_requests import ActiveRequest, ActiveRequests, Sender
 from arbiter.job_progress import JobProgressStore
 from arbiter.leases import Claim, ClaimFolder, OwnClaim
-from arbiter.monitor import Monitor
+from arbiter.monitor import Monitor, QuickCheck
 from arbiter.policy import (
     Situation,
+    after_llm_load,
     has_turn,
     idle_restore_at,
     is_open,
@@ -24,7 +27,6 @@ from arbiter.policy import (
     may_trigger_switch,
     next_claim_number,
     queue_position,
-    seconds_until,
     select,
     target_mode,
 )
@@ -32,6 +34,7 @@ from arbiter.reconciler import Reconciler
 from arbiter.state_store import StateStore, not_writable
 from arbiter.switchover import Switchover
 from arbiter.values import Mode, Pace, Policy, State, SwitchRequest
+from arbiter.waiting import Waiting, seconds_until, waiting
 from errors import (
     ArbiterUnavailable,
     ComfyuiBusy,
@@ -49,6 +52,8 @@ from errors import (
 )
 from gpu_tenant import Tenant
 
+log = logging.getLogger("easel.gpu")
+
 _CANCEL_CHECK_INTERVAL_S = 0.25
 """Between two checks whether a waiting request was cancelled"""
 _MIN_POLL_INTERVAL_S, _POLL_STEP_S, _MAX_POLL_INTERVAL_S = 0.01, 0.02, 0.25
@@ -56,6 +61,9 @@ _MEASURE_INTERVAL_S = 1.0
 """Between two measurements of free memory (`coexist`), and between two checks that the state can be written"""
 _PROGRESS_DELAY_S = 0.2
 """Progress of a shorter job is not written: it would be over before a client could read it"""
+_WAIT_REPORT_DELAY_S = 0.25
+"""A shorter wait is not reported"""
+_WAIT_REPORT_INTERVAL_S = 5.0
 _MAX_WOKEN = 4
 
 
@@ -64,9 +72,25 @@ class Snapshot:
     """What the arbiter knows at one moment, for display. `claims` are in the order of their numbers."""
 
     state: State
-    claims: tuple[Claim, ...]
+    claims: Sequence[Claim]
     pace: Pace
     idle_restore_at: float | None
+    requests: tuple[ActiveRequest, ...]
+    waiting: Mapping[str, Waiting]
+    """For each waiting job"""
+
+
+class _WaitReport:
+    """Calls `on_wait` when what a request waits for has changed, and every few seconds."""
+
+    def __init__(self, on_wait: Callable[[Waiting], None], started_at: float) -> None:
+        self._on_wait, self._last = on_wait, ""
+        self._next_at = started_at + _WAIT_REPORT_DELAY_S
+
+    def __call__(self, now_waiting: Waiting, now: float) -> None:
+        if now >= self._next_at or (self._last and now_waiting.waits_for != self._last):
+            self._last, self._next_at = now_waiting.waits_for, now + _WAIT_REPORT_INTERVAL_S
+            self._on_wait(now_waiting)
 
 
 class Lease:
@@ -107,6 +131,7 @@ class Arbiter:
         policy: Policy | None = None,
         available_bytes: Callable[[], int | None] = lambda: None,
         engine_down: Callable[[], bool] = lambda: False,
+        engine_uses_gpu: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`engine` is for an arbiter without `tenants`, which cancels the jobs of dead processes in it."""
@@ -114,7 +139,8 @@ class Arbiter:
         self.policy = policy or Policy()
         self.state_store, self.claims = StateStore(folder), ClaimFolder(folder / "holds")
         self.job_progress = JobProgressStore(folder / "jobs", clock)
-        self._available_bytes, self._clock = available_bytes, clock
+        self._requests = ActiveRequests(folder / "requests", clock)
+        self._available_bytes, self._engine_uses_gpu, self._clock = available_bytes, engine_uses_gpu, clock
         self._tenants: dict[Mode, Tenant] = dict(tenants or {})
         if engine is not None:
             self._tenants.setdefault("generation", engine)
@@ -126,9 +152,15 @@ class Arbiter:
             available_bytes=available_bytes,
             clock=clock,
         )
-        monitor = Monitor(self._tenants.get("inference"), engine_down)
+        llms = self._tenants.get("inference")
+        monitor = Monitor(llms, engine_down)
+        self._llm_check = None if llms is None else QuickCheck(llms)
         self.reconciler = Reconciler(
-            switchover, shares_gpu=self.shares_gpu, monitor=monitor, clean_up=self._clean_up
+            switchover,
+            shares_gpu=self.shares_gpu,
+            monitor=monitor,
+            has_requests=self._has_requests,
+            clean_up=self._clean_up,
         )
         self._waiting: dict[int, threading.Event] = {}
         self._stop_error: EaselError | None = None
@@ -143,22 +175,25 @@ class Arbiter:
         job: str,
         timeout_s: float,
         need_bytes: int = 0,
+        uses_gpu: bool = True,
         cancelled: Callable[[], bool] = lambda: False,
+        on_wait: Callable[[Waiting], None] = lambda waiting: None,
     ) -> Iterator[Lease]:
         """A lease on `mode` for one job, after a switchover if that is needed and allowed.
 
         `job`: letters, digits, `-` and `_`; for a picture its prompt id. `need_bytes`: GPU memory that the job needs, 0
-        for unknown. `cancelled` is called a few times a second while waiting.
+        for unknown. Without `uses_gpu` (sketches) the lease is granted at once in any mode. `cancelled` is called a few
+        times a second while waiting, `on_wait` when what the request waits for changes, and every few seconds.
 
         Raises GpuBusy if the lease is not granted within `timeout_s`, GpuInGenerationMode for an LLM request that the
         policy refuses, SwitchFailed, GpuPreempted, RenderCancelled, RequestCancelled, and StoreFull if the state
         directory cannot be written.
         """
         started_at = time.monotonic()
-        own_claim = self._create_claim(mode, job, need_bytes)
+        own_claim = self._create_claim(mode, job, need_bytes, uses_gpu=uses_gpu)
         try:
             if own_claim.claim.kind == "ticket":
-                self._wait(own_claim, started_at, timeout_s, cancelled)
+                self._wait(own_claim, started_at, timeout_s, cancelled, on_wait)
             yield Lease(self, own_claim, time.monotonic() - started_at)
         except EaselError as error:
             reason = self.void_reason(own_claim.claim)
@@ -176,11 +211,34 @@ class Arbiter:
             return RenderCancelled("The owner cancelled this render.", id=claim.job)
         return None
 
-    def _create_claim(self, mode: Mode, job: str, need: int) -> OwnClaim:
+    def _create_claim(self, mode: Mode, job: str, need: int, *, uses_gpu: bool) -> OwnClaim:
         try:
-            return self._lease_or_ticket(mode, job, need) if self.shares_gpu else self._lease(mode, job, need)
+            if not self.shares_gpu or not uses_gpu:
+                return self._lease(mode, job, need)
+            self._look_for_llms(mode)
+            return self._lease_or_ticket(mode, job, need)
         except OSError as error:
             raise not_writable(error) from error
+
+    def _look_for_llms(self, mode: Mode) -> None:
+        """Before the first of some pictures in generation mode: if a client has loaded an LLM since the last check,
+        request the switch that follows from it, so that the picture waits instead of being drawn beside the LLM."""
+        state = self.state_store.state()
+        is_first = mode == "generation" and not select(self.claims.all(), "lease", mode)
+        if self._llm_check is None or not is_first or not is_open(state, mode):
+            return
+        if self.policy.sharing == "coexist":
+            return
+        residents = self._llm_check.run()
+        if not residents:
+            return
+        is_in_use = self._engine_jobs() > 0
+        with self.state_store.mutex():
+            plan = after_llm_load(self._situation(), residents, is_in_use=is_in_use)
+            if plan is not None:
+                log.info("before a picture: %s", plan.reason)
+                wanted = SwitchRequest(plan.target, pin=plan.pin, reason=plan.reason)
+                self.state_store.update(lambda state: replace(state, wanted=wanted))
 
     def _lease_or_ticket(self, mode: Mode, job: str, need: int) -> OwnClaim:
         """A lease if it can be granted at once, else a ticket."""
@@ -193,8 +251,8 @@ class Arbiter:
             return self.claims.create(replace(ticket, kind="lease") if at_once else ticket)
 
     def _lease(self, mode: Mode, job: str, need: int) -> OwnClaim:
-        """If the GPU is not shared, processes need not agree on a number; the lease only names the job and its
-        process."""
+        """If the GPU is not shared or not used, processes need not agree on a number; the lease only names the job and
+        its process."""
         number = time.time_ns() // 1_000_000
         return self.claims.create(Claim("lease", number, mode, True, need, os.getpid(), job))
 
@@ -219,19 +277,26 @@ class Arbiter:
     # --- waiting -----------------------------------------------------------------------------------
 
     def _wait(
-        self, own_claim: OwnClaim, started_at: float, timeout_s: float, cancelled: Callable[[], bool]
+        self,
+        own_claim: OwnClaim,
+        started_at: float,
+        timeout_s: float,
+        cancelled: Callable[[], bool],
+        on_wait: Callable[[Waiting], None],
     ) -> None:
         state, event = self.state_store.state(), threading.Event()
         last_ended = state.switch.number - (state.active_switch is not None) if state.switch else 0
         self._waiting[own_claim.claim.number] = event
         self.reconciler.wake()
         next_cancel_check = next_measurement = started_at
+        report = _WaitReport(on_wait, started_at)
         try:
             while not self._try_grant(own_claim):
                 now = time.monotonic()
                 if now >= next_cancel_check or self._stop_error is not None:
                     next_cancel_check = now + _CANCEL_CHECK_INTERVAL_S
                     self._raise_if_cancelled(own_claim.claim, cancelled)
+                    report(waiting(own_claim.claim, self._situation(), now - started_at), now)
                 if now >= next_measurement:
                     next_measurement = now + _MEASURE_INTERVAL_S
                     self.state_store.check_writable()
@@ -338,27 +403,44 @@ class Arbiter:
     def seconds_until(self, mode: Mode, ticket: Claim | None = None) -> int | None:
         """How long until a new request for `mode`, or the one with `ticket`, can run, in whole seconds; None if
         unknown."""
-        situation = Situation(
+        situation = self._situation()
+        if not self.shares_gpu:
+            situation = replace(situation, state=State(mode))
+        return seconds_until(mode, ticket, situation)
+
+    def _situation(self) -> Situation:
+        return Situation(
             self.state_store.state(), self.claims.all(), self.state_store.pace(), self.policy, self._clock()
         )
-        return seconds_until(mode, ticket, situation)
+
+    # --- requests ----------------------------------------------------------------------------------
+
+    def listed(
+        self, id: str, *, model: str, jobs: Sequence[str], sender: Sender
+    ) -> contextlib.AbstractContextManager[None]:
+        """List a request with all its jobs inside the block, for `cancel` and for display."""
+        return self._requests.listed(id, model=model, jobs=jobs, sender=sender)
 
     # --- explicit requests of the owner ------------------------------------------------------------
 
     def switch(self, mode: Mode, *, force: bool = False, pin: bool | None = None) -> str:
-        """Request a switchover: "switching", or "noop" if `mode` is the current mode (a pin is then applied).
+        """Request a switchover: "switching", or "noop" if `mode` is the current mode. Generation mode, new or old, then
+        stays for `idle_restore_s`, or until an LLM is requested; a pin is applied.
 
         `force` cancels what runs and waits. Raises ArbiterUnavailable, SwitchInProgress, GpuPinned and ComfyuiBusy.
         """
         self._require_shared_gpu()
+        if mode == "generation" and not self._engine_uses_gpu():
+            raise ArbiterUnavailable("Only the sketch engine runs, which does not use the GPU.")
         jobs = self._engine_jobs() if mode == "inference" and not force else 0
         with self.state_store.mutex():
             state = self.state_store.state()
             if state.active_switch is not None or state.wanted is not None:
                 raise self._in_progress(state)
             if state.mode == mode:
-                if pin is not None and mode == "generation":
-                    self.state_store.update(lambda state: replace(state, pinned=pin))
+                if mode == "generation":
+                    pinned = state.pinned if pin is None else pin
+                    self.state_store.update(lambda state: replace(state, pinned=pinned, requested=True))
                 return "noop"
             if mode == "inference" and not force:
                 if state.pinned:
@@ -371,8 +453,8 @@ class Arbiter:
         return "switching"
 
     def pin(self, pinned: bool) -> None:
-        """Pin generation mode against every switch that is not forced, or unpin it. Raises ArbiterUnavailable,
-        NotGenerating and SwitchInProgress."""
+        """Pin generation mode against every switch that is not forced, or unpin it: then it ends as after a picture.
+        Raises ArbiterUnavailable, NotGenerating and SwitchInProgress."""
         self._require_shared_gpu()
         with self.state_store.mutex():
             state = self.state_store.state()
@@ -380,28 +462,31 @@ class Arbiter:
                 raise self._in_progress(state)  # the end of the switch would overwrite the pin
             if pinned and state.mode != "generation":
                 raise NotGenerating("The LLM servers have the GPU; only generation mode can be pinned.")
-            self.state_store.update(lambda state: replace(state, pinned=pinned))
+            self.state_store.update(
+                lambda state: replace(state, pinned=pinned, requested=pinned and state.requested)
+            )
 
-    def cancel(self, job: str | None) -> tuple[str, ...]:
-        """Cancel one job that waits or runs in any process; None: all jobs, those of the engine's other clients too.
-        Returns the ids of Easel's jobs. Raises JobNotFound and StoreFull."""
-        jobs = tuple(
-            claim.job
-            for claim in self.claims.all()
-            if claim.mode == "generation" and job in (None, claim.job)
-        )
-        if job is not None and not jobs:
-            raise JobNotFound(f"No job {job!r} waits or runs.", id=job)
+    def cancel(self, name: str | None) -> tuple[str, ...]:
+        """Cancel one request that waits or runs in any process, by one of its ids or that of one of its jobs; None: all
+        requests, and the jobs of the engine's other clients. Returns the ids of the jobs that are cancelled. Raises
+        JobNotFound and StoreFull."""
+        requests = [request for request in self._requests.all() if name is None or request.has_name(name)]
+        claimed = [claim.job for claim in self.claims.all() if claim.mode == "generation"]
+        # The requests' jobs include those that come later.
+        jobs = {job: None for request in requests for job in request.jobs}
+        jobs |= {job: None for job in claimed if name in (None, job)}
+        if name is not None and not jobs:
+            raise JobNotFound(f"No request or job {name!r} waits or runs.", id=name)
         try:
-            for name in jobs:
-                self.job_progress.cancel(name)
+            for job in jobs:
+                self.job_progress.cancel(job)
         except OSError as error:
             raise not_writable(error) from error
-        if job is None and "generation" in self._tenants:
+        if name is None and "generation" in self._tenants:
             with contextlib.suppress(EaselError):  # Easel's own jobs stop in any case
                 self._tenants["generation"].cancel_jobs(None)
         self._wake_next()
-        return jobs
+        return tuple(job for job in jobs if job in claimed) or tuple(jobs)
 
     def _require_shared_gpu(self) -> None:
         if not self.shares_gpu:
@@ -439,25 +524,53 @@ class Arbiter:
         for event in list(self._waiting.values()):
             event.set()
 
-    def restore_before_exit(self) -> None:
-        """For a command that ends while no server runs: hand the GPU back and wait for it, unless `restore` is `never`
-        or generation mode is pinned."""
-        state = self.state_store.state()
-        stays = state.mode == "inference" or state.pinned or self.policy.restore == "never"
-        if not self.shares_gpu or not self.reconciler.is_leader or stays:
+    def restore_before_exit(self, timeout_s: float) -> None:
+        """For the last process that ends: hand the GPU back and wait for it, unless `restore` is `never` or generation
+        mode is pinned. Its reconciler must run; does nothing if another process is the leader."""
+        if not self.shares_gpu or self.policy.restore == "never" or not self.reconciler.wait_for_leadership():
             return
-        with contextlib.suppress(EaselError):
-            self.switch("inference")
+        deadline = time.monotonic() + timeout_s
+        self._wait_for_switch(deadline)
+        state = self.state_store.state()
+        if state.mode == "generation" and not state.pinned:
+            try:
+                self.switch("inference")
+            except EaselError as error:
+                log.warning("the GPU is not handed back: %s", error.message)
+            self._wait_for_switch(deadline)
+        if self.state_store.state().active_switch is not None:
+            log.warning("the switchover continues when Easel is started again")
+
+    def _wait_for_switch(self, deadline: float) -> None:
         while (state := self.state_store.state()).active_switch or state.wanted:
+            if time.monotonic() > deadline:
+                return
             time.sleep(_POLL_STEP_S)
 
     # --- display -----------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
         """The current state, claims and pace. Cheap."""
-        state, pace = self.state_store.state(), self.state_store.pace()
-        return Snapshot(state, self.claims.all(), pace, idle_restore_at(state, pace, self.policy))
+        now, requests = self._situation(), self._requests.all()
+        since = {job: request.since for request in requests for job in request.jobs}
+        tickets = [claim for claim in now.claims if claim.kind == "ticket"]
+        return Snapshot(
+            now.state,
+            now.claims,
+            now.pace,
+            idle_restore_at(now),
+            requests,
+            {
+                ticket.job: waiting(ticket, now, now.now - since.get(ticket.job, now.now))
+                for ticket in tickets
+            },
+        )
+
+    def _has_requests(self, min_age_s: float) -> bool:
+        now = self._clock()
+        return any(now - request.since >= min_age_s for request in self._requests.all())
 
     def _clean_up(self) -> None:
         self.claims.remove_temporary_files()
-        self.job_progress.keep_only(claim.job for claim in self.claims.all())
+        jobs = [job for request in self._requests.all() for job in request.jobs]
+        self.job_progress.keep_only([*jobs, *(claim.job for claim in self.claims.all())])

@@ -6,9 +6,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from errors import EaselError
 from gpu_tenant import Resident, Tenant
 
 log = logging.getLogger("easel.gpu")
@@ -16,12 +15,16 @@ log = logging.getLogger("easel.gpu")
 
 @dataclass(frozen=True)
 class Observation:
-    """The result of one check, made while switch `switch_number` was the last one: the LLMs in memory (empty also if
-    that is unknown), and whether the engine's process is gone and can be started again."""
+    """The result of one check, made while switch `switch_number` was the last one: the LLMs in memory (those
+    that are known), and whether the engine's process is gone and can be started again."""
 
     switch_number: int
     residents: tuple[Resident, ...]
     is_engine_down: bool
+
+
+_CHECK_TIMEOUT_S = 2.0
+"""A server that hangs must not hide for long what the others have loaded"""
 
 
 class Monitor:
@@ -39,12 +42,12 @@ class Monitor:
         self._is_checking = threading.Event()
         self._observation: Observation | None = None
 
-    def poll(self, switch_number: int) -> Observation | None:
-        """The result of the last check, once, and only if no switch started since. Starts a check if there is no result
-        and none is running."""
+    def poll(self, switch_number: int, *, may_start: bool) -> Observation | None:
+        """The result of a check, once, as soon as it has ended, and only if no switch started since. Starts a check if
+        none is running and `may_start` is set."""
         if self._is_checking.is_set():
             return None
-        if self._observation is None:
+        if self._observation is None and may_start:
             self._is_checking.set()
             self._run_in_background(lambda: self._check(switch_number))
         if self._is_checking.is_set():
@@ -54,18 +57,49 @@ class Monitor:
 
     def _check(self, switch_number: int) -> None:
         try:
-            self._observation = Observation(switch_number, self._residents(), self._engine_down())
+            residents = self._llms.known_residents(_CHECK_TIMEOUT_S) if self._llms else ()
+            self._observation = Observation(switch_number, residents, self._engine_down())
         except Exception:
             log.exception("the check of the LLM stacks and the engine failed")
         finally:
             self._is_checking.clear()
 
-    def _residents(self) -> tuple[Resident, ...]:
+
+_QUICK_CHECK_TIMEOUT_S = 0.2
+
+
+class QuickCheck:
+    """Reads which LLMs are loaded, for requests that must not wait for a server that does not respond. Requests that
+    come while a check runs share it."""
+
+    def __init__(self, llms: Tenant) -> None:
+        self._llms = llms
+        self._lock = threading.Lock()
+        self._running: _Check | None = None
+
+    def run(self) -> tuple[Resident, ...]:
+        """The LLMs in memory; empty also if that is not known in time."""
+        with self._lock:
+            check = self._running
+            if check is None:
+                check = self._running = _Check()
+                threading.Thread(target=self._read, args=(check,), name="gpu-check", daemon=True).start()
+        check.done.wait(2 * _QUICK_CHECK_TIMEOUT_S)
+        return check.residents
+
+    def _read(self, check: _Check) -> None:
         try:
-            return self._llms.resident() if self._llms else ()
-        except EaselError as error:
-            log.debug("could not read which LLMs are loaded: %s", error.message)
-            return ()
+            check.residents = self._llms.known_residents(_QUICK_CHECK_TIMEOUT_S)
+        finally:
+            with self._lock:
+                self._running = None
+            check.done.set()
+
+
+@dataclass
+class _Check:
+    done: threading.Event = field(default_factory=threading.Event)
+    residents: tuple[Resident, ...] = ()
 
 
 def _run_in_thread(check: Callable[[], None]) -> None:

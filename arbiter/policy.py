@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from arbiter.leases import Claim
 from arbiter.values import STATE_LOST, Mode, Pace, Policy, State, Switch, other_mode
+from gpu_tenant import Resident
 
 Claims = Sequence[Claim]
 
@@ -40,8 +40,9 @@ def select(claims: Claims, kind: str, mode: Mode) -> list[Claim]:
 def is_open(state: State, mode: Mode) -> bool:
     """Whether leases of `mode` may be granted: it is the current mode, no switch is active or requested, and the state
     is known."""
-    is_leaving = state.wanted is not None and state.wanted.mode != mode
-    return state.mode == mode and state.active_switch is None and not is_leaving and state.rebuilt is None
+    return (
+        state.mode == mode and state.active_switch is None and state.wanted is None and state.rebuilt is None
+    )
 
 
 def has_turn(claims: Claims, claim: Claim, depth: int) -> bool:
@@ -89,50 +90,87 @@ def target_mode(state: State) -> Mode:
     return state.wanted.mode if state.wanted is not None else state.mode
 
 
-def next_switch(state: State, claims: Claims, pace: Pace, policy: Policy, now: float) -> NextSwitch | None:
+@dataclass(frozen=True)
+class Situation:
+    """Everything that a decision depends on, at one moment. `asked_at`: when the current mode last had a claim, as far
+    as that was seen; 0 for never."""
+
+    state: State
+    claims: Claims
+    pace: Pace
+    policy: Policy
+    now: float
+    asked_at: float = 0.0
+
+
+ASKED_S = 0.2
+"""So long after its last claim a mode still counts as asked for: clients send one request after another. It delays a lone
+request for the other mode, so it is short."""
+FIRST_LEASE_TIMEOUT_S = 1.0
+"""How long a mode is kept for requests that waited for it and have no lease yet"""
+
+
+def next_switch(situation: Situation) -> NextSwitch | None:
     """The switch that should start now, or None. Call it only while no switch is active."""
-    # 1. An explicit request comes before the minimum stay, a pin and the queue.
+    state, claims, policy, now = situation.state, situation.claims, situation.policy, situation.now
+    # 1. An explicit request comes before everything else.
     if state.wanted is not None:
         return NextSwitch(state.wanted.mode, state.wanted.reason, state.wanted.force, state.wanted.pin)
-    has_stayed = now - state.since >= policy.min_stay_s or now < state.since  # the clock was set back
+    stay_s = remaining_stay_s(situation)
     # 2. After a lost state the first attempt to repair it failed: try again, once in each minimum stay.
-    if state.rebuilt is not None and has_stayed:
+    if state.rebuilt is not None and not stay_s:
         return NextSwitch("inference", STATE_LOST)
     # 3. A pin keeps generation mode.
     if state.pinned:
         return None
-    # 4. The minimum stay is not over.
-    if not has_stayed:
+    # 4. A switch failed. The same fault would fail the next one, too, and each may unload the LLMs.
+    if stay_s and has_failed(state):
         return None
     # 5. The mode was just reached and a request whose turn it is has no lease yet.
     if _waits_for_first_lease(state, claims, policy, now):
         return None
-    # 6. A request waits for the other mode.
+    # 6. A request waits for the other mode. The minimum stay counts only if both modes are asked for.
     target = other_mode(state.mode)
     if any(
         ticket.triggers_switch and not is_revoked(state, ticket)
         for ticket in select(claims, "ticket", target)
     ):
-        return NextSwitch(target, QUEUE_REASONS[target])
+        must_stay = stay_s and _is_asked(situation, state.mode)
+        return None if must_stay else NextSwitch(target, QUEUE_REASONS[target])
     # 7. The LLM stacks have the GPU and no request needs it.
     if state.mode == "inference":
         return None
     # 8. Jobs run or wait in generation mode.
     if any(claim.mode == "generation" for claim in claims):
         return None
-    # 9. The jobs are done, and the LLM stacks get the GPU back at once.
-    if policy.restore == "when_done":
-        return NextSwitch("inference", "pictures done")
-    # 10. The engine was idle for `idle_restore_s`; 0 means never.
-    is_idle = now - max(pace.last, state.since) >= policy.idle_restore_s > 0
-    if policy.restore == "idle" and is_idle:
-        return NextSwitch("inference", "idle")
-    # 11. The mode stays.
+    # 9. The pictures are done, and none came for as long as `restore` says.
+    restore_at = idle_restore_at(situation)
+    if restore_at is not None and now >= restore_at:
+        return NextSwitch("inference", NO_PICTURES)
+    # 10. The mode stays.
     return None
 
 
-FIRST_LEASE_TIMEOUT_S = 1.0
-"""How long a mode is kept for requests that waited for it and have no lease yet"""
+NO_PICTURES = "no more pictures"
+"""The reason of a switch to inference that no request waits for"""
+
+
+def has_failed(state: State) -> bool:
+    """Whether the last switch failed."""
+    return state.switch is not None and state.switch.error is not None
+
+
+def remaining_stay_s(situation: Situation) -> float:
+    """What is left of the minimum stay; nothing if the clock was set back."""
+    elapsed_s = situation.now - situation.state.since
+    return max(0.0, situation.policy.min_stay_s - elapsed_s) if elapsed_s >= 0 else 0.0
+
+
+def _is_asked(situation: Situation, mode: Mode) -> bool:
+    """Whether a request needs `mode`, the current one, or did a moment ago."""
+    if 0 <= situation.now - situation.asked_at < ASKED_S:
+        return True
+    return any(claim.mode == mode and not is_revoked(situation.state, claim) for claim in situation.claims)
 
 
 def _waits_for_first_lease(state: State, claims: Claims, policy: Policy, now: float) -> bool:
@@ -144,70 +182,32 @@ def _waits_for_first_lease(state: State, claims: Claims, policy: Policy, now: fl
     )
 
 
-def idle_restore_at(state: State, pace: Pace, policy: Policy) -> float | None:
+def idle_restore_at(situation: Situation) -> float | None:
     """When the LLM stacks get the GPU back if no request comes, in Unix seconds; None for never."""
+    state, policy = situation.state, situation.policy
     if state.mode == "inference" or state.pinned or policy.restore == "never":
         return None
-    if policy.restore == "when_done":
-        return max(pace.last, state.since + policy.min_stay_s)
-    if policy.idle_restore_s <= 0:
+    # A time in the future was written before the clock was set back.
+    times = [moment for moment in (situation.pace.last, state.since) if moment <= situation.now]
+    used_at = max(times, default=0.0)
+    if policy.restore == "linger" and not state.requested:
+        return used_at + policy.linger_s
+    return used_at + policy.idle_restore_s if policy.idle_restore_s > 0 else None
+
+
+def after_llm_load(
+    situation: Situation, residents: Sequence[Resident], *, is_in_use: bool
+) -> NextSwitch | None:
+    """The switch to begin when `residents` were found in generation mode: a client sent a request straight to an LLM
+    server. If nothing is drawn or waits and the mode is not pinned, it gets the GPU; else the LLMs are unloaded, and
+    loaded again after the pictures. `is_in_use`: pictures are drawn, though there may be no claim."""
+    state = situation.state
+    if not is_open(state, "generation"):
         return None
-    return max(pace.last, state.since) + policy.idle_restore_s
-
-
-DEFAULT_SWITCH_S = 15.0
-"""How long a switch is assumed to take until one was measured"""
-
-
-@dataclass(frozen=True)
-class Situation:
-    """Everything that `seconds_until` needs, at one moment."""
-
-    state: State
-    claims: Claims
-    pace: Pace
-    policy: Policy
-    now: float
-
-
-def seconds_until(mode: Mode, ticket: Claim | None, situation: Situation) -> int | None:
-    """The value of `Retry-After`: how long until a request for `mode` can run, in whole seconds, at least 1. None if
-    unknown. `ticket`: that of the request, if it has one.
-    """
-    state, claims, pace = situation.state, situation.claims, situation.pace
-    seconds = 0.0
-    if mode == "generation":
-        ahead = queue_position(claims, ticket) if ticket else len(select(claims, "ticket", mode))
-        # The engine runs one job at a time, at any depth.
-        seconds = (ahead + len(select(claims, "lease", mode))) * pace.seconds_each
-    if state.mode != mode or state.active_switch is not None:
-        until_switched_s = _seconds_until_switched(mode, situation)
-        if until_switched_s is None:
-            return None
-        seconds += until_switched_s
-    return max(1, math.ceil(seconds))
-
-
-def _seconds_until_switched(mode: Mode, situation: Situation) -> float | None:
-    state, policy, now = situation.state, situation.policy, situation.now
-    switch_s = state.took_s.get(mode, DEFAULT_SWITCH_S)
-    if state.active_switch is not None and state.active_switch.target == mode:
-        # One that takes longer than usual is expected to take as long again.
-        elapsed_s = max(0.0, now - state.active_switch.began)
-        return (
-            max(1.0, switch_s - elapsed_s) if elapsed_s < switch_s else min(elapsed_s, policy.drain_timeout_s)
-        )
-    stay_s = max(0.0, min(policy.min_stay_s, state.since + policy.min_stay_s - now))
-    if state.active_switch is not None:  # it switches to the other mode first
-        stay_s = policy.min_stay_s
-        switch_s += state.took_s.get(other_mode(mode), DEFAULT_SWITCH_S)
-    if state.pinned:
+    names = ", ".join(f"{item.owner}/{item.id}" for item in residents)
+    is_used = is_in_use or any(claim.mode == "generation" for claim in situation.claims)
+    if state.pinned or is_used:
+        return NextSwitch("generation", f"loaded outside Easel: {names}", pin=state.pinned)
+    if has_failed(state) and remaining_stay_s(situation):
         return None
-    running_s = len(select(situation.claims, "lease", "generation")) * situation.pace.seconds_each
-    if may_trigger_switch(mode, policy):
-        return max(running_s, stay_s) + switch_s
-    restore_at = idle_restore_at(state, situation.pace, policy)
-    if restore_at is None:
-        return None
-    queued_s = sum(claim.mode == "generation" for claim in situation.claims) * situation.pace.seconds_each
-    return queued_s + max(restore_at - now, stay_s) + switch_s
+    return NextSwitch("inference", f"LLM loaded: {names}")

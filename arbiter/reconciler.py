@@ -9,16 +9,19 @@ from collections.abc import Callable
 from filelock import FileLock, Timeout
 
 from arbiter.monitor import Monitor, Observation
-from arbiter.policy import NextSwitch, is_open, next_switch
+from arbiter.policy import NO_PICTURES, NextSwitch, Situation, after_llm_load, is_open, next_switch
 from arbiter.switchover import Switchover
-from arbiter.values import Mode, State
+from arbiter.values import MODES, Mode
 from errors import EaselError
 
 log = logging.getLogger("easel.gpu")
 
 _ELECTION_INTERVAL_S = 0.1
+_FIRST_ELECTION_TIMEOUT_S = 1.0
 _ERROR_DELAY_S = 1.0
 _RECLAIM_INTERVAL_S = 0.2
+_CLAIMED_AGE_S = 0.5
+"""A request of this age has had a claim"""
 _ENGINE_START_DELAY_S = 30.0
 """After a failed start of the engine"""
 _MIN_DOWN_CHECKS = 2
@@ -26,8 +29,9 @@ _MIN_DOWN_CHECKS = 2
 
 
 class Reconciler:
-    """Start it in a process that serves, never in one that forks later. `clean_up` removes the files of dead processes.
-    Without `shares_gpu` there are no switches: it only reclaims dead leases and keeps the engine running."""
+    """Start it in a process that serves, never in one that forks later. `has_requests`: whether any request for pictures
+    is in progress, of a minimum age in seconds. `clean_up` removes the files of dead processes. Without `shares_gpu`
+    there are no switches: it only reclaims dead leases and keeps the engine running."""
 
     def __init__(
         self,
@@ -35,16 +39,21 @@ class Reconciler:
         *,
         shares_gpu: bool,
         monitor: Monitor,
+        has_requests: Callable[[float], bool] = lambda min_age_s: False,
         clean_up: Callable[[], None] = lambda: None,
     ) -> None:
         self._switchover, self._shares_gpu = switchover, shares_gpu
         self._state_store, self._claims = switchover.state_store, switchover.claims
         self._policy, self._clock = switchover.policy, switchover.clock
-        self._monitor, self._clean_up = monitor, clean_up
+        self._monitor, self._has_requests, self._clean_up = monitor, has_requests, clean_up
         self._wake_event, self._stopping = threading.Event(), threading.Event()
+        self._tried = threading.Event()
+        """Set after the first attempt to become the leader"""
         self._thread: threading.Thread | None = None
         self._next_check_at = self._next_reclaim_at = self._next_engine_start_at = 0.0
         self._down_checks = 0
+        self._asked_at: dict[Mode, float] = dict.fromkeys(MODES, 0.0)
+        """When each mode last had a claim, as far as this process saw it"""
         self.is_leader = False
         """Whether this process's reconciler is the elected one"""
 
@@ -52,12 +61,17 @@ class Reconciler:
         self._thread = threading.Thread(target=self._run, name="gpu-reconciler", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Waits until the active switch has ended; one that no request waits for is cancelled."""
+    def stop(self, timeout_s: float | None = None) -> None:
+        """Waits until the active switch has ended, or `timeout_s`; one that no request waits for is cancelled."""
         self._stopping.set()
         self._wake_event.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(timeout_s)
+
+    def wait_for_leadership(self) -> bool:
+        """Whether this process is the leader, after a first attempt to become it."""
+        self._tried.wait(_FIRST_ELECTION_TIMEOUT_S)
+        return self.is_leader
 
     def wake(self) -> None:
         """Run the next tick now: this process has written a ticket or a switch request."""
@@ -70,9 +84,11 @@ class Reconciler:
             try:
                 with lock.acquire(blocking=False):
                     self.is_leader = True
+                    self._tried.set()
                     self._run_as_leader()
                 self.is_leader = False
             except Timeout:
+                self._tried.set()
                 self._stopping.wait(_ELECTION_INTERVAL_S)
             except OSError:
                 log.exception("could not lock reconciler.lock, will retry")
@@ -99,46 +115,60 @@ class Reconciler:
             self._switchover.reclaim_dead_leases()
         if self._shares_gpu and (self._state_store.state().active_switch is not None or self._begin_next()):
             self._switchover.run()
-        if now >= self._next_check_at or now < self._next_check_at - 10 * _ERROR_DELAY_S:
+        is_due = now >= self._next_check_at or now < self._next_check_at - 10 * _ERROR_DELAY_S
+        if is_due:
             self._next_check_at = now + self._policy.check_interval_s
             self._clean_up()
-            self._check_tenants()
+        self._check_tenants(may_start=is_due)
 
     def _begin_next(self) -> bool:
         """Begin the switch that is due, if any. Decided again under the mutex: tickets and requests may have
         changed."""
-        plan = self._next_switch()
-        if plan is None or (plan.reason == "idle" and self._is_engine_busy()):
+        plan = next_switch(self._situation())
+        if plan is None or (plan.reason == NO_PICTURES and self._is_in_use(min_age_s=0.0)):
             return False
         with self._state_store.mutex():
-            plan = self._next_switch()
+            plan = next_switch(self._situation())
             if plan is None:
                 return False
             self._switchover.begin(plan)
             return True
 
-    def _next_switch(self) -> NextSwitch | None:
-        state, pace = self._state_store.state(), self._state_store.pace()
-        return next_switch(state, self._claims.all(), pace, self._policy, self._clock())
+    def _situation(self) -> Situation:
+        state, claims, now = self._state_store.state(), self._claims.all(), self._clock()
+        for mode in {claim.mode for claim in claims}:
+            self._asked_at[mode] = now
+        pace, asked_at = self._state_store.pace(), self._asked_at[state.mode]
+        return Situation(state, claims, pace, self._policy, now, asked_at)
+
+    def _is_in_use(self, *, min_age_s: float) -> bool:
+        """Whether pictures are drawn although there is no claim: a request may be between two of its jobs."""
+        return self._has_requests(min_age_s) or self._is_engine_busy()
 
     def _is_engine_busy(self) -> bool:
-        """Jobs from ComfyUI's own page count as use of the engine, too."""
-        if self._switchover.tenants["generation"].busy():
+        """Whether the engine has jobs. Those from ComfyUI's own page count as use, too. An engine that does not answer
+        counts as not busy; the switch then fails and says why."""
+        try:
+            jobs = self._switchover.tenants["generation"].busy()
+        except EaselError:
+            return False
+        if jobs:
             self._state_store.record_use(self._clock())
-            return True
-        return False
+        return bool(jobs)
 
     # --- checks of the tenants ---------------------------------------------------------------------
 
-    def _check_tenants(self) -> None:
+    def _check_tenants(self, *, may_start: bool) -> None:
         state = self._state_store.state()
-        observation = self._monitor.poll(state.switch.number if state.switch else 0)
+        observation = self._monitor.poll(state.switch.number if state.switch else 0, may_start=may_start)
         if observation is None:
             return
         if not self._shares_gpu:
             self._keep_engine_running(observation)
         elif is_open(state, "generation"):
-            self._repair_generation_mode(state, observation)
+            self._check_generation_mode(observation)
+        else:
+            self._down_checks = 0
 
     def _keep_engine_running(self, observation: Observation) -> None:
         """Without LLM stacks the engine is started without a switch."""
@@ -150,31 +180,25 @@ class Reconciler:
             log.error("could not start the engine: %s", error.message)
             self._next_engine_start_at = self._clock() + _ENGINE_START_DELAY_S
 
-    def _repair_generation_mode(self, state: State, observation: Observation) -> None:
-        """In generation mode no LLM may be loaded and the engine must run; else begin a switch that restores this."""
-        names = ", ".join(f"{item.owner}/{item.id}" for item in observation.residents)
-        if names and self._policy.sharing == "exclusive":
-            if self._is_unused_since_start(state):
-                self._begin_repair("inference", f"loaded when Easel started: {names}")
-            else:
-                self._begin_repair("generation", f"loaded outside Easel: {names}")
+    def _check_generation_mode(self, observation: Observation) -> None:
+        """In generation mode an LLM that is loaded takes the GPU if nothing is drawn; else it is unloaded. The engine
+        must run."""
+        if observation.residents and self._policy.sharing == "exclusive":
+            # A younger request has no claim yet, and looks for LLMs itself.
+            is_in_use = self._is_in_use(min_age_s=_CLAIMED_AGE_S)
+            with self._state_store.mutex():
+                plan = after_llm_load(self._situation(), observation.residents, is_in_use=is_in_use)
+                if plan is not None:
+                    self._begin(plan)
         self._down_checks = self._down_checks + 1 if observation.is_engine_down else 0
         if self._down_checks >= _MIN_DOWN_CHECKS:
             self._down_checks = 0
-            self._begin_repair("generation", "the engine is down")
+            with self._state_store.mutex():
+                if is_open(self._state_store.state(), "generation"):
+                    self._begin(NextSwitch("generation", "the engine is down"))
+        if self._state_store.state().active_switch is not None:
+            self._switchover.run()
 
-    def _is_unused_since_start(self, state: State) -> bool:
-        """Whether generation mode was not used since the server started. LLMs that are loaded then (after a reboot, for
-        instance) are what the owner wants, so they are not unloaded."""
-        started_at = self._state_store.server_started_at()
-        used_at = max(state.since, self._state_store.pace().last)
-        return started_at is not None and used_at < started_at and not state.pinned and not self._claims.all()
-
-    def _begin_repair(self, target: Mode, reason: str) -> None:
-        """Run a switch that was not requested, unless another one is active or requested."""
-        with self._state_store.mutex():
-            if not is_open(self._state_store.state(), "generation"):
-                return
-            log.warning("repairing generation mode: %s", reason)
-            self._switchover.begin(NextSwitch(target, reason))
-        self._switchover.run()
+    def _begin(self, plan: NextSwitch) -> None:
+        log.warning("generation mode: %s", plan.reason)
+        self._switchover.begin(plan)

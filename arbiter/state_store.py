@@ -34,7 +34,7 @@ _SETTLED_NS = 20_000_000
 Only content that was read when the file was older than this is reused while the stamp stays the same."""
 
 
-_PACE_INTERVAL_S = 1.0
+_PACE_INTERVAL_S = 0.2
 """Between two writes of the pace"""
 
 
@@ -65,7 +65,7 @@ class StateStore:
     def __init__(self, folder: Path, clock_ns: Callable[[], int] = time.time_ns) -> None:
         self.folder, self._clock_ns = folder, clock_ns
         self._state_file, self._pace_file = folder / "state.json", folder / "pace.json"
-        self._start_file, self._saved_file = folder / "started", folder / "saved.json"
+        self._saved_file = folder / "saved.json"
         self._cached: _Cached | None = None
         self._has_folder = False
         self._pace: Pace | None = None
@@ -192,18 +192,6 @@ class StateStore:
         except (OSError, ValueError, TypeError):
             return ()
 
-    def record_server_start(self) -> None:
-        """Record that the whole server starts, not just one of its processes."""
-        self._create_folder()
-        self._start_file.touch()
-
-    def server_started_at(self) -> float | None:
-        """When the whole server last started, in Unix seconds; None if it never did."""
-        try:
-            return self._start_file.stat().st_mtime
-        except OSError:
-            return None
-
     def check_writable(self) -> None:
         """Raises StoreFull if a switch could not be written, so that no request waits for a switch that cannot start."""
         probe = self.folder / f".writable.{os.getpid()}.{threading.get_ident()}"
@@ -228,8 +216,8 @@ class StateStore:
             return Pace()
 
     def record_use(self, now: float, seconds: float | None = None) -> None:
-        """Record that the engine was in use at `now`, and that a job took `seconds`. Written at most about once a
-        second."""
+        """Record that the engine was in use at `now`, and that a job took `seconds`. Written at most
+        every 0.2 s."""
         is_recent = 0 <= now - self._pace_written_at < _PACE_INTERVAL_S
         before = self._pace if self._pace is not None and is_recent else self.pace()
         self._pace = before.with_use(now, seconds)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from arbiter.leases import Claim, ClaimFolder
 from arbiter.policy import NextSwitch, is_abandoned, next_claim_number, select
 from arbiter.state_store import StateStore
-from arbiter.values import Mode, Phase, Policy, State, Switch, SwitchRequest, other_mode
+from arbiter.values import REQUESTED, Mode, Phase, Policy, State, Switch, SwitchRequest, other_mode
 from errors import EaselError, SwitchFailed, shorten
 from gpu_tenant import Failure, Resident, Tenant
 
@@ -199,21 +199,23 @@ class Switchover:
     def _save_residents(self, switch: Switch) -> tuple[Resident, ...]:
         """What has to be unloaded; written to the state before the first unload."""
         residents = self._old_tenant(switch).resident()
-
-        def save(state: State) -> State:
-            # In generation mode the LLMs found were loaded outside Easel and are not restored. Entries of the state
-            # stay: a process that resumes a switch finds fewer LLMs than were loaded before it.
-            new = () if state.mode == "generation" else residents
-            new_ids = {(item.owner, item.id) for item in new}
-            known = (item for item in state.saved if (item.owner, item.id) not in new_ids)
-            return replace(state, saved=(*known, *new))
-
         if switch.target == "generation":
-            self.state_store.update(save)
+            self._save(residents)
             if residents and not switch.had:
                 free = self._free_bytes()
                 self._update_switch(lambda switch: replace(switch, had=True, free_before=free))
         return residents
+
+    def _save(self, residents: Sequence[Resident]) -> None:
+        """Add what has to be loaded again to the state. Earlier entries stay: a process that resumes a switch finds
+        fewer LLMs than were loaded before it. The ones that were requested last are loaded last."""
+
+        def save(state: State) -> State:
+            new_ids = {(item.owner, item.id) for item in residents}
+            known = (item for item in state.saved if (item.owner, item.id) not in new_ids)
+            return replace(state, saved=(*known, *residents))
+
+        self.state_store.update(save)
 
     def _wait_until_released(self, switch: Switch) -> None:
         """Wait until two reads in a row find nothing resident. Asks again to unload what is still there; what a server
@@ -231,6 +233,8 @@ class Switchover:
                 return self._not_released(switch, residents, error)
             if residents and now >= next_release_at:
                 next_release_at = now + self.policy.release_interval_s
+                if switch.target == "generation":  # a client may have loaded one during the switch
+                    self._save(residents)
                 tenant.release(residents)
             self.sleep(self.policy.poll_interval_s)
 
@@ -316,6 +320,7 @@ class Switchover:
                 mode=switch.target,
                 since=now,
                 pinned=switch.target == "generation" and (switch.pin or state.pinned),
+                requested=switch.target == "generation" and (switch.reason == REQUESTED or state.requested),
                 saved=state.saved if switch.target == "generation" else (),
                 took_s={**state.took_s, switch.target: round(max(0.0, now - switch.began), 4)},
                 rebuilt=None,

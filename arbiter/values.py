@@ -12,6 +12,8 @@ Mode = Literal["inference", "generation"]
 """`inference`: the LLM stacks have the GPU. `generation`: the engine has it."""
 Phase = Literal["closing", "draining", "releasing", "verifying", "starting", "restoring"]
 MODES: tuple[Mode, ...] = ("inference", "generation")
+REQUESTED = "requested"
+"""The reason of a switch that the owner requested"""
 STATE_LOST = "the state was lost"
 """The reason of the switch that repairs a state that could not be read"""
 
@@ -27,7 +29,7 @@ class SwitchRequest:
     mode: Mode
     force: bool = False
     pin: bool = False
-    reason: str = "requested"
+    reason: str = REQUESTED
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ class State:
     mode: Mode = "inference"
     since: float = 0.0
     pinned: bool = False
+    requested: bool = False
+    """Whether generation mode was requested explicitly: then it does not end soon after the last picture."""
     wanted: SwitchRequest | None = None
     switch: Switch | None = None
     saved: tuple[Resident, ...] = ()
@@ -119,18 +123,23 @@ def _switch(document: Mapping[str, Any]) -> Switch:
 @dataclass(frozen=True)
 class Pace:
     """How long the engine's jobs take, over all processes. `last`: when the engine was last used. `seconds_each`: a
-    moving average. `jobs`: how many jobs were timed."""
+    moving average. `jobs`: how many jobs were timed. `timed_at`: when the last of them ended."""
 
     last: float = 0.0
     seconds_each: float = 10.0
     jobs: int = 0
+    timed_at: float = 0.0
 
     def with_use(self, now: float, seconds: float | None) -> Pace:
         """This pace after one more use; `seconds`: how long the job took, if it finished."""
         if seconds is None:
             return replace(self, last=now)
+        # The engine runs one job at a time. One that seems to have taken longer than the time since the one before it
+        # ended was still in the engine's queue for a part of it.
+        if 0 < now - self.timed_at < seconds:
+            seconds = now - self.timed_at
         weight = max(0.2, 1 / (self.jobs + 1))
-        return Pace(now, self.seconds_each + weight * (seconds - self.seconds_each), self.jobs + 1)
+        return Pace(now, self.seconds_each + weight * (seconds - self.seconds_each), self.jobs + 1, now)
 
 
 @dataclass(frozen=True)
@@ -138,7 +147,8 @@ class Policy:
     """The owner's settings, and the intervals of the arbiter's loops. Seconds; bytes."""
 
     llm_during_generation: Literal["switch", "wait", "refuse"] = "switch"
-    restore: Literal["idle", "when_done", "never"] = "idle"
+    restore: Literal["linger", "idle", "never"] = "linger"
+    linger_s: float = 5.0
     idle_restore_s: float = 3600.0
     min_stay_s: float = 30.0
     sharing: Literal["exclusive", "coexist"] = "exclusive"
@@ -158,3 +168,5 @@ class Policy:
     """How soon the reconciler sees a new ticket or switch request"""
     check_interval_s: float = 1.0
     """Between two checks for LLMs loaded outside Easel and for an engine that is down"""
+    max_retry_after_s: float = 300.0
+    """No `Retry-After` is longer"""

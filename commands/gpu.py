@@ -11,7 +11,7 @@ import click
 import requests
 
 from commands.context import handle_errors, services
-from errors import ServerUnreachable, error_from_code
+from errors import InvalidCancel, ServerUnreachable, error_from_code
 from http_session import DirectSession
 
 _CALL_TIMEOUT_S = 10.0
@@ -120,6 +120,26 @@ def unpin(url: str | None, as_json: bool) -> None:
     _print(Server(url).call("POST", "/api/comfyui/pin", {"pinned": False}), as_json, lambda _: ["not pinned"])
 
 
+@gpu.command(short_help="Cancel a request, or all.")
+@click.argument("name", metavar="[ID]", required=False)
+@click.option("--all", "cancel_all", is_flag=True, help="Cancel all requests and all jobs in ComfyUI.")
+@url_option
+@json_option
+@handle_errors
+def cancel(name: str | None, cancel_all: bool, url: str | None, as_json: bool) -> None:
+    """Cancel the request with this ID: its x-request-id or the id of one of its jobs, as `flask gpu status` shows them.
+
+    All of its pictures that are not finished are cancelled.
+    """
+    if (name is None) != cancel_all:
+        raise InvalidCancel("Give either the id of a request or --all.")
+    body = {"all": True} if cancel_all else {"id": name}
+    answer = Server(url).call("POST", "/api/comfyui/render/cancel", body)
+    _print(
+        answer, as_json, lambda answer: [f"cancelling {job}" for job in answer["jobs"]] or ["nothing runs"]
+    )
+
+
 def _print(document: Any, as_json: bool, lines: Callable[[Any], Any]) -> None:
     click.echo(json.dumps(document, indent=2, ensure_ascii=False) if as_json else "\n".join(lines(document)))
 
@@ -172,7 +192,9 @@ def _status_lines(status: dict[str, Any]) -> Iterator[str]:
     queue, waiting = status["queue"], len(status["tickets"])
     yield f"queue      {queue['running']} running, {queue['pending']} pending, {waiting} waiting"
     for job in status["jobs"]:
-        yield f"  {job['id']}  {_progress(job)}"
+        yield f"  {_who(job)}: {_progress(job)}"
+    for ticket in status["tickets"]:
+        yield f"  {_who(ticket)}: waits for {ticket['waits_for'] or 'its turn'}{_expected(ticket)}"
     if switchover["number"] is not None or switchover["active"]:
         yield f"switchover {_switchover_text(switchover)}"
         yield from (f"  {phase['name']:<10} {phase['seconds']:8.3f} s" for phase in switchover["phases"])
@@ -199,6 +221,18 @@ def _memory_lines(memory: dict[str, Any] | None) -> Iterator[str]:
         yield f"VRAM       {memory['vram_used_gb']} of {memory['vram_ceil_gb']} GB"
     if memory and memory["ram_ceil_gb"] is not None:
         yield f"RAM        {memory['ram_used_gb']} of {memory['ram_ceil_gb']} GB"
+
+
+def _who(job: dict[str, Any]) -> str:
+    """The request of a job or ticket: id, model, client and age."""
+    parts = [job["request_id"] or job["id"], job["model"], job["client"]]
+    if job["age_s"] is not None:
+        parts.append(f"{job['age_s']:.0f} s ago")
+    return "  ".join(part for part in parts if part)
+
+
+def _expected(ticket: dict[str, Any]) -> str:
+    return "" if ticket["expected_s"] is None else f", about {ticket['expected_s']} s more"
 
 
 def _progress(job: dict[str, Any]) -> str:

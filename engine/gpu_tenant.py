@@ -39,6 +39,12 @@ class EngineTenant:
         held = stats.torch_vram_total or 0 if stats and stats.reports_gpu_memory else 0
         return (Resident("comfyui", f"{held / 1e9:.1f} GB"),) if held > _MAX_RESIDUE_BYTES else ()
 
+    def known_residents(self, timeout_s: float) -> tuple[Resident, ...]:
+        try:
+            return self.resident()
+        except EngineUnreachable:
+            return ()
+
     def busy(self) -> int:
         """Jobs running and queued, those of ComfyUI's own page too; 0 if the engine is down."""
         if self.is_down():

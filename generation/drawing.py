@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from arbiter import Arbiter, Lease
+from arbiter import UNKNOWN_SENDER, Arbiter, Lease, Sender, Waiting
 from compiler import Catalogue, Compiled, Graph, Plan, Size
 from engine import Engine, Outcome, Preview, Progress, ProgressCallback
 from errors import EngineRejected, JobTimedOut, NoPictures
@@ -26,7 +26,15 @@ class Deps:
     store: ImageStore
     fitted_graphs: FittedGraphs
     metadata: MetadataPolicy
+    uses_gpu: Callable[[Engine], bool]
     clock: Callable[[], float]
+
+
+@dataclass(frozen=True)
+class _Callbacks:
+    on_progress: ProgressCallback
+    on_wait: Callable[[Waiting], None]
+    cancelled: Callable[[], bool]
 
 
 class Drawing:
@@ -41,16 +49,18 @@ class Drawing:
         graphs: list[dict[str, Any]],
         uploads: Mapping[str, bytes],
         *,
+        id: str,
         started_at: float,
         compiled_at: float,
         deadline: float,
     ) -> None:
-        """`graphs` may be empty: they are then fitted once the GPU is leased. The times are those of `deps.clock`."""
+        """`graphs` may be empty: they are then fitted once the GPU is leased. `id`: that of the request. The times are
+        those of `deps.clock`."""
         self.plan = compiled.plan
         self.checkpoint = catalogue.models[compiled.plan.model].checkpoint
         self._deps, self._engine, self._catalogue = deps, engine, catalogue
         self._compiled, self._graphs, self._uploads = compiled, graphs, uploads
-        self._uploaded: set[str] = set()
+        self._id, self._uploaded = id, set[str]()
         self._started_at, self._compiled_at, self._deadline = started_at, compiled_at, deadline
         self._times = dict.fromkeys(("gpu_wait_s", "queued_s", "run_s", "fetch_s", "finish_s"), 0.0)
 
@@ -69,18 +79,25 @@ class Drawing:
         output: OutputOptions,
         *,
         on_progress: ProgressCallback = lambda event: None,
+        on_wait: Callable[[Waiting], None] = lambda waiting: None,
         cancelled: Callable[[], bool] = lambda: False,
         previews: bool = False,
+        sender: Sender = UNKNOWN_SENDER,
     ) -> Iterator[Image]:
         """Run the jobs one after another; yields the images of each as it ends. Iterate it only once.
 
-        `previews`: ask the engine for previews, which it sends if it can. Raises what `Generator.generate` raises
+        `on_wait`: called while a job waits for the GPU. `previews`: ask the engine for previews, which it sends if it
+        can. `sender`: who sent the request, for the status of all processes. Raises what `Generator.generate` raises
         once the GPU is needed.
         """
+        jobs = [str(uuid.uuid4()) for _ in self._compiled.graphs]
+        listed = self._deps.arbiter.listed(self._id, model=self.plan.model, jobs=jobs, sender=sender)
+        callbacks = _Callbacks(on_progress, on_wait, cancelled)
         try:
-            for index, graph in enumerate(self._compiled.graphs):
-                outcome = self._run_job(index, on_progress, cancelled, previews)
-                yield from self._finish_pictures(graph, outcome, output)
+            with listed:
+                for index, (job, graph) in enumerate(zip(jobs, self._compiled.graphs, strict=True)):
+                    outcome = self._run_job(index, job, callbacks, previews)
+                    yield from self._finish_pictures(graph, outcome, output)
         except EngineRejected:
             # A file may have been deleted since the graph was fitted. Fitting it again then raises FilesMissing,
             # which names the file in the model's own terms.
@@ -89,18 +106,17 @@ class Drawing:
         finally:
             self._engine.erase_uploads(self._uploaded)
 
-    def _run_job(
-        self, index: int, on_progress: ProgressCallback, cancelled: Callable[[], bool], previews: bool
-    ) -> Outcome:
+    def _run_job(self, index: int, prompt_id: str, callbacks: _Callbacks, previews: bool) -> Outcome:
         """Run one job under a lease. The lease carries the job's id, so that the job is cancelled if this process
         dies."""
-        prompt_id = str(uuid.uuid4())
         lease = self._deps.arbiter.lease(
             "generation",
             job=prompt_id,
             timeout_s=self._remaining_s(),
             need_bytes=self._need_bytes,
-            cancelled=cancelled,
+            uses_gpu=self._deps.uses_gpu(self._engine),
+            cancelled=callbacks.cancelled,
+            on_wait=callbacks.on_wait,
         )
         with lease as held:
             if not self._graphs:
@@ -110,8 +126,8 @@ class Drawing:
                 self._graphs[index],
                 prompt_id=prompt_id,
                 timeout_s=self._remaining_s(),
-                on_progress=_report_to_lease(held, on_progress),
-                cancelled=lambda: cancelled() or held.is_void(),
+                on_progress=_report_to_lease(held, callbacks.on_progress),
+                cancelled=lambda: callbacks.cancelled() or held.is_void(),
                 previews=previews,
             )
             held.record_run(outcome.run_s)

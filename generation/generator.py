@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from arbiter import Arbiter
+from arbiter import UNKNOWN_SENDER, Arbiter, Sender
 from compiler import Catalogue, Compiled, ImageRequest, compile_workflow
 from engine import Engine, ProgressCallback
 from errors import EngineUnreachable
@@ -32,13 +32,15 @@ class Generator:
         metadata: MetadataPolicy = "none",
         max_waiting: int = 96,
         engine_can_start: bool = False,
+        uses_gpu: Callable[[Engine], bool] = lambda engine: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`catalogue` and `engine` return the current ones. `engine_can_start`: an engine that is down is not an error
-        while a request is prepared, because it is started when the GPU is leased."""
+        while a request is prepared, because it is started when the GPU is leased. `uses_gpu`: false for an engine whose
+        jobs need no GPU and so wait for none."""
         self.catalogue, self.engine = catalogue, engine
         self._fitted_graphs = FittedGraphs()
-        self._deps = Deps(arbiter, store, self._fitted_graphs, metadata, clock)
+        self._deps = Deps(arbiter, store, self._fitted_graphs, metadata, uses_gpu, clock)
         self._clock = clock
         self._engine_can_start = engine_can_start
         self.admission = Admission(max_waiting, lambda: arbiter.seconds_until("generation"))
@@ -52,6 +54,7 @@ class Generator:
         pictures: Pictures | None = None,
         on_progress: ProgressCallback = lambda event: None,
         cancelled: Callable[[], bool] = lambda: False,
+        sender: Sender = UNKNOWN_SENDER,
     ) -> Generation:
         """Draw `request`. Raises the errors of the compiler, the arbiter, the engine and the image store.
 
@@ -59,7 +62,7 @@ class Generator:
         `admission` first.
         """
         drawing = self.prepare(request, timeout_s=timeout_s, pictures=pictures)
-        images = tuple(drawing.images(output, on_progress=on_progress, cancelled=cancelled))
+        images = tuple(drawing.images(output, on_progress=on_progress, cancelled=cancelled, sender=sender))
         return Generation(drawing.plan, drawing.checkpoint, images, drawing.timings(), drawing.is_sketch)
 
     def prepare(
@@ -83,6 +86,7 @@ class Generator:
             engine,
             self._fit_if_reachable(engine, compiled, catalogue),
             uploads,
+            id=request.id,
             started_at=started_at,
             compiled_at=compiled_at,
             deadline=started_at + timeout_s,

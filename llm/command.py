@@ -81,6 +81,9 @@ class CommandLlmServer:
     def health(self) -> None:
         self.list()
 
+    def identity(self, resident: Resident) -> str:
+        return resident.id
+
     def list(self) -> tuple[Resident, ...]:
         residents = [Resident(self.name, item) for item in self._commands.items]
         return tuple(resident for resident in residents if self._is_loaded(resident))

@@ -59,7 +59,26 @@ class HttpLlmServer:
         except ServerNotRunning:
             return ()
 
+    def identity(self, resident: Resident) -> Any:
+        same = self._driver.listing.same
+        return resident.saved.get(same, resident.id) if same else resident.id
+
     def busy(self, residents: Callable[[], Sequence[Resident]]) -> int | None:
+        requests = self._running_requests(residents)
+        loading = self._loading()
+        return loading or None if requests is None else requests + loading
+
+    def _loading(self) -> int:
+        """The number of models that are being loaded: a request waits for each."""
+        if not self._driver.listing.ready:
+            return 0
+        try:
+            entries = self._entries()
+        except ServerNotRunning:
+            return 0
+        return sum(entry.holds_memory and not entry.ready and not entry.failed for entry in entries)
+
+    def _running_requests(self, residents: Callable[[], Sequence[Resident]]) -> int | None:
         probe = self._driver.busy
         if probe is None:
             return None
@@ -90,19 +109,15 @@ class HttpLlmServer:
     def _not_ready(self, residents: Sequence[Resident]) -> Iterator[Resident]:
         """Those of `residents` that are not loaded and ready. A model that occurs twice must be loaded twice."""
         try:
-            ready = Counter(self._identity(entry.resident) for entry in self._entries() if entry.ready)
+            ready = Counter(self.identity(entry.resident) for entry in self._entries() if entry.ready)
         except ServerNotRunning:
             ready = Counter()
         for resident in residents:
-            identity = self._identity(resident)
+            identity = self.identity(resident)
             if ready[identity] == 0:
                 yield resident
             else:
                 ready[identity] -= 1
-
-    def _identity(self, resident: Resident) -> Any:
-        same = self._driver.listing.same
-        return resident.saved.get(same, resident.id) if same else resident.id
 
     def _load(self, resident: Resident) -> None:
         deadline = time.monotonic() + self._limits.load_s

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -18,3 +20,22 @@ def parallel_map(function: Callable[[Item], Result], items: Sequence[Item]) -> l
         return [function(item) for item in items]
     with ThreadPoolExecutor(min(len(items), _MAX_THREADS), thread_name_prefix="llm") as pool:
         return [task.result() for task in [pool.submit(function, item) for item in items]]
+
+
+def parallel_within(
+    function: Callable[[Item], Result], items: Sequence[Item], timeout_s: float
+) -> list[Result | None]:
+    """The results in the order of `items`; None for those that were not there within `timeout_s` or raised. Their
+    threads end by themselves."""
+    results: list[Result | None] = [None] * len(items)
+
+    def run(index: int) -> None:
+        results[index] = function(items[index])
+
+    threads = [threading.Thread(target=run, args=(index,), daemon=True) for index in range(len(items))]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + timeout_s
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return list(results)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,9 +28,12 @@ class LlmServer(Protocol):
     def list(self) -> tuple[Resident, ...]:
         """What holds GPU memory. Empty only if it is certain that nothing does."""
 
+    def identity(self, resident: Resident) -> Hashable:
+        """What stays the same when a model is loaded again; its id may change."""
+
     def busy(self, residents: Callable[[], Sequence[Resident]]) -> int | None:
-        """The number of running and queued requests; None if the server does not report it. `residents` is called only
-        if the server must be queried per model."""
+        """The number of running and queued requests, and of models that are being loaded; None if the server does not
+        report it. `residents` is called only if the server must be queried per model."""
 
     def unload(self, residents: Sequence[Resident]) -> None: ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -10,10 +11,13 @@ from typing import Literal, TypeVar
 from errors import EaselError, StackUnreachable
 from gpu_tenant import Failure, Resident
 from llm.http import ServerNotRunning
-from llm.parallel import parallel_map
+from llm.parallel import parallel_map, parallel_within
 from llm.server import LlmServer
 
+log = logging.getLogger("easel.llm")
 Result = TypeVar("Result")
+
+_START_TIMEOUT_S = 10.0
 
 Restore = Literal["saved", "lazy"] | tuple[Resident, ...]
 """What is loaded again: the models that were loaded; nothing (the next request loads its model); or always these"""
@@ -38,13 +42,25 @@ class Stack:
         return self.server.busy(self.resident)
 
     def load_again(self, saved: Sequence[Resident]) -> tuple[Failure, ...]:
-        """Load what `restore` says; `saved`: the models that were loaded."""
+        """Load what `restore` says; `saved`: the models that were loaded. If a client has had another model loaded since
+        then, nothing is loaded: it might push that one out of memory."""
         choices = {"saved": tuple(saved), "lazy": ()}
         residents = choices[self.restore] if isinstance(self.restore, str) else self.restore
         try:
-            return self.server.load(residents) if residents else ()
+            return self.server.load(residents) if residents and not self._has_others(residents) else ()
         except EaselError as error:
             return tuple(Failure(self.name, resident.id, error.message) for resident in residents)
+
+    def _has_others(self, residents: Sequence[Resident]) -> bool:
+        """Whether a model is loaded that is none of `residents`."""
+        known = {self.server.identity(resident) for resident in residents}
+        try:
+            others = [item.id for item in self.resident() if self.server.identity(item) not in known]
+        except EaselError:
+            return False
+        if others:
+            log.info("%s: nothing is loaded again, because %s is loaded", self.name, ", ".join(others))
+        return bool(others)
 
 
 @dataclass(frozen=True)
@@ -76,6 +92,11 @@ class Stacks:
         address that refuses connections is not running and holds nothing."""
         return tuple(resident for held in parallel_map(Stack.resident, self._stacks) for resident in held)
 
+    def known_residents(self, timeout_s: float) -> tuple[Resident, ...]:
+        """What holds GPU memory at the stacks that answer in time. Never raises."""
+        found = parallel_within(_residents_or_none, self._stacks, timeout_s)
+        return tuple(resident for held in found for resident in held or ())
+
     def busy(self) -> int | None:
         """The number of running and queued requests at the stacks that report it. Never loads or wakes a model."""
         known = [count for count in parallel_map(Stack.busy, self._stacks) if count is not None]
@@ -102,16 +123,29 @@ class Stacks:
     def cancel_jobs(self, jobs: Sequence[str] | None) -> None:
         """Does nothing: LLM servers run no jobs of Easel."""
 
-    def status(self) -> tuple[StackStatus, ...]:
-        """The status of each stack. Never raises."""
-        return tuple(parallel_map(_status, self._stacks))
-
-    def timed_out_status(self) -> tuple[StackStatus, ...]:
-        """The status to show for each stack if `status` takes too long."""
+    def status(self, timeout_s: float = 5.0) -> tuple[StackStatus, ...]:
+        """The status of each stack; of one that does not answer in time, that it hangs. Never raises."""
+        found = parallel_within(_status, self._stacks, timeout_s)
+        problem = f"hangs: no answer within {timeout_s:g} s"
         return tuple(
-            StackStatus(stack.name, stack.driver, stack.url, False, None, None, "no response in time")
-            for stack in self._stacks
+            status or StackStatus(stack.name, stack.driver, stack.url, False, None, None, problem)
+            for stack, status in zip(self._stacks, found, strict=True)
         )
+
+    def log_problems(self) -> None:
+        """Log each stack that cannot be used as it is configured, and each that is not running."""
+        by_url: dict[str, str] = {}
+        for stack in self._stacks:
+            other = by_url.setdefault(stack.url, stack.name) if stack.url else stack.name
+            if other != stack.name:
+                log.warning("the LLM stacks %s and %s have the same address %s", other, stack.name, stack.url)
+        for status in self.status(_START_TIMEOUT_S):
+            if status.problem is None:
+                log.info("LLM stack %s: loaded: %s", status.name, ", ".join(status.loaded or ()) or "nothing")
+            elif status.loaded == ():
+                log.warning("LLM stack %s is not running yet: %s", status.name, status.problem)
+            else:
+                log.error("LLM stack %s cannot be used: %s", status.name, status.problem)
 
     def _by_stack(self, residents: Sequence[Resident]) -> Iterator[tuple[Stack, list[Resident]]]:
         for stack in self._stacks:
@@ -123,6 +157,10 @@ class Stacks:
             if resident.owner not in names:
                 message = f"the stack {resident.owner!r} is no longer configured."
                 yield Failure(resident.owner, resident.id, message)
+
+
+def _residents_or_none(stack: Stack) -> tuple[Resident, ...] | None:
+    return _attempt(stack.resident)[1]
 
 
 def _status(stack: Stack) -> StackStatus:

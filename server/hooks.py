@@ -43,7 +43,6 @@ class ServerHooks:
             refuse_public_without_keys(hosts, self._settings)
             self._lock_state_dir()
             self._container.catalogue()
-            self._container.arbiter.state_store.record_server_start()
         except EaselError as error:
             sys.exit(f"{error.code}: {error.message}")
         except OSError as error:
@@ -68,11 +67,16 @@ class ServerHooks:
         block_stop_signals_until_forked()
 
     def on_exit(self, server: Any) -> None:
-        """Stop the sketch engine."""
+        """Hand the GPU back to the LLM servers and stop the sketch engine."""
+        arbiter = self._container.arbiter
+        if arbiter.shares_gpu:
+            # The workers have ended, so the master is the leader now.
+            arbiter.reconciler.start()
+            self._container.hand_gpu_back()
         self._container.sketch_supervisor.stop()
 
     def post_worker_init(self, worker: Any) -> None:
-        """Handle SIGTERM, start the reconciler and, in the first worker, preload models."""
+        """Handle SIGTERM, start the reconciler and, in the first worker, check the LLM stacks and preload models."""
         default_handler = signal.getsignal(signal.SIGTERM)
 
         def stop(number: int, frame: Any) -> None:
@@ -85,6 +89,8 @@ class ServerHooks:
 
         signal.signal(signal.SIGTERM, stop)
         self._container.arbiter.reconciler.start()
+        if worker.age == 1:
+            threading.Thread(target=self._container.stacks.log_problems, daemon=True).start()
         models = self._settings["images.preload"]
         if worker.age == 1 and models:
             arguments = (self._container.generator, models)

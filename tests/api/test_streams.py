@@ -19,6 +19,7 @@ from api.request_fields import read_image_request
 from api.responses import Links
 from api.stream_events import StreamEvents
 from api.streams import ImageStream
+from arbiter import Sender
 from compiler import ImageRequest, compile_workflow
 from engine import Preview
 from generation import OutputOptions
@@ -329,13 +330,15 @@ def silent_stream(
     stream_format: StreamFormat, release: Callable[[], None] = lambda: None
 ) -> tuple[SilentDrawing, ImageStream]:
     drawing: Any = SilentDrawing()
-    request = read_image_request({"prompt": "a"}, endpoint=Endpoint(), request_id="x", random_seed=lambda: 1)
+    request = read_image_request(
+        {"prompt": "a"}, endpoint=Endpoint(), request_id="x", random_seed=lambda: 1
+    )
     events = StreamEvents(drawing, request, stream_format, Links(""), arrived_at=0.0)
     body = ImageStream(
         drawing,
         request.output,
         events,
-        request_id="x",
+        sender=Sender("x"),
         cancelled=lambda: False,
         release=release,
         keep_alive_interval_s=0.1,

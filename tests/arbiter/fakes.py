@@ -16,7 +16,14 @@ from arbiter.policy import NextSwitch
 from arbiter.reconciler import Reconciler
 from arbiter.state_store import StateStore
 from arbiter.switchover import Switchover
-from errors import EaselError, EngineStartFailed, JobInterrupted, StackRefused, StackUnreachable
+from errors import (
+    EaselError,
+    EngineStartFailed,
+    EngineUnreachable,
+    JobInterrupted,
+    StackRefused,
+    StackUnreachable,
+)
 from gpu_tenant import Failure, Resident
 from tests.waiting import wait_until
 
@@ -65,6 +72,8 @@ class FakeStacks:
         """So many unload calls succeed without an effect"""
         self.reloads_at: float | None = None
         """When a late request loads `chat` again"""
+        self.late_request: tuple[str, float] | None = None
+        """A model, and when a request of another client loads it"""
         self.failing_lists = 0
         """So many list calls fail"""
         self.refuses_unload = False
@@ -82,6 +91,9 @@ class FakeStacks:
         if self.reloads_at is not None and now >= self.reloads_at:
             self.reloads_at = None
             self.loaded["chat"] = None
+        if self.late_request is not None and now >= self.late_request[1]:
+            self.loaded[self.late_request[0]] = None
+            self.late_request = None
 
     def resident(self) -> tuple[Resident, ...]:
         self.on_call("resident")
@@ -90,6 +102,12 @@ class FakeStacks:
             raise StackUnreachable("the fake does not respond")
         self._advance()
         return tuple(Resident("fake", name, {"of": name}) for name in sorted(self.loaded))
+
+    def known_residents(self, timeout_s: float) -> tuple[Resident, ...]:
+        try:
+            return self.resident()
+        except EaselError:
+            return ()
 
     def busy(self) -> int | None:
         self.on_call("busy")
@@ -135,6 +153,7 @@ class FakeEngine:
         self.failing_starts = 0
         self.starts = 0
         self.keeps_memory = False
+        self.is_hung = False
         self.busy_until = 0.0
         """When the last job of another client ends"""
         self.cancelled: list[str | None] = []
@@ -144,12 +163,20 @@ class FakeEngine:
     def is_down(self) -> bool:
         return not self.is_up
 
+    def _answer(self, op: str) -> None:
+        self.on_call(op)
+        if self.is_hung:
+            raise EngineUnreachable("the fake does not respond")
+
     def resident(self) -> tuple[Resident, ...]:
-        self.on_call("resident")
+        self._answer("resident")
         return (Resident("engine", "models"),) if self.holds_memory else ()
 
+    def known_residents(self, timeout_s: float) -> tuple[Resident, ...]:
+        return self.resident()
+
     def busy(self) -> int | None:
-        self.on_call("busy")
+        self._answer("busy")
         return 1 if self._clock() < self.busy_until else 0
 
     def release(self, residents: Sequence[Resident]) -> None:
@@ -201,7 +228,7 @@ class Harness:
     def run_switch(self, target: Mode, **options: Any) -> Switch:
         """Begin a switch and run it to its end."""
         with self.state_store.mutex():
-            self.switchover.begin(NextSwitch(target, "requested", **options))
+            self.switchover.begin(NextSwitch(target, **{"reason": "requested"} | options))
         return self.resume()
 
     def resume(self) -> Switch:

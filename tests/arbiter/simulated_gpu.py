@@ -19,6 +19,7 @@ from gpu_tenant import Failure, Resident
 from tests.processes import is_alive
 
 MODELS = ("chat", "embed")
+UNSEEN_S = 1.0
 ERRORS = {kind.code: kind for kind in (EngineStartFailed, StackRefused, StackUnreachable)}
 
 
@@ -56,6 +57,8 @@ class SimulatedGpu:
     accepted: int = 0
     served: int = 0
     drawn: int = 0
+    chatted: int = 0
+    cut: int = 0
     starts_at: float | None = None
     """When the plan starts, in Unix seconds; None until all workers are ready"""
 
@@ -66,6 +69,10 @@ class SimulatedGpu:
         self._reloads: dict[str, float] = {}
         self._jobs: dict[str, float] = {}
         self._serving: dict[str, tuple[float, int]] = {}
+        self._chats: dict[str, tuple[float, bool]] = {}
+        """Requests straight to the LLM server: until when, and whether nothing was drawn or waited when it arrived"""
+        self._loaded_by_chats: dict[str, float] = {}
+        """Model -> when such a request loaded it"""
         self._comfyui_holds_memory = False
         self._comfyui_frees_at: float | None = None
         self._created_at = time.monotonic()
@@ -74,7 +81,7 @@ class SimulatedGpu:
         with self._lock:
             self._advance(time.monotonic())
             caller = arguments.pop("caller", "")
-            if op not in ("resident", "busy", "is_done", "start_time"):
+            if op not in ("resident", "busy", "llm_busy", "is_done", "start_time"):
                 self.log.append(f"{time.monotonic() - self._created_at:.3f} {caller} {op} {arguments}")
             return getattr(self, f"do_{op}")(**arguments)
 
@@ -98,6 +105,7 @@ class SimulatedGpu:
         self._serving = {
             job: (end, pid) for job, (end, pid) in self._serving.items() if end > now and is_alive(pid)
         }
+        self._chats = {job: chat for job, chat in self._chats.items() if chat[0] > now}
         if self._comfyui_frees_at is not None and self._comfyui_frees_at <= now and not self._jobs:
             self._comfyui_holds_memory, self._comfyui_frees_at = False, None
 
@@ -117,7 +125,11 @@ class SimulatedGpu:
             return 0.0
         if self._serving and not forced:
             self._violation(f"{name} was unloaded while an LLM request ran that was not cancelled")
+        if any(came_first for _, came_first in self._chats.values()) and not forced:
+            self._violation(f"{name} was unloaded during a chat that came while nothing was drawn or waited")
+        self.cut += len(self._chats)
         self._serving.clear()
+        self._chats.clear()
         if self.misbehaviour.ignored_unloads > 0:
             self.misbehaviour.ignored_unloads -= 1
         elif self._loaded[name] is None:
@@ -131,6 +143,7 @@ class SimulatedGpu:
         if self._jobs:
             self._violation(f"{name} was loaded while a picture was drawn")
         self._loaded[name] = None
+        self._loaded_by_chats.pop(name, None)
         self._reloads.pop(name, None)
         return ""
 
@@ -147,14 +160,32 @@ class SimulatedGpu:
     def do_stop_serving(self, job: str) -> None:
         self._serving.pop(job, None)
 
+    def do_llm_busy(self) -> int:
+        return len(self._serving) + len(self._chats)
+
+    def do_chat(self, job: str, seconds: float, model: str) -> None:
+        """A request straight to the LLM server, which loads the model on demand."""
+        now = time.monotonic()
+        if self._loaded.get(model, now) is not None:  # not loaded, or being unloaded
+            self._loaded[model] = None
+            self._loaded_by_chats[model] = now
+        self.chatted += 1
+        self._chats[job] = (now + seconds, False)
+
+    def do_chat_came_first(self, job: str) -> None:
+        if job in self._chats:
+            self._chats[job] = (self._chats[job][0], True)
+
     # --- ComfyUI -----------------------------------------------------------------------------------
 
     def do_draw(self, job: str, seconds: float) -> None:
-        if self._loaded:
-            self._violation(f"a picture was drawn while {sorted(self._loaded)} were loaded")
+        now = time.monotonic()
+        # Easel cannot see at once what a chat loads behind its back.
+        known = [name for name in self._loaded if now - self._loaded_by_chats.get(name, 0.0) > UNSEEN_S]
+        if known:
+            self._violation(f"a picture was drawn while {sorted(known)} were loaded")
         self.drawn += 1
         self._comfyui_holds_memory, self._comfyui_frees_at = True, None
-        now = time.monotonic()
         self._jobs[job] = max([now, *self._jobs.values()]) + seconds
 
     def do_is_done(self, job: str) -> bool:
@@ -272,8 +303,14 @@ class FakeStacks:
     def resident(self) -> tuple[Resident, ...]:
         return tuple(Resident("fake", name) for name in self._call("resident"))
 
+    def known_residents(self, timeout_s: float) -> tuple[Resident, ...]:
+        try:
+            return self.resident()
+        except StackUnreachable:
+            return ()
+
     def busy(self) -> int | None:
-        return None
+        return int(self._call("llm_busy"))
 
     def release(self, residents: Any) -> None:
         for item in residents:
@@ -298,6 +335,9 @@ class FakeEngine:
 
     def resident(self) -> tuple[Resident, ...]:
         return (Resident("engine", "models"),) if self._call("holds_memory") else ()
+
+    def known_residents(self, timeout_s: float) -> tuple[Resident, ...]:
+        return self.resident()
 
     def busy(self) -> int | None:
         return int(self._call("busy"))

@@ -1,4 +1,4 @@
-"""Random interleavings over real processes: image and LLM requests, switches, pins, forces, kills and restarts, on a
+"""Random interleavings over real processes: image and LLM requests, chats straight to the LLM server, switches, pins, forces, kills and restarts, on a
 simulated GPU that misbehaves. `python -m tests.arbiter --runs 2000` (`make soak`); a failing run prints its seed."""
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def make_plan(seed: int) -> Plan:
     dice = random.Random(seed)
     policy = Policy(
         llm_during_generation=dice.choice(("switch", "switch", "wait", "refuse")),
-        restore=dice.choice(("idle", "when_done", "never")),
+        restore=dice.choice(("linger", "linger", "idle", "never")),
+        linger_s=dice.choice((0, 0.05, 10)),
         idle_restore_s=dice.choice((0.05, 10)),
         min_stay_s=dice.choice((0, 0.02, 0.1)),
         depth=dice.choice((1, 2)),
@@ -104,7 +105,7 @@ def make_plan(seed: int) -> Plan:
 
 def _op(dice: random.Random) -> Op:
     at, worker = dice.uniform(0, 0.3), dice.randint(0, 1)
-    kind = dice.choice(("image",) * 5 + ("llm",) * 5 + ("switch",) * 3 + ("pin", "cancel"))
+    kind = dice.choice(("image",) * 5 + ("llm",) * 5 + ("chat",) * 3 + ("switch",) * 3 + ("pin", "cancel"))
     if kind in ("image", "llm"):
         return Op(
             at,
@@ -112,6 +113,9 @@ def _op(dice: random.Random) -> Op:
             kind,
             {"seconds": dice.choice((0.001, 0.01, 0.03, 0.08)), "is_cancelled": dice.random() < 0.1},
         )
+    if kind == "chat":
+        model = dice.choice(("chat", "other"))
+        return Op(at, worker, kind, {"seconds": dice.choice((0.05, 0.2, 0.4)), "model": model})
     if kind == "switch":
         mode = dice.choice(("inference", "generation"))
         pin = dice.choice((None, True)) if mode == "generation" else None
@@ -246,6 +250,28 @@ def _llm(arbiter: Arbiter, call: Caller, seconds: float, is_cancelled: bool = Fa
         call("stop_serving", job=job)
 
 
+_UNSEEN_S = 0.1
+
+
+def _chat(arbiter: Arbiter, call: Caller, seconds: float, model: str) -> None:
+    """A chat that bypasses Easel. If nothing is drawn or waits when it comes, and nothing has come a moment later, it
+    must not be cut."""
+    job = uuid.uuid4().hex
+    is_quiet = _is_quiet(arbiter)
+    call("chat", job=job, seconds=seconds, model=model)
+    time.sleep(_UNSEEN_S)
+    if is_quiet and _is_quiet(arbiter):
+        call("chat_came_first", job=job)
+
+
+def _is_quiet(arbiter: Arbiter) -> bool:
+    state = arbiter.state_store.state()
+    is_leaving = state.wanted or state.pinned or state.rebuilt
+    is_drawing = any(claim.mode == "generation" for claim in arbiter.claims.all())
+    target = state.active_switch.target if state.active_switch else "inference"
+    return not (is_leaving or is_drawing or target == "generation")
+
+
 def _switch(arbiter: Arbiter, call: Caller, **arguments: Any) -> None:
     if arbiter.switch(**arguments) == "switching":
         call("accepted")
@@ -254,6 +280,7 @@ def _switch(arbiter: Arbiter, call: Caller, **arguments: Any) -> None:
 OPS: dict[str, Callable[..., None]] = {
     "image": _image,
     "llm": _llm,
+    "chat": _chat,
     "switch": _switch,
     "pin": lambda arbiter, call, pinned: arbiter.pin(pinned),
     "cancel": lambda arbiter, call: arbiter.cancel(None),
@@ -274,6 +301,8 @@ class RunResult:
     log: tuple[str, ...]
     served: int
     drawn: int
+    chatted: int
+    cut: int
 
 
 def run_interleaving(seed: int, mutant: str = "") -> RunResult:
@@ -308,7 +337,17 @@ def _run_plan(plan: Plan, folder: Path, mutant: str) -> RunResult:
         server.close()
     killed_in = tuple(result["phase"] for result in gpu.results if result["kind"] == "killed")
     outcomes = tuple(result.get("outcome", "") for result in gpu.results if "outcome" in result)
-    return RunResult(plan.seed, tuple(errors), killed_in, outcomes, tuple(gpu.log), gpu.served, gpu.drawn)
+    return RunResult(
+        plan.seed,
+        tuple(errors),
+        killed_in,
+        outcomes,
+        tuple(gpu.log),
+        gpu.served,
+        gpu.drawn,
+        gpu.chatted,
+        gpu.cut,
+    )
 
 
 def _set_start_time(gpu: SimulatedGpu) -> float:
@@ -436,7 +475,7 @@ def main() -> None:
     started_at, failed_runs = time.monotonic(), 0
     outcomes: collections.Counter[str] = collections.Counter()
     killed_in: collections.Counter[str] = collections.Counter()
-    runs_with_kills = served = drawn = 0
+    runs_with_kills = served = drawn = chatted = cut = 0
     for start in range(seed, seed + options.runs, 60):
         seeds = list(range(start, min(start + 60, seed + options.runs)))
         for result in run_many(seeds, at_once=options.at_once, mutant=options.mutant):
@@ -445,6 +484,7 @@ def main() -> None:
             outcomes.update(result.outcomes)
             killed_in.update(result.killed_in)
             served, drawn = served + result.served, drawn + result.drawn
+            chatted, cut = chatted + result.chatted, cut + result.cut
             if result.errors:
                 failed_runs += 1
                 print(f"seed {result.seed}: {result.errors}", flush=True)
@@ -453,7 +493,8 @@ def main() -> None:
         elapsed_s = time.monotonic() - started_at
         print(f"{seeds[-1] + 1 - seed} runs, {failed_runs} failed, {elapsed_s:.0f} s", flush=True)
     print(
-        f"with kills: {runs_with_kills}; killed in {dict(killed_in)}; {drawn} pictures, {served} LLM requests; "
+        f"with kills: {runs_with_kills}; killed in {dict(killed_in)}; {drawn} pictures, {served} LLM requests, "
+        f"{chatted} chats past Easel, {cut} of them put out for pictures; "
         f"outcomes {dict(outcomes)}"
     )
     sys.exit(1 if failed_runs else 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -434,17 +435,41 @@ def test_an_engine_that_cannot_be_started_again_leads_to_a_switch_to_inference(h
 # --- LLMs loaded outside Easel ---------------------------------------------------------------------
 
 
-def test_an_llm_loaded_outside_easel_is_unloaded_and_not_restored_later(
+def test_an_llm_that_is_loaded_during_a_picture_is_unloaded_and_loaded_again_after_it(
     harness: Harness,
 ) -> None:
     harness.run_switch("generation")
+    picture = harness.claim("generation")
     harness.stacks.loaded["outside"] = None
     harness.run_ticks(3)
     assert harness.stacks.loaded == {}
     assert harness.switch.reason == "loaded outside Easel: fake/outside"
     assert harness.state_store.state().mode == "generation"
+    picture.end()
     harness.run_switch("inference")
-    assert sorted(harness.stacks.loaded) == ["chat", "embed"]
+    assert sorted(harness.stacks.loaded) == ["chat", "embed", "outside"]
+
+
+def test_an_llm_that_is_loaded_while_nothing_is_drawn_is_never_unloaded(harness: Harness) -> None:
+    harness.run_switch("generation")
+    harness.engine.holds_memory = True
+    harness.stacks.loaded["outside"] = None
+    released: list[str] = []
+    harness.stacks.on_call = lambda op: released.append(op) if op == "release" else None
+    harness.run_ticks(2)
+    assert harness.state_store.state().mode == "inference"
+    assert harness.switch.reason == "LLM loaded: fake/outside"
+    assert "outside" in harness.stacks.loaded
+    assert released == []
+    assert not harness.engine.holds_memory
+
+
+def test_an_llm_that_is_loaded_during_the_switch_is_loaded_again_later(harness: Harness) -> None:
+    harness.stacks.unload_s = 2.0
+    harness.stacks.late_request = ("late", harness.clock.now + 1)
+    harness.run_switch("generation")
+    assert harness.stacks.loaded == {}
+    assert [item.id for item in harness.state_store.state().saved] == ["chat", "embed", "late"]
 
 
 def test_no_llm_is_loaded_while_a_picture_is_drawn_even_if_an_outside_llm_cannot_be_unloaded(
@@ -471,16 +496,18 @@ def test_no_llm_is_loaded_while_a_picture_is_drawn_even_if_an_outside_llm_cannot
 def test_coexist_leaves_outside_llms_loaded(tmp_path: Path, sharing: Any) -> None:
     harness = Harness(tmp_path, Policy(sharing=sharing))
     harness.run_switch("generation")
+    picture = harness.claim("generation")
     harness.stacks.loaded["outside"] = None
     harness.run_ticks(3)
     assert list(harness.stacks.loaded) == ([] if sharing == "exclusive" else ["outside"])
+    picture.end()
 
 
 # --- restore ---------------------------------------------------------------------------------------
 
 
 def in_generation_mode(folder: Path, *, pin: bool = False, **policy: Any) -> Harness:
-    harness = Harness(folder, Policy(min_stay_s=30, idle_restore_s=600, **policy))
+    harness = Harness(folder, Policy(**{"min_stay_s": 30, "restore": "idle", "idle_restore_s": 600} | policy))
     harness.run_switch("generation", pin=pin)
     return harness
 
@@ -511,16 +538,33 @@ def test_a_render_of_another_client_is_not_idle_time(tmp_path: Path) -> None:
     assert harness.state_store.state().mode == "inference"
 
 
-def test_when_done_restores_inference_mode_after_the_last_picture_and_the_minimum_stay(
-    tmp_path: Path,
-) -> None:
-    harness = in_generation_mode(tmp_path, restore="when_done")
-    picture = harness.claim("generation")
+def test_linger_restores_inference_mode_soon_after_the_last_picture(tmp_path: Path) -> None:
+    harness = Harness(tmp_path, Policy(min_stay_s=30, linger_s=5))
+    first = harness.claim("generation", "ticket")
+    harness.run_ticks(1)
+    assert harness.switch.reason == "image request"
     harness.run_ticks(60)
-    assert harness.state_store.state().mode == "generation"
-    picture.end()
+    first.end()
+    harness.state_store.record_use(harness.clock.now)
+    harness.run_ticks(4)
+    second = harness.claim("generation")
+    harness.run_ticks(10)
+    second.end()
+    harness.state_store.record_use(harness.clock.now)
+    harness.run_ticks(4.5)
+    assert harness.switch.number == 1, "a burst of pictures costs one switch"
     harness.run_ticks(1)
     assert harness.state_store.state().mode == "inference"
+    assert harness.switch.reason == "no more pictures"
+
+
+def test_an_engine_that_does_not_answer_fails_the_restore_once_in_each_minimum_stay(tmp_path: Path) -> None:
+    harness = Harness(tmp_path, Policy(min_stay_s=30, linger_s=5))
+    harness.run_switch("generation", reason="image request")
+    harness.engine.is_hung = True
+    harness.run_ticks(40)
+    assert harness.switch.error is not None
+    assert harness.switch.number == 3, "the first attempt after 5 s, the second 30 s later"
 
 
 def test_never_keeps_generation_mode(tmp_path: Path) -> None:
@@ -536,10 +580,40 @@ def test_llms_that_were_loaded_while_easel_was_down_stay_loaded_when_it_starts(
     first.switch("generation")
     wait_for_mode(first, "generation")
     first.reconciler.stop()
-    stacks.loaded = {"chat": None}  # a reboot
-    first.state_store.record_server_start()
+    stacks.loaded = {"chat": None}
     wait_for_mode(make_arbiter(restore="never"), "inference")
     assert sorted(stacks.loaded) == ["chat", "embed"]
+
+
+def test_a_picture_is_not_drawn_beside_an_llm_that_was_loaded_a_moment_ago(
+    make_arbiter: MakeArbiter, stacks: FakeStacks, engine: FakeEngine
+) -> None:
+    # No check of the monitor in between: the request itself looks.
+    arbiter = make_arbiter(restore="never", check_interval_s=WAIT_S)
+    with arbiter.lease("generation", job="first", timeout_s=WAIT_S):
+        pass
+    stacks.loaded = {"chat": None}
+    stacks.busy_until = time.time() + 0.3
+    with arbiter.lease("generation", job="second", timeout_s=WAIT_S):
+        assert stacks.loaded == {}
+        assert time.time() >= stacks.busy_until, "the chat came first and was not cut"
+    switch = arbiter.state_store.state().switch
+    assert switch is not None
+    assert switch.number == 3, "to the pictures, to the chat, and back"
+
+
+def test_a_hung_llm_server_delays_a_picture_in_generation_mode_by_no_more_than_a_quarter_of_a_second(
+    make_arbiter: MakeArbiter, stacks: FakeStacks
+) -> None:
+    arbiter = make_arbiter(restore="never", check_interval_s=WAIT_S)
+    with arbiter.lease("generation", job="first", timeout_s=WAIT_S):
+        pass
+    answer = threading.Event()
+    stacks.on_call = lambda op: answer.wait(WAIT_S) and None
+    started_at = time.monotonic()
+    with arbiter.lease("generation", job="second", timeout_s=WAIT_S):
+        assert 0.2 < time.monotonic() - started_at < 5
+    answer.set()
 
 
 # --- explicit requests -----------------------------------------------------------------------------
@@ -554,7 +628,7 @@ def test_a_requested_switch_is_a_noop_once_its_mode_is_reached(make_arbiter: Mak
 
 
 def test_a_pin_is_applied_in_a_noop(make_arbiter: MakeArbiter) -> None:
-    arbiter = make_arbiter(restore="when_done")
+    arbiter = make_arbiter(linger_s=0)
     arbiter.switch("generation", pin=True)
     wait_for_mode(arbiter, "generation")
     for pin, pinned in ((None, True), (False, False), (None, False), (True, True)):
@@ -575,12 +649,14 @@ def test_a_pin_ends_with_its_generation_mode(make_arbiter: MakeArbiter) -> None:
 
 
 def test_only_generation_mode_can_be_pinned(make_arbiter: MakeArbiter) -> None:
-    arbiter = make_arbiter(restore="when_done")
+    arbiter = make_arbiter()
     with pytest.raises(NotGenerating):
         arbiter.pin(True)
     arbiter.pin(False)
     arbiter.switch("generation")
-    wait_until(lambda: (switch := arbiter.state_store.state().switch) and switch.reason == "pictures done")
+    wait_for_mode(arbiter, "generation")
+    arbiter.pin(True)
+    assert arbiter.state_store.state().pinned
 
 
 def test_a_switch_from_a_pinned_mode_is_refused_unless_forced(make_arbiter: MakeArbiter) -> None:

@@ -236,7 +236,7 @@ def test_lm_studio_restores_a_model_and_its_settings_under_another_id() -> None:
         stacks = stacks_of(server)
         held = by_id(stacks)
         assert held["my-name"].saved == {"key": "qwen/chat", "context_length": 4096, "flash_attention": False}
-        stacks.release([held["my-name"]])
+        stacks.release(list(held.values()))
         server.config.clear()
         loads = server.loads
         assert stacks.restore([held["my-name"]]) == ()

@@ -51,6 +51,7 @@ def variables(llama: FakeLlamaServer, engine_url: str, **gpu: Any) -> dict[str, 
     stack = {"name": "chat", "driver": "llama-server", "url": llama.url, "key_env": "LLAMA_KEY", "load_s": 5}
     settings = {
         "EASEL_GPU_MIN_STAY_S": 0,
+        "EASEL_GPU_RESTORE": "idle",
         **{f"EASEL_GPU_{name.upper()}": value for name, value in gpu.items()},
     }
     return {
@@ -174,17 +175,61 @@ def test_a_model_that_cannot_be_loaded_again_is_reported_and_the_others_are_load
         assert status(server)["mode"] == "inference"
 
 
-def test_a_model_loaded_outside_easel_is_unloaded_again(
+def test_a_chat_straight_to_the_llm_server_gets_the_gpu_while_nothing_is_drawn(
     tmp_path: Path, sketch_url: str, llama: FakeLlamaServer
 ) -> None:
     with running(tmp_path / "state", **variables(llama, sketch_url)) as server:
         assert server.draw().status_code == 200
+        llama.requests.clear()
         llama.load("chat")
-        wait_until(lambda: llama.loaded() == [])
+        wait_until(lambda: status(server)["mode"] == "inference")
         wait_until(lambda: not status(server)["switchover"]["active"])
+        assert status(server)["switchover"]["reason"] == "LLM loaded: chat/chat"
+        assert "/models/unload" not in [path for _, path, _ in llama.requests]
+        assert "chat" in llama.loaded()
+
+
+def test_a_chat_straight_to_the_llm_server_during_a_picture_is_put_out_and_its_model_loaded_again(
+    tmp_path: Path, slow_sketch: SketchProcess, llama: FakeLlamaServer
+) -> None:
+    environment = variables(llama, slow_sketch.url, restore="linger", linger_s=0)
+    with running(tmp_path / "state", **environment) as server, ThreadPoolExecutor(1) as pool:
+        drawing = in_background(pool, server, n=2, model="flux-schnell")
+        wait_until(lambda: status(server)["queue"]["running"])
+        llama.load("broken")
+        wait_until(lambda: llama.loaded() == [])
         report = status(server)
-        assert report["mode"] == "generation"
-        assert report["switchover"]["reason"] == "loaded outside Easel: chat/chat"
+        assert report["switchover"]["reason"] == "loaded outside Easel: chat/broken"
+        assert report["arbiter"]["saved_llm_slots"] == ["chat/chat", "chat/embed", "chat/broken"]
+        assert drawing.result(60).status_code == 200
+        wait_until(lambda: sorted(llama.loaded()) == ["chat", "embed"])  # the fake cannot load `broken`
+
+
+def test_the_gpu_goes_back_soon_after_the_last_picture_of_a_burst(
+    tmp_path: Path, sketch_url: str, llama: FakeLlamaServer
+) -> None:
+    environment = variables(llama, sketch_url, restore="linger", linger_s=2)
+    with running(tmp_path / "state", **environment) as server:
+        for _ in range(5):
+            assert server.draw().status_code == 200
+            time.sleep(0.3)
+        assert status(server)["switchover"]["number"] == 1
+        wait_until(lambda: sorted(llama.loaded()) == ["chat", "embed"], timeout_s=10)
+        assert server.draw().status_code == 200, "no minimum stay: nobody asks for the LLMs"
+        assert status(server)["switchover"]["number"] == 3
+
+
+def test_the_sketch_engine_that_easel_starts_unloads_no_llm(tmp_path: Path, llama: FakeLlamaServer) -> None:
+    environment = variables(llama, "", restore="linger")
+    with running(tmp_path / "state", **environment) as server:
+        if not status(server)["sketch"]:
+            pytest.skip("a ComfyUI runs on port 8188")
+        assert server.draw(n=2).status_code == 200
+        assert status(server)["mode"] == "inference"
+        refused = post(server, "switchover", mode="generation")
+        assert (refused.status_code, code_of(refused)) == (503, "comfyui.arbiter_unavailable")
+        assert "sketch engine" in refused.json()["error"]["message"]
+        assert "/models/unload" not in [path for _, path, _ in llama.requests]
 
 
 # --- killed processes ------------------------------------------------------------------------------
@@ -236,27 +281,56 @@ def _loses_connection(server: Server) -> bool:
     return False
 
 
+def kill(server: Server) -> None:
+    """The whole server, as after a power cut."""
+    for pid in (server.process.pid, *server.workers()):
+        os.kill(pid, signal.SIGKILL)
+    server.process.wait(10)
+
+
+def test_after_a_kill_in_generation_mode_the_llms_are_loaded_again_at_the_next_start(
+    tmp_path: Path, sketch_url: str, llama: FakeLlamaServer
+) -> None:
+    with running(tmp_path / "state", **variables(llama, sketch_url)) as server:
+        assert server.draw().status_code == 200
+        kill(server)
+    assert llama.loaded() == []
+    with running(tmp_path / "state", **variables(llama, sketch_url, restore="linger")) as server:
+        wait_until(lambda: sorted(llama.loaded()) == ["chat", "embed"])
+        wait_until(lambda: status(server)["mode"] == "inference")
+
+
 def test_a_restart_with_llms_loaded_switches_to_inference(
     tmp_path: Path, sketch_url: str, llama: FakeLlamaServer
 ) -> None:
     with running(tmp_path / "state", **variables(llama, sketch_url)) as server:
         assert server.draw().status_code == 200
+        kill(server)
     llama.load("chat")
     with running(tmp_path / "state", **variables(llama, sketch_url)) as server:
         wait_until(lambda: status(server)["mode"] == "inference")
         assert "chat" in llama.loaded()
 
 
-def test_a_restart_with_nothing_loaded_stays_in_generation_mode(
-    tmp_path: Path, sketch_url: str, llama: FakeLlamaServer
+def test_a_clean_stop_hands_the_gpu_back(tmp_path: Path, sketch_url: str, llama: FakeLlamaServer) -> None:
+    with running(tmp_path / "state", **variables(llama, sketch_url)) as server:
+        assert server.draw().status_code == 200
+        assert llama.loaded() == []
+    assert sorted(llama.loaded()) == ["chat", "embed"]
+    with running(tmp_path / "state", **variables(llama, sketch_url)) as server:
+        assert status(server)["mode"] == "inference"
+
+
+@pytest.mark.parametrize("options", [{"restore": "never"}, {"pin": True}])
+def test_never_and_a_pin_keep_generation_mode_through_a_stop(
+    tmp_path: Path, sketch_url: str, llama: FakeLlamaServer, options: dict[str, Any]
 ) -> None:
-    with running(tmp_path / "state", **variables(llama, sketch_url)) as server:
-        assert server.draw().status_code == 200
-    with running(tmp_path / "state", **variables(llama, sketch_url)) as server:
-        assert server.draw().status_code == 200
-        assert status(server)["switchover"]["number"] == 1
-        switch(server, "inference")
-        assert sorted(llama.loaded()) == ["chat", "embed"]
+    is_pinned = options.pop("pin", False)
+    with running(tmp_path / "state", **variables(llama, sketch_url, **options)) as server:
+        switch(server, "generation", pin=is_pinned)
+    assert llama.loaded() == []
+    with running(tmp_path / "state", **variables(llama, sketch_url, **options)) as server:
+        assert status(server)["mode"] == "generation"
 
 
 # --- explicit requests -----------------------------------------------------------------------------
@@ -311,7 +385,7 @@ def test_a_render_is_cancelled_by_its_id_and_all_renders_with_all(
 def test_a_pin_keeps_generation_mode_and_survives_a_restart(
     tmp_path: Path, sketch_url: str, llama: FakeLlamaServer
 ) -> None:
-    environment = variables(llama, sketch_url, restore="when_done")
+    environment = variables(llama, sketch_url, restore="linger", linger_s=0)
     with running(tmp_path / "state", **environment) as server:
         assert code_of(post(server, "pin", pinned=True)) == "gpu.not_generating"
         switch(server, "generation", pin=True)
@@ -320,7 +394,7 @@ def test_a_pin_keeps_generation_mode_and_survives_a_restart(
     with running(tmp_path / "state", **environment) as server:
         assert status(server)["arbiter"]["pinned"] is True
         assert post(server, "pin", pinned=False).json() == {"pinned": False}
-        wait_until(lambda: status(server)["mode"] == "inference")  # when_done
+        wait_until(lambda: status(server)["mode"] == "inference")
 
 
 def test_every_worker_reports_the_step_and_the_remaining_time(
@@ -514,20 +588,6 @@ def test_ctrl_c_while_flask_generate_waits_for_the_gpu_ends_it_at_once_and_cance
     assert process.wait(60) != 0
     assert json.loads(state.read_text())["switch"]["ended"] is not None
     assert sorted(llama.loaded()) == ["chat", "embed"]
-
-
-def test_llms_loaded_after_a_start_in_generation_mode_stay_loaded_while_nothing_was_drawn(
-    tmp_path: Path, sketch_url: str, llama: FakeLlamaServer
-) -> None:
-    """After a reboot in generation mode the LLM servers may start before Easel or after it."""
-    with running(tmp_path / "state", **variables(llama, sketch_url)) as server:
-        assert server.draw().status_code == 200
-    with running(tmp_path / "state", **variables(llama, sketch_url)) as server:
-        assert status(server)["mode"] == "generation"
-        llama.load("chat")
-        wait_until(lambda: status(server)["mode"] == "inference")
-        assert "chat" in llama.loaded()
-        assert status(server)["switchover"]["reason"] == "loaded when Easel started: chat/chat"
 
 
 def test_a_pin_during_a_switch_is_refused(tmp_path: Path, sketch_url: str, llama: FakeLlamaServer) -> None:

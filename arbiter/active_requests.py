@@ -1,0 +1,95 @@
+"""The requests whose pictures are being drawn, of all processes. Each is a file that its process keeps locked, like a
+claim. A request has several jobs, one after another; between two of them it has no claim."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from filelock import FileLock, lock_descriptor
+
+
+@dataclass(frozen=True)
+class Sender:
+    """Who sent a request, for display: the id that the client gave it or got for it, and the client's address and
+    program."""
+
+    request_id: str = ""
+    client: str = ""
+
+
+UNKNOWN_SENDER = Sender()
+
+
+@dataclass(frozen=True)
+class ActiveRequest:
+    """A request that waits or is drawn. `jobs`: the ids of all its jobs, in order. `since`: Unix time."""
+
+    id: str
+    request_id: str
+    model: str
+    client: str
+    since: float
+    pid: int
+    jobs: tuple[str, ...]
+
+    def has_name(self, name: str) -> bool:
+        """Whether `name` is one of its ids, or the id of one of its jobs."""
+        return name in (self.id, self.request_id, *self.jobs)
+
+
+class ActiveRequests:
+    """All of them, in a folder that the processes share."""
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
+        self._folder, self._clock = folder, clock
+
+    @contextlib.contextmanager
+    def listed(self, id: str, *, model: str, jobs: Sequence[str], sender: Sender) -> Iterator[None]:
+        """List a request of this process inside the block. A full disk only hides it."""
+        request = ActiveRequest(
+            id, sender.request_id, model, sender.client, self._clock(), os.getpid(), tuple(jobs)
+        )
+        path = self._folder / f"{id}.json"
+        # Locked before it has its final name: no process can see it unlocked and remove it.
+        temporary = self._folder / f".{id}"
+        lock = FileLock(temporary, is_singleton=False, thread_local=False)
+        try:
+            with contextlib.suppress(OSError):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                lock.acquire(timeout=1, poll_interval=0.001)
+                temporary.write_text(json.dumps(asdict(request)), "utf-8")
+                os.rename(temporary, path)
+            yield
+        finally:
+            for name in (path, temporary):
+                with contextlib.suppress(OSError):
+                    name.unlink()
+            lock.release()
+
+    def all(self) -> tuple[ActiveRequest, ...]:
+        """The requests of living processes, the oldest first. Removes those of dead ones."""
+        requests = [self._read(path) for path in self._folder.glob("*.json")]
+        return tuple(
+            sorted(
+                (request for request in requests if request is not None), key=lambda request: request.since
+            )
+        )
+
+    def _read(self, path: Path) -> ActiveRequest | None:
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            descriptor = os.open(path, os.O_RDWR)
+            try:
+                if lock_descriptor(descriptor, blocking=False):
+                    path.unlink()
+                    return None
+            finally:
+                os.close(descriptor)
+            document = json.loads(path.read_text("utf-8"))
+            return ActiveRequest(**{**document, "jobs": tuple(document["jobs"])})
+        return None

@@ -1,0 +1,138 @@
+"""What a request waits for and how long: for streams, the status and `Retry-After`. Pure, as the policy is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from arbiter.leases import Claim
+from arbiter.policy import (
+    Situation,
+    has_failed,
+    idle_restore_at,
+    is_open,
+    may_trigger_switch,
+    queue_position,
+    remaining_stay_s,
+    select,
+)
+from arbiter.values import Mode, Pace, other_mode
+from gpu_tenant import Resident
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """What a request waits for, as a text for people; since when, in seconds; how much longer, if that is known; and how
+    many requests come before it."""
+
+    waits_for: str
+    waited_s: float
+    expected_s: int | None
+    place: int
+
+
+def waiting(ticket: Claim, situation: Situation, waited_s: float) -> Waiting:
+    """What the request with `ticket` waits for."""
+    return Waiting(
+        _waits_for(ticket, situation),
+        round(max(0.0, waited_s), 1),
+        seconds_until(ticket.mode, ticket, situation),
+        queue_position(situation.claims, ticket),
+    )
+
+
+def _waits_for(ticket: Claim, situation: Situation) -> str:
+    state, claims = situation.state, situation.claims
+    switch = state.active_switch
+    if switch is not None:
+        side = "LLM requests" if switch.target == "generation" else "pictures"
+        if switch.phase == "draining":
+            return f"running {side} to end"
+        if switch.phase == "restoring":
+            return f"the LLMs to be loaded: {_names(state.saved)}" if state.saved else "the LLMs to be loaded"
+        if switch.phase == "starting":
+            return "ComfyUI to start"
+        if switch.target == "generation":
+            return f"the LLMs to be unloaded: {_names(state.saved)}" if state.saved else "the GPU"
+        return "ComfyUI to unload its models"
+    if is_open(state, ticket.mode):
+        before = queue_position(claims, ticket) + len(select(claims, "lease", ticket.mode))
+        return f"{before} pictures before it" if before != 1 else "the picture before it"
+    if state.pinned:
+        return "the pin of generation mode to end"
+    if has_failed(state) and remaining_stay_s(situation):
+        return f"another attempt to hand the GPU over, {math.ceil(remaining_stay_s(situation))} s after a failure"
+    return "LLM requests" if ticket.mode == "generation" else "pictures"
+
+
+def _names(residents: tuple[Resident, ...]) -> str:
+    return ", ".join(f"{item.owner}/{item.id}" for item in residents)
+
+
+DEFAULT_SWITCH_S = 15.0
+"""How long a switch is assumed to take until one was measured"""
+
+
+def seconds_until(mode: Mode, ticket: Claim | None, situation: Situation) -> int | None:
+    """The value of `Retry-After`: how long until a request for `mode` can run, in whole seconds, from 1 to
+    `max_retry_after_s`. None if unknown. `ticket`: that of the request, if it has one.
+    """
+    state = situation.state
+    seconds = _seconds_ahead(ticket, situation) if mode == "generation" else 0.0
+    if state.mode != mode or state.active_switch is not None:
+        until_switched_s = _seconds_until_switched(mode, situation)
+        if until_switched_s is None:
+            return None
+        seconds += until_switched_s
+    return math.ceil(min(max(1.0, seconds), situation.policy.max_retry_after_s))
+
+
+def _seconds_ahead(ticket: Claim | None, situation: Situation) -> float:
+    """How long the pictures before `ticket`, or before a new request, will take."""
+    claims = situation.claims
+    ahead = (
+        queue_position(claims, ticket) if ticket is not None else len(select(claims, "ticket", "generation"))
+    )
+    # The engine runs one job at a time, at any depth.
+    return _seconds_for(ahead + len(select(claims, "lease", "generation")), situation.pace)
+
+
+def _seconds_for(jobs: int, pace: Pace) -> float:
+    """How long the engine needs for so many jobs. Until one was timed, only the first is counted."""
+    return (jobs if pace.jobs else min(jobs, 1)) * pace.seconds_each
+
+
+def _seconds_until_switched(mode: Mode, situation: Situation) -> float | None:
+    state, policy, now = situation.state, situation.policy, situation.now
+    switch_s = state.took_s.get(mode, DEFAULT_SWITCH_S)
+    if state.active_switch is not None and state.active_switch.target == mode:
+        # One that takes longer than usual is expected to take as long again.
+        elapsed_s = max(0.0, now - state.active_switch.began)
+        return (
+            max(1.0, switch_s - elapsed_s) if elapsed_s < switch_s else min(elapsed_s, policy.drain_timeout_s)
+        )
+    if state.active_switch is not None:  # it switches to the other mode first
+        stay_s = _expected_stay_s(situation, other_mode(mode), policy.min_stay_s)
+        switch_s += state.took_s.get(other_mode(mode), DEFAULT_SWITCH_S)
+    elif has_failed(state):
+        stay_s = remaining_stay_s(situation)
+    else:
+        stay_s = _expected_stay_s(situation, state.mode, remaining_stay_s(situation))
+    if state.pinned:
+        return None
+    running_s = _seconds_for(len(select(situation.claims, "lease", "generation")), situation.pace)
+    if may_trigger_switch(mode, policy):
+        return max(running_s, stay_s) + switch_s
+    restore_at = idle_restore_at(situation)
+    if restore_at is None:
+        return None
+    queued_s = _seconds_for(sum(claim.mode == "generation" for claim in situation.claims), situation.pace)
+    return queued_s + max(restore_at - now, stay_s) + switch_s
+
+
+def _expected_stay_s(situation: Situation, mode: Mode, minimum_s: float) -> float:
+    """How long requests for `mode` keep the GPU from the other mode: until they are done, or the minimum stay is over."""
+    jobs = sum(claim.mode == mode for claim in situation.claims)
+    if mode == "generation":
+        return min(minimum_s, _seconds_for(jobs, situation.pace))
+    return minimum_s if jobs else 0.0
