@@ -4,21 +4,44 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from urllib.parse import urlsplit
 
 from engine.client import Engine
+from engine.device_memory import free_bytes
 from engine.process import EngineProcess
 from engine.values import EngineStats
 from errors import EngineStartFailed, EngineUnreachable
 from gpu_tenant import Failure, Resident
+from loopback import is_loopback
 
 _MAX_RESIDUE_BYTES = 512 * 2**20
 """What ComfyUI's allocator may keep although no model is loaded"""
 _START_POLL_INTERVAL_S = 0.1
+_RISE_BYTES = 64 * 2**20
+"""Free memory varies by less without a cause"""
+_STEADY_S = 0.2
+"""Memory counts as freed when no more became free for so long"""
+_NO_RISE_S = 1.0
+"""So long ComfyUI may take to begin to free memory; after that it had none to free"""
+
+
+class _Freeing:
+    """Follows the free memory of the device while ComfyUI unloads its models. ComfyUI answers before it does so, and no
+    figure of its own tells how much its models take (see `EngineStats.device_free_bytes`)."""
+
+    def __init__(self, free: int, now: float) -> None:
+        self._highest, self._risen_at = free, now
+        self._has_risen = False
+
+    def is_done(self, free: int, now: float) -> bool:
+        if free > self._highest + _RISE_BYTES:
+            self._highest, self._risen_at, self._has_risen = free, now, True
+        return now - self._risen_at >= (_STEADY_S if self._has_risen else _NO_RISE_S)
 
 
 class EngineTenant:
     """`engine` gives the current one and may raise EngineUnreachable; `start_timeout_s` limits how long a start of
-    `process` may take."""
+    `process` may take. `driver_free_bytes`: see `device_memory`."""
 
     def __init__(
         self,
@@ -26,18 +49,30 @@ class EngineTenant:
         process: EngineProcess,
         *,
         start_timeout_s: float,
+        driver_free_bytes: Callable[[], int | None] = free_bytes,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._engine, self._process = engine, process
         self._start_timeout_s, self._clock, self._sleep = start_timeout_s, clock, sleep
+        self._driver_free_bytes = driver_free_bytes
+        self._freeing: _Freeing | None = None
 
     def resident(self) -> tuple[Resident, ...]:
-        """One entry while ComfyUI's allocator holds more than a residue; empty if ComfyUI does not report its GPU
-        memory. A custom node may hold memory for ever, so the caller must limit how long it waits."""
+        """One entry while ComfyUI's allocator holds more than a residue, or after `release` while memory of the device
+        is still becoming free; empty if ComfyUI does not report its GPU memory. A custom node may hold memory for ever,
+        so the caller must limit how long it waits."""
         stats = self._stats()
-        held = stats.torch_vram_total or 0 if stats and stats.reports_gpu_memory else 0
-        return (Resident("comfyui", f"{held / 1e9:.1f} GB"),) if held > _MAX_RESIDUE_BYTES else ()
+        if stats is None or stats.device_free_bytes is None:
+            self._freeing = None
+            return ()
+        held = stats.torch_vram_total or 0
+        if held > _MAX_RESIDUE_BYTES:
+            return (Resident("comfyui", f"{held / 1e9:.1f} GB"),)
+        if self._freeing is not None and not self._freeing.is_done(stats.device_free_bytes, self._clock()):
+            return (Resident("comfyui", "memory that is being freed"),)
+        self._freeing = None
+        return ()
 
     def known_residents(self, timeout_s: float) -> tuple[Resident, ...]:
         try:
@@ -53,8 +88,12 @@ class EngineTenant:
         return len(queue.running) + len(queue.pending)
 
     def release(self, residents: Sequence[Resident]) -> None:
-        if not self.is_down():
-            self._engine().request_free()
+        stats = self._stats()
+        if stats is None:
+            return
+        self._engine().request_free()
+        if self._freeing is None and stats.device_free_bytes is not None:
+            self._freeing = _Freeing(stats.device_free_bytes, self._clock())
 
     def restore(self, residents: Sequence[Resident]) -> tuple[Failure, ...]:
         """Make sure that the engine is up; it loads its models by itself. Raises EngineUnreachable,
@@ -92,11 +131,17 @@ class EngineTenant:
             return False
 
     def available_bytes(self) -> int | None:
-        """GPU memory that ComfyUI could use now, what it already holds included; None if it does not report it."""
+        """GPU memory that ComfyUI could use now, what it already holds included. While it is down or does not report
+        it, what the driver of a GPU on this machine reports as free; None if that is unknown, too."""
         try:
-            return self._engine().stats().available_bytes
+            engine = self._engine()
         except EngineUnreachable:
             return None
+        try:
+            stats = engine.stats()
+        except EngineUnreachable:
+            return self._driver_free_bytes() if is_loopback(urlsplit(engine.url).hostname) else None
+        return stats.available_bytes
 
     def _wait_until_up(self) -> None:
         deadline = self._clock() + self._start_timeout_s

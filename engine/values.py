@@ -81,12 +81,20 @@ class EngineStats:
         )
 
     @property
-    def available_bytes(self) -> int | None:
-        """GPU memory that ComfyUI could use now: what is free, and all that it holds itself."""
+    def device_free_bytes(self) -> int | None:
+        """What the driver reports as free, for all programs together. The only figure that proves anything: with
+        DynamicVRAM (newer ComfyUIs on NVIDIA) the weights are outside PyTorch's pool."""
         if not self.reports_gpu_memory:
             return None
-        # ComfyUI counts what its allocator has reserved and does not use as free.
-        return (self.vram_free or 0) - (self.torch_vram_free or 0) + (self.torch_vram_total or 0)
+        # ComfyUI adds what its allocator has reserved and does not use.
+        return (self.vram_free or 0) - (self.torch_vram_free or 0)
+
+    @property
+    def available_bytes(self) -> int | None:
+        """GPU memory that ComfyUI could use now: what is free, and what its allocator holds. With DynamicVRAM it may be
+        able to use more."""
+        free = self.device_free_bytes
+        return None if free is None else free + (self.torch_vram_total or 0)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "schemas": {"errors"},
     "settings": {"errors", "schemas"},
     "compiler": {"errors", "schemas"},
-    "engine": {"errors", "atomic_file", "gpu_tenant", "http_session"},
+    "engine": {"errors", "atomic_file", "gpu_tenant", "http_session", "loopback"},
     "sketch": {"errors", "atomic_file", "loopback"},
     "arbiter": {"errors", "atomic_file", "gpu_tenant", "schemas"},
     "llm": {"errors", "gpu_tenant", "http_session", "loopback", "schemas"},

@@ -330,9 +330,7 @@ def silent_stream(
     stream_format: StreamFormat, release: Callable[[], None] = lambda: None
 ) -> tuple[SilentDrawing, ImageStream]:
     drawing: Any = SilentDrawing()
-    request = read_image_request(
-        {"prompt": "a"}, endpoint=Endpoint(), request_id="x", random_seed=lambda: 1
-    )
+    request = read_image_request({"prompt": "a"}, endpoint=Endpoint(), request_id="x", random_seed=lambda: 1)
     events = StreamEvents(drawing, request, stream_format, Links(""), arrived_at=0.0)
     body = ImageStream(
         drawing,

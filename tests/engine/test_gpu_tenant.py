@@ -9,11 +9,12 @@ import socket
 import stat
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from engine import Engine, EngineProcess, EngineStats, EngineTenant
+from engine import Engine, EngineProcess, EngineStats, EngineTenant, device_memory
 from errors import EngineStartFailed, EngineUnreachable
 from tests.waiting import wait_until
 
@@ -35,8 +36,15 @@ def stats(held: int, *, device_type: str = "cuda", free: int = 10 * GB) -> Engin
     )
 
 
+def dynamic(free: int) -> EngineStats:
+    """With DynamicVRAM: PyTorch's pool is nearly empty, whatever the models take."""
+    return replace(stats(GB // 5, free=free), torch_vram_free=GB // 10)
+
+
 class FakeEngine:
     """`results`: what each call of `stats` returns or raises; the last one is repeated."""
+
+    url = "http://127.0.0.1:8188"
 
     def __init__(self, *results: EngineStats | EngineUnreachable) -> None:
         self.results = list(results)
@@ -52,16 +60,24 @@ class FakeEngine:
         self.free_requests += 1
 
 
-def make_tenant(
-    engine: FakeEngine, process: EngineProcess | None = None, clock: Callable[[], float] = lambda: 0.0
-) -> EngineTenant:
-    return EngineTenant(
-        lambda: engine, process or EngineProcess(), start_timeout_s=1, clock=clock, sleep=lambda _: None
-    )  # type: ignore[arg-type, return-value]
-
-
 REFUSED = EngineUnreachable("connection refused", url="http://x", refused=True)
 SLOW = EngineUnreachable("timed out", url="http://x", refused=False, slow=True)
+
+
+def make_tenant(
+    engine: FakeEngine,
+    process: EngineProcess | None = None,
+    clock: Callable[[], float] = lambda: 0.0,
+    driver_free_bytes: Callable[[], int | None] = lambda: None,
+) -> EngineTenant:
+    return EngineTenant(
+        lambda: engine,  # type: ignore[arg-type, return-value]
+        process or EngineProcess(),
+        start_timeout_s=1,
+        driver_free_bytes=driver_free_bytes,
+        clock=clock,
+        sleep=lambda _: None,
+    )
 
 
 def test_models_are_resident_while_comfyui_holds_their_memory() -> None:
@@ -75,6 +91,30 @@ def test_memory_that_is_not_freed_stays_resident() -> None:
     assert [len(engine.resident()) for _ in range(15)] == [1] * 15
 
 
+def test_models_outside_pytorchs_pool_are_resident_until_the_device_has_no_more_memory_to_free() -> None:
+    now = itertools.count(step=0.125)
+    free = [2, 2, 2, 8, 8, 14, 14, 14, 14]
+    engine = make_tenant(FakeEngine(*[dynamic(gb * GB) for gb in free]), clock=lambda: next(now))
+    assert engine.resident() == (), "nothing tells that 12 GB of weights are there"
+    engine.release(())
+    held = [len(engine.resident()) for _ in free[2:]]
+    # Steady for 0.2 s at 8 GB is not reached; at 14 GB it is.
+    assert held == [1, 1, 1, 1, 1, 0, 0]
+
+
+def test_an_engine_that_frees_nothing_is_waited_for_a_second_and_a_repeated_release_adds_nothing() -> None:
+    now = itertools.count(step=0.25)
+    fake = FakeEngine(dynamic(20 * GB))
+    engine = make_tenant(fake, clock=lambda: next(now))
+    engine.release(())
+    held = []
+    for _ in range(6):
+        held.append(len(engine.resident()))
+        engine.release(())
+    assert held[:4] == [1, 1, 1, 0]
+    assert fake.free_requests == 7
+
+
 @pytest.mark.parametrize("device_type", ["cpu", "xpu", "mps", "privateuseone"])
 def test_memory_figures_that_are_not_those_of_the_whole_gpu_are_not_used(device_type: str) -> None:
     engine = make_tenant(FakeEngine(stats(7 * GB, device_type=device_type)))
@@ -84,6 +124,51 @@ def test_memory_figures_that_are_not_those_of_the_whole_gpu_are_not_used(device_
 def test_available_memory_is_what_is_free_and_what_comfyui_holds() -> None:
     # 10 GB count as free, 3 of them reserved by ComfyUI and not in use; it holds 6 in total.
     assert make_tenant(FakeEngine(stats(6 * GB))).available_bytes() == 13 * GB
+
+
+def test_available_memory_does_not_count_what_only_pytorch_calls_free() -> None:
+    # The device has 2 GB free. ComfyUI's figure adds 5 GB that its own allocator has reserved and does not use.
+    reserved = replace(stats(6 * GB, free=7 * GB), torch_vram_free=5 * GB)
+    assert reserved.device_free_bytes == 2 * GB
+    assert make_tenant(FakeEngine(dynamic(3 * GB))).available_bytes() == 3 * GB - GB // 10 + GB // 5
+
+
+@pytest.mark.parametrize("error", [REFUSED, SLOW])
+def test_while_the_engine_is_silent_the_driver_of_this_machine_tells_what_is_free(
+    error: EngineUnreachable,
+) -> None:
+    fake = FakeEngine(error)
+    assert make_tenant(fake, driver_free_bytes=lambda: 5 * GB).available_bytes() == 5 * GB
+    fake.url = "http://gpu.example:8188"
+    assert make_tenant(fake, driver_free_bytes=lambda: 5 * GB).available_bytes() is None
+
+
+def write_card(sysfs: Path, name: str, total: int, used: int) -> None:
+    device = sysfs / name / "device"
+    device.mkdir(parents=True)
+    (device / "mem_info_vram_total").write_text(f"{total}\n")
+    (device / "mem_info_vram_used").write_text(f"{used}\n")
+
+
+def test_the_amdgpu_driver_tells_what_is_free_unless_there_are_two_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_memory, "_nvidia", lambda: iter(()))
+    assert device_memory.free_bytes(tmp_path) is None
+    write_card(tmp_path, "card1", 16 * GB, 3 * GB)
+    assert device_memory.free_bytes(tmp_path) == 13 * GB
+    write_card(tmp_path, "card2", 16 * GB, 3 * GB)
+    assert device_memory.free_bytes(tmp_path) is None
+    monkeypatch.setattr(device_memory, "_nvidia", lambda: iter((7 * GB,)))
+    assert device_memory.free_bytes(tmp_path / "none") == 7 * GB
+
+
+def test_a_machine_without_an_nvidia_driver_reports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise device_memory.pynvml.NVMLError(device_memory.pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(device_memory.pynvml, "nvmlInit", fail)
+    assert list(device_memory._nvidia()) == []
 
 
 def test_an_engine_that_is_down_holds_nothing_and_gets_no_request() -> None:
