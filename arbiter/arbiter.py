@@ -415,11 +415,15 @@ class Arbiter:
 
     # --- requests ----------------------------------------------------------------------------------
 
-    def listed(
-        self, id: str, *, model: str, jobs: Sequence[str], sender: Sender
-    ) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def listed(self, id: str, *, model: str, jobs: Sequence[str], sender: Sender) -> Iterator[None]:
         """List a request with all its jobs inside the block, for `cancel` and for display."""
-        return self._requests.listed(id, model=model, jobs=jobs, sender=sender)
+        try:
+            with self._requests.listed(id, model=model, jobs=jobs, sender=sender):
+                yield
+        finally:
+            for job in jobs:  # it may have been cancelled before its last jobs began
+                self.job_progress.remove(job)
 
     # --- explicit requests of the owner ------------------------------------------------------------
 

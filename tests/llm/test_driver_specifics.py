@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -406,6 +407,49 @@ def test_residents_are_unknown_if_one_stack_cannot_be_read() -> None:
         assert set(good.loaded or ()) == set(ollama.MODELS)
         assert bad.loaded is None
         assert "llama-server" in (bad.problem or "")
+
+
+def test_a_stack_that_hangs_hides_only_its_own_residents() -> None:
+    with FakeOllama() as ollama, FakeLlamaServer() as llama:
+        llama.hanging_paths = ("/",)
+        stacks = stacks_of(ollama, llama)
+        started_at = time.monotonic()
+        assert {resident.owner for resident in stacks.known_residents(0.5)} == {"ollama"}
+        good, bad = stacks.status(0.5)
+        assert time.monotonic() - started_at < 3, "less than the timeout of a query"
+        assert set(good.loaded or ()) == set(ollama.MODELS)
+        assert (bad.reachable, bad.loaded, bad.problem) == (False, None, "hangs: no answer within 0.5 s")
+
+
+def test_nothing_is_loaded_again_in_a_stack_where_a_client_has_had_another_model_loaded() -> None:
+    with FakeOllama() as ollama, FakeLlamaServer() as llama:
+        stacks = stacks_of(ollama, llama)
+        held = stacks.resident()
+        stacks.release(held)
+        llama.load("broken")
+        assert stacks.restore(held) == ()
+        assert llama.loaded() == ["broken"]
+        assert set(ollama.loaded()) == set(ollama.MODELS)
+
+
+def test_the_other_models_that_were_loaded_are_loaded_again_beside_one_that_a_client_has_loaded() -> None:
+    with FakeLlamaServer() as llama:
+        stacks = stacks_of(llama)
+        held = stacks.resident()
+        stacks.release(held)
+        llama.load("chat")
+        assert stacks.restore(held) == ()
+        assert sorted(llama.loaded()) == ["chat", "embed"]
+
+
+def test_a_model_that_is_being_loaded_counts_as_a_request() -> None:
+    with FakeLlamaServer() as llama:
+        llama.load_delay_s = 30
+        stacks = stacks_of(llama)
+        before = stacks.busy() or 0
+        stacks.release(stacks.resident())
+        llama.load("chat")
+        assert stacks.busy() == before + 1
 
 
 def test_a_stack_that_refuses_to_unload_does_not_stop_the_others() -> None:

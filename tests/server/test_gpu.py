@@ -382,6 +382,118 @@ def test_a_render_is_cancelled_by_its_id_and_all_renders_with_all(
         assert code_of(post(server, "render/cancel", id=waiting)) == "comfyui.job_not_found"
 
 
+def test_a_request_is_cancelled_whole_by_its_request_id_or_by_one_of_its_jobs(
+    tmp_path: Path, slow_sketch: SketchProcess, llama: FakeLlamaServer
+) -> None:
+    with (
+        running(tmp_path / "state", **variables(llama, slow_sketch.url)) as server,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        for name in ("x-request-id", "job"):
+            # Six pictures in two jobs, because four is the model's largest batch.
+            drawing = pool.submit(_draw_with_id, server, "my-request", n=6)
+            wait_until(lambda: status(server)["jobs"])
+            (job,) = status(server)["jobs"]
+            assert (job["request_id"], job["model"]) == ("my-request", "sdxl-turbo")
+            assert job["client"].startswith("127.0.0.1 python-requests/")
+            assert 0 <= job["age_s"] < 30
+            cancelled = post(
+                server, "render/cancel", id="my-request" if name == "x-request-id" else job["id"]
+            )
+            assert cancelled.json() == {"status": "cancel_requested", "jobs": [job["id"]]}
+            response = drawing.result(10)
+            assert (response.status_code, code_of(response)) == (409, "comfyui.cancelled")
+        assert status(server)["jobs"] == []
+        assert len(list((tmp_path / "state/gpu/requests").glob("*"))) == 0
+        assert list((tmp_path / "state/gpu/jobs").glob("*.cancelled")) == []
+
+
+def _draw_with_id(server: Server, request_id: str, **fields: Any) -> requests.Response:
+    return requests.post(
+        f"{server.url}/v1/images/generations",
+        json={"prompt": "a cat", "size": "256x256", "response_format": "b64_json", **fields},
+        headers={"x-request-id": request_id},
+        timeout=60,
+    )
+
+
+def test_a_waiting_request_says_what_it_waits_for_and_flask_gpu_cancels_it(
+    tmp_path: Path, sketch_url: str, llama: FakeLlamaServer
+) -> None:
+    llama.busy = {"chat": (1, 0)}
+    with (
+        running(tmp_path / "state", **variables(llama, sketch_url)) as server,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        drawing = pool.submit(_draw_with_id, server, "my-request", stream=True)
+        wait_until(lambda: status(server)["tickets"] and status(server)["switchover"]["phase"])
+        (ticket,) = status(server)["tickets"]
+        assert ticket["waits_for"] == "running LLM requests to end"
+        assert (ticket["request_id"], ticket["model"], ticket["place"]) == ("my-request", "sdxl-turbo", 0)
+        assert ticket["expected_s"] >= 1
+        time.sleep(1)  # so that the stream reports it, too
+        shown = flask_gpu(server, "status").stdout
+        assert "my-request  sdxl-turbo  127.0.0.1 python-requests/" in shown
+        assert "waits for running LLM requests to end, about " in shown
+        assert flask_gpu(server, "cancel", "my-request").returncode == 0
+        body = drawing.result(10).text
+        waiting = json.loads(body.partition(": waiting ")[2].partition("\n")[0])
+        assert waiting["waits_for"] == "running LLM requests to end"
+        assert waiting.keys() == {"waits_for", "waited_s", "expected_s", "place"}
+        assert '"code": "comfyui.cancelled"' in body or '"code":"comfyui.cancelled"' in body
+        unknown = flask_gpu(server, "cancel", "my-request")
+        assert unknown.returncode != 0
+        assert "comfyui.job_not_found" in unknown.stderr
+        assert flask_gpu(server, "cancel").returncode != 0, "neither an id nor --all"
+        assert flask_gpu(server, "cancel", "--all").stdout == "nothing runs\n"
+
+
+def flask_gpu(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "app", "gpu", *arguments, "--url", server.url],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+def test_a_hung_llm_server_is_shown_as_hung_and_hides_no_other(
+    tmp_path: Path, sketch_url: str, llama: FakeLlamaServer
+) -> None:
+    with FakeLlamaServer() as hung:
+        hung.hanging_paths = ("/",)
+        stacks = [
+            {"name": "chat", "driver": "llama-server", "url": llama.url, "key_env": "LLAMA_KEY"},
+            {"name": "hung", "driver": "llama-server", "url": hung.url},
+        ]
+        environment = {**variables(llama, sketch_url), "EASEL_LLM_STACKS": json.dumps(stacks)}
+        with running(tmp_path / "state", **environment) as server:
+            wait_until(lambda: len(status(server)["stacks"]) == 2)
+            good, bad = status(server)["stacks"]
+            assert (good["reachable"], sorted(good["loaded"])) == (True, ["chat", "embed"])
+            assert (bad["reachable"], bad["loaded"]) == (False, None)
+            assert "hangs" in bad["problem"]
+            server.wait_for("LLM stack hung cannot be used")
+            server.wait_for("LLM stack chat: loaded: chat, embed")
+
+
+def test_misconfigured_stacks_are_reported_at_start(
+    tmp_path: Path, sketch_url: str, llama: FakeLlamaServer
+) -> None:
+    stacks = [
+        {"name": "no-key", "driver": "llama-server", "url": llama.url},
+        {"name": "wrong-driver", "driver": "ollama", "url": llama.url, "key_env": "LLAMA_KEY"},
+        {"name": "down", "driver": "llama-server", "url": f"http://127.0.0.1:{free_port()}"},
+    ]
+    environment = {**variables(llama, sketch_url), "EASEL_LLM_STACKS": json.dumps(stacks)}
+    with running(tmp_path / "state", **environment) as server:
+        server.wait_for("ERROR easel.llm LLM stack no-key cannot be used: .*key")
+        server.wait_for("ERROR easel.llm LLM stack wrong-driver cannot be used: ")
+        server.wait_for("WARNING easel.llm LLM stack down is not running yet")
+        server.wait_for("WARNING easel.llm the LLM stacks no-key and wrong-driver have the same address")
+
+
 def test_a_pin_keeps_generation_mode_and_survives_a_restart(
     tmp_path: Path, sketch_url: str, llama: FakeLlamaServer
 ) -> None:
