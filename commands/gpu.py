@@ -11,12 +11,13 @@ import click
 import requests
 
 from commands.context import handle_errors, services
-from errors import InvalidCancel, ServerUnreachable, error_from_code
+from errors import InvalidCancel, ServerUnreachable, SwitchInProgress, error_from_code
 from http_session import DirectSession
 
 _CALL_TIMEOUT_S = 10.0
 _POLL_INTERVAL_S = 0.25
 _FRESH_STATUS_TIMEOUT_S = 4.0
+_SWITCH_TIMEOUT_S = 120.0
 
 url_option = click.option("--url", help="URL of the running server; default: this installation's server.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -48,6 +49,17 @@ class Server:
             code, message = document["error"]["code"], document["error"]["message"]
             raise error_from_code(code, message)
         return document
+
+    def call_after_switchover(self, path: str, body: Any, timeout_s: float) -> Any:
+        """POST, as soon as no switchover is in progress: an automatic one may be."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                return self.call("POST", path, body)
+            except SwitchInProgress:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_POLL_INTERVAL_S)
 
     def status(self) -> dict[str, Any]:
         """The response of GET /api/comfyui/status."""
@@ -94,7 +106,7 @@ def switch(
     if model:
         server.call("GET", f"/v1/models/{model}")  # fails before any LLM is unloaded if the model is unknown
     body = {"mode": mode, "force": force} | ({"pin": True} if pin else {})
-    response = server.call("POST", "/api/comfyui/switchover", body)
+    response = server.call_after_switchover("/api/comfyui/switchover", body, timeout)
     if response["status"] == "switching":
         _wait_for_switchover(server, mode, timeout, quiet=as_json)
     if model:
@@ -107,8 +119,9 @@ def switch(
 @json_option
 @handle_errors
 def pin(url: str | None, as_json: bool) -> None:
-    """Pin generation mode: neither LLM requests nor the idle restore end it."""
-    _print(Server(url).call("POST", "/api/comfyui/pin", {"pinned": True}), as_json, lambda _: ["pinned"])
+    """Pin generation mode: neither LLM requests nor the end of the pictures end it."""
+    answer = Server(url).call_after_switchover("/api/comfyui/pin", {"pinned": True}, _SWITCH_TIMEOUT_S)
+    _print(answer, as_json, lambda _: ["pinned"])
 
 
 @gpu.command(short_help="Unpin generation mode.")
@@ -117,7 +130,8 @@ def pin(url: str | None, as_json: bool) -> None:
 @handle_errors
 def unpin(url: str | None, as_json: bool) -> None:
     """Unpin generation mode."""
-    _print(Server(url).call("POST", "/api/comfyui/pin", {"pinned": False}), as_json, lambda _: ["not pinned"])
+    answer = Server(url).call_after_switchover("/api/comfyui/pin", {"pinned": False}, _SWITCH_TIMEOUT_S)
+    _print(answer, as_json, lambda _: ["not pinned"])
 
 
 @gpu.command(short_help="Cancel a request, or all.")
