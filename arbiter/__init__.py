@@ -2,7 +2,7 @@
 two tenants and how long to wait; never what a graph, a prompt or a model file is. README.md describes the design."""
 
 from arbiter.active_requests import UNKNOWN_SENDER, ActiveRequest, Sender
-from arbiter.arbiter import Arbiter, Lease, Snapshot
+from arbiter.arbiter import Arbiter, Lease, Snapshot, WaitReport
 from arbiter.job_progress import JobProgress
 from arbiter.leases import Claim
 from arbiter.values import Mode, Policy, State, Switch
@@ -21,5 +21,6 @@ __all__ = [
     "Snapshot",
     "State",
     "Switch",
+    "WaitReport",
     "Waiting",
 ]

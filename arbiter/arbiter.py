@@ -34,7 +34,7 @@ from arbiter.reconciler import Reconciler
 from arbiter.state_store import StateStore, not_writable
 from arbiter.switchover import Switchover
 from arbiter.values import Mode, Pace, Policy, State, SwitchRequest
-from arbiter.waiting import Waiting, seconds_until, waiting
+from arbiter.waiting import Waiting, seconds_until, waiting, waiting_in_engine
 from errors import (
     ArbiterUnavailable,
     ComfyuiBusy,
@@ -80,14 +80,15 @@ class Snapshot:
     """For each waiting job"""
 
 
-class _WaitReport:
+class WaitReport:
     """Calls `on_wait` when what a request waits for has changed, and every few seconds."""
 
-    def __init__(self, on_wait: Callable[[Waiting], None], started_at: float) -> None:
+    def __init__(self, on_wait: Callable[[Waiting], None]) -> None:
         self._on_wait, self._last = on_wait, ""
-        self._next_at = started_at + _WAIT_REPORT_DELAY_S
+        self._next_at = time.monotonic() + _WAIT_REPORT_DELAY_S
 
-    def __call__(self, now_waiting: Waiting, now: float) -> None:
+    def __call__(self, now_waiting: Waiting) -> None:
+        now = time.monotonic()
         if now >= self._next_at or (self._last and now_waiting.waits_for != self._last):
             self._last, self._next_at = now_waiting.waits_for, now + _WAIT_REPORT_INTERVAL_S
             self._on_wait(now_waiting)
@@ -108,6 +109,11 @@ class Lease:
     def record_run(self, seconds: float) -> None:
         """Record how long the engine worked on the job; `Retry-After` is computed from it."""
         self._own_claim.run_s = seconds
+
+    def waiting_in_engine(self, before: int) -> Waiting:
+        """What the job waits for while `before` other jobs are before it in the engine's queue."""
+        waited_s = self.queued_s + time.monotonic() - self._started_at
+        return waiting_in_engine(before, self._arbiter.state_store.pace(), waited_s)
 
     def report_progress(self, step: int, steps: int) -> None:
         """Report how far the job is, for the status of all processes. Does nothing in a job's first moments."""
@@ -289,14 +295,14 @@ class Arbiter:
         self._waiting[own_claim.claim.number] = event
         self.reconciler.wake()
         next_cancel_check = next_measurement = started_at
-        report = _WaitReport(on_wait, started_at)
+        report = WaitReport(on_wait)
         try:
             while not self._try_grant(own_claim):
                 now = time.monotonic()
                 if now >= next_cancel_check or self._stop_error is not None:
                     next_cancel_check = now + _CANCEL_CHECK_INTERVAL_S
                     self._raise_if_cancelled(own_claim.claim, cancelled)
-                    report(waiting(own_claim.claim, self._situation(), now - started_at), now)
+                    report(waiting(own_claim.claim, self._situation(), now - started_at))
                 if now >= next_measurement:
                     next_measurement = now + _MEASURE_INTERVAL_S
                     self.state_store.check_writable()

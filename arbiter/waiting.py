@@ -41,6 +41,16 @@ def waiting(ticket: Claim, situation: Situation, waited_s: float) -> Waiting:
     )
 
 
+def waiting_in_engine(before: int, pace: Pace, waited_s: float) -> Waiting:
+    """What a job waits for that has its lease and is behind `before` other jobs in the engine's queue."""
+    expected_s = math.ceil(before * pace.seconds_each) if pace.jobs else None
+    return Waiting(_jobs_before(before), round(max(0.0, waited_s), 1), expected_s, before)
+
+
+def _jobs_before(count: int) -> str:
+    return "the picture before it" if count == 1 else f"{count} pictures before it"
+
+
 def _waits_for(ticket: Claim, situation: Situation) -> str:
     state, claims = situation.state, situation.claims
     switch = state.active_switch
@@ -57,7 +67,7 @@ def _waits_for(ticket: Claim, situation: Situation) -> str:
         return "ComfyUI to unload its models"
     if is_open(state, ticket.mode):
         before = queue_position(claims, ticket) + len(select(claims, "lease", ticket.mode))
-        return f"{before} pictures before it" if before != 1 else "the picture before it"
+        return _jobs_before(before)
     if state.pinned:
         return "the pin of generation mode to end"
     if has_failed(state) and remaining_stay_s(situation):

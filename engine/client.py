@@ -93,12 +93,14 @@ class Engine:
         prompt_id: str,
         timeout_s: float,
         on_progress: ProgressCallback = lambda _: None,
+        on_queued: Callable[[int], None] = lambda _: None,
         cancelled: Callable[[], bool] = lambda: False,
         previews: bool = False,
     ) -> Outcome:
         """Run a graph in API format and fetch its pictures.
 
         `prompt_id` is a new `str(uuid4())`; `timeout_s` covers queueing too. `on_progress` is called in this thread;
+        `on_queued` there too, about once a second while the job is pending, with the number of jobs before it;
         `cancelled` at least every 0.5 s while the engine answers. `previews` asks for them; ComfyUIs before 0.8 send
         them only if started with `--preview-method`, and then always. Give every SaveImage its own `filename_prefix`: a
         fully cached job returns the file names of the previous job, whose files may be gone (NoPictures) or, with
@@ -122,6 +124,7 @@ class Engine:
                     poll_interval_s=self._poll_interval_s,
                     timeout_s=timeout_s,
                     cancelled=cancelled,
+                    on_queued=on_queued,
                     clock=self._clock,
                     stuck=self._stuck,
                 )

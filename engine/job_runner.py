@@ -74,6 +74,7 @@ class JobRunner:
         poll_interval_s: float,
         timeout_s: float,
         cancelled: Callable[[], bool],
+        on_queued: Callable[[int], None],
         clock: Callable[[], float],
         stuck: set[str],
     ) -> None:
@@ -82,6 +83,7 @@ class JobRunner:
         self._inbox = inbox
         self._poll_interval_s = poll_interval_s
         self._cancelled = cancelled
+        self._on_queued = on_queued
         self._clock = clock
         self._stuck = stuck
         now = clock()
@@ -185,7 +187,10 @@ class JobRunner:
         try:
             entry = self._http.history(self._job.prompt_id)
             if entry is None:
-                error = self._watchdog.check_queue(now, self._http.queue(), frozenset(self._stuck))
+                queue = self._http.queue()
+                error = self._watchdog.check_queue(now, queue, frozenset(self._stuck))
+                if self._job.prompt_id in queue.pending:
+                    self._on_queued(len(queue.running) + queue.pending.index(self._job.prompt_id))
         except EngineUnreachable as unreachable:
             entry, error = None, self._watchdog.check_unreachable(self._clock(), unreachable)
         if entry is not None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from arbiter import UNKNOWN_SENDER, Arbiter, Lease, Sender, Waiting
+from arbiter import UNKNOWN_SENDER, Arbiter, Lease, Sender, Waiting, WaitReport
 from compiler import Catalogue, Compiled, Graph, Plan, Size
 from engine import Engine, Outcome, Preview, Progress, ProgressCallback
 from errors import EngineRejected, JobTimedOut, NoPictures
@@ -86,9 +86,9 @@ class Drawing:
     ) -> Iterator[Image]:
         """Run the jobs one after another; yields the images of each as it ends. Iterate it only once.
 
-        `on_wait`: called while a job waits for the GPU. `previews`: ask the engine for previews, which it sends if it
-        can. `sender`: who sent the request, for the status of all processes. Raises what `Generator.generate` raises
-        once the GPU is needed.
+        `on_wait`: called while a job waits for the GPU, or for other jobs in the engine. `previews`: ask the engine for
+        previews, which it sends if it can. `sender`: who sent the request, for the status of all processes. Raises what
+        `Generator.generate` raises once the GPU is needed.
         """
         jobs = [str(uuid.uuid4()) for _ in self._compiled.graphs]
         listed = self._deps.arbiter.listed(self._id, model=self.plan.model, jobs=jobs, sender=sender)
@@ -118,6 +118,7 @@ class Drawing:
             cancelled=callbacks.cancelled,
             on_wait=callbacks.on_wait,
         )
+        report = WaitReport(callbacks.on_wait)
         with lease as held:
             if not self._graphs:
                 self._graphs = self._deps.fitted_graphs.get(self._compiled, self._catalogue, self._engine)
@@ -127,6 +128,7 @@ class Drawing:
                 prompt_id=prompt_id,
                 timeout_s=self._remaining_s(),
                 on_progress=_report_to_lease(held, callbacks.on_progress),
+                on_queued=lambda before: report(held.waiting_in_engine(before)),
                 cancelled=lambda: callbacks.cancelled() or held.is_void(),
                 previews=previews,
             )

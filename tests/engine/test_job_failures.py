@@ -234,6 +234,7 @@ def test_a_submission_that_was_not_answered_in_time_is_not_sent_again() -> None:
         limits=Limits(stall_timeout_s=5, idle_timeout_s=5, unreachable_timeout_s=5),
         poll_interval_s=0.1,
         timeout_s=5,
+        on_queued=lambda before: None,
         cancelled=lambda: False,
         clock=time.monotonic,
         stuck=set(),

@@ -448,6 +448,25 @@ def test_a_waiting_request_says_what_it_waits_for_and_flask_gpu_cancels_it(
         assert flask_gpu(server, "cancel", "--all").stdout == "nothing runs\n"
 
 
+def test_a_stream_says_how_many_pictures_are_before_it_in_comfyuis_queue(
+    tmp_path: Path, slow_sketch: SketchProcess
+) -> None:
+    """Without LLM stacks the requests wait in ComfyUI."""
+    with (
+        running(tmp_path / "state", EASEL_ENGINE_URL=slow_sketch.url) as server,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        first = [in_background(pool, server, seed=seed) for seed in (1, 2)]
+        wait_until(lambda: sum(status(server)["queue"].values()) == 2)
+        body = _draw_with_id(server, "third", stream=True, stream_options={"include_usage": True}).text
+        assert [drawing.result(30).status_code for drawing in first] == [200, 200]
+        events = [json.loads(line[6:]) for line in body.splitlines() if line.startswith("data: {")]
+        waiting = [event["waiting"] for event in events if "waiting" in event]
+        assert waiting[0]["waits_for"] in ("2 pictures before it", "the picture before it")
+        assert waiting[-1]["waited_s"] >= waiting[0]["waited_s"] >= 0
+        assert events[-1]["data"][0]["progress"] == 100
+
+
 def flask_gpu(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "flask", "--app", "app", "gpu", *arguments, "--url", server.url],
