@@ -19,6 +19,7 @@ from arbiter.monitor import Monitor, QuickCheck
 from arbiter.policy import (
     Situation,
     after_llm_load,
+    has_failed,
     has_turn,
     idle_restore_at,
     is_open,
@@ -238,7 +239,8 @@ class Arbiter:
         residents = self._llm_check.run()
         if not residents:
             return
-        is_in_use = self._engine_jobs() > 0
+        # After a failed switch to inference another one would be too early, and the picture has come.
+        is_in_use = self._engine_jobs() > 0 or has_failed(state)
         with self.state_store.mutex():
             plan = after_llm_load(self._situation(), residents, is_in_use=is_in_use)
             if plan is not None:

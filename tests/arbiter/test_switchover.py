@@ -602,6 +602,22 @@ def test_a_picture_is_not_drawn_beside_an_llm_that_was_loaded_a_moment_ago(
     assert switch.number == 3, "to the pictures, to the chat, and back"
 
 
+def test_soon_after_a_failed_switch_a_picture_is_not_drawn_beside_an_llm_either(
+    make_arbiter: MakeArbiter, stacks: FakeStacks, engine: FakeEngine
+) -> None:
+    arbiter = make_arbiter(restore="never", check_interval_s=WAIT_S, min_stay_s=WAIT_S)
+    with arbiter.lease("generation", job="first", timeout_s=WAIT_S):
+        pass
+    engine.is_hung = True
+    arbiter.switch("inference")
+    wait_until(lambda: (switch := arbiter.state_store.state().switch) and switch.error)
+    engine.is_hung = False
+    stacks.loaded = {"chat": None}
+    with arbiter.lease("generation", job="second", timeout_s=WAIT_S):
+        assert stacks.loaded == {}
+    assert [item.id for item in arbiter.state_store.state().saved] == ["embed", "chat"]
+
+
 def test_a_hung_llm_server_delays_a_picture_in_generation_mode_by_no_more_than_a_quarter_of_a_second(
     make_arbiter: MakeArbiter, stacks: FakeStacks
 ) -> None:
