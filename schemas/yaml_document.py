@@ -1,4 +1,5 @@
-"""Reads YAML with line numbers in error messages. Unlike PyYAML, refuses duplicate keys and non-finite numbers."""
+"""Reads YAML with line numbers in error messages. Unlike PyYAML, refuses duplicate keys, keys that are not text, and
+non-finite numbers."""
 
 from __future__ import annotations
 
@@ -12,20 +13,38 @@ import yaml
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+_TAG = "tag:yaml.org,2002:"
+_KEY_KINDS = {"int": "a number", "float": "a number", "bool": "true or false", "timestamp": "a date"}
+
+
 class _StrictLoader(_Loader):  # type: ignore[misc]
-    """Refuses a mapping with duplicate keys."""
+    """Refuses a mapping with duplicate keys, or with a key that is not text: nobody could name it in a request."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value!r} is given twice", key.start_mark
-                    )
-                seen.add(key.value)
+            if key.tag == f"{_TAG}merge":
+                continue
+            error = _key_error(key) or (
+                f"the key {key.value!r} is given twice" if key.value in seen else None
+            )
+            if error:
+                raise yaml.constructor.ConstructorError(None, None, error, key.start_mark)
+            seen.add(key.value)
         mapping: dict[Hashable, Any] = super().construct_mapping(node, deep)
         return mapping
+
+
+def _key_error(key: yaml.Node) -> str | None:
+    """What to write instead, if the key of a mapping is not text."""
+    if key.tag == f"{_TAG}str":
+        return None
+    if not isinstance(key, yaml.ScalarNode):
+        return "a list or a mapping cannot be a key; write a text"
+    if key.tag == f"{_TAG}null":
+        return f'the key {key.value or "before the colon"!r} is empty; write a text in quotes, such as "none"'
+    kind = _KEY_KINDS.get(key.tag.removeprefix(_TAG), f"of the type {key.tag}")
+    return f'YAML reads the key {key.value} as {kind}; write it in quotes: "{key.value}"'
 
 
 def _finite(loader: Any, node: yaml.ScalarNode) -> float:

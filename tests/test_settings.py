@@ -112,3 +112,9 @@ def test_the_example_file_lists_every_setting_with_its_description_and_default(t
     }
     assert named == set(SETTINGS_BY_NAME)
     assert [setting.name for setting in SETTINGS if setting.description not in text] == []
+
+
+def test_a_key_of_the_file_that_is_not_text_is_refused_with_file_line_and_remedy(tmp_path: Path) -> None:
+    (tmp_path / "easel.yaml").write_text("llm:\n  stacks:\n    - yes: 1\n")
+    with pytest.raises(SettingsInvalid, match=r'easel.yaml:3: .* write it in quotes: "yes"'):
+        load_settings({}, root=tmp_path)

@@ -80,6 +80,17 @@ def test_a_document_that_is_not_a_catalogue_is_refused(text: str, message: str) 
     assert message in error_of(replace(SOURCES, catalogue=text))
 
 
+@pytest.mark.parametrize("key", ["1.5", "yes", "2024-01-31"])
+@pytest.mark.parametrize("old", ["  sdxl-turbo:", "  lcm-sd-1.5:", "      steps:", "{low:"])
+def test_a_key_that_is_not_text_is_refused_with_file_line_and_remedy(key: str, old: str) -> None:
+    new = old[: len(old) - len(old.lstrip(" {"))] + f"{key}:"
+    sources = edited(old, new)
+    line = sources.catalogue[: sources.catalogue.index(new)].count("\n") + 1
+    message = error_of(sources)
+    assert message.startswith(f"catalogue.yaml:{line}: ")
+    assert f'write it in quotes: "{key}"' in message
+
+
 def test_a_model_id_given_twice_is_refused() -> None:
     assert "given twice" in error_of(edited("  flux-schnell-fp8:", "  flux-schnell:"))
 

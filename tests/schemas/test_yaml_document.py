@@ -1,0 +1,66 @@
+"""YAML that people write: what is refused, with the line and the text that mends it."""
+
+from __future__ import annotations
+
+import pytest
+
+from schemas import read_yaml
+from tests.conftest import ROOT
+
+KEYS = [
+    ("1", '"1"'),
+    ("1.5", '"1.5"'),
+    ("2.", '"2."'),
+    ("0o17", None),
+    ("0x1F", '"0x1F"'),
+    ("1_000", '"1_000"'),
+    ("12:30", '"12:30"'),
+    ("yes", '"yes"'),
+    ("No", '"No"'),
+    ("on", '"on"'),
+    ("true", '"true"'),
+    ("2024-01-31", '"2024-01-31"'),
+    ("2024-01-31 10:00:00", '"2024-01-31 10:00:00"'),
+    ("~", "in quotes"),
+    ("null", "in quotes"),
+    (".inf", '".inf"'),
+    (".nan", '".nan"'),
+    ("!!int '3'", '"3"'),
+    ('"1.5"', None),
+    ("'yes'", None),
+    ("v1.5", None),
+    ("!!str 1.5", None),
+]
+
+
+@pytest.mark.parametrize(
+    ("frame", "line"),
+    [("# comment\n{key}: 1\n", 2), ("a:\n  b:\n  - c: 1\n    {key}: 1\n", 4), ("a:\n {{{key}: 1}}\n", 2)],
+)
+@pytest.mark.parametrize(("key", "remedy"), KEYS)
+def test_a_key_that_is_not_text_is_refused_wherever_it_is_with_line_and_remedy(
+    frame: str, line: int, key: str, remedy: str | None
+) -> None:
+    text = frame.format(key=key)
+    if remedy is None:
+        read_yaml(text)
+        return
+    with pytest.raises(ValueError) as caught:
+        read_yaml(text)
+    assert str(caught.value).startswith(f"{line}: ")
+    assert remedy in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["? [a]", "? {a: 1}"])
+def test_a_key_that_is_a_list_or_a_mapping_is_refused(key: str) -> None:
+    with pytest.raises(ValueError, match="2: a list or a mapping cannot be a key"):
+        read_yaml(f"# comment\n{key}\n: 1\n")
+
+
+def test_a_merge_key_is_allowed() -> None:
+    assert read_yaml("a: &a {x: 1}\nb: {<<: *a, y: 2}\n")["b"] == {"x": 1, "y": 2}
+
+
+def test_every_yaml_file_of_the_project_has_only_text_keys() -> None:
+    for path in (ROOT / "catalogue.yaml", ROOT / "easel.example.yaml", *(ROOT / "schemas").glob("*.yaml")):
+        read_yaml(path.read_text("utf-8"))
