@@ -1,6 +1,6 @@
 """The current catalogue, reloaded when its files change. A valid edit takes effect without a restart; an invalid one
-is refused and the last good catalogue stays. The last good texts are kept in the state directory, so that a worker
-that starts after an invalid edit serves the same catalogue as the older workers."""
+is refused and the last good catalogue stays. That is the one stored last by any process of the server, see
+`last_good`: after an invalid edit all workers serve the same catalogue."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from atomic_file import write_atomic
 from compiler import Catalogue, Size, SourcePaths, Sources, load_catalogue, read_sources
 from errors import CatalogueInvalid, EaselError, SettingsInvalid, shorten
+from generation.last_good import LastGoodFile, Version
 
 log = logging.getLogger("easel.catalogue")
 
@@ -37,6 +37,10 @@ ApplyChoices = Callable[[Catalogue], Catalogue]
 """Puts this installation's choices (default model, hidden models) into a new catalogue, or raises SettingsInvalid."""
 
 
+MAX_READS_AT_START = 5
+"""How often the files are read again if they change while the first catalogue is checked"""
+
+
 class LiveCatalogue:
     """`current()` returns the current catalogue. Thread-safe; each process has its own."""
 
@@ -54,75 +58,103 @@ class LiveCatalogue:
         The last good texts are written to `last_good_file`. A file must be unchanged for `settle_s` before it is
         read, so that an editor's half-written file never is. `clock` gives seconds since the epoch.
         """
-        self._paths, self._last_good_file, self._apply_choices = paths, last_good_file, apply_choices
+        self._paths, self._apply_choices = paths, apply_choices
+        self._last_good = LastGoodFile(last_good_file, paths)
         self._settle_s, self._clock = settle_s, clock
         self._lock = threading.Lock()
         self._pid = os.getpid()
-        self._checked_stamp = self._read_stamp()
         self.error: EaselError | None = None
         """Why the files as they are now were refused, or None."""
+        self._last_good_version: Version | None = None
+        """Version of the last good file that was read after the files had been refused"""
+        for _ in range(MAX_READS_AT_START):
+            self._checked_stamp = self._read_stamp()
+            self._sources = read_sources(paths)
+            self._catalogue = self._parse(self._sources)
+            if self._last_good.store(self._sources, self._is_unchanged):
+                break
         self.loaded_at = int(time.time())
         """Unix time at which the current catalogue was loaded"""
-        self._catalogue = self._accept(read_sources(paths))
 
     def current(self) -> Catalogue:
         """The current catalogue. Checks the files' modification times; never raises for an invalid edit."""
         if self._pid != os.getpid():
             self._after_fork()
         stamp = self._read_stamp()
-        if stamp != self._checked_stamp and self._lock.acquire(blocking=False):
+        if (stamp != self._checked_stamp or self._is_outdated()) and self._lock.acquire(blocking=False):
             try:
-                self._reload(stamp)
+                if stamp != self._checked_stamp:
+                    self._reload(stamp)
+                else:
+                    self._use_last_good()
             finally:
                 self._lock.release()
         return self._catalogue
 
+    def _is_outdated(self) -> bool:
+        """Whether another process has stored a good catalogue since this one refused the files."""
+        return self.error is not None and self._last_good.version() != self._last_good_version
+
     def _reload(self, stamp: Stamp) -> None:
         if self._is_being_written(stamp):
             return
-        self._checked_stamp = stamp
         try:
-            self._catalogue = self._accept(read_sources(self._paths))
+            sources = read_sources(self._paths)
+            catalogue = self._parse(sources)
         except EaselError as error:
-            self._refuse(error)
+            self._refuse(stamp, error)
         except Exception as error:
             # A parser may raise anything. That must refuse the edit, not fail the request that happened to notice it.
-            self._refuse(
-                CatalogueInvalid(
-                    f"{self._paths.catalogue.name}: {type(error).__name__}: {shorten(str(error), 300)}"
-                )
-            )
+            text = f"{self._paths.catalogue.name}: {type(error).__name__}: {shorten(str(error), 300)}"
+            self._refuse(stamp, CatalogueInvalid(text))
         else:
-            self.error, self.loaded_at = None, int(time.time())
-            log.info("catalogue reloaded: %d models", len(self._catalogue.models))
+            # Otherwise the files have changed again: the next request reads them once they have settled.
+            if self._last_good.store(sources, lambda: self._read_stamp() == stamp):
+                self._checked_stamp, self.error = stamp, None
+                self._use(sources, catalogue)
+                log.info("catalogue reloaded: %d models", len(catalogue.models))
 
     def _is_being_written(self, stamp: Stamp) -> bool:
         # A modification time in the future means that the clock was set back, not that the file is being written.
         last_change = max((entry.changed_ns for entry in stamp), default=0) / 1e9
         return 0 <= self._clock() - last_change < self._settle_s
 
-    def _refuse(self, error: EaselError) -> None:
-        self.error = error
-        log.error("the changed catalogue is not valid; the last good one stays in use: %s", error.message)
+    def _is_unchanged(self) -> bool:
+        return self._read_stamp() == self._checked_stamp
 
-    def _accept(self, sources: Sources) -> Catalogue:
-        catalogue = self._apply_choices(load_catalogue(sources))
-        # If the state directory is not writable, only the copy of the last good catalogue is lost.
-        with contextlib.suppress(OSError):
-            write_atomic(self._last_good_file, sources.dump().encode())
-        return catalogue
+    def _parse(self, sources: Sources) -> Catalogue:
+        return self._apply_choices(load_catalogue(sources))
+
+    def _use(self, sources: Sources, catalogue: Catalogue) -> None:
+        self._sources, self._catalogue, self.loaded_at = sources, catalogue, int(time.time())
+
+    def _refuse(self, stamp: Stamp, error: EaselError) -> None:
+        self._checked_stamp, self.error = stamp, error
+        log.error("the changed catalogue is not valid; the last good one stays in use: %s", error.message)
+        self._use_last_good()
+
+    def _use_last_good(self) -> None:
+        """Load the stored catalogue, unless it is the current one."""
+        stored, self._last_good_version = self._last_good.read_or_restore(self._sources)
+        if stored == self._sources:
+            return
+        try:
+            self._use(stored, self._parse(stored))
+            log.info("another process has stored a newer catalogue: it is in use here too")
+        except Exception as error:
+            log.warning(
+                "the last good catalogue cannot be loaded, it is replaced by the current one: %s", error
+            )
+            _, self._last_good_version = self._last_good.read_or_restore(self._sources, rejected=stored)
 
     def _after_fork(self) -> None:
         """A worker forked from the master has the catalogue of the server's start. If the files have changed since and
         are now invalid, the last good file has what the older workers loaded in between."""
         self._pid, self._lock = os.getpid(), threading.Lock()
-        if self._read_stamp() == self._checked_stamp:
+        if self._is_unchanged() or self._last_good.read() is None:
             return
-        try:
-            sources = Sources.load(self._last_good_file.read_text("utf-8"))
-            self._catalogue = self._apply_choices(load_catalogue(sources))
-        except (OSError, ValueError, TypeError, EaselError) as error:
-            log.warning("the last good catalogue cannot be loaded: %s", error)
+        with self._lock:
+            self._use_last_good()
 
     def _read_stamp(self) -> Stamp:
         stamp: list[FileStamp] = []

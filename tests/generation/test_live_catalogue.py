@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from compiler import Catalogue, SourcePaths, load_catalogue, read_sources
 from errors import CatalogueInvalid, SettingsInvalid
@@ -34,8 +38,28 @@ class Installation:
     def paths(self) -> SourcePaths:
         return SourcePaths(self.root / "catalogue.yaml", self.root / "templates_wf", self.root / "schemas")
 
-    def load(self) -> LiveCatalogue:
-        return LiveCatalogue(self.paths, self.root / "state/last_good.json", clock=self.clock)
+    @property
+    def last_good(self) -> Path:
+        return self.root / "state/last_good.json"
+
+    def load(self, during_check: Callable[[], None] = lambda: None) -> LiveCatalogue:
+        """`during_check` is called between reading the files and storing them."""
+
+        def apply_choices(catalogue: Catalogue) -> Catalogue:
+            during_check()
+            return catalogue
+
+        return LiveCatalogue(self.paths, self.last_good, apply_choices=apply_choices, clock=self.clock)
+
+    def set_title(self, text: str) -> None:
+        """Edit the title of SDXL Turbo; the file has settled afterwards. `text` "" makes the catalogue invalid."""
+        path = self.root / "catalogue.yaml"
+        titles = r'(?m)^    title: (SDXL Turbo|v\d|"")$'
+        replacement = "    title: " + (text or '""')
+        path.write_text(re.sub(titles, replacement, path.read_text(), count=1))
+        self.clock.now += 10
+        os.utime(path, (self.clock.now, self.clock.now))
+        self.clock.now += 1
 
     def edit(self, name: str, old: str, new: str) -> None:
         path = self.root / name
@@ -156,6 +180,111 @@ def test_a_start_with_an_invalid_catalogue_fails(installation: Installation) -> 
 def test_a_state_directory_that_is_not_writable_does_not_prevent_loading(installation: Installation) -> None:
     (installation.root / "state").write_text("a file instead of a folder")
     assert title(installation.load()) == "SDXL Turbo"
+
+
+# --- several processes, each with its own LiveCatalogue -------------------------------------------------
+
+
+def test_after_a_good_edit_and_a_bad_one_every_process_uses_the_good_edit(installation: Installation) -> None:
+    first, second = installation.load(), installation.load()
+    installation.set_title("v2")
+    assert title(first) == "v2"
+    installation.set_title("")
+    assert (title(second), title(first)) == ("v2", "v2")
+    assert second.error is not None
+    assert first.error is not None
+    installation.set_title("v3")
+    assert (title(first), title(second)) == ("v3", "v3")
+    assert (first.error, second.error) == (None, None)
+
+
+def test_a_process_that_refused_the_files_uses_what_another_one_stores_later(
+    installation: Installation,
+) -> None:
+    first, second = installation.load(), installation.load()
+    path, bad = installation.root / "catalogue.yaml", installation.root / "bad.yaml"
+    installation.set_title("")
+    assert title(first) == title(second) == "SDXL Turbo"
+    path.replace(bad)
+    shutil.copy(bad, path)
+    installation.set_title("v2")
+    assert title(second) == "v2"
+    bad.replace(path)  # the same file as the one that `first` has refused: its stamp shows no change
+    assert (title(first), title(second)) == ("v2", "v2")
+
+
+def test_a_slow_check_never_stores_or_serves_files_that_have_changed_meanwhile(
+    installation: Installation,
+) -> None:
+    edits: list[str] = []
+    first = installation.load(lambda: installation.set_title(edits.pop()) if edits else None)
+    second = installation.load()
+    installation.set_title("v2")
+    edits.append("v3")  # while `first` checks v2
+    assert title(first) == "SDXL Turbo"
+    assert title(second) == "v3"
+    installation.set_title("")
+    assert (title(first), title(second)) == ("v3", "v3")
+
+
+def test_a_bad_edit_during_a_check_leaves_all_processes_with_what_was_stored(
+    installation: Installation,
+) -> None:
+    edits: list[str] = []
+    first = installation.load(lambda: installation.set_title(edits.pop()) if edits else None)
+    second = installation.load()
+    installation.set_title("v2")
+    edits.append("")
+    assert [title(live) for live in (first, second, first)] == ["SDXL Turbo"] * 3
+
+
+@pytest.mark.parametrize("content", [None, "", '{"origin": []', "[]", '{"origin": [], "sources": {}}'])
+def test_a_lost_or_damaged_last_good_file_is_restored_and_all_processes_agree(
+    installation: Installation, content: str | None
+) -> None:
+    first, second = installation.load(), installation.load()
+    installation.set_title("v2")
+    assert title(first) == "v2"
+    if content is None:
+        installation.last_good.unlink()
+    else:
+        installation.last_good.write_text(content)
+    installation.set_title("")
+    assert (title(first), title(second)) == ("v2", "v2")
+    installation.last_good.unlink()
+    assert (title(second), title(first)) == ("v2", "v2")
+    assert installation.last_good.exists()
+
+
+def test_a_stored_catalogue_that_cannot_be_loaded_is_replaced(installation: Installation) -> None:
+    first, second = installation.load(), installation.load()
+    document = json.loads(installation.last_good.read_text())
+    document["sources"]["catalogue"] = "of another version"
+    installation.last_good.write_text(json.dumps(document))
+    installation.set_title("")
+    assert title(first) == title(second) == "SDXL Turbo"
+    assert "of another version" not in installation.last_good.read_text()
+
+
+def test_a_catalogue_from_other_files_is_not_used(installation: Installation, tmp_path: Path) -> None:
+    live = installation.load()
+    other = tmp_path / "other.yaml"
+    other.write_text((ROOT / "catalogue.yaml").read_text().replace("title: SDXL Turbo\n", "title: Other\n"))
+    LiveCatalogue(
+        SourcePaths(other, installation.paths.templates, installation.paths.schemas), installation.last_good
+    )
+    installation.set_title("")
+    assert title(live) == "SDXL Turbo"
+
+
+def test_a_process_that_cannot_lock_the_last_good_file_stays_as_it_is_until_it_can(
+    installation: Installation,
+) -> None:
+    live = installation.load()
+    installation.set_title("v2")
+    with FileLock(f"{installation.last_good}.lock"):
+        assert title(live) == "SDXL Turbo"
+    assert title(live) == "v2"
 
 
 # --- this installation's choices -------------------------------------------------------------------

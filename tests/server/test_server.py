@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -154,6 +155,49 @@ def test_a_valid_edit_is_loaded_and_an_invalid_one_refused_even_by_workers_start
 
         catalogue.write_text(text)
         wait_until(lambda: "my-new-model" not in models(server))
+
+
+def test_after_a_good_edit_that_one_worker_loaded_and_a_bad_one_both_workers_serve_the_good_edit(
+    tmp_path: Path,
+) -> None:
+    text = (ROOT / "catalogue.yaml").read_text()
+    catalogue = tmp_path / "catalogue.yaml"
+    catalogue.write_text(text)
+    with running(tmp_path / "state", EASEL_CATALOGUE=str(catalogue)) as server:
+        wait_until(lambda: len(server.workers()) == 2 and server.sketch() is not None)
+        first, second = server.workers()
+        with stopped(first):
+            assert "flux-schnell-fp8" in listing(server)
+        valid = text.replace("  flux-schnell-fp8:\n", "  my-new-model:\n")
+        with stopped(second):
+            catalogue.write_text(valid)
+            wait_until(lambda: "my-new-model" in listing(server))
+            catalogue.write_text(valid.replace("min_vram_gb: 8", "min_vram_gb: eight"))
+            wait_until(lambda: "my-new-model" in listing(server) and "stays in use" in server.log)
+        with stopped(first):
+            wait_until(lambda: listing(server) and server.log.count("stays in use") == 2)
+            assert "my-new-model" in listing(server)
+        with stopped(second):
+            assert "my-new-model" in listing(server)
+
+
+@contextlib.contextmanager
+def stopped(worker: int) -> Iterator[None]:
+    """Stops a worker meanwhile, so that the other one answers all requests."""
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(worker, signal.SIGCONT)
+
+
+def listing(server: Server) -> str:
+    """The response of a worker that is running; a stopped one may have accepted the connection."""
+    while True:
+        try:
+            return requests.get(f"{server.url}/v1/models", timeout=2).text
+        except requests.Timeout:
+            pass
 
 
 def test_an_edit_made_long_before_the_next_request_is_loaded_for_it_in_each_worker(tmp_path: Path) -> None:
