@@ -39,7 +39,7 @@ class Container:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.state_dir = settings.path("state_dir")
-        self.nodes = ROOT / "schemas/nodes.json"
+        self.sketch_nodes = self.state_dir / "sketch-nodes.json"
         key_variables = [entry["key_env"] for entry in settings["llm.stacks"] if "key_env" in entry]
         self.engine_process = EngineProcess.from_setting(
             settings["engine.start"], self.state_dir, key_variables
@@ -61,6 +61,7 @@ class Container:
             catalogue=self.settings.path("catalogue"),
             templates=self.settings.path("templates"),
             schemas=ROOT / "schemas",
+            learned_nodes=self.state_dir / "nodes.json",
         )
 
     @cached_property
@@ -83,16 +84,17 @@ class Container:
         return catalogue
 
     def _write_sketch_files(self, catalogue: Catalogue) -> None:
-        """Write the list of files that the sketch engine pretends to have: all files in the catalogue. The sketch engine
-        detects changes of this file."""
+        """Write what the sketch engine pretends to have: all nodes that the catalogue knows and all files in it. The
+        sketch engine detects changes of these files."""
         self._sketch_catalogue = catalogue
         with contextlib.suppress(OSError):
+            write_atomic(self.sketch_nodes, json.dumps(catalogue.nodes).encode())
             write_atomic(self.sketch_files, json.dumps(catalogue.files).encode())
 
     @cached_property
     def sketch_supervisor(self) -> SketchSupervisor:
         """Runs the sketch engine of a server; only the server's master process starts it."""
-        return SketchSupervisor(self.nodes, url_file=self.state_dir / "sketch-url")
+        return SketchSupervisor(self.sketch_nodes, url_file=self.state_dir / "sketch-url")
 
     def sketch_url(self) -> str | None:
         """URL of the sketch engine, the command's or the server's; None if it is disabled or not running."""
@@ -189,7 +191,8 @@ class Container:
             if not self.sketch_allowed or self._has_engine():
                 yield
                 return
-            with SketchProcess(nodes=self.nodes, files=self.catalogue().files) as sketch:
+            catalogue = self.catalogue()
+            with SketchProcess(nodes=catalogue.nodes, files=catalogue.files) as sketch:
                 self._command_sketch_url = sketch.url
                 yield
         finally:

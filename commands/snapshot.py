@@ -1,4 +1,4 @@
-"""flask snapshot-nodes: imports node signatures from ComfyUI, so that templates can use new nodes without code changes."""
+"""flask snapshot-nodes: learns node signatures from ComfyUI, so that templates can use new nodes without code changes."""
 
 from __future__ import annotations
 
@@ -11,45 +11,88 @@ from typing import Any
 import click
 
 from commands.context import engine_at, handle_errors, services, write_file
-from compiler import SourcePaths
-from compiler.signatures import record_signatures
-from errors import CatalogueInvalid, InvalidValue, NodesMissing
+from compiler import SourcePaths, learned_nodes
+from compiler.node_records import add_learned, node_record, record_nodes, without_files
+from errors import CatalogueInvalid, InvalidValue, NodesMissing, StoreUnwritable
 from schemas.yaml_document import read_yaml
 
 _CLASS_TYPE = re.compile(r'"class_type"\s*:\s*"([^"]+)"')
 
 
-@click.command("snapshot-nodes", short_help="Import node signatures from ComfyUI.")
+@click.command("snapshot-nodes", short_help="Learn node signatures from ComfyUI.")
 @click.argument("source")
 @click.option(
     "--node",
     "nodes",
     multiple=True,
     metavar="CLASS",
-    help="Also import this node class; can be repeated.",
+    help="Also learn this node class; can be repeated.",
 )
 @click.option("--version", help="Version of ComfyUI; required if SOURCE is a file.")
+@click.option(
+    "--shipped",
+    is_flag=True,
+    help="Write schemas/nodes.json, which is part of Easel, instead of the file of this installation.",
+)
 @handle_errors
-def snapshot_nodes(source: str, nodes: tuple[str, ...], version: str | None) -> None:
-    """Merge the signatures of the nodes that the templates use from SOURCE into schemas/nodes.json.
+def snapshot_nodes(source: str, nodes: tuple[str, ...], version: str | None, shipped: bool) -> None:
+    """Learn the nodes that the templates use from SOURCE, for this installation.
 
     SOURCE is the URL of a running ComfyUI, or a file with the response of its /object_info. Run this once for each
-    ComfyUI version to support: inputs and choices that not all versions have are marked with the versions that do.
+    ComfyUI version to support: inputs and choices that not all versions have are marked with the versions that do. The
+    nodes are kept in nodes.json in the state directory; a running server uses them at its next request.
     """
     paths = services().source_paths
-    target = paths.schemas / "nodes.json"
-    known = json.loads(target.read_text("utf-8"))
+    known = json.loads((paths.schemas / "nodes.json").read_text("utf-8"))
+    learned = learned_nodes(paths)
+    before = known if shipped else add_learned(known, learned)
     required = {*nodes, *used_classes(paths)}
-    object_info, source_version = _read(source, version, {*required, *known["nodes"]})
-    missing = sorted(required - set(object_info) - set(known["nodes"]))
+    classes = {*required, *before["nodes"]}
+    object_info, source_version = _read(source, version, classes)
+    missing = sorted(required - set(object_info) - set(before["nodes"]))
     if missing:
         raise NodesMissing(f"{source} has no node {', '.join(missing)}.", nodes=missing)
-    folders = read_yaml((paths.schemas / "files.yaml").read_text("utf-8"))
-    merged = record_signatures(
-        known, object_info, version=source_version, classes={*required, *known["nodes"]}, folders=folders
-    )
-    write_file(target, nodes_text(merged).encode("utf-8"))
-    _report(known["nodes"], merged["nodes"], source_version)
+    if shipped:
+        facts = read_yaml((paths.schemas / "node_facts.yaml").read_text("utf-8"))
+        after = record_nodes(known, object_info, version=source_version, classes=classes, facts=facts)
+        target, text = paths.schemas / "nodes.json", nodes_text(after)
+    elif _is_sketch(source):
+        click.echo(
+            f"Nothing learned: {source} is Easel's sketch engine, which has the nodes that Easel knows already."
+        )
+        return
+    else:
+        learned = _with_version(learned, known, object_info, source_version)
+        after = add_learned(known, learned)
+        target, text = _learned_file(paths), learned_text(learned)
+    write_file(target, text.encode("utf-8"))
+    _report(before["nodes"], after["nodes"], source_version, target)
+
+
+def _with_version(
+    learned: Mapping[str, Any], known: Mapping[str, Any], object_info: Mapping[str, Any], version: str
+) -> dict[str, Any]:
+    """`learned` with the nodes of one more version, without those of which nodes.json says the same already."""
+    records = {name: without_files(node_record(entry)) for name, entry in object_info.items()}
+    alone = add_learned(known, {"versions": {version: records}})["nodes"]
+    news = {name: record for name, record in records.items() if alone[name] != known["nodes"].get(name)}
+    earlier = {
+        name: record
+        for name, record in learned["versions"].get(version, {}).items()
+        if name not in object_info
+    }
+    versions = {**learned["versions"], version: dict(sorted({**earlier, **news}.items()))}
+    return {"versions": {name: nodes for name, nodes in versions.items() if nodes}}
+
+
+def _learned_file(paths: SourcePaths) -> Path:
+    """The file for the learned nodes; its folder exists. Raises StoreUnwritable."""
+    assert paths.learned_nodes is not None
+    try:
+        paths.learned_nodes.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnwritable(f"{paths.learned_nodes} cannot be written: {error.strerror}.") from error
+    return paths.learned_nodes
 
 
 def used_classes(paths: SourcePaths) -> set[str]:
@@ -63,18 +106,29 @@ def used_classes(paths: SourcePaths) -> set[str]:
 
 def nodes_text(document: Mapping[str, Any]) -> str:
     """The text of nodes.json with one input per line, so that diffs are readable."""
-    nodes = []
-    for name, node in document["nodes"].items():
-        inputs = [f"    {json.dumps(key)}: {_line(value)}" for key, value in node["inputs"].items()]
+    nodes = _nodes_block(document["nodes"], " ")
+    return f'{{\n "versions": {_line(document["versions"])},\n "nodes": {nodes}\n}}\n'
+
+
+def learned_text(document: Mapping[str, Any]) -> str:
+    """The text of the file with the learned nodes, one input per line."""
+    versions = [
+        f"  {_line(version)}: {_nodes_block(nodes, '  ')}" for version, nodes in document["versions"].items()
+    ]
+    return '{\n "versions": {\n' + ",\n".join(versions) + "\n }\n}\n"
+
+
+def _nodes_block(nodes: Mapping[str, Any], indent: str) -> str:
+    blocks = []
+    for name, node in nodes.items():
+        inputs = [f"{indent}   {_line(key)}: {_line(value)}" for key, value in node["inputs"].items()]
         joined = ",\n".join(inputs)
-        block = f"{{\n{joined}\n   }}" if inputs else "{}"
-        nodes.append(
-            f"  {json.dumps(name)}: {{\n   \"inputs\": {block},\n"
-            f"   \"outputs\": {_line(node['outputs'])}, \"output_node\": {_line(node['output_node'])}\n  }}"
-        )  # fmt: skip
-    return (
-        f'{{\n "versions": {_line(document["versions"])},\n "nodes": {{\n' + ",\n".join(nodes) + "\n }\n}\n"
-    )
+        block = f"{{\n{joined}\n{indent}  }}" if inputs else "{}"
+        others = ", ".join(f"{_line(key)}: {_line(value)}" for key, value in node.items() if key != "inputs")
+        blocks.append(
+            f'{indent} {_line(name)}: {{\n{indent}  "inputs": {block},\n{indent}  {others}\n{indent} }}'
+        )
+    return "{\n" + ",\n".join(blocks) + f"\n{indent}}}"
 
 
 def _line(value: Any) -> str:
@@ -93,15 +147,19 @@ def _read(source: str, version: str | None, classes: set[str]) -> tuple[dict[str
         )
     try:
         object_info = json.loads(Path(source).read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        return {name: entry for name, entry in object_info.items() if name in classes}, version
+    except (OSError, ValueError, AttributeError) as error:
         raise CatalogueInvalid(f"{source} is not a response of /object_info: {error}") from error
-    return {name: entry for name, entry in object_info.items() if name in classes}, version
 
 
-def _report(before: Mapping[str, Any], after: Mapping[str, Any], version: str) -> None:
+def _is_sketch(source: str) -> bool:
+    return source.startswith(("http://", "https://")) and engine_at(source).is_sketch
+
+
+def _report(before: Mapping[str, Any], after: Mapping[str, Any], version: str, target: Path) -> None:
     for name, node in after.items():
         if name not in before:
             click.echo(f"new      {name}")
         elif node != before[name]:
             click.echo(f"changed  {name}")
-    click.echo(f"{len(after)} nodes, ComfyUI {version} included.")
+    click.echo(f"{len(after)} nodes, ComfyUI {version} included; written to {target}.")

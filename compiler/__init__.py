@@ -9,7 +9,7 @@ compiled.graphs[0].nodes                            # ComfyUI's API format, chec
 from __future__ import annotations
 
 from compiler.catalogue import Catalogue, Model
-from compiler.catalogue_file import parse_catalogue
+from compiler.catalogue_file import learned_nodes, parse_catalogue
 from compiler.check import check, find_errors
 from compiler.fit import fit
 from compiler.resolve import resolve
@@ -36,6 +36,7 @@ __all__ = [
     "compile_workflow",
     "find_errors",
     "fit",
+    "learned_nodes",
     "load_catalogue",
     "parse_object_info",
     "read_sources",

@@ -168,6 +168,8 @@ class Catalogue:
     models: Mapping[str, Model]
     workflows: Mapping[str, Workflow]
     default_model: str
+    nodes: Mapping[str, Any]
+    """The node records that `signatures` were parsed from, in the form of nodes.json"""
     signatures: Signatures
     sampling_names: Mapping[str, Mapping[str, ValueMapping]]
     """input -> another server's name for its value, in lower case -> the mapping"""

@@ -14,11 +14,17 @@ from schemas import LocatedError, explain
 
 
 def choices_of(reference: str, signatures: Signatures) -> tuple[Any, ...] | None:
-    """The choices of the node input `reference`, such as `KSampler.sampler_name`; None if it has no choices."""
-    node, _, name = reference.partition(".")
-    if node not in signatures or name not in signatures[node].inputs:
-        return None
-    return signatures[node].inputs[name].choices
+    """The choices of the node input `reference`, such as `KSampler.sampler_name`; None if it has no choices. An input of
+    a dynamic combo's options, such as `SaveImageAdvanced.format.bit_depth`, has the choices of all options."""
+    node, _, path = reference.partition(".")
+    inputs = [signatures[node].inputs] if node in signatures else []
+    *parents, name = path.split(".")
+    for parent in parents:
+        combos = [group[parent].options or {} for group in inputs if parent in group]
+        inputs = [option for options in combos for option in options.values()]
+    choices = [group[name].choices for group in inputs if name in group]
+    found = dict.fromkeys(choice for values in choices if values is not None for choice in values)
+    return tuple(found) if any(values is not None for values in choices) else None
 
 
 def consistency_errors(

@@ -23,10 +23,12 @@ from compiler.catalogue import (
     Workflow,
 )
 from compiler.catalogue_checks import choices_of, consistency_errors, lora_errors
+from compiler.engine_files import with_slashes
+from compiler.node_records import NodeFacts, add_learned, with_facts
 from compiler.render import TemplateRenderer
 from compiler.signatures import Signatures, parse_signatures
 from compiler.size import Size, SizeRule
-from compiler.sources import TEMPLATE_SUFFIX, Sources
+from compiler.sources import TEMPLATE_SUFFIX, SourcePaths, Sources, read_learned_nodes
 from compiler.values import TASKS
 from errors import CatalogueInvalid
 from schemas import LocatedError, line_of, located_errors, read_yaml
@@ -41,7 +43,8 @@ def parse_catalogue(sources: Sources) -> Catalogue:
     Does not render templates; `compiler.load_catalogue` compiles every model as well.
     """
     document = _checked_document(sources)
-    signatures = parse_signatures(json.loads(sources.nodes))
+    nodes = known_nodes(sources, document.get("nodes", {}))
+    signatures = parse_signatures(nodes)
     workflows = {name: _workflow(name, entry, signatures) for name, entry in document["workflows"].items()}
     models = {name: _model(name, entry, workflows) for name, entry in document["models"].items()}
     loras = {name: _lora(name, entry) for name, entry in document.get("loras", {}).items()}
@@ -55,11 +58,53 @@ def parse_catalogue(sources: Sources) -> Catalogue:
         models=models,
         workflows=workflows,
         default_model=document["default_model"],
+        nodes=nodes,
         signatures=signatures,
         sampling_names=_sampling_names(sources.sampling_names),
         renderer=TemplateRenderer(sources.templates),
         loras=loras,
     )
+
+
+def known_nodes(sources: Sources, user_facts: NodeFacts) -> dict[str, Any]:
+    """The content of nodes.json, with the nodes learned from the user's engines and all facts about them. `learned` are
+    the versions of these engines. Raises CatalogueInvalid."""
+    document = json.loads(sources.nodes)
+    learned = parse_learned(sources.learned_nodes)
+    facts = _merged_facts(read_yaml(sources.node_facts), user_facts)
+    merged = add_learned(document, learned)
+    return {**merged, "learned": list(learned["versions"]), "nodes": with_facts(merged["nodes"], facts)}
+
+
+def learned_nodes(paths: SourcePaths) -> dict[str, Any]:
+    """The nodes learned from the user's engines: {"versions": {version: {class: record}}}. Raises CatalogueInvalid."""
+    return parse_learned(read_learned_nodes(paths))
+
+
+def parse_learned(text: str) -> dict[str, Any]:
+    """The nodes learned from the user's engines; `text` may be empty. Raises CatalogueInvalid."""
+    if not text:
+        return {"versions": {}}
+    try:
+        document = json.loads(text)
+        add_learned({"versions": [], "nodes": {}}, document)
+        parse_signatures(
+            {"nodes": {k: v for nodes in document["versions"].values() for k, v in nodes.items()}}
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        raise CatalogueInvalid(
+            "nodes.json in the state directory, with the nodes learned by `flask snapshot-nodes`, is damaged "
+            f"({type(error).__name__}: {error}). Delete it and run `flask snapshot-nodes URL` again."
+        ) from error
+    return dict(document)
+
+
+def _merged_facts(shipped: NodeFacts, own: NodeFacts) -> NodeFacts:
+    merged = dict(shipped)
+    for name, facts in own.items():
+        known = shipped.get(name, {})
+        merged[name] = {**known, **facts, "files": {**known.get("files", {}), **facts.get("files", {})}}
+    return merged
 
 
 def _invalid(sources: Sources, errors: list[LocatedError]) -> CatalogueInvalid:
@@ -131,7 +176,7 @@ def _model(name: str, entry: Mapping[str, Any], workflows: Mapping[str, Workflow
         title=entry["title"],
         family=entry["family"],
         workflows=workflow,
-        files={role: File(**file) for role, file in entry["files"].items()},
+        files={role: _file(file, file["folder"]) for role, file in entry["files"].items()},
         licence=Licence(**entry["licence"]),
         size=_size_rule(entry["size"]),
         defaults=entry.get("defaults", {}),
@@ -144,12 +189,16 @@ def _model(name: str, entry: Mapping[str, Any], workflows: Mapping[str, Workflow
     )
 
 
+def _file(entry: Mapping[str, Any], folder: str) -> File:
+    return File(**{**entry, "name": with_slashes(entry["name"]), "folder": folder})
+
+
 def _lora(name: str, entry: Mapping[str, Any]) -> Lora:
     return Lora(
         id=name,
         title=entry["title"],
         families=tuple(entry["families"]),
-        file=File(**entry["file"], folder="loras"),
+        file=_file(entry["file"], "loras"),
         licence=Licence(**entry["licence"]),
         strength=entry.get("strength", 1.0),
     )

@@ -8,22 +8,16 @@ Not done with JSON Schema, which cannot say that a link must point to an existin
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from compiler.signatures import InputSignature, Signatures
+from compiler.link_types import LinkTypes
+from compiler.signatures import PLAIN_TYPES, InputSignature, NodeSignature, Signatures, plain_value
+from dynamic_inputs import OPAQUE_PREFIX, grown_inputs
 from errors import GraphInvalid, shorten
-
-# Types whose values are written into the graph; a value of any other type can only come through a link.
-PLAIN_TYPES: Mapping[str, tuple[type, ...]] = {
-    "INT": (int,),
-    "FLOAT": (int, float),
-    "STRING": (str,),
-    "BOOLEAN": (bool,),
-    "COMBO": (str, int, float, bool),
-}
 
 
 @dataclass(frozen=True)
@@ -59,8 +53,9 @@ def find_errors(nodes: Mapping[str, Any], signatures: Signatures, template: str)
             yield error
     if not has_valid_nodes:
         return
+    types = LinkTypes(nodes, signatures)
     for node_id, node in nodes.items():
-        yield from _input_errors(node_id, node, nodes, signatures, new_error)
+        yield from _input_errors(node_id, node, nodes, signatures, types, new_error)
     yield from _connection_errors(nodes, signatures, new_error)
 
 
@@ -88,7 +83,7 @@ def _form_errors(
             node_id,
             None,
             node["class_type"],
-            "a class in schemas/nodes.json (`flask snapshot-nodes` adds classes)",
+            "a node class that Easel knows; `flask snapshot-nodes URL` learns those of your ComfyUI",
             "unknown node class",
         )
 
@@ -101,20 +96,67 @@ def _input_errors(
     node: Mapping[str, Any],
     nodes: Mapping[str, Any],
     signatures: Signatures,
+    types: LinkTypes,
     new_error: _ErrorFactory,
 ) -> Iterator[GraphError]:
-    signature = signatures[node["class_type"]]
-    for name, expected in signature.inputs.items():
-        if name not in node["inputs"] and expected.required and not expected.only_in:
+    signature, values = signatures[node["class_type"]], node["inputs"]
+    inputs = signature.inputs_for(values)
+    for name, expected in inputs.items():
+        if name not in values and expected.required and not expected.only_in:
             yield new_error(node_id, name, "nothing", _describe(expected), "a required input is missing")
-    for name, value in node["inputs"].items():
-        input_signature = signature.inputs.get(name)
-        if input_signature is None:
-            yield new_error(node_id, name, value, ", ".join(signature.inputs), "the node has no such input")
+    for name, value in values.items():
+        expected_input = inputs.get(name)
+        if expected_input is None:
+            yield from _unlisted_input_errors(node_id, node, name, signature, new_error)
         elif isinstance(value, list):
-            yield from _link_errors(node_id, name, value, input_signature, nodes, signatures, new_error)
+            yield from _link_errors(node_id, name, value, expected_input, nodes, signatures, types, new_error)
         else:
-            yield from _value_errors(node_id, name, value, input_signature, new_error)
+            yield from _value_errors(node_id, name, plain_value(value), expected_input, new_error)
+    if (conflict := types.conflict(node_id)) is not None:
+        name, given, allowed = conflict
+        yield new_error(node_id, name, given, allowed, "the links must have one type")
+
+
+def _unlisted_input_errors(
+    node_id: str, node: Mapping[str, Any], name: str, signature: NodeSignature, new_error: _ErrorFactory
+) -> Iterator[GraphError]:
+    """The error for an input that the node does not have, unless nobody can know that."""
+    values = node["inputs"]
+    grown = grown_inputs(signature.inputs, values).get(name)
+    if grown is not None:
+        message = "this input stands for several; each has a link of its own"
+        yield new_error(node_id, name, values[name], _names({name: grown}), message)
+        return
+    parent = name.rpartition(".")[0]
+    owner = signature.inputs_for(values).get(parent)
+    if owner is not None and owner.options is not None:
+        if values.get(parent) not in owner.options:
+            return  # that is an error of its own
+        allowed = [other for other in signature.inputs_for(values) if other.startswith(f"{parent}.")]
+        message = f"the node has no such input if {parent} is {values[parent]!r}"
+        yield new_error(node_id, name, values[name], ", ".join(allowed) or "no further input", message)
+        return
+    if signature.more_inputs or (owner is not None and owner.type.startswith(OPAQUE_PREFIX)):
+        return
+    class_type = json.dumps(node["class_type"], ensure_ascii=False)
+    yield new_error(
+        node_id,
+        name,
+        values[name],
+        _names(signature.inputs_for(values)) or "no inputs",
+        "the node has no such input. If it takes inputs that ComfyUI does not list, add to catalogue.yaml: "
+        f"`nodes: {{{class_type}: {{more_inputs: true}}}}`",
+    )
+
+
+def _names(inputs: Mapping[str, InputSignature]) -> str:
+    """The names of inputs; of an auto-grown one the first and the last."""
+    return ", ".join(
+        f"{name}.{signature.grown_names[0]} to {name}.{signature.grown_names[-1]}"
+        if signature.grown_names
+        else name
+        for name, signature in inputs.items()
+    )
 
 
 def _link_errors(
@@ -124,6 +166,7 @@ def _link_errors(
     expected: InputSignature,
     nodes: Mapping[str, Any],
     signatures: Signatures,
+    types: LinkTypes,
     new_error: _ErrorFactory,
 ) -> Iterator[GraphError]:
     if len(link) != 2 or not isinstance(link[0], str) or type(link[1]) is not int:
@@ -139,16 +182,17 @@ def _link_errors(
     if not 0 <= index < len(outputs):
         listed = ", ".join(f"{i}: {kind}" for i, kind in enumerate(outputs)) or "no outputs"
         yield new_error(node_id, name, link, listed, "the link points to an output that does not exist")
-    elif not _is_compatible(outputs[index], expected.type):
+        return
+    output = types.of((source, index))
+    if not _is_compatible(output, expected.type):
         yield new_error(
-            node_id, name, f"{link} of type {outputs[index]}", expected.type, "the link has the wrong type"
+            node_id, name, f"{link} of type {output}", expected.type, "the link has the wrong type"
         )
 
 
 def _is_compatible(output: str, expected: str) -> bool:
-    # ComfyUI writes "*" for any type and "A,B" for one of several; the
-    # signatures do not say what its COMFY_… types accept.
-    if "*" in (output, expected) or expected.startswith("COMFY_"):
+    # ComfyUI writes "*" for any type and "A,B" for one of several.
+    if "*" in (output, expected) or expected.startswith(OPAQUE_PREFIX) or output.startswith(OPAQUE_PREFIX):
         return True
     return bool(set(output.split(",")) & set(expected.split(",")))
 
@@ -156,26 +200,33 @@ def _is_compatible(output: str, expected: str) -> bool:
 def _value_errors(
     node_id: str, name: str, value: Any, expected: InputSignature, new_error: _ErrorFactory
 ) -> Iterator[GraphError]:
-    kinds = PLAIN_TYPES.get(expected.type)
-    if kinds is None:
-        if not expected.type.startswith("COMFY_") and expected.type != "*":
-            yield new_error(
-                node_id,
-                name,
-                value,
-                f"a link of type {expected.type}",
-                "a plain value where a link is required",
-            )
+    if expected.several and isinstance(value, list):
+        for item in value:
+            yield from _value_errors(node_id, name, item, replace(expected, several=False), new_error)
         return
-    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+    if expected.widget or expected.type == "*" or expected.type.startswith(OPAQUE_PREFIX):
+        return
+    kinds = _plain_kinds(expected.type)
+    if not kinds:
+        allowed, message = f"a link of type {expected.type}", "a plain value where a link is required"
+        yield new_error(node_id, name, value, allowed, message)
+    elif not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         yield new_error(node_id, name, value, _describe(expected), "the value has the wrong type")
     elif expected.choices is not None and value not in expected.choices:
         yield new_error(node_id, name, value, _describe(expected), "the value is not one of the choices")
-    elif _is_out_of_range(value, expected):
+    elif is_out_of_range(value, expected):
         yield new_error(node_id, name, value, _describe(expected), "the value is out of range")
 
 
-def _is_out_of_range(value: Any, expected: InputSignature) -> bool:
+def _plain_kinds(type_name: str) -> tuple[type, ...]:
+    """The Python types of the plain values that an input of this type (or one of several) takes; empty if none."""
+    return tuple(kind for name in type_name.split(",") for kind in PLAIN_TYPES.get(name, ()))
+
+
+def is_out_of_range(value: Any, expected: InputSignature) -> bool:
+    """Whether a number is below the minimum or above the maximum of its input."""
+    if not isinstance(value, int | float):
+        return False
     below = expected.minimum is not None and value < expected.minimum
     return below or (expected.maximum is not None and value > expected.maximum)
 
@@ -183,9 +234,9 @@ def _is_out_of_range(value: Any, expected: InputSignature) -> bool:
 def _describe(expected: InputSignature) -> str:
     if expected.choices is not None:
         return "one of " + ", ".join(map(str, expected.choices))
-    if expected.folder is not None:
-        return f"a file in {expected.folder}"
-    if expected.type not in PLAIN_TYPES:
+    if expected.is_file:
+        return f"a file in {expected.folder}" if expected.folder else "a file"
+    if not _plain_kinds(expected.type):
         return f"a link of type {expected.type}"
     text = expected.type
     if expected.minimum is not None:

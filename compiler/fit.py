@@ -10,27 +10,33 @@ from dataclasses import dataclass
 from typing import Any
 
 from compiler.catalogue import File
-from compiler.signatures import InputSignature, NodeSignature, Signatures
+from compiler.check import is_out_of_range
+from compiler.engine_files import FileMatch, find_file, with_slashes
+from compiler.signatures import InputSignature, NodeSignature, Signatures, plain_value
 from compiler.values import Nodes
 from errors import FilesMissing, NodesMissing
+
+MAX_DEFAULT_ROUNDS = 8
+"""A default can be an option of a dynamic combo that adds inputs with defaults, and so on."""
 
 
 @dataclass(frozen=True)
 class MissingFile:
-    """A file of weights that a node uses and the engine does not list."""
+    """A file of weights that a node uses and the engine does not list. `folder` is None if it is not known."""
 
     node: str
     input: str
     name: str
-    folder: str
+    folder: str | None
+    match: FileMatch
 
 
 def fit(nodes: Nodes, live: Signatures, signatures: Signatures, files: Mapping[str, File]) -> dict[str, Any]:
     """The graph for the engine whose signatures are `live`; `signatures` are the catalogue's.
 
     Inputs that the engine requires and the graph does not set get their defaults. Inputs that the engine does not have
-    are removed if they have their default value. `files` are the model's files, to report the download URL of a missing
-    one. Raises NodesMissing or FilesMissing.
+    are removed if they have their default value. File names get the engine's spelling. `files` are the model's files, to
+    report folder and download URL of a missing one. Raises NodesMissing or FilesMissing.
     """
     classes = sorted({node["class_type"] for node in nodes.values()} - set(live))
     if classes:
@@ -47,52 +53,94 @@ def fit(nodes: Nodes, live: Signatures, signatures: Signatures, files: Mapping[s
     }
 
 
+# --- files ----------------------------------------------------------------------------------------
+
+
 def missing_files(nodes: Nodes, live: Signatures, signatures: Signatures) -> Iterator[MissingFile]:
     """Every file that the graph uses and the engine does not list."""
     for node_id, node in nodes.items():
-        for name, value in node["inputs"].items():
-            known = signatures[node["class_type"]].inputs.get(name)
-            live_input = live[node["class_type"]].inputs.get(name)
-            if (
-                known is None
-                or known.folder in (None, "input")
-                or live_input is None
-                or isinstance(value, list)
-            ):
-                continue
-            if live_input.choices is not None and value not in live_input.choices:
-                yield MissingFile(node_id, name, value, str(known.folder))
+        known = signatures[node["class_type"]].inputs_for(node["inputs"])
+        for name, (value, match) in _file_matches(node["inputs"], live[node["class_type"]], known).items():
+            if match.listed is None:
+                yield MissingFile(node_id, name, value, known[name].folder, match)
+
+
+def _file_matches(
+    values: Mapping[str, Any], live: NodeSignature, known: Mapping[str, InputSignature]
+) -> dict[str, tuple[str, FileMatch]]:
+    """The files of weights that a node uses, by input, as far as the engine lists them."""
+    live_inputs = live.inputs_for(values)
+    return {
+        name: (value, find_file(value, [str(choice) for choice in live_inputs[name].choices or ()]))
+        for name, value in values.items()
+        if isinstance(value, str)
+        and name in known
+        and known[name].is_model_file
+        and name in live_inputs
+        and live_inputs[name].choices is not None
+    }
 
 
 def _files_missing(missing: list[MissingFile], files: Mapping[str, File]) -> FilesMissing:
-    urls = {(file.folder, file.name): file.url for file in files.values()}
-    entries = [
-        {
-            "name": file.name,
-            "folder": f"models/{file.folder}",
-            "url": urls.get((file.folder, file.name)),
-            "node": file.node,
-            "input": file.input,
-        }
-        for file in missing
-    ]
-    names = ", ".join(f"{file.name} in models/{file.folder}" for file in missing)
-    return FilesMissing(f"ComfyUI does not have {names}.", files=entries)
+    by_name = {file.name: file for file in files.values()}
+    entries, texts = [], []
+    for file in missing:
+        declared = by_name.get(with_slashes(file.name))
+        folder = file.folder or (declared.folder if declared else None)
+        place = f" in models/{folder}" if folder else f" for the input {file.input} of the node {file.node!r}"
+        texts.append(f"{file.name}{place}{_suggestion(file.match)}")
+        entries.append(
+            {
+                "name": file.name,
+                "folder": f"models/{folder}" if folder else None,
+                "url": declared.url if declared else None,
+                "node": file.node,
+                "input": file.input,
+                "ambiguous": list(file.match.ambiguous),
+                "nearest": list(file.match.nearest),
+            }
+        )
+    return FilesMissing(f"ComfyUI does not have {'; '.join(texts)}.", files=entries)
+
+
+def _suggestion(match: FileMatch) -> str:
+    if match.ambiguous:
+        return f" (it could be any of {', '.join(match.ambiguous)}: write one of these in the catalogue)"
+    return f" (similar: {', '.join(match.nearest)})" if match.nearest else ""
+
+
+# --- inputs ---------------------------------------------------------------------------------------
 
 
 def _fitted(
     node_id: str, node: Mapping[str, Any], live: NodeSignature, known: NodeSignature
 ) -> dict[str, Any]:
     inputs = dict(node["inputs"])
+    known_inputs, live_inputs = known.inputs_for(inputs), live.inputs_for(inputs)
+    inputs |= {name: match.listed for name, (_, match) in _file_matches(inputs, live, known_inputs).items()}
     for name, value in node["inputs"].items():
-        if name not in live.inputs:
-            _check_is_default(node_id, node["class_type"], name, value, known.inputs[name])
+        if name in live_inputs and name in known_inputs:
+            _check_value(node_id, node["class_type"], name, value, live_inputs[name], known_inputs[name])
+    for name, value in node["inputs"].items():
+        if name in known_inputs and name not in live_inputs:
+            _check_is_default(node_id, node["class_type"], name, value, known_inputs[name])
             del inputs[name]
-        else:
-            _check_choice(node_id, node["class_type"], name, value, live.inputs[name], known.inputs[name])
-    for name, live_input in live.inputs.items():
-        if live_input.required and name not in inputs:
-            inputs[name] = _default(node_id, node["class_type"], name, live_input)
+    return _with_defaults(node_id, node["class_type"], inputs, live)
+
+
+def _with_defaults(
+    node_id: str, class_type: str, inputs: dict[str, Any], live: NodeSignature
+) -> dict[str, Any]:
+    """`inputs` completed by the engine's defaults."""
+    for _ in range(MAX_DEFAULT_ROUNDS):
+        missing = {
+            name: _default(node_id, class_type, name, live_input)
+            for name, live_input in live.inputs_for(inputs).items()
+            if live_input.required and name not in inputs
+        }
+        if not missing:
+            break
+        inputs = {**inputs, **missing}
     return inputs
 
 
@@ -115,12 +163,23 @@ def _default(node_id: str, class_type: str, name: str, live: InputSignature) -> 
     )  # fmt: skip
 
 
-def _check_choice(
+def _check_value(
     node_id: str, class_type: str, name: str, value: Any, live: InputSignature, known: InputSignature
 ) -> None:
-    if isinstance(value, list) or known.folder is not None or live.choices is None or value in live.choices:
+    """Raises NodesMissing if this engine does not offer the choice, or has a narrower range than the known versions."""
+    if isinstance(value, list) or known.is_file:
         return
-    raise NodesMissing(
-        f"This ComfyUI's {class_type} does not offer {name} {value!r}, which node {node_id!r} uses.",
-        node=node_id, class_type=class_type, input=name, given=value, allowed=list(live.choices),
-    )  # fmt: skip
+    value = plain_value(value)
+    given = value if live.several and isinstance(value, list) else [value]
+    # Without known choices, the engine checks the value by other means than its list.
+    if live.choices is not None and known.choices is not None and not set(given) <= set(live.choices):
+        raise NodesMissing(
+            f"This ComfyUI's {class_type} does not offer {name} {value!r}, which node {node_id!r} uses.",
+            node=node_id, class_type=class_type, input=name, given=value, allowed=list(live.choices),
+        )  # fmt: skip
+    if is_out_of_range(value, live):
+        raise NodesMissing(
+            f"This ComfyUI's {class_type} allows {name} from {live.minimum} to {live.maximum}; node {node_id!r} sets "
+            f"it to {value!r}.",
+            node=node_id, class_type=class_type, input=name, given=value, allowed=[live.minimum, live.maximum],
+        )  # fmt: skip

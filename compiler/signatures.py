@@ -1,19 +1,29 @@
-"""Node signatures: inputs, types, ranges, choices and outputs. They are stored in `schemas/nodes.json`, which is
-generated from the `/object_info` of one or more ComfyUI versions, so that adding a node needs no Python."""
+"""Node signatures: inputs, types, ranges, choices and outputs, as values. `node_records` makes their JSON form from the
+`/object_info` of ComfyUI, so that adding a node needs no Python."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-FileFolders = Mapping[str, Mapping[str, str]]
-"""node class -> input -> folder of ComfyUI's models directory, as in `schemas/files.yaml`"""
+from compiler.node_records import NodeRecord, node_record
+from dynamic_inputs import AUTOGROW, DYNAMIC_COMBO, MATCH_TYPE, expand_inputs
+
+# Types whose values are written into the graph; a value of any other type can only come through a link.
+PLAIN_TYPES: Mapping[str, tuple[type, ...]] = {
+    "INT": (int,),
+    "FLOAT": (int, float),
+    "STRING": (str,),
+    "BOOLEAN": (bool,),
+    "COMBO": (str, int, float, bool),
+}
 
 
 @dataclass(frozen=True)
 class InputSignature:
-    """One input of a node. `type` is a type name of ComfyUI: MODEL, LATENT, INT, FLOAT, STRING, BOOLEAN, COMBO, …"""
+    """One input of a node. `type` is a type name of ComfyUI (MODEL, LATENT, INT, FLOAT, STRING, BOOLEAN, COMBO, …), `*`
+    for any, or several with commas. A dynamic combo is a COMBO with `options`."""
 
     type: str
     required: bool = True
@@ -22,10 +32,39 @@ class InputSignature:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[Any, ...] | None = None
+    is_file: bool = False
+    """The choices are the files in a folder of the engine, which only the engine knows."""
     folder: str | None = None
-    """Set if the choices are the files in a folder of the engine, which only the engine knows."""
+    """That folder in ComfyUI's models directory, `input` for images; None if it is not known."""
     only_in: tuple[str, ...] = ()
     """The ComfyUI versions that have this input; empty if all have it."""
+    match: str | None = None
+    """Inputs and outputs of a node with the same match have the same type."""
+    widget: bool = False
+    """A plain value is allowed although the type is none of PLAIN_TYPES."""
+    several: bool = False
+    """The value is a list of choices."""
+    options: Mapping[str, Mapping[str, InputSignature]] | None = None
+    """choice of a dynamic combo -> the inputs that it adds"""
+    grown_names: tuple[str, ...] = ()
+    """The names that an auto-grown input can grow to, in order"""
+    grown_template: InputSignature | None = None
+    grown_minimum: int = 0
+    """How many of them are required"""
+
+    def grown(self, index: int) -> InputSignature:
+        template = self.grown_template or InputSignature("*")
+        return replace(template, required=template.required and index < self.grown_minimum)
+
+    @property
+    def is_model_file(self) -> bool:
+        """Whether the value names a file of weights."""
+        return self.is_file and self.folder != "input"
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether the node's inputs depend on this one."""
+        return self.options is not None or bool(self.grown_names)
 
 
 @dataclass(frozen=True)
@@ -33,9 +72,28 @@ class NodeSignature:
     inputs: Mapping[str, InputSignature] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
     output_node: bool = False
+    output_matches: tuple[str | None, ...] = ()
+    """The match of each output; empty if no output has one."""
+    more_inputs: bool = False
+    """The node takes inputs that `/object_info` does not list."""
+
+    def inputs_for(self, values: Mapping[str, Any]) -> Mapping[str, InputSignature]:
+        """The inputs that a node has in an API graph, by full name, if `values` are its inputs in that graph."""
+        if not any(signature.is_dynamic for signature in self.inputs.values()):
+            return self.inputs
+        return expand_inputs(self.inputs, values)
+
+    def match_of(self, output: int) -> str | None:
+        """The match of an output, or None."""
+        return self.output_matches[output] if output < len(self.output_matches) else None
 
 
 Signatures = Mapping[str, NodeSignature]
+
+
+def plain_value(value: Any) -> Any:
+    """A list as a value is written `{"__value__": [...]}` in API graphs, because a plain list is a link."""
+    return value["__value__"] if isinstance(value, dict) and set(value) == {"__value__"} else value
 
 
 def parse_signatures(document: Mapping[str, Any]) -> dict[str, NodeSignature]:
@@ -45,19 +103,25 @@ def parse_signatures(document: Mapping[str, Any]) -> dict[str, NodeSignature]:
 
 def parse_object_info(entries: Mapping[str, Any]) -> dict[str, NodeSignature]:
     """Parse `/object_info` entries of any ComfyUI version to signatures by node class."""
-    return {name: _node(_node_entry(entry)) for name, entry in entries.items()}
+    return {name: _node(node_record(entry)) for name, entry in entries.items()}
 
 
-def _node(entry: Mapping[str, Any]) -> NodeSignature:
+def _node(entry: NodeRecord) -> NodeSignature:
     return NodeSignature(
-        inputs={name: _input(input_entry) for name, input_entry in entry["inputs"].items()},
+        inputs=_inputs(entry["inputs"]),
         outputs=tuple(entry["outputs"]),
         output_node=entry.get("output_node", False),
+        output_matches=tuple(entry.get("output_matches", ())),
+        more_inputs=entry.get("more_inputs", False),
     )
 
 
+def _inputs(entries: Mapping[str, Any]) -> dict[str, InputSignature]:
+    return {name: _input(entry) for name, entry in entries.items()}
+
+
 def _input(entry: Mapping[str, Any]) -> InputSignature:
-    return InputSignature(
+    signature = InputSignature(
         type=entry["type"],
         required=not entry.get("optional", False),
         default=entry.get("default"),
@@ -65,121 +129,22 @@ def _input(entry: Mapping[str, Any]) -> InputSignature:
         minimum=entry.get("min"),
         maximum=entry.get("max"),
         choices=tuple(entry["choices"]) if "choices" in entry else None,
+        is_file="folder" in entry or entry.get("file", False),
         folder=entry.get("folder"),
         only_in=tuple(entry.get("only_in", ())),
+        widget=entry.get("widget", False),
+        several=entry.get("several", False),
     )
-
-
-# --- recording signatures of an engine ------------------------------------------------------------
-
-
-def record_signatures(
-    known: Mapping[str, Any],
-    object_info: Mapping[str, Any],
-    *,
-    version: str,
-    classes: Iterable[str],
-    folders: FileFolders,
-) -> dict[str, Any]:
-    """`known` (the content of nodes.json) updated with the `object_info` of `version` for these node classes.
-
-    Inputs and choices that not all versions have are marked with the versions that have them. A class that this version
-    does not have keeps its entry.
-    """
-    versions = sorted({*known["versions"], version}, key=_version_key)
-    nodes = dict(known["nodes"])
-    for name in sorted(classes):
-        if name in object_info:
-            entry = _without_files(_node_entry(object_info[name]), folders.get(name, {}))
-            known_versions = known["versions"] if name in nodes else []
-            nodes[name] = _merge(nodes.get(name), entry, version, [v for v in known_versions if v != version])
-    return {"versions": versions, "nodes": dict(sorted(nodes.items()))}
-
-
-def _version_key(version: str) -> tuple[tuple[int, Any], ...]:
-    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in version.split("."))
-
-
-def _node_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
-    inputs = {}
-    for group in ("required", "optional"):
-        for name, spec in entry["input"].get(group, {}).items():
-            inputs[name] = _input_entry(spec, optional=group == "optional")
-    return {"inputs": inputs, "outputs": list(entry["output"]), "output_node": bool(entry["output_node"])}
-
-
-def _input_entry(spec: list[Any], *, optional: bool) -> dict[str, Any]:
-    kind, options = spec[0], (spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {})
-    entry: dict[str, Any] = {"type": "COMBO" if isinstance(kind, list) else kind}
-    # ComfyUI versions write a list of choices in two ways: [[a, b], {…}] and ["COMBO", {"options": [a, b]}].
-    choices = kind if isinstance(kind, list) else options.get("options")
-    if choices is not None:
-        entry["choices"] = list(choices)
-    entry |= {key: options[key] for key in ("default", "min", "max", "step") if key in options}
-    if optional:
-        entry["optional"] = True
-    return entry
-
-
-def _without_files(entry: dict[str, Any], folders: Mapping[str, str]) -> dict[str, Any]:
-    """`entry` with the folder in place of the choices of each input that names a file."""
-    for name, folder in folders.items():
-        if name in entry["inputs"]:
-            input_entry = entry["inputs"][name]
-            input_entry.pop("choices", None)
-            input_entry.pop("default", None)
-            input_entry["folder"] = folder
-    return entry
-
-
-def _merge(
-    old: Mapping[str, Any] | None, new: dict[str, Any], version: str, other_versions: list[str]
-) -> dict[str, Any]:
-    if old is None or not other_versions:
-        return new
-    inputs: dict[str, Any] = {}
-    for name in [*old["inputs"], *(n for n in new["inputs"] if n not in old["inputs"])]:
-        old_input, new_input = old["inputs"].get(name), new["inputs"].get(name)
-        if old_input is None:
-            inputs[name] = {**new_input, "only_in": [version]}
-        elif new_input is None:
-            remaining = [v for v in old_input.get("only_in", other_versions) if v != version]
-            inputs[name] = {**old_input, "only_in": remaining}
-        else:
-            inputs[name] = _merge_input(old_input, new_input, version, other_versions)
-    kept = {name: entry for name, entry in inputs.items() if entry.get("only_in") != []}
-    return {**new, "inputs": kept}
-
-
-def _merge_input(
-    old: Mapping[str, Any], new: Mapping[str, Any], version: str, other_versions: list[str]
-) -> dict[str, Any]:
-    merged = dict(new)
-    if "only_in" in old:
-        merged["only_in"] = sorted({*old["only_in"], version}, key=_version_key)
-        if set(merged["only_in"]) == {*other_versions, version}:
-            del merged["only_in"]
-    if "choices" in old and "choices" in new:
-        merged |= _merge_choices(old, new["choices"], version, other_versions)
-    return merged
-
-
-def _merge_choices(
-    old: Mapping[str, Any], new_choices: list[Any], version: str, other_versions: list[str]
-) -> dict[str, Any]:
-    versions_of: dict[Any, set[str]] = {
-        choice: {v for v in old.get("choices_in", {}).get(str(choice), other_versions) if v != version}
-        for choice in old["choices"]
-    }
-    for choice in new_choices:
-        versions_of.setdefault(choice, set()).add(version)
-    all_versions = {*other_versions, version}
-    choices_in = {
-        str(choice): sorted(versions, key=_version_key)
-        for choice, versions in versions_of.items()
-        if versions and versions != all_versions
-    }
-    merged: dict[str, Any] = {"choices": [choice for choice, versions in versions_of.items() if versions]}
-    if choices_in:
-        merged["choices_in"] = choices_in
-    return merged
+    if entry["type"] == DYNAMIC_COMBO:
+        options = {option["key"]: _inputs(option["inputs"]) for option in entry["options"]}
+        return replace(signature, type="COMBO", choices=tuple(options), options=options)
+    if entry["type"] == MATCH_TYPE:
+        return replace(signature, type=entry["types"], match=entry["match"])
+    if entry["type"] == AUTOGROW:
+        return replace(
+            signature,
+            grown_names=tuple(entry["names"]),
+            grown_template=_input(entry["template"]),
+            grown_minimum=entry["min"],
+        )
+    return signature

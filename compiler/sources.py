@@ -15,17 +15,21 @@ TEMPLATE_SUFFIX = ".json.j2"
 
 @dataclass(frozen=True)
 class SourcePaths:
-    """The catalogue file, and the folders of the templates and schemas."""
+    """The catalogue file, the folders of the templates and schemas, and the file with the nodes that
+    `flask snapshot-nodes` has learned from the user's engines, which need not exist."""
 
     catalogue: Path
     templates: Path
     schemas: Path
+    learned_nodes: Path | None = None
 
     def files(self) -> list[Path]:
         """Every file that the catalogue depends on."""
         return [
             self.catalogue,
             self.schemas / "nodes.json",
+            self.schemas / "node_facts.yaml",
+            *([self.learned_nodes] if self.learned_nodes else []),
             self.schemas / "sampling_names.yaml",
             self.schemas / "catalogue.schema.json",
             *sorted(self.templates.glob(f"*{TEMPLATE_SUFFIX}")),
@@ -40,6 +44,9 @@ class Sources:
     catalogue: str
     catalogue_schema: str
     nodes: str
+    node_facts: str
+    learned_nodes: str
+    """empty if there are none"""
     sampling_names: str
     templates: Mapping[str, str]
     """file name -> text"""
@@ -61,9 +68,17 @@ def read_sources(paths: SourcePaths) -> Sources:
         catalogue=_read(paths.catalogue),
         catalogue_schema=_read(paths.schemas / "catalogue.schema.json"),
         nodes=_read(paths.schemas / "nodes.json"),
+        node_facts=_read(paths.schemas / "node_facts.yaml"),
+        learned_nodes=read_learned_nodes(paths),
         sampling_names=_read(paths.schemas / "sampling_names.yaml"),
         templates={path.name: _read(path) for path in sorted(paths.templates.glob(f"*{TEMPLATE_SUFFIX}"))},
     )
+
+
+def read_learned_nodes(paths: SourcePaths) -> str:
+    """The file with the learned nodes; empty if there is none. Raises CatalogueInvalid."""
+    path = paths.learned_nodes
+    return _read(path) if path is not None and path.exists() else ""
 
 
 def _read(path: Path) -> str:

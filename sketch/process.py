@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from errors import EngineUnreachable
 
@@ -27,15 +27,16 @@ POLL_INTERVAL_S = 0.005
 class SketchProcess:
     """A sketch engine as a child process: `with SketchProcess(nodes=…, files={"checkpoints": […]}) as sketch: sketch.url`.
 
-    `files`: the names that its loaders list, by folder, or the path of a JSON file with them, which the engine reads
-    again when it changes. `render_ms`: duration of a sampler. `port` 0 chooses a free port. Raises EngineUnreachable if
-    the engine does not start. The engine exits with this process, even if this process is killed.
+    `nodes`: the content of nodes.json, or the path of such a file. `files`: the names that its loaders list, by folder,
+    or the path of a JSON file with them. The engine reads both files again when they change. `render_ms`: duration of a
+    sampler. `port` 0 chooses a free port. Raises EngineUnreachable if the engine does not start. The engine exits with
+    this process, even if this process is killed.
     """
 
     def __init__(
         self,
         *,
-        nodes: Path,
+        nodes: Path | Mapping[str, Any],
         files: Mapping[str, Sequence[str]] | Path | None = None,
         render_ms: float = 0,
         port: int = 0,
@@ -100,12 +101,9 @@ class SketchProcess:
             process.returncode = 0  # or Popen would warn about a child that is still running
 
     def _arguments(self, port_file: Path) -> list[str]:
-        files = self._files if isinstance(self._files, Path) else port_file.with_name("files.json")
-        if not isinstance(self._files, Path):
-            files.write_text(
-                json.dumps({folder: list(names) for folder, names in (self._files or {}).items()})
-            )
-        paths = ["--nodes", self._nodes.resolve(), "--files", files.resolve(), "--port-file", port_file]
+        nodes = _as_path(self._nodes, port_file.with_name("nodes.json"))
+        files = _as_path(self._files or {}, port_file.with_name("files.json"))
+        paths = ["--nodes", nodes.resolve(), "--files", files.resolve(), "--port-file", port_file]
         numbers = ["--port", self._port, "--render-ms", self._render_ms]
         return [str(argument) for argument in [*paths, *numbers, "--parent-stdin"]]
 
@@ -118,6 +116,14 @@ class SketchProcess:
         code = self._process.poll() if self._process else None
         self.stop()
         raise EngineUnreachable(f"The sketch engine did not start (exit code {code}); see its output above.")
+
+
+def _as_path(document: Path | Mapping[str, Any], path: Path) -> Path:
+    """`document` if it is a path; otherwise `path`, to which it is written as JSON."""
+    if isinstance(document, Path):
+        return document
+    path.write_text(json.dumps(document), "utf-8")
+    return path
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -1,12 +1,16 @@
-"""The nodes of a ComfyUI 0.3.64 and their inputs, read from `nodes.json`, and the lists of model files."""
+"""The nodes of a ComfyUI 0.3.64 and their inputs, read from `nodes.json`, and the lists of model files. Both files are
+read again when they change. Nodes learned from another ComfyUI are offered as that one has them."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from dynamic_inputs import AUTOGROW, DYNAMIC_COMBO, MATCH_TYPE, expand_inputs
 
 VERSION = "0.3.64"
 VALUE_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
@@ -15,18 +19,36 @@ INPUT_FOLDER = "input"
 
 @dataclass(frozen=True)
 class Input:
-    """One input of a node. `folder` instead of `choices` if the allowed values are files."""
+    """One input of a node. `is_file` instead of `choices` if the allowed values are files: those in `folder`, or in any
+    folder if it is not known. `also` are further allowed values."""
 
     type: str
     optional: bool = False
     choices: tuple[str, ...] = ()
+    is_file: bool = False
     folder: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    also: tuple[str, ...] = ()
+    any_value: bool = False
+    """ComfyUI does not check the value against a list."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """default, min, max, step"""
+    options: Mapping[str, Mapping[str, Input]] | None = None
+    """choice of a dynamic combo -> the inputs that it adds"""
+    grown_names: tuple[str, ...] = ()
+    """The names that an auto-grown input can grow to"""
+    grown_template: Input | None = None
+    grown_minimum: int = 0
+    match: str | None = None
+    match_types: str = "*"
 
     @property
     def is_plain(self) -> bool:
         """Whether its value is written in the graph instead of linked from another node."""
-        return self.type in VALUE_TYPES
+        return self.type in VALUE_TYPES or self.options is not None
+
+    def grown(self, index: int) -> Input:
+        template = self.grown_template or Input("*")
+        return replace(template, optional=template.optional or index >= self.grown_minimum)
 
 
 @dataclass(frozen=True)
@@ -36,6 +58,14 @@ class Node:
     inputs: Mapping[str, Input]
     outputs: tuple[str, ...]
     output_node: bool
+    output_matches: tuple[str | None, ...] = ()
+    """For each output, the match of the inputs whose type it has; empty if there are none"""
+
+    def inputs_for(self, values: Any) -> Mapping[str, Input]:
+        """The inputs that a node with these values has in an API graph, by full name."""
+        if not any(node_input.options or node_input.grown_names for node_input in self.inputs.values()):
+            return self.inputs
+        return expand_inputs(self.inputs, values)
 
 
 class FileLists:
@@ -65,22 +95,67 @@ class Signatures:
     """All nodes of this engine. `input_names` returns the names of the images in the input folder."""
 
     def __init__(self, path: Path, files: FileLists, input_names: Callable[[], list[str]]) -> None:
-        entries = json.loads(path.read_text(encoding="utf-8"))["nodes"]
-        self.nodes: dict[str, Node] = {name: _node(entry) for name, entry in entries.items()}
-        self._files, self._input_names = files, input_names
+        self._path, self._files, self._input_names = path, files, input_names
+        self._nodes: dict[str, Node] = {}
+        self._version: tuple[int, int, int] | None = None
+        self._read()
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """The signatures by class. A class once known stays, because a queued job may use it."""
+        with contextlib.suppress(OSError, ValueError):
+            self._read()
+        return self._nodes
+
+    def _read(self) -> None:
+        stat = self._path.stat()
+        version = stat.st_ino, stat.st_mtime_ns, stat.st_size
+        if version != self._version:
+            document = json.loads(self._path.read_text(encoding="utf-8"))
+            reader = _Reader({VERSION, *document.get("learned", ())})
+            self._nodes = {
+                **self._nodes,
+                **{name: reader.node(entry) for name, entry in document["nodes"].items()},
+            }
+            self._version = version
 
     def choices(self, node_input: Input) -> list[str]:
         """The values that a COMBO allows now."""
         if node_input.folder == INPUT_FOLDER:
             return self._input_names()
-        if node_input.folder:
-            return self._files.lists().get(node_input.folder, [])
+        if node_input.is_file:
+            lists = self._files.lists()
+            folders = [node_input.folder] if node_input.folder else list(lists)
+            return [*node_input.also, *(name for folder in folders for name in lists.get(folder, ()))]
         return list(node_input.choices)
 
     def config(self, node_input: Input) -> list[Any]:
         """An input as in `/object_info`: its type, or its list of choices, and the options."""
-        first = self.choices(node_input) if node_input.type == "COMBO" else node_input.type
-        return [first, dict(node_input.options)]
+        settings = dict(node_input.settings)
+        if node_input.options is not None:
+            options = [
+                {"key": key, "inputs": self._groups(inputs)} for key, inputs in node_input.options.items()
+            ]
+            return [node_input.type, {"options": options, **settings}]
+        if node_input.grown_template is not None:
+            template = {
+                "input": self._groups({"value": node_input.grown_template}),
+                "names": list(node_input.grown_names),
+                "min": node_input.grown_minimum,
+            }
+            return [node_input.type, {"template": template}]
+        if node_input.match is not None:
+            types = {"template_id": node_input.match, "allowed_types": node_input.match_types}
+            return [node_input.type, {"template": types}]
+        return [self.choices(node_input) if node_input.type == "COMBO" else node_input.type, settings]
+
+    def _groups(self, inputs: Mapping[str, Input]) -> dict[str, dict[str, Any]]:
+        """Inputs as in `/object_info`, the required ones and the optional ones."""
+        groups = {
+            kind: {key: self.config(i) for key, i in inputs.items() if i.optional is optional}
+            for kind, optional in {"required": False, "optional": True}.items()
+        }
+        return {kind: entries for kind, entries in groups.items() if entries or kind == "required"}
 
     def folders(self) -> dict[str, list[str]]:
         """Files by folder, for every folder that a node reads or that has files."""
@@ -93,18 +168,14 @@ class Signatures:
     def object_info(self, name: str) -> dict[str, Any]:
         """The entry of one class in `/object_info`."""
         node = self.nodes[name]
-        kinds = {"required": False, "optional": True}
-        inputs = {
-            kind: {key: self.config(i) for key, i in node.inputs.items() if i.optional is optional}
-            for kind, optional in kinds.items()
-        }
-        inputs = {kind: entries for kind, entries in inputs.items() if entries or kind == "required"}
+        inputs = self._groups(node.inputs)
         return {
             "input": inputs,
             "input_order": {kind: list(entries) for kind, entries in inputs.items()},
             "output": list(node.outputs),
             "output_is_list": [False] * len(node.outputs),
             "output_name": list(node.outputs),
+            **({"output_matchtypes": list(node.output_matches)} if node.output_matches else {}),
             "name": name,
             "display_name": name,
             "description": "",
@@ -114,21 +185,65 @@ class Signatures:
         }
 
 
-def _node(entry: Mapping[str, Any]) -> Node:
-    inputs = {
-        name: _input(data) for name, data in entry["inputs"].items() if _in_this_version(data.get("only_in"))
-    }
-    return Node(inputs, tuple(entry["outputs"]), bool(entry["output_node"]))
+class _Reader:
+    """Reads the records of nodes.json, without what only other versions of ComfyUI have."""
 
+    def __init__(self, versions: set[str]) -> None:
+        self._versions = versions
 
-def _input(data: Mapping[str, Any]) -> Input:
-    versions = data.get("choices_in", {})
-    choices = tuple(choice for choice in data.get("choices", ()) if _in_this_version(versions.get(choice)))
-    options = {key: data[key] for key in ("default", "min", "max", "step") if key in data}
-    if data.get("folder") == INPUT_FOLDER:
-        options["image_upload"] = True
-    return Input(data["type"], bool(data.get("optional")), choices, data.get("folder"), options)
+    def node(self, entry: Mapping[str, Any]) -> Node:
+        return Node(
+            self._inputs(entry["inputs"]),
+            tuple(entry["outputs"]),
+            bool(entry["output_node"]),
+            tuple(entry.get("output_matches", ())),
+        )
 
+    def _inputs(self, entries: Mapping[str, Any]) -> dict[str, Input]:
+        return {
+            name: self._input(data) for name, data in entries.items() if self._is_offered(data.get("only_in"))
+        }
 
-def _in_this_version(versions: list[str] | None) -> bool:
-    return versions is None or VERSION in versions
+    def _input(self, data: Mapping[str, Any]) -> Input:
+        versions = data.get("choices_in", {})
+        choices = tuple(
+            choice for choice in data.get("choices", ()) if self._is_offered(versions.get(str(choice)))
+        )
+        settings = {key: data[key] for key in ("default", "min", "max", "step") if key in data}
+        if data.get("folder") == INPUT_FOLDER:
+            settings["image_upload"] = True
+        is_file = "folder" in data or data.get("file", False)
+        plain = Input(
+            data["type"],
+            bool(data.get("optional")),
+            choices,
+            is_file=is_file,
+            folder=data.get("folder"),
+            also=tuple(data.get("also", ())),
+            any_value=data["type"] == "COMBO" and not is_file and "choices" not in data,
+            settings=settings,
+        )
+        return self._dynamic(data, plain)
+
+    def _dynamic(self, data: Mapping[str, Any], plain: Input) -> Input:
+        if data["type"] == DYNAMIC_COMBO:
+            options = {
+                option["key"]: self._inputs(option["inputs"])
+                for option in data["options"]
+                if self._is_offered(option.get("only_in"))
+            }
+            return replace(plain, choices=tuple(options), options=options)
+        if data["type"] == AUTOGROW:
+            return replace(
+                plain,
+                settings={},
+                grown_names=tuple(data["names"]),
+                grown_template=self._input(data["template"]),
+                grown_minimum=data["min"],
+            )
+        if data["type"] == MATCH_TYPE:
+            return replace(plain, match=data["match"], match_types=data["types"])
+        return plain
+
+    def _is_offered(self, versions: list[str] | None) -> bool:
+        return versions is None or bool(self._versions & set(versions))

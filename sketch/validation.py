@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dynamic_inputs import MATCH_TYPE
 from sketch.signatures import Input, Signatures
 
 NodeError = dict[str, Any]
@@ -121,7 +122,7 @@ class GraphWalk:
         signature = self._signatures.nodes[self._prompt[node_id]["class_type"]]
         errors: list[NodeError] = []
         sources_valid = True
-        for name, expected in signature.inputs.items():
+        for name, expected in signature.inputs_for(inputs).items():
             if name in inputs:
                 sources_valid &= self._validate_input(name, expected, inputs, errors)
             elif not expected.optional:
@@ -167,7 +168,7 @@ class GraphWalk:
             return True
         source, slot = link
         received = self._signatures.nodes[self._prompt[source]["class_type"]].outputs[slot]
-        if received != expected.type and "*" not in (received, expected.type):
+        if not _accepts(expected.type, received):
             input_type = extra["input_config"][0]
             details = f"{name}, received_type({received}) mismatch input_type({input_type})"
             extra |= {"received_type": received, "linked_node": link}
@@ -193,7 +194,7 @@ class GraphWalk:
         self, name: str, expected: Input, value: Any, extra: dict[str, Any]
     ) -> NodeError | None:
         extra = extra | {"received_value": value}
-        minimum, maximum = expected.options.get("min"), expected.options.get("max")
+        minimum, maximum = expected.settings.get("min"), expected.settings.get("max")
         if minimum is not None and value < minimum:
             message = f"Value {value} smaller than min of {minimum}"
             return node_error("value_smaller_than_min", message, name, extra)
@@ -203,18 +204,25 @@ class GraphWalk:
         return None
 
     def _not_in_list(self, name: str, expected: Input, value: Any, extra: dict[str, Any]) -> NodeError | None:
-        if expected.type != "COMBO":
+        if expected.any_value or (expected.type != "COMBO" and expected.options is None):
             return None
         if expected.folder == "input":
             return None if self._has_image(value) else _no_image(name, value)
         choices = self._signatures.choices(expected)
-        if value in choices:
+        if value in choices or (isinstance(value, list) and set(value) <= set(choices)):
             return None
         is_long = len(choices) > LONG_LIST
         listed = f"(list of length {len(choices)})" if is_long else str(choices)
         extra = extra | {"received_value": value, "input_config": None if is_long else extra["input_config"]}
         details = f"{name}: '{value}' not in {listed}"
         return node_error("value_not_in_list", "Value not in list", details, extra)
+
+
+def _accepts(expected: str, received: str) -> bool:
+    """Whether a link fits. The types of matched inputs are checked by ComfyUI's own page only."""
+    if {expected, received} & {"*", MATCH_TYPE}:
+        return True
+    return set(received.split(",")) <= set(expected.split(","))
 
 
 def _no_image(name: str, value: Any) -> NodeError:

@@ -276,10 +276,10 @@ class Fingerprints:
         parts = [node["class_type"]]
         if node["class_type"] in NEVER_CACHED:
             parts.append(uuid.uuid4().hex)
-        signature = self._signatures.nodes[node["class_type"]]
+        inputs = self._signatures.nodes[node["class_type"]].inputs_for(node["inputs"])
         for name, value in sorted(node["inputs"].items()):
             parts += [name, self._value(value)]
-            if name in signature.inputs and signature.inputs[name].folder == INPUT_FOLDER:
+            if name in inputs and inputs[name].folder == INPUT_FOLDER:
                 parts.append(self._file_digest(value))
         return blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 

@@ -11,15 +11,16 @@ ROOT = Path(__file__).resolve().parents[1]
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "dynamic_inputs": set(),
     "atomic_file": set(),
     "gpu_tenant": set(),
     "http_session": set(),
     "loopback": set(),
     "schemas": {"errors"},
     "settings": {"errors", "schemas"},
-    "compiler": {"errors", "schemas"},
+    "compiler": {"dynamic_inputs", "errors", "schemas"},
     "engine": {"errors", "atomic_file", "gpu_tenant", "http_session", "loopback"},
-    "sketch": {"errors", "atomic_file", "loopback"},
+    "sketch": {"dynamic_inputs", "errors", "atomic_file", "loopback"},
     "arbiter": {"errors", "atomic_file", "gpu_tenant", "schemas"},
     "llm": {"errors", "gpu_tenant", "http_session", "loopback", "schemas"},
     "image_store": {"errors", "atomic_file"},

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -239,7 +239,12 @@ def run_on_copy(make_app: MakeApp, tmp_path: Path) -> Any:
         shutil.copytree(ROOT / name, tmp_path / name)
     app = make_app()
     app.extensions["easel"] = SnapshotServices(
-        SourcePaths(ROOT / "catalogue.yaml", tmp_path / "templates_wf", tmp_path / "schemas")
+        SourcePaths(
+            ROOT / "catalogue.yaml",
+            tmp_path / "templates_wf",
+            tmp_path / "schemas",
+            tmp_path / "state/nodes.json",
+        )
     )
     return lambda *args: app.test_cli_runner().invoke(args=list(args))
 
@@ -248,38 +253,92 @@ def node_count() -> int:
     return len(json.loads((ROOT / "schemas/nodes.json").read_text())["nodes"])
 
 
-def test_snapshot_nodes_of_a_known_engine_version_changes_nothing(
+def test_a_snapshot_of_a_known_engine_version_changes_nothing_that_is_shipped(
+    run_on_copy: Any, tmp_path: Path, sketch_url: str
+) -> None:
+    result = run_on_copy("snapshot-nodes", sketch_url, "--shipped")
+    nodes = tmp_path / "schemas/nodes.json"
+    assert (result.exit_code, result.stdout) == (
+        0,
+        f"{node_count()} nodes, ComfyUI 0.3.64 included; written to {nodes}.\n",
+    )
+    assert nodes.read_text() == (ROOT / "schemas/nodes.json").read_text()
+
+
+def test_a_snapshot_of_the_sketch_engine_learns_nothing_and_says_so(
     run_on_copy: Any, tmp_path: Path, sketch_url: str
 ) -> None:
     result = run_on_copy("snapshot-nodes", sketch_url)
-    assert (result.exit_code, result.stdout) == (0, f"{node_count()} nodes, ComfyUI 0.3.64 included.\n")
-    assert (tmp_path / "schemas/nodes.json").read_text() == (ROOT / "schemas/nodes.json").read_text()
+    assert (result.exit_code, result.stdout.startswith("Nothing learned: ")) == (0, True)
+    assert not (tmp_path / "state/nodes.json").exists()
 
 
-def test_snapshot_nodes_imports_a_new_node_from_an_object_info_file(run_on_copy: Any, tmp_path: Path) -> None:
+TILE = ["INT", {"default": 512, "min": 64, "max": 4096, "step": 32}]
+TILED = {
+    "input": {"required": {"samples": ["LATENT"], "vae": ["VAE"], "tile_size": TILE}},
+    "output": ["IMAGE"],
+    "output_node": False,
+}
+
+
+def test_a_snapshot_learns_the_nodes_of_the_templates_in_a_file_of_the_installation(
+    run_on_copy: Any, tmp_path: Path
+) -> None:
     template = tmp_path / "templates_wf/sd15_simple.json.j2"
-    text = template.read_text().replace('"class_type": "VAEDecode"', '"class_type": "VAEDecodeTiled"')
+    text = template.read_text().replace('"class_type": "VAEDecode"', '"class_type": "NewDecode"')
     template.write_text(text.replace('"vae": {{ at.vae }}', '"vae": {{ at.vae }}, "tile_size": 512'))
-    tile = ["INT", {"default": 512, "min": 64, "max": 4096, "step": 32}]
-    entry = {
-        "input": {"required": {"samples": ["LATENT"], "vae": ["VAE"], "tile_size": tile}},
-        "output": ["IMAGE"],
-        "output_node": False,
-    }
-    (tmp_path / "info.json").write_text(json.dumps({"VAEDecodeTiled": entry, "Other": entry}))
-    sources = read_sources(
-        SourcePaths(ROOT / "catalogue.yaml", tmp_path / "templates_wf", tmp_path / "schemas")
+    (tmp_path / "info.json").write_text(json.dumps({"NewDecode": TILED, "Other": TILED}))
+    paths = SourcePaths(
+        ROOT / "catalogue.yaml",
+        tmp_path / "templates_wf",
+        tmp_path / "schemas",
+        tmp_path / "state/nodes.json",
     )
     with pytest.raises(CatalogueInvalid, match="unknown node class"):
-        load_catalogue(sources)
-    result = run_on_copy("snapshot-nodes", str(tmp_path / "info.json"), "--version", "0.9.0")
+        load_catalogue(read_sources(paths))
+    shipped = (tmp_path / "schemas/nodes.json").read_text()
+    result = run_on_copy("snapshot-nodes", str(tmp_path / "info.json"), "--version", "0.99.0")
     assert (result.exit_code, result.stdout) == (
         0,
-        f"new      VAEDecodeTiled\n{node_count() + 1} nodes, ComfyUI 0.9.0 included.\n",
+        f"new      NewDecode\n{node_count() + 1} nodes, ComfyUI 0.99.0 included; written to {paths.learned_nodes}.\n",
     )
-    nodes = (tmp_path / "schemas/nodes.json").read_text()
-    assert "Other" not in nodes
-    load_catalogue(replace(sources, nodes=nodes))
+    assert (tmp_path / "schemas/nodes.json").read_text() == shipped
+    catalogue = load_catalogue(read_sources(paths))
+    assert "NewDecode" in catalogue.signatures
+    assert "Other" not in catalogue.signatures
+
+
+def test_snapshots_of_several_engines_and_further_nodes_are_all_kept(
+    run_on_copy: Any, tmp_path: Path
+) -> None:
+    info = tmp_path / "info.json"
+    newer = {
+        **TILED,
+        "input": {"required": {**TILED["input"]["required"], "overlap": ["INT", {"default": 64}]}},
+    }
+    snapshots = [("0.90.0", {"A": TILED}, "A"), ("0.91.0", {"A": newer}, "A"), ("0.90.0", {"B": TILED}, "B")]
+    for version, nodes, name in snapshots:
+        info.write_text(json.dumps(nodes))
+        assert run_on_copy("snapshot-nodes", str(info), "--version", version, "--node", name).exit_code == 0
+    paths = SourcePaths(
+        ROOT / "catalogue.yaml",
+        tmp_path / "templates_wf",
+        tmp_path / "schemas",
+        tmp_path / "state/nodes.json",
+    )
+    signatures = load_catalogue(read_sources(paths)).signatures
+    assert signatures["A"].inputs["overlap"].only_in == ("0.91.0",)
+    assert signatures["B"].inputs["tile_size"].maximum == 4096
+
+
+def test_a_damaged_file_of_learned_nodes_is_reported_with_the_remedy(
+    run_on_copy: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "state").mkdir(exist_ok=True)
+    (tmp_path / "state/nodes.json").write_text('{"versions": {"0.9.0": {"A": 1}}}')
+    result = run_on_copy("snapshot-nodes", "http://127.0.0.1:1")
+    assert result.exit_code == 1
+    assert "Delete it and run `flask snapshot-nodes URL` again" in result.stderr
 
 
 def test_snapshot_nodes_reports_a_node_that_the_engine_lacks(run_on_copy: Any, sketch_url: str) -> None:

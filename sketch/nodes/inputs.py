@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any, Protocol
 
+from dynamic_inputs import MATCH_TYPE
 from sketch.folders import Folders
 from sketch.nodes.values import Token, Value
-from sketch.signatures import INPUT_FOLDER, Node
+from sketch.signatures import INPUT_FOLDER, Input, Node
 
 FIRST_USE: dict[str, Callable[[Any], Any]] = {
     "IMAGE": lambda value: value[0].shape,
@@ -51,6 +52,8 @@ class NodeInputs:
 
     def __init__(self, class_type: str, node: Node, values: Mapping[str, Any]) -> None:
         self.class_type, self.node, self.values = class_type, node, values
+        self.inputs = node.inputs_for(values)
+        """The inputs that the node has with these values, by full name"""
 
     def plain(self, name: str, default: Any = None) -> Any:
         """The value of a plain input."""
@@ -62,7 +65,7 @@ class NodeInputs:
 
     def linked(self, kind: type[Any], type_name: str) -> list[Any]:
         """The linked values of this type, in the order of the signature."""
-        names = [name for name, expected in self.node.inputs.items() if expected.type == type_name]
+        names = [name for name, expected in self.inputs.items() if expected.type == type_name]
         return [self.values[name] for name in names if isinstance(self.values.get(name), kind)]
 
     def first_linked(self, kind: type[Any], type_name: str) -> Any:
@@ -71,22 +74,26 @@ class NodeInputs:
 
     def check_links(self) -> None:
         """Fail as Python would if there is a plain value in place of a link: validation accepts that."""
-        for name, expected in self.node.inputs.items():
-            if expected.is_plain or expected.type == "*" or name not in self.values:
+        for name, expected in self.inputs.items():
+            if expected.is_plain or name not in self.values or not self._must_be_linked(expected):
                 continue
             value = self.values[name]
             if not isinstance(value, Value):
                 FIRST_USE.get(expected.type, attrgetter("shape"))(value)
                 raise TypeError(f"{name}: a link was expected, not {value!r}")
 
+    def _must_be_linked(self, expected: Input) -> bool:
+        """Whether a plain value would fail; a type with several names, or with settings of a widget, takes one."""
+        return expected.type not in ("*", MATCH_TYPE) and "," not in expected.type and not expected.settings
+
     def image_name(self) -> Any:
         """The name of the image file that the node reads, or None."""
-        names = (name for name, expected in self.node.inputs.items() if expected.folder == INPUT_FOLDER)
+        names = (name for name, expected in self.inputs.items() if expected.folder == INPUT_FOLDER)
         return self.values.get(next(names, ""))
 
     def token(self) -> Token:
         """A token that records all inputs."""
-        known = {name: value for name, value in self.values.items() if name in self.node.inputs}
+        known = {name: value for name, value in self.values.items() if name in self.inputs}
         linked = {name: value for name, value in known.items() if isinstance(value, Value)}
         plain = {name: value for name, value in known.items() if name not in linked}
         return Token(self.class_type, plain, linked)

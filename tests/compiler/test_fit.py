@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from compiler import compile_workflow, fit
-from compiler.signatures import parse_object_info, parse_signatures, record_signatures
+from compiler import compile_workflow, find_errors, fit
+from compiler.catalogue import File
+from compiler.node_records import record_nodes
+from compiler.signatures import parse_object_info, parse_signatures
 from errors import FilesMissing, NodesMissing
 from tests.compiler.catalogues import CATALOGUE, image_request
 
@@ -39,9 +41,7 @@ SCALE_NEW = {
 def recorded() -> dict[str, Any]:
     document: dict[str, Any] = {"versions": [], "nodes": {}}
     for version, entry in (("0.3.64", SCALE_OLD), ("0.8.0", SCALE_NEW)):
-        document = record_signatures(
-            document, {"Scale": entry}, version=version, classes=["Scale"], folders={}
-        )
+        document = record_nodes(document, {"Scale": entry}, version=version, classes=["Scale"], facts={})
     return document
 
 
@@ -61,16 +61,13 @@ def test_recording_a_version_again_changes_nothing() -> None:
     document = recorded()
     for version, entry in (("0.8.0", SCALE_NEW), ("0.3.64", SCALE_OLD)):
         assert (
-            record_signatures(document, {"Scale": entry}, version=version, classes=["Scale"], folders={})
-            == document
+            record_nodes(document, {"Scale": entry}, version=version, classes=["Scale"], facts={}) == document
         )
 
 
 def test_an_input_that_no_version_has_any_more_is_removed() -> None:
     document = recorded()
-    document = record_signatures(
-        document, {"Scale": SCALE_OLD}, version="0.8.0", classes=["Scale"], folders={}
-    )
+    document = record_nodes(document, {"Scale": SCALE_OLD}, version="0.8.0", classes=["Scale"], facts={})
     assert "resolution_steps" not in document["nodes"]["Scale"]["inputs"]
 
 
@@ -130,3 +127,109 @@ def test_all_missing_files_are_reported_with_folder_and_url() -> None:
         ("t5xxl_fp16.safetensors", "models/text_encoders"),
     ]
     assert all(file["url"].startswith("https://") for file in files)
+
+
+# --- files of custom loaders ---------------------------------------------------------------------------
+
+
+def loader(*files: str, **settings: Any) -> dict[str, Any]:
+    return {
+        "Loader": {
+            "input": {"required": {"model_name": [list(files), settings]}},
+            "output": ["MODEL"],
+            "output_node": True,
+        }
+    }
+
+
+def loaded(name: str, *listed: str, facts: Any = None, snapshot: dict[str, Any] | None = None) -> Any:
+    """The file name in the graph for an engine that lists `listed`."""
+    document = record_nodes(
+        {"versions": [], "nodes": {}},
+        loader("old.gguf") if snapshot is None else snapshot,
+        version="1",
+        classes=["Loader"],
+        facts=facts or {},
+    )
+    signatures = parse_signatures(document)
+    nodes = {"n": {"class_type": "Loader", "inputs": {"model_name": name}}}
+    assert list(find_errors(nodes, signatures, "t")) == []
+    return fit(nodes, parse_object_info(loader(*listed)), signatures, {})["n"]["inputs"]["model_name"]
+
+
+@pytest.mark.parametrize(
+    "snapshot",
+    [
+        loader("old.gguf"),
+        loader("None", "sub/old.SAFETENSORS"),
+        loader("a.sft"),
+        loader("a.ckpt"),
+        loader("a.pth"),
+        loader("a.onnx"),
+        loader("a.bin"),
+        loader("a.pt"),
+        loader(),
+        loader("None"),
+        loader("x.png", image_upload=True),
+    ],
+)
+def test_a_list_of_files_is_never_frozen_so_a_file_added_later_works(snapshot: dict[str, Any]) -> None:
+    assert loaded("new.gguf", "old.gguf", "new.gguf", snapshot=snapshot) == "new.gguf"
+
+
+def test_a_list_of_words_is_frozen() -> None:
+    document = record_nodes({"versions": [], "nodes": {}}, loader("safetensors", "ckpt"), version="1", classes=["Loader"], facts={})  # fmt: skip
+    assert document["nodes"]["Loader"]["inputs"]["model_name"]["choices"] == ["safetensors", "ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "listed", "expected"),
+    [
+        ("x.gguf", ["x.gguf", "SD/x.gguf"], "x.gguf"),
+        ("x.gguf", ["SD/x.gguf", "y.gguf"], "SD/x.gguf"),
+        ("x.gguf", ["SD\\x.gguf", "y.gguf"], "SD\\x.gguf"),
+        ("SD/x.gguf", ["SD\\x.gguf", "x.gguf"], "SD\\x.gguf"),
+        ("SD/x.gguf", ["models/SD/x.gguf"], "models/SD/x.gguf"),
+        ("SD\\x.gguf", ["SD/x.gguf"], "SD/x.gguf"),
+        ("a/b/x.gguf", ["a\\b\\x.gguf", "b\\x.gguf"], "a\\b\\x.gguf"),
+    ],
+)
+def test_a_file_in_a_subfolder_gets_the_spelling_of_the_engine(
+    name: str, listed: list[str], expected: str
+) -> None:
+    assert loaded(name, *listed) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "listed", "message"),
+    [
+        ("x.gguf", ["a/x.gguf", "b\\x.gguf"], "could be any of a/x.gguf, b/x.gguf"),
+        ("flux-Q5.gguf", ["flux-Q4.gguf", "zzz.gguf"], "similar: flux-Q4.gguf"),
+        ("Model.gguf", ["model.gguf"], "similar: model.gguf"),
+        ("SD/x.gguf", ["x.gguf"], "similar: x.gguf"),
+        ("juggernaut.gguf", ["XL\\Juggernaut_v9.gguf"], "similar: XL/Juggernaut_v9.gguf"),
+        ("x.gguf", ["ax.gguf"], "does not have x.gguf"),
+        ("x.gguf", [], "for the input model_name of the node 'n'"),
+    ],
+)
+def test_a_file_that_is_ambiguous_or_missing_is_reported_with_the_names_there_are(
+    name: str, listed: list[str], message: str
+) -> None:
+    with pytest.raises(FilesMissing) as caught:
+        loaded(name, *listed)
+    assert message in caught.value.message
+    (entry,) = caught.value.details["files"]
+    assert {"ambiguous", "nearest"} <= set(entry)
+
+
+def test_the_folder_of_a_missing_file_is_that_of_the_facts_or_of_the_catalogue() -> None:
+    with pytest.raises(FilesMissing, match="in models/diffusion_models"):
+        loaded("x.gguf", facts={"Loader": {"files": {"model_name": "diffusion_models"}}})
+    document = record_nodes(
+        {"versions": [], "nodes": {}}, loader(), version="1", classes=["Loader"], facts={}
+    )
+    nodes = {"n": {"class_type": "Loader", "inputs": {"model_name": "SD/x.gguf"}}}
+    file = File("SD/x.gguf", "unet", url="https://example.org/x.gguf")
+    with pytest.raises(FilesMissing, match=r"SD/x\.gguf in models/unet") as caught:
+        fit(nodes, parse_object_info(loader()), parse_signatures(document), {"model": file})
+    assert caught.value.details["files"][0]["url"] == file.url

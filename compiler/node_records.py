@@ -1,0 +1,401 @@
+"""The JSON form of node signatures: made from `/object_info`, merged across versions of ComfyUI, completed by facts that
+ComfyUI does not report. `schemas/nodes.json` and the nodes learned from a user's engine have this form."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from dynamic_inputs import AUTOGROW, DYNAMIC_COMBO, MATCH_TYPE
+
+NodeRecord = Mapping[str, Any]
+"""{"inputs": {name: …}, "outputs": [types], "output_node": …, "output_matches": […], "more_inputs": …}"""
+
+NodeFacts = Mapping[str, Mapping[str, Any]]
+"""node class -> what `/object_info` does not say, as in `schemas/node_facts.yaml`"""
+
+MODEL_SUFFIXES = (
+    ".safetensors",
+    ".sft",
+    ".gguf",
+    ".ckpt",
+    ".pt",
+    ".pt2",
+    ".pth",
+    ".bin",
+    ".onnx",
+    ".engine",
+    ".pkl",
+)
+_UPLOAD_FLAGS = ("image_upload", "animated_image_upload", "video_upload", "audio_upload", "file_upload")
+_LOADER_WORDS = re.compile(
+    "ckpt|checkpoint|unet|vae|clip|lora|gguf|model|control_?net|upscaler", re.IGNORECASE
+)
+_NO_FILE_CHOICES = frozenset({"none", "baked vae", "disabled", "undefined"})
+_NUMBERS = ("default", "min", "max", "step")
+
+
+# --- /object_info -> records --------------------------------------------------------------------------
+
+
+def node_record(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of one entry of `/object_info`, of any version of ComfyUI; lists of files included."""
+    record: dict[str, Any] = {
+        "inputs": _input_records(entry.get("input") or {}),
+        "outputs": [kind if isinstance(kind, str) else "COMBO" for kind in entry.get("output") or ()],
+        "output_node": bool(entry.get("output_node")),
+    }
+    if any(entry.get("output_matchtypes") or ()):
+        record["output_matches"] = list(entry["output_matchtypes"])
+    return record
+
+
+def _input_records(groups: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _input_record(spec, optional=group == "optional")
+        for group in ("required", "optional")
+        for name, spec in (groups.get(group) or {}).items()
+    }
+
+
+def _input_record(spec: Any, *, optional: bool) -> dict[str, Any]:
+    if not isinstance(spec, list) or not spec or not isinstance(spec[0], str | list):
+        spec = ["*"]  # a custom node may write anything
+    kind, config = spec[0], (spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {})
+    record: dict[str, Any] = {"type": "COMBO" if isinstance(kind, list) else kind}
+    if kind == DYNAMIC_COMBO:
+        record["options"] = [
+            {"key": option["key"], "inputs": _input_records(option["inputs"])} for option in config["options"]
+        ]
+    elif kind == AUTOGROW:
+        record |= _grown(config["template"])
+    elif kind == MATCH_TYPE:
+        template = config["template"]
+        record |= {"match": template["template_id"], "types": template["allowed_types"]}
+    else:
+        record |= _plain_record(kind, config)
+    if optional:
+        record["optional"] = True
+    return record
+
+
+def _plain_record(kind: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    record: dict[str, Any] = {}
+    # ComfyUI versions write a list of choices in two ways: [[a, b], {…}] and ["COMBO", {"options": [a, b]}].
+    choices = kind if isinstance(kind, list) else config.get("options")
+    if choices is not None:
+        record["choices"] = list(choices)
+    if any(config.get(flag) for flag in _UPLOAD_FLAGS):
+        record["upload"] = True
+    if config.get("multiselect"):
+        record["several"] = True
+    is_plain = choices is not None or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+    if not is_plain and (config.get("socketless") or "default" in config or "widgetType" in config):
+        record["widget"] = True
+    return record | {key: config[key] for key in _NUMBERS if key in config}
+
+
+def _grown(template: Mapping[str, Any]) -> dict[str, Any]:
+    groups = {group: entries for group, entries in template["input"].items() if entries}
+    ((group, entries),) = list(groups.items())[:1]
+    spec = next(iter(entries.values()))
+    names = template.get("names") or [f"{template['prefix']}{index}" for index in range(template["max"])]
+    return {
+        "names": list(names),
+        "min": template.get("min", 0),
+        "template": _input_record(spec, optional=group == "optional"),
+    }
+
+
+# --- files and facts ----------------------------------------------------------------------------------
+
+
+def without_files(record: NodeRecord) -> dict[str, Any]:
+    """`record` without lists of files, which differ on every machine: `file` in place of the choices of an input that
+    lists files of weights or nothing, `folder: input` if it lists uploaded images."""
+    return {**record, "inputs": _inputs_without_files(record["inputs"])}
+
+
+def _inputs_without_files(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _input_without_files(name, entry) for name, entry in inputs.items()}
+
+
+def _input_without_files(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    entry = dict(entry)
+    if entry["type"] == DYNAMIC_COMBO:
+        entry["options"] = [
+            {**option, "inputs": _inputs_without_files(option["inputs"])} for option in entry["options"]
+        ]
+    elif entry["type"] == AUTOGROW:
+        entry["template"] = _input_without_files(name, entry["template"])
+    elif entry.pop("upload", False):
+        entry = _as_file(entry, "input")
+    elif "choices" in entry and _lists_files(name, entry["choices"]):
+        entry = _as_file(entry, None)
+    return entry
+
+
+def _lists_files(name: str, choices: Iterable[Any]) -> bool:
+    """Whether the choices are files of weights: some are, or there are none yet."""
+    names = [choice.lower() for choice in choices if isinstance(choice, str)]
+    if any(choice.endswith(MODEL_SUFFIXES) for choice in names):
+        return True
+    return not choices or (set(names) <= _NO_FILE_CHOICES and bool(_LOADER_WORDS.search(name)))
+
+
+def _as_file(entry: Mapping[str, Any], folder: str | None) -> dict[str, Any]:
+    dropped = ("choices", "choices_in", "default", "file", "also")
+    kept = {key: value for key, value in entry.items() if key not in dropped}
+    also = [] if folder == "input" else list(dict.fromkeys((*entry.get("also", ()), *_no_files(entry))))
+    return {
+        **kept,
+        **({"file": True} if folder is None else {"folder": folder}),
+        **({"also": also} if also else {}),
+    }
+
+
+def _no_files(entry: Mapping[str, Any]) -> list[str]:
+    """Choices beside the files that mean something else, such as None or Baked VAE."""
+    choices = [choice for choice in entry.get("choices", ()) if isinstance(choice, str)]
+    return [choice for choice in choices if choice and not set("./\\") & set(choice)]
+
+
+def with_facts(nodes: Mapping[str, NodeRecord], facts: NodeFacts) -> dict[str, NodeRecord]:
+    """`nodes` completed by `facts`: folders of files, inputs whose values the engine does not check, nodes with inputs
+    that `/object_info` does not list. Facts about unknown classes and inputs are left out."""
+    return {
+        name: _with_facts(record, facts[name]) if name in facts else record for name, record in nodes.items()
+    }
+
+
+def _with_facts(record: NodeRecord, facts: Mapping[str, Any]) -> NodeRecord:
+    inputs = dict(record["inputs"])
+    for path, folder in facts.get("files", {}).items():
+        _change_input(inputs, path.split("."), partial(_as_file, folder=folder))
+    for path in facts.get("any_value", ()):
+        _change_input(inputs, path.split("."), _as_any_value)
+    completed = {**record, "inputs": inputs}
+    if facts.get("more_inputs"):
+        completed["more_inputs"] = True
+    return completed
+
+
+def _as_any_value(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: value for key, value in entry.items() if key not in ("choices", "choices_in", "file", "folder")
+    }
+
+
+def _change_input(inputs: dict[str, Any], path: list[str], change: Any) -> None:
+    """Change the input at `path` in place; `path` leads through the options of dynamic combos."""
+    name, rest = path[0], path[1:]
+    if name not in inputs:
+        return
+    if not rest:
+        inputs[name] = change(inputs[name])
+    elif "options" in inputs[name]:
+        options = []
+        for option in inputs[name]["options"]:
+            inner = dict(option["inputs"])
+            _change_input(inner, rest, change)
+            options.append({**option, "inputs": inner})
+        inputs[name] = {**inputs[name], "options": options}
+
+
+# --- several versions ---------------------------------------------------------------------------------
+
+
+def record_nodes(
+    known: Mapping[str, Any],
+    object_info: Mapping[str, Any],
+    *,
+    version: str,
+    classes: Iterable[str],
+    facts: NodeFacts,
+) -> dict[str, Any]:
+    """`known` (the content of nodes.json) updated with the `object_info` of `version` for these node classes.
+
+    Inputs, options and choices that not all versions have are marked with the versions that have them. A class that
+    this version does not have keeps its entry.
+    """
+    records = {name: without_files(node_record(object_info[name])) for name in classes if name in object_info}
+    return merge_records(known, with_facts(records, facts), version)
+
+
+def merge_records(
+    known: Mapping[str, Any], records: Mapping[str, NodeRecord], version: str
+) -> dict[str, Any]:
+    """`known` (the content of nodes.json) updated with the records of `version`."""
+    versions = sorted({*known["versions"], version}, key=_version_key)
+    nodes = dict(known["nodes"])
+    for name, record in records.items():
+        known_versions = known["versions"] if name in nodes else []
+        nodes[name] = _merge(nodes.get(name), record, _Versions(version, known_versions))
+    return {"versions": versions, "nodes": dict(sorted(nodes.items()))}
+
+
+def add_learned(known: Mapping[str, Any], learned: Mapping[str, Any]) -> dict[str, Any]:
+    """`known` (the content of nodes.json) with the nodes learned from other engines: {"versions": {version: records}}."""
+    document = dict(known)
+    for version in sorted(learned["versions"], key=_version_key):
+        document = merge_records(document, learned["versions"][version], version)
+    return document
+
+
+class _Versions:
+    """The version that is recorded now, and the others that are known."""
+
+    def __init__(self, version: str, known: Iterable[str]) -> None:
+        self.version = version
+        self.others = [other for other in known if other != version]
+        self.all = {*self.others, version}
+
+    def before(self, entry: Mapping[str, Any]) -> set[str]:
+        """The other versions that have `entry`."""
+        return {other for other in entry.get("only_in", self.others) if other != self.version}
+
+    def marked(self, entry: Mapping[str, Any], versions: set[str]) -> dict[str, Any]:
+        """`entry` marked with the versions that have it."""
+        unmarked = {key: value for key, value in entry.items() if key != "only_in"}
+        if versions == self.all:
+            return unmarked
+        return {**unmarked, "only_in": sorted(versions, key=_version_key)}
+
+
+def _version_key(version: str) -> tuple[tuple[int, Any], ...]:
+    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in version.split("."))
+
+
+def _merge(old: NodeRecord | None, new: NodeRecord, versions: _Versions) -> dict[str, Any]:
+    if old is None or not versions.others:
+        return dict(new)
+    merged = {**new, "inputs": _merge_inputs(old["inputs"], new["inputs"], versions)}
+    if "more_inputs" in old:
+        merged["more_inputs"] = old["more_inputs"]
+    return merged
+
+
+def _merge_inputs(old: Mapping[str, Any], new: Mapping[str, Any], versions: _Versions) -> dict[str, Any]:
+    inputs: dict[str, Any] = {}
+    for name in dict.fromkeys((*old, *new)):
+        having = versions.before(old[name]) if name in old else set()
+        if name in new:
+            having.add(versions.version)
+        if not having:
+            continue
+        if name in old and name in new:
+            entry = _merge_input(old[name], new[name], versions)
+        else:
+            entry = old[name] if name in old else new[name]
+        inputs[name] = versions.marked(entry, having)
+    return inputs
+
+
+def _merge_input(old: Mapping[str, Any], new: Mapping[str, Any], versions: _Versions) -> dict[str, Any]:
+    """An input that both have: whatever one of the versions accepts. Only its engine says which version that was."""
+    if not versions.before(old):
+        return dict(new)
+    merged = _with_widest_range(old, new)
+    kinds = {old["type"], new["type"]}
+    if DYNAMIC_COMBO in kinds and kinds <= {DYNAMIC_COMBO, "COMBO"}:
+        merged |= {"type": DYNAMIC_COMBO, "options": _merge_options(_options(old), _options(new), versions)}
+        for key in ("choices", "choices_in", "default"):
+            merged.pop(key, None)
+    elif len(kinds) > 1:
+        merged = {key: value for key, value in merged.items() if key not in ("choices", "choices_in")}
+        merged |= _both_types(old, new)
+    elif new["type"] == AUTOGROW:
+        merged["names"] = list(dict.fromkeys((*old["names"], *new["names"])))
+        merged["template"] = _merge_input(old["template"], new["template"], versions)
+    elif new["type"] == MATCH_TYPE:
+        merged["types"] = _union(old["types"], new["types"])
+    elif "choices" in old and "choices" in new:
+        merged |= _merge_choices(old, new["choices"], versions)
+    elif "choices" in new:  # a list of files, or any value, in other versions
+        merged = {key: value for key, value in merged.items() if key not in ("choices", "choices_in")}
+    if "also" in old or "also" in new:
+        merged["also"] = list(dict.fromkeys((*old.get("also", ()), *new.get("also", ()))))
+    for key in ("file", "folder", "widget"):
+        if key in old and not ({"choices", "folder"} & set(merged)):
+            merged[key] = old[key]
+    if "folder" in merged:
+        merged.pop("file", None)
+    if old.get("optional") or new.get("optional"):
+        merged["optional"] = True
+    return merged
+
+
+def _with_widest_range(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """`new` with the widest range of both; a bound that one of them does not have is left out."""
+    merged = dict(new)
+    for key, widest in {"min": min, "max": max}.items():
+        if key in old and key in new:
+            merged[key] = widest(old[key], new[key])
+        else:
+            merged.pop(key, None)
+    return merged
+
+
+def _both_types(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    kinds = [entry.get("types", entry["type"]) for entry in (old, new)]
+    if MATCH_TYPE in (old["type"], new["type"]):
+        match = next(entry["match"] for entry in (new, old) if entry["type"] == MATCH_TYPE)
+        return {"type": MATCH_TYPE, "match": match, "types": _union(*kinds)}
+    return {"type": _union(*kinds), **({"widget": True} if old.get("widget") or new.get("widget") else {})}
+
+
+def _union(*kinds: str) -> str:
+    """Types with commas in between; `*` if one of them is any type."""
+    names = dict.fromkeys(name for kind in kinds for name in kind.split(","))
+    return "*" if "*" in names else ",".join(names)
+
+
+def _options(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a dynamic combo by key; those of an ordinary combo have no inputs."""
+    if "options" in entry:
+        return {option["key"]: option for option in entry["options"]}
+    marks = entry.get("choices_in", {})
+    return {
+        choice: {"key": choice, "inputs": {}, **({"only_in": marks[choice]} if choice in marks else {})}
+        for choice in entry.get("choices", ())
+    }
+
+
+def _merge_options(
+    old: Mapping[str, Any], new: Mapping[str, Any], versions: _Versions
+) -> list[dict[str, Any]]:
+    options = []
+    for key in dict.fromkeys((*old, *new)):
+        having = versions.before(old[key]) if key in old else set()
+        if key in new:
+            having.add(versions.version)
+        if not having:
+            continue
+        if key in old and key in new and versions.before(old[key]):
+            inputs = _merge_inputs(old[key]["inputs"], new[key]["inputs"], versions)
+        else:
+            inputs = (new if key in new else old)[key]["inputs"]
+        options.append(versions.marked({"key": key, "inputs": inputs}, having))
+    return options
+
+
+def _merge_choices(old: Mapping[str, Any], new_choices: list[Any], versions: _Versions) -> dict[str, Any]:
+    versions_of: dict[Any, set[str]] = {
+        choice: {
+            v for v in old.get("choices_in", {}).get(str(choice), versions.others) if v != versions.version
+        }
+        for choice in old["choices"]
+    }
+    for choice in new_choices:
+        versions_of.setdefault(choice, set()).add(versions.version)
+    choices_in = {
+        str(choice): sorted(having, key=_version_key)
+        for choice, having in versions_of.items()
+        if having and having != versions.all
+    }
+    merged: dict[str, Any] = {"choices": [choice for choice, having in versions_of.items() if having]}
+    if choices_in:
+        merged["choices_in"] = choices_in
+    return merged
