@@ -67,6 +67,10 @@ class Node:
             return self.inputs
         return expand_inputs(self.inputs, values)
 
+    def match_of(self, output: int) -> str | None:
+        """The match of an output, or None."""
+        return self.output_matches[output] if output < len(self.output_matches) else None
+
 
 class FileLists:
     """The model files by folder, from a JSON file that is read again when it changes. Empty while the file is missing."""
@@ -210,8 +214,12 @@ class _Reader:
             choice for choice in data.get("choices", ()) if self._is_offered(versions.get(str(choice)))
         )
         settings = {key: data[key] for key in ("default", "min", "max", "step") if key in data}
-        if data.get("folder") == INPUT_FOLDER:
-            settings["image_upload"] = True
+        flags = {
+            "image_upload": data.get("folder") == INPUT_FOLDER,
+            "multiselect": data.get("several"),
+            "socketless": data.get("widget"),
+        }
+        settings |= {name: True for name, is_set in flags.items() if is_set}
         is_file = "folder" in data or data.get("file", False)
         plain = Input(
             data["type"],

@@ -12,6 +12,8 @@ from sketch.drawing import NOTE_COLOUR, Box, Size, draw_caption
 from sketch.nodes.inputs import NodeContext, NodeInputs
 from sketch.nodes.values import Caption, Images, Latent, Mask, check_memory, flat
 
+DEFAULT_SIDE = 512
+"""Of a picture whose node does not say its size"""
 RESAMPLING = {
     "nearest-exact": Image.Resampling.NEAREST,
     "area": Image.Resampling.BOX,
@@ -33,8 +35,9 @@ def make_image(inputs: NodeInputs, context: NodeContext) -> Images:
         return Images((mask.image.convert("RGB"),))
     if inputs.image_name() is not None:
         return Images((_open(inputs, context).convert("RGB"),))
-    colour = int(inputs.plain("color", 0))
-    size = (inputs.plain("width"), inputs.plain("height"))
+    colour = inputs.plain("color", 0)
+    colour = colour if isinstance(colour, int) else 0
+    size = (inputs.number("width", DEFAULT_SIDE), inputs.number("height", DEFAULT_SIDE))
     return flat(size, inputs.plain("batch_size", 1), (colour >> 16 & 255, colour >> 8 & 255, colour & 255))
 
 
@@ -70,10 +73,17 @@ def new_size(size: Size, inputs: NodeInputs) -> Size:
             new_width or max(1, round(width * new_height / height)),
             new_height or max(1, round(height * new_width / width)),
         )
-    factor = inputs.plain("scale_by", 1.0)
+    factor = inputs.plain("scale_by", inputs.plain("multiplier", 1.0))
     if inputs.has("megapixels"):
         factor = math.sqrt(inputs.plain("megapixels") * 1024 * 1024 / (width * height))
     return max(1, round(width * factor)), max(1, round(height * factor))
+
+
+def resized(value: Images | Mask, inputs: NodeInputs) -> Images | Mask:
+    """Pictures or a mask in the size that the node requests."""
+    if isinstance(value, Images):
+        return scale(value, new_size(value.size, inputs), inputs)
+    return Mask(stretch(value.image, new_size(value.image.size, inputs)))
 
 
 def scale(images: Images, size: Size, inputs: NodeInputs) -> Images:
@@ -83,7 +93,9 @@ def scale(images: Images, size: Size, inputs: NodeInputs) -> Images:
         return images
     if inputs.plain("crop") == "center":
         images = crop(images, _centre_with_aspect(images.size, size))
-    method = RESAMPLING.get(inputs.plain("upscale_method", ""), Image.Resampling.BILINEAR)
+    method = RESAMPLING.get(
+        inputs.plain("upscale_method", inputs.plain("scale_method", "")), Image.Resampling.BILINEAR
+    )
     pictures = tuple(picture.resize(size, method) for picture in images.pictures)
     return Images(pictures, _scale_caption(images.caption, images.size, size))
 

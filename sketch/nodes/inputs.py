@@ -54,18 +54,37 @@ class NodeInputs:
         self.class_type, self.node, self.values = class_type, node, values
         self.inputs = node.inputs_for(values)
         """The inputs that the node has with these values, by full name"""
+        self._options = {name.rpartition(".")[2]: value for name, value in values.items() if "." in name}
 
     def plain(self, name: str, default: Any = None) -> Any:
-        """The value of a plain input."""
-        return self.values.get(name, default)
+        """The value of a plain input; of an option's input too, by its last name (`resize_type.width`)."""
+        return self.values.get(name, self._options.get(name, default))
 
     def has(self, *names: str) -> bool:
         """Whether the graph has all of these inputs."""
-        return all(name in self.values for name in names)
+        return all(name in self.values or name in self._options for name in names)
+
+    def number(self, word: str, default: int) -> int:
+        """The first whole number in an input with `word` in its name, such as `empty_latent_width`."""
+        numbers = (
+            value
+            for name, value in self.values.items()
+            if word in name and isinstance(value, int) and not isinstance(value, bool) and value > 0
+        )
+        return next(numbers, default)
+
+    def matched(self, match: str) -> Value | None:
+        """The linked value that the outputs of a match pass on; None if there is none. A switch chooses by name."""
+        names = [name for name, expected in self.inputs.items() if expected.match == match]
+        if "switch" in self.values:
+            wanted = "on_true" if self.values["switch"] is True else "on_false"
+            names.sort(key=lambda name: name != wanted)
+        linked = (self.values.get(name) for name in names)
+        return next((value for value in linked if isinstance(value, Value)), None)
 
     def linked(self, kind: type[Any], type_name: str) -> list[Any]:
         """The linked values of this type, in the order of the signature."""
-        names = [name for name, expected in self.inputs.items() if expected.type == type_name]
+        names = [name for name, expected in self.inputs.items() if type_name in expected.type.split(",")]
         return [self.values[name] for name in names if isinstance(self.values.get(name), kind)]
 
     def first_linked(self, kind: type[Any], type_name: str) -> Any:

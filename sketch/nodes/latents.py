@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from PIL import Image, ImageFilter
 
 from sketch.drawing import Box, Size, Sketch, SketchSpec, draw_caption
-from sketch.nodes.images import centre, crop, new_size, repeat, scale, stretch
+from sketch.nodes.images import DEFAULT_SIDE, centre, crop, new_size, repeat, scale, stretch
 from sketch.nodes.inputs import NodeContext, NodeInputs
 from sketch.nodes.outputs import encode
 from sketch.nodes.values import GREY, Caption, Images, Latent, Mask, Token, check_memory
@@ -34,9 +34,8 @@ def make_latent(inputs: NodeInputs, context: NodeContext) -> Latent:
     images: Images | None = inputs.first_linked(Images, "IMAGE")
     if images:
         return _encode(images, inputs)
-    return Latent(
-        _multiple_of_8((inputs.plain("width"), inputs.plain("height"))), inputs.plain("batch_size", 1)
-    )
+    size = (inputs.number("width", DEFAULT_SIDE), inputs.number("height", DEFAULT_SIDE))
+    return Latent(_multiple_of_8(size), inputs.number("batch_size", 1))
 
 
 def _change(samples: Latent, inputs: NodeInputs) -> Latent:

@@ -1,4 +1,4 @@
-"""The three nodes that save or send pictures, the only nodes that are known by name."""
+"""Nodes that save or send pictures, some of them known by name."""
 
 from __future__ import annotations
 
@@ -65,3 +65,12 @@ OUTPUT_NODES: dict[str, Callable[[NodeInputs, NodeContext], dict[str, Any]]] = {
     "PreviewImage": preview_image,
     "SaveImageWebsocket": send_image,
 }
+
+
+def output_action(inputs: NodeInputs) -> Callable[[NodeInputs, NodeContext], dict[str, Any]] | None:
+    """What an output node does with its pictures; None for other nodes. An unknown one that has pictures and a prefix
+    for file names saves them as PNG, whatever format it is asked for."""
+    known = OUTPUT_NODES.get(inputs.class_type)
+    if known is None and inputs.node.output_node and inputs.has("filename_prefix"):
+        return save_image if inputs.first_linked(Images, "IMAGE") else None
+    return known

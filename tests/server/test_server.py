@@ -6,8 +6,11 @@ import concurrent.futures
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -179,6 +182,36 @@ def test_after_a_good_edit_that_one_worker_loaded_and_a_bad_one_both_workers_ser
             assert "my-new-model" in listing(server)
         with stopped(second):
             assert "my-new-model" in listing(server)
+
+
+def test_nodes_learned_while_sketches_are_served_are_drawn_at_the_next_request(tmp_path: Path) -> None:
+    state, templates = tmp_path / "state", tmp_path / "templates_wf"
+    shutil.copytree(ROOT / "templates_wf", templates)
+    variables = {"EASEL_TEMPLATES": str(templates), "EASEL_STATE_DIR": str(state)}
+    tile = ["INT", {"default": 512, "min": 64, "max": 4096}]
+    entry = {
+        "input": {"required": {"samples": ["LATENT"], "vae": ["VAE"], "tile": tile}},
+        "output": ["IMAGE"],
+        "output_node": False,
+    }
+    info = tmp_path / "object_info.json"
+    info.write_text(json.dumps({"Tiled (custom)": entry}))
+    with running(state, **variables) as server:
+        assert server.draw(model="sd-1.5").status_code == 200
+        template = templates / "sd15_simple.json.j2"
+        text = template.read_text().replace('"class_type": "VAEDecode"', '"class_type": "Tiled (custom)"')
+        template.write_text(text.replace('"vae": {{ at.vae }}', '"vae": {{ at.vae }}, "tile": 512'))
+        wait_until(lambda: models(server) and "unknown node class" in server.log)
+        done = subprocess.run(
+            [sys.executable, "-m", "flask", "--app", "wsgi", "snapshot-nodes", str(info), "--version", "0.99.0"],
+            cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert (done.returncode, "new      Tiled (custom)" in done.stdout) == (0, True), done.stderr
+        wait_until(
+            lambda: requests.get(f"{server.url}/ready", timeout=10).json()["catalogue"]["error"] is None
+        )
+        responses = [server.draw(model="sd-1.5", seed=seed) for seed in range(8)]
+        assert [response.status_code for response in responses] == [200] * 8
 
 
 @contextlib.contextmanager
