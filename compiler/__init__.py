@@ -8,16 +8,20 @@ compiled.graphs[0].nodes                            # ComfyUI's API format, chec
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from compiler.catalogue import Catalogue, Model
 from compiler.catalogue_file import learned_nodes, parse_catalogue
 from compiler.check import check, find_errors
+from compiler.exports import without_editor_inputs
 from compiler.fit import fit
 from compiler.resolve import resolve
 from compiler.signatures import parse_object_info
 from compiler.size import Size
 from compiler.sources import SourcePaths, Sources, read_sources
 from compiler.values import MAX_SEED, Compiled, Graph, ImageRequest, LoraChoice, Plan, SourceImage, Task
-from errors import CatalogueInvalid, EaselError, TemplateInvalid
+from errors import CatalogueInvalid, EaselError, GraphInvalid, TemplateInvalid
 
 __all__ = [
     "MAX_SEED",
@@ -54,10 +58,19 @@ def compile_workflow(request: ImageRequest, catalogue: Catalogue) -> Compiled:
     graphs = []
     for index, job in enumerate(plan.jobs):
         job_values = {"seed": job.seed, "batch": job.batch, "prefix": f"{plan.prefix}-{index}"}
-        nodes = catalogue.renderer.render(plan.template, {**values, **job_values})
-        check(nodes, catalogue.signatures, plan.template)
+        rendered = catalogue.renderer.render(plan.template, {**values, **job_values})
+        nodes = without_editor_inputs(rendered, catalogue.signatures)
+        _check(nodes, catalogue, plan.template)
         graphs.append(Graph(nodes, job, plan.template))
     return Compiled(plan, tuple(graphs))
+
+
+def _check(nodes: Mapping[str, Any], catalogue: Catalogue, template: str) -> None:
+    try:
+        check(nodes, catalogue.signatures, template)
+    except GraphInvalid as error:
+        hint = catalogue.renderer.quotes_hint(template)
+        raise GraphInvalid(f"{error.message}{hint}", **error.details) from error
 
 
 def load_catalogue(sources: Sources) -> Catalogue:

@@ -48,10 +48,11 @@ def parse_catalogue(sources: Sources) -> Catalogue:
     workflows = {name: _workflow(name, entry, signatures) for name, entry in document["workflows"].items()}
     models = {name: _model(name, entry, workflows) for name, entry in document["models"].items()}
     loras = {name: _lora(name, entry) for name, entry in document.get("loras", {}).items()}
-    errors = [
+    found = (
         *consistency_errors(document, workflows, models, sources, signatures),
         *lora_errors(loras, models),
-    ]
+    )
+    errors = list(dict.fromkeys(found))  # a value that is wrong for several tasks is reported once
     if errors:
         raise _invalid(sources, errors)
     return Catalogue(

@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import DictLoader, StrictUndefined, Template, TemplateError, TemplateNotFound, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from compiler.exports import export_error, export_error_in, placeholder_error, quotes_hint
 from errors import TemplateInvalid
 
 
@@ -43,10 +44,24 @@ class TemplateRenderer:
             text = self._template(template).render(values)
         except (TemplateError, TypeError, ValueError, ArithmeticError, RecursionError, MemoryError) as error:
             raise TemplateInvalid(_located_message(template, error), template=template) from error
-        return _merge_objects(text, template)
+        try:
+            nodes = _merge_objects(text, template)
+        except TemplateInvalid as error:
+            hint = self.quotes_hint(template)
+            raise TemplateInvalid(f"{error.message}{hint}", template=template) from error
+        if wrong := export_error(nodes):
+            raise TemplateInvalid(f"{template}: {wrong}", template=template)
+        return nodes
+
+    def quotes_hint(self, template: str) -> str:
+        """A sentence for an error message, if the template has a `{{ value }}` in quotes; otherwise empty."""
+        return quotes_hint(self._texts.get(template, ""))
 
     def _template(self, name: str) -> Template:
         if name not in self._compiled:
+            text = self._texts.get(name, "")
+            if error := export_error_in(text) or placeholder_error(text):
+                raise TemplateInvalid(f"{name}: {error}", template=name)
             self._compiled[name] = self._environment.get_template(name)
         return self._compiled[name]
 

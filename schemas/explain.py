@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
+import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
@@ -67,7 +68,7 @@ def rule_of(error: ValidationError, *, show_value: bool = True) -> str:
     if description.startswith("it must"):
         return description
     if keyword in _SIMPLE and (allowed := allowed_values(schema)):
-        return f"it must be {allowed}"
+        return f"it must be {allowed}{_example(schema)}"
     if keyword in _RULES and (rule := _RULES[keyword](error, schema)):
         return rule
     if keyword in ("oneOf", "anyOf") and error.context:
@@ -85,7 +86,25 @@ def _rule_of_alternative(error: ValidationError, show_value: bool) -> str:
 
 def _missing_key(error: ValidationError, schema: Mapping[str, Any]) -> str:
     names = [name for name in schema["required"] if error.message.startswith(f"{name!r} ")]
-    return f"`{names[0]}` is missing" if names else ""
+    if not names:
+        return ""
+    example = schema.get("properties", {}).get(names[0], {}).get("examples")
+    return f"`{names[0]}` is missing" + (
+        f"; for example `{_as_yaml({names[0]: example[0]})}`" if example else ""
+    )
+
+
+def _example(schema: Mapping[str, Any]) -> str:
+    """The first example of a schema for objects, where a shorter form is a common mistake."""
+    examples = schema.get("examples")
+    return f", for example {_as_yaml(examples[0])}" if examples and schema.get("type") == "object" else ""
+
+
+def _as_yaml(value: Any) -> str:
+    """A value as YAML on one line; a mapping with one key without braces."""
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10_000)
+    text = text.removesuffix("...\n").strip()
+    return text[1:-1] if isinstance(value, dict) and len(value) == 1 else text
 
 
 def _unknown_keys(error: ValidationError, schema: Mapping[str, Any]) -> str:

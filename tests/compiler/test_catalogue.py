@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from compiler import Size, Sources, compile_workflow, load_catalogue
 from compiler.catalogue_file import parse_catalogue
+from compiler.node_records import node_record, without_files
 from errors import CatalogueInvalid
+from schemas import located_errors, read_yaml
 from tests.compiler.catalogues import SOURCES, image_request, with_document
 
 
@@ -89,6 +94,93 @@ def test_a_key_that_is_not_text_is_refused_with_file_line_and_remedy(key: str, o
     message = error_of(sources)
     assert message.startswith(f"catalogue.yaml:{line}: ")
     assert f'write it in quotes: "{key}"' in message
+
+
+def test_a_missing_key_of_a_model_or_workflow_is_reported_with_an_example_that_is_valid() -> None:
+    schema = json.loads(SOURCES.catalogue_schema)
+    for kind, entry in (("models", "sdxl-turbo"), ("workflows", "sd15_simple")):
+        for key in schema["$defs"][kind.removesuffix("s")]["required"]:
+
+            def remove(document: Any, kind: str = kind, entry: str = entry, key: str = key) -> None:
+                del document[kind][entry][key]
+
+            message = error_of(with_document(remove))
+            example = re.search(f"{kind}.{entry}: `{key}` is missing; for example `(.*)`", message)
+            assert example, message
+            properties = schema["$defs"][kind.removesuffix("s")]["properties"]
+            rule = {**schema, "properties": properties, "required": [], "type": "object"}
+            assert list(located_errors(Draft202012Validator(rule), read_yaml(example[1]))) == []
+
+
+# --- files and nodes -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["SD\\x.safetensors", "SD/x.safetensors", '"SD\\\\x.safetensors"'])
+def test_both_slashes_in_a_file_name_mean_a_folder(name: str) -> None:
+    catalogue = load_catalogue(edited("name: sd_xl_turbo_1.0_fp16.safetensors", f"name: {name}"))
+    assert catalogue.models["sdxl-turbo"].files["checkpoint"].name == "SD/x.safetensors"
+    lora = load_catalogue(edited("name: lcm-lora-sdv1-5.safetensors", f"name: {name}")).loras["lcm-sd-1.5"]
+    assert lora.file.name == "SD/x.safetensors"
+
+
+@pytest.mark.parametrize("name", ["..\\x", "a\\..\\x", "\\x", "C:\\x", "c:/x", '"a\\nb"', "a/../x", '""'])
+def test_a_file_name_that_leads_out_of_its_folder_is_refused(name: str) -> None:
+    assert "files.checkpoint.name" in error_of(
+        edited("name: sd_xl_turbo_1.0_fp16.safetensors", f"name: {name}")
+    )
+
+
+@pytest.mark.parametrize("folder", ["LLM", "ultralytics/bbox", "unet_gguf", "SEEDVR2", "a.b-c"])
+def test_a_file_may_be_in_any_folder_of_comfyui(folder: str) -> None:
+    load_catalogue(edited("folder: checkpoints", f"folder: {folder}"))
+
+
+@pytest.mark.parametrize("folder", ["../x", "/x", "a//b", "a\\b", '""'])
+def test_a_folder_outside_comfyui_is_refused(folder: str) -> None:
+    assert "files.checkpoint.folder" in error_of(edited("folder: checkpoints", f"folder: {folder}"))
+
+
+LOADER = {
+    "input": {"required": {"weights": [["a.gguf"]], "mode": [["x"]]}},
+    "output": ["MODEL"],
+    "output_node": True,
+}
+
+
+def test_the_catalogue_completes_what_comfyui_says_about_custom_nodes() -> None:
+    learned = {"versions": {"0.99.0": {"My Loader": without_files(node_record(LOADER))}}}
+    facts = "{My Loader: {files: {weights: my_weights}, more_inputs: true, any_value: [mode]}, Unknown: {more_inputs: true}}"
+    sources = replace(
+        SOURCES, learned_nodes=json.dumps(learned), catalogue=f"{SOURCES.catalogue}\nnodes: {facts}\n"
+    )
+    signature = load_catalogue(sources).signatures["My Loader"]
+    assert (signature.inputs["weights"].folder, signature.more_inputs) == ("my_weights", True)
+    assert signature.inputs["mode"].choices is None
+
+
+def test_facts_of_the_catalogue_are_added_to_the_shipped_ones() -> None:
+    sources = replace(
+        SOURCES, catalogue=f"{SOURCES.catalogue}\nnodes: {{VAELoader: {{more_inputs: true}}}}\n"
+    )
+    signature = load_catalogue(sources).signatures["VAELoader"]
+    assert (signature.inputs["vae_name"].folder, signature.more_inputs) == ("vae", True)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [("{A: {more_input: true}}", "unknown key more_input"), ("{A: true}", "for example more_inputs: true"), ("{1: {more_inputs: true}}", 'in quotes: "1"')],
+)  # fmt: skip
+def test_wrong_facts_are_refused_with_what_to_write(facts: str, message: str) -> None:
+    assert message in error_of(replace(SOURCES, catalogue=f"{SOURCES.catalogue}\nnodes: {facts}\n"))
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"versions": []}', '{"versions": {"1": {"A": {}}}}', '{"versions": {"1": {"A": {"inputs": {"x": {}}, "outputs": []}}}}']
+)  # fmt: skip
+def test_damaged_learned_nodes_are_refused_with_the_remedy(text: str) -> None:
+    assert "Delete it and run `flask snapshot-nodes URL` again" in error_of(
+        replace(SOURCES, learned_nodes=text)
+    )
 
 
 def test_a_model_id_given_twice_is_refused() -> None:

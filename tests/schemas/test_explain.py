@@ -27,6 +27,8 @@ def messages(schema: dict[str, Any], value: Any, *, show_values: bool = True) ->
         ({"pattern": "^x", "description": "it must begin with x"}, "y", '"y" is not allowed; it must begin with x'),
         ({"required": ["it's", "b"]}, {"b": 1}, "`it's` is missing"),
         ({"properties": {"a": {}}, "additionalProperties": False}, {"b": 1}, "unknown key b; allowed: a"),
+        ({"required": ["a"], "properties": {"a": {"examples": [{"x": "1x1", "y": 2}]}}}, {}, "`a` is missing; for example `a: {x: 1x1, y: 2}`"),
+        ({"type": "object", "examples": [{"x": "1x1", "y": True}]}, "1x1", "it must be an object, for example {x: 1x1, y: true}"),
         ({"uniqueItems": True}, ["a", "a"], "its entries must differ from each other"),
         ({"minProperties": 1}, {}, "{} is not allowed; it must have at least 1 key"),
         ({"dependentRequired": {"count": ["items"]}}, {"count": 1}, "`items` is missing, which `count` needs"),

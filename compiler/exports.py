@@ -1,0 +1,122 @@
+"""What people paste into a template: exports in other formats, placeholders of other programs, keys that only ComfyUI's
+editor uses. Each is recognised and named with what to do, or dropped as ComfyUI drops it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from compiler.signatures import Signatures
+
+# Widgets of the editor that some of its versions write into API exports: upload buttons, previews, and what happens to a
+# seed after a run. ComfyUI ignores them.
+_EDITOR_INPUTS = frozenset(
+    {
+        "upload",
+        "control_after_generate",
+        "control_before_generate",
+        "audioUI",
+        "videopreview",
+        "image_preview",
+    }
+)
+_EDITOR_INPUT_FORM = re.compile(
+    r"\$\$.*|(choose|select|upload)\b.*\b(upload|image|file|video|audio|folder)s?", re.IGNORECASE
+)
+
+_QUOTED = re.compile(r'"\{\{-?\s*(?P<name>[^{}"]+?)\s*-?\}\}"')
+_PLACEHOLDER = re.compile(
+    r'"(?P<name>%{1,2}[A-Za-z][A-Za-z0-9_ ]*%{1,2})"|(?P<inside>%(?:prompt|positive|negative|negative_prompt)%)'
+)
+_NAMES = {
+    "positive": "prompt",
+    "positive_prompt": "prompt",
+    "negative": "negative_prompt",
+    "scale": "cfg",
+    "cfg_scale": "cfg",
+    "scheduler": "schedule",
+    "denoise": "strength",
+    "model": "files.checkpoint",
+    "vae": "files.vae",
+    "batch_size": "batch",
+    "batch_count": "batch",
+}
+
+
+def without_editor_inputs(nodes: Mapping[str, Any], signatures: Signatures) -> dict[str, Any]:
+    """`nodes` without the inputs that only ComfyUI's editor uses. An input that the node has is never one of them."""
+    return {node_id: _without_editor_inputs(node, signatures) for node_id, node in nodes.items()}
+
+
+def _without_editor_inputs(node: Any, signatures: Signatures) -> Any:
+    if not isinstance(node, dict) or not isinstance(inputs := node.get("inputs"), dict):
+        return node
+    signature = signatures.get(str(node.get("class_type")))
+    if signature is None or signature.more_inputs:
+        return node
+    kept = {
+        name: value
+        for name, value in inputs.items()
+        if name in signature.inputs or isinstance(value, list) or not _is_editor_input(name)
+    }
+    return {**node, "inputs": kept} if len(kept) < len(inputs) else node
+
+
+def _is_editor_input(name: str) -> bool:
+    return name in _EDITOR_INPUTS or _EDITOR_INPUT_FORM.fullmatch(name) is not None
+
+
+def export_error_in(text: str) -> str | None:
+    """`export_error` for the text of a template that is plain JSON, which need not be a template at all."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return export_error(document) if isinstance(document, dict) else None
+
+
+def export_error(document: Mapping[str, Any]) -> str | None:
+    """Why this is not a graph in API format but another export, and what to do; None if it is none that is known."""
+    if isinstance(document.get("nodes"), list) and {"links", "last_node_id", "version"} & set(document):
+        return (
+            "this is a workflow of ComfyUI's editor, not an API export: open it in ComfyUI and use Workflow > "
+            "Export (API) (in older versions: Save (API Format), after enabling the dev mode options)"
+        )
+    for key, value in document.items():
+        if _is_graph(value):
+            return f"the graph is inside the key {key!r}: remove everything around the braces that belong to {key!r}"
+        if isinstance(value, list) and any(map(_is_graph, value)):
+            return f"this is an entry of ComfyUI's history: keep only the object of nodes in the list {key!r}"
+    return None
+
+
+def _is_graph(value: Any) -> bool:
+    """Whether `value` is an object of nodes in API format."""
+    if not isinstance(value, dict) or not value:
+        return False
+    return all(isinstance(node, dict) and isinstance(node.get("class_type"), str) for node in value.values())
+
+
+def placeholder_error(text: str) -> str | None:
+    """Where the text of a template contains a placeholder of another program such as `%prompt%`, and what to write."""
+    for number, line in enumerate(text.splitlines(), 1):
+        match = None if "filename_prefix" in line else _PLACEHOLDER.search(line)
+        if match:
+            found = match["name"] or match["inside"]
+            name = found.strip("%").lower().replace(" ", "_")
+            return (
+                f"line {number}: {found} is a placeholder of another program; write "
+                f"{{{{ {_NAMES.get(name, name)} }}}}, without quotes"
+            )
+    return None
+
+
+def quotes_hint(text: str) -> str:
+    """A sentence about the first `{{ value }}` in quotes in the text of a template; empty if there is none."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if match := _QUOTED.search(line):
+            value = f"{{{{ {match['name']} }}}}"
+            return f". Line {number}: write {value} without the quotes around it; every value brings its own"
+    return ""
