@@ -270,11 +270,12 @@ class NodesMissing(EngineError):
 
 
 class FilesMissing(EngineError):
-    """`details["files"]`: a list of {name, folder, url, node, input}."""
+    """`details["files"]`: a list of {name, folder, url, node, input, ambiguous, nearest}. `ambiguous`: the files that the
+    name could mean; `nearest`: files with similar names."""
 
     code = "model.files_missing"
     when = "ComfyUI does not list a model file (weights) that the model needs."
-    remedy = "Download the named files into the named folders; no restart is needed."
+    remedy = "Download the named files into the named folders, or correct the name; no restart is needed."
 
 
 class EngineRejected(EngineError):

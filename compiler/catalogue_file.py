@@ -121,7 +121,7 @@ def _invalid(sources: Sources, errors: list[LocatedError]) -> CatalogueInvalid:
 
 def _checked_document(sources: Sources) -> Any:
     try:
-        document = read_yaml(sources.catalogue)
+        document = read_yaml(sources.catalogue, repeated_sections=True)
     except ValueError as error:
         raise CatalogueInvalid(f"{sources.catalogue_name}:{error}") from error
     validator = Draft202012Validator(json.loads(sources.catalogue_schema))

@@ -59,20 +59,51 @@ def _finite(loader: Any, node: yaml.ScalarNode) -> float:
 _StrictLoader.add_constructor("tag:yaml.org,2002:float", _finite)
 
 
-def read_yaml(text: str) -> Any:
-    """The document as plain values. Raises ValueError with the line number first if `text` is not valid YAML."""
+def read_yaml(text: str, *, repeated_sections: bool = False) -> Any:
+    """The document as plain values. Raises ValueError with the line number first if `text` is not valid YAML.
+
+    With `repeated_sections`, a key of the document that is given several times with a mapping each is one mapping, so
+    that an entry can be appended to a file together with its section.
+    """
+    loader = _StrictLoader(text)
     try:
-        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if repeated_sections:
+            _join_sections(node)
+        return loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ValueError(f"{line}: {error.problem or error.context}") from error
     except (yaml.YAMLError, TypeError, RecursionError) as error:
         raise ValueError(f"1: {error}") from error
+    finally:
+        loader.dispose()
+
+
+def _join_sections(document: yaml.Node) -> None:
+    """Move the entries of repeated mappings at the top level into the first one, in place."""
+    if not isinstance(document, yaml.MappingNode):
+        return
+    sections: dict[str, yaml.MappingNode] = {}
+    kept = []
+    for key, value in document.value:
+        first = sections.get(key.value) if isinstance(key, yaml.ScalarNode) else None
+        if first is not None and isinstance(value, yaml.MappingNode) and value is not first:
+            first.value = [*first.value, *value.value]
+            continue
+        if isinstance(key, yaml.ScalarNode) and isinstance(value, yaml.MappingNode):
+            sections.setdefault(key.value, value)
+        kept.append((key, value))
+    document.value = kept
 
 
 def line_of(text: str, path: Iterable[str | int]) -> int:
     """The 1-based line of the value at `path`, or of the deepest part of `path` that exists."""
     node = yaml.compose(text, Loader=_Loader)
+    if node is not None:
+        _join_sections(node)
     line = node.start_mark.line + 1 if node else 1
     for step in path:
         child = _child(node, step)

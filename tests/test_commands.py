@@ -126,7 +126,7 @@ def test_check_catalogue_reports_errors_with_file_and_line(make_app: MakeApp, tm
 def test_check_catalogue_lists_the_models_and_the_files_that_an_engine_lacks(
     run: Any, make_app: MakeApp, tmp_path: Path, sketch_url: str
 ) -> None:
-    assert "4 models and 4 workflows are valid." in run("check-catalogue", "--check", sketch_url).stdout
+    assert "5 models and 5 workflows are valid." in run("check-catalogue", "--check", sketch_url).stdout
     (tmp_path / "c.yaml").write_text(
         (ROOT / "catalogue.yaml").read_text().replace("name: ae.", "name: absent.")
     )

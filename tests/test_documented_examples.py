@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -11,10 +12,8 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 from PIL import Image
 
 from settings import load_settings
@@ -119,19 +118,6 @@ def test_the_make_targets_and_variables_of_the_readme_exist(command: str) -> Non
     load_settings(given, root=ROOT / "docs")
 
 
-def catalogue_with(entries: dict[str, Any], folder: Path) -> dict[str, str]:
-    """Writes the project's catalogue with more entries; the variables that make commands use it."""
-    catalogue = yaml.safe_load((ROOT / "catalogue.yaml").read_text("utf-8"))
-    for section, more in entries.items():
-        catalogue[section] |= more
-    (folder / "catalogue.yaml").write_text(yaml.safe_dump(catalogue, sort_keys=False))
-    shutil.copytree(ROOT / "templates_wf", folder / "templates_wf", dirs_exist_ok=True)
-    return {
-        "EASEL_CATALOGUE": str(folder / "catalogue.yaml"),
-        "EASEL_TEMPLATES": str(folder / "templates_wf"),
-    }
-
-
 def flask(folder: Path, variables: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("EASEL_")}
     environment = {**kept, **variables, "EASEL_STATE_DIR": str(folder / "state"), "FLASK_APP": "wsgi"}
@@ -145,20 +131,50 @@ def flask(folder: Path, variables: dict[str, str], *words: str) -> subprocess.Co
     )
 
 
+def catalogue_and(texts: list[str], folder: Path) -> dict[str, str]:
+    """Appends blocks of a page to the project's catalogue as they are; the variables that make commands use it."""
+    text = "\n".join([(ROOT / "catalogue.yaml").read_text("utf-8"), *texts])
+    (folder / "catalogue.yaml").write_text(text, "utf-8")
+    shutil.copytree(ROOT / "templates_wf", folder / "templates_wf", dirs_exist_ok=True)
+    return {
+        "EASEL_CATALOGUE": str(folder / "catalogue.yaml"),
+        "EASEL_TEMPLATES": str(folder / "templates_wf"),
+    }
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/catalogue.md"])
-def test_the_model_that_a_page_adds_can_be_compiled(page: str, tmp_path: Path) -> None:
-    (text,) = [text for text in blocks(page, "yaml") if "my-model:" in text]
-    variables = catalogue_with(yaml.safe_load(text), tmp_path)
+def test_the_model_that_a_page_adds_can_be_appended_as_it_is(page: str, tmp_path: Path) -> None:
+    variables = catalogue_and([text for text in blocks(page, "yaml") if "my-model:" in text], tmp_path)
     checked = flask(tmp_path, variables, "check-catalogue")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     compiled = flask(tmp_path, variables, "compile-workflow", "my-model", "a cat")
     assert "my-model.safetensors" in compiled.stdout, compiled.stderr
 
 
-def test_the_workflow_that_the_catalogue_page_adds_draws_what_a_request_asks_for(tmp_path: Path) -> None:
-    (text,) = [text for text in blocks("docs/catalogue.md", "yaml") if "my_workflow:" in text]
+def test_all_blocks_of_the_catalogue_page_can_be_appended_one_after_another(tmp_path: Path) -> None:
+    variables = catalogue_and(blocks("docs/catalogue.md", "yaml"), tmp_path)
     (template,) = blocks("docs/catalogue.md", "json")
-    variables = catalogue_with(yaml.safe_load(text), tmp_path)
+    (tmp_path / "templates_wf/my_workflow.json.j2").write_text(template)
+    checked = flask(tmp_path, variables, "check-catalogue")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "my-model " in checked.stdout
+    assert "my-other-model " in checked.stdout
+
+
+def test_the_catalogue_page_says_which_keys_are_required() -> None:
+    clauses = re.split(r"[.;] ", " ".join((ROOT / "docs/catalogue.md").read_text("utf-8").split()))
+    schema = json.loads((ROOT / "schemas/catalogue.schema.json").read_text("utf-8"))
+    names = ("workflow", "input", "model", "licence", "file", "lora")
+    size = schema["$defs"]["model"]["properties"]["size"]
+    for rule in (schema, size, *(schema["$defs"][name] for name in names)):
+        required = [f"`{key}`" for key in rule["required"]]
+        assert any(all(key in clause for key in required) for clause in clauses), required
+
+
+def test_the_workflow_that_the_catalogue_page_adds_draws_what_a_request_asks_for(tmp_path: Path) -> None:
+    texts = [text for text in blocks("docs/catalogue.md", "yaml") if "my_workflow:" in text]
+    (template,) = blocks("docs/catalogue.md", "json")
+    variables = catalogue_and(texts, tmp_path)
     (tmp_path / "templates_wf/my_workflow.json.j2").write_text(template)
     words = [
         "generate",

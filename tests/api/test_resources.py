@@ -86,14 +86,21 @@ def test_the_list_of_models_matches_its_schema_and_the_catalogue(client: FlaskCl
     for entry in body["data"]:
         validator.validate(entry)
     ids = [entry["id"] for entry in body["data"]]
-    assert ids == ["sdxl-turbo", "sd-1.5-pruned-emaonly", "flux-schnell", "flux-schnell-fp8", "img"]
+    assert ids == [
+        "sdxl-turbo",
+        "sd-1.5-pruned-emaonly",
+        "flux-schnell",
+        "flux-schnell-fp8",
+        "sdxl-base-1.0",
+        "img",
+    ]
     assert body["data"][-1]["slot_of"] == "sdxl-turbo"
     flux = body["data"][2]
     assert (flux["licence"]["id"], flux["min_vram_gb"]) == ("Apache-2.0", 24)
 
 
 @pytest.mark.parametrize(
-    ("query", "count"), [("type=image", 5), ("type=text", 0), ("categories=image", 5), ("categories=llm", 0)]
+    ("query", "count"), [("type=image", 6), ("type=text", 0), ("categories=image", 6), ("categories=llm", 0)]
 )
 def test_models_can_be_filtered_by_type(client: FlaskClient, query: str, count: int) -> None:
     assert len(client.get(f"/v1/models?{query}").get_json()["data"]) == count
@@ -117,7 +124,7 @@ def test_hidden_models_are_neither_listed_nor_usable(make_app: MakeApp) -> None:
 
 def test_ready_reports_the_kind_of_engine(client: FlaskClient, make_app: MakeApp) -> None:
     body = client.get("/ready").get_json()
-    assert (body["status"], body["engine"]["kind"], body["catalogue"]["models"]) == ("ready", "sketch", 4)
+    assert (body["status"], body["engine"]["kind"], body["catalogue"]["models"]) == ("ready", "sketch", 5)
     unreachable = make_app(engine__url="http://127.0.0.1:9").test_client()
     assert unreachable.get("/health").status_code == 200
     response = unreachable.get("/ready")

@@ -15,7 +15,7 @@ from compiler.catalogue_file import parse_catalogue
 from compiler.node_records import node_record, without_files
 from errors import CatalogueInvalid
 from schemas import located_errors, read_yaml
-from tests.compiler.catalogues import SOURCES, image_request, with_document
+from tests.compiler.catalogues import CATALOGUE, SOURCES, image_request, with_document
 
 
 def edited(old: str, new: str) -> Sources:
@@ -242,7 +242,7 @@ def test_a_model_and_a_workflow_can_be_added_with_yaml_and_jinja_only() -> None:
     sources = with_document(change)
     templates = {**sources.templates, "flux_dev.json.j2": NEW_WORKFLOW}
     catalogue = load_catalogue(replace(sources, templates=templates))
-    assert len(catalogue.models) == 5
+    assert len(catalogue.models) == len(CATALOGUE.models) + 1
     compiled = compile_workflow(
         image_request("a dog", model="My-Flux", inputs={"guidance": 4.0}, size=Size(512, 512)), catalogue
     )

@@ -51,6 +51,16 @@ def test_every_model_draws_1024x1024(model: str) -> None:
     assert plan.adjusted == ()
 
 
+def test_a_plain_sdxl_checkpoint_draws_with_25_steps_and_cfg_7_and_its_own_table() -> None:
+    (graph,) = compile_workflow(image_request(model="sdxl-base-1.0"), CATALOGUE).graphs
+    sampler = graph.nodes["sampler"]["inputs"]
+    assert (sampler["steps"], sampler["cfg"], sampler["denoise"]) == (25, 7.0, 1.0)
+    assert graph.nodes["latent"]["inputs"]["width"] == 1024
+    request = image_request(model="sdxl-base", inputs={"schedule": "ays"})
+    (graph,) = compile_workflow(request, CATALOGUE).graphs
+    assert graph.nodes["sigmas"]["inputs"] == {"model_type": "SDXL", "steps": 25, "denoise": 1.0}
+
+
 def test_sdxl_turbo_uses_its_own_schedule_with_one_step_by_default() -> None:
     (graph,) = compile_workflow(image_request(model="sdxl-turbo"), CATALOGUE).graphs
     assert graph.nodes["sigmas"] == {

@@ -17,8 +17,14 @@ from tests.api.sse import events_of
 from tests.conftest import MakeApp
 from tests.pictures.pictures import encoded, pattern
 
-MODELS = ["sdxl-turbo", "sd-1.5-pruned-emaonly", "flux-schnell", "flux-schnell-fp8"]
-FEW_STEPS = {"sdxl-turbo": "1", "sd-1.5-pruned-emaonly": "2", "flux-schnell": "1", "flux-schnell-fp8": "1"}
+MODELS = ["sdxl-turbo", "sd-1.5-pruned-emaonly", "sdxl-base-1.0", "flux-schnell", "flux-schnell-fp8"]
+FEW_STEPS = {
+    "sdxl-turbo": "1",
+    "sd-1.5-pruned-emaonly": "2",
+    "sdxl-base-1.0": "2",
+    "flux-schnell": "1",
+    "flux-schnell-fp8": "1",
+}
 
 
 @pytest.fixture(params=["sketch", *(["comfyui"] if os.environ.get(REAL) else [])])
@@ -107,9 +113,10 @@ def test_strength_changes_the_picture_and_a_weaker_sketch_stays_closer_to_the_im
 
 @pytest.mark.parametrize("schedule", ["ays", "gits", "karras", "discrete", "exponential", "default"])
 @pytest.mark.parametrize("path", ["/v1/images/edits", "/v1/images/variations"])
-def test_every_schedule_of_gpustacks_runs(client: FlaskClient, schedule: str, path: str) -> None:
-    skip_unless_available(client, model="sd-1.5")
-    fields = {"model": "sd-1.5", "schedule": schedule, "steps": "3", "strength": "0.5"}
+@pytest.mark.parametrize("model", ["sd-1.5", "sdxl-base"])
+def test_every_schedule_of_gpustacks_runs(client: FlaskClient, model: str, schedule: str, path: str) -> None:
+    skip_unless_available(client, model=model)
+    fields = {"model": model, "schedule": schedule, "steps": "3", "strength": "0.5"}
     assert pictures_from(client, path, image=png(pattern(256, 256)), **fields)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from schemas import read_yaml
+from schemas import line_of, read_yaml
 from tests.conftest import ROOT
 
 KEYS = [
@@ -64,3 +64,21 @@ def test_a_merge_key_is_allowed() -> None:
 def test_every_yaml_file_of_the_project_has_only_text_keys() -> None:
     for path in (ROOT / "catalogue.yaml", ROOT / "easel.example.yaml", *(ROOT / "schemas").glob("*.yaml")):
         read_yaml(path.read_text("utf-8"))
+
+
+SECTIONS = "a:\n  x: 1\nb: {y: 2}\n# appended\na:\n  z: 3\n"
+
+
+def test_sections_may_be_repeated_where_that_is_allowed() -> None:
+    assert read_yaml(SECTIONS, repeated_sections=True) == {"a": {"x": 1, "z": 3}, "b": {"y": 2}}
+    assert line_of(SECTIONS, ["a", "z"]) == 6
+    with pytest.raises(ValueError, match="5: the key 'a' is given twice"):
+        read_yaml(SECTIONS)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [("a: {x: 1}\na: {x: 2}\n", 2), ("a: 1\na: 2\n", 2), ("a: {x: 1}\na: [x]\n", 2), ("a: 1\na: {x: 1}\n", 2)]
+)  # fmt: skip
+def test_an_entry_given_twice_in_repeated_sections_is_refused(text: str, line: int) -> None:
+    with pytest.raises(ValueError, match=f"{line}: the key '[ax]' is given twice"):
+        read_yaml(text, repeated_sections=True)

@@ -132,7 +132,14 @@ def test_a_valid_edit_is_loaded_and_an_invalid_one_refused_even_by_workers_start
         wait_until(
             lambda: (
                 models(server)
-                == {"sdxl-turbo", "sd-1.5-pruned-emaonly", "flux-schnell", "my-new-model", "img"}
+                == {
+                    "sdxl-turbo",
+                    "sd-1.5-pruned-emaonly",
+                    "flux-schnell",
+                    "my-new-model",
+                    "sdxl-base-1.0",
+                    "img",
+                }
             )
         )
         assert server.draw(model="my-new-model").status_code == 200
