@@ -100,17 +100,17 @@ def _is_graph(value: Any) -> bool:
 
 
 def placeholder_error(text: str) -> str | None:
-    """Where the text of a template contains a placeholder of another program such as `%prompt%`, and what to write."""
+    """Where the text of a template contains placeholders of other programs such as `%prompt%`, and what to write."""
+    remedies: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
-        match = None if "filename_prefix" in line else _PLACEHOLDER.search(line)
-        if match:
+        for match in [] if "filename_prefix" in line else _PLACEHOLDER.finditer(line):
             found = match["name"] or match["inside"]
             name = found.strip("%").lower().replace(" ", "_")
-            return (
-                f"line {number}: {found} is a placeholder of another program; write "
-                f"{{{{ {_NAMES.get(name, name)} }}}}, without quotes"
-            )
-    return None
+            value = f"{{{{ {_NAMES.get(name, name)} }}}}"
+            remedies.setdefault(found, f"line {number}: for {found} write {value}, without quotes")
+    if not remedies:
+        return None
+    return f"placeholders of another program: {'; '.join(remedies.values())}"
 
 
 def quotes_hint(text: str) -> str:

@@ -57,11 +57,11 @@ def test_a_value_in_quotes_is_reported_with_the_line_and_the_remedy(quoted: str)
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("{{ prompt }}", '"%prompt%"', "write {{ prompt }}, without quotes"),
-        ("{{ prompt }}", '"masterpiece, %prompt%"', "write {{ prompt }}, without quotes"),
-        ("{{ seed }}", '"%seed%"', "write {{ seed }}, without quotes"),
-        ("{{ cfg }}", '"%scale%"', "write {{ cfg }}, without quotes"),
-        ("{{ files.checkpoint }}", '"%model%"', "write {{ files.checkpoint }}, without quotes"),
+        ("{{ prompt }}", '"%prompt%"', "%prompt% write {{ prompt }}, without quotes"),
+        ("{{ prompt }}", '"masterpiece, %prompt%"', "%prompt% write {{ prompt }}, without quotes"),
+        ("{{ seed }}", '"%seed%"', "%seed% write {{ seed }}, without quotes"),
+        ("{{ cfg }}", '"%scale%"', "%scale% write {{ cfg }}, without quotes"),
+        ("{{ files.checkpoint }}", '"%model%"', "%model% write {{ files.checkpoint }}, without quotes"),
     ],
 )
 def test_a_placeholder_of_another_program_is_named(old: str, new: str, expected: str) -> None:
