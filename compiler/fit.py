@@ -14,6 +14,7 @@ from compiler.check import is_out_of_range
 from compiler.engine_files import FileMatch, find_file, with_slashes
 from compiler.signatures import InputSignature, NodeSignature, Signatures, plain_value
 from compiler.values import Nodes
+from dynamic_inputs import is_link
 from errors import FilesMissing, NodesMissing
 
 MAX_DEFAULT_ROUNDS = 8
@@ -41,6 +42,7 @@ def fit(nodes: Nodes, live: Signatures, signatures: Signatures, files: Mapping[s
     classes = sorted({node["class_type"] for node in nodes.values()} - set(live))
     if classes:
         raise NodesMissing(f"This ComfyUI does not have the node {', '.join(classes)}.", nodes=classes)
+    _check_outputs(nodes, live)
     missing = list(missing_files(nodes, live, signatures))
     if missing:
         raise _files_missing(missing, files)
@@ -51,6 +53,19 @@ def fit(nodes: Nodes, live: Signatures, signatures: Signatures, files: Mapping[s
         }
         for node_id, node in nodes.items()
     }
+
+
+def _check_outputs(nodes: Nodes, live: Signatures) -> None:
+    for node_id, node in nodes.items():
+        for name, value in node["inputs"].items():
+            if not is_link(value) or value[0] not in nodes:
+                continue
+            class_type = nodes[value[0]]["class_type"]
+            if value[1] >= len(live[class_type].outputs):
+                raise NodesMissing(
+                    f"This ComfyUI's {class_type} has no output {value[1]}, to which node {node_id!r} links {name}.",
+                    node=node_id, class_type=class_type, input=name,
+                )  # fmt: skip
 
 
 # --- files ----------------------------------------------------------------------------------------

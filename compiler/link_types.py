@@ -24,6 +24,8 @@ class LinkTypes:
 
     def of(self, output: Output) -> str:
         """The type of an output; `*` if it can be any, or if there is no such output."""
+        if not self._signatures[self._class_of(output[0])].output_matches:
+            return self._declared(output)
         pending, waiting = [output], set()
         while pending:
             current = pending[-1]
@@ -41,7 +43,8 @@ class LinkTypes:
 
     def conflict(self, node_id: str) -> tuple[str, str, str] | None:
         """If links of one match have different types: the name of the second input, its type, and that of the first."""
-        for match in dict.fromkeys(filter(None, self._signatures[self._class_of(node_id)].output_matches)):
+        matches = self._signatures[self._class_of(node_id)].output_matches
+        for match in dict.fromkeys(filter(None, matches)) if matches else ():
             first: str | None = None
             for name, link in self._matched_links(node_id, match):
                 kind = self.of(link)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 from dynamic_inputs import AUTOGROW, DYNAMIC_COMBO, MATCH_TYPE
@@ -61,8 +62,18 @@ def _input_records(groups: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _input_record(spec: Any, *, optional: bool) -> dict[str, Any]:
-    if not isinstance(spec, list) or not spec or not isinstance(spec[0], str | list):
-        spec = ["*"]  # a custom node may write anything
+    try:
+        record = _typed_record(spec)
+    except (TypeError, KeyError, ValueError, AttributeError, IndexError, StopIteration):
+        record = {"type": "*"}  # a custom node may write anything, and newer versions other forms
+    if optional:
+        record["optional"] = True
+    return record
+
+
+def _typed_record(spec: Any) -> dict[str, Any]:
+    if not isinstance(spec, list) or not isinstance(spec[0], str | list):
+        raise TypeError(f"not the description of an input: {spec!r}")
     kind, config = spec[0], (spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {})
     record: dict[str, Any] = {"type": "COMBO" if isinstance(kind, list) else kind}
     if kind == DYNAMIC_COMBO:
@@ -76,8 +87,6 @@ def _input_record(spec: Any, *, optional: bool) -> dict[str, Any]:
         record |= {"match": template["template_id"], "types": template["allowed_types"]}
     else:
         record |= _plain_record(kind, config)
-    if optional:
-        record["optional"] = True
     return record
 
 
@@ -272,8 +281,20 @@ def _merge(old: NodeRecord | None, new: NodeRecord, versions: _Versions) -> dict
     if old is None or not versions.others:
         return dict(new)
     merged = {**new, "inputs": _merge_inputs(old["inputs"], new["inputs"], versions)}
+    if old["outputs"] != new["outputs"]:
+        merged |= _merge_outputs(old, new)
     if "more_inputs" in old:
         merged["more_inputs"] = old["more_inputs"]
+    return merged
+
+
+def _merge_outputs(old: NodeRecord, new: NodeRecord) -> dict[str, Any]:
+    """The outputs of both, by place: further ones of either, and both types where they differ."""
+    pairs = zip_longest(old["outputs"], new["outputs"])
+    merged: dict[str, Any] = {"outputs": [_union(*filter(None, pair)) for pair in pairs]}
+    matches = [record.get("output_matches", ()) for record in (new, old)]
+    if any(matches):
+        merged["output_matches"] = [first or second for first, second in zip_longest(*matches)]
     return merged
 
 

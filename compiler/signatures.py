@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from compiler.node_records import NodeRecord, node_record
@@ -79,9 +80,11 @@ class NodeSignature:
 
     def inputs_for(self, values: Mapping[str, Any]) -> Mapping[str, InputSignature]:
         """The inputs that a node has in an API graph, by full name, if `values` are its inputs in that graph."""
-        if not any(signature.is_dynamic for signature in self.inputs.values()):
-            return self.inputs
-        return expand_inputs(self.inputs, values)
+        return expand_inputs(self.inputs, values) if self._is_dynamic else self.inputs
+
+    @cached_property
+    def _is_dynamic(self) -> bool:
+        return any(signature.is_dynamic for signature in self.inputs.values())
 
     def match_of(self, output: int) -> str | None:
         """The match of an output, or None."""

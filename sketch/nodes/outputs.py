@@ -69,8 +69,12 @@ OUTPUT_NODES: dict[str, Callable[[NodeInputs, NodeContext], dict[str, Any]]] = {
 
 def output_action(inputs: NodeInputs) -> Callable[[NodeInputs, NodeContext], dict[str, Any]] | None:
     """What an output node does with its pictures; None for other nodes. An unknown one that has pictures and a prefix
-    for file names saves them as PNG, whatever format it is asked for."""
-    known = OUTPUT_NODES.get(inputs.class_type)
-    if known is None and inputs.node.output_node and inputs.has("filename_prefix"):
-        return save_image if inputs.first_linked(Images, "IMAGE") else None
-    return known
+    for file names saves them as PNG, whatever format it is asked for; others only show something in ComfyUI's page."""
+    if inputs.class_type in OUTPUT_NODES or not inputs.node.output_node:
+        return OUTPUT_NODES.get(inputs.class_type)
+    saves = inputs.has("filename_prefix") and inputs.first_linked(Images, "IMAGE") is not None
+    return save_image if saves else _show_nothing
+
+
+def _show_nothing(inputs: NodeInputs, context: NodeContext) -> dict[str, Any]:
+    return {}

@@ -208,3 +208,13 @@ def test_any_value_of_an_input_is_allowed_if_the_facts_say_so() -> None:
     signatures = parse_signatures(document)
     assert list(find_errors(nodes, signatures, "t")) == []
     assert fit(nodes, parse_object_info({"A": entry}), signatures, {}) == nodes
+
+
+@pytest.mark.parametrize(
+    "spec", [[], None, "INT", [5], [None, {}], ["COMFY_AUTOGROW_V3", {}], ["COMFY_DYNAMICCOMBO_V3"], ["COMFY_MATCHTYPE_V3", {"template": {}}], ["COMFY_NEWER_V9", {"x": 1}]]
+)  # fmt: skip
+def test_an_input_that_is_described_in_an_unknown_way_takes_anything(spec: Any) -> None:
+    entry = {"input": {"required": {"x": spec}, "optional": None}, "output": None, "output_node": True}
+    signatures = parse_object_info({"A": entry})
+    for value in (1, "x", {"a": 1}):
+        assert list(find_errors({"n": {"class_type": "A", "inputs": {"x": value}}}, signatures, "t")) == []

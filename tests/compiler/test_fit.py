@@ -233,3 +233,25 @@ def test_the_folder_of_a_missing_file_is_that_of_the_facts_or_of_the_catalogue()
     with pytest.raises(FilesMissing, match=r"SD/x\.gguf in models/unet") as caught:
         fit(nodes, parse_object_info(loader()), parse_signatures(document), {"model": file})
     assert caught.value.details["files"][0]["url"] == file.url
+
+
+@pytest.mark.parametrize("order", [("1", "2"), ("2", "1")])
+def test_outputs_that_only_one_version_has_are_kept_and_checked_against_the_engine(
+    order: tuple[str, ...],
+) -> None:
+    entries = {
+        version: {
+            "A": {"input": {"required": {}}, "output": outputs, "output_node": False},
+            "B": {"input": {"required": {"x": ["INT"]}}, "output": [], "output_node": True},
+        }
+        for version, outputs in {"1": ["STRING"], "2": ["STRING", "INT"]}.items()
+    }
+    document: dict[str, Any] = {"versions": [], "nodes": {}}
+    for version in order:
+        document = record_nodes(document, entries[version], version=version, classes=["A", "B"], facts={})
+    signatures = parse_signatures(document)
+    nodes = {"a": {"class_type": "A", "inputs": {}}, "b": {"class_type": "B", "inputs": {"x": ["a", 1]}}}
+    assert list(find_errors(nodes, signatures, "t")) == []
+    assert fit(nodes, parse_object_info(entries["2"]), signatures, {}) == nodes
+    with pytest.raises(NodesMissing, match="A has no output 1"):
+        fit(nodes, parse_object_info(entries["1"]), signatures, {})
