@@ -206,7 +206,7 @@ def _value_errors(
         return
     if expected.widget or expected.type == "*" or expected.type.startswith(OPAQUE_PREFIX):
         return
-    kinds = _plain_kinds(expected.type)
+    kinds = PLAIN_TYPES.get(expected.type) or _plain_kinds(expected.type)
     if not kinds:
         allowed, message = f"a link of type {expected.type}", "a plain value where a link is required"
         yield new_error(node_id, name, value, allowed, message)

@@ -54,7 +54,7 @@ def _without_editor_inputs(node: Any, signatures: Signatures) -> Any:
     if not isinstance(node, dict) or not isinstance(inputs := node.get("inputs"), dict):
         return node
     signature = signatures.get(str(node.get("class_type")))
-    if signature is None or signature.more_inputs:
+    if signature is None or signature.more_inputs or inputs.keys() <= signature.inputs.keys():
         return node
     kept = {
         name: value
