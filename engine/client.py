@@ -92,12 +92,13 @@ class Engine:
         *,
         prompt_id: str,
         timeout_s: float,
+        output: str | None = None,
         on_progress: ProgressCallback = lambda _: None,
         on_queued: Callable[[int], None] = lambda _: None,
         cancelled: Callable[[], bool] = lambda: False,
         previews: bool = False,
     ) -> Outcome:
-        """Run a graph in API format and fetch its pictures.
+        """Run a graph in API format and fetch the pictures of its node `output`; None: those of all nodes.
 
         `prompt_id` is a new `str(uuid4())`; `timeout_s` covers queueing too. `on_progress` is called in this thread;
         `on_queued` there too, about once a second while the job is pending, with the number of jobs before it;
@@ -118,7 +119,7 @@ class Engine:
             with self._listener.subscribe(prompt_id, inbox) as client_id:
                 runner = JobRunner(
                     self._http,
-                    Job(prompt_id, graph, on_progress, self._clock),
+                    Job(prompt_id, graph, on_progress, self._clock, output),
                     inbox,
                     limits=self._limits,
                     poll_interval_s=self._poll_interval_s,

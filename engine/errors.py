@@ -74,8 +74,19 @@ def submission_error(status: int, body: Any, graph: Graph) -> EaselError:
     return rejected([_error_entry(None, None, None, f"http_{status}", message)])
 
 
+def is_dropped(node_errors: Any, output: str | None) -> bool:
+    """Whether ComfyUI, which accepts a graph if one of its outputs is valid, drops the wanted one (None: any)."""
+    if not node_errors or output is None or not isinstance(node_errors, dict):
+        return bool(node_errors)
+    dependents = [entry.get("dependent_outputs") for entry in node_errors.values() if isinstance(entry, dict)]
+    # An entry that does not list what depends on it may concern the wanted output.
+    return len(dependents) < len(node_errors) or any(
+        not isinstance(names, list) or output in map(str, names) for names in dependents
+    )
+
+
 def dropped_outputs(node_errors: Any, graph: Graph) -> EngineRejected:
-    """The error for a graph of which ComfyUI dropped some outputs. ComfyUI answers 200 if one output is valid; Easel
+    """The error for a graph of which ComfyUI dropped an output. ComfyUI answers 200 if another one is valid; Easel
     treats that as a refusal."""
     return rejected([*_node_errors(node_errors, graph)])
 

@@ -37,9 +37,16 @@ class Job:
     """
 
     def __init__(
-        self, prompt_id: str, graph: Graph, on_progress: ProgressCallback, clock: Callable[[], float]
+        self,
+        prompt_id: str,
+        graph: Graph,
+        on_progress: ProgressCallback,
+        clock: Callable[[], float],
+        output: str | None = None,
     ) -> None:
+        """`output`: the node whose pictures are wanted; None: those of all nodes."""
         self.prompt_id = prompt_id
+        self.output = output
         self.started_at: float | None = None
         self.succeeded = False
         self.ended = False
@@ -58,8 +65,10 @@ class Job:
 
     def outputs(self) -> list[tuple[str, Picture | File]]:
         """Each node and its picture (or the file that holds it), in the order of the graph's nodes, then of the
-        batch."""
+        batch; only those of `output`, if it is set."""
         nodes = [*self._graph, *(node for node in self._outputs if node not in self._graph)]
+        if self.output is not None:
+            nodes = [self.output]
         return [(node, output) for node in nodes for output in self._outputs.get(node, ())]
 
     def read_history(self, entry: Mapping[str, Any]) -> None:

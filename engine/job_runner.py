@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from queue import Empty
 
-from engine.errors import Graph, dropped_outputs, rejected, submission_error
+from engine.errors import Graph, dropped_outputs, is_dropped, rejected, submission_error
 from engine.http import ComfyuiHttp
 from engine.job import Job, mime_of
 from engine.listener import CancelSignal, Inbox, Item, SocketLost
@@ -134,7 +134,7 @@ class JobRunner:
         if status != 200 or not isinstance(response, dict):
             self._job.ended = True  # ComfyUI refused the whole graph: there is no job to cancel
             raise submission_error(status, response, graph)
-        if response.get("node_errors"):
+        if is_dropped(response.get("node_errors"), self._job.output):
             raise dropped_outputs(response["node_errors"], graph)
         self._next_poll_at = self._clock() + self._poll_interval_s
 
@@ -217,9 +217,10 @@ class JobRunner:
     def _fetch_pictures(self) -> tuple[Picture, ...]:
         outputs = self._job.outputs() or self._outputs_from_history()
         if not outputs:
+            node = "" if self._job.output is None else f" for node {self._job.output!r}"
             raise NoPictures(
-                "The job succeeded but reported no picture. If its graph ends in SaveImageWebsocket, the socket was "
-                "lost before the picture arrived.",
+                f"The job succeeded but reported no picture{node}. If its graph ends in SaveImageWebsocket, the socket "
+                "was lost before the picture arrived.",
                 prompt_id=self._job.prompt_id,
             )
         return tuple(

@@ -55,6 +55,28 @@ def test_pictures_are_in_the_order_of_the_graph_then_of_the_batch(engine: Engine
     assert shades == [(255, 0, 0), (0, 255, 0), (0, 255, 0)]
 
 
+def test_only_the_pictures_of_the_wanted_node_are_returned(engine: Engine) -> None:
+    for node, colour in (("save_green", (0, 255, 0)), ("save_red", (255, 0, 0))):
+        pictures = engine.run(_two_colours(), prompt_id=new_id(), timeout_s=60, output=node).pictures
+        assert {picture.node for picture in pictures} == {node}
+        assert {picture_of(picture.data).getpixel((0, 0)) for picture in pictures} == {colour}
+    preview = {
+        **flat(colour=0xFF0000),
+        "preview": {"class_type": "PreviewImage", "inputs": {"images": ["source", 0]}},
+    }
+    (picture,) = engine.run(preview, prompt_id=new_id(), timeout_s=60, output="preview").pictures
+    assert picture.node == "preview"
+
+
+def test_an_invalid_output_beside_the_wanted_one_does_not_matter(engine: Engine) -> None:
+    other = changed(flat(size=0), "save", images=["other", 0])
+    graph = {**flat(), "other": other["source"], "other_save": other["save"]}
+    (picture,) = engine.run(graph, prompt_id=new_id(), timeout_s=60, output="save").pictures
+    assert picture.node == "save"
+    with pytest.raises(EngineRejected):
+        engine.run(graph, prompt_id=new_id(), timeout_s=60, output="other_save")
+
+
 def _two_colours() -> dict[str, Any]:
     """Two output nodes: the pictures follow the order of the graph, not the order in which the engine runs the
     nodes."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from engine.errors import node_failure, submission_error, without_paths
+from engine.errors import is_dropped, node_failure, submission_error, without_paths
 from errors import EngineOutOfMemory, NodeFailed
 
 
@@ -110,6 +110,25 @@ def test_a_failure_has_node_class_and_exception_and_nothing_else() -> None:
 
 def test_a_failure_without_data_still_has_a_message() -> None:
     assert node_failure({}).message
+
+
+@pytest.mark.parametrize(
+    ("node_errors", "output", "dropped"),
+    [
+        ({}, "save", False),
+        (None, None, False),
+        ({"a": {"errors": [], "dependent_outputs": ["other"]}}, None, True),
+        ({"a": {"errors": [], "dependent_outputs": ["other"]}}, "save", False),
+        ({"a": {"errors": [], "dependent_outputs": ["other", "save"]}}, "save", True),
+        ({"a": {"errors": []}}, "save", True),
+        ({"a": None}, "save", True),
+        (["odd"], "save", True),
+    ],
+)
+def test_an_output_is_dropped_if_an_error_says_so_or_does_not_say(
+    node_errors: Any, output: str | None, dropped: bool
+) -> None:
+    assert is_dropped(node_errors, output) is dropped
 
 
 def _errors(node_errors: Any) -> Any:
