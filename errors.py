@@ -243,6 +243,17 @@ class GraphInvalid(EaselError):
     )
 
 
+class ModelNotDrawable(EaselError):
+    """`details`: model, task, faults (a list of texts), tasks (those that the model can draw)."""
+
+    code = "model.not_drawable"
+    when = (
+        "The check of the catalogue found that the model's graph for this task is not valid, or does not use "
+        "everything that a request may set. Other models and tasks are served."
+    )
+    remedy = "`details.faults` names the nodes and what to write; no restart is needed after the file is corrected."
+
+
 class SettingsInvalid(EaselError):
     code = "settings.invalid"
     when = "`easel.yaml` or an `EASEL_*` variable has an unknown name or an invalid value."

@@ -17,9 +17,9 @@ from filelock import FileLock, Timeout
 
 from arbiter import ActiveRequest, Arbiter, Claim, Snapshot
 from atomic_file import write_atomic
-from compiler import ImageRequest, compile_workflow
+from compiler import Catalogue, Model, compile_workflow, sample_requests
 from engine import Engine, EngineProcess, EngineStats, QueueState
-from errors import EaselError, FilesMissing
+from errors import EaselError, FilesMissing, ModelNotDrawable
 from generation import Generator
 from llm import Stacks
 
@@ -242,20 +242,24 @@ class SystemStatus:
 
     def _readiness(self, engine: Engine) -> list[dict[str, Any]]:
         catalogue = self._generator.catalogue()
-        return [self._model_readiness(model.id, engine) for model in catalogue.visible_models]
+        return [self._model_readiness(model, catalogue, engine) for model in catalogue.visible_models]
 
-    def _model_readiness(self, model: str, engine: Engine) -> dict[str, Any]:
-        """Whether this model can draw a picture now; if not, the error code and the missing files."""
-        catalogue = self._generator.catalogue()
+    def _model_readiness(self, model: Model, catalogue: Catalogue, engine: Engine) -> dict[str, Any]:
+        """Whether this model can draw pictures now; if not, the error code and the missing files."""
+        refused = list(catalogue.undrawable.get(model.id, ()))
+        requests = sample_requests(model, catalogue)
+        entry = {"id": model.id, "ready": True, "code": None, "missing": [], "not_drawable": refused}
+        if not requests:
+            return entry | {"ready": False, "code": ModelNotDrawable.code}
         try:
-            request = ImageRequest(prompt="ready?", model=model, seed=0, id="readiness")
-            self._generator.fitted_graphs(compile_workflow(request, catalogue), catalogue, engine)
+            for request in requests:
+                self._generator.fitted_graphs(compile_workflow(request, catalogue), catalogue, engine)
         except FilesMissing as error:
-            missing = [str(entry["name"]) for entry in error.details.get("files", ())]
-            return {"id": model, "ready": False, "code": error.code, "missing": missing}
+            missing = [str(file["name"]) for file in error.details.get("files", ())]
+            return entry | {"ready": False, "code": error.code, "missing": missing}
         except EaselError as error:
-            return {"id": model, "ready": False, "code": error.code, "missing": []}
-        return {"id": model, "ready": True, "code": None, "missing": []}
+            return entry | {"ready": False, "code": error.code}
+        return entry
 
 
 _NOT_REACHABLE: Mapping[str, Any] = {"reachable": False, "stats": None, "running": [], "pending": []}

@@ -7,6 +7,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify
 
 from api.services import Services
+from compiler import Catalogue
 from errors import EaselError
 
 
@@ -28,6 +29,7 @@ def _ready(services: Services) -> Response:
         "engine": engine,
         "catalogue": {
             "models": len(catalogue.visible_models),
+            "not_drawable": _not_drawable(services, catalogue),
             # After an invalid edit the server keeps the last valid catalogue and reports the error here. The route
             # needs no key, so the message, which quotes the file, is shown only if no keys are configured.
             "error": (error.code if services.options.api_keys else error.message) if error else None,
@@ -36,6 +38,17 @@ def _ready(services: Services) -> Response:
     response = jsonify(body)
     response.status_code = 200 if engine["reachable"] else 503
     return response
+
+
+def _not_drawable(services: Services, catalogue: Catalogue) -> list[str]:
+    """What the check of the catalogue refuses, as `MODEL (TASK): FAULT`. With API keys only `MODEL (TASK)`, because the
+    route needs no key and the faults quote the templates."""
+    return [
+        f"{model.id} ({task})" + ("" if services.options.api_keys else f": {fault}")
+        for model in catalogue.visible_models
+        for task, faults in catalogue.undrawable.get(model.id, {}).items()
+        for fault in (faults[:1] if services.options.api_keys else faults)
+    ]
 
 
 def _engine_state(services: Services) -> dict[str, Any]:

@@ -65,7 +65,10 @@ def model_entry(model: Model, catalogue: Catalogue, loaded_at: int) -> dict[str,
         "type": "image",
         "name": model.title,
         "capabilities": ["image"],
-        "tasks": sorted(model.workflows),
+        "tasks": sorted(catalogue.drawable_tasks(model)),
+        "not_drawable": {
+            task: list(faults) for task, faults in catalogue.undrawable.get(model.id, {}).items()
+        },
         "family": model.family,
         "aliases": list(model.aliases),
         "licence": {

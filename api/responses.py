@@ -99,7 +99,7 @@ def debug_info(parsed: ParsedRequest, drawing: Drawing, images: Sequence[Image])
             for image in images
         ],
         "timings": {name: round(value, 6) for name, value in vars(drawing.timings()).items()},
-        "adjusted": _note_entries((*parsed.adjusted, *plan.adjusted)),
+        "adjusted": _note_entries((*parsed.adjusted, *plan.adjusted, *drawing.adjusted)),
         "ignored": _note_entries((*parsed.ignored, *plan.ignored)),
         "engine": "sketch" if drawing.is_sketch else "comfyui",
     }

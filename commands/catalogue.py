@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
 import click
 
 from commands.context import engine_at, handle_errors, services
-from compiler import Catalogue, ImageRequest, Model, compile_workflow
+from compiler import Catalogue, Model, Task, compile_workflow, sample_requests
 from engine import Engine
 from errors import EaselError, EngineUnreachable
 
@@ -18,37 +19,66 @@ from errors import EaselError, EngineUnreachable
 )
 @handle_errors
 def check_catalogue(url: str | None) -> None:
-    """Check catalogue.yaml and its templates: schema, names, and that every model compiles.
+    """Check catalogue.yaml and its templates: schema, names, and that the template of each model uses everything that a
+    request may set.
 
-    Exit code: 0 if everything is valid, 1 if the catalogue is invalid, 3 if the engine at URL lacks a node or file.
+    Exit code: 0 if everything is valid, 1 if the catalogue is invalid or a model cannot be drawn, 3 if the engine at URL
+    lacks a node or file.
     """
     catalogue = services().catalogue()
     engine = engine_at(url) if url else None
     if engine:
         engine.stats()  # fails once if the engine is unreachable, instead of once for each model
     complete = [_print_model(model, catalogue, engine) for model in catalogue.models.values()]
+    if catalogue.undrawable:
+        names = ", ".join(catalogue.undrawable)
+        click.secho(
+            f"{len(catalogue.undrawable)} of {len(complete)} models cannot draw everything: {names}.",
+            fg="red",
+        )
+        click.echo(
+            "Requests for them are refused until their workflows are corrected; the others are served."
+        )
+        sys.exit(1)
     click.echo(f"{len(catalogue.models)} models and {len(catalogue.workflows)} workflows are valid.")
     if not all(complete):
         sys.exit(3)
 
 
 def _print_model(model: Model, catalogue: Catalogue, engine: Engine | None) -> bool:
-    """Print one line about `model`. False if the engine lacks a node or file of it."""
+    """Print one line about `model`, and its faults. False if the engine lacks a node or file of it."""
+    undrawable = catalogue.undrawable.get(model.id, {})
     error = _missing(model, catalogue, engine) if engine else None
-    mark = click.style("missing", fg="yellow") if error else click.style("ok", fg="green")
+    mark = click.style("ok", fg="green")
+    if undrawable:
+        mark = click.style("faulty", fg="red")
+    elif error:
+        mark = click.style("missing", fg="yellow")
     disk = f"{model.disk_gb:g} GB" if model.disk_gb else ""
-    click.echo(f"{mark:<7} {model.id:<28} {','.join(model.workflows.values()):<28} {disk}")
+    click.echo(f"{mark:<7} {model.id:<28} {','.join(model.workflows.values()):<28} {disk}".rstrip())
+    for faults, tasks in _tasks_by_faults(undrawable).items():
+        click.echo(f"        {', '.join(tasks)}:")
+        for fault in faults:
+            click.echo(f"        - {fault}")
     if error:
         click.echo(f"        {error.message}")
     return error is None
 
 
+def _tasks_by_faults(undrawable: Mapping[Task, tuple[str, ...]]) -> dict[tuple[str, ...], list[Task]]:
+    """Tasks with the same faults are printed once."""
+    tasks: dict[tuple[str, ...], list[Task]] = {}
+    for task, faults in undrawable.items():
+        tasks.setdefault(faults, []).append(task)
+    return tasks
+
+
 def _missing(model: Model, catalogue: Catalogue, engine: Engine) -> EaselError | None:
-    request = ImageRequest(prompt="check", seed=0, id="check", model=model.id)
-    try:
-        services().generator.fitted_graphs(compile_workflow(request, catalogue), catalogue, engine)
-    except EngineUnreachable:
-        raise
-    except EaselError as error:
-        return error
+    for request in sample_requests(model, catalogue):
+        try:
+            services().generator.fitted_graphs(compile_workflow(request, catalogue), catalogue, engine)
+        except EngineUnreachable:
+            raise
+        except EaselError as error:
+            return error
     return None

@@ -64,6 +64,8 @@ def explanation(compiled: Compiled, seed_origin: str) -> str:
         ),
         *(
             (f"job {index}", f"seed {job.seed}, {job.batch} picture(s)", seed_origin)
+            if plan.has_seed
+            else (f"job {index}", f"no seed, {job.batch} picture(s)", "")
             for index, job in enumerate(plan.jobs)
         ),
     ]

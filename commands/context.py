@@ -41,6 +41,7 @@ EXIT_CODES: tuple[tuple[type[EaselError], int], ...] = (
     (errors.CatalogueInvalid, 1),
     (errors.TemplateInvalid, 1),
     (errors.GraphInvalid, 1),
+    (errors.ModelNotDrawable, 1),
     (errors.SettingsInvalid, 1),
     (errors.ServerUnreachable, 3),
     (errors.EngineUnreachable, 3),

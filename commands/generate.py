@@ -82,8 +82,9 @@ def _write(generation: Generation, output: Path) -> None:
     for index, image in enumerate(generation.images, start=1):
         path = output.with_stem(f"{output.stem}-{index}") if is_numbered else output
         write_file(path, image.data)
-        click.echo(f"{path}  {image.size}  {generation.plan.model}  seed {image.seed}")
-    for note in (*generation.plan.adjusted, *generation.plan.ignored):
+        seed = "no seed" if image.seed is None else f"seed {image.seed}"
+        click.echo(f"{path}  {image.size}  {generation.plan.model}  {seed}")
+    for note in (*generation.plan.adjusted, *generation.adjusted, *generation.plan.ignored):
         done = "ignored" if note.done is None else f"{note.done} instead of {note.asked}"
         click.echo(f"{note.field}: {done} ({note.why})", err=True)
     if generation.is_sketch:

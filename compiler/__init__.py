@@ -9,19 +9,34 @@ compiled.graphs[0].nodes                            # ComfyUI's API format, chec
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from compiler.answer import answer_part, find_output
 from compiler.catalogue import Catalogue, Model
 from compiler.catalogue_file import learned_nodes, parse_catalogue
 from compiler.check import check, find_errors
-from compiler.exports import without_editor_inputs
 from compiler.fit import fit
+from compiler.graph import render_nodes
+from compiler.proof import prove_catalogue
 from compiler.resolve import resolve
+from compiler.sample import sample_requests
 from compiler.signatures import parse_object_info
 from compiler.size import Size
 from compiler.sources import SourcePaths, Sources, read_sources
-from compiler.values import MAX_SEED, Compiled, Graph, ImageRequest, LoraChoice, Plan, SourceImage, Task
-from errors import CatalogueInvalid, EaselError, GraphInvalid, TemplateInvalid
+from compiler.values import (
+    MAX_SEED,
+    Compiled,
+    Graph,
+    ImageRequest,
+    JobPlan,
+    LoraChoice,
+    Note,
+    Plan,
+    SourceImage,
+    Task,
+)
+from errors import GraphInvalid
 
 __all__ = [
     "MAX_SEED",
@@ -31,6 +46,7 @@ __all__ = [
     "ImageRequest",
     "LoraChoice",
     "Model",
+    "Note",
     "Plan",
     "Size",
     "SourceImage",
@@ -45,24 +61,40 @@ __all__ = [
     "parse_object_info",
     "read_sources",
     "resolve",
+    "sample_requests",
 ]
 
 
 def compile_workflow(request: ImageRequest, catalogue: Catalogue) -> Compiled:
     """The plan of `request` and one checked graph for each of its jobs.
 
-    Raises what `resolve` raises if the request is wrong, TemplateInvalid or GraphInvalid if the template is.
+    Raises what `resolve` raises if the request is wrong or the model cannot be drawn, TemplateInvalid or GraphInvalid if
+    the template does not handle the request's values.
     """
     plan = resolve(request, catalogue)
     values = {name: planned.value for name, planned in plan.values.items()}
     graphs = []
     for index, job in enumerate(plan.jobs):
         job_values = {"seed": job.seed, "batch": job.batch, "prefix": f"{plan.prefix}-{index}"}
-        rendered = catalogue.renderer.render(plan.template, {**values, **job_values})
-        nodes = without_editor_inputs(rendered, catalogue.signatures)
-        _check(nodes, catalogue, plan.template)
-        graphs.append(Graph(nodes, job, plan.template))
+        graphs.append(_graph(plan, job, {**values, **job_values}, catalogue))
     return Compiled(plan, tuple(graphs))
+
+
+def _graph(plan: Plan, job: JobPlan, values: Mapping[str, Any], catalogue: Catalogue) -> Graph:
+    nodes = render_nodes(plan.template, values, catalogue)
+    _check(nodes, catalogue, plan.template)
+    output = find_output(
+        nodes,
+        catalogue.signatures,
+        template=plan.template,
+        workflow=plan.workflow,
+        declared=catalogue.workflows[plan.workflow].output,
+    )
+    crops = True
+    if values["crop"] is not None:
+        uncropped = render_nodes(plan.template, {**values, "crop": None}, catalogue)
+        crops = output not in uncropped or answer_part(uncropped, output) != answer_part(nodes, output)
+    return Graph(nodes, job, plan.template, output, crops)
 
 
 def _check(nodes: Mapping[str, Any], catalogue: Catalogue, template: str) -> None:
@@ -74,58 +106,10 @@ def _check(nodes: Mapping[str, Any], catalogue: Catalogue, template: str) -> Non
 
 
 def load_catalogue(sources: Sources) -> Catalogue:
-    """Parse `sources` and check that every model compiles with its defaults for each of its tasks.
+    """Parse `sources`, and prove for each task of each model that its template uses what a request may set.
 
-    Raises CatalogueInvalid with every error found.
+    A model that fails stays in the catalogue: `Catalogue.undrawable` has its faults, and requests for it are refused.
+    Raises CatalogueInvalid with every error found if the catalogue itself is invalid.
     """
     catalogue = parse_catalogue(sources)
-    errors = [
-        f"{sources.catalogue_name}: models.{model.id} ({task}): {error}"
-        for model in catalogue.models.values()
-        for task in model.workflows
-        if (error := _model_error(model, task, catalogue)) is not None
-    ]
-    if errors:
-        raise CatalogueInvalid("\n".join(errors), errors=errors)
-    return catalogue
-
-
-# Contains what could break out of JSON or Jinja, so that a quoted {{ prompt }} is found at start.
-_TRIAL_PROMPT = '"{{ 7*7 }}",}\n\\'
-_TRIAL_IMAGE, _TRIAL_MASK = "easel/image.png [temp]", "easel/mask.png [temp]"
-
-
-def _model_error(model: Model, task: Task, catalogue: Catalogue) -> EaselError | None:
-    """Compile a trial request for `task`: the error if that fails, or if the graph does not use all of the request."""
-    loras = list(catalogue.loras_for(model).values())[:1]
-    mask = _TRIAL_MASK if task == "inpaint" else None
-    request = ImageRequest(
-        prompt=_TRIAL_PROMPT,
-        seed=0,
-        id="check",
-        model=model.id,
-        task=task,
-        loras=tuple(LoraChoice(lora.id) for lora in loras),
-        source=None if task == "generate" else SourceImage(model.size.default, _TRIAL_IMAGE, mask),
-    )
-    try:
-        (graph,) = compile_workflow(request, catalogue).graphs
-    except EaselError as error:
-        return error
-    texts = {
-        value for node in graph.nodes.values() for value in node["inputs"].values() if isinstance(value, str)
-    }
-    expected = {lora.file.name: "the request's LoRAs" for lora in loras}
-    if request.source is not None:
-        expected[_TRIAL_IMAGE] = "the request's image"
-    if mask:
-        expected[mask] = "the request's mask"
-    unused = [description for text, description in expected.items() if text not in texts]
-    if unused:
-        return TemplateInvalid(f"{graph.template}: the graph does not use {' and '.join(unused)}")
-    if not any(_TRIAL_PROMPT in text for text in texts):
-        return TemplateInvalid(
-            f"{graph.template}: the graph does not contain the prompt unchanged; "
-            "write {{ prompt }} without quotes or filters"
-        )
-    return None
+    return replace(catalogue, proofs=prove_catalogue(catalogue))

@@ -75,6 +75,10 @@ class Input:
     unused_when: Mapping[str, Any] = field(default_factory=dict)
     tasks: tuple[str, ...] = TASKS
     conditional_schemas: tuple[ConditionalSchema, ...] = ()
+    choices_from: str = ""
+    """The node input whose choices are allowed, such as KSampler.sampler_name."""
+    more_choices: tuple[str, ...] = ()
+    """Choices that no node has: the template must handle each of them."""
     takes_more: bool = False
     """A number above the maximum is reduced to the maximum and listed as adjusted, instead of being refused."""
 
@@ -104,6 +108,8 @@ class Workflow:
     tasks: tuple[Task, ...]
     inputs: Mapping[str, Input]
     presets: Presets = field(default_factory=dict)
+    output: str | None = None
+    """The id of the node whose pictures are the answer; None: the only node that saves a picture."""
 
     def inputs_for(self, task: Task) -> Mapping[str, Input]:
         """The inputs that `task` has, with the limits and defaults that apply to it."""
@@ -162,6 +168,21 @@ class Lora:
 
 
 @dataclass(frozen=True)
+class TaskProof:
+    """What the check of a model's template for one task found."""
+
+    faults: tuple[str, ...] = ()
+    """What is wrong, and what to write instead; empty if the model can draw the task."""
+    has_seed: bool = True
+    """Whether the seed changes the graph."""
+    files: tuple[tuple[str, str], ...] = ()
+    """folder and name of each file that the template names itself"""
+
+
+_UNCHECKED = TaskProof()
+
+
+@dataclass(frozen=True)
 class Catalogue:
     """All that the compiler needs besides the request. Immutable: when a file changes, a new catalogue is loaded."""
 
@@ -179,6 +200,8 @@ class Catalogue:
     """This installation's default, for models that can draw it."""
     hidden: frozenset[str] = frozenset()
     """Models that this installation hides."""
+    proofs: Mapping[str, Mapping[Task, TaskProof]] = field(default_factory=dict)
+    """model id -> task -> proof; empty if the templates were not checked"""
 
     @property
     def visible_models(self) -> tuple[Model, ...]:
@@ -201,6 +224,25 @@ class Catalogue:
             )
         return self.models[model_id]
 
+    def proof_of(self, model: Model, task: Task) -> TaskProof:
+        """What the check found for this task of the model."""
+        return self.proofs.get(model.id, {}).get(task, _UNCHECKED)
+
+    def drawable_tasks(self, model: Model) -> tuple[Task, ...]:
+        """The tasks that the model can draw."""
+        return tuple(task for task in model.workflows if not self.proof_of(model, task).faults)
+
+    @cached_property
+    def undrawable(self) -> dict[str, dict[Task, tuple[str, ...]]]:
+        """model id -> task -> the faults because of which this model cannot draw this task"""
+        faults = {
+            model.id: {
+                task: proof.faults for task in model.workflows if (proof := self.proof_of(model, task)).faults
+            }
+            for model in self.models.values()
+        }
+        return {model: tasks for model, tasks in faults.items() if tasks}
+
     def loras_for(self, model: Model) -> dict[str, Lora]:
         """The LoRAs that this model can use, by id."""
         return {name: lora for name, lora in self.loras.items() if model.family in lora.families}
@@ -213,9 +255,12 @@ class Catalogue:
 
     @cached_property
     def files(self) -> dict[str, list[str]]:
-        """folder -> names of the files of weights that models and LoRAs use"""
+        """folder -> names of the files of weights that models, LoRAs and templates use"""
         folders: dict[str, set[str]] = {}
         model_files = [file for model in self.models.values() for file in model.files.values()]
         for file in (*model_files, *(lora.file for lora in self.loras.values())):
             folders.setdefault(file.folder, set()).add(file.name)
+        for proofs in self.proofs.values():
+            for folder, name in (file for proof in proofs.values() for file in proof.files):
+                folders.setdefault(folder, set()).add(name)
         return {folder: sorted(names) for folder, names in sorted(folders.items())}

@@ -142,6 +142,7 @@ def _workflow(name: str, entry: Mapping[str, Any], signatures: Signatures) -> Wo
         tasks=tuple(entry["tasks"]),
         inputs={key: _input(value, signatures) for key, value in entry["inputs"].items()},
         presets=entry.get("presets", {}),
+        output=None if "output" not in entry else str(entry["output"]),
     )
 
 
@@ -154,6 +155,8 @@ def _input(entry: Mapping[str, Any], signatures: Signatures) -> Input:
         schema=schema,
         unused_when=entry.get("x-unused-when", {}),
         tasks=tuple(entry.get("x-tasks", TASKS)),
+        choices_from=entry.get("x-choices", ""),
+        more_choices=tuple(entry.get("x-more-choices", ())),
         takes_more=entry.get("x-takes-more", False),
         conditional_schemas=tuple(_conditional_schema(item) for item in entry.get("x-when", ())),
     )

@@ -13,10 +13,17 @@ from functools import cached_property
 from typing import Any
 
 from jinja2 import DictLoader, StrictUndefined, Template, TemplateError, TemplateNotFound, Undefined
+from jinja2.meta import find_referenced_templates
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from compiler.exports import export_error, export_error_in, placeholder_error, quotes_hint
 from errors import TemplateInvalid
+
+_TEMPLATE_ERRORS = (
+    *(TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError),
+    *(RuntimeError, MemoryError),
+)
+"""What the expressions of a template may raise"""
 
 
 class TemplateRenderer:
@@ -42,7 +49,7 @@ class TemplateRenderer:
         """The nodes that `template` renders to with `values`. Raises TemplateInvalid."""
         try:
             text = self._template(template).render(values)
-        except (TemplateError, TypeError, ValueError, ArithmeticError, RecursionError, MemoryError) as error:
+        except _TEMPLATE_ERRORS as error:
             raise TemplateInvalid(_located_message(template, error), template=template) from error
         try:
             nodes = _merge_objects(text, template)
@@ -56,6 +63,25 @@ class TemplateRenderer:
     def quotes_hint(self, template: str) -> str:
         """A sentence for an error message, if the template has a `{{ value }}` in quotes; otherwise empty."""
         return quotes_hint(self._texts.get(template, ""))
+
+    def content(self, template: str) -> tuple[tuple[str, str], ...]:
+        """Name and text of `template` and of every template that it includes, or of all templates if an include is
+        computed. Equal contents render equally."""
+        found: dict[str, str] = {}
+        pending = [template]
+        while pending:
+            name = pending.pop()
+            if name in found or name not in self._texts:
+                continue
+            found[name] = self._texts[name]
+            try:
+                included = list(find_referenced_templates(self._environment.parse(self._texts[name])))
+            except _TEMPLATE_ERRORS:
+                continue  # rendering reports it
+            pending += [each for each in included if each is not None]
+            if None in included:
+                pending += self._texts
+        return tuple(sorted(found.items()))
 
     def _template(self, name: str) -> Template:
         if name not in self._compiled:
@@ -87,7 +113,7 @@ def _merge_objects(text: str, template: str) -> dict[str, Any]:
     while position < len(text):
         try:
             part, position = decoder.raw_decode(text, position)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TemplateInvalid(
                 f"{template}: does not render to JSON: {error}", template=template
             ) from error

@@ -10,7 +10,7 @@ from typing import Any
 from compiler.catalogue import Catalogue, Input, Model, Workflow
 from compiler.choose_size import ChosenSize, choose_size
 from compiler.values import MAX_SEED, ImageRequest, JobPlan, Note, Plan, PlannedValue, Task
-from errors import InvalidValue, PromptRequired
+from errors import InvalidValue, ModelNotDrawable, PromptRequired
 from schemas import allowed_values, first_error
 from schemas.explain import given_value
 
@@ -22,11 +22,15 @@ def resolve(request: ImageRequest, catalogue: Catalogue) -> Plan:
     """The plan of `request`. Raises ModelNotCurated, PromptRequired, InvalidValue, SizeNotAllowed."""
     model = catalogue.find(request.model)
     workflow = _workflow(request, model, catalogue)
+    has_seed = catalogue.proof_of(model, request.task).has_seed
     _check_prompt(request)
     chosen = choose_size(request, model, catalogue)
     presets = _presets(request, model, workflow)
     inputs, adjusted = _inputs(request, model, workflow, catalogue, presets)
     ignored = [*_ignored_inputs(request, inputs, workflow), *_ignored_presets(request, presets)]
+    if not has_seed and request.seed_origin == "request":
+        why = f"the workflow {workflow.id} has no seed: the same image always gives the same picture"
+        ignored.append(Note("seed", request.seed, None, why))
     for note in ignored:
         if note.field in inputs:
             inputs[note.field] = _default(note.field, model, workflow, request.task)
@@ -49,10 +53,11 @@ def resolve(request: ImageRequest, catalogue: Catalogue) -> Plan:
             "loras": PlannedValue(_loras(request, model, catalogue), "request"),
             "files": PlannedValue({role: file.name for role, file in model.files.items()}, "model"),
         },
-        jobs=_jobs(request, model),
+        jobs=_jobs(request, model, workflow, has_seed),
         adjusted=(*chosen.notes, *adjusted),
         ignored=tuple(ignored),
         presets={field: request.presets[field] for field, values in presets.items() if values},
+        has_seed=has_seed,
     )
 
 
@@ -62,7 +67,24 @@ def _workflow(request: ImageRequest, model: Model, catalogue: Catalogue) -> Work
             f"The model {model.id!r} does not support the task {request.task!r}, only {', '.join(model.workflows)}.",
             param="model",
         )
+    if faults := catalogue.proof_of(model, request.task).faults:
+        raise _not_drawable(request, model, catalogue, faults)
     return catalogue.workflows[model.workflows[request.task]]
+
+
+def _not_drawable(
+    request: ImageRequest, model: Model, catalogue: Catalogue, faults: tuple[str, ...]
+) -> ModelNotDrawable:
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return ModelNotDrawable(
+        f"The model {model.id!r} cannot draw the task {request.task!r} until its workflow is corrected: "
+        f"{faults[0]}{more}",
+        param="model",
+        model=model.id,
+        task=request.task,
+        faults=list(faults),
+        tasks=list(catalogue.drawable_tasks(model)),
+    )
 
 
 def _source_values(request: ImageRequest, chosen: ChosenSize) -> dict[str, PlannedValue]:
@@ -259,10 +281,16 @@ def _loras(request: ImageRequest, model: Model, catalogue: Catalogue) -> list[di
 # --- jobs -----------------------------------------------------------------------------------------
 
 
-def _jobs(request: ImageRequest, model: Model) -> tuple[JobPlan, ...]:
+def _jobs(request: ImageRequest, model: Model, workflow: Workflow, has_seed: bool) -> tuple[JobPlan, ...]:
     if isinstance(request.n, bool) or not 1 <= request.n <= model.limit_n:
         raise InvalidValue(
             f"`n` is {given_value(request.n)}; {model.id} draws 1 to {model.limit_n} pictures per request.",
+            param="n",
+        )
+    if request.n > 1 and not has_seed:
+        raise InvalidValue(
+            f"`n` is {request.n}; it must be 1: the workflow {workflow.id!r} of {model.id} has no seed, so all pictures "
+            "would be the same.",
             param="n",
         )
     if isinstance(request.seed, bool) or not 0 <= request.seed <= MAX_SEED:

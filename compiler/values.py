@@ -104,6 +104,8 @@ class Plan:
     ignored: tuple[Note, ...] = ()
     presets: Mapping[str, str] = field(default_factory=dict)
     """The presets that were applied."""
+    has_seed: bool = True
+    """Whether the seed changes the picture. If not, no seed is reported."""
 
 
 Nodes = Mapping[str, Mapping[str, Any]]
@@ -117,6 +119,10 @@ class Graph:
     nodes: Nodes
     job: JobPlan
     template: str
+    output: str
+    """The id of the node whose pictures are the answer."""
+    crops: bool = True
+    """Whether the graph itself crops its canvas to the plan's size. If not, the finished picture must be cropped."""
 
     @property
     def classes(self) -> frozenset[str]:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from arbiter import UNKNOWN_SENDER, Arbiter, Lease, Sender, Waiting, WaitReport
-from compiler import Catalogue, Compiled, Graph, Plan, Size
+from compiler import Catalogue, Compiled, Graph, Note, Plan, Size
 from engine import Engine, Outcome, Preview, Progress, ProgressCallback
 from errors import EngineRejected, JobTimedOut, NoPictures
 from generation.fitted_graphs import FittedGraphs
 from generation.values import MIME, Image, MetadataPolicy, OutputOptions, Timings
 from image_store import ImageStore
-from pictures import apply_policy, encode, png_size
+from pictures import apply_policy, as_png, crop_canvas, encode, png_size
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ class Drawing:
         self._deps, self._engine, self._catalogue = deps, engine, catalogue
         self._compiled, self._graphs, self._uploads = compiled, graphs, uploads
         self._id, self._uploaded = id, set[str]()
+        self.adjusted: tuple[Note, ...] = ()
+        """What became known only when the pictures were there, in addition to the plan's notes."""
         self._started_at, self._compiled_at, self._deadline = started_at, compiled_at, deadline
         self._times = dict.fromkeys(("gpu_wait_s", "queued_s", "run_s", "fetch_s", "finish_s"), 0.0)
 
@@ -127,6 +129,7 @@ class Drawing:
                 self._graphs[index],
                 prompt_id=prompt_id,
                 timeout_s=self._remaining_s(),
+                output=self._compiled.graphs[index].output,
                 on_progress=_report_to_lease(held, callbacks.on_progress),
                 on_queued=lambda before: report(held.waiting_in_engine(before)),
                 cancelled=lambda: callbacks.cancelled() or held.is_void(),
@@ -161,23 +164,30 @@ class Drawing:
     # --- the pictures ------------------------------------------------------------------------------
 
     def _finish_pictures(self, graph: Graph, outcome: Outcome, output: OutputOptions) -> Iterator[Image]:
-        if len(outcome.pictures) != graph.job.batch:
+        made, wanted = len(outcome.pictures), graph.job.batch
+        if made < wanted:
             raise NoPictures(
-                f"The job made {len(outcome.pictures)} pictures; {graph.job.batch} were expected.",
+                f"Node {graph.output!r} made {made} pictures; {wanted} were expected.",
                 prompt_id=outcome.prompt_id,
             )
-        for index, picture in enumerate(outcome.pictures):
+        if made > wanted:
+            why = f"node {graph.output!r} of the workflow makes more pictures than its job has; the first are sent"
+            self.adjusted = (Note("n", made, wanted, why),)
+        for index, picture in enumerate(outcome.pictures[:wanted]):
             started_at = self._deps.clock()
-            image = self._finish_picture(picture.data, index, graph, outcome.prompt_id, output)
+            image = self._finish_picture(as_png(picture.data), index, graph, outcome.prompt_id, output)
             self._add_times(finish_s=self._deps.clock() - started_at)
             yield image
 
     def _finish_picture(
         self, png: bytes, index: int, graph: Graph, prompt_id: str, output: OutputOptions
     ) -> Image:
+        if not graph.crops:
+            size, canvas = self.plan.size, self.plan.canvas
+            png = crop_canvas(png, (size.width, size.height), (canvas.width, canvas.height))
         width, height = png_size(png)
-        policy = self._deps.metadata
-        text = parameters_text(self.plan, graph.job.seed) if policy != "none" else None
+        policy, seed = self._deps.metadata, graph.job.seed if self.plan.has_seed else None
+        text = parameters_text(self.plan, seed) if policy != "none" else None
         if output.format == "png":
             data = apply_policy(png, policy, parameters=text)
         else:
@@ -187,7 +197,7 @@ class Drawing:
             data=data,
             mime=MIME[output.format],
             size=Size(width, height),
-            seed=graph.job.seed,
+            seed=seed,
             index=index,
             batch=graph.job.batch,
             prompt_id=prompt_id,
@@ -215,12 +225,14 @@ _PARAMETER_LABELS: Mapping[str, str] = {
 }
 
 
-def parameters_text(plan: Plan, seed: int) -> str:
-    """The plan in the text form that most picture tools read from a picture's `parameters`."""
+def parameters_text(plan: Plan, seed: int | None) -> str:
+    """The plan in the text form that most picture tools read from a picture's `parameters`. `seed`: None if the picture
+    does not depend on one."""
     values = {name: planned.value for name, planned in plan.values.items()}
     lines = [str(values["prompt"])]
     if values.get("negative_prompt"):
         lines.append(f"Negative prompt: {values['negative_prompt']}")
     parts = [f"{label}: {values[name]}" for name, label in _PARAMETER_LABELS.items() if name in values]
-    lines.append(", ".join([*parts, f"Seed: {seed}", f"Size: {plan.size}", f"Model: {plan.model}"]))
+    parts += [] if seed is None else [f"Seed: {seed}"]
+    lines.append(", ".join([*parts, f"Size: {plan.size}", f"Model: {plan.model}"]))
     return "\n".join(lines)

@@ -63,7 +63,14 @@ class Generator:
         """
         drawing = self.prepare(request, timeout_s=timeout_s, pictures=pictures)
         images = tuple(drawing.images(output, on_progress=on_progress, cancelled=cancelled, sender=sender))
-        return Generation(drawing.plan, drawing.checkpoint, images, drawing.timings(), drawing.is_sketch)
+        return Generation(
+            drawing.plan,
+            drawing.checkpoint,
+            images,
+            drawing.timings(),
+            drawing.is_sketch,
+            drawing.adjusted,
+        )
 
     def prepare(
         self, request: ImageRequest, *, timeout_s: float, pictures: Pictures | None = None

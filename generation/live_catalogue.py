@@ -123,7 +123,9 @@ class LiveCatalogue:
         return self._read_stamp() == self._checked_stamp
 
     def _parse(self, sources: Sources) -> Catalogue:
-        return self._apply_choices(load_catalogue(sources))
+        catalogue = self._apply_choices(load_catalogue(sources))
+        _log_undrawable(catalogue)
+        return catalogue
 
     def _use(self, sources: Sources, catalogue: Catalogue) -> None:
         self._sources, self._catalogue, self.loaded_at = sources, catalogue, int(time.time())
@@ -163,6 +165,12 @@ class LiveCatalogue:
                 stat = path.stat()
                 stamp.append(FileStamp(path.name, stat.st_ino, stat.st_mtime_ns, stat.st_size))
         return tuple(stamp)
+
+
+def _log_undrawable(catalogue: Catalogue) -> None:
+    for model, tasks in catalogue.undrawable.items():
+        for task, faults in tasks.items():
+            log.error("model %s cannot draw the task %s: %s", model, task, "; ".join(faults))
 
 
 def installation_choices(

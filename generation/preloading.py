@@ -38,7 +38,11 @@ def preload(
 def _try_preload(generator: Generator, name: str, timeout_s: float) -> bool:
     """False if the engine cannot be reached, so that the caller tries again; True after success and any other error."""
     try:
-        size = generator.catalogue().models[name].size.min
+        catalogue = generator.catalogue()
+        if "generate" not in catalogue.models[name].workflows:
+            log.info("%s is not preloaded: it only redraws images", name)
+            return True
+        size = catalogue.models[name].size.min
         inputs = {"steps": 1}
         request = ImageRequest(
             prompt="warm up", seed=0, id=str(uuid.uuid4()), model=name, size=size, inputs=inputs

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from compiler import Plan, Size
+from compiler import Note, Plan, Size
 from image_store import KeptImage
 from pictures import InputImage
 
@@ -27,12 +27,13 @@ class OutputOptions:
 
 @dataclass(frozen=True)
 class Image:
-    """A finished picture. The same seed, size and batch draw it again; `index` is its position in the batch."""
+    """A finished picture. The same seed, size and batch draw it again; `index` is its position in the batch. `seed` is
+    None if the workflow has none: then the same image gives the same picture."""
 
     data: bytes
     mime: str
     size: Size
-    seed: int
+    seed: int | None
     index: int
     batch: int
     prompt_id: str
@@ -62,6 +63,8 @@ class Generation:
     images: tuple[Image, ...]
     timings: Timings
     is_sketch: bool
+    adjusted: tuple[Note, ...] = ()
+    """Notes in addition to those of the plan"""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ canvas that a graph draws on; encodes drawn pictures. The only package besides t
 from pictures.canvas import fit_image
 from pictures.data_url import decode_text
 from pictures.decoding import InputImage, has_transparency, read_image
-from pictures.encoding import BrokenPicture, apply_policy, encode, png_size
+from pictures.encoding import BrokenPicture, apply_policy, as_png, crop_canvas, encode, png_size
 from pictures.fetch import fetch_image
 from pictures.mask import fit_mask
 
@@ -12,6 +12,8 @@ __all__ = [
     "BrokenPicture",
     "InputImage",
     "apply_policy",
+    "as_png",
+    "crop_canvas",
     "decode_text",
     "encode",
     "fetch_image",

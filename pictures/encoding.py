@@ -15,7 +15,7 @@ from PIL import Image
 
 from errors import InvalidValue, NoPictures
 from pictures.opening import MAX_PIXELS
-from pictures.pixels import on_white, to_8_bit
+from pictures.pixels import Pair, on_white, to_8_bit
 
 Policy = Literal["none", "parameters", "workflow"]
 
@@ -28,6 +28,7 @@ _PIXEL_CHUNKS = frozenset(
 _TEXT_CHUNKS = frozenset(b"tEXt zTXt iTXt".split())
 _COMFYUI_KEYWORDS = frozenset([b"prompt", b"workflow"])
 _EXIF_IFD_TAG, _USER_COMMENT_TAG = 0x8769, 0x9286
+_OTHER_FORMATS = ("JPEG", "WEBP", "AVIF", "BMP", "TIFF")
 _MAX_SIDE = {"jpeg": 65500, "webp": 16383}
 _MAX_EXIF_CHARACTERS = 32_000  # two bytes each; a JPEG segment has at most 64 KiB
 
@@ -51,6 +52,29 @@ def png_size(data: bytes) -> tuple[int, int]:
     if not (0 < width < 1 << 31 and 0 < height < 1 << 31):
         raise BrokenPicture(f"The PNG header gives an invalid size: {width}x{height} pixels.")
     return width, height
+
+
+def as_png(data: bytes) -> bytes:
+    """A picture that the engine made, as a PNG: a PNG is returned unchanged, a JPEG, WebP, AVIF, BMP or TIFF is
+    converted. Raises BrokenPicture."""
+    if data.startswith(_SIGNATURE):
+        return data
+    with io.BytesIO(data) as source, io.BytesIO() as target:
+        try:
+            image: Image.Image = Image.open(source, formats=_OTHER_FORMATS)
+            if image.width * image.height > MAX_PIXELS:
+                raise BrokenPicture(
+                    f"The picture has {image.width}x{image.height} pixels; the maximum is {MAX_PIXELS}."
+                )
+            profile = image.info.get("icc_profile")
+            if image.mode not in ("RGB", "RGBA", "L", "LA", "P"):
+                image = to_8_bit(image).convert("RGB")
+            image.save(target, "PNG", compress_level=4, icc_profile=profile)
+        except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+            raise BrokenPicture(
+                "The picture is neither a PNG nor a JPEG, WebP, AVIF, BMP or TIFF."
+            ) from error
+        return target.getvalue()
 
 
 def apply_policy(png: bytes, policy: Policy, *, parameters: str | None = None) -> bytes:
@@ -80,20 +104,13 @@ def encode(png: bytes, format: Literal["jpeg", "webp"], quality: int | None, par
     and InvalidValue if a side is longer than the format allows.
     """
     width, height = png_size(png)
-    if width * height > MAX_PIXELS:
-        raise BrokenPicture(f"The picture has {width}x{height} pixels; the maximum is {MAX_PIXELS} pixels.")
     if max(width, height) > _MAX_SIDE[format]:
         raise InvalidValue(
             f"The picture has {width}x{height} pixels; {format} allows at most {_MAX_SIDE[format]} pixels a side.",
             param="output_format",
         )
-    # Without its metadata, because Pillow would copy some of the PNG's texts to the new file.
-    with io.BytesIO(apply_policy(png, "none")) as source, io.BytesIO() as target:
-        try:
-            image = Image.open(source, formats=["PNG"])
-            image.load()
-        except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-            raise BrokenPicture(f"The PNG cannot be decoded: {error}.") from error
+    image = _decode(png)
+    with io.BytesIO() as target:
         profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA", "P") else None
         pixels = to_8_bit(image)
         pixels = pixels.convert("RGBA" if pixels.has_transparency_data else "RGB")
@@ -107,6 +124,47 @@ def encode(png: bytes, format: Literal["jpeg", "webp"], quality: int | None, par
             exif=_exif(parameters) if parameters else b"",
         )
         return target.getvalue()
+
+
+def crop_canvas(png: bytes, size: Pair, canvas: Pair) -> bytes:
+    """The top left `size` pixels of a picture of a canvas of `canvas` pixels, as a PNG with the same metadata.
+
+    A picture that shows the canvas at another scale is cropped in proportion. Raises BrokenPicture.
+    """
+    width, height = png_size(png)
+    cropped = (round(width * size[0] / canvas[0]), round(height * size[1] / canvas[1]))
+    if cropped == (width, height):
+        return png
+    image = _decode(png)
+    with io.BytesIO() as target:
+        profile = image.info.get("icc_profile")
+        image.crop((0, 0, *cropped)).save(target, "PNG", compress_level=4, icc_profile=profile)
+        return _with_texts(target.getvalue(), [chunk for chunk in _chunks(png) if chunk.kind in _TEXT_CHUNKS])
+
+
+def _decode(png: bytes) -> Image.Image:
+    """The decoded picture, without the PNG's texts, which Pillow would copy. Raises BrokenPicture."""
+    width, height = png_size(png)
+    if width * height > MAX_PIXELS:
+        raise BrokenPicture(f"The picture has {width}x{height} pixels; the maximum is {MAX_PIXELS} pixels.")
+    with io.BytesIO(apply_policy(png, "none")) as source:
+        try:
+            image = Image.open(source, formats=["PNG"])
+            image.load()
+        except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+            raise BrokenPicture(f"The PNG cannot be decoded: {error}.") from error
+        return image
+
+
+def _with_texts(png: bytes, texts: list[_Chunk]) -> bytes:
+    """`png` with the text chunks of another PNG before its pixels."""
+    parts: list[bytes | memoryview] = [_SIGNATURE]
+    for chunk in _chunks(png):
+        if chunk.kind == b"IDAT" and texts:
+            parts += [text.raw for text in texts]
+            texts = []
+        parts.append(chunk.raw)
+    return b"".join(parts)
 
 
 def _chunks(png: bytes) -> Iterator[_Chunk]:

@@ -232,7 +232,7 @@ def failing(make_app: MakeApp, tmp_path: Any) -> FlaskClient:
     """A client of an application whose SD 1.5 jobs fail when the picture is saved."""
     templates = {path.name: path.read_text() for path in (NODES.parents[1] / "templates_wf").iterdir()}
     templates["part_picture.json.j2"] = templates["part_picture.json.j2"].replace(
-        "{{ prefix }}", '"../../outside"'
+        "{{ prefix }}", '{{ "../../outside/" ~ prefix }}'
     )
     (tmp_path / "templates").mkdir()
     for name, text in templates.items():

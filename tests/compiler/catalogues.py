@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,3 +33,109 @@ def with_document(change: Any, sources: Sources = SOURCES) -> Sources:
     document = yaml.safe_load(sources.catalogue)
     change(document)
     return replace(sources, catalogue=yaml.safe_dump(document, sort_keys=False))
+
+
+def with_workflow(
+    template: str,
+    *,
+    tasks: Sequence[str] = ("generate",),
+    inputs: Mapping[str, Any] | None = None,
+    model: Mapping[str, Any] | None = None,
+    nodes: Mapping[str, Any] | None = None,
+    **workflow: Any,
+) -> Sources:
+    """The project's sources with a workflow `mine`, and a model `mine` that uses it. `model`: entries that differ from
+    those of SD 1.5. `nodes`: entries for nodes.json."""
+
+    def change(document: Any) -> None:
+        document["workflows"]["mine"] = {
+            "title": "Mine",
+            "tasks": list(tasks),
+            "inputs": dict(inputs or {}),
+            **workflow,
+        }
+        like = dict(document["models"]["sd-1.5-pruned-emaonly"])
+        for name in ("aliases", "limits"):
+            like.pop(name)
+        document["models"]["mine"] = {**like, "family": "Mine", "workflow": "mine", **(model or {})}
+
+    sources = with_document(change)
+    known = json.loads(sources.nodes)
+    known["nodes"] |= nodes or {}
+    return replace(
+        sources,
+        templates={**sources.templates, "mine.json.j2": template},
+        nodes=json.dumps(known) if nodes else sources.nodes,
+    )
+
+
+def faults_of(template: str, *, task: str = "generate", **fields: Any) -> list[str]:
+    """What the check says about the task of the model `mine` of `with_workflow`. The other models must stay drawable."""
+    undrawable = dict(load_catalogue(with_workflow(template, **{"tasks": [task], **fields})).undrawable)
+    faults = undrawable.pop("mine", {})
+    assert undrawable == {}
+    return [fault for each in faults.values() for fault in each]
+
+
+_GRAPH = {
+    "3": {
+        "class_type": "KSampler",
+        "inputs": {
+            "seed": "{{ seed }}", "steps": 20, "cfg": 8, "sampler_name": "euler", "scheduler": "normal", "denoise": 1,
+            "model": ["4", 0], "positive": ["6", 0], "negative": ["7", 0], "latent_image": ["5", 0],
+        },
+    },
+    "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "{{ files.checkpoint }}"}},
+    "5": {
+        "class_type": "EmptyLatentImage",
+        "inputs": {"width": "{{ width }}", "height": "{{ height }}", "batch_size": "{{ batch }}"},
+    },
+    "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "{{ prompt }}", "clip": ["4", 1]}},
+    "7": {"class_type": "CLIPTextEncode", "inputs": {"text": "blurry", "clip": ["4", 1]}},
+    "8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["4", 2]}},
+    "9": {"class_type": "SaveImage", "inputs": {"filename_prefix": "{{ prefix }}", "images": ["8", 0]}},
+}  # fmt: skip
+"""A text-to-image graph as ComfyUI's *Export (API)* writes it, with the values that every request may set"""
+
+UPSCALER_NODES = {
+    "UpscaleModelLoader": {
+        "inputs": {"model_name": {"type": "COMBO", "folder": "upscale_models"}},
+        "outputs": ["UPSCALE_MODEL"],
+    },
+    "ImageUpscaleWithModel": {
+        "inputs": {"upscale_model": {"type": "UPSCALE_MODEL"}, "image": {"type": "IMAGE"}},
+        "outputs": ["IMAGE"],
+    },
+}
+UPSCALER_FILES = {"upscaler": {"name": "4x.pth", "folder": "upscale_models"}}
+
+
+def exported(*, add: Mapping[str, Any] | None = None, **changes: Any) -> str:
+    """A template like an export. `changes`: `n3_seed=7` is input `seed` of node 3; `add`: more nodes. A text in `{{ }}`
+    is written without quotes."""
+    nodes = copy.deepcopy(_GRAPH)
+    for name, value in changes.items():
+        node, _, key = name[1:].partition("_")
+        nodes[node]["inputs"][key] = value
+    return as_template({**nodes, **(add or {})})
+
+
+def as_template(nodes: Mapping[str, Any]) -> str:
+    return re.sub(r'"(\{\{.*?\}\})"', lambda match: json.loads(f'"{match[1]}"'), json.dumps(nodes, indent=2))
+
+
+def upscaler(**changes: Any) -> str:
+    """A template that only enlarges an image: without prompt and seed."""
+    nodes: dict[str, Any] = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "{{ image }}"}},
+        "2": {"class_type": "UpscaleModelLoader", "inputs": {"model_name": "{{ files.upscaler }}"}},
+        "3": {
+            "class_type": "ImageUpscaleWithModel",
+            "inputs": {"upscale_model": ["2", 0], "image": ["1", 0]},
+        },
+        "9": {"class_type": "SaveImage", "inputs": {"filename_prefix": "{{ prefix }}", "images": ["3", 0]}},
+    }
+    for name, value in changes.items():
+        node, _, key = name[1:].partition("_")
+        nodes[node]["inputs"][key] = value
+    return as_template(nodes)

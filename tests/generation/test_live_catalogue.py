@@ -124,16 +124,8 @@ def test_an_edited_template_is_loaded_too(installation: Installation) -> None:
     [
         ("catalogue.yaml", "min_vram_gb: 8", "min_vram_gb: x"),
         ("catalogue.yaml", "models:", "models: ["),
-        ("templates_wf/sd15_simple.json.j2", "{{ prompt }}", "{{ promt }}"),
         ("schemas/nodes.json", '"KSampler"', '"KSampler2"'),
         ("schemas/nodes.json", '"versions"', "nonsense"),
-        ("templates_wf/sd15_simple.json.j2", "{{ prompt }}", '{% include "sd15_simple.json.j2" %}'),
-        ("templates_wf/sd15_simple.json.j2", "{{ prompt }}", "{% include 'gone.json.j2' %}"),
-        (
-            "templates_wf/sd15_simple.json.j2",
-            "{{ prompt }}",
-            "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
-        ),
         ("catalogue.yaml", "default_model:", "? [a]\n: 1\ndefault_model:"),
         ("catalogue.yaml", "min_vram_gb: 8", "min_vram_gb: .nan"),
     ],
@@ -154,6 +146,34 @@ def test_an_invalid_edit_is_refused_and_reported_until_it_is_fixed(
         live.current()
     assert live.error is None
     assert live.current().models.keys() == before.models.keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("{{ promt }}", "'promt' is undefined"),
+        ('{% include "sd15_simple.json.j2" %}', "recursion"),
+        ("{% include 'gone.json.j2' %}", "no template 'gone.json.j2'"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion"),
+        ("{{ '%(a)s' % {} }}", "'a'"),
+        ('"a fixed text"', "write {{ prompt }}"),
+    ],
+)
+def test_a_template_that_fails_makes_its_model_undrawable_until_it_is_fixed_and_the_others_serve(
+    installation: Installation, caplog: pytest.LogCaptureFixture, text: str, fault: str
+) -> None:
+    live = installation.load()
+    for old, new, undrawable in (
+        ("{{ prompt }}", text, ["sd-1.5-pruned-emaonly"]),
+        (text, "{{ prompt }}", []),
+    ):
+        installation.edit("templates_wf/sd15_simple.json.j2", old, new)
+        for _ in range(2):
+            installation.clock.now += 0.3
+            live.current()
+        assert list(live.current().undrawable) == undrawable
+        assert live.error is None
+        assert any(fault in record.getMessage() for record in caplog.records)
 
 
 def test_the_last_good_catalogue_stays_while_a_file_is_missing(installation: Installation) -> None:

@@ -1,0 +1,18 @@
+"""Proves that a template uses everything that a request may set, so that an answer reports only what was used.
+
+The template is rendered with base values; then one value after another is changed, and each change must change the part
+of the graph that the answer's node depends on.
+
+1 render the base values: template errors, graph errors, the answer's node (`template_proof.py`)
+2 change each value (`changes.py`): the part must change, texts must arrive unchanged, every graph must be valid
+3 repeat 2 for each change that made a graph of another shape (other nodes or links), because a value may be used in one
+  branch of the template and forgotten in another
+4 for each model: roles of files that no task uses, sizes that a node does not take (`catalogue_proof.py`)
+
+Steps 1 to 3 do not depend on file names, sizes and limits. Models that differ only in those share the result, which is
+cached by content.
+"""
+
+from compiler.proof.catalogue_proof import prove_catalogue
+
+__all__ = ["prove_catalogue"]

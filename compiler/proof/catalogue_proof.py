@@ -1,0 +1,111 @@
+"""The proofs of all models of a catalogue. Models that differ only in file names, sizes and limits share them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from compiler.catalogue import Catalogue, Model, TaskProof, Workflow
+from compiler.proof.changes import Traits
+from compiler.proof.template_proof import TemplateProof, prove_template
+from compiler.values import Task
+
+_MAX_CACHED = 1000
+_Key = tuple[Any, ...]
+
+_cache: dict[_Key, TemplateProof] = {}
+"""The proofs of this process, by the content that they depend on: reloading a catalogue proves only what has changed."""
+_cache_lock = threading.Lock()
+
+
+def prove_catalogue(catalogue: Catalogue) -> dict[str, dict[Task, TaskProof]]:
+    """model id -> task -> proof, for every model of the catalogue."""
+    proofs = _TemplateProofs(catalogue)
+    return {model.id: _prove_model(model, proofs) for model in catalogue.models.values()}
+
+
+def _prove_model(model: Model, proofs: _TemplateProofs) -> dict[Task, TaskProof]:
+    by_task = {task: proofs.get(model, task) for task in model.workflows}
+    return {
+        task: TaskProof(
+            faults=(*proof.faults, *_role_faults(task, by_task), *_size_faults(model, proof)),
+            has_seed=proof.has_seed,
+            files=proof.files,
+        )
+        for task, proof in by_task.items()
+    }
+
+
+def _role_faults(task: Task, by_task: Mapping[Task, TemplateProof]) -> Iterator[str]:
+    """A file may be for another task only, unless a node of this task names a file itself where the role belongs."""
+    for role, unused in by_task[task].unused_roles.items():
+        if unused.is_literal or all(role in proof.unused_roles for proof in by_task.values()):
+            yield unused.fault
+
+
+def _size_faults(model: Model, proof: TemplateProof) -> Iterator[str]:
+    low, high = model.size.min, model.size.max
+    sides = {"width": (low.width, high.width), "height": (low.height, high.height)}
+    for name, ranges in proof.side_ranges.items():
+        smallest, largest = sides[name]
+        for entry in ranges:
+            if entry.low is not None and smallest < entry.low:
+                yield f"{entry.where} takes at least {entry.low}, but the model's size.min is {low}; raise it"
+            if entry.high is not None and largest > entry.high:
+                yield f"{entry.where} takes at most {entry.high}, but the model's size.max is {high}; lower it"
+
+
+class _TemplateProofs:
+    """The template proofs of one catalogue: from the cache, or proved now."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        self._proofs: dict[_Key, TemplateProof] = {}
+        self._workflow_keys: dict[tuple[str, Task], _Key] = {}
+        self._families = {family for lora in catalogue.loras.values() for family in lora.families}
+
+    def get(self, model: Model, task: Task) -> TemplateProof:
+        workflow = self._catalogue.workflows[model.workflows[task]]
+        traits = Traits(
+            roles=tuple(sorted((role, file.folder) for role, file in model.files.items())),
+            has_loras=model.family in self._families,
+            draws_batches=model.limit_batch > 1,
+            width_varies=model.size.min.width < model.size.max.width,
+            height_varies=model.size.min.height < model.size.max.height,
+        )
+        key = (*self._workflow_key(workflow, task), traits)
+        if key not in self._proofs:
+            self._proofs[key] = self._cached(key) or self._prove(key, model, workflow, task, traits)
+        return self._proofs[key]
+
+    def _workflow_key(self, workflow: Workflow, task: Task) -> _Key:
+        key = self._workflow_keys.get((workflow.id, task))
+        if key is None:
+            content = self._catalogue.renderer.content(workflow.template)
+            key = (
+                workflow.id,
+                workflow.template,
+                content,
+                task,
+                repr(workflow.inputs_for(task)),
+                workflow.output,
+            )
+            self._workflow_keys[workflow.id, task] = key
+        return key
+
+    def _cached(self, key: _Key) -> TemplateProof | None:
+        proof, current = _cache.get(key), self._catalogue.signatures
+        if proof is None or any(current.get(name) != known for name, known in proof.signatures.items()):
+            return None
+        return proof
+
+    def _prove(
+        self, key: _Key, model: Model, workflow: Workflow, task: Task, traits: Traits
+    ) -> TemplateProof:
+        proof = prove_template(self._catalogue, model, workflow, task, traits)
+        with _cache_lock:
+            _cache[key] = proof
+            while len(_cache) > _MAX_CACHED:
+                del _cache[next(iter(_cache))]
+        return proof

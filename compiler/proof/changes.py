@@ -1,0 +1,227 @@
+"""Which values a request may set, and what the proof changes each of them to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from compiler.catalogue import Input, Model, Workflow
+from compiler.proof.trial_graph import Values
+from compiler.values import MAX_SEED, Task
+
+TRIAL_TEXT = '"{{ 7*7 }}",}\n\\ {% if %} {# 猫 \u2028 #} \'end'
+"""Contains what could break out of JSON or Jinja, so that a quoted {{ prompt }} is found."""
+_IMAGE, _MASK = "easel/image.png [temp]", "easel/mask.png [temp]"
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What the proof depends on besides the workflow and the task: all that counts of a model."""
+
+    roles: tuple[tuple[str, str], ...]
+    """role and folder of each file"""
+    has_loras: bool
+    draws_batches: bool
+    width_varies: bool
+    height_varies: bool
+
+
+@dataclass(frozen=True)
+class Change:
+    """One value and what it is changed to. All of `variants`, and the graph before, must differ from each other."""
+
+    name: str
+    variants: tuple[Values, ...]
+    rule: Input | None = None
+    """The declaration of an input of the workflow"""
+    text: str | None = None
+    """This text must arrive unchanged."""
+    start: Values = field(default_factory=dict)
+    """Values with which the input has an effect, if those before have none"""
+    choices: tuple[Any, ...] = ()
+    """All that the node to which the value is passed must take"""
+    is_required: bool = True
+    """Whether the graph must change; if not, it must only be valid."""
+    must_be_valid: bool = True
+
+
+def base_values(workflow: Workflow, model: Model, task: Task) -> dict[str, Any]:
+    """A value for every variable of the templates. The inputs have the workflow's defaults, not the model's, because
+    models share the proof."""
+    return {
+        "task": task,
+        "prompt": "" if task == "vary" else "a cat",
+        "width": model.size.default.width,
+        "height": model.size.default.height,
+        **{name: _default(rule) for name, rule in workflow.inputs_for(task).items()},
+        "image": _IMAGE if task != "generate" else None,
+        "mask": _MASK if task == "inpaint" else None,
+        "crop": None,
+        "loras": [],
+        "files": {role: file.name for role, file in model.files.items()},
+        "seed": 1,
+        "batch": 1,
+        "prefix": "easel/proof",
+    }
+
+
+def general_changes(
+    task: Task, traits: Traits, model: Model, values: Values, *, is_first: bool, has_prefix: bool
+) -> Iterator[Change]:
+    """The changes of the values that every workflow has. `is_first`: the first round, which tries more values."""
+    has_image = task != "generate"
+    yield Change("prompt", ({"prompt": TRIAL_TEXT},), text=TRIAL_TEXT, is_required=task != "vary")
+    yield Change("seed", ({"seed": 2},))
+    if is_first:
+        yield Change("seed", ({"seed": MAX_SEED},), is_required=False)
+    # The uploaded image has the size of the canvas already.
+    if traits.width_varies:
+        yield Change("width", ({"width": _other_width(model)},), is_required=not has_image)
+    if traits.height_varies:
+        yield Change("height", ({"height": _other_height(model)},), is_required=not has_image)
+    if traits.draws_batches:
+        yield Change("batch", ({"batch": 2},))
+    if has_prefix:
+        yield Change("prefix", ({"prefix": "easel/other"},))
+    if has_image:
+        yield Change("image", ({"image": "easel/other.png [temp]"},))
+        crop = {"width": max(1, values["width"] - 1), "height": max(1, values["height"] - 1)}
+        yield Change("crop", ({"crop": crop},), is_required=False)  # else the finished picture is cropped
+    if task == "inpaint":
+        yield Change("mask", ({"mask": "easel/other-mask.png [temp]"},))
+    for role, file in values["files"].items():
+        files = {**values["files"], role: f"other-{file}"}
+        yield Change(f"files.{role}", ({"files": files},), must_be_valid=False)
+    if traits.has_loras:
+        yield _lora_change(is_first)
+
+
+def _other_width(model: Model) -> int:
+    return _other_side(model.size.default.width, model.size.max.width, model.size.multiple_of)
+
+
+def _other_height(model: Model) -> int:
+    return _other_side(model.size.default.height, model.size.max.height, model.size.multiple_of)
+
+
+def _other_side(side: int, high: int, step: int) -> int:
+    return side + step if side + step <= high else max(1, side - step)
+
+
+def _lora_change(is_first: bool) -> Change:
+    one = {"id": "one", "file": "one.safetensors", "strength": 0.5}
+    variants: list[list[dict[str, Any]]] = [[one]]
+    if is_first:
+        variants += [[{**one, "strength": 0.25}], [one, {**one, "file": "two.safetensors"}]]
+    return Change("loras", tuple({"loras": loras} for loras in variants), text="one.safetensors")
+
+
+# --- declared inputs ---------------------------------------------------------------------------------
+
+
+def input_changes(rules: Mapping[str, Input], values: Values, *, is_first: bool) -> Iterator[Change]:
+    """The changes of the inputs that the workflow declares for the task. An input that has no effect with `values`, and
+    is listed as ignored then, is tried with other values; but only in the first round."""
+    for name, rule in rules.items():
+        start: Values = {}
+        if _is_unused(rule, values):
+            start = _other_condition(rule, rules, values) if is_first else {}
+            if not start:
+                continue
+        effective = rule.effective_for({**values, **start})
+        for change in _value_changes(name, effective, values[name], start, is_first):
+            yield replace(change, start={**start, **_within_limits(change, rules, values)})
+
+
+def _within_limits(change: Change, rules: Mapping[str, Input], values: Values) -> Values:
+    """Values of other inputs that are allowed together with the change: a schedule may need more than one step."""
+    moved: dict[str, Any] = {}
+    for variant in change.variants:
+        together = {**values, **change.start, **variant}
+        for name, rule in rules.items():
+            schema = rule.effective_for(together).schema
+            value = together[name]
+            if name == change.name or schema["type"] not in ("integer", "number"):
+                continue
+            allowed = min(max(value, schema.get("minimum", value)), schema.get("maximum", value))
+            if allowed != value:
+                moved[name] = type(value)(allowed)
+    return moved
+
+
+def _is_unused(rule: Input, values: Values) -> bool:
+    return bool(rule.unused_when) and all(
+        values.get(name) == expected for name, expected in rule.unused_when.items()
+    )
+
+
+def _other_condition(rule: Input, rules: Mapping[str, Input], values: Values) -> Values:
+    """A value of another input with which the input has an effect; empty if there is none."""
+    for name in rule.unused_when:
+        if name in rules:
+            for other in _other_values(rules[name].effective_for(values), values[name]):
+                return {name: other}
+    return {}
+
+
+def _default(rule: Input) -> Any:
+    """The workflow's default; if each model sets its own, some allowed value."""
+    schema = rule.schema
+    if "default" in schema:
+        return float(schema["default"]) if schema["type"] == "number" else schema["default"]
+    if "enum" in schema:
+        return schema["enum"][0]
+    low = schema.get("minimum", min(1, schema.get("maximum", 1)))
+    return {"integer": int(low), "number": float(low), "string": "", "boolean": False}[schema["type"]]
+
+
+def _value_changes(name: str, rule: Input, value: Any, start: Values, is_first: bool) -> Iterator[Change]:
+    others = _other_values(rule, value)
+    kind = rule.schema["type"]
+    if "enum" in rule.schema:
+        yield from _choice_changes(name, rule, value, others, start, is_first)
+    elif kind == "string":
+        text = TRIAL_TEXT[: rule.schema.get("maxLength", len(TRIAL_TEXT))]
+        if text:
+            yield Change(name, ({name: text},), rule, text=text, start=start)
+    elif others:
+        yield Change(name, _each(name, others if is_first else others[-1:]), rule, start=start)
+    else:  # Only one value is allowed: the graph must use it and not a number of its own.
+        yield Change(name, ({name: value + 1},), rule, start=start, must_be_valid=False)
+
+
+def _each(name: str, values: tuple[Any, ...]) -> tuple[Values, ...]:
+    return tuple({name: value} for value in values)
+
+
+def _choice_changes(
+    name: str, rule: Input, value: Any, others: tuple[Any, ...], start: Values, is_first: bool
+) -> Iterator[Change]:
+    """One other choice of the node, and in the first round every choice that the template itself must handle."""
+    of_node = [choice for choice in others if rule.choices_from and choice not in rule.more_choices]
+    of_template = [choice for choice in others if choice not in of_node]
+    tried = (*of_node[:1], *(of_template if is_first else of_template[: 0 if of_node else 1]))
+    if tried:
+        all_of_node = tuple(choice for choice in rule.schema["enum"] if choice not in rule.more_choices)
+        choices = all_of_node if rule.choices_from else ()
+        yield Change(name, _each(name, tried), rule, start=start, choices=choices)
+    elif isinstance(value, str):
+        yield Change(name, ({name: f"{value}-other"},), rule, start=start, must_be_valid=False)
+
+
+def _other_values(rule: Input, value: Any) -> tuple[Any, ...]:
+    """Allowed values besides `value`: the limits of a number, every other choice, the other boolean, another text."""
+    schema = rule.schema
+    kind = schema["type"]
+    if "enum" in schema:
+        return tuple(choice for choice in schema["enum"] if choice != value)
+    if kind == "boolean":
+        return (not value,)
+    if kind == "string":
+        return ("other",) if schema.get("maxLength", 5) >= 5 else ()
+    number = int if kind == "integer" else float
+    limits = [number(schema[key]) for key in ("minimum", "maximum") if key in schema]
+    if "maximum" not in schema:
+        limits.append(number(max([value, *limits]) + 1))
+    return tuple(dict.fromkeys(limit for limit in limits if limit != value))

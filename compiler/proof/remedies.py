@@ -1,0 +1,148 @@
+"""What to write to correct a fault: the node, its input, and the text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from compiler.answer import describe
+from compiler.catalogue import Input, Workflow
+from compiler.check import GraphError
+from compiler.proof.changes import Change
+from compiler.proof.hints import Place, file_places, input_signature, places_of, write_at
+from compiler.proof.trial_graph import TrialGraph, Values, changed_places, stray_nodes
+from compiler.signatures import InputSignature, Signatures
+from compiler.values import MAX_SEED, Nodes
+from schemas.explain import given_value
+
+_WITHOUT_PLACE: Mapping[str, str] = {
+    "prompt": "write {{ prompt }} as the text of the node that encodes it; a workflow that needs no prompt, such as an "
+    "upscaler, is declared with `tasks: [vary]`",
+    "seed": "no node has an input `seed` or `noise_seed`, so all pictures would be the same; a workflow that redraws an "
+    "image without a seed is declared with `tasks: [vary]`",
+    "batch": "write {{ batch }} as the `batch_size` of the latent or the `amount` of a RepeatLatentBatch node, or write "
+    "`limits: {batch: 1}` in the model",
+    "image": "write {{ image }} as the `image` of a LoadImage node",
+    "mask": "write {{ mask }} as the `image` of a LoadImageMask node, or remove `inpaint` from the tasks",
+    "loras": "the catalogue has LoRAs for the model's family: after the nodes that load the model, write "
+    '{% include "part_loras.json.j2" %} and use its links at.model and at.clip, or give the model a `family` that no '
+    "LoRA lists",
+}
+
+
+def for_no_effect(
+    change: Change,
+    start: TrialGraph,
+    changed: TrialGraph,
+    condition: str,
+    workflow: Workflow,
+    signatures: Signatures,
+) -> str:
+    """For a value that does not change the answer."""
+    name, rule = change.name, change.rule
+    places = [] if name == "loras" else _places(change, start, signatures)
+    remedy = write_at(places, start.nodes, name) if places else ""
+    if stray := stray_nodes(start, changed):
+        reached = ", ".join(describe(changed.nodes, node_id) for node_id in stray[:3])
+        reason = f"it only reaches {reached}, which {describe(start.nodes, start.output)} does not need"
+        return f"{reason}; {remedy}" if remedy else reason
+    if remedy:
+        return remedy
+    if rule is None:
+        return _WITHOUT_PLACE.get(name, f"write {{{{ {name} }}}} where it belongs")
+    text = f"write {{{{ {name} }}}} where it belongs, or remove `{name}` from the inputs of workflows.{workflow.id}"
+    return f"{text}, or say with `x-unused-when` that it has no effect then" if condition else text
+
+
+def _places(change: Change, start: TrialGraph, signatures: Signatures) -> list[Place]:
+    rule = change.rule
+    places = places_of(
+        change.name,
+        start.nodes,
+        set(start.part),
+        start.output,
+        signatures=signatures,
+        choices_from=rule.choices_from if rule is not None else "",
+        default=rule.schema.get("default") if rule is not None else None,
+    )
+    taken = {start.values[name] for name in ("prompt", "image", "mask", "prefix") if name != change.name} - {
+        ""
+    }
+    return [place for place in places if _value(start.nodes, place) not in taken]
+
+
+def for_unused_role(
+    role: str, folder: str, file: str, start: TrialGraph, template: str, signatures: Signatures
+) -> tuple[str, bool]:
+    """For a role of `files` that no node uses, and whether a node names a file itself instead."""
+    what = f"{template}: no node uses the file `{role}`"
+    others = {other for name, other in start.values["files"].items() if name != role}
+    places = file_places(folder, file, start.nodes, set(start.part), signatures)
+    if places := [place for place in places if _value(start.nodes, place) not in others]:
+        return f"{what}; {write_at(places, start.nodes, f'files.{role}')}", True
+    return (
+        f"{what}; write {{{{ files.{role} }}}} in the node that loads it, or remove `{role}` from `files`",
+        False,
+    )
+
+
+def for_changed_text(name: str, start: TrialGraph, changed: TrialGraph) -> str:
+    """For a text that a filter or quotes have changed."""
+    nodes = changed.nodes
+    places = [place for place in changed_places(start, changed) if isinstance(_value(nodes, place), str)]
+    where = write_at(places[:1], nodes, name) if places else f"write {{{{ {name} }}}}"
+    subject = "the prompt" if name == "prompt" else f"`{name}`"
+    return f"the graph does not contain {subject} unchanged; {where} without quotes or filters"
+
+
+def for_refused_choices(name: str, place: Place, refused: list[Any], changed: TrialGraph) -> str:
+    """For a node that does not take every choice that an input allows."""
+    listed = ", ".join(map(given_value, refused[:5])) + (", …" if len(refused) > 5 else "")
+    reference = f"{changed.nodes[place[0]]['class_type']}.{place[1]}"
+    return (
+        f"{describe(changed.nodes, place[0])}, input {place[1]!r} does not take {listed}, which `{name}` allows; "
+        f"declare `x-choices: {reference}` for `{name}`"
+    )
+
+
+# --- graph errors ------------------------------------------------------------------------------------
+
+
+def explained(
+    error: GraphError, nodes: Nodes, values: Values, rules: Mapping[str, Input], signatures: Signatures
+) -> str:
+    """A graph error as text. If it is caused by a value that a request may set, it says how to correct that."""
+    node = nodes.get(error.node)
+    if error.input is None or not isinstance(node, dict) or not isinstance(node.get("inputs"), dict):
+        return str(error)
+    value, entry = (
+        node["inputs"].get(error.input),
+        input_signature(nodes, (error.node, error.input), signatures),
+    )
+    where = f"{error.template}: {describe(nodes, error.node)}, input {error.input!r}"
+    for name in ("seed", *rules):
+        if type(values[name]) is type(value) and values[name] == value and entry is not None:
+            reason = _declared_error(
+                name, rules.get(name), value, entry, f"{node['class_type']}.{error.input}"
+            )
+            if reason:
+                return f"{where}: {reason}"
+    return str(error)
+
+
+def _declared_error(name: str, rule: Input | None, value: Any, entry: InputSignature, reference: str) -> str:
+    if name == "seed" and value == MAX_SEED and entry.maximum is not None:
+        return f"it takes at most {entry.maximum}; write {{{{ seed % {int(entry.maximum) + 1} }}}}"
+    if rule is None:
+        return ""
+    if entry.choices is not None and "enum" not in rule.schema:
+        return f"it takes only certain values, but `{name}` allows others; declare `x-choices: {reference}` for `{name}`"
+    if entry.choices is not None:
+        return f"it does not take {given_value(value)}, which `{name}` allows; handle it in the template or remove it"
+    if isinstance(value, int | float) and (entry.minimum is not None or entry.maximum is not None):
+        return f"it takes {entry.minimum} to {entry.maximum}, but `{name}` allows {given_value(value)}; correct its limits"
+    return ""
+
+
+def _value(nodes: Nodes, place: Place) -> Any:
+    return nodes[place[0]]["inputs"].get(place[1])

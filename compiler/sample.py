@@ -1,0 +1,30 @@
+"""Plain requests for a model, to find out whether an engine has the nodes and files that it needs."""
+
+from __future__ import annotations
+
+from compiler.catalogue import Catalogue, Model
+from compiler.values import ImageRequest, SourceImage, Task
+
+
+def sample_requests(model: Model, catalogue: Catalogue) -> list[ImageRequest]:
+    """One request for each workflow of the model, for the first of its tasks that the model can draw; empty if it can
+    draw none."""
+    tasks: dict[str, Task] = {}
+    for task in catalogue.drawable_tasks(model):
+        tasks.setdefault(model.workflows[task], task)
+    return [_sample_request(model, task) for task in tasks.values()]
+
+
+def _sample_request(model: Model, task: Task) -> ImageRequest:
+    source = SourceImage(
+        model.size.default, "easel/image.png [temp]", "easel/mask.png [temp]" if task == "inpaint" else None
+    )
+    return ImageRequest(
+        prompt="a sample",
+        seed=0,
+        id="sample",
+        model=model.id,
+        task=task,
+        source=None if task == "generate" else source,
+        seed_origin="random",
+    )

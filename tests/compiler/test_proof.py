@@ -1,0 +1,413 @@
+"""The check proves that a template uses everything that a request may set; what fails is named with its remedy."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+import pytest
+
+from compiler import Sources, compile_workflow, load_catalogue
+from compiler.proof import catalogue_proof
+from compiler.proof.changes import base_values
+from compiler.values import TASKS, Task
+from errors import ModelNotDrawable
+from tests.compiler.catalogues import (
+    CATALOGUE,
+    SOURCES,
+    UPSCALER_FILES,
+    UPSCALER_NODES,
+    exported,
+    faults_of,
+    image_request,
+    upscaler,
+    with_document,
+    with_template,
+    with_workflow,
+)
+
+STEPS = {"steps": {"type": "integer", "minimum": 1, "maximum": 50, "default": 20}}
+SAMPLER = {"sampler": {"type": "string", "x-choices": "KSampler.sampler_name", "default": "euler"}}
+SCHEDULE = {"schedule": {"type": "string", "x-choices": "KSampler.scheduler", "default": "normal"}}
+
+
+def test_a_template_that_uses_everything_is_drawable() -> None:
+    assert faults_of(exported()) == []
+    inputs = {**STEPS, **SAMPLER, "cfg": {"type": "number", "minimum": 0, "maximum": 100, "default": 8.0}}
+    text = exported(n3_steps="{{ steps }}", n3_sampler_name="{{ sampler }}", n3_cfg="{{ cfg }}")
+    assert faults_of(text, inputs=inputs) == []
+
+
+def test_the_proof_sets_every_variable_that_templates_have() -> None:
+    model = CATALOGUE.find("sd-1.5")
+    plan = compile_workflow(image_request(model="sd-1.5"), CATALOGUE).plan
+    values = base_values(CATALOGUE.workflows[plan.workflow], model, "generate")
+    assert set(values) == {*plan.values, "seed", "batch", "prefix"}
+
+
+def test_an_export_in_which_only_the_prompt_was_replaced_lists_every_fault_with_its_node() -> None:
+    text = exported(n3_seed=1234, n4_ckpt_name="v1-5-pruned-emaonly.safetensors", n5_width=512, n5_height=512, n5_batch_size=1, n9_filename_prefix="ComfyUI")  # fmt: skip
+    faults = faults_of(text, inputs=STEPS, model={"limits": {"batch": 4}})
+    places = [
+        "`seed` has no effect; node '3' (KSampler), input 'seed': write {{ seed }}",
+        "`width` has no effect; node '5' (EmptyLatentImage), input 'width': write {{ width }}",
+        "`height` has no effect; node '5' (EmptyLatentImage), input 'height': write {{ height }}",
+        "`batch` has no effect; node '5' (EmptyLatentImage), input 'batch_size': write {{ batch }}",
+        "`prefix` has no effect; node '9' (SaveImage), input 'filename_prefix': write {{ prefix }}",
+        "`steps` has no effect; node '3' (KSampler), input 'steps': write {{ steps }}",
+        "no node uses the file `checkpoint`; node '4' (CheckpointLoaderSimple), input 'ckpt_name': write {{ files.checkpoint }}",
+    ]  # fmt: skip
+    assert faults == [f"mine.json.j2: {place}" for place in places]
+
+
+PREVIEW = {"12": {"class_type": "PreviewImage", "inputs": {"images": ["13", 0]}}}
+SIDE_BRANCH = {
+    **PREVIEW,
+    "13": {
+        "class_type": "ImageScale",
+        "inputs": {"image": ["8", 0], "upscale_method": "area", "width": "{{ steps }}", "height": 64, "crop": "disabled"},
+    },
+}  # fmt: skip
+TWO_SAMPLERS = {
+    "10": {
+        "class_type": "KSampler",
+        "inputs": {
+            "seed": "{{ seed }}", "steps": 20, "cfg": 8, "sampler_name": "euler", "scheduler": "normal", "denoise": 1,
+            "model": ["4", 0], "positive": ["6", 0], "negative": ["7", 0], "latent_image": ["5", 0],
+        },
+    },
+    "11": {"class_type": "VAEDecode", "inputs": {"samples": ["10", 0], "vae": ["4", 2]}},
+    "12": {"class_type": "PreviewImage", "inputs": {"images": ["11", 0]}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "fields", "fault"),
+    [
+        ({"n6_text": "a fixed text"}, {}, "node '6' (CLIPTextEncode), input 'text': write {{ prompt }}"),
+        ({"n6_text": "{{ prompt | upper }}"}, {}, "does not contain the prompt unchanged; node '6' (CLIPTextEncode), input 'text': write {{ prompt }} without quotes or filters"),
+        ({"n3_seed": 5}, {}, "node '3' (KSampler), input 'seed': write {{ seed }}"),
+        ({"n5_height": "{{ width }}"}, {}, "`height` has no effect"),
+        ({"n5_width": 512}, {}, "node '5' (EmptyLatentImage), input 'width': write {{ width }}"),
+        ({"n5_batch_size": 1}, {"model": {"limits": {"batch": 4}}}, "input 'batch_size': write {{ batch }}"),
+        ({"n9_filename_prefix": "x"}, {}, "node '9' (SaveImage), input 'filename_prefix': write {{ prefix }}"),
+        ({}, {"inputs": SAMPLER}, "`sampler` has no effect; node '3' (KSampler), input 'sampler_name': write {{ sampler }}"),
+        ({}, {"inputs": {"negative_prompt": {"type": "string", "default": ""}}}, "node '7' (CLIPTextEncode), input 'text': write {{ negative_prompt }}"),
+        ({}, {"inputs": {"hue": {"type": "integer", "minimum": 0, "maximum": 9, "default": 3}}}, "write {{ hue }} where it belongs, or remove `hue` from the inputs of workflows.mine"),
+        ({"n3_steps": "{{ [steps, 20] | min }}"}, {"inputs": STEPS}, "`steps`: 20 and 50 give the same graph"),
+        ({"n3_steps": "{{ steps }}"}, {"inputs": {"steps": {**STEPS["steps"], "maximum": 20_000}}}, "node '3' (KSampler), input 'steps': it takes 1 to 10000, but `steps` allows 20000; correct its limits"),
+        ({"n3_cfg": "{{ 7.0 }}"}, {"inputs": {"cfg": {"type": "number", "minimum": 7, "maximum": 7, "default": 7}}}, "`cfg` has no effect"),
+        ({"add": SIDE_BRANCH}, {"inputs": STEPS}, "it only reaches node '13' (ImageScale), which node '9' (SaveImage) does not need; node '3' (KSampler), input 'steps': write {{ steps }}"),
+        ({"n3_seed": 5, "add": TWO_SAMPLERS}, {}, "`seed` has no effect; it only reaches node '10' (KSampler), which node '9' (SaveImage) does not need"),
+        ({}, {"model": {"family": "SD 1.x"}}, "`loras` has no effect; the catalogue has LoRAs for the model's family"),
+        ({"n4_ckpt_name": "other.safetensors"}, {}, "node '4' (CheckpointLoaderSimple), input 'ckpt_name': write {{ files.checkpoint }}"),
+        ({}, {"model": {"files": {"checkpoint": {"name": "a", "folder": "checkpoints"}, "vae": {"name": "b", "folder": "vae"}}}}, "write {{ files.vae }} in the node that loads it, or remove `vae` from `files`"),
+        ({"n3_scheduler": "{{ schedule }}"}, {"inputs": {"schedule": {**SCHEDULE["schedule"], "x-more-choices": ["ays"]}}}, "it does not take \"ays\", which `schedule` allows; handle it in the template"),
+        ({"n3_scheduler": "{{ 'karras' if schedule == 'ays' else schedule }}"}, {"inputs": {"schedule": {**SCHEDULE["schedule"], "x-more-choices": ["ays"], "default": "karras"}}}, "`schedule`: \"karras\" and \"ays\" give the same graph"),
+        ({"n3_scheduler": "{{ 'karras' if style == 'a' else 'normal' }}"}, {"inputs": {"style": {"type": "string", "enum": ["a", "b", "c"], "default": "a"}}}, "`style`: \"b\" and \"c\" give the same graph"),
+        ({"n3_scheduler": "{{ schedule }}"}, {"inputs": {"schedule": {"type": "string", "default": "normal"}}}, "declare `x-choices: KSampler.scheduler` for `schedule`"),
+        ({"n3_sampler_name": "{{ sampler }}"}, {"inputs": {"sampler": {"type": "string", "enum": ["euler", "nope"], "default": "euler"}}}, "it does not take \"nope\""),
+        ({}, {"inputs": {"tiled": {"type": "boolean", "default": False}}}, "`tiled` has no effect"),
+        ({"n6_text": "{{ prompt if cfg > 1 else 'nothing' }}", "n3_cfg": "{{ cfg }}"}, {"inputs": {"cfg": {"type": "number", "minimum": 1, "maximum": 9, "default": 7}}}, None),
+        ({}, {"model": {"size": {"default": "512x512", "multiple_of": 8, "min": "8x256", "max": "1024x1024"}}}, "node '5' (EmptyLatentImage), input 'width' takes at least 16, but the model's size.min is 8x256; raise it"),
+        ({}, {"model": {"size": {"default": "512x512", "multiple_of": 8, "min": "256x256", "max": "1024x20000"}}}, "input 'height' takes at most 16384, but the model's size.max is 1024x20000; lower it"),
+    ],
+)  # fmt: skip
+def test_a_value_that_the_answer_would_report_and_the_graph_does_not_use_is_a_fault(
+    changes: dict[str, Any], fields: dict[str, Any], fault: str | None
+) -> None:
+    faults = faults_of(exported(**changes), **fields)
+    if fault is None:
+        assert faults == []
+    else:
+        assert [text for text in faults if fault in text], faults
+
+
+def test_all_faults_of_a_model_are_listed_together_also_beside_errors_of_the_graph() -> None:
+    faults = faults_of(exported(n3_seed=5, n3_nonsense=1, n5_width=512))
+    assert len(faults) == 3
+    assert "no such input" in faults[0]
+
+
+# --- conditions -------------------------------------------------------------------------------------
+
+BRANCHES = exported(n3_scheduler="{{ 'karras' if schedule == 'ays' else schedule }}").replace(
+    '"steps": 20', '"steps": {{ 7 if schedule == "ays" else steps }}'
+)
+
+
+def test_a_value_that_is_forgotten_in_one_branch_of_the_template_is_a_fault_with_its_condition() -> None:
+    hires = {
+        "10": {"class_type": "VAEEncode", "inputs": {"pixels": ["8", 0], "vae": ["4", 2]}},
+        "11": {"class_type": "VAEDecode", "inputs": {"samples": ["10", 0], "vae": ["4", 2]}},
+    }
+    text = exported(add=hires, n3_steps="{{ 20 if hires else steps }}").replace(
+        '"images": [\n        "8"', '"images": [\n        {{ "11" if hires else "8" }}'
+    )
+    flag = {"hires": {"type": "boolean", "default": False}}
+    # Without `hires`, nodes 10 and 11 are not connected.
+    text = text.replace('"10": {', '"unused": {').replace('["10", 0]', '["unused", 0]')
+    faults = faults_of(text, inputs={**STEPS, **flag})
+    assert any("`steps` has no effect (with hires true)" in fault for fault in faults)
+
+
+def test_an_input_is_tried_with_values_under_which_it_has_an_effect() -> None:
+    cfg = {"cfg": {"type": "number", "minimum": 1, "maximum": 20, "default": 1.0}}
+    negative = {"negative_prompt": {"type": "string", "default": "", "x-unused-when": {"cfg": 1.0}}}
+    text = exported(n3_cfg="{{ cfg }}", n7_text="{{ negative_prompt if cfg > 1 else '' }}")
+    assert faults_of(text, inputs={**cfg, **negative}) == []
+    frozen = exported(n3_cfg="{{ cfg }}")
+    (fault,) = faults_of(frozen, inputs={**cfg, **negative})
+    assert "node '7' (CLIPTextEncode), input 'text': write {{ negative_prompt }}" in fault
+
+
+def test_values_are_only_combined_as_a_request_may_combine_them() -> None:
+    steps = {"type": "integer", "minimum": 1, "maximum": 50, "x-when": [{"if": {"schedule": "karras"}, "then": {"minimum": 5}}]}  # fmt: skip
+    text = exported(n3_scheduler="{{ schedule }}", n3_steps="{{ steps // (0 if schedule == 'karras' and steps < 5 else 1) }}")  # fmt: skip
+    schedule = {"schedule": {"type": "string", "enum": ["normal", "karras"], "default": "normal"}}
+    assert faults_of(text, inputs={**schedule, "steps": {**steps, "default": 3}}) == []
+
+
+def test_an_input_of_one_task_is_tried_for_this_task_only() -> None:
+    strength = {"type": "number", "minimum": 0, "maximum": 1, "default": 0.5}
+    for tasks, faults in ((["edit"], 0), (["generate"], 1)):
+        inputs = {"strength": {**strength, "x-tasks": tasks}}
+        assert len(faults_of(exported(), inputs=inputs)) == faults
+
+
+def test_a_seed_that_a_node_does_not_take_is_a_fault_with_the_expression_to_write() -> None:
+    nodes = {
+        "SmallSeed": {
+            "inputs": {"seed": {"type": "INT", "min": 0, "max": 2**32 - 1}},
+            "outputs": ["INT"],
+        }
+    }
+    node = {"20": {"class_type": "SmallSeed", "inputs": {"seed": "{{ seed }}"}}}
+    text = exported(n3_seed=["20", 0], add=node)
+    (fault,) = faults_of(text, nodes=nodes)
+    assert (
+        "node '20' (SmallSeed), input 'seed': it takes at most 4294967295; write {{ seed % 4294967296 }}"
+        in fault
+    )
+    assert faults_of(text.replace("{{ seed }}", "{{ seed % 4294967296 }}"), nodes=nodes) == []
+    (fault,) = faults_of(text.replace("{{ seed }}", "5"), nodes=nodes)
+    assert "node '20' (SmallSeed), input 'seed': write {{ seed }}" in fault
+
+
+def test_a_size_that_no_request_can_change_may_be_fixed() -> None:
+    size = {"default": "512x512", "multiple_of": 8, "min": "512x512", "max": "512x512"}
+    assert faults_of(exported(n5_width=512, n5_height=512), model={"size": size}) == []
+
+
+def test_a_batch_is_only_required_of_models_that_draw_batches() -> None:
+    assert faults_of(exported(n5_batch_size=1)) == []
+
+
+# --- tasks with an image ----------------------------------------------------------------------------
+
+IMAGE = {
+    "10": {"class_type": "LoadImage", "inputs": {"image": "{{ image }}"}},
+    "11": {"class_type": "VAEEncode", "inputs": {"pixels": ["10", 0], "vae": ["4", 2]}},
+}
+MASK = {
+    "12": {"class_type": "LoadImageMask", "inputs": {"image": "{{ mask }}", "channel": "red"}},
+    "13": {"class_type": "SetLatentNoiseMask", "inputs": {"samples": ["11", 0], "mask": ["12", 0]}},
+}
+
+
+def edit(*, mask: bool = False, **changes: Any) -> str:
+    """A template that redraws an image; the empty latent is not needed."""
+    text = exported(
+        add={**IMAGE, **(MASK if mask else {})}, n3_latent_image=["13" if mask else "11", 0], **changes
+    )
+    head, _, rest = text.partition('"5": {')
+    return head + rest[rest.index('"6": {') :]
+
+
+def test_an_edit_needs_neither_width_nor_height_because_the_image_has_the_size() -> None:
+    assert faults_of(edit(), task="edit") == []
+    assert faults_of(edit(mask=True), task="inpaint") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "task", "fault"),
+    [
+        (edit().replace("{{ image }}", '"pose.png"'), "edit", "node '10' (LoadImage), input 'image': write {{ image }}"),
+        (edit(mask=True).replace("{{ mask }}", '"mask.png"'), "inpaint", "node '12' (LoadImageMask), input 'image': write {{ mask }}"),
+        (edit(), "inpaint", "`mask` has no effect; write {{ mask }} as the `image` of a LoadImageMask node"),
+        (exported(), "edit", "`image` has no effect; write {{ image }} as the `image` of a LoadImage node"),
+        (edit(n6_text="fixed"), "edit", "node '6' (CLIPTextEncode), input 'text': write {{ prompt }}"),
+        (edit(n3_seed=3), "vary", "node '3' (KSampler), input 'seed': write {{ seed }}"),
+    ],
+)  # fmt: skip
+def test_image_and_mask_must_reach_the_answer(text: str, task: str, fault: str) -> None:
+    faults = faults_of(text, task=task)
+    assert [each for each in faults if fault in each], faults
+
+
+def test_an_edit_that_draws_on_a_canvas_of_a_fixed_size_is_a_fault() -> None:
+    nodes = {**IMAGE, "14": {"class_type": "ImageCompositeMasked", "inputs": {"destination": ["8", 0], "source": ["10", 0], "x": 0, "y": 0, "resize_source": True}}}  # fmt: skip
+    nodes.pop("11")
+    text = exported(add=nodes, n9_images=["14", 0], n5_width=512, n5_height=512)
+    faults = faults_of(text, task="edit")
+    assert [fault.partition("; ")[2] for fault in faults] == [
+        "node '5' (EmptyLatentImage), input 'width': write {{ width }}",
+        "node '5' (EmptyLatentImage), input 'height': write {{ height }}",
+    ]
+
+
+# --- graphs without a prompt or a seed --------------------------------------------------------------
+
+
+def test_an_upscaler_is_drawable_as_a_variation() -> None:
+    fields: dict[str, Any] = {"nodes": UPSCALER_NODES, "model": {"files": UPSCALER_FILES}}
+    assert faults_of(upscaler(), task="vary", **fields) == []
+    (fault,) = faults_of(upscaler(), task="edit", **fields)
+    assert "declared with `tasks: [vary]`" in fault
+    (fault,) = faults_of(upscaler(n1_image="in.png"), task="vary", **fields)
+    assert "node '1' (LoadImage), input 'image': write {{ image }}" in fault
+    (fault,) = faults_of(upscaler(n2_model_name="4x.pth"), task="vary", **fields)
+    assert "node '2' (UpscaleModelLoader), input 'model_name': write {{ files.upscaler }}" in fault
+
+
+def test_a_drawing_without_a_seed_is_a_fault_because_all_pictures_would_be_the_same() -> None:
+    flat = '{"1": {"class_type": "EmptyImage", "inputs": {"width": {{ width }}, "height": {{ height }}, "batch_size": 1, "color": {{ prompt | length }}}}, "9": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": {{ prefix }}}}}'  # fmt: skip
+    faults = faults_of(flat)
+    assert any("no node has an input `seed` or `noise_seed`" in fault for fault in faults)
+
+
+def test_a_file_may_be_for_one_task_only() -> None:
+    both = {
+        "files": {"checkpoint": {"name": "a", "folder": "checkpoints"}, **UPSCALER_FILES},
+        "workflow": {"generate": "mine", "vary": "other"},
+    }
+    sources = with_workflow(exported(), model=both, nodes=UPSCALER_NODES)
+
+    def add_workflow(document: Any) -> None:
+        document["workflows"]["other"] = {"title": "Other", "tasks": ["vary"], "inputs": {}}
+
+    sources = with_template(upscaler(), name="other.json.j2", sources=with_document(add_workflow, sources))
+    assert load_catalogue(sources).undrawable == {}
+    literal = with_template(exported(n4_ckpt_name="a"), name="mine.json.j2", sources=sources)
+    assert list(load_catalogue(literal).undrawable["mine"]) == ["generate", "vary"]
+
+
+def test_files_that_a_template_names_itself_are_known() -> None:
+    lora = {"10": {"class_type": "LoraLoader", "inputs": {"lora_name": "style.safetensors", "strength_model": 1, "strength_clip": 1, "model": ["4", 0], "clip": ["4", 1]}}}  # fmt: skip
+    catalogue = load_catalogue(with_workflow(exported(add=lora, n3_model=["10", 0])))
+    assert catalogue.undrawable == {}
+    assert "style.safetensors" in catalogue.files["loras"]
+
+
+# --- requests ---------------------------------------------------------------------------------------
+
+
+def test_a_request_for_a_task_that_failed_is_refused_with_the_faults_and_the_others_serve() -> None:
+    broken = SOURCES.templates["part_image_to_latent.json.j2"].replace("{{ image }}", '"pose.png"')
+    catalogue = load_catalogue(with_template(broken, name="part_image_to_latent.json.j2"))
+    model = catalogue.find("sd-1.5")
+    assert catalogue.drawable_tasks(model) == ("generate",)
+    assert compile_workflow(image_request(model="sd-1.5"), catalogue).graphs
+    with pytest.raises(ModelNotDrawable, match=re.escape("input 'image': write {{ image }}")) as caught:
+        compile_workflow(image_request(model="sd-1.5", task="vary"), catalogue)
+    details = caught.value.details
+    assert (details["model"], details["task"], details["tasks"]) == (model.id, "vary", ["generate"])
+    assert details["faults"] == list(catalogue.undrawable[model.id]["vary"])
+
+
+# --- shared and cached ------------------------------------------------------------------------------
+
+
+def thousand_models(sources: Sources = SOURCES) -> Sources:
+    def change(document: Any) -> None:
+        kinds = list(document["models"].values())
+        document["models"] = {
+            f"m{index}": {
+                **{key: value for key, value in kinds[index % 4].items() if key != "aliases"},
+                "files": {
+                    role: {**file, "name": f"{index}.safetensors"}
+                    for role, file in kinds[index % 4]["files"].items()
+                },
+                "size": {
+                    "default": "512x512",
+                    "multiple_of": 8,
+                    "min": "256x256",
+                    "max": f"{1024 + 8 * index}x1024",
+                },
+                "limits": {"n": 1 + index % 10, "batch": 2 + index % 4},
+            }
+            for index in range(1000)
+        }
+        document["default_model"] = "m0"
+
+    return with_document(change, sources)
+
+
+@pytest.fixture
+def proved(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Task]]:
+    """The workflow and task of each proof that is made, with an empty cache."""
+    made: list[tuple[str, Task]] = []
+    prove = catalogue_proof.prove_template
+
+    def counted(catalogue: Any, model: Any, workflow: Any, task: Task, traits: Any) -> Any:
+        made.append((workflow.id, task))
+        return prove(catalogue, model, workflow, task, traits)
+
+    monkeypatch.setattr(catalogue_proof, "prove_template", counted)
+    monkeypatch.setattr(catalogue_proof, "_cache", {})
+    return made
+
+
+def test_models_that_differ_in_files_sizes_and_limits_share_one_proof(proved: list[tuple[str, Task]]) -> None:
+    catalogue = load_catalogue(thousand_models())
+    assert len(catalogue.models) == 1000
+    assert catalogue.undrawable == {}
+    assert sorted(proved) == sorted((name, task) for name in catalogue.workflows for task in TASKS)
+
+
+def test_a_reload_proves_only_what_has_changed(proved: list[tuple[str, Task]]) -> None:
+    load_catalogue(SOURCES)
+    proved.clear()
+    load_catalogue(SOURCES)
+    assert proved == []
+    load_catalogue(with_template(SOURCES.templates["sd15_simple.json.j2"] + "\n"))
+    assert set(proved) == {("sd15_simple", task) for task in TASKS}
+    proved.clear()
+    part = SOURCES.templates["part_flux_sampling.json.j2"] + "\n"
+    load_catalogue(with_template(part, name="part_flux_sampling.json.j2"))
+    assert {name for name, _ in proved} == {"flux_schnell", "flux_schnell_checkpoint"}
+
+
+def test_a_node_that_changed_is_proved_again(proved: list[tuple[str, Task]]) -> None:
+    sources = with_workflow(exported(), nodes={})
+    assert load_catalogue(sources).undrawable == {}
+    proved.clear()
+    narrow = with_workflow(
+        exported(),
+        nodes={
+            "EmptyLatentImage": {
+                "inputs": {
+                    name: {"type": "INT", "min": 16, "max": 512} for name in ("width", "height", "batch_size")
+                },
+                "outputs": ["LATENT"],
+            }
+        },
+    )
+    assert any(
+        "takes at most 512" in fault for fault in load_catalogue(narrow).undrawable["mine"]["generate"]
+    )
+    assert proved
+
+
+def test_the_proof_of_a_thousand_models_takes_little_of_the_time_to_load_them() -> None:
+    from compiler.catalogue_file import parse_catalogue
+
+    sources = thousand_models()
+    parse_catalogue(sources)
+    started_at = time.process_time()
+    catalogue = parse_catalogue(sources)
+    parse_s = time.process_time() - started_at
+    started_at = time.process_time()
+    catalogue_proof.prove_catalogue(catalogue)
+    assert time.process_time() - started_at < max(0.5, parse_s)
