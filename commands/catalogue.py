@@ -49,13 +49,11 @@ def _print_model(model: Model, catalogue: Catalogue, engine: Engine | None) -> b
     """Print one line about `model`, and its faults. False if the engine lacks a node or file of it."""
     undrawable = catalogue.undrawable.get(model.id, {})
     error = _missing(model, catalogue, engine) if engine else None
-    mark = click.style("ok", fg="green")
-    if undrawable:
-        mark = click.style("faulty", fg="red")
-    elif error:
-        mark = click.style("missing", fg="yellow")
+    mark, colour = ("faulty", "red") if undrawable else ("missing", "yellow") if error else ("ok", "green")
+    workflows = ",".join(dict.fromkeys(model.workflows.values()))
     disk = f"{model.disk_gb:g} GB" if model.disk_gb else ""
-    click.echo(f"{mark:<7} {model.id:<28} {','.join(model.workflows.values()):<28} {disk}".rstrip())
+    line = f"{model.id:<28} {workflows:<28} {disk}".rstrip()
+    click.echo(f"{click.style(f'{mark:<7}', fg=colour)} {line}")
     for faults, tasks in _tasks_by_faults(undrawable).items():
         click.echo(f"        {', '.join(tasks)}:")
         for fault in faults:

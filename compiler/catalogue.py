@@ -148,11 +148,12 @@ class Model:
 
     @property
     def checkpoint(self) -> str:
-        """The file name of its checkpoint, or of its diffusion model if the weights are in several files."""
+        """The file name of its checkpoint, or of its diffusion model if the weights are in several files; empty if it
+        has no files, such as one that only scales images."""
         for role in ("checkpoint", "diffusion_model"):
             if role in self.files:
                 return self.files[role].name
-        return next(iter(self.files.values())).name
+        return next((file.name for file in self.files.values()), "")
 
 
 @dataclass(frozen=True)

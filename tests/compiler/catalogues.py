@@ -139,3 +139,12 @@ def upscaler(**changes: Any) -> str:
         node, _, key = name[1:].partition("_")
         nodes[node]["inputs"][key] = value
     return as_template(nodes)
+
+
+def write_sources(sources: Sources, folder: Path) -> dict[str, str]:
+    """Writes the catalogue and the templates of `sources` to `folder`; returns the settings that make Easel use them."""
+    (folder / "templates").mkdir(parents=True, exist_ok=True)
+    for name, text in sources.templates.items():
+        (folder / "templates" / name).write_text(text, "utf-8")
+    (folder / "catalogue.yaml").write_text(sources.catalogue, "utf-8")
+    return {"catalogue": str(folder / "catalogue.yaml"), "templates": str(folder / "templates")}
