@@ -11,7 +11,7 @@ from typing import Any, ParamSpec
 
 import click
 
-from compiler import ImageRequest, LoraChoice, Size
+from compiler import ImageRequest, LoraChoice, Size, Task
 from errors import InvalidValue
 from generation import Pictures
 from pictures import read_image
@@ -23,7 +23,7 @@ def request_options(command: Callable[P, None]) -> Callable[P, None]:
     """Decorator: add the options of an image request to `command`."""
     sets = "Set a workflow input, such as steps=4 or negative_prompt=fog; VALUE is JSON or text."
     size = "Width and height in pixels; default: the model's default size."
-    image = "Redraw this picture instead of drawing a new one."
+    image = "Redraw this picture instead of drawing a new one; an empty PROMPT makes a variation."
     mask = "Redraw only where this mask is transparent (or white, if it has no transparency)."
     lora = "Apply a LoRA from the catalogue, such as lcm-sd-1.5 or lcm-sd-1.5=0.8."
     file = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -67,7 +67,7 @@ def image_request(
     request = ImageRequest(
         prompt=prompt,
         model=model,
-        task="generate" if pictures is None else "edit" if pictures.mask is None else "inpaint",
+        task=_task(prompt, pictures),
         size=size,
         n=options.n,
         seed=secrets.randbelow(2**53) if options.seed is None else options.seed,
@@ -78,6 +78,14 @@ def image_request(
         loras=tuple(map(_lora, options.loras)),
     )
     return request, pictures
+
+
+def _task(prompt: str, pictures: Pictures | None) -> Task:
+    if pictures is None:
+        return "generate"
+    if pictures.mask is not None:
+        return "inpaint"
+    return "edit" if prompt.strip() else "vary"
 
 
 def _pictures(options: RequestOptions) -> Pictures | None:

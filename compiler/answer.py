@@ -29,7 +29,7 @@ def find_output(
     saving = [node_id for node_id, node in nodes.items() if node["class_type"] in SAVING_CLASSES]
     if declared is None and len(saving) == 1:
         return saving[0]
-    if declared is not None and declared in outputs:
+    if declared is not None and (declared in outputs or _is_unknown(nodes.get(declared), signatures)):
         return declared
     raise _no_answer(nodes, saving or outputs, template=template, workflow=workflow, declared=declared)
 
@@ -37,6 +37,11 @@ def find_output(
 def _is_output(node: Mapping[str, Any], signatures: Signatures) -> bool:
     signature = signatures.get(node["class_type"])
     return node["class_type"] in SAVING_CLASSES or (signature is not None and signature.output_node)
+
+
+def _is_unknown(node: Mapping[str, Any] | None, signatures: Signatures) -> bool:
+    """Whether the node's class is not known, which the check of the graph reports."""
+    return node is not None and node["class_type"] not in signatures
 
 
 def _no_answer(

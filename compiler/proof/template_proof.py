@@ -22,6 +22,9 @@ from schemas.explain import given_value
 _MAX_FAULTS = 30
 """Further faults of a task are only counted."""
 
+_MAX_SHAPES = 32
+"""Graphs of other shapes that are proved too; this bounds the time that a template with very many branches takes."""
+
 
 @dataclass(frozen=True)
 class SideRange:
@@ -97,7 +100,7 @@ class _Prover:
         for change in self._changes(base, is_first=True):
             for changed, given, condition in self._check(change, base, ""):
                 shapes.setdefault(changed.shape, (given, condition))
-        for given, condition in list(shapes.values())[1:]:
+        for given, condition in list(shapes.values())[1 : _MAX_SHAPES + 1]:
             self._prove_second_round({**base.values, **given}, given, condition, base.errors)
 
     def _prove_second_round(
@@ -165,7 +168,8 @@ class _Prover:
         try:
             output = self._output(nodes)
         except GraphInvalid as no_answer:
-            if not any("no output node" in text for text in texts):
+            # These errors say already why there is no answer.
+            if not any("no output node" in text or "unknown node class" in text for text in texts):
                 self._fault(no_answer.message + condition)
             return None
         return TrialGraph(values, nodes, output, texts)
@@ -241,6 +245,8 @@ class _Prover:
             self._note_unused_role(name.removeprefix("files."), start, condition)
         elif name == "seed" and self._is_seedless(start):
             self._has_seed = False
+        elif name == "batch" and not self._has_seed:
+            pass  # several pictures are refused, because they would be the same
         elif change.is_required or self._has_fixed_size(name, start):
             self._names_at_fault.add(name)
             what = f"`{name}` has no effect"

@@ -220,3 +220,22 @@ def test_the_sketch_engine_has_the_files_that_templates_name_themselves(
     files = make_app(**settings).extensions["easel"].catalogue().files
     with SketchProcess(nodes=NODES, files=files) as sketch:
         assert drawn(generate(make_app(engine__url=sketch.url, **settings).test_client()))[0]
+
+
+def test_the_shell_draws_a_variation_of_an_image_if_the_prompt_is_empty(
+    make_app: MakeApp, tmp_path: Path
+) -> None:
+    sources = with_workflow(scaler(2, 2), tasks=["vary"], model={"files": {}})
+    run = make_app(**write_sources(sources, tmp_path)).test_cli_runner()
+    (tmp_path / "in.png").write_bytes(photo(256, 256))
+    target = tmp_path / "out.png"
+    words = ["generate", "", "--model", "mine", "--image", str(tmp_path / "in.png"), "-o", str(target)]
+    result = run.invoke(args=words)
+    assert result.exit_code == 0, result.output
+    assert f"{target}  512x512  mine  no seed" in result.stdout
+    with Image.open(target) as picture:
+        assert picture.size == (512, 512)
+    result = run.invoke(
+        args=["compile-workflow", "mine", "", "--image", str(tmp_path / "in.png"), "--as", "explain"]
+    )
+    assert "no seed, 1 picture(s)" in result.stdout

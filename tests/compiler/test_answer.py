@@ -89,3 +89,10 @@ def test_a_graph_knows_whether_it_crops_its_canvas(task: str) -> None:
     whole = SourceImage(Size(512, 512), "easel/a.png [temp]")
     (graph,) = compile_workflow(image_request(model="mine", task=task, source=whole), catalogue).graphs
     assert graph.crops  # there is nothing to crop
+
+
+def test_an_unknown_node_is_reported_alone_even_if_it_is_the_answer() -> None:
+    text = exported().replace('"SaveImage"', '"Image Save"')
+    for fields in ({}, {"output": "9"}):
+        (fault,) = faults_of(text, **fields)
+        assert "node '9': unknown node class (given: Image Save" in fault

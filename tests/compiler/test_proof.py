@@ -263,6 +263,8 @@ def test_an_edit_that_draws_on_a_canvas_of_a_fixed_size_is_a_fault() -> None:
 def test_an_upscaler_is_drawable_as_a_variation() -> None:
     fields: dict[str, Any] = {"nodes": UPSCALER_NODES, "model": {"files": UPSCALER_FILES}}
     assert faults_of(upscaler(), task="vary", **fields) == []
+    batches = {"files": UPSCALER_FILES, "limits": {"batch": 4}}
+    assert faults_of(upscaler(), task="vary", nodes=UPSCALER_NODES, model=batches) == []
     (fault,) = faults_of(upscaler(), task="edit", **fields)
     assert "declared with `tasks: [vary]`" in fault
     (fault,) = faults_of(upscaler(n1_image="in.png"), task="vary", **fields)

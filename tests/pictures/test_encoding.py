@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
 from errors import EaselError, InvalidValue
-from pictures import BrokenPicture, apply_policy, encode, png_size
+from pictures import BrokenPicture, apply_policy, as_png, crop_canvas, encode, png_size
 
 PROMPT = "a red fox, 雪の中の狐, лиса"
 MARK = "a red fox"
@@ -434,3 +434,47 @@ def test_pixels_that_cannot_be_decoded_are_a_broken_picture(
 ) -> None:
     with pytest.raises(BrokenPicture):
         encode(damaged, format, None, None)
+
+
+# --- pictures as the engine made them ---------------------------------------------------------------
+
+
+def test_a_canvas_is_cropped_to_its_top_left_part_with_its_pixels_and_metadata() -> None:
+    image = noise(size=(24, 16))
+    png = with_metadata(saved(image)).partition(b"trailing ")[0]
+    cropped = crop_canvas(png, (21, 13), (24, 16))
+    assert png_size(cropped) == (21, 13)
+    assert decoded(cropped).tobytes() == image.crop((0, 0, 21, 13)).tobytes()
+    texts = [data for kind, data in chunks(png) if kind in (b"tEXt", b"iTXt", b"zTXt")]
+    assert [data for kind, data in chunks(cropped) if kind in (b"tEXt", b"iTXt", b"zTXt")] == texts
+    assert texts
+
+
+def test_a_canvas_that_was_enlarged_is_cropped_in_proportion_and_a_whole_one_is_not_changed() -> None:
+    png = saved(noise(size=(48, 32)))
+    assert png_size(crop_canvas(png, (21, 13), (24, 16))) == (42, 26)
+    assert crop_canvas(png, (24, 16), (24, 16)) is png
+
+
+def test_a_canvas_that_is_damaged_or_huge_is_a_broken_picture() -> None:
+    for data in (b"no png", saved(noise())[:-20], header(60_000, 60_000)):
+        with pytest.raises(BrokenPicture):
+            crop_canvas(data, (12, 8), (24, 16))
+
+
+@pytest.mark.parametrize("form", ["JPEG", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_another_format_becomes_a_png(form: str, mode: Literal["RGB", "L"]) -> None:
+    buffer = io.BytesIO()
+    noise(mode).save(buffer, form)
+    png = as_png(buffer.getvalue())
+    assert png_size(png) == (24, 16)
+    assert kinds(png)[-1] == b"IEND"
+
+
+def test_a_png_is_not_converted_and_what_is_no_picture_is_broken() -> None:
+    png = with_metadata(saved(noise()))
+    assert as_png(png) is png
+    for data in (b"", b"%PDF-1.4", b"\xff\xd8\xff\xe0 no jpeg"):
+        with pytest.raises(BrokenPicture):
+            as_png(data)
