@@ -32,6 +32,7 @@ class TemplateRenderer:
     def __init__(self, templates: Mapping[str, str]) -> None:
         self._texts = dict(templates)
         self._compiled: dict[str, Template] = {}
+        self._includes: dict[str, list[str]] = {}
 
     @cached_property
     def _environment(self) -> ImmutableSandboxedEnvironment:
@@ -74,14 +75,19 @@ class TemplateRenderer:
             if name in found or name not in self._texts:
                 continue
             found[name] = self._texts[name]
+            pending += self._included(name)
+        return tuple(sorted(found.items()))
+
+    def _included(self, name: str) -> list[str]:
+        """The templates that the template `name` includes itself."""
+        if name not in self._includes:
             try:
                 included = list(find_referenced_templates(self._environment.parse(self._texts[name])))
             except _TEMPLATE_ERRORS:
-                continue  # rendering reports it
-            pending += [each for each in included if each is not None]
-            if None in included:
-                pending += self._texts
-        return tuple(sorted(found.items()))
+                included = []  # rendering reports the error
+            computed = list(self._texts) if None in included else []
+            self._includes[name] = [each for each in included if each is not None] + computed
+        return self._includes[name]
 
     def _template(self, name: str) -> Template:
         if name not in self._compiled:

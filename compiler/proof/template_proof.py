@@ -12,9 +12,9 @@ from compiler.check import find_errors
 from compiler.graph import render_nodes
 from compiler.proof import remedies
 from compiler.proof.changes import Change, Traits, base_values, general_changes, input_changes
-from compiler.proof.hints import SEED_NAMES, fixed_size_places, has_input, input_signature
+from compiler.proof.hints import SEED_NAMES, Place, fixed_size_places, has_input, input_signature, write_at
 from compiler.proof.trial_graph import TrialGraph, Values, arrivals
-from compiler.signatures import NodeSignature
+from compiler.signatures import InputSignature, NodeSignature
 from compiler.values import Nodes, Task
 from errors import GraphInvalid, TemplateInvalid
 from schemas.explain import given_value
@@ -262,6 +262,21 @@ class _Prover:
             )
             self._fault(f"{self._workflow.template}: {what}{condition}; {remedy}")
 
+    def _check_side(
+        self,
+        name: str,
+        places: list[tuple[Place, InputSignature | None]],
+        changed: TrialGraph,
+        condition: str,
+    ) -> None:
+        """The width must not only arrive as a height, nor the height as a width."""
+        swapped = [place for place, _ in places if place[1] == _OTHER_SIDE[name]]
+        if swapped and len(swapped) == len(places):
+            remedy = write_at(swapped[:1], changed.nodes, _OTHER_SIDE[name])
+            self._fault(
+                f"{self._workflow.template}: `{name}` is used as the {_OTHER_SIDE[name]}{condition}; {remedy}"
+            )
+
     def _has_any_effect(self, change: Change, start: TrialGraph) -> bool:
         graphs = [self._render_unchecked({**start.values, **variant}) for variant in change.variants]
         return any(graph is not None and graph.part != start.part for graph in graphs)
@@ -300,6 +315,8 @@ class _Prover:
             if refused:
                 remedy = remedies.for_refused_choices(change.name, place, refused, changed)
                 self._fault(f"{self._workflow.template}: {remedy}{condition}")
+        if change.name in ("width", "height"):
+            self._check_side(change.name, places, changed, condition)
         if change.name in ("width", "height") and not condition:
             self._side_ranges[change.name] = tuple(
                 SideRange(
@@ -311,6 +328,8 @@ class _Prover:
 
 
 _UNKNOWN_FOLDER = "unknown"
+"""The folder under which a file is listed if no signature says where it belongs"""
+_OTHER_SIDE = {"width": "height", "height": "width"}
 
 
 def _has_form(node: Any) -> bool:

@@ -89,6 +89,7 @@ TWO_SAMPLERS = {
         ({"n6_text": "{{ prompt | upper }}"}, {}, "does not contain the prompt unchanged; node '6' (CLIPTextEncode), input 'text': write {{ prompt }} without quotes or filters"),
         ({"n3_seed": 5}, {}, "node '3' (KSampler), input 'seed': write {{ seed }}"),
         ({"n5_height": "{{ width }}"}, {}, "`height` has no effect"),
+        ({"n5_width": "{{ height }}", "n5_height": "{{ width }}"}, {}, "`width` is used as the height; node '5' (EmptyLatentImage), input 'height': write {{ height }}"),
         ({"n5_width": 512}, {}, "node '5' (EmptyLatentImage), input 'width': write {{ width }}"),
         ({"n5_batch_size": 1}, {"model": {"limits": {"batch": 4}}}, "input 'batch_size': write {{ batch }}"),
         ({"n9_filename_prefix": "x"}, {}, "node '9' (SaveImage), input 'filename_prefix': write {{ prefix }}"),
