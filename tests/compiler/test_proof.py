@@ -327,10 +327,10 @@ def thousand_models(sources: Sources = SOURCES) -> Sources:
         kinds = list(document["models"].values())
         document["models"] = {
             f"m{index}": {
-                **{key: value for key, value in kinds[index % 4].items() if key != "aliases"},
+                **{key: value for key, value in kinds[index % len(kinds)].items() if key != "aliases"},
                 "files": {
                     role: {**file, "name": f"{index}.safetensors"}
-                    for role, file in kinds[index % 4]["files"].items()
+                    for role, file in kinds[index % len(kinds)]["files"].items()
                 },
                 "size": {
                     "default": "512x512",
