@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from compiler.answer import describe
@@ -103,6 +105,29 @@ def for_refused_choices(name: str, place: Place, refused: list[Any], changed: Tr
         f"{describe(changed.nodes, place[0])}, input {place[1]!r} does not take {listed}, which `{name}` allows; "
         f"declare `x-choices: {reference}` for `{name}`"
     )
+
+
+# --- errors of the template --------------------------------------------------------------------------
+
+_UNDEFINED = re.compile(r"'(\w+)' is undefined")
+_NO_ATTRIBUTE = re.compile(r"has no attribute '(\w+)'")
+
+
+def for_template_error(message: str, values: Values, workflow: Workflow) -> str:
+    """What to add to the message of a template that uses a name which does not exist; empty for other errors."""
+    if match := _UNDEFINED.search(message):
+        similar = get_close_matches(match[1], values, n=1)
+        declare = (
+            f"declare it under workflows.{workflow.id}.inputs in catalogue.yaml, such as "
+            f'`{match[1]}: {{type: string, default: ""}}`'
+        )
+        return f"; write {{{{ {similar[0]} }}}}, or {declare}" if similar else f"; {declare}"
+    if match := _NO_ATTRIBUTE.search(message):
+        similar = get_close_matches(match[1], values["files"], n=1)
+        roles = ", ".join(values["files"]) or "none"
+        hint = f"write {{{{ files.{similar[0]} }}}}, or " if similar else ""
+        return f"; {hint}add the role `{match[1]}` to the model's `files` (it has {roles})"
+    return ""
 
 
 # --- graph errors ------------------------------------------------------------------------------------

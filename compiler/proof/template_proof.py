@@ -151,7 +151,8 @@ class _Prover:
         try:
             nodes = render_nodes(template, values, self._catalogue)
         except TemplateInvalid as error:
-            self._fault(error.message + condition)
+            remedy = remedies.for_template_error(error.message, values, self._workflow)
+            self._fault(error.message + remedy + condition)
             return None
         errors = list(find_errors(nodes, self._signatures, template))
         texts = tuple(map(str, errors))

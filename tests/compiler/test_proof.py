@@ -87,6 +87,9 @@ TWO_SAMPLERS = {
     [
         ({"n6_text": "a fixed text"}, {}, "node '6' (CLIPTextEncode), input 'text': write {{ prompt }}"),
         ({"n6_text": "{{ prompt | upper }}"}, {}, "does not contain the prompt unchanged; node '6' (CLIPTextEncode), input 'text': write {{ prompt }} without quotes or filters"),
+        ({"n7_text": "{{ negative_prompt }}"}, {}, "'negative_prompt' is undefined; declare it under workflows.mine.inputs in catalogue.yaml, such as `negative_prompt: {type: string, default: \"\"}`"),
+        ({"n6_text": "{{ promt }}"}, {}, "'promt' is undefined; write {{ prompt }}, or declare it"),
+        ({"n4_ckpt_name": "{{ files.chekpoint }}"}, {}, "write {{ files.checkpoint }}, or add the role `chekpoint` to the model's `files` (it has checkpoint)"),
         ({"n3_seed": 5}, {}, "node '3' (KSampler), input 'seed': write {{ seed }}"),
         ({"n5_height": "{{ width }}"}, {}, "`height` has no effect"),
         ({"n5_width": "{{ height }}", "n5_height": "{{ width }}"}, {}, "`width` is used as the height; node '5' (EmptyLatentImage), input 'height': write {{ height }}"),
