@@ -97,6 +97,27 @@ def general_changes(
         yield _lora_change(is_first)
 
 
+def other_values(values: Values, rules: Mapping[str, Input], *, except_for: str) -> dict[str, Any]:
+    """`values` with all of them changed except one, a variable or a role of `files`, as far as a graph of the same shape
+    is likely."""
+    files = {role: file if role == except_for else f"other-{file}" for role, file in values["files"].items()}
+    changed: dict[str, Any] = {
+        "prompt": TRIAL_TEXT,
+        "seed": 2,
+        "width": values["width"] + 8,
+        "height": values["height"] + 16,
+        "batch": 2,
+        "prefix": "easel/other",
+        "image": values["image"] and "easel/other.png [temp]",
+        "mask": values["mask"] and "easel/other-mask.png [temp]",
+    }
+    for name, rule in rules.items():
+        if "enum" not in rule.schema and rule.schema["type"] != "boolean":
+            changed[name] = next(iter(_other_values(rule, values[name])), values[name])
+    changed.pop(except_for, None)
+    return {**values, **changed, "files": files}
+
+
 def _other_width(model: Model) -> int:
     return _other_side(model.size.default.width, model.size.max.width, model.size.multiple_of)
 

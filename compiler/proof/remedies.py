@@ -37,12 +37,13 @@ def for_no_effect(
     start: TrialGraph,
     changed: TrialGraph,
     condition: str,
+    taken: set[Place],
     workflow: Workflow,
     signatures: Signatures,
 ) -> str:
-    """For a value that does not change the answer."""
+    """For a value that does not change the answer. `taken`: the places to which the template passes other values."""
     name, rule = change.name, change.rule
-    places = [] if name == "loras" else _places(change, start, signatures)
+    places = [] if name == "loras" else _places(change, start, taken, signatures)
     remedy = write_at(places, start.nodes, name) if places else ""
     if stray := stray_nodes(start, changed):
         reached = ", ".join(describe(changed.nodes, node_id) for node_id in stray[:3])
@@ -56,7 +57,7 @@ def for_no_effect(
     return f"{text}, or say with `x-unused-when` that it has no effect then" if condition else text
 
 
-def _places(change: Change, start: TrialGraph, signatures: Signatures) -> list[Place]:
+def _places(change: Change, start: TrialGraph, taken: set[Place], signatures: Signatures) -> list[Place]:
     rule = change.rule
     places = places_of(
         change.name,
@@ -67,20 +68,22 @@ def _places(change: Change, start: TrialGraph, signatures: Signatures) -> list[P
         choices_from=rule.choices_from if rule is not None else "",
         default=rule.schema.get("default") if rule is not None else None,
     )
-    taken = {start.values[name] for name in ("prompt", "image", "mask", "prefix") if name != change.name} - {
-        ""
-    }
-    return [place for place in places if _value(start.nodes, place) not in taken]
+    return [place for place in places if place not in taken]
 
 
 def for_unused_role(
-    role: str, folder: str, file: str, start: TrialGraph, template: str, signatures: Signatures
+    role: str,
+    folder: str,
+    file: str,
+    start: TrialGraph,
+    template: str,
+    taken: set[Place],
+    signatures: Signatures,
 ) -> tuple[str, bool]:
     """For a role of `files` that no node uses, and whether a node names a file itself instead."""
     what = f"{template}: no node uses the file `{role}`"
-    others = {other for name, other in start.values["files"].items() if name != role}
     places = file_places(folder, file, start.nodes, set(start.part), signatures)
-    if places := [place for place in places if _value(start.nodes, place) not in others]:
+    if places := [place for place in places if place not in taken]:
         return f"{what}; {write_at(places, start.nodes, f'files.{role}')}", True
     return (
         f"{what}; write {{{{ files.{role} }}}} in the node that loads it, or remove `{role}` from `files`",
@@ -134,12 +137,18 @@ def for_template_error(message: str, values: Values, workflow: Workflow) -> str:
 
 
 def explained(
-    error: GraphError, nodes: Nodes, values: Values, rules: Mapping[str, Input], signatures: Signatures
+    error: GraphError,
+    condition: str,
+    nodes: Nodes,
+    values: Values,
+    rules: Mapping[str, Input],
+    signatures: Signatures,
 ) -> str:
-    """A graph error as text. If it is caused by a value that a request may set, it says how to correct that."""
+    """A graph error as text, with the condition under which it occurs. If it is caused by a value that a request may set,
+    it says how to correct that instead."""
     node = nodes.get(error.node)
     if error.input is None or not isinstance(node, dict) or not isinstance(node.get("inputs"), dict):
-        return str(error)
+        return f"{error}{condition}"
     value, entry = (
         node["inputs"].get(error.input),
         input_signature(nodes, (error.node, error.input), signatures),
@@ -152,7 +161,7 @@ def explained(
             )
             if reason:
                 return f"{where}: {reason}"
-    return str(error)
+    return f"{error}{condition}"
 
 
 def _declared_error(name: str, rule: Input | None, value: Any, entry: InputSignature, reference: str) -> str:
@@ -160,6 +169,8 @@ def _declared_error(name: str, rule: Input | None, value: Any, entry: InputSigna
         return f"it takes at most {entry.maximum}; write {{{{ seed % {int(entry.maximum) + 1} }}}}"
     if rule is None:
         return ""
+    if entry.type == "INT" and isinstance(value, float):
+        return f"it takes whole numbers; declare `type: integer` for `{name}`"
     if entry.choices is not None and "enum" not in rule.schema:
         return f"it takes only certain values, but `{name}` allows others; declare `x-choices: {reference}` for `{name}`"
     if entry.choices is not None:

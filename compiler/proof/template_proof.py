@@ -11,9 +11,9 @@ from compiler.catalogue import Catalogue, Model, Workflow
 from compiler.check import find_errors
 from compiler.graph import render_nodes
 from compiler.proof import remedies
-from compiler.proof.changes import Change, Traits, base_values, general_changes, input_changes
+from compiler.proof.changes import Change, Traits, base_values, general_changes, input_changes, other_values
 from compiler.proof.hints import SEED_NAMES, Place, fixed_size_places, has_input, input_signature, write_at
-from compiler.proof.trial_graph import TrialGraph, Values, arrivals
+from compiler.proof.trial_graph import TrialGraph, Values, arrivals, changed_places
 from compiler.signatures import InputSignature, NodeSignature
 from compiler.values import Nodes, Task
 from errors import GraphInvalid, TemplateInvalid
@@ -159,8 +159,10 @@ class _Prover:
         hint = self._catalogue.renderer.quotes_hint(template)
         for error_of_node, text in zip(errors, texts, strict=True):
             if text not in known_errors:
-                text = remedies.explained(error_of_node, nodes, values, self._rules, self._signatures)
-                self._fault(text + condition + hint)
+                text = remedies.explained(
+                    error_of_node, condition, nodes, values, self._rules, self._signatures
+                )
+                self._fault(text + hint)
                 hint = ""
         if not all(map(_has_form, nodes.values())):
             return None
@@ -259,7 +261,7 @@ class _Prover:
                     else what
                 )
             remedy = remedies.for_no_effect(
-                change, start, changed, condition, self._workflow, self._signatures
+                change, start, changed, condition, self._taken(start, name), self._workflow, self._signatures
             )
             self._fault(f"{self._workflow.template}: {what}{condition}; {remedy}")
 
@@ -282,10 +284,16 @@ class _Prover:
         graphs = [self._render_unchecked({**start.values, **variant}) for variant in change.variants]
         return any(graph is not None and graph.part != start.part for graph in graphs)
 
+    def _taken(self, start: TrialGraph, name: str) -> set[Place]:
+        """The inputs of nodes that get another value than `name`, a variable or a role of `files`."""
+        values = other_values(start.values, self._rules, except_for=name)
+        changed = self._render_unchecked(values)
+        return set() if changed is None else set(changed_places(start, changed))
+
     def _note_unused_role(self, role: str, start: TrialGraph, condition: str) -> None:
         folder, file = dict(self._traits.roles)[role], self._model.files[role].name
         fault, is_literal = remedies.for_unused_role(
-            role, folder, file, start, self._workflow.template, self._signatures
+            role, folder, file, start, self._workflow.template, self._taken(start, role), self._signatures
         )
         if not condition:
             self._unused_roles[role] = UnusedRole(fault, is_literal)

@@ -128,6 +128,28 @@ def test_a_value_that_the_answer_would_report_and_the_graph_does_not_use_is_a_fa
         assert [text for text in faults if fault in text], faults
 
 
+def test_a_place_that_gets_another_value_already_is_never_suggested() -> None:
+    side = {"20": {"class_type": "PrimitiveInt", "inputs": {"value": "{{ width }}"}}}
+    nodes = {"PrimitiveInt": {"inputs": {"value": {"type": "INT"}}, "outputs": ["INT"]}}
+    shared = exported(n5_width=["20", 0], n5_height=["20", 0], add=side)
+    (fault,) = faults_of(shared, nodes=nodes)
+    assert fault == "mine.json.j2: `height` has no effect; write {{ height }} where it belongs"
+    first, second = faults_of(shared.replace("{{ width }}", "512"), nodes=nodes)
+    assert "node '20' (PrimitiveInt), input 'value': write {{ width }}" in first
+    assert "`height` has no effect" in second
+    files = {name: {"name": "same", "folder": "checkpoints"} for name in ("checkpoint", "refiner")}
+    (fault,) = faults_of(exported(), model={"files": files})
+    assert "write {{ files.refiner }} in the node that loads it" in fault
+
+
+def test_a_fraction_for_a_node_that_counts_is_a_fault_with_the_type_to_declare() -> None:
+    steps = {"steps": {"type": "number", "minimum": 1, "maximum": 50, "default": 20}}
+    faults = faults_of(exported(n3_steps="{{ steps }}"), inputs=steps)
+    assert set(faults) == {
+        "mine.json.j2: node '3' (KSampler), input 'steps': it takes whole numbers; declare `type: integer` for `steps`"
+    }
+
+
 def test_all_faults_of_a_model_are_listed_together_also_beside_errors_of_the_graph() -> None:
     faults = faults_of(exported(n3_seed=5, n3_nonsense=1, n5_width=512))
     assert len(faults) == 3
