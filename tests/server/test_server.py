@@ -215,7 +215,7 @@ def test_nodes_learned_while_sketches_are_served_are_drawn_at_the_next_request(t
         )  # fmt: skip
         assert (done.returncode, "new      Tiled (custom)" in done.stdout) == (0, True), done.stderr
         wait_until(
-            lambda: requests.get(f"{server.url}/ready", timeout=10).json()["catalogue"]["error"] is None
+            lambda: requests.get(f"{server.url}/ready", timeout=10).json()["catalogue"]["not_drawable"] == []
         )
         responses = [server.draw(model="sd-1.5", seed=seed) for seed in range(8)]
         assert [response.status_code for response in responses] == [200] * 8
