@@ -51,6 +51,7 @@ EVERYTHING = State(
     saved=(Resident("ollama", "gemma3:4b", {"keep_alive": -1, "nested": {"options": [1, 2]}}),),
     revoked={"inference": 3, "generation": 9},
     took_s={"generation": 2.5},
+    requested=True,
     rebuilt="state.1.corrupt: why",
 )
 
