@@ -6,10 +6,11 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from flask import Flask
 
 from api import HttpOptions, Services, register_api
@@ -125,7 +126,15 @@ class Container:
             lambda: self.engine_selector.current(),
             self.engine_process,
             start_timeout_s=self.settings["engine.start_timeout_s"],
+            uses_gpu=self._uses_gpu,
         )
+
+    def _uses_gpu(self, engine: Engine) -> bool:
+        """False for the sketch engine that Easel started. Never raises."""
+        try:
+            return not (engine.is_sketch and engine.url == self.sketch_url())
+        except EngineUnreachable:
+            return True
 
     @cached_property
     def arbiter(self) -> Arbiter:
@@ -138,15 +147,15 @@ class Container:
             policy=gpu_policy(self.settings),
             available_bytes=engine.available_bytes,
             engine_down=engine.can_be_started,
-            engine_uses_gpu=lambda: not self._draws_sketches(),
+            engine_uses_gpu=self._engine_uses_gpu,
         )
 
-    def _draws_sketches(self) -> bool:
-        """Whether the engine is the sketch engine that Easel started. Never raises."""
+    def _engine_uses_gpu(self) -> bool:
+        """False if only the sketch engine runs. Never raises."""
         try:
-            return self.engine_selector.current().url == self.sketch_url()
+            return self._uses_gpu(self.engine_selector.current())
         except EngineUnreachable:
-            return False
+            return True
 
     @cached_property
     def generator(self) -> Generator:
@@ -158,7 +167,7 @@ class Container:
             metadata=self.settings["images.metadata"],
             max_waiting=self.settings["max_waiting"],
             engine_can_start=self.engine_process.can_start and bool(self.stacks),
-            uses_gpu=lambda engine: engine.url != self.sketch_url(),
+            uses_gpu=self._uses_gpu,
         )
 
     @cached_property
@@ -196,12 +205,31 @@ class Container:
                 self._command_sketch_url = sketch.url
                 yield
         finally:
-            self.hand_gpu_back()
+            if self._is_server_running():
+                self.arbiter.reconciler.stop(_STOP_TIMEOUT_S)
+            else:
+                self.hand_gpu_back()
 
-    def hand_gpu_back(self) -> None:
-        """For the last process of this installation that ends. The reconciler must run."""
-        self.arbiter.restore_before_exit(_RESTORE_TIMEOUT_S)
+    def hand_gpu_back(self, is_hurried: Callable[[], bool] = lambda: False) -> None:
+        """For the last process of this installation that ends. The reconciler must run. Stops waiting if
+        `is_hurried`."""
+        self.arbiter.restore_before_exit(_RESTORE_TIMEOUT_S, is_hurried)
         self.arbiter.reconciler.stop(_STOP_TIMEOUT_S)
+
+    def _is_server_running(self) -> bool:
+        """Whether a server uses this state directory; it then decides about the GPU."""
+        try:
+            with FileLock(self.server_lock_file).acquire(blocking=False):
+                return False
+        except Timeout:
+            return True
+        except OSError:
+            return False
+
+    @property
+    def server_lock_file(self) -> Path:
+        """Locked by the server that uses this state directory."""
+        return self.state_dir / "server.lock"
 
     def _has_engine(self) -> bool:
         try:
@@ -236,8 +264,9 @@ class Container:
         self.engine_selector.cancel_all(reason)
 
 
-_RESTORE_TIMEOUT_S = 60.0
-"""How long a server that stops waits for the LLMs to be loaded again: systemd kills it after 90 s"""
+_RESTORE_TIMEOUT_S = 45.0
+"""How long a server that stops waits for the LLMs to be loaded again: its workers may have taken 30 s to end, and systemd
+kills it after 90 s"""
 _STOP_TIMEOUT_S = 1.0
 _FETCH_MAX_BYTES = 50_000_000
 _FETCH_TIMEOUT_S = 20.0

@@ -3,7 +3,7 @@ packages that share it do not import each other."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -47,9 +47,9 @@ class Tenant(Protocol):
         """Ask the tenant to unload these. They are unloaded when `resident` no longer lists them, not when this
         returns."""
 
-    def restore(self, residents: Sequence[Resident]) -> tuple[Failure, ...]:
-        """Load these again and wait until it is done. Returns what could not be loaded; one failure does not stop the
-        others."""
+    def restore(self, residents: Sequence[Resident], is_cancelled: Callable[[], bool]) -> tuple[Failure, ...]:
+        """Load these again and wait until it is done, or until `is_cancelled`, which is asked before each. Returns what
+        could not be loaded; one failure does not stop the others."""
 
     def cancel_jobs(self, jobs: Sequence[str] | None) -> None:
         """Cancel these jobs, by id; None: all jobs, from any client. Does not wait."""

@@ -139,7 +139,8 @@ def _links(options: HttpOptions) -> Links:
 
 def _sender() -> Sender:
     """Who sent this request: the address, and the name of the program."""
-    program = request.headers.get("User-Agent", "").partition(" ")[0]
+    header = request.headers.get("User-Agent", "").encode("latin-1", "replace").decode("utf-8", "replace")
+    program = header.partition(" ")[0]
     client = f"{request.remote_addr or 'unknown'} {program}".strip()
     return Sender(g.request_id, shorten(client, _MAX_CLIENT_CHARS))
 

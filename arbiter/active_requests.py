@@ -13,6 +13,8 @@ from pathlib import Path
 
 from filelock import FileLock, lock_descriptor
 
+_MAX_TEMPORARY_AGE_S = 60.0
+
 
 @dataclass(frozen=True)
 class Sender:
@@ -28,7 +30,8 @@ UNKNOWN_SENDER = Sender()
 
 @dataclass(frozen=True)
 class ActiveRequest:
-    """A request that waits or is drawn. `jobs`: the ids of all its jobs, in order. `since`: Unix time."""
+    """A request that waits or is drawn. `jobs`: the ids of all its jobs, in order. `since`: Unix time. `uses_gpu`: false
+    for sketches."""
 
     id: str
     request_id: str
@@ -37,6 +40,7 @@ class ActiveRequest:
     since: float
     pid: int
     jobs: tuple[str, ...]
+    uses_gpu: bool
 
     def has_name(self, name: str) -> bool:
         """Whether `name` is one of its ids, or the id of one of its jobs."""
@@ -50,10 +54,12 @@ class ActiveRequests:
         self._folder, self._clock = folder, clock
 
     @contextlib.contextmanager
-    def listed(self, id: str, *, model: str, jobs: Sequence[str], sender: Sender) -> Iterator[None]:
+    def listed(
+        self, id: str, *, model: str, jobs: Sequence[str], sender: Sender, uses_gpu: bool = True
+    ) -> Iterator[None]:
         """List a request of this process inside the block. A full disk only hides it."""
         request = ActiveRequest(
-            id, sender.request_id, model, sender.client, self._clock(), os.getpid(), tuple(jobs)
+            id, sender.request_id, model, sender.client, self._clock(), os.getpid(), tuple(jobs), uses_gpu
         )
         path = self._folder / f"{id}.json"
         # Locked before it has its final name: no process can see it unlocked and remove it.
@@ -80,6 +86,13 @@ class ActiveRequests:
                 (request for request in requests if request is not None), key=lambda request: request.since
             )
         )
+
+    def remove_temporary_files(self) -> None:
+        """Remove files of processes that were killed while they listed a request."""
+        for path in self._folder.glob(".*"):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > _MAX_TEMPORARY_AGE_S:
+                    path.unlink()
 
     def _read(self, path: Path) -> ActiveRequest | None:
         with contextlib.suppress(OSError, ValueError, TypeError):

@@ -95,6 +95,15 @@ class WaitReport:
             self._on_wait(now_waiting)
 
 
+def _is_switching(state: State) -> bool:
+    return state.active_switch is not None or state.wanted is not None
+
+
+def _has_returned(state: State) -> bool:
+    """Whether the LLM stacks have the GPU, or generation mode is pinned."""
+    return not _is_switching(state) and (state.mode == "inference" or state.pinned)
+
+
 class Lease:
     """A shared hold on the current mode. While it lasts the GPU is not handed over, except by force. `queued_s`: how
     long the request waited for it."""
@@ -145,18 +154,23 @@ class Arbiter:
         self.shares_gpu = tenants is not None
         self.policy = policy or Policy()
         self.state_store, self.claims = StateStore(folder), ClaimFolder(folder / "holds")
+        self.claims_without_gpu = ClaimFolder(folder / "holds_without_gpu")
+        """Leases of jobs that need no GPU: no decision about it depends on them"""
         self.job_progress = JobProgressStore(folder / "jobs", clock)
         self._requests = ActiveRequests(folder / "requests", clock)
         self._available_bytes, self._engine_uses_gpu, self._clock = available_bytes, engine_uses_gpu, clock
         self._tenants: dict[Mode, Tenant] = dict(tenants or {})
         if engine is not None:
             self._tenants.setdefault("generation", engine)
+        self._stopping = threading.Event()
         switchover = Switchover(
             self.state_store,
             self.claims,
             self._tenants,
             self.policy,
             available_bytes=available_bytes,
+            has_requests=self._has_requests,
+            stopping=self._stopping,
             clock=clock,
         )
         llms = self._tenants.get("inference")
@@ -166,7 +180,7 @@ class Arbiter:
             switchover,
             shares_gpu=self.shares_gpu,
             monitor=monitor,
-            has_requests=self._has_requests,
+            engine_uses_gpu=engine_uses_gpu,
             clean_up=self._clean_up,
         )
         self._waiting: dict[int, threading.Event] = {}
@@ -221,7 +235,8 @@ class Arbiter:
     def _create_claim(self, mode: Mode, job: str, need: int, *, uses_gpu: bool) -> OwnClaim:
         try:
             if not self.shares_gpu or not uses_gpu:
-                return self._lease(mode, job, need)
+                claims = self.claims_without_gpu if self.shares_gpu else self.claims
+                return self._lease(claims, mode, job, need)
             self._look_for_llms(mode)
             return self._lease_or_ticket(mode, job, need)
         except OSError as error:
@@ -258,11 +273,11 @@ class Arbiter:
             at_once = is_open(state, mode) and has_turn(claims, ticket, self.policy.depth)
             return self.claims.create(replace(ticket, kind="lease") if at_once else ticket)
 
-    def _lease(self, mode: Mode, job: str, need: int) -> OwnClaim:
+    def _lease(self, claims: ClaimFolder, mode: Mode, job: str, need: int) -> OwnClaim:
         """If the GPU is not shared or not used, processes need not agree on a number; the lease only names the job and
         its process."""
         number = time.time_ns() // 1_000_000
-        return self.claims.create(Claim("lease", number, mode, True, need, os.getpid(), job))
+        return claims.create(Claim("lease", number, mode, True, need, os.getpid(), job))
 
     def _may_coexist(self, state: State, mode: Mode) -> bool:
         return self.policy.sharing == "coexist" and mode == "generation" and state.mode == "inference"
@@ -412,9 +427,24 @@ class Arbiter:
         """How long until a new request for `mode`, or the one with `ticket`, can run, in whole seconds; None if
         unknown."""
         situation = self._situation()
+        if ticket is None and mode == "generation":
+            situation = replace(situation, later_jobs=self._later_jobs())
         if not self.shares_gpu:
             situation = replace(situation, state=State(mode))
         return seconds_until(mode, ticket, situation)
+
+    def _all_claims(self) -> tuple[Claim, ...]:
+        """Those of jobs that need no GPU as well."""
+        return (*self.claims.all(), *self.claims_without_gpu.all())
+
+    def _later_jobs(self) -> int:
+        """How many jobs of the present requests come after the ones that have a claim."""
+        claimed = {claim.job for claim in self.claims.all()}
+        count = 0
+        for request in self._requests.all():
+            present = [index for index, job in enumerate(request.jobs) if job in claimed]
+            count += len(request.jobs) - 1 - present[-1] if present else 0
+        return count
 
     def _situation(self) -> Situation:
         return Situation(
@@ -424,10 +454,12 @@ class Arbiter:
     # --- requests ----------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def listed(self, id: str, *, model: str, jobs: Sequence[str], sender: Sender) -> Iterator[None]:
+    def listed(
+        self, id: str, *, model: str, jobs: Sequence[str], sender: Sender, uses_gpu: bool = True
+    ) -> Iterator[None]:
         """List a request with all its jobs inside the block, for `cancel` and for display."""
         try:
-            with self._requests.listed(id, model=model, jobs=jobs, sender=sender):
+            with self._requests.listed(id, model=model, jobs=jobs, sender=sender, uses_gpu=uses_gpu):
                 yield
         finally:
             for job in jobs:  # it may have been cancelled before its last jobs began
@@ -442,8 +474,8 @@ class Arbiter:
         `force` cancels what runs and waits. Raises ArbiterUnavailable, SwitchInProgress, GpuPinned and ComfyuiBusy.
         """
         self._require_shared_gpu()
-        if mode == "generation" and not self._engine_uses_gpu():
-            raise ArbiterUnavailable("Only the sketch engine runs, which does not use the GPU.")
+        if mode == "generation":
+            self._require_gpu_engine()
         jobs = self._engine_jobs() if mode == "inference" and not force else 0
         with self.state_store.mutex():
             state = self.state_store.state()
@@ -468,6 +500,8 @@ class Arbiter:
         """Pin generation mode against every switch that is not forced, or unpin it: then it ends as after a picture.
         Raises ArbiterUnavailable, NotGenerating and SwitchInProgress."""
         self._require_shared_gpu()
+        if pinned:
+            self._require_gpu_engine()
         with self.state_store.mutex():
             state = self.state_store.state()
             if state.active_switch is not None or state.wanted is not None:
@@ -483,7 +517,7 @@ class Arbiter:
         requests, and the jobs of the engine's other clients. Returns the ids of the jobs that are cancelled. Raises
         JobNotFound and StoreFull."""
         requests = [request for request in self._requests.all() if name is None or request.has_name(name)]
-        claimed = [claim.job for claim in self.claims.all() if claim.mode == "generation"]
+        claimed = [claim.job for claim in self._all_claims() if claim.mode == "generation"]
         # The requests' jobs include those that come later.
         jobs = {job: None for request in requests for job in request.jobs}
         jobs |= {job: None for job in claimed if name in (None, job)}
@@ -503,6 +537,10 @@ class Arbiter:
     def _require_shared_gpu(self) -> None:
         if not self.shares_gpu:
             raise ArbiterUnavailable("No LLM stack is configured, so the GPU is not shared.")
+
+    def _require_gpu_engine(self) -> None:
+        if not self._engine_uses_gpu():
+            raise ArbiterUnavailable("Only the sketch engine runs, which does not use the GPU.")
 
     def _in_progress(self, state: State) -> SwitchInProgress:
         mode = target_mode(state)
@@ -536,27 +574,35 @@ class Arbiter:
         for event in list(self._waiting.values()):
             event.set()
 
-    def restore_before_exit(self, timeout_s: float) -> None:
-        """For the last process that ends: hand the GPU back and wait for it, unless `restore` is `never` or generation
-        mode is pinned. Its reconciler must run; does nothing if another process is the leader."""
-        if not self.shares_gpu or self.policy.restore == "never" or not self.reconciler.wait_for_leadership():
+    def restore_before_exit(self, timeout_s: float, is_hurried: Callable[[], bool] = lambda: False) -> None:
+        """For the last process that ends: hand the GPU back and wait for it, at most `timeout_s` or until `is_hurried`,
+        unless `restore` is `never` or generation mode is pinned. Its reconciler must run."""
+        state = self.state_store.state()
+        if not self.shares_gpu or self.policy.restore == "never" or _has_returned(state):
             return
         deadline = time.monotonic() + timeout_s
-        self._wait_for_switch(deadline)
-        state = self.state_store.state()
-        if state.mode == "generation" and not state.pinned:
-            try:
-                self.switch("inference")
-            except EaselError as error:
-                log.warning("the GPU is not handed back: %s", error.message)
-            self._wait_for_switch(deadline)
-        if self.state_store.state().active_switch is not None:
-            log.warning("the switchover continues when Easel is started again")
 
-    def _wait_for_switch(self, deadline: float) -> None:
-        while (state := self.state_store.state()).active_switch or state.wanted:
-            if time.monotonic() > deadline:
-                return
+        def wait_while(condition: Callable[[State], bool]) -> None:
+            while condition(self.state_store.state()) and time.monotonic() < deadline and not is_hurried():
+                time.sleep(_POLL_STEP_S)
+
+        log.info("handing the GPU back to the LLM servers before the end; Ctrl-C to end at once")
+        self._stopping.set()
+        self._wait_for_leadership(deadline)
+        wait_while(_is_switching)
+        with contextlib.suppress(EaselError), self.state_store.mutex():
+            state = self.state_store.state()
+            if not _is_switching(state) and not _has_returned(state):
+                # Not `switch`: it refuses while ComfyUI has jobs, and this waits for them as long as there is time.
+                wanted = SwitchRequest("inference", reason="Easel stops")
+                self.state_store.update(lambda state: replace(state, wanted=wanted))
+        wait_while(_is_switching)
+        if not _has_returned(self.state_store.state()):
+            log.warning("the GPU is not handed back yet; Easel continues when it is started again")
+
+    def _wait_for_leadership(self, deadline: float) -> None:
+        """A worker that was killed a moment ago may still hold the lock."""
+        while not self.reconciler.is_leader and time.monotonic() < deadline:
             time.sleep(_POLL_STEP_S)
 
     # --- display -----------------------------------------------------------------------------------
@@ -568,7 +614,7 @@ class Arbiter:
         tickets = [claim for claim in now.claims if claim.kind == "ticket"]
         return Snapshot(
             now.state,
-            now.claims,
+            self._all_claims(),
             now.pace,
             idle_restore_at(now),
             requests,
@@ -580,9 +626,13 @@ class Arbiter:
 
     def _has_requests(self, min_age_s: float) -> bool:
         now = self._clock()
-        return any(now - request.since >= min_age_s for request in self._requests.all())
+        return any(request.uses_gpu and now - request.since >= min_age_s for request in self._requests.all())
 
     def _clean_up(self) -> None:
-        self.claims.remove_temporary_files()
+        for claims in (self.claims, self.claims_without_gpu):
+            claims.remove_temporary_files()
+        for claim in self.claims_without_gpu.dead():
+            self.claims_without_gpu.remove(claim)
+        self._requests.remove_temporary_files()
         jobs = [job for request in self._requests.all() for job in request.jobs]
-        self.job_progress.keep_only([*jobs, *(claim.job for claim in self.claims.all())])
+        self.job_progress.keep_only([*jobs, *(claim.job for claim in self._all_claims())])

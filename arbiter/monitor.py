@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -65,7 +66,11 @@ class Monitor:
             self._is_checking.clear()
 
 
-_QUICK_CHECK_TIMEOUT_S = 0.2
+_QUICK_CHECK_TIMEOUT_S = 2.0
+_HUNG_CHECK_TIMEOUT_S = 0.2
+"""While a server is known to hang"""
+_HUNG_MEMORY_S = 30.0
+"""How long a server that did not answer in time is known to hang"""
 
 
 class QuickCheck:
@@ -76,20 +81,25 @@ class QuickCheck:
         self._llms = llms
         self._lock = threading.Lock()
         self._running: _Check | None = None
+        self._hung_until = 0.0
 
     def run(self) -> tuple[Resident, ...]:
-        """The LLMs in memory; empty also if that is not known in time."""
+        """The LLMs in memory, those that are known within 2 s; while a server is known to hang, within 0.2 s."""
         with self._lock:
             check = self._running
             if check is None:
                 check = self._running = _Check()
                 threading.Thread(target=self._read, args=(check,), name="gpu-check", daemon=True).start()
-        check.done.wait(2 * _QUICK_CHECK_TIMEOUT_S)
+        check.done.wait(_QUICK_CHECK_TIMEOUT_S + _HUNG_CHECK_TIMEOUT_S)
         return check.residents
 
     def _read(self, check: _Check) -> None:
         try:
-            check.residents = self._llms.known_residents(_QUICK_CHECK_TIMEOUT_S)
+            started_at = time.monotonic()
+            timeout_s = _HUNG_CHECK_TIMEOUT_S if started_at < self._hung_until else _QUICK_CHECK_TIMEOUT_S
+            check.residents = self._llms.known_residents(timeout_s)
+            if time.monotonic() - started_at >= _QUICK_CHECK_TIMEOUT_S:
+                self._hung_until = time.monotonic() + _HUNG_MEMORY_S
         finally:
             with self._lock:
                 self._running = None

@@ -101,6 +101,8 @@ class Situation:
     policy: Policy
     now: float
     asked_at: float = 0.0
+    later_jobs: int = 0
+    """Jobs of the present requests that have no claim yet"""
 
 
 ASKED_S = 0.2
@@ -123,8 +125,8 @@ def next_switch(situation: Situation) -> NextSwitch | None:
     # 3. A pin keeps generation mode.
     if state.pinned:
         return None
-    # 4. A switch failed. The same fault would fail the next one, too, and each may unload the LLMs.
-    if stay_s and has_failed(state):
+    # 4. A switch failed after it had begun to unload. The same fault may fail the next one, which would unload again.
+    if stay_s and has_failed_late(state):
         return None
     # 5. The mode was just reached and a request whose turn it is has no lease yet.
     if _waits_for_first_lease(state, claims, policy, now):
@@ -145,12 +147,14 @@ def next_switch(situation: Situation) -> NextSwitch | None:
         return None
     # 9. The pictures are done, and none came for as long as `restore` says.
     restore_at = idle_restore_at(situation)
-    if restore_at is not None and now >= restore_at:
+    if restore_at is not None and now >= restore_at and not (stay_s and has_failed(state)):
         return NextSwitch("inference", NO_PICTURES)
     # 10. The mode stays.
     return None
 
 
+ENGINE_DOWN = "the engine is down"
+"""The reason of a repair that starts the engine"""
 NO_PICTURES = "no more pictures"
 """The reason of a switch to inference that no request waits for"""
 
@@ -158,6 +162,11 @@ NO_PICTURES = "no more pictures"
 def has_failed(state: State) -> bool:
     """Whether the last switch failed."""
     return state.switch is not None and state.switch.error is not None
+
+
+def has_failed_late(state: State) -> bool:
+    """Whether the last switch failed and may have unloaded something before."""
+    return has_failed(state) and state.switch is not None and state.switch.may_have_released
 
 
 def remaining_stay_s(situation: Situation) -> float:

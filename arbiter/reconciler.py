@@ -5,11 +5,20 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from filelock import FileLock, Timeout
 
 from arbiter.monitor import Monitor, Observation
-from arbiter.policy import NO_PICTURES, NextSwitch, Situation, after_llm_load, is_open, next_switch
+from arbiter.policy import (
+    ENGINE_DOWN,
+    NO_PICTURES,
+    NextSwitch,
+    Situation,
+    after_llm_load,
+    is_open,
+    next_switch,
+)
 from arbiter.switchover import Switchover
 from arbiter.values import MODES, Mode
 from errors import EaselError
@@ -17,7 +26,6 @@ from errors import EaselError
 log = logging.getLogger("easel.gpu")
 
 _ELECTION_INTERVAL_S = 0.1
-_FIRST_ELECTION_TIMEOUT_S = 1.0
 _ERROR_DELAY_S = 1.0
 _RECLAIM_INTERVAL_S = 0.2
 _CLAIMED_AGE_S = 0.5
@@ -29,9 +37,9 @@ _MIN_DOWN_CHECKS = 2
 
 
 class Reconciler:
-    """Start it in a process that serves, never in one that forks later. `has_requests`: whether any request for pictures
-    is in progress, of a minimum age in seconds. `clean_up` removes the files of dead processes. Without `shares_gpu`
-    there are no switches: it only reclaims dead leases and keeps the engine running."""
+    """Start it in a process that serves, never in one that forks later. Without `engine_uses_gpu` (only sketches are
+    drawn) a pin and an explicit request do not keep generation mode. `clean_up` removes the files of dead processes.
+    Without `shares_gpu` there are no switches: it only reclaims dead leases and keeps the engine running."""
 
     def __init__(
         self,
@@ -39,16 +47,14 @@ class Reconciler:
         *,
         shares_gpu: bool,
         monitor: Monitor,
-        has_requests: Callable[[float], bool] = lambda min_age_s: False,
+        engine_uses_gpu: Callable[[], bool] = lambda: True,
         clean_up: Callable[[], None] = lambda: None,
     ) -> None:
         self._switchover, self._shares_gpu = switchover, shares_gpu
         self._state_store, self._claims = switchover.state_store, switchover.claims
         self._policy, self._clock = switchover.policy, switchover.clock
-        self._monitor, self._has_requests, self._clean_up = monitor, has_requests, clean_up
+        self._monitor, self._engine_uses_gpu, self._clean_up = monitor, engine_uses_gpu, clean_up
         self._wake_event, self._stopping = threading.Event(), threading.Event()
-        self._tried = threading.Event()
-        """Set after the first attempt to become the leader"""
         self._thread: threading.Thread | None = None
         self._next_check_at = self._next_reclaim_at = self._next_engine_start_at = 0.0
         self._down_checks = 0
@@ -68,11 +74,6 @@ class Reconciler:
         if self._thread is not None:
             self._thread.join(timeout_s)
 
-    def wait_for_leadership(self) -> bool:
-        """Whether this process is the leader, after a first attempt to become it."""
-        self._tried.wait(_FIRST_ELECTION_TIMEOUT_S)
-        return self.is_leader
-
     def wake(self) -> None:
         """Run the next tick now: this process has written a ticket or a switch request."""
         self._wake_event.set()
@@ -84,11 +85,9 @@ class Reconciler:
             try:
                 with lock.acquire(blocking=False):
                     self.is_leader = True
-                    self._tried.set()
                     self._run_as_leader()
                 self.is_leader = False
             except Timeout:
-                self._tried.set()
                 self._stopping.wait(_ELECTION_INTERVAL_S)
             except OSError:
                 log.exception("could not lock reconciler.lock, will retry")
@@ -136,6 +135,8 @@ class Reconciler:
 
     def _situation(self) -> Situation:
         state, claims, now = self._state_store.state(), self._claims.all(), self._clock()
+        if state.mode == "generation" and (state.pinned or state.requested) and not self._engine_uses_gpu():
+            state = replace(state, pinned=False, requested=False)
         for mode in {claim.mode for claim in claims}:
             self._asked_at[mode] = now
         pace, asked_at = self._state_store.pace(), self._asked_at[state.mode]
@@ -143,7 +144,7 @@ class Reconciler:
 
     def _is_in_use(self, *, min_age_s: float) -> bool:
         """Whether pictures are drawn although there is no claim: a request may be between two of its jobs."""
-        return self._has_requests(min_age_s) or self._is_engine_busy()
+        return self._switchover.has_requests(min_age_s) or self._is_engine_busy()
 
     def _is_engine_busy(self) -> bool:
         """Whether the engine has jobs. Those from ComfyUI's own page count as use, too. An engine that does not answer
@@ -175,7 +176,7 @@ class Reconciler:
         if not observation.is_engine_down or self._clock() < self._next_engine_start_at:
             return
         try:
-            self._switchover.tenants["generation"].restore(())
+            self._switchover.tenants["generation"].restore((), lambda: False)
         except EaselError as error:
             log.error("could not start the engine: %s", error.message)
             self._next_engine_start_at = self._clock() + _ENGINE_START_DELAY_S
@@ -195,7 +196,7 @@ class Reconciler:
             self._down_checks = 0
             with self._state_store.mutex():
                 if is_open(self._state_store.state(), "generation"):
-                    self._begin(NextSwitch("generation", "the engine is down"))
+                    self._begin(NextSwitch("generation", ENGINE_DOWN))
         if self._state_store.state().active_switch is not None:
             self._switchover.run()
 

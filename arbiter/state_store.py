@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -55,8 +56,9 @@ class _Cached(NamedTuple):
 
 
 def _is_settled(stamp: FileStamp | None, now_ns: int) -> bool:
-    """`now_ns` is a time before the file was read: a read that takes long must not make a fresh file look old."""
-    return stamp is not None and abs(now_ns - stamp[1]) > _SETTLED_NS
+    """`now_ns` is a time before the stat and the read: neither may make a fresh file look old by taking long. A file from
+    the future (the clock was set back, or it was written after `now_ns`) never counts as settled."""
+    return stamp is not None and now_ns - stamp[1] > _SETTLED_NS
 
 
 class StateStore:
@@ -210,7 +212,7 @@ class StateStore:
         try:
             written_at = self._pace_file.stat().st_mtime_ns
             if written_at != self._cached_pace[0]:
-                self._cached_pace = written_at, Pace(**json.loads(self._pace_file.read_bytes()))
+                self._cached_pace = written_at, _pace(json.loads(self._pace_file.read_bytes()))
             return self._cached_pace[1]
         except (OSError, ValueError, TypeError):
             return Pace()
@@ -225,6 +227,17 @@ class StateStore:
             self._pace_written_at = now
             with contextlib.suppress(OSError):
                 write_atomic(self._pace_file, json.dumps(asdict(self._pace)).encode())
+
+
+def _pace(document: Mapping[str, Any]) -> Pace:
+    """Raises TypeError or ValueError if the values are not numbers of a pace."""
+    pace = Pace(**document)
+    if not all(
+        isinstance(value, int | float) and math.isfinite(value) and value >= 0
+        for value in vars(pace).values()
+    ):
+        raise ValueError("not a pace")
+    return pace
 
 
 _stores: weakref.WeakSet[StateStore] = weakref.WeakSet()

@@ -7,12 +7,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from arbiter.leases import Claim, ClaimFolder
-from arbiter.policy import NextSwitch, is_abandoned, next_claim_number, select
+from arbiter.policy import ENGINE_DOWN, NextSwitch, is_abandoned, is_revoked, next_claim_number, select
 from arbiter.state_store import StateStore
 from arbiter.values import REQUESTED, Mode, Phase, Policy, State, Switch, SwitchRequest, other_mode
 from errors import EaselError, SwitchFailed, shorten
@@ -31,6 +32,7 @@ _STEADY_READS = 2
 """Free memory has stopped rising after so many reads in a row without a rise"""
 _EMPTY_READS = 2
 """So many reads in a row must find nothing resident: a model that is just starting may not be listed yet"""
+_KNOWN_TIMEOUT_S = 2.0
 _SLOW_START_S = 1.0
 _NOT_REPAIRED = "generation mode could not be repaired"
 
@@ -45,6 +47,10 @@ class Switchover:
     tenants: Mapping[Mode, Tenant]
     policy: Policy
     available_bytes: Callable[[], int | None] = lambda: None
+    has_requests: Callable[[float], bool] = lambda min_age_s: False
+    """Whether any request for pictures is in progress, of a minimum age in seconds"""
+    stopping: threading.Event = field(default_factory=threading.Event)
+    """Set when Easel stops: then no switch to generation is wanted any more"""
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], object] = time.sleep
 
@@ -112,10 +118,13 @@ class Switchover:
         if not self._drain(switch):
             return self._cancel()
         residents = self._save_residents(switch)
+        if self._is_unneeded(switch):
+            return self._turn_back()
         self._enter("releasing")
         self._old_tenant(switch).release(residents)
         self._enter("verifying")
-        self._wait_until_released(switch)
+        if not self._wait_until_released(switch):
+            return self._turn_back()
         if switch.target == "generation":
             self._wait_for_memory()
         return self._start_or_restore(switch)
@@ -130,7 +139,7 @@ class Switchover:
         tenant, is_forced = self._old_tenant(switch), switch.force
         deadline, next_cancel_at = self.clock() + self.policy.drain_timeout_s, 0.0
         while self._leases(switch) or (self._waits_for_other_clients(switch) and tenant.busy()):
-            if not _may_have_released(switch) and is_abandoned(switch, self.claims.all()):
+            if not switch.may_have_released and self._is_abandoned(switch):
                 return False
             now = self.clock()
             if now >= deadline and (is_forced or self.policy.on_drain_timeout != "kill"):
@@ -146,6 +155,48 @@ class Switchover:
                 next_cancel_at = now + _CANCEL_INTERVAL_S
             self.sleep(self.policy.poll_interval_s)
         return True
+
+    def _is_abandoned(self, switch: Switch) -> bool:
+        is_stopping = self.stopping.is_set() and switch.target == "generation"
+        return is_stopping or is_abandoned(switch, self.claims.all())
+
+    def _is_unneeded(self, switch: Switch) -> bool:
+        """Whether a switch to generation that has begun to unload is of no use any more: no picture is drawn or waits.
+        The next LLM to be unloaded could be one that a client has requested since."""
+        state = self.state_store.state()
+        if switch.target != "generation" or (self.stopping.is_set() and not state.pinned):
+            return switch.target == "generation"
+        is_wanted = switch.reason == REQUESTED or switch.force or switch.pin or state.pinned
+        if is_wanted or any(claim.mode == "generation" for claim in self.claims.all()):
+            return False
+        return not (switch.reason == ENGINE_DOWN or self.has_requests(0.0) or self._is_engine_busy())
+
+    def _is_engine_busy(self) -> bool:
+        try:
+            return bool(self.tenants["generation"].busy())
+        except EaselError:
+            return False
+
+    def _turn_back(self) -> None:
+        """End a switch to generation that is not needed any more. In inference mode what it has unloaded is loaded
+        again; in generation mode an LLM that is loaded now gets the GPU by the next check."""
+        failed: tuple[Failure, ...] = ()
+        state = self.state_store.state()
+        if state.mode == "inference":
+            self._enter("restoring")
+            failed = self._restore_llms(state.saved)
+        note = "turned back: no picture is drawn or waits any more"
+
+        def turned_back(state: State) -> State:
+            assert state.switch is not None
+            ended = state.switch.with_end(self.clock())
+            saved = () if state.mode == "inference" else state.saved
+            return replace(
+                state, saved=saved, switch=replace(ended, failed=failed, notes=(*ended.notes, note))
+            )
+
+        self.state_store.update(turned_back)
+        log.info("the switch is %s", note)
 
     def _waits_for_other_clients(self, switch: Switch) -> bool:
         """False when generation mode is repaired: requests to a model that was loaded outside Easel are not waited
@@ -198,7 +249,7 @@ class Switchover:
 
     def _save_residents(self, switch: Switch) -> tuple[Resident, ...]:
         """What has to be unloaded; written to the state before the first unload."""
-        residents = self._old_tenant(switch).resident()
+        residents = self._residents(switch)
         if switch.target == "generation":
             self._save(residents)
             if residents and not switch.had:
@@ -206,37 +257,59 @@ class Switchover:
                 self._update_switch(lambda switch: replace(switch, had=True, free_before=free))
         return residents
 
+    def _residents(self, switch: Switch) -> tuple[Resident, ...]:
+        """What the old tenant holds. Raises EaselError if that is not known; but a repair of generation mode unloads what
+        is known: one server that hangs must not keep it from unloading what a client has loaded into another."""
+        tenant = self._old_tenant(switch)
+        if self._waits_for_other_clients(switch):
+            return tenant.resident()
+        return tenant.known_residents(_KNOWN_TIMEOUT_S)
+
     def _save(self, residents: Sequence[Resident]) -> None:
-        """Add what has to be loaded again to the state. Earlier entries stay: a process that resumes a switch finds
-        fewer LLMs than were loaded before it. The ones that were requested last are loaded last."""
+        """Write to the state what has to be loaded again. For each owner the entries are what was loaded together: a
+        later read replaces an earlier one, unless it only lists fewer (a process that resumes a switch finds fewer)."""
 
         def save(state: State) -> State:
-            new_ids = {(item.owner, item.id) for item in residents}
-            known = (item for item in state.saved if (item.owner, item.id) not in new_ids)
-            return replace(state, saved=(*known, *residents))
+            saved = {(item.owner, item.id): item for item in state.saved}
+            for owner in {item.owner for item in residents}:
+                read = {(item.owner, item.id): item for item in residents if item.owner == owner}
+                if not read.keys() <= saved.keys():
+                    saved = {key: item for key, item in saved.items() if key[0] != owner}
+                saved |= read
+            return replace(state, saved=tuple(saved.values()))
 
         self.state_store.update(save)
 
-    def _wait_until_released(self, switch: Switch) -> None:
+    def _wait_until_released(self, switch: Switch) -> bool:
         """Wait until two reads in a row find nothing resident. Asks again to unload what is still there; what a server
-        answered to an unload call does not count."""
+        answered to an unload call does not count. False if nobody needs the switch any more."""
         tenant, empty_reads = self._old_tenant(switch), 0
         deadline = self.clock() + self.policy.release_timeout_s
         next_release_at = self.clock() + self.policy.release_interval_s
         while True:
-            residents, error = _read_residents(tenant)
+            residents, error = self._read_residents(switch)
             empty_reads = empty_reads + 1 if not residents and error is None else 0
             if empty_reads == _EMPTY_READS:
-                return None
+                return True
+            if self._is_unneeded(switch):
+                return False
             now = self.clock()
             if now >= deadline:
-                return self._not_released(switch, residents, error)
+                self._not_released(switch, residents, error)
+                return True
             if residents and now >= next_release_at:
                 next_release_at = now + self.policy.release_interval_s
                 if switch.target == "generation":  # a client may have loaded one during the switch
                     self._save(residents)
                 tenant.release(residents)
             self.sleep(self.policy.poll_interval_s)
+
+    def _read_residents(self, switch: Switch) -> tuple[tuple[Resident, ...], EaselError | None]:
+        """What is resident, or the error: a server may not respond while it unloads, and is then read again."""
+        try:
+            return self._residents(switch), None
+        except EaselError as error:
+            return (), error
 
     def _not_released(self, switch: Switch, residents: Sequence[Resident], error: EaselError | None) -> None:
         if error is not None:
@@ -290,27 +363,43 @@ class Switchover:
 
     def _start_or_restore(self, switch: Switch) -> None:
         failed: tuple[Failure, ...] = ()
+        keeps_saved = True
         if switch.target == "generation":
             self._enter("starting")
             self._start_engine(switch)
         else:
             self._enter("restoring")
-            failed = self._restore_llms(self.state_store.state().saved)
-        self._finish(failed)
+            picture = _Noticed(self._is_picture_waiting)
+            failed = self._restore_until(self.state_store.state().saved, picture)
+            keeps_saved = picture.was_seen
+        self._finish(failed, keeps_saved=keeps_saved)
 
     def _start_engine(self, switch: Switch) -> None:
         started_at = self.clock()
-        self.tenants["generation"].restore(())
+        self.tenants["generation"].restore((), lambda: False)
         if self.clock() - started_at > _SLOW_START_S:  # a client may have loaded an LLM meanwhile
             self._wait_until_released(switch)
 
     def _restore_llms(self, saved: Sequence[Resident]) -> tuple[Failure, ...]:
+        """Load again what was saved and wait until it is done."""
+        return self._restore_until(saved, lambda: False)
+
+    def _restore_until(
+        self, saved: Sequence[Resident], is_cancelled: Callable[[], bool]
+    ) -> tuple[Failure, ...]:
         try:
-            return self.tenants["inference"].restore(saved)
+            return self.tenants["inference"].restore(saved, is_cancelled)
         except EaselError as error:
             return tuple(Failure(item.owner, item.id, error.message) for item in saved)
 
-    def _finish(self, failed: tuple[Failure, ...]) -> None:
+    def _is_picture_waiting(self) -> bool:
+        state = self.state_store.state()
+        return not self.stopping.is_set() and any(
+            ticket.triggers_switch and not is_revoked(state, ticket)
+            for ticket in select(self.claims.all(), "ticket", "generation")
+        )
+
+    def _finish(self, failed: tuple[Failure, ...], *, keeps_saved: bool) -> None:
         def finished(state: State) -> State:
             now, switch = self.clock(), state.switch
             assert switch is not None
@@ -321,7 +410,7 @@ class Switchover:
                 since=now,
                 pinned=switch.target == "generation" and (switch.pin or state.pinned),
                 requested=switch.target == "generation" and (switch.reason == REQUESTED or state.requested),
-                saved=state.saved if switch.target == "generation" else (),
+                saved=state.saved if keeps_saved else (),
                 took_s={**state.took_s, switch.target: round(max(0.0, now - switch.began), 4)},
                 rebuilt=None,
                 switch=replace(switch.with_end(now), failed=failed, notes=notes),
@@ -358,7 +447,7 @@ class Switchover:
         failed: tuple[Failure, ...] = ()
         state = self.state_store.state()
         is_repair = switch.target == state.mode
-        if switch.target == "generation" and not is_repair and _may_have_released(switch):
+        if switch.target == "generation" and not is_repair and switch.may_have_released:
             if switch.phase != "restoring":
                 self._enter("restoring")
             failed = self._restore_llms(state.saved)
@@ -377,14 +466,12 @@ class Switchover:
         self.state_store.update(ended)
 
 
-def _may_have_released(switch: Switch) -> bool:
-    """Whether this or an earlier process may have unloaded anything."""
-    return not {switch.phase, *(name for name, _ in switch.phases)} <= {"closing", "draining"}
+class _Noticed:
+    """A condition that remembers whether it was ever true when somebody asked."""
 
+    def __init__(self, condition: Callable[[], bool]) -> None:
+        self._condition, self.was_seen = condition, False
 
-def _read_residents(tenant: Tenant) -> tuple[tuple[Resident, ...], EaselError | None]:
-    """What is resident, or the error: a server may not respond while it unloads, and is then read again."""
-    try:
-        return tenant.resident(), None
-    except EaselError as error:
-        return (), error
+    def __call__(self) -> bool:
+        self.was_seen = self.was_seen or self._condition()
+        return self.was_seen

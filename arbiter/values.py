@@ -60,6 +60,11 @@ class Switch:
     failed: tuple[Failure, ...] = ()
     ended: float | None = None
 
+    @property
+    def may_have_released(self) -> bool:
+        """Whether this or an earlier process may have unloaded anything."""
+        return not {self.phase, *(name for name, _ in self.phases)} <= {"closing", "draining"}
+
     def with_phase(self, phase: Phase, now: float) -> Self:
         """This switch with its current phase finished and `phase` started."""
         return replace(self, phases=self._phases_until(now), phase=phase, phase_since=now)

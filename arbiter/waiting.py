@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from arbiter.leases import Claim
 from arbiter.policy import (
     Situation,
-    has_failed,
+    has_failed_late,
     idle_restore_at,
     is_open,
     may_trigger_switch,
@@ -70,7 +70,7 @@ def _waits_for(ticket: Claim, situation: Situation) -> str:
         return _jobs_before(before)
     if state.pinned:
         return "the pin of generation mode to end"
-    if has_failed(state) and remaining_stay_s(situation):
+    if has_failed_late(state) and remaining_stay_s(situation):
         return f"another attempt to hand the GPU over, {math.ceil(remaining_stay_s(situation))} s after a failure"
     return "LLM requests" if ticket.mode == "generation" else "pictures"
 
@@ -100,9 +100,10 @@ def seconds_until(mode: Mode, ticket: Claim | None, situation: Situation) -> int
 def _seconds_ahead(ticket: Claim | None, situation: Situation) -> float:
     """How long the pictures before `ticket`, or before a new request, will take."""
     claims = situation.claims
-    ahead = (
-        queue_position(claims, ticket) if ticket is not None else len(select(claims, "ticket", "generation"))
-    )
+    if ticket is not None:
+        ahead = queue_position(claims, ticket)
+    else:  # until all of the queue is done: before that a new request may find no place
+        ahead = len(select(claims, "ticket", "generation")) + situation.later_jobs
     # The engine runs one job at a time, at any depth.
     return _seconds_for(ahead + len(select(claims, "lease", "generation")), situation.pace)
 
@@ -124,7 +125,7 @@ def _seconds_until_switched(mode: Mode, situation: Situation) -> float | None:
     if state.active_switch is not None:  # it switches to the other mode first
         stay_s = _expected_stay_s(situation, other_mode(mode), policy.min_stay_s)
         switch_s += state.took_s.get(other_mode(mode), DEFAULT_SWITCH_S)
-    elif has_failed(state):
+    elif has_failed_late(state):
         stay_s = remaining_stay_s(situation)
     else:
         stay_s = _expected_stay_s(situation, state.mode, remaining_stay_s(situation))

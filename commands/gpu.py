@@ -67,9 +67,9 @@ class Server:
         return status
 
 
-@click.group(short_help="Show who has the GPU; switch it, pin it.")
+@click.group(short_help="Show who has the GPU; switch it, pin it, cancel requests.")
 def gpu() -> None:
-    """Show who has the GPU, and switch or pin it. Calls the running server."""
+    """Show who has the GPU, switch or pin it, and cancel requests. Calls the running server."""
 
 
 @gpu.command(short_help="Show who has the GPU, and the queue.")

@@ -41,7 +41,8 @@ class _Freeing:
 
 class EngineTenant:
     """`engine` gives the current one and may raise EngineUnreachable; `start_timeout_s` limits how long a start of
-    `process` may take. `driver_free_bytes`: see `device_memory`."""
+    `process` may take. `uses_gpu`: false for an engine whose jobs need no
+    GPU. `driver_free_bytes`: see `device_memory`."""
 
     def __init__(
         self,
@@ -49,13 +50,14 @@ class EngineTenant:
         process: EngineProcess,
         *,
         start_timeout_s: float,
+        uses_gpu: Callable[[Engine], bool] = lambda engine: True,
         driver_free_bytes: Callable[[], int | None] = free_bytes,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._engine, self._process = engine, process
         self._start_timeout_s, self._clock, self._sleep = start_timeout_s, clock, sleep
-        self._driver_free_bytes = driver_free_bytes
+        self._driver_free_bytes, self._uses_gpu = driver_free_bytes, uses_gpu
         self._freeing: _Freeing | None = None
 
     def resident(self) -> tuple[Resident, ...]:
@@ -81,8 +83,8 @@ class EngineTenant:
             return ()
 
     def busy(self) -> int:
-        """Jobs running and queued, those of ComfyUI's own page too; 0 if the engine is down."""
-        if self.is_down():
+        """Jobs running and queued, those of ComfyUI's own page too; 0 if the engine is down or uses no GPU."""
+        if self.is_down() or not self._uses_gpu(self._engine()):
             return 0
         queue = self._engine().queue()
         return len(queue.running) + len(queue.pending)
@@ -95,7 +97,9 @@ class EngineTenant:
         if self._freeing is None and stats.device_free_bytes is not None:
             self._freeing = _Freeing(stats.device_free_bytes, self._clock())
 
-    def restore(self, residents: Sequence[Resident]) -> tuple[Failure, ...]:
+    def restore(
+        self, residents: Sequence[Resident], is_cancelled: Callable[[], bool] = lambda: False
+    ) -> tuple[Failure, ...]:
         """Make sure that the engine is up; it loads its models by itself. Raises EngineUnreachable,
         EngineStartFailed."""
         if not self._process.can_start:

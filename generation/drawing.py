@@ -93,7 +93,13 @@ class Drawing:
         `Generator.generate` raises once the GPU is needed.
         """
         jobs = [str(uuid.uuid4()) for _ in self._compiled.graphs]
-        listed = self._deps.arbiter.listed(self._id, model=self.plan.model, jobs=jobs, sender=sender)
+        listed = self._deps.arbiter.listed(
+            self._id,
+            model=self.plan.model,
+            jobs=jobs,
+            sender=sender,
+            uses_gpu=self._deps.uses_gpu(self._engine),
+        )
         callbacks = _Callbacks(on_progress, on_wait, cancelled)
         try:
             with listed:

@@ -94,9 +94,13 @@ class CommandLlmServer:
     def unload(self, residents: Sequence[Resident]) -> None:
         parallel_map(self._unload, residents)
 
-    def load(self, residents: Sequence[Resident]) -> tuple[Failure, ...]:
+    def load(
+        self, residents: Sequence[Resident], is_cancelled: Callable[[], bool] = lambda: False
+    ) -> tuple[Failure, ...]:
         failures = []
         for resident in residents:
+            if is_cancelled():
+                break
             try:
                 self._load(resident)
             except StackError as error:

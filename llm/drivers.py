@@ -66,8 +66,8 @@ class Listing:
 
     `items`: path of the list; None if the whole response is the only entry. `id`: field with an entry's id; `name`: the
     id itself, for servers without ids. An entry holds GPU memory unless it meets `unless`; it is ready to serve if it
-    meets `ready`; its load failed if it meets `failed`. `same`: saved field that identifies a model across reloads; the
-    id if empty.
+    meets `ready`; it is being loaded for a request if it meets `loading`; its load failed if it meets `failed`. `same`:
+    saved field that identifies a model across reloads; the id if empty.
     """
 
     call: Call
@@ -77,6 +77,7 @@ class Listing:
     default_tag: str
     unless: Conditions
     ready: Conditions
+    loading: Conditions
     failed: Conditions
     none_on: NothingLoaded | None
     save: Mapping[str, SavedField]
@@ -168,6 +169,7 @@ def _listing(data: Mapping[str, Any]) -> Listing:
         default_tag=data.get("default_tag", ""),
         unless=data.get("unless", {}),
         ready=data.get("ready", {}),
+        loading=data.get("loading", {}),
         failed=data.get("failed", {}),
         none_on=NothingLoaded(**data["none_on"]) if "none_on" in data else None,
         save={key: SavedField(**entry) for key, entry in data.get("save", {}).items()},

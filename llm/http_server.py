@@ -40,6 +40,7 @@ class Entry:
     resident: Resident
     holds_memory: bool
     ready: bool
+    loading: bool
     failed: bool
 
 
@@ -70,13 +71,12 @@ class HttpLlmServer:
 
     def _loading(self) -> int:
         """The number of models that are being loaded: a request waits for each."""
-        if not self._driver.listing.ready:
+        if not self._driver.listing.loading:
             return 0
         try:
-            entries = self._entries()
+            return sum(entry.loading for entry in self._entries())
         except ServerNotRunning:
             return 0
-        return sum(entry.holds_memory and not entry.ready and not entry.failed for entry in entries)
 
     def _running_requests(self, residents: Callable[[], Sequence[Resident]]) -> int | None:
         probe = self._driver.busy
@@ -91,9 +91,13 @@ class HttpLlmServer:
     def unload(self, residents: Sequence[Resident]) -> None:
         parallel_map(self._unload, residents[:1] if self._driver.unload.once else residents)
 
-    def load(self, residents: Sequence[Resident]) -> tuple[Failure, ...]:
+    def load(
+        self, residents: Sequence[Resident], is_cancelled: Callable[[], bool] = lambda: False
+    ) -> tuple[Failure, ...]:
         failures = []
         for resident in self._not_ready(residents):
+            if is_cancelled():
+                break
             try:
                 self._load(resident)
             except StackError as error:
@@ -231,6 +235,7 @@ def read_entries(owner: str, listing: Listing, body: Any) -> Iterator[Entry]:
             resident=Resident(owner, _id(listing, entry), _saved(listing, parent, entry)),
             holds_memory=holds_memory,
             ready=holds_memory and meets(entry, listing.ready),
+            loading=bool(listing.loading) and meets(entry, listing.loading),
             failed=bool(listing.failed) and meets(entry, listing.failed),
         )
 

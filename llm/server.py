@@ -37,8 +37,8 @@ class LlmServer(Protocol):
 
     def unload(self, residents: Sequence[Resident]) -> None: ...
 
-    def load(self, residents: Sequence[Resident]) -> tuple[Failure, ...]:
-        """Load the models that are not loaded yet and wait until they are ready."""
+    def load(self, residents: Sequence[Resident], is_cancelled: Callable[[], bool]) -> tuple[Failure, ...]:
+        """Load the models that are not loaded yet and wait until they are ready. Stops before a model if `is_cancelled`."""
 
 
 def poll_with_backoff(deadline: float) -> Iterator[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -18,6 +19,8 @@ log = logging.getLogger("easel.llm")
 Result = TypeVar("Result")
 
 _START_TIMEOUT_S = 10.0
+_HANGING_AGE_S = 1.0
+"""A query that takes longer is not repeated beside it"""
 
 Restore = Literal["saved", "lazy"] | tuple[Resident, ...]
 """What is loaded again: the models that were loaded; nothing (the next request loads its model); or always these"""
@@ -41,13 +44,15 @@ class Stack:
     def busy(self) -> int | None:
         return self.server.busy(self.resident)
 
-    def load_again(self, saved: Sequence[Resident]) -> tuple[Failure, ...]:
+    def load_again(self, saved: Sequence[Resident], is_cancelled: Callable[[], bool]) -> tuple[Failure, ...]:
         """Load what `restore` says; `saved`: the models that were loaded. If a client has had another model loaded since
         then, nothing is loaded: it might push that one out of memory."""
         choices = {"saved": tuple(saved), "lazy": ()}
         residents = choices[self.restore] if isinstance(self.restore, str) else self.restore
         try:
-            return self.server.load(residents) if residents and not self._has_others(residents) else ()
+            if not residents or is_cancelled() or self._has_others(residents):
+                return ()
+            return self.server.load(residents, is_cancelled)
         except EaselError as error:
             return tuple(Failure(self.name, resident.id, error.message) for resident in residents)
 
@@ -83,6 +88,8 @@ class Stacks:
 
     def __init__(self, stacks: Sequence[Stack]) -> None:
         self._stacks = tuple(stacks)
+        self._asked_at: dict[str, float] = {}
+        """Stack -> when its `known_residents` query began that has not ended"""
 
     def __len__(self) -> int:
         return len(self._stacks)
@@ -93,9 +100,21 @@ class Stacks:
         return tuple(resident for held in parallel_map(Stack.resident, self._stacks) for resident in held)
 
     def known_residents(self, timeout_s: float) -> tuple[Resident, ...]:
-        """What holds GPU memory at the stacks that answer in time. Never raises."""
-        found = parallel_within(_residents_or_none, self._stacks, timeout_s)
+        """What holds GPU memory at the stacks that answer in time. Never raises. A stack that hangs is not queried again
+        before its last query has ended."""
+        now = time.monotonic()
+        stacks = [
+            stack for stack in self._stacks if now - self._asked_at.get(stack.name, now) < _HANGING_AGE_S
+        ]
+        found = parallel_within(self._query_residents, stacks, timeout_s)
         return tuple(resident for held in found for resident in held or ())
+
+    def _query_residents(self, stack: Stack) -> tuple[Resident, ...] | None:
+        self._asked_at.setdefault(stack.name, time.monotonic())
+        try:
+            return _attempt(stack.resident)[1]
+        finally:
+            self._asked_at.pop(stack.name, None)
 
     def busy(self) -> int | None:
         """The number of running and queued requests at the stacks that report it. Never loads or wakes a model."""
@@ -114,10 +133,15 @@ class Stacks:
             [share for share in self._by_stack(residents) if share[1]],
         )
 
-    def restore(self, residents: Sequence[Resident]) -> tuple[Failure, ...]:
+    def restore(
+        self, residents: Sequence[Resident], is_cancelled: Callable[[], bool] = lambda: False
+    ) -> tuple[Failure, ...]:
         """Load again as each stack's `restore` says and wait until the models are ready, at most `load_s` per model.
-        Models of one stack are loaded one after another; models that are loaded already are left alone."""
-        failures = parallel_map(lambda share: share[0].load_again(share[1]), list(self._by_stack(residents)))
+        Models of one stack are loaded one after another, until `is_cancelled`; models that are loaded already are left
+        alone."""
+        failures = parallel_map(
+            lambda share: share[0].load_again(share[1], is_cancelled), list(self._by_stack(residents))
+        )
         return (*self._without_stack(residents), *itertools.chain.from_iterable(failures))
 
     def cancel_jobs(self, jobs: Sequence[str] | None) -> None:
@@ -157,10 +181,6 @@ class Stacks:
             if resident.owner not in names:
                 message = f"the stack {resident.owner!r} is no longer configured."
                 yield Failure(resident.owner, resident.id, message)
-
-
-def _residents_or_none(stack: Stack) -> tuple[Resident, ...] | None:
-    return _attempt(stack.resident)[1]
 
 
 def _status(stack: Stack) -> StackStatus:

@@ -70,9 +70,12 @@ class ServerHooks:
         """Hand the GPU back to the LLM servers and stop the sketch engine."""
         arbiter = self._container.arbiter
         if arbiter.shares_gpu:
-            # The workers have ended, so the master is the leader now.
+            is_hurried = threading.Event()
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+                signal.signal(number, lambda *_: is_hurried.set())
+            # The workers have ended, so the master becomes the leader.
             arbiter.reconciler.start()
-            self._container.hand_gpu_back()
+            self._container.hand_gpu_back(is_hurried.is_set)
         self._container.sketch_supervisor.stop()
 
     def post_worker_init(self, worker: Any) -> None:
@@ -105,7 +108,7 @@ class ServerHooks:
         state_dir = self._container.state_dir
         try:
             state_dir.mkdir(parents=True, exist_ok=True)
-            self._state_lock = FileLock(state_dir / "server.lock")
+            self._state_lock = FileLock(self._container.server_lock_file)
             self._state_lock.acquire(blocking=False)
         except Timeout:
             raise SettingsInvalid(

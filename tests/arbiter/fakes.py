@@ -72,6 +72,8 @@ class FakeStacks:
         """So many unload calls succeed without an effect"""
         self.reloads_at: float | None = None
         """When a late request loads `chat` again"""
+        self.hides_behind_error = False
+        """Another server hangs: `resident` fails, `known_residents` does not"""
         self.late_request: tuple[str, float] | None = None
         """A model, and when a request of another client loads it"""
         self.failing_lists = 0
@@ -97,13 +99,21 @@ class FakeStacks:
 
     def resident(self) -> tuple[Resident, ...]:
         self.on_call("resident")
+        if self.hides_behind_error:
+            raise StackUnreachable("another server does not respond")
         if self.failing_lists > 0:
             self.failing_lists -= 1
             raise StackUnreachable("the fake does not respond")
         self._advance()
+        return self._listed()
+
+    def _listed(self) -> tuple[Resident, ...]:
         return tuple(Resident("fake", name, {"of": name}) for name in sorted(self.loaded))
 
     def known_residents(self, timeout_s: float) -> tuple[Resident, ...]:
+        if self.hides_behind_error:
+            self._advance()
+            return self._listed()
         try:
             return self.resident()
         except EaselError:
@@ -125,12 +135,16 @@ class FakeStacks:
                 self.loaded[item.id] = self._clock() + self.unload_s
         self._advance()
 
-    def restore(self, residents: Sequence[Resident]) -> tuple[Failure, ...]:
+    def restore(
+        self, residents: Sequence[Resident], is_cancelled: Callable[[], bool] = lambda: False
+    ) -> tuple[Failure, ...]:
         self.on_call("restore")
         if self.fails_restore:
             raise StackUnreachable("the fake does not respond")
         for item in residents:
             assert item.saved == {"of": item.id}, "`saved` is passed back unchanged"
+            if is_cancelled():
+                break
             if item.id not in self.load_errors:
                 self.loaded[item.id] = None
         return tuple(
@@ -183,7 +197,9 @@ class FakeEngine:
         self.on_call("release")
         self.holds_memory = self.holds_memory and self.keeps_memory
 
-    def restore(self, residents: Sequence[Resident]) -> tuple[Failure, ...]:
+    def restore(
+        self, residents: Sequence[Resident], is_cancelled: Callable[[], bool] = lambda: False
+    ) -> tuple[Failure, ...]:
         self.on_call("restore")
         if self.is_up:
             return ()

@@ -320,8 +320,8 @@ class FakeStacks:
             except StackRefused:
                 continue  # only what `resident` lists counts
 
-    def restore(self, residents: Any) -> tuple[Failure, ...]:
-        messages = [(item, self._call("load", name=item.id)) for item in residents]
+    def restore(self, residents: Any, is_cancelled: Any) -> tuple[Failure, ...]:
+        messages = [(item, self._call("load", name=item.id)) for item in residents if not is_cancelled()]
         return tuple(Failure(item.owner, item.id, message) for item, message in messages if message)
 
     def cancel_jobs(self, jobs: Any) -> None:
@@ -346,7 +346,7 @@ class FakeEngine:
     def release(self, residents: Any) -> None:
         self._call("free")
 
-    def restore(self, residents: Any) -> tuple[Failure, ...]:
+    def restore(self, residents: Any, is_cancelled: Any) -> tuple[Failure, ...]:
         self._call("start")
         return ()
 

@@ -129,8 +129,8 @@ def _op(dice: random.Random) -> Op:
 class WithoutVerification(Switchover):
     """Does not check that the memory is free."""
 
-    def _wait_until_released(self, switch: Any) -> None:
-        return None
+    def _wait_until_released(self, switch: Any) -> bool:
+        return True
 
 
 class WithoutLeaseCheck(Switchover):

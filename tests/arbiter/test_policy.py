@@ -105,12 +105,14 @@ def test_a_mode_is_asked_for_until_shortly_after_its_last_request() -> None:
 
 
 @pytest.mark.parametrize(("state", "ticket"), [(INFERENCE, IMAGE_TICKET), (GENERATION, LLM_TICKET)])
-def test_after_a_failed_switch_nothing_is_tried_again_within_the_minimum_stay(
+def test_after_a_switch_that_failed_late_nothing_is_tried_again_within_the_minimum_stay(
     state: State, ticket: Claim
 ) -> None:
-    failed = replace(
-        state, switch=replace(switch_to(ticket.mode).with_end(SINCE), error={"code": "x", "message": "y"})
-    )
+    error = {"code": "x", "message": "y"}
+    drained = replace(switch_to(ticket.mode).with_phase("draining", SINCE).with_end(SINCE), error=error)
+    assert plan(replace(state, switch=drained), ticket, at=SINCE + 2) is not None, "nothing was unloaded"
+    released = replace(switch_to(ticket.mode).with_phase("releasing", SINCE).with_end(SINCE), error=error)
+    failed = replace(state, switch=released)
     assert plan(failed, ticket, at=SINCE + 29.9) is None
     assert plan(failed, ticket, at=SINCE + 30) is not None
     explicit = replace(failed, wanted=SwitchRequest(ticket.mode))

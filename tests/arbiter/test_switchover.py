@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from arbiter import Arbiter, Mode, Policy
+from arbiter import UNKNOWN_SENDER, Arbiter, Mode, Policy
 from arbiter.policy import NextSwitch, is_open
 from arbiter.state_store import StateStore
 from errors import (
@@ -447,7 +447,9 @@ def test_an_llm_that_is_loaded_during_a_picture_is_unloaded_and_loaded_again_aft
     assert harness.state_store.state().mode == "generation"
     picture.end()
     harness.run_switch("inference")
-    assert sorted(harness.stacks.loaded) == ["chat", "embed", "outside"]
+    assert sorted(harness.stacks.loaded) == ["outside"], (
+        "it may not fit beside the ones that were loaded before"
+    )
 
 
 def test_an_llm_that_is_loaded_while_nothing_is_drawn_is_never_unloaded(harness: Harness) -> None:
@@ -489,7 +491,7 @@ def test_no_llm_is_loaded_while_a_picture_is_drawn_even_if_an_outside_llm_cannot
     picture.end()
     harness.run_ticks(5)
     assert harness.state_store.state().mode == "inference", "a failed repair leads to a switch to inference"
-    assert sorted(harness.stacks.loaded) == ["chat", "embed", "outside"]
+    assert sorted(harness.stacks.loaded) == ["outside"]
 
 
 @pytest.mark.parametrize("sharing", ["exclusive", "coexist"])
@@ -560,7 +562,9 @@ def test_linger_restores_inference_mode_soon_after_the_last_picture(tmp_path: Pa
 
 def test_an_engine_that_does_not_answer_fails_the_restore_once_in_each_minimum_stay(tmp_path: Path) -> None:
     harness = Harness(tmp_path, Policy(min_stay_s=30, linger_s=5))
+    picture = harness.claim("generation", "ticket")
     harness.run_switch("generation", reason="image request")
+    picture.end()
     harness.engine.is_hung = True
     harness.run_ticks(40)
     assert harness.switch.error is not None
@@ -583,6 +587,145 @@ def test_llms_that_were_loaded_while_easel_was_down_stay_loaded_when_it_starts(
     stacks.loaded = {"chat": None}
     wait_for_mode(make_arbiter(restore="never"), "inference")
     assert sorted(stacks.loaded) == ["chat", "embed"]
+
+
+def test_a_repair_that_outlives_its_picture_does_not_unload_the_next_chat(harness: Harness) -> None:
+    harness.run_switch("generation", reason="requested")
+    picture = harness.claim("generation")
+    harness.stacks.loaded["first"], harness.stacks.unload_s = None, 3.0
+    released: list[str] = []
+
+    def call(op: str) -> None:
+        if op == "release":
+            released.append(op)
+            picture.end()
+            harness.stacks.late_request = ("second", harness.clock.now + 0.5)
+
+    harness.stacks.on_call = call
+    harness.run_ticks(8)
+    assert released == ["release"], "only the chat that came during the picture was unloaded"
+    assert "second" in harness.stacks.loaded
+    assert harness.state_store.state().mode == "inference"
+
+
+def test_a_switch_whose_client_leaves_while_it_unloads_turns_back(harness: Harness) -> None:
+    picture = harness.claim("generation", "ticket")
+    harness.stacks.unload_s = 3.0
+    calls: list[str] = []
+
+    def call(op: str) -> None:
+        calls.append(op)
+        if op == "release":
+            picture.end()
+
+    harness.stacks.on_call = call
+    harness.run_ticks(8)
+    assert calls.count("release") == 1
+    assert sorted(harness.stacks.loaded) == ["chat", "embed"]
+    assert harness.state_store.state().mode == "inference"
+    assert harness.switch.error is None
+    assert "turned back: no picture is drawn or waits any more" in harness.switch.notes
+
+
+def test_a_picture_does_not_wait_for_models_that_it_would_unload_at_once(harness: Harness) -> None:
+    harness.run_switch("generation", reason="requested")
+    loaded: list[str] = []
+    pictures = []
+
+    def call(op: str) -> None:
+        if op == "restore":
+            loaded.append(op)
+            pictures.append(harness.claim("generation", "ticket"))
+
+    harness.stacks.on_call = call
+    harness.run_switch("inference")
+    assert harness.stacks.loaded == {}
+    assert [item.id for item in harness.state_store.state().saved] == ["chat", "embed"]
+    harness.stacks.on_call = lambda op: None
+    harness.run_ticks(1)
+    assert harness.state_store.state().mode == "generation"
+    pictures[0].end()
+    harness.run_switch("inference")
+    assert sorted(harness.stacks.loaded) == ["chat", "embed"]
+
+
+def test_a_repair_unloads_what_is_known_although_another_server_hangs(harness: Harness) -> None:
+    harness.run_switch("generation")
+    picture = harness.claim("generation")
+    harness.stacks.loaded["outside"] = None
+    harness.stacks.hides_behind_error = True
+    harness.run_ticks(3)
+    assert harness.stacks.loaded == {}
+    assert harness.switch.error is None
+    picture.end()
+
+
+@pytest.mark.parametrize("busy_s", [0.0, 1.0])
+def test_the_last_process_hands_the_gpu_back_and_waits_for_jobs_that_comfyui_still_has(
+    make_arbiter: MakeArbiter, stacks: FakeStacks, engine: FakeEngine, busy_s: float
+) -> None:
+    arbiter = make_arbiter(restore="idle")
+    with arbiter.lease("generation", job="picture", timeout_s=WAIT_S):
+        pass
+    assert stacks.loaded == {}
+    engine.busy_until = time.time() + busy_s
+    arbiter.restore_before_exit(WAIT_S)
+    assert arbiter.state_store.state().mode == "inference"
+    assert sorted(stacks.loaded) == ["chat", "embed"]
+    assert time.time() >= engine.busy_until
+    assert engine.cancelled == []
+
+
+def test_a_second_signal_ends_the_wait_for_the_gpu_to_be_handed_back(
+    make_arbiter: MakeArbiter, engine: FakeEngine
+) -> None:
+    arbiter = make_arbiter(restore="idle")
+    with arbiter.lease("generation", job="picture", timeout_s=WAIT_S):
+        pass
+    engine.busy_until = time.time() + 5
+    started_at = time.monotonic()
+    arbiter.restore_before_exit(WAIT_S, lambda: time.monotonic() - started_at > 0.2)
+    assert time.monotonic() - started_at < 4
+
+
+def test_a_stop_cancels_a_switch_to_generation_that_has_not_unloaded_anything(
+    make_arbiter: MakeArbiter, stacks: FakeStacks
+) -> None:
+    arbiter = make_arbiter()
+    stacks.busy_until = time.time() + 5
+    arbiter.switch("generation")
+    wait_until(lambda: arbiter.state_store.state().active_switch)
+    started_at = time.monotonic()
+    arbiter.restore_before_exit(WAIT_S)
+    assert time.monotonic() - started_at < 4
+    assert arbiter.state_store.state().mode == "inference"
+    assert sorted(stacks.loaded) == ["chat", "embed"]
+
+
+def test_sketches_count_for_no_decision_about_the_gpu(make_arbiter: MakeArbiter, stacks: FakeStacks) -> None:
+    arbiter = make_arbiter(restore="never")
+    with arbiter.lease("generation", job="picture", timeout_s=WAIT_S):
+        pass
+    with arbiter.lease("generation", job="sketch", timeout_s=WAIT_S, uses_gpu=False):
+        stacks.loaded = {"chat": None}
+        wait_for_mode(arbiter, "inference")
+        assert "chat" in stacks.loaded
+        assert [claim.job for claim in arbiter.snapshot().claims] == ["sketch"]
+    with arbiter.lease("generation", job="sketch", timeout_s=WAIT_S, uses_gpu=False):
+        assert arbiter.state_store.state().mode == "inference"
+        assert arbiter.cancel("sketch") == ("sketch",)
+
+
+def test_a_retry_after_counts_the_later_jobs_of_the_present_requests(make_arbiter: MakeArbiter) -> None:
+    arbiter = make_arbiter(restore="never")
+    arbiter.state_store.record_use(time.time(), 2.0)
+    jobs = [f"job-{number}" for number in range(10)]
+    with (
+        arbiter.listed("request", model="m", jobs=jobs, sender=UNKNOWN_SENDER),
+        arbiter.lease("generation", job=jobs[2], timeout_s=WAIT_S),
+    ):
+        assert arbiter.seconds_until("generation") == 8 * 2
+    assert arbiter.seconds_until("generation") == 1
 
 
 def test_a_picture_is_not_drawn_beside_an_llm_that_was_loaded_a_moment_ago(
@@ -615,10 +758,10 @@ def test_soon_after_a_failed_switch_a_picture_is_not_drawn_beside_an_llm_either(
     stacks.loaded = {"chat": None}
     with arbiter.lease("generation", job="second", timeout_s=WAIT_S):
         assert stacks.loaded == {}
-    assert [item.id for item in arbiter.state_store.state().saved] == ["embed", "chat"]
+    assert [item.id for item in arbiter.state_store.state().saved] == ["chat", "embed"]
 
 
-def test_a_hung_llm_server_delays_a_picture_in_generation_mode_by_no_more_than_a_quarter_of_a_second(
+def test_a_hung_llm_server_delays_a_picture_in_generation_mode_by_about_two_seconds(
     make_arbiter: MakeArbiter, stacks: FakeStacks
 ) -> None:
     arbiter = make_arbiter(restore="never", check_interval_s=WAIT_S)
@@ -628,7 +771,7 @@ def test_a_hung_llm_server_delays_a_picture_in_generation_mode_by_no_more_than_a
     stacks.on_call = lambda op: answer.wait(WAIT_S) and None
     started_at = time.monotonic()
     with arbiter.lease("generation", job="second", timeout_s=WAIT_S):
-        assert 0.2 < time.monotonic() - started_at < 5
+        assert 1.9 < time.monotonic() - started_at < 10
     answer.set()
 
 
