@@ -196,13 +196,13 @@ def test_a_chat_straight_to_the_llm_server_during_a_picture_is_put_out_and_its_m
     with running(tmp_path / "state", **environment) as server, ThreadPoolExecutor(1) as pool:
         drawing = in_background(pool, server, n=2, model="flux-schnell")
         wait_until(lambda: status(server)["queue"]["running"])
-        llama.load("broken")
+        llama.load("chat")
         wait_until(lambda: llama.loaded() == [])
         report = status(server)
-        assert report["switchover"]["reason"] == "loaded outside Easel: chat/broken"
-        assert report["arbiter"]["saved_llm_slots"] == ["chat/chat", "chat/embed", "chat/broken"]
+        assert report["switchover"]["reason"] == "loaded outside Easel: chat/chat"
+        assert report["arbiter"]["saved_llm_slots"] == ["chat/chat", "chat/embed"]
         assert drawing.result(60).status_code == 200
-        wait_until(lambda: sorted(llama.loaded()) == ["chat", "embed"])  # the fake cannot load `broken`
+        wait_until(lambda: sorted(llama.loaded()) == ["chat", "embed"])
 
 
 def test_the_gpu_goes_back_soon_after_the_last_picture_of_a_burst(
