@@ -156,6 +156,19 @@ def test_content_whose_read_took_long_is_read_again_later(tmp_path: Path) -> Non
     assert reader.state().rebuilt == "third"
 
 
+def test_content_that_was_written_after_the_clock_was_read_is_read_again_later(tmp_path: Path) -> None:
+    """The reader is stopped between the clock and the stat; meanwhile the file is written."""
+    clock = FileClock()
+    writer, path = StateStore(tmp_path), tmp_path / "state.json"
+    writer.write(State(rebuilt="first"))
+    written_at = clock.now + 1_000_000_000
+    os.utime(path, ns=(written_at, written_at))
+    reader = StateStore(tmp_path, clock)
+    assert reader.state().rebuilt == "first"
+    rewrite_in_place(path, "first", "third")
+    assert reader.state().rebuilt == "third"
+
+
 def increment_repeatedly(folder: Path, pipe: Connection) -> None:
     state_store = StateStore(folder)
     pipe.send("ready")
@@ -397,7 +410,19 @@ def test_the_pace_follows_the_last_jobs_and_is_read_by_a_new_process(tmp_path: P
     assert StateStore(tmp_path).pace().seconds_each == pytest.approx(2.0, abs=0.1)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"last": 1, "unknown": 2}', b'{"la'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b'{"last": 1, "unknown": 2}',
+        b'{"la',
+        b'{"last": null}',
+        b'{"seconds_each": "1"}',
+        b'{"jobs": NaN}',
+        b'{"last": -1}',
+    ],
+)
 def test_a_corrupt_pace_file_counts_as_no_measurement(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "pace.json").write_bytes(content)
     state_store = StateStore(tmp_path)
