@@ -1,9 +1,10 @@
-"""Reads YAML with line numbers in error messages. Unlike PyYAML, refuses duplicate keys, keys that are not text, and
-non-finite numbers."""
+"""Reads YAML with line numbers in error messages. Unlike PyYAML, refuses duplicate keys, keys that are not text, numbers
+that are not finite, and text that YAML 1.1 reads as another number or as a date."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Hashable, Iterable
 from typing import Any
 
@@ -49,6 +50,8 @@ def _key_error(key: yaml.Node) -> str | None:
 
 def _finite(loader: Any, node: yaml.ScalarNode) -> float:
     value: float = loader.construct_yaml_float(node)
+    if ":" in node.value:
+        raise _ambiguous(node, f"the number {value}", f", or {value} if you mean the number")
     if not math.isfinite(value):
         raise yaml.constructor.ConstructorError(
             None, None, f"{node.value} is not a finite number", node.start_mark
@@ -56,7 +59,37 @@ def _finite(loader: Any, node: yaml.ScalarNode) -> float:
     return value
 
 
-_StrictLoader.add_constructor("tag:yaml.org,2002:float", _finite)
+_DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]*|[1-9][0-9]{0,2}(_[0-9]{3})+)")
+_MAX_DIGITS = 100
+
+
+def _decimal(loader: Any, node: yaml.ScalarNode) -> int:
+    """A decimal number. YAML 1.1 also reads 13:59, the id of a node in a subgraph, as 839, and 010 as 8."""
+    text = node.value
+    if len(text) > _MAX_DIGITS:
+        raise yaml.constructor.ConstructorError(
+            None, None, f"a number has at most {_MAX_DIGITS} digits", node.start_mark
+        )
+    value: int = loader.construct_yaml_int(node)
+    if not _DECIMAL.fullmatch(text):
+        raise _ambiguous(node, f"the number {value}", f", or {value} if you mean the number")
+    return value
+
+
+def _ambiguous(
+    node: yaml.ScalarNode, meaning: str, alternative: str = ""
+) -> yaml.constructor.ConstructorError:
+    error = f'YAML reads {node.value} as {meaning}; write it in quotes: "{node.value}"{alternative}'
+    return yaml.constructor.ConstructorError(None, None, error, node.start_mark)
+
+
+def _no_date(loader: Any, node: yaml.ScalarNode) -> None:
+    raise _ambiguous(node, "a date")
+
+
+_StrictLoader.add_constructor(f"{_TAG}int", _decimal)
+_StrictLoader.add_constructor(f"{_TAG}float", _finite)
+_StrictLoader.add_constructor(f"{_TAG}timestamp", _no_date)
 
 
 def read_yaml(text: str, *, repeated_sections: bool = False) -> Any:
@@ -76,7 +109,7 @@ def read_yaml(text: str, *, repeated_sections: bool = False) -> Any:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ValueError(f"{line}: {error.problem or error.context}") from error
-    except (yaml.YAMLError, TypeError, RecursionError) as error:
+    except (yaml.YAMLError, TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
         raise ValueError(f"1: {error}") from error
     finally:
         loader.dispose()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from compiler import compile_workflow, load_catalogue
+from errors import CatalogueInvalid
 from tests.compiler.catalogues import exported, faults_of, image_request, with_workflow
 
 PREVIEW = {"10": {"class_type": "PreviewImage", "inputs": {"images": ["8", 0]}}}
@@ -96,3 +98,18 @@ def test_an_unknown_node_is_reported_alone_even_if_it_is_the_answer() -> None:
     for fields in ({}, {"output": "9"}):
         (fault,) = faults_of(text, **fields)
         assert "node '9': unknown node class (given: Image Save" in fault
+
+
+@pytest.mark.parametrize(("node", "meaning"), [("13:59", "839"), ("010", "8"), ("0x1F", "31")])
+def test_an_answers_node_that_yaml_reads_as_another_number_is_refused_with_the_text_to_write(
+    node: str, meaning: str
+) -> None:
+    sources = with_workflow(exported().replace('"9"', f'"{node}"'), output="NODE")
+    line = 1 + sources.catalogue[: sources.catalogue.index("output: NODE")].count("\n")
+    with pytest.raises(CatalogueInvalid) as caught:
+        load_catalogue(replace(sources, catalogue=sources.catalogue.replace("NODE", node)))
+    assert f':{line}: YAML reads {node} as the number {meaning}; write it in quotes: "{node}"' in str(
+        caught.value
+    )
+    quoted = replace(sources, catalogue=sources.catalogue.replace("NODE", f'"{node}"'))
+    assert load_catalogue(quoted).undrawable == {}

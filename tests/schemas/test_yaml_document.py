@@ -51,6 +51,47 @@ def test_a_key_that_is_not_text_is_refused_wherever_it_is_with_line_and_remedy(
     assert remedy in str(caught.value)
 
 
+@pytest.mark.parametrize("frame", ["# comment\na: {value}\n", "a:\n- {value}\n", "a:\n  {{b: {value}}}\n"])
+@pytest.mark.parametrize(
+    ("value", "meaning"),
+    [
+        ("13:59", "the number 839"),
+        ("1:02:03", "the number 3723"),
+        ("-1:30", "the number -90"),
+        ("1:30.5", "the number 90.5"),
+        ("010", "the number 8"),
+        ("-017", "the number -15"),
+        ("0x1F", "the number 31"),
+        ("0b11", "the number 3"),
+        ("1_0", "the number 10"),
+        ("2024-01-31", "a date"),
+        ("2024-13-45", "a date"),
+    ],
+)
+def test_a_text_that_yaml_reads_as_another_number_or_a_date_is_refused_with_line_and_remedy(
+    frame: str, value: str, meaning: str
+) -> None:
+    with pytest.raises(ValueError) as caught:
+        read_yaml(frame.format(value=value))
+    assert str(caught.value).startswith(f'2: YAML reads {value} as {meaning}; write it in quotes: "{value}"')
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("9", 9), ("-3", -3), ("+4", 4), ("0", 0), ("1_048_576", 1048576), ("1.5", 1.5), ('"13:59"', "13:59"), ("09", "09"), ("a:b", "a:b")],
+)  # fmt: skip
+def test_numbers_and_texts_that_have_one_meaning_are_read_as_such(text: str, value: object) -> None:
+    assert read_yaml(f"a: {text}") == {"a": value}
+
+
+@pytest.mark.parametrize(
+    "text", ["9" * 5000, "!!int x", "!!int ''", "!!float x", "!!bool x", "!!timestamp x"]
+)
+def test_a_value_that_cannot_be_read_is_an_error_with_a_line(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^1: "):
+        read_yaml(f"a: {text}")
+
+
 @pytest.mark.parametrize("key", ["? [a]", "? {a: 1}"])
 def test_a_key_that_is_a_list_or_a_mapping_is_refused(key: str) -> None:
     with pytest.raises(ValueError, match="2: a list or a mapping cannot be a key"):
