@@ -12,7 +12,7 @@ import click
 
 from commands.context import engine_at, handle_errors, services, write_file
 from compiler import SourcePaths, learned_nodes
-from compiler.node_records import add_learned, node_record, record_nodes, without_files
+from compiler.node_records import add_learned, is_node_entry, node_record, record_nodes, without_files
 from errors import CatalogueInvalid, InvalidValue, NodesMissing, StoreUnwritable
 from schemas.yaml_document import read_yaml
 
@@ -139,17 +139,25 @@ def _read(source: str, version: str | None, classes: set[str]) -> tuple[dict[str
     """The /object_info entries of `classes`, and the version of ComfyUI."""
     if source.startswith(("http://", "https://")):
         engine = engine_at(source)
-        return engine.signatures(classes, fresh=True), version or engine.stats().version
+        return _node_entries(engine.signatures(classes, fresh=True)), version or engine.stats().version
     if version is None:
         raise InvalidValue(
             "--version is required if SOURCE is a file: the ComfyUI version that the file is from.",
             param="version",
         )
     try:
-        object_info = json.loads(Path(source).read_text("utf-8"))
-        return {name: entry for name, entry in object_info.items() if name in classes}, version
-    except (OSError, ValueError, AttributeError) as error:
+        object_info = json.loads(Path(source).read_text("utf-8-sig"))
+        entries = {name: entry for name, entry in object_info.items() if name in classes}
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise CatalogueInvalid(f"{source} is not a response of /object_info: {error}") from error
+    return _node_entries(entries), version
+
+
+def _node_entries(object_info: Mapping[str, Any]) -> dict[str, Any]:
+    """`object_info` without the entries that describe no node; they are reported."""
+    for name in sorted(name for name, entry in object_info.items() if not is_node_entry(entry)):
+        click.echo(f"skipped  {name}: /object_info does not describe it as a node", err=True)
+    return {name: entry for name, entry in object_info.items() if is_node_entry(entry)}
 
 
 def _is_sketch(source: str) -> bool:

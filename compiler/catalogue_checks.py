@@ -23,7 +23,14 @@ def choices_of(reference: str, signatures: Signatures) -> tuple[Any, ...] | None
         combos = [group[parent].options or {} for group in inputs if parent in group]
         inputs = [option for options in combos for option in options.values()]
     choices = [group[name].choices for group in inputs if name in group]
-    found = dict.fromkeys(choice for values in choices if values is not None for choice in values)
+    # A request cannot send the lists and objects that some custom nodes have as choices.
+    found = dict.fromkeys(
+        choice
+        for values in choices
+        if values is not None
+        for choice in values
+        if isinstance(choice, str | int | float)
+    )
     return tuple(found) if any(values is not None for values in choices) else None
 
 

@@ -4,7 +4,7 @@ signatures. Reports all errors together, with file, line and path."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -24,13 +24,13 @@ from compiler.catalogue import (
 )
 from compiler.catalogue_checks import choices_of, consistency_errors, lora_errors
 from compiler.engine_files import with_slashes
-from compiler.node_records import NodeFacts, add_learned, with_facts
+from compiler.node_records import NodeFacts, add_learned, record_faults, with_facts
 from compiler.render import TemplateRenderer
 from compiler.signatures import Signatures, parse_signatures
 from compiler.size import Size, SizeRule
 from compiler.sources import TEMPLATE_SUFFIX, SourcePaths, Sources, read_learned_nodes
 from compiler.values import TASKS
-from errors import CatalogueInvalid
+from errors import CatalogueInvalid, shorten
 from schemas import LocatedError, line_of, located_errors, read_yaml
 
 MAX_ERRORS = 20
@@ -88,16 +88,31 @@ def parse_learned(text: str) -> dict[str, Any]:
         return {"versions": {}}
     try:
         document = json.loads(text)
-        add_learned({"versions": [], "nodes": {}}, document)
-        parse_signatures(
-            {"nodes": {k: v for nodes in document["versions"].values() for k, v in nodes.items()}}
-        )
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-        raise CatalogueInvalid(
-            "nodes.json in the state directory, with the nodes learned by `flask snapshot-nodes`, is damaged "
-            f"({type(error).__name__}: {error}). Delete it and run `flask snapshot-nodes URL` again."
-        ) from error
+    except (ValueError, RecursionError) as error:
+        raise _damaged(f"{type(error).__name__}: {error}") from error
+    for fault in _learned_faults(document):
+        raise _damaged(fault)
     return dict(document)
+
+
+def _learned_faults(document: Any) -> Iterator[str]:
+    versions = document.get("versions") if isinstance(document, dict) else None
+    if not isinstance(versions, dict):
+        yield "it has no object `versions`"
+        return
+    for version, records in versions.items():
+        if not isinstance(records, dict):
+            yield f"{version} is not an object"
+            continue
+        for name, record in records.items():
+            yield from record_faults(f"{version}.{name}", record)
+
+
+def _damaged(reason: str) -> CatalogueInvalid:
+    return CatalogueInvalid(
+        "nodes.json in the state directory, with the nodes learned by `flask snapshot-nodes`, is damaged "
+        f"({shorten(reason, 200)}). Delete it and run `flask snapshot-nodes URL` again."
+    )
 
 
 def _merged_facts(shipped: NodeFacts, own: NodeFacts) -> NodeFacts:

@@ -3,13 +3,16 @@ ComfyUI does not report. `schemas/nodes.json` and the nodes learned from a user'
 
 from __future__ import annotations
 
+import json
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import zip_longest
 from typing import Any
 
 from dynamic_inputs import AUTOGROW, DYNAMIC_COMBO, MATCH_TYPE
+from errors import shorten
 
 NodeRecord = Mapping[str, Any]
 """{"inputs": {name: …}, "outputs": [types], "output_node": …, "output_matches": […], "more_inputs": …}"""
@@ -35,37 +38,58 @@ _LOADER_WORDS = re.compile(
     "ckpt|checkpoint|unet|vae|clip|lora|gguf|model|control_?net|upscaler", re.IGNORECASE
 )
 _NO_FILE_CHOICES = frozenset({"none", "baked vae", "disabled", "undefined"})
-_NUMBERS = ("default", "min", "max", "step")
+_BOUNDS = ("min", "max", "step")
 
 
 # --- /object_info -> records --------------------------------------------------------------------------
 
 
 def node_record(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of one entry of `/object_info`, of any version of ComfyUI; lists of files included."""
+    """The record of one entry of `/object_info`, of any version of ComfyUI; lists of files included.
+
+    Custom nodes may write anything: an input whose description has an unknown form takes any value. Raises ValueError
+    if `entry` is not the description of a node at all.
+    """
+    if not is_node_entry(entry):
+        raise ValueError(f"not the description of a node: {shorten(repr(entry), 80)}")
+    outputs, matches = _as_list(entry.get("output")), _as_list(entry.get("output_matchtypes"))
     record: dict[str, Any] = {
-        "inputs": _input_records(entry.get("input") or {}),
-        "outputs": [kind if isinstance(kind, str) else "COMBO" for kind in entry.get("output") or ()],
+        "inputs": _input_records(entry.get("input")),
+        "outputs": [kind if isinstance(kind, str) else "COMBO" for kind in outputs],
         "output_node": bool(entry.get("output_node")),
     }
-    if any(entry.get("output_matchtypes") or ()):
-        record["output_matches"] = list(entry["output_matchtypes"])
+    if any(matches):
+        record["output_matches"] = [match if isinstance(match, str) else None for match in matches]
     return record
 
 
-def _input_records(groups: Mapping[str, Any]) -> dict[str, Any]:
+def is_node_entry(entry: Any) -> bool:
+    """Whether this is the description of a node as in `/object_info`."""
+    return isinstance(entry, Mapping)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else []
+
+
+def _input_records(groups: Any) -> dict[str, Any]:
+    if not isinstance(groups, Mapping):
+        return {}
     return {
         name: _input_record(spec, optional=group == "optional")
         for group in ("required", "optional")
-        for name, spec in (groups.get(group) or {}).items()
+        if isinstance(specs := groups.get(group), Mapping)
+        for name, spec in specs.items()
     }
 
 
 def _input_record(spec: Any, *, optional: bool) -> dict[str, Any]:
     try:
         record = _typed_record(spec)
-    except (TypeError, KeyError, ValueError, AttributeError, IndexError, StopIteration):
-        record = {"type": "*"}  # a custom node may write anything, and newer versions other forms
+        if next(_input_faults("", record), None) is not None:
+            record = {"type": "*"}
+    except (TypeError, KeyError, ValueError, AttributeError, IndexError, StopIteration, RecursionError):
+        record = {"type": "*"}
     if optional:
         record["optional"] = True
     return record
@@ -94,7 +118,7 @@ def _plain_record(kind: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     record: dict[str, Any] = {}
     # ComfyUI versions write a list of choices in two ways: [[a, b], {…}] and ["COMBO", {"options": [a, b]}].
     choices = kind if isinstance(kind, list) else config.get("options")
-    if choices is not None:
+    if isinstance(choices, list | tuple):
         record["choices"] = list(choices)
     if any(config.get(flag) for flag in _UPLOAD_FLAGS):
         record["upload"] = True
@@ -103,7 +127,12 @@ def _plain_record(kind: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     is_plain = choices is not None or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
     if not is_plain and (config.get("socketless") or "default" in config or "widgetType" in config):
         record["widget"] = True
-    return record | {key: config[key] for key in _NUMBERS if key in config}
+    bounds = {key: config[key] for key in _BOUNDS if _is_number(config.get(key))}
+    return record | ({"default": config["default"]} if "default" in config else {}) | bounds
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _grown(template: Mapping[str, Any]) -> dict[str, Any]:
@@ -381,6 +410,7 @@ def _options(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {
         choice: {"key": choice, "inputs": {}, **({"only_in": marks[choice]} if choice in marks else {})}
         for choice in entry.get("choices", ())
+        if isinstance(choice, str)
     }
 
 
@@ -403,20 +433,117 @@ def _merge_options(
 
 
 def _merge_choices(old: Mapping[str, Any], new_choices: list[Any], versions: _Versions) -> dict[str, Any]:
-    versions_of: dict[Any, set[str]] = {
-        choice: {
+    # Custom nodes have choices of any JSON type, also lists and objects: they are told apart by their JSON.
+    choices = {_choice_key(choice): choice for choice in (*old["choices"], *new_choices)}
+    versions_of: dict[str, set[str]] = {
+        _choice_key(choice): {
             v for v in old.get("choices_in", {}).get(str(choice), versions.others) if v != versions.version
         }
         for choice in old["choices"]
     }
     for choice in new_choices:
-        versions_of.setdefault(choice, set()).add(versions.version)
+        versions_of.setdefault(_choice_key(choice), set()).add(versions.version)
     choices_in = {
-        str(choice): sorted(having, key=_version_key)
-        for choice, having in versions_of.items()
+        str(choices[key]): sorted(having, key=_version_key)
+        for key, having in versions_of.items()
         if having and having != versions.all
     }
-    merged: dict[str, Any] = {"choices": [choice for choice, having in versions_of.items() if having]}
+    merged: dict[str, Any] = {"choices": [choices[key] for key, having in versions_of.items() if having]}
     if choices_in:
         merged["choices_in"] = choices_in
     return merged
+
+
+def _choice_key(choice: Any) -> str:
+    return json.dumps(choice, sort_keys=True)
+
+
+# --- the form of records that were kept -----------------------------------------------------------------
+
+_MAX_DEPTH = 10
+"""of dynamic combos and auto-grown inputs inside each other"""
+
+
+def record_faults(name: str, record: Any) -> Iterator[str]:
+    """What is wrong with the form of one record, as text that begins with the place. A record without faults can be
+    merged and parsed."""
+    if not isinstance(record, dict):
+        yield f"{name} is not an object"
+        return
+    yield from _inputs_faults(name, record.get("inputs"), 0)
+    if not _is_texts(record.get("outputs")):
+        yield f"{name}.outputs is not a list of texts"
+    matches = record.get("output_matches", [])
+    if not isinstance(matches, list) or not all(match is None or isinstance(match, str) for match in matches):
+        yield f"{name}.output_matches is not a list of texts"
+    for key in ("output_node", "more_inputs"):
+        if not isinstance(record.get(key, False), bool):
+            yield f"{name}.{key} is neither true nor false"
+
+
+def _inputs_faults(place: str, inputs: Any, depth: int) -> Iterator[str]:
+    if not isinstance(inputs, dict):
+        yield f"{place}.inputs is not an object"
+    elif depth > _MAX_DEPTH:
+        yield f"{place}.inputs is nested too deeply"
+    else:
+        for name, entry in inputs.items():
+            yield from _input_faults(f"{place}.{name}", entry, depth)
+
+
+_INPUT_FORMS: Mapping[str, type] = {
+    "optional": bool,
+    "file": bool,
+    "upload": bool,
+    "widget": bool,
+    "several": bool,
+    "folder": str,
+    "choices": list,
+    "choices_in": dict,
+}
+
+
+def _input_faults(place: str, entry: Any, depth: int = 0) -> Iterator[str]:
+    if not isinstance(entry, dict) or not isinstance(entry.get("type"), str):
+        yield f"{place} is not an object with a type"
+        return
+    for key, form in _INPUT_FORMS.items():
+        if key in entry and not isinstance(entry[key], form):
+            yield f"{place}.{key} has the wrong type"
+    for key in _BOUNDS:
+        if key in entry and not _is_number(entry[key]):
+            yield f"{place}.{key} is not a number"
+    marks = entry.get("choices_in")
+    for key, texts in (
+        *((key, entry.get(key, [])) for key in ("also", "only_in", "names")),
+        *(("choices_in", versions) for versions in (marks.values() if isinstance(marks, dict) else ())),
+    ):
+        if not _is_texts(texts):
+            yield f"{place}.{key} is not a list of texts"
+    if entry["type"] == DYNAMIC_COMBO:
+        yield from _options_faults(place, entry.get("options"), depth)
+    elif entry["type"] == AUTOGROW:
+        if not _is_texts(entry.get("names")) or type(entry.get("min")) is not int:
+            yield f"{place} does not have `names` and a number `min`"
+        yield from _input_faults(f"{place}.template", entry.get("template"), depth + 1)
+    elif entry["type"] == MATCH_TYPE and not (
+        isinstance(entry.get("types"), str) and isinstance(entry.get("match"), str)
+    ):
+        yield f"{place} does not have `types` and a `match`"
+
+
+def _options_faults(place: str, options: Any, depth: int) -> Iterator[str]:
+    if not isinstance(options, list):
+        yield f"{place}.options is not a list"
+        return
+    for option in options:
+        if not isinstance(option, dict) or not isinstance(option.get("key"), str):
+            yield f"{place}.options has an entry without a key"
+        elif not _is_texts(option.get("only_in", [])):
+            yield f"{place}.options.only_in is not a list of texts"
+        else:
+            yield from _inputs_faults(f"{place}.{option['key']}", option.get("inputs"), depth + 1)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)

@@ -90,8 +90,10 @@ class ComfyuiHttp:
         )
 
     def signature(self, class_type: str) -> Any:
-        """The `/object_info` entry of one class, or None."""
-        return self._get_object(f"/object_info/{quote(class_type, safe='')}", _SLOW_TIMEOUT_S).get(class_type)
+        """The `/object_info` entry of one class; None if there is none, or none that describes a node."""
+        path = f"/object_info/{quote(class_type, safe='')}"
+        entry = self._get_object(path, _SLOW_TIMEOUT_S).get(class_type)
+        return entry if isinstance(entry, dict) else None
 
     def upload(self, data: bytes, name: str, subfolder: str, timeout_s: float = _UPLOAD_TIMEOUT_S) -> None:
         """Store an image in the temp folder, replacing a file of the same name. Raises UploadRefused."""

@@ -332,6 +332,35 @@ def test_snapshots_of_several_engines_and_further_nodes_are_all_kept(
     assert signatures["B"].inputs["tile_size"].maximum == 4096
 
 
+def test_snapshots_of_two_versions_learn_custom_nodes_that_describe_themselves_in_unusual_ways(
+    run_on_copy: Any, tmp_path: Path
+) -> None:
+    info = tmp_path / "info.json"
+    for number, choice in enumerate((["a", 1], {"b": None})):
+        odd = {
+            "pair": [[choice, "plain"], {"default": choice}],
+            "number": ["INT", {"min": None, "max": number or None}],
+        }
+        entries = {"Odd": {"input": {"required": odd}, "output": ["IMAGE"]}, "Broken": 5, "SaveImage": None}
+        info.write_text(json.dumps(entries), encoding="utf-8-sig")
+        result = run_on_copy("snapshot-nodes", str(info), "--version", f"0.9{number}.0", "--node", "Odd")
+        assert (result.exit_code, result.exception) == (0, None)
+        assert "skipped  SaveImage: " in result.stderr
+    result = run_on_copy("snapshot-nodes", str(info), "--version", "0.92.0", "--node", "Broken")
+    assert "skipped  Broken: /object_info does not describe it as a node" in result.stderr
+    assert result.exit_code == 3
+    assert "has no node Broken" in result.stderr
+    paths = SourcePaths(
+        ROOT / "catalogue.yaml",
+        tmp_path / "templates_wf",
+        tmp_path / "schemas",
+        tmp_path / "state/nodes.json",
+    )
+    odd_inputs = load_catalogue(read_sources(paths)).signatures["Odd"].inputs
+    assert odd_inputs["pair"].choices == (["a", 1], "plain", {"b": None})
+    assert odd_inputs["number"].minimum is None
+
+
 def test_a_damaged_file_of_learned_nodes_is_reported_with_the_remedy(
     run_on_copy: Any, tmp_path: Path
 ) -> None:
