@@ -9,6 +9,7 @@ Not done with JSON Schema, which cannot say that a link must point to an existin
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from graphlib import CycleError, TopologicalSorter
@@ -18,6 +19,8 @@ from compiler.link_types import LinkTypes
 from compiler.signatures import PLAIN_TYPES, InputSignature, NodeSignature, Signatures, plain_value
 from dynamic_inputs import OPAQUE_PREFIX, grown_inputs
 from errors import GraphInvalid, shorten
+
+_NOT_FINITE = "not a finite number, which JSON requires"
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,8 @@ def _input_errors(
         expected_input = inputs.get(name)
         if expected_input is None:
             yield from _unlisted_input_errors(node_id, node, name, signature, new_error)
+            if not isinstance(value, list) and _has_no_json(value):
+                yield new_error(node_id, name, value, "a value of JSON", _NOT_FINITE)
         elif isinstance(value, list):
             yield from _link_errors(node_id, name, value, expected_input, nodes, signatures, types, new_error)
         else:
@@ -200,6 +205,9 @@ def _is_compatible(output: str, expected: str) -> bool:
 def _value_errors(
     node_id: str, name: str, value: Any, expected: InputSignature, new_error: _ErrorFactory
 ) -> Iterator[GraphError]:
+    if _has_no_json(value):
+        yield new_error(node_id, name, value, _describe(expected), _NOT_FINITE)
+        return
     if expected.several and isinstance(value, list):
         for item in value:
             yield from _value_errors(node_id, name, item, replace(expected, several=False), new_error)
@@ -216,6 +224,14 @@ def _value_errors(
         yield new_error(node_id, name, value, _describe(expected), "the value is not one of the choices")
     elif is_out_of_range(value, expected):
         yield new_error(node_id, name, value, _describe(expected), "the value is out of range")
+
+
+def _has_no_json(value: Any) -> bool:
+    """Whether the value is, or contains, a number such as NaN that Python reads but JSON does not have."""
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(map(_has_no_json, items))
 
 
 def _plain_kinds(type_name: str) -> tuple[type, ...]:

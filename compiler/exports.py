@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from compiler.signatures import Signatures
@@ -26,7 +26,18 @@ _EDITOR_INPUT_FORM = re.compile(
     r"\$\$.*|(choose|select|upload)\b.*\b(upload|image|file|video|audio|folder)s?", re.IGNORECASE
 )
 
-_QUOTED = re.compile(r'"\{\{-?\s*(?P<name>[^{}"]+?)\s*-?\}\}"')
+_TOKEN = re.compile(
+    r"""(?P<value>\{\{-?(?P<expression>(?:"[^"\n]{0,200}"|'[^'\n]{0,200}'|[^'"}]|\}(?!\})){0,200}?)-?\}\})
+      | (?P<other>\{%.{0,1000}?%\}|\{\#.{0,5000}?\#\})
+      | (?P<quote>")
+      | (?P<text>(?:\\.|[^"\\\n{]|\{(?![{%\#]))+)
+      | (?P<end>\n)
+      | .""",
+    re.VERBOSE | re.DOTALL,
+)
+"""The parts of a template: `{{ values }}`, other tags, quotes, plain text, ends of lines. Their lengths are limited, so
+that a template with many unclosed tags is read quickly."""
+_SIMPLE_EXPRESSION = re.compile(r"""[\w.]+(\[[^\[\]]*\])*""")
 _PLACEHOLDER = re.compile(
     r'"(?P<name>%{1,2}[A-Za-z][A-Za-z0-9_ ]*%{1,2})"|(?P<inside>%(?:prompt|positive|negative|negative_prompt)%)'
 )
@@ -114,9 +125,43 @@ def placeholder_error(text: str) -> str | None:
 
 
 def quotes_hint(text: str) -> str:
-    """A sentence about the first `{{ value }}` in quotes in the text of a template; empty if there is none."""
-    for number, line in enumerate(text.splitlines(), 1):
-        if match := _QUOTED.search(line):
-            value = f"{{{{ {match['name']} }}}}"
-            return f". Line {number}: write {value} without the quotes around it; every value brings its own"
+    """A sentence about the first mistake in the text of a template that makes its JSON invalid although the text looks
+    right: a `{{ value }}` in quotes, a byte order mark; empty if there is none."""
+    for number, parts in _strings_with_values(text):
+        if parts is None:
+            return (
+                f". Line {number}: a {{{{ value }}}} in quotes is not possible, because every value brings its own "
+                'quotes; join texts with ~ outside the quotes, such as {{ "photo of " ~ prompt }}'
+            )
+        return (
+            f". Line {number}: write {{{{ {' ~ '.join(parts)} }}}} without the quotes around it; every value brings "
+            "its own"
+        )
+    if (position := text.find("\ufeff")) >= 0:
+        number = text.count("\n", 0, position) + 1
+        return f". Line {number} contains a byte order mark (U+FEFF), which is invisible: delete it"
     return ""
+
+
+def _strings_with_values(text: str) -> Iterator[tuple[int, list[str] | None]]:
+    """The strings of a template in quotes that contain a `{{ value }}`: the line, and the Jinja expressions whose texts
+    together are the string; None instead if it contains other tags too."""
+    number, in_string, has_tags = 1, False, False
+    parts: list[str] = []
+    for match in _TOKEN.finditer(text):
+        if match["quote"] or match["end"]:
+            if match["quote"] and in_string and any(not part.startswith('"') for part in parts):
+                yield number, None if has_tags else parts
+            in_string = bool(match["quote"]) and not in_string
+            parts, has_tags = [], False
+        elif in_string and match["value"]:
+            parts.append(_operand(match["expression"].strip()))
+        elif in_string and match["text"]:
+            parts.append(f'"{match["text"]}"')
+        elif in_string:
+            has_tags = True
+        number += match[0].count("\n")
+
+
+def _operand(expression: str) -> str:
+    return expression if _SIMPLE_EXPRESSION.fullmatch(expression) else f"({expression})"

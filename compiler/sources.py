@@ -86,8 +86,10 @@ def _read(path: Path) -> str:
         # Reading a pipe or a device could block, or never end.
         if not stat.S_ISREG(path.stat().st_mode):
             raise CatalogueInvalid(f"{path.name} is not a regular file")
-        return path.read_text("utf-8")
+        return path.read_text("utf-8-sig")  # some editors on Windows begin a file with a byte order mark
     except OSError as error:
         raise CatalogueInvalid(f"{path.name} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise CatalogueInvalid(f"{path.name} is not UTF-8 at byte {error.start}") from error
+        raise CatalogueInvalid(
+            f"{path.name} is not UTF-8 at byte {error.start}; save it with the encoding UTF-8"
+        ) from error
