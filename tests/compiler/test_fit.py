@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from itertools import islice, permutations
 from typing import Any
 
 import pytest
 
 from compiler import compile_workflow, find_errors, fit
 from compiler.catalogue import File
+from compiler.engine_files import find_file
 from compiler.node_records import record_nodes
 from compiler.signatures import parse_object_info, parse_signatures
 from errors import FilesMissing, NodesMissing
@@ -220,6 +223,33 @@ def test_a_file_that_is_ambiguous_or_missing_is_reported_with_the_names_there_ar
     assert message in caught.value.message
     (entry,) = caught.value.details["files"]
     assert {"ambiguous", "nearest"} <= set(entry)
+
+
+def test_similar_names_among_thousands_of_files_are_found_quickly() -> None:
+    words = [
+        "juggernaut",
+        "realistic",
+        "vision",
+        "dream",
+        "shaper",
+        "flux",
+        "lora",
+        "detail",
+        "anime",
+        "ema",
+        "turbo",
+        "lightning",
+        "pony",
+    ]
+    listed = [
+        f"SD/{'_'.join(parts)}_v{number}.safetensors"
+        for number, parts in enumerate(islice(permutations(words, 4), 5000))
+    ]
+    started_at = time.process_time()
+    match = find_file("XL/" + listed[2345].removeprefix("SD/").replace("_", ""), listed)
+    assert time.process_time() - started_at < 0.3
+    assert match.nearest[0] == listed[2345]
+    assert len(match.nearest) > 1
 
 
 def test_the_folder_of_a_missing_file_is_that_of_the_facts_or_of_the_catalogue() -> None:
