@@ -112,4 +112,10 @@ def load_catalogue(sources: Sources) -> Catalogue:
     Raises CatalogueInvalid with every error found if the catalogue itself is invalid.
     """
     catalogue = parse_catalogue(sources)
-    return replace(catalogue, proofs=prove_catalogue(catalogue))
+    proofs = prove_catalogue(catalogue)
+    for model in catalogue.models.values():
+        for task, workflow in model.workflows.items():
+            # What the proof says without the template or the node that the workflow lacks would mislead.
+            if faults := catalogue.workflows[workflow].faults:
+                proofs[model.id][task] = replace(proofs[model.id][task], faults=faults)
+    return replace(catalogue, proofs=proofs)

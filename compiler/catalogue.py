@@ -110,6 +110,8 @@ class Workflow:
     presets: Presets = field(default_factory=dict)
     output: str | None = None
     """The id of the node whose pictures are the answer; None: the only node that saves a picture."""
+    faults: tuple[str, ...] = ()
+    """What it lacks, so that none of its models can be drawn: its template, or a node that is not known."""
 
     def inputs_for(self, task: Task) -> Mapping[str, Input]:
         """The inputs that `task` has, with the limits and defaults that apply to it."""

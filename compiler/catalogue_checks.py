@@ -3,13 +3,15 @@ with the node signatures."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from compiler.catalogue import Input, Lora, Model, Presets, Workflow
 from compiler.signatures import Signatures
 from compiler.size import size_error
-from compiler.sources import Sources
+from compiler.sources import TEMPLATE_SUFFIX, Sources
 from schemas import LocatedError, explain
 
 
@@ -46,8 +48,10 @@ def consistency_errors(
             ("default_model",),
             f"there is no model {document['default_model']!r}; available: {_list(models)}",
         )
+    if not sources.templates:
+        yield ("workflows",), "the folder of the templates has no file with a name that ends in .json.j2"
     for workflow in workflows.values():
-        yield from _workflow_errors(workflow, document, sources, signatures)
+        yield from _workflow_errors(workflow, document, signatures)
     for model in models.values():
         yield from _model_errors(model, workflows)
     yield from _duplicate_name_errors(models)
@@ -58,20 +62,16 @@ def _list(names: Mapping[str, Any]) -> str:
 
 
 def _workflow_errors(
-    workflow: Workflow, document: Mapping[str, Any], sources: Sources, signatures: Signatures
+    workflow: Workflow, document: Mapping[str, Any], signatures: Signatures
 ) -> Iterator[LocatedError]:
     path = ("workflows", workflow.id)
-    if workflow.template not in sources.templates:
-        yield (
-            (*path, "template"),
-            f"there is no template {workflow.template}; available: {_list(sources.templates)}",
-        )
     for name, entry in document["workflows"][workflow.id]["inputs"].items():
-        if "x-choices" in entry and choices_of(entry["x-choices"], signatures) is None:
-            yield (
-                (*path, "inputs", name, "x-choices"),
-                f"nodes.json has no node input with choices named {entry['x-choices']!r}",
-            )
+        reference = entry.get("x-choices", "")
+        if reference and choices_of(reference, signatures) is None:
+            if (
+                _node_of(reference) in signatures
+            ):  # if not, `unknown_choices` reports it for this workflow only
+                yield (*path, "inputs", name, "x-choices"), _no_choices(reference, signatures)
         elif "default" in entry:
             yield from _value_errors(
                 (*path, "inputs", name, "default"), workflow.inputs[name], entry["default"]
@@ -83,6 +83,57 @@ def _workflow_errors(
                 yield (*path, "inputs", name, "x-unused-when"), f"{other!r} is not an input"
         yield from _conditional_errors((*path, "inputs", name, "x-when"), workflow.inputs[name], workflow)
     yield from _preset_errors((*path, "presets"), workflow.presets, [workflow])
+
+
+def _no_choices(reference: str, signatures: Signatures) -> str:
+    node = _node_of(reference)
+    names = [name for name, entry in signatures[node].inputs.items() if entry.choices is not None]
+    return (
+        f"the node {node} has no input {reference.partition('.')[2]!r} with choices; it has {', '.join(names) or 'none'}. "
+        "If your ComfyUI has another version of this node, `flask snapshot-nodes URL` learns it"
+    )
+
+
+def _node_of(reference: str) -> str:
+    return reference.partition(".")[0]
+
+
+# --- faults of single workflows ---------------------------------------------------------------------
+
+
+def missing_template(workflow: str, template: str, templates: Mapping[str, str]) -> Iterator[str]:
+    """The fault of a workflow whose template does not exist, with what to write."""
+    if template in templates:
+        return
+    names = [name.removesuffix(TEMPLATE_SUFFIX) for name in templates]
+    similar = get_close_matches(template.removesuffix(TEMPLATE_SUFFIX), names, n=1)
+    write = (
+        f"`template: {similar[0]}{TEMPLATE_SUFFIX}`"
+        if similar
+        else f"`template: FILE`, one of {_list(templates)},"
+    )
+    yield (
+        f"there is no template {template}; add the file to the folder of the templates, or write {write} "
+        f"under workflows.{workflow} in catalogue.yaml"
+    )
+
+
+def unknown_choices(
+    workflow: str, inputs: Mapping[str, Mapping[str, Any]], signatures: Signatures
+) -> Iterator[str]:
+    """The faults of a workflow with choices of nodes that are not known yet, with what to write."""
+    for name, entry in inputs.items():
+        node = _node_of(entry.get("x-choices", ""))
+        if node and node not in signatures:
+            similar = get_close_matches(node, signatures, n=1)
+            correct = f", or write {similar[0]} in its place" if similar else ""
+            yield (
+                f"workflows.{workflow}.inputs.{name}.x-choices: Easel does not know the node {node}; "
+                f"`flask snapshot-nodes URL --node {shlex.quote(node)}` learns it from your ComfyUI{correct}"
+            )
+
+
+# --- further errors ---------------------------------------------------------------------------------
 
 
 def _conditional_errors(

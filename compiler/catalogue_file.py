@@ -22,7 +22,13 @@ from compiler.catalogue import (
     ValueMapping,
     Workflow,
 )
-from compiler.catalogue_checks import choices_of, consistency_errors, lora_errors
+from compiler.catalogue_checks import (
+    choices_of,
+    consistency_errors,
+    lora_errors,
+    missing_template,
+    unknown_choices,
+)
 from compiler.engine_files import with_slashes
 from compiler.node_records import NodeFacts, add_learned, record_faults, with_facts
 from compiler.render import TemplateRenderer
@@ -45,7 +51,9 @@ def parse_catalogue(sources: Sources) -> Catalogue:
     document = _checked_document(sources)
     nodes = known_nodes(sources, document.get("nodes", {}))
     signatures = parse_signatures(nodes)
-    workflows = {name: _workflow(name, entry, signatures) for name, entry in document["workflows"].items()}
+    workflows = {
+        name: _workflow(name, entry, signatures, sources) for name, entry in document["workflows"].items()
+    }
     models = {name: _model(name, entry, workflows) for name, entry in document["models"].items()}
     loras = {name: _lora(name, entry) for name, entry in document.get("loras", {}).items()}
     found = (
@@ -149,15 +157,20 @@ def _checked_document(sources: Sources) -> Any:
 # --- entries -> values ----------------------------------------------------------------------------
 
 
-def _workflow(name: str, entry: Mapping[str, Any], signatures: Signatures) -> Workflow:
+def _workflow(name: str, entry: Mapping[str, Any], signatures: Signatures, sources: Sources) -> Workflow:
+    template = entry.get("template", name + TEMPLATE_SUFFIX)
     return Workflow(
         id=name,
         title=entry["title"],
-        template=entry.get("template", name + TEMPLATE_SUFFIX),
+        template=template,
         tasks=tuple(entry["tasks"]),
         inputs={key: _input(value, signatures) for key, value in entry["inputs"].items()},
         presets=entry.get("presets", {}),
         output=None if "output" not in entry else str(entry["output"]),
+        faults=(
+            *missing_template(name, template, sources.templates),
+            *unknown_choices(name, entry["inputs"], signatures),
+        ),
     )
 
 

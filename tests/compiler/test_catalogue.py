@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from compiler import Size, Sources, compile_workflow, load_catalogue
 from compiler.catalogue_file import parse_catalogue
 from compiler.node_records import node_record, without_files
-from errors import CatalogueInvalid
+from errors import CatalogueInvalid, ModelNotDrawable
 from schemas import located_errors, read_yaml
 from tests.compiler.catalogues import CATALOGUE, SOURCES, image_request, with_document
 
@@ -45,11 +45,10 @@ def error_of(sources: Sources) -> str:
         ("name: sd_xl_turbo_1.0_fp16.safetensors", "name: ../../etc/passwd", "files.checkpoint.name", "not allowed"),
         ("name: sd_xl_turbo_1.0_fp16.safetensors", "name: /etc/passwd", "files.checkpoint.name", "it must be a path relative to its folder"),
         ("sha256: e869", "sha256: E869", "files.checkpoint.sha256", "64 lower-case hexadecimal digits"),
-        ("x-choices: KSamplerSelect.sampler_name", "x-choices: KSamplerSelect.nope", "inputs.sampler.x-choices", "nodes.json"),
+        ("x-choices: KSamplerSelect.sampler_name", "x-choices: KSamplerSelect.nope", "inputs.sampler.x-choices", "the node KSamplerSelect has no input 'nope' with choices; it has sampler_name. If your ComfyUI has another version of this node, `flask snapshot-nodes URL` learns it"),
         ("default: euler_ancestral", "default: nope", "inputs.sampler.default", "it must be one of "),
         ("x-unused-when: {cfg: 1.0}", "x-unused-when: {cgf: 1.0}", "negative_prompt.x-unused-when", "not an input"),
         ("aliases: [sd-1.5,", "aliases: [SDXL-Turbo,", "models.sd-1.5-pruned-emaonly.aliases.0", "already used by 'sdxl-turbo'"),
-        ("title: SDXL Turbo, its own schedule", "title: x\n    template: gone.json.j2", "workflows.sdxl_turbo_simple.template", "there is no template gone.json.j2"),
     ],
 )  # fmt: skip
 def test_an_error_is_reported_with_file_line_and_path(old: str, new: str, path: str, expected: str) -> None:
@@ -62,7 +61,71 @@ def test_an_error_is_reported_with_file_line_and_path(old: str, new: str, path: 
     line = int(first.split(":")[1])
     # The reported line is the changed one, or that of the entry that contains it.
     changed = sources.catalogue[: sources.catalogue.index(new)].count("\n") + 1
-    assert abs(line - changed) <= 2 or "limits" in new or "template" in new or path.count(".") <= 1
+    assert abs(line - changed) <= 2 or "limits" in new or path.count(".") <= 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            "title: SDXL Turbo, its own schedule",
+            "title: x\n    template: sdxl_turbo.json.j2",
+            "there is no template sdxl_turbo.json.j2; add the file to the folder of the templates, or write "
+            "`template: sdxl_turbo_simple.json.j2` under workflows.sdxl_turbo_simple in catalogue.yaml",
+        ),
+        (
+            "title: SDXL Turbo, its own schedule",
+            "title: x\n    template: 123.json.j2",
+            "or write `template: FILE`, one of flux_",
+        ),
+        (
+            "x-choices: KSamplerSelect.sampler_name",
+            "x-choices: My Sampler.sampler_name",
+            "inputs.sampler.x-choices: Easel does not know the node My Sampler; "
+            "`flask snapshot-nodes URL --node 'My Sampler'` learns it from your ComfyUI",
+        ),
+        (
+            "x-choices: KSamplerSelect.sampler_name",
+            "x-choices: KSamplerSelekt.sampler_name",
+            "KSamplerSelekt` learns it from your ComfyUI, or write KSamplerSelect in its place",
+        ),
+    ],
+)
+def test_a_workflow_without_its_template_or_with_an_unknown_node_only_stops_its_own_models(
+    old: str, new: str, expected: str
+) -> None:
+    catalogue = load_catalogue(edited(old, new))
+    assert list(catalogue.undrawable) == ["sdxl-turbo"]
+    tasks = catalogue.undrawable["sdxl-turbo"]
+    assert set(tasks) == {"generate", "edit", "inpaint", "vary"}
+    for (fault,) in tasks.values():
+        assert expected in fault
+    compile_workflow(image_request(model="sd-1.5"), catalogue)
+    with pytest.raises(ModelNotDrawable, match="until its workflow is corrected"):
+        compile_workflow(image_request(model="sdxl-turbo"), catalogue)
+
+
+def test_one_missing_template_of_a_model_with_two_workflows_leaves_its_other_tasks_drawable() -> None:
+    def change(document: Any) -> None:
+        like = document["workflows"]["sd15_simple"]
+        document["workflows"]["gone"] = {**like, "tasks": ["edit"]}
+        document["models"]["sd-1.5-pruned-emaonly"]["workflow"] = {"generate": "sd15_simple", "edit": "gone"}
+
+    undrawable = load_catalogue(with_document(change)).undrawable
+    assert {model: list(tasks) for model, tasks in undrawable.items()} == {"sd-1.5-pruned-emaonly": ["edit"]}
+
+
+def test_a_folder_without_templates_is_an_error_of_the_whole_catalogue() -> None:
+    assert "the folder of the templates has no file" in error_of(replace(SOURCES, templates={}))
+
+
+def test_a_learned_node_makes_the_models_with_its_choices_drawable() -> None:
+    sources = edited("x-choices: KSamplerSelect.sampler_name", "x-choices: Mine.sampler_name")
+    choices = CATALOGUE.signatures["KSamplerSelect"].inputs["sampler_name"].choices
+    entry = {"input": {"required": {"sampler_name": [list(choices or ())]}}, "output": ["SAMPLER"]}
+    learned = {"versions": {"0.99.0": {"Mine": node_record(entry)}}}
+    assert load_catalogue(sources).undrawable
+    assert load_catalogue(replace(sources, learned_nodes=json.dumps(learned))).undrawable == {}
 
 
 def test_all_errors_are_reported_together() -> None:

@@ -124,7 +124,7 @@ def test_an_edited_template_is_loaded_too(installation: Installation) -> None:
     [
         ("catalogue.yaml", "min_vram_gb: 8", "min_vram_gb: x"),
         ("catalogue.yaml", "models:", "models: ["),
-        ("schemas/nodes.json", '"KSampler"', '"KSampler2"'),
+        ("schemas/nodes.json", '"inputs"', '"inptus"'),
         ("schemas/nodes.json", '"versions"', "nonsense"),
         ("catalogue.yaml", "default_model:", "? [a]\n: 1\ndefault_model:"),
         ("catalogue.yaml", "min_vram_gb: 8", "min_vram_gb: .nan"),
@@ -146,6 +146,31 @@ def test_an_invalid_edit_is_refused_and_reported_until_it_is_fixed(
         live.current()
     assert live.error is None
     assert live.current().models.keys() == before.models.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("schemas/nodes.json", '"KSampler"', '"KSampler2"'),
+        (
+            "catalogue.yaml",
+            "title: Stable Diffusion 1.x checkpoint\n",
+            "title: Stable Diffusion 1.x checkpoint\n    template: gone.json.j2\n",
+        ),
+    ],
+)
+def test_a_node_or_template_that_is_gone_makes_models_undrawable_until_it_is_there_again(
+    installation: Installation, name: str, old: str, new: str
+) -> None:
+    live = installation.load()
+    installation.edit(name, old, new)
+    installation.clock.now += 0.3
+    assert "sd-1.5-pruned-emaonly" in live.current().undrawable
+    assert "sdxl-turbo" not in live.current().undrawable
+    assert live.error is None
+    installation.edit(name, new, old)
+    installation.clock.now += 0.3
+    assert live.current().undrawable == {}
 
 
 @pytest.mark.parametrize(
