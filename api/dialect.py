@@ -27,6 +27,13 @@ class Endpoint:
 
     task: Task = "generate"
     is_gpustack: bool = False
+    is_edit_path: bool = False
+    """The task is a variation because the model only makes these, but the path is that of edits."""
+
+    @property
+    def response_task(self) -> Task:
+        """The task whose form the response has."""
+        return "edit" if self.is_edit_path else self.task
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ def stream_format(fields: Mapping[str, Any], endpoint: Endpoint) -> StreamFormat
 
     GPUStack's clients always send `stream_options`, which OpenAI's image API does not have.
     """
-    if not fields.get("stream") or endpoint.task == "vary":
+    if not fields.get("stream") or endpoint.response_task == "vary":
         return None
     gpustack = expects_gpustack_events(fields, endpoint)
     return StreamFormat(

@@ -16,7 +16,7 @@ from api.connection import disconnect_check
 from api.dialect import Endpoint, StreamFormat, expects_gpustack_events
 from api.form_body import convert_fields, is_form, read_form
 from api.json_body import json_request
-from api.request_fields import SCHEMA, ParsedRequest, canonical_fields, read_image_request
+from api.request_fields import SCHEMA, ParsedRequest, canonical_fields, has_prompt, read_image_request
 from api.request_images import RequestImages, extract_images, refuse_image_url
 from api.responses import Links, images_response
 from api.services import HttpOptions, Services
@@ -24,9 +24,9 @@ from api.stream_events import StreamEvents, error_events
 from api.streamed_json import StreamedJson
 from api.streams import HEADERS, MIME, ImageStream
 from arbiter import Sender
-from compiler import Task
-from compiler.values import Note
-from errors import ImagesDisabled, InvalidImage, shorten
+from compiler import Catalogue, Task
+from compiler.values import TASK_SOURCES, Note
+from errors import ImagesDisabled, InvalidImage, InvalidValue, ModelNotCurated, shorten
 from generation import Drawing, OutputOptions
 
 GENERATION_PATHS = (
@@ -107,6 +107,7 @@ def _prepare(
         images = extract_images(fields, files, services.fetch_image or refuse_image_url)
         if images.pictures.mask is not None:
             endpoint, images = _apply_mask(endpoint, images)
+    endpoint = _with_supported_task(endpoint, fields, services.generator.catalogue())
     parsed = read_image_request(
         fields,
         endpoint=endpoint,
@@ -129,6 +130,29 @@ def _apply_mask(endpoint: Endpoint, images: RequestImages) -> tuple[Endpoint, Re
         return replace(endpoint, task="inpaint"), images
     note = Note("mask", "(a file)", None, "a variation redraws the whole image")
     return endpoint, RequestImages(replace(images.pictures, mask=None), (*images.notes, note))
+
+
+def _with_supported_task(endpoint: Endpoint, fields: Mapping[str, Any], catalogue: Catalogue) -> Endpoint:
+    """The endpoint with a task that the requested model supports: an edit without a prompt is a variation if the model
+    makes these but no edits. Raises InvalidValue, which names the paths that the model supports."""
+    name = fields.get("model", "")
+    try:
+        model = catalogue.find(name) if isinstance(name, str) else None
+    except ModelNotCurated:
+        model = None
+    if model is None or endpoint.task in model.workflows:
+        return endpoint  # a wrong model is reported after the other fields
+    if endpoint.task == "edit" and "vary" in model.workflows and not has_prompt(fields):
+        return replace(endpoint, task="vary", is_edit_path=True)
+    index = 1 if endpoint.is_gpustack else 0
+    paths = {**_PATHS, "inpaint": EDIT_PATHS}
+    supported = "; or ".join(
+        f"{task}: send {TASK_SOURCES[task]} to {paths[task][index]}" for task in model.workflows
+    )
+    raise InvalidValue(
+        f"The model {model.id!r} does not support the task {endpoint.task!r}, only {supported}.",
+        param="model",
+    )
 
 
 def _links(options: HttpOptions) -> Links:
@@ -164,7 +188,7 @@ def _stream_response(
 
 def _invalid_image_response(error: InvalidImage, fields: dict[str, Any], endpoint: Endpoint) -> Response:
     """GPUStack reports an invalid image inside the stream; all other clients get a plain 400."""
-    is_streamed = fields.get("stream") is True and endpoint.task != "vary"
+    is_streamed = fields.get("stream") is True and endpoint.response_task != "vary"
     if not (is_streamed and expects_gpustack_events(fields, endpoint)):
         raise error
     stream = StreamFormat(openai=False, gpustack=True, partial_images=None, include_usage=False)

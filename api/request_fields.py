@@ -77,7 +77,7 @@ def read_image_request(
     _check(fields, endpoint.task)
     seed = fields.get("seed", -1)
     stream = stream_format(fields, endpoint)
-    as_url = wants_url(fields, default_response_format, endpoint.task, stream)
+    as_url = wants_url(fields, default_response_format, endpoint.response_task, stream)
     request = ImageRequest(
         prompt="" if endpoint.task == "vary" else fields["prompt"],
         model=fields.get("model", ""),
@@ -180,10 +180,22 @@ def _normalise(fields: dict[str, Any]) -> None:
         del fields["stream_options_include_usage"]
 
 
-def _check(fields: Mapping[str, Any], task: Task) -> None:
+def has_prompt(fields: Mapping[str, Any]) -> bool:
+    """Whether the request has a prompt that is not blank, be it of the wrong type."""
     prompt = fields.get("prompt", "")
-    if task != "vary" and isinstance(prompt, str) and not prompt.strip():
-        raise PromptRequired("A prompt is required.", param="prompt")
+    return not isinstance(prompt, str) or bool(prompt.strip())
+
+
+_PROMPT_REQUIRED: Mapping[Task, str] = {
+    "generate": "A prompt is required.",
+    "edit": "A prompt is required; to redraw an image without one, send it to /v1/images/variations.",
+    "inpaint": "A prompt is required for an edit with a mask.",
+}
+
+
+def _check(fields: Mapping[str, Any], task: Task) -> None:
+    if task != "vary" and not has_prompt(fields):
+        raise PromptRequired(_PROMPT_REQUIRED[task], param="prompt")
     error = first_error(_VALIDATOR, fields)
     if error is not None:
         raise _invalid(error)
@@ -223,7 +235,7 @@ def _ignored(fields: Mapping[str, Any], task: Task, stream: StreamFormat | None)
         ]
     elif stream.openai and fields.get("response_format") == "url":
         notes.append(Note("response_format", "url", None, "stream events contain b64_json"))
-    if task == "vary" and "prompt" in fields:
+    if task == "vary" and has_prompt(fields):
         notes.append(Note("prompt", fields["prompt"], None, "variations have no prompt; use an edit"))
     if task == "generate" and "input_fidelity" in fields:
         notes.append(Note("input_fidelity", fields["input_fidelity"], None, "the request has no input image"))

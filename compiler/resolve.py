@@ -9,7 +9,7 @@ from typing import Any
 
 from compiler.catalogue import Catalogue, Input, Model, Workflow
 from compiler.choose_size import ChosenSize, choose_size
-from compiler.values import MAX_SEED, ImageRequest, JobPlan, Note, Plan, PlannedValue, Task
+from compiler.values import MAX_SEED, TASK_SOURCES, ImageRequest, JobPlan, Note, Plan, PlannedValue, Task
 from errors import InvalidValue, ModelNotDrawable, PromptRequired
 from schemas import allowed_values, first_error
 from schemas.explain import given_value
@@ -63,8 +63,9 @@ def resolve(request: ImageRequest, catalogue: Catalogue) -> Plan:
 
 def _workflow(request: ImageRequest, model: Model, catalogue: Catalogue) -> Workflow:
     if request.task not in model.workflows:
+        supported = ", ".join(f"{task} ({TASK_SOURCES[task]})" for task in model.workflows)
         raise InvalidValue(
-            f"The model {model.id!r} does not support the task {request.task!r}, only {', '.join(model.workflows)}.",
+            f"The model {model.id!r} does not support the task {request.task!r}, only {supported}.",
             param="model",
         )
     if faults := catalogue.proof_of(model, request.task).faults:

@@ -17,6 +17,13 @@ Task = Literal["generate", "edit", "inpaint", "vary"]
 """Draw from a prompt only; redraw an image with a prompt; redraw the masked part of an image; redraw an image without a
 prompt."""
 TASKS: tuple[Task, ...] = get_args(Task)
+TASK_SOURCES: Mapping[Task, str] = {
+    "generate": "a prompt without an image",
+    "edit": "an image and a prompt",
+    "inpaint": "an image, a mask and a prompt",
+    "vary": "an image without a prompt or a mask",
+}
+"""task -> what a request for it contains, for messages"""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from compiler import Sources
 from sketch import SketchProcess
+from tests.api.sse import events_of
 from tests.api.test_edits import file, photo
 from tests.compiler.catalogues import as_template, exported, with_workflow, write_sources
 from tests.conftest import NODES, ROOT, MakeApp
@@ -188,6 +189,57 @@ def test_a_graph_without_prompt_and_seed_draws_a_variation_and_reports_no_seed(c
     refused = redraw(client, VARIATIONS, photo(), n="2")
     assert (refused.status_code, refused.get_json()["error"]["param"]) == (400, "n")
     assert "has no seed" in refused.get_json()["error"]["message"]
+
+
+@pytest.mark.parametrize("prompt", [None, "", "  "])
+def test_an_edit_without_a_prompt_is_a_variation_if_the_model_makes_these_but_no_edits(
+    client_of: MakeClient, prompt: str | None
+) -> None:
+    client = client_of(with_workflow(scaler(2, 2), tasks=["vary"], model={"files": {}}))
+    fields = {} if prompt is None else {"prompt": prompt}
+    (picture,), info = drawn(redraw(client, EDITS, photo(256, 264), **fields))
+    assert picture.size == (512, 528)
+    assert info["meta"]["task"] == "vary"
+    assert info["ignored"] == []
+
+
+def test_a_variation_on_the_path_of_edits_answers_as_an_edit(client_of: MakeClient) -> None:
+    client = client_of(with_workflow(scaler(2, 2), tasks=["vary"], model={"files": {}}))
+    form = {"model": "mine", "image": (io.BytesIO(photo()), "a.png")}
+    assert list(client.post(EDITS, data=form).get_json()["data"][0]) == ["b64_json"]
+    form = {"model": "mine", "image": (io.BytesIO(photo()), "a.png"), "stream": "true", "partial_images": "0"}
+    events = events_of(client.post(EDITS, data=form).text)
+    assert events[-1].name == "image_edit.completed"
+
+
+def test_a_task_that_the_model_does_not_support_is_refused_with_the_path_to_use(
+    client_of: MakeClient,
+) -> None:
+    client = client_of(with_workflow(scaler(2, 2), tasks=["vary"], model={"files": {}}))
+    mask = io.BytesIO()
+    Image.new("L", (256, 256)).save(mask, "PNG")
+    for path, prefix in (("/v1/images/", "/v1/images/"), ("/v1-openai/images/", "/v1-openai/images/")):
+        responses = [
+            redraw(client, f"{path}edits", photo(), prompt="a cat"),
+            client.post(f"{path}edits", data={"model": "mine", "image": (io.BytesIO(photo()), "a.png"), "mask": (io.BytesIO(mask.getvalue()), "m.png")}),
+            client.post(f"{path}generations", json={"model": "mine", "prompt": "a cat"}),
+            client.post(f"{path}generations", json={"model": "mine"}),
+        ]  # fmt: skip
+        for response in responses:
+            error = response.get_json()["error"]
+            assert (response.status_code, error["param"]) == (400, "model")
+            remedy = f"only vary: send an image without a prompt or a mask to {prefix}variations."
+            assert error["message"].endswith(remedy)
+
+
+def test_an_edit_without_a_prompt_for_a_model_that_edits_names_the_path_of_variations(
+    client_of: MakeClient,
+) -> None:
+    client = client_of(with_workflow(scaler(2, 2), tasks=["vary"], model={"files": {}}))
+    form = {"model": "sd-1.5", "image": (io.BytesIO(photo()), "a.png")}
+    response = client.post(EDITS, data=form)
+    assert response.status_code == 422
+    assert "/v1/images/variations" in response.get_json()["error"]["message"]
 
 
 @pytest.mark.parametrize("scale", [(1, 1), (2, 2), (2, 3)])
