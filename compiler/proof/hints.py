@@ -83,8 +83,8 @@ def places_of(
         lambda: [(output, "filename_prefix")] if name == "prefix" else [],
         lambda: _conditioning_texts(name, nodes, part, signatures),
         lambda: _choice_places(choices_from, nodes, part),
-        lambda: _prefer(name, nodes, [*_literals(nodes, part, _INPUT_NAMES.get(name, (name,)))]),
-        lambda: [*_literals(nodes, part, (name,))],
+        lambda: _prefer(name, nodes, part, [*_literals(nodes, part, _INPUT_NAMES.get(name, (name,)))]),
+        lambda: [] if name in ("image", "mask") else [*_literals(nodes, part, (name,))],
         lambda: _equal_literals(nodes, part, default),
     )  # fmt: skip
     for guess in guesses:
@@ -152,16 +152,53 @@ def _choice_places(reference: str, nodes: Nodes, part: set[str]) -> list[Place]:
     return [place for place in places if nodes[place[0]]["class_type"] == class_type]
 
 
-def _prefer(name: str, nodes: Nodes, places: list[Place]) -> list[Place]:
+def _prefer(name: str, nodes: Nodes, part: set[str], places: list[Place]) -> list[Place]:
     """The places in nodes of the classes that `name` prefers, or all if there is none."""
     pattern = _NODES_OF.get(name)
     preferred = [place for place in places if pattern and re.search(pattern, nodes[place[0]]["class_type"])]
+    if name in ("image", "mask"):
+        # A LoadImage node delivers a picture and, from its transparency, a mask.
+        used = {place: _outputs_used(nodes, part, place[0]) for place in preferred}
+        preferred = [
+            place
+            for place in preferred
+            if _loads_mask(nodes, place[0]) or (0 in used[place]) == (name == "image")
+        ]
     if name == "mask":
-        masks = [place for place in preferred if nodes[place[0]]["class_type"] == "LoadImageMask"]
+        masks = [place for place in preferred if _loads_mask(nodes, place[0])]
         preferred = masks or preferred
     elif name == "image":
-        preferred = [place for place in preferred if nodes[place[0]]["class_type"] != "LoadImageMask"]
+        preferred = [place for place in preferred if not _loads_mask(nodes, place[0])]
     return preferred or ([] if pattern and name in ("image", "mask") else places)
+
+
+def _loads_mask(nodes: Nodes, node_id: str) -> bool:
+    return bool(nodes[node_id]["class_type"] == "LoadImageMask")
+
+
+def _outputs_used(nodes: Nodes, part: set[str], node_id: str) -> set[int]:
+    """The outputs of a node that other nodes of `part` are linked to."""
+    return {
+        value[1]
+        for other in part
+        for value in nodes[other]["inputs"].values()
+        if is_link(value, nodes) and value[0] == node_id
+    }
+
+
+def masks_of_pictures(nodes: Nodes, part: set[str]) -> list[Place]:
+    """The inputs that get the transparency of a loaded image as their mask, although its picture is used too: its node
+    cannot load the mask of a request."""
+    return [
+        (node_id, name)
+        for node_id in nodes
+        if node_id in part
+        for name, value in nodes[node_id]["inputs"].items()
+        if is_link(value, nodes)
+        and value[1] == 1
+        and nodes[value[0]]["class_type"].startswith("LoadImage")
+        and 0 in _outputs_used(nodes, part, value[0])
+    ][:_MAX_PLACES]
 
 
 def _conditioning_texts(name: str, nodes: Nodes, part: set[str], signatures: Signatures) -> list[Place]:

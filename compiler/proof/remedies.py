@@ -5,13 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
+from itertools import chain, count
 from typing import Any
 
 from compiler.answer import describe
 from compiler.catalogue import Input, Workflow
 from compiler.check import GraphError
 from compiler.proof.changes import Change
-from compiler.proof.hints import Place, file_places, input_signature, places_of, write_at
+from compiler.proof.hints import (
+    Place,
+    file_places,
+    input_signature,
+    masks_of_pictures,
+    places_of,
+    write_at,
+)
 from compiler.proof.trial_graph import TrialGraph, Values, changed_places, stray_nodes
 from compiler.signatures import InputSignature, Signatures
 from compiler.values import MAX_SEED, Nodes
@@ -45,6 +53,8 @@ def for_no_effect(
     name, rule = change.name, change.rule
     places = [] if name == "loras" else _places(change, start, taken, signatures)
     remedy = write_at(places, start.nodes, name) if places else ""
+    if name == "mask" and not places and (links := masks_of_pictures(start.nodes, set(start.part))):
+        return _for_masks_of_pictures(links, start.nodes)
     if stray := stray_nodes(start, changed):
         reached = ", ".join(describe(changed.nodes, node_id) for node_id in stray[:3])
         reason = f"it only reaches {reached}, which {describe(start.nodes, start.output)} does not need"
@@ -55,6 +65,15 @@ def for_no_effect(
         return _WITHOUT_PLACE.get(name, f"write {{{{ {name} }}}} where it belongs")
     text = f"write {{{{ {name} }}}} where it belongs, or remove `{name}` from the inputs of workflows.{workflow.id}"
     return f"{text}, or say with `x-unused-when` that it has no effect then" if condition else text
+
+
+def _for_masks_of_pictures(links: list[Place], nodes: Nodes) -> str:
+    new = next(name for name in chain(["mask"], map("mask{}".format, count(2))) if name not in nodes)
+    where = " and ".join(f"{describe(nodes, node_id)}, input {name!r}" for node_id, name in links)
+    node = (
+        f'"{new}": {{"class_type": "LoadImageMask", "inputs": {{"image": {{{{ mask }}}}, "channel": "red"}}}}'
+    )
+    return f'{where}: write ["{new}", 0], and add the node {node}'
 
 
 def _places(change: Change, start: TrialGraph, taken: set[Place], signatures: Signatures) -> list[Place]:
@@ -119,18 +138,48 @@ _NO_ATTRIBUTE = re.compile(r"has no attribute '(\w+)'")
 def for_template_error(message: str, values: Values, workflow: Workflow) -> str:
     """What to add to the message of a template that uses a name which does not exist; empty for other errors."""
     if match := _UNDEFINED.search(message):
-        similar = get_close_matches(match[1], values, n=1)
-        declare = (
-            f"declare it under workflows.{workflow.id}.inputs in catalogue.yaml, such as "
-            f'`{match[1]}: {{type: string, default: ""}}`'
-        )
-        return f"; write {{{{ {similar[0]} }}}}, or {declare}" if similar else f"; {declare}"
+        return f"; {_for_undefined(match[1], values, workflow)}"
     if match := _NO_ATTRIBUTE.search(message):
         similar = get_close_matches(match[1], values["files"], n=1)
         roles = ", ".join(values["files"]) or "none"
         hint = f"write {{{{ files.{similar[0]} }}}}, or " if similar else ""
         return f"; {hint}add the role `{match[1]}` to the model's `files` (it has {roles})"
     return ""
+
+
+_NAMES_OF_REQUESTS: Mapping[str, str] = {
+    "n": "write {{ batch }}",
+    "size": "write {{ width }} and {{ height }}",
+    "quality": "declare the inputs that a quality sets, and the qualities as `presets: {quality: …}` of the workflow",
+    "lora": 'use {% include "part_loras.json.j2" %}, or write {{ loras }}',
+}
+"""Names that requests have but templates cannot have, so that no input can be declared with them"""
+
+
+def _for_undefined(name: str, values: Values, workflow: Workflow) -> str:
+    """What to write instead of a variable that does not exist."""
+    if name == "model":
+        return "write " + (
+            " or ".join(f"{{{{ files.{role} }}}}" for role in values["files"]) or "the name of a file"
+        )
+    if name in _NAMES_OF_REQUESTS:
+        return _NAMES_OF_REQUESTS[name]
+    allowed = _as_input_name(name)
+    if allowed in values:
+        return f"write {{{{ {allowed} }}}}"
+    rename = "" if allowed == name else f"write {{{{ {allowed} }}}} and "
+    declare = (
+        f"{rename}declare it under workflows.{workflow.id}.inputs in catalogue.yaml, such as "
+        f'`{allowed}: {{type: string, default: ""}}`'
+    )
+    similar = get_close_matches(allowed, values, n=1)
+    return f"write {{{{ {similar[0]} }}}}, or {declare}" if similar else declare
+
+
+def _as_input_name(name: str) -> str:
+    """`name` in the form that names of inputs have: negativePrompt as negative_prompt."""
+    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    return re.sub(r"[^a-z0-9_]", "", snake).lstrip("_0123456789") or "value"
 
 
 # --- graph errors ------------------------------------------------------------------------------------

@@ -148,6 +148,16 @@ def test_a_document_that_is_not_a_catalogue_is_refused(text: str, message: str) 
     assert message in error_of(replace(SOURCES, catalogue=text))
 
 
+@pytest.mark.parametrize("name", ["model", "size", "n", "quality", "negativePrompt", "prompt", "Steps", "_x"])
+def test_a_name_that_no_input_can_have_is_refused_with_the_names_that_are_taken(name: str) -> None:
+    def change(document: Any) -> None:
+        document["workflows"]["sd15_simple"]["inputs"][name] = {"type": "string", "default": ""}
+
+    message = error_of(with_document(change))
+    assert f'"{name}" is not allowed; it must be lower-case letters, digits and _, such as' in message
+    assert "should not be valid" not in message
+
+
 @pytest.mark.parametrize("key", ["1.5", "yes", "2024-01-31"])
 @pytest.mark.parametrize("old", ["  sdxl-turbo:", "  lcm-sd-1.5:", "      steps:", "{low:"])
 def test_a_key_that_is_not_text_is_refused_with_file_line_and_remedy(key: str, old: str) -> None:
