@@ -125,7 +125,7 @@ def unknown_choices(
     for name, entry in inputs.items():
         node = _node_of(entry.get("x-choices", ""))
         if node and node not in signatures:
-            similar = get_close_matches(node, signatures, n=1)
+            similar = get_close_matches(node, signatures, n=1, cutoff=0.8)
             correct = f", or write {similar[0]} in its place" if similar else ""
             yield (
                 f"workflows.{workflow}.inputs.{name}.x-choices: Easel does not know the node {node}; "

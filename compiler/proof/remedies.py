@@ -67,15 +67,6 @@ def for_no_effect(
     return f"{text}, or say with `x-unused-when` that it has no effect then" if condition else text
 
 
-def _for_masks_of_pictures(links: list[Place], nodes: Nodes) -> str:
-    new = next(name for name in chain(["mask"], map("mask{}".format, count(2))) if name not in nodes)
-    where = " and ".join(f"{describe(nodes, node_id)}, input {name!r}" for node_id, name in links)
-    node = (
-        f'"{new}": {{"class_type": "LoadImageMask", "inputs": {{"image": {{{{ mask }}}}, "channel": "red"}}}}'
-    )
-    return f'{where}: write ["{new}", 0], and add the node {node}'
-
-
 def _places(change: Change, start: TrialGraph, taken: set[Place], signatures: Signatures) -> list[Place]:
     rule = change.rule
     places = places_of(
@@ -88,6 +79,15 @@ def _places(change: Change, start: TrialGraph, taken: set[Place], signatures: Si
         default=rule.schema.get("default") if rule is not None else None,
     )
     return [place for place in places if place not in taken]
+
+
+def _for_masks_of_pictures(links: list[Place], nodes: Nodes) -> str:
+    new = next(name for name in chain(["mask"], map("mask{}".format, count(2))) if name not in nodes)
+    where = " and ".join(f"{describe(nodes, node_id)}, input {name!r}" for node_id, name in links)
+    node = (
+        f'"{new}": {{"class_type": "LoadImageMask", "inputs": {{"image": {{{{ mask }}}}, "channel": "red"}}}}'
+    )
+    return f'{where}: write ["{new}", 0], and add the node {node}'
 
 
 def for_unused_role(
