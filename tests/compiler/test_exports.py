@@ -61,7 +61,7 @@ def test_a_value_in_quotes_is_reported_with_the_line_and_the_remedy(quoted: str)
     [
         ('"photo of {{ prompt }}"', '{{ "photo of " ~ prompt }}'),
         ('"{{ prompt }}, sharp"', '{{ prompt ~ ", sharp" }}'),
-        ('"{{ prompt | trim }} by {{ negative_prompt }}!"', '{{ (prompt | trim) ~ " by " ~ negative_prompt ~ "!" }}'),
+        ('"{{ prompt | string }} by {{ negative_prompt }}!"', '{{ (prompt | string) ~ " by " ~ negative_prompt ~ "!" }}'),
         ('"a \\"fine\\" {{- prompt }}"', '{{ "a \\"fine\\" " ~ prompt }}'),
         ('"{{ {"a": prompt}["a"] }}"', '{{ ({"a": prompt}["a"]) }}'),
     ],
