@@ -109,4 +109,10 @@ def sources_of(nodes: Nodes, node_id: str) -> Iterator[str]:
 
 def is_link(value: Any, nodes: Nodes) -> bool:
     """Whether the value of an input is a link to a node of the graph."""
-    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and value[0] in nodes
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and isinstance(value[0], str)
+        and type(value[1]) is int
+        and value[0] in nodes
+    )

@@ -12,18 +12,23 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from jinja2 import DictLoader, StrictUndefined, Template, TemplateError, TemplateNotFound, Undefined
+from jinja2 import (
+    DictLoader,
+    StrictUndefined,
+    Template,
+    TemplateNotFound,
+    TemplateSyntaxError,
+    Undefined,
+)
 from jinja2.meta import find_referenced_templates
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from compiler.exports import export_error, export_error_in, placeholder_error, quotes_hint
 from errors import TemplateInvalid
 
-_TEMPLATE_ERRORS = (
-    *(TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError),
-    *(RuntimeError, MemoryError),
-)
-"""What the expressions of a template may raise"""
+_RANDOM_FILTERS = ("random",)
+_RANDOM_GLOBALS = ("lipsum",)
+"""Templates do not have these: equal values must give equal graphs."""
 
 
 class TemplateRenderer:
@@ -36,7 +41,7 @@ class TemplateRenderer:
 
     @cached_property
     def _environment(self) -> ImmutableSandboxedEnvironment:
-        return ImmutableSandboxedEnvironment(
+        environment = ImmutableSandboxedEnvironment(
             loader=DictLoader(self._texts),
             undefined=StrictUndefined,
             finalize=_as_json,
@@ -45,12 +50,20 @@ class TemplateRenderer:
             trim_blocks=True,
             lstrip_blocks=True,
         )
+        for name in _RANDOM_FILTERS:
+            del environment.filters[name]
+        for name in _RANDOM_GLOBALS:
+            del environment.globals[name]
+        return environment
 
     def render(self, template: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """The nodes that `template` renders to with `values`. Raises TemplateInvalid."""
         try:
             text = self._template(template).render(values)
-        except _TEMPLATE_ERRORS as error:
+        except TemplateInvalid:
+            raise
+        # The expressions of a template may raise anything, and Python refuses to compile some of what Jinja makes of one.
+        except Exception as error:
             raise TemplateInvalid(_located_message(template, error), template=template) from error
         try:
             nodes = _merge_objects(text, template)
@@ -83,7 +96,7 @@ class TemplateRenderer:
         if name not in self._includes:
             try:
                 included = list(find_referenced_templates(self._environment.parse(self._texts[name])))
-            except _TEMPLATE_ERRORS:
+            except Exception:
                 included = []  # rendering reports the error
             computed = list(self._texts) if None in included else []
             self._includes[name] = [each for each in included if each is not None] + computed
@@ -107,9 +120,14 @@ def _as_json(value: Any) -> str:
 def _located_message(template: str, error: Exception) -> str:
     if isinstance(error, TemplateNotFound):
         return f"{template}: there is no template {error.name!r}"
-    line = getattr(error, "lineno", None)
-    name = getattr(error, "name", None) or template
-    return f"{name}{f':{line}' if line else ''}: {error}"
+    if isinstance(error, TemplateSyntaxError):
+        return f"{error.name or template}:{error.lineno}: {error}"
+    if isinstance(error, SyntaxError | RecursionError):  # Its line is one of the code that Jinja generates.
+        reason = error.msg if isinstance(error, SyntaxError) else str(error)
+        return f"{template}: {reason}: nest blocks, expressions and includes less deeply"
+    if isinstance(error, NameError):  # Jinja writes an infinite constant as a name that does not exist.
+        return f"{template}: a number is too large ({error}); write a smaller one"
+    return f"{template}: {error}"
 
 
 def _merge_objects(text: str, template: str) -> dict[str, Any]:

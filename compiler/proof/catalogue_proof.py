@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from compiler.catalogue import Catalogue, Model, TaskProof, Workflow
 from compiler.proof.changes import Traits
-from compiler.proof.template_proof import TemplateProof, prove_template
+from compiler.proof.template_proof import TemplateProof, failed_proof, prove_template
 from compiler.values import Task
+
+log = logging.getLogger("easel.catalogue")
 
 _MAX_CACHED = 1000
 _Key = tuple[Any, ...]
@@ -103,7 +106,11 @@ class _TemplateProofs:
     def _prove(
         self, key: _Key, model: Model, workflow: Workflow, task: Task, traits: Traits
     ) -> TemplateProof:
-        proof = prove_template(self._catalogue, model, workflow, task, traits)
+        try:
+            proof = prove_template(self._catalogue, model, workflow, task, traits)
+        except Exception as error:  # One template must not keep the server from starting.
+            log.exception("cannot prove %s for the task %s", workflow.template, task)
+            return failed_proof(workflow.template, error)
         with _cache_lock:
             _cache[key] = proof
             while len(_cache) > _MAX_CACHED:

@@ -16,7 +16,7 @@ from compiler.proof.hints import SEED_NAMES, Place, fixed_size_places, has_input
 from compiler.proof.trial_graph import TrialGraph, Values, arrivals, changed_places
 from compiler.signatures import InputSignature, NodeSignature
 from compiler.values import Nodes, Task
-from errors import GraphInvalid, TemplateInvalid
+from errors import GraphInvalid, TemplateInvalid, shorten
 from schemas.explain import given_value
 
 _MAX_FAULTS = 30
@@ -63,6 +63,17 @@ def prove_template(
 ) -> TemplateProof:
     """`model` is one of those that share the proof: its files and sizes are the base values."""
     return _Prover(catalogue, model, workflow, task, traits).prove()
+
+
+def failed_proof(template: str, error: Exception) -> TemplateProof:
+    """For a template on which the proof itself failed: the model cannot be drawn, but all others can."""
+    fault = (
+        f"{template}: it cannot be checked ({type(error).__name__}: {shorten(str(error), 200)}); the log has the details. "
+        "Simplify the template, and report this as a bug of Easel"
+    )
+    return TemplateProof(
+        faults=(fault,), has_seed=True, unused_roles={}, side_ranges={}, files=(), signatures={}
+    )
 
 
 class _Prover:

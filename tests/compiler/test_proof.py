@@ -344,6 +344,41 @@ def test_a_request_for_a_task_that_failed_is_refused_with_the_faults_and_the_oth
     assert details["faults"] == list(catalogue.undrawable[model.id]["vary"])
 
 
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (exported(n3_model=["4", [0]]), "node '3', input 'model': not a link"),
+        (exported() + "{% for a in [1] %}" * 25 + "{% endfor %}" * 25, "mine.json.j2: too many statically nested blocks"),
+        (exported() + "{% if true %}" * 120 + " " + "{% endif %}" * 120, "mine.json.j2: too many levels of indentation"),
+        (exported(n3_cfg="{{ 1e308 * 10 }}"), "mine.json.j2: a number is too large"),
+        (exported(n3_seed="{{ range(100000) | random }}"), "No filter named 'random'"),
+        (exported(n7_text="{{ lipsum() }}"), "'lipsum' is undefined"),
+    ],
+)  # fmt: skip
+def test_a_template_that_python_cannot_compile_or_a_graph_of_any_form_fails_its_model_only(
+    text: str, fault: str
+) -> None:
+    faults = faults_of(text)
+    assert [each for each in faults if fault in each], faults
+
+
+def test_a_template_on_which_the_proof_itself_fails_is_not_drawable_and_the_others_serve(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    prove = catalogue_proof.prove_template
+
+    def fails(catalogue: Any, model: Any, workflow: Any, *others: Any) -> Any:
+        if workflow.id == "mine":
+            raise KeyError("unexpected")
+        return prove(catalogue, model, workflow, *others)
+
+    monkeypatch.setattr(catalogue_proof, "prove_template", fails)
+    monkeypatch.setattr(catalogue_proof, "_cache", {})
+    (fault,) = faults_of(exported())
+    assert "mine.json.j2: it cannot be checked (KeyError: 'unexpected')" in fault
+    assert "Traceback" in caplog.text
+
+
 # --- shared and cached ------------------------------------------------------------------------------
 
 
