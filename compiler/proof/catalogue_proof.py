@@ -76,6 +76,8 @@ class _TemplateProofs:
             draws_batches=model.limit_batch > 1,
             width_varies=model.size.min.width < model.size.max.width,
             height_varies=model.size.min.height < model.size.max.height,
+            default_size=model.size.default,
+            multiple_of=model.size.multiple_of,
         )
         key = (*self._workflow_key(workflow, task), traits)
         if key not in self._proofs:

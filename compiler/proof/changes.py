@@ -8,10 +8,17 @@ from typing import Any
 
 from compiler.catalogue import Input, Model, Workflow
 from compiler.proof.trial_graph import Values
+from compiler.size import Size
 from compiler.values import MAX_SEED, Task
 
-TRIAL_TEXT = '"{{ 7*7 }}",}\n\\ {% if %} {# 猫 \u2028 #} \'end'
-"""Contains what could break out of JSON or Jinja, so that a quoted {{ prompt }} is found."""
+TRIAL_TEXT = (
+    ' "{{ 7*7 }}",}\n\\ {% if %} {# 猫 \u2028 #} \'end (A Fox:1.2) [B|c] ' + "Quick, " * 500 + "End  "
+)
+"""Contains what could break out of JSON or Jinja, so that a quoted {{ prompt }} is found; and capitals, brackets, spaces
+at both ends and many words, so that a filter which changes or shortens it is found."""
+TRIAL_SEEDS = (2, 1001, 2**32 + 1)
+"""With the seed 1 of the base values: equal in their last digits or in their low 32 bits"""
+_MAX_NEIGHBOUR_DISTANCE = 0.04
 _IMAGE, _MASK = "easel/image.png [temp]", "easel/mask.png [temp]"
 
 
@@ -25,6 +32,8 @@ class Traits:
     draws_batches: bool
     width_varies: bool
     height_varies: bool
+    default_size: Size
+    multiple_of: int
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,10 @@ class Change:
     """Values with which the input has an effect, if those before have none"""
     choices: tuple[Any, ...] = ()
     """All that the node to which the value is passed must take"""
+    more: tuple[Values, ...] = ()
+    """Further variants, which are rendered but not checked: the node takes them"""
+    is_passed: bool = True
+    """Whether an input that gets the value as it is must always get it as it is; false if the template translates it."""
     is_required: bool = True
     """Whether the graph must change; if not, it must only be valid."""
     must_be_valid: bool = True
@@ -67,21 +80,19 @@ def base_values(workflow: Workflow, model: Model, task: Task) -> dict[str, Any]:
 
 
 def general_changes(
-    task: Task, traits: Traits, model: Model, values: Values, *, is_first: bool, has_prefix: bool
+    task: Task, traits: Traits, values: Values, *, is_first: bool, has_prefix: bool
 ) -> Iterator[Change]:
     """The changes of the values that every workflow has. `is_first`: the first round, which tries more values."""
     has_image = task != "generate"
     yield Change("prompt", ({"prompt": TRIAL_TEXT},), text=TRIAL_TEXT, is_required=task != "vary")
-    yield Change("seed", ({"seed": 2},))
+    yield Change("seed", _each("seed", TRIAL_SEEDS if is_first else TRIAL_SEEDS[:1]))
     if is_first:
         yield Change("seed", ({"seed": MAX_SEED},), is_required=False)
-    # The uploaded image has the size of the canvas already.
-    if traits.width_varies:
-        yield Change("width", ({"width": _other_width(model)},), is_required=not has_image)
-    if traits.height_varies:
-        yield Change("height", ({"height": _other_height(model)},), is_required=not has_image)
+    # A size outside the model's limits is fine here: those are checked for each model.
+    for side in ("width", "height"):
+        yield Change(side, ({side: values[side] + traits.multiple_of},), must_be_valid=False)
     if traits.draws_batches:
-        yield Change("batch", ({"batch": 2},))
+        yield Change("batch", _each("batch", (2, 3) if is_first else (2,)))
     if has_prefix:
         yield Change("prefix", ({"prefix": "easel/other"},))
     if has_image:
@@ -97,13 +108,13 @@ def general_changes(
         yield _lora_change(is_first)
 
 
-def other_values(values: Values, rules: Mapping[str, Input], *, except_for: str) -> dict[str, Any]:
+def other_values(values: Values, rules: Mapping[str, Input], *, except_for: str = "") -> dict[str, Any]:
     """`values` with all of them changed except one, a variable or a role of `files`, as far as a graph of the same shape
     is likely."""
     files = {role: file if role == except_for else f"other-{file}" for role, file in values["files"].items()}
     changed: dict[str, Any] = {
-        "prompt": TRIAL_TEXT,
-        "seed": 2,
+        "prompt": "a dog",
+        "seed": TRIAL_SEEDS[1],
         "width": values["width"] + 8,
         "height": values["height"] + 16,
         "batch": 2,
@@ -112,22 +123,18 @@ def other_values(values: Values, rules: Mapping[str, Input], *, except_for: str)
         "mask": values["mask"] and "easel/other-mask.png [temp]",
     }
     for name, rule in rules.items():
-        if "enum" not in rule.schema and rule.schema["type"] != "boolean":
-            changed[name] = next(iter(_other_values(rule, values[name])), values[name])
+        if rule.choices_from or ("enum" not in rule.schema and rule.schema["type"] != "boolean"):
+            changed[name] = _another(rule, values[name])
     changed.pop(except_for, None)
     return {**values, **changed, "files": files}
 
 
-def _other_width(model: Model) -> int:
-    return _other_side(model.size.default.width, model.size.max.width, model.size.multiple_of)
-
-
-def _other_height(model: Model) -> int:
-    return _other_side(model.size.default.height, model.size.max.height, model.size.multiple_of)
-
-
-def _other_side(side: int, high: int, step: int) -> int:
-    return side + step if side + step <= high else max(1, side - step)
+def _another(rule: Input, value: Any) -> Any:
+    """Another value that the template is unlikely to handle in a branch of its own"""
+    others = [other for other in _other_values(rule, value) if other not in rule.more_choices]
+    if not others and isinstance(value, int | float):
+        return value + 1
+    return others[0] if others else value
 
 
 def _lora_change(is_first: bool) -> Change:
@@ -207,7 +214,7 @@ def _value_changes(name: str, rule: Input, value: Any, start: Values, is_first: 
         if text:
             yield Change(name, ({name: text},), rule, text=text, start=start)
     elif others:
-        yield Change(name, _each(name, others if is_first else others[-1:]), rule, start=start)
+        yield Change(name, _each(name, others if is_first else others[:1]), rule, start=start)
     else:  # Only one value is allowed: the graph must use it and not a number of its own.
         yield Change(name, ({name: value + 1},), rule, start=start, must_be_valid=False)
 
@@ -226,13 +233,16 @@ def _choice_changes(
     if tried:
         all_of_node = tuple(choice for choice in rule.schema["enum"] if choice not in rule.more_choices)
         choices = all_of_node if rule.choices_from else ()
-        yield Change(name, _each(name, tried), rule, start=start, choices=choices)
+        more = _each(name, tuple(of_node[1:])) if is_first else ()
+        is_passed = bool(of_node)
+        yield Change(name, _each(name, tried), rule, None, start, choices, more, is_passed)
     elif isinstance(value, str):
         yield Change(name, ({name: f"{value}-other"},), rule, start=start, must_be_valid=False)
 
 
 def _other_values(rule: Input, value: Any) -> tuple[Any, ...]:
-    """Allowed values besides `value`: the limits of a number, every other choice, the other boolean, another text."""
+    """Allowed values besides `value`: two between the limits of a number and the limits, every other choice, the other
+    boolean, another text."""
     schema = rule.schema
     kind = schema["type"]
     if "enum" in schema:
@@ -245,4 +255,19 @@ def _other_values(rule: Input, value: Any) -> tuple[Any, ...]:
     limits = [number(schema[key]) for key in ("minimum", "maximum") if key in schema]
     if "maximum" not in schema:
         limits.append(number(max([value, *limits]) + 1))
-    return tuple(dict.fromkeys(limit for limit in limits if limit != value))
+    return tuple(
+        dict.fromkeys(each for each in (*_neighbours(kind, value, limits), *limits) if each != value)
+    )
+
+
+def _neighbours(kind: str, value: Any, limits: list[Any]) -> tuple[Any, ...]:
+    """Two numbers that are close to each other, between the limits, so that rounding is found; none if there is no room
+    for them."""
+    low, high = min(value, *limits), max(value, *limits)
+    if kind == "integer":
+        first = low + (high - low) * 5 // 8
+        pairs = ((first + shift, first + shift + 1) for shift in range(3))
+        return next((pair for pair in pairs if low < pair[0] and pair[1] < high and value not in pair), ())
+    first = round(low + (high - low) * 0.3717, 4)
+    second = round(first + min((high - low) / 100, _MAX_NEIGHBOUR_DISTANCE), 4)
+    return (first, second) if low < first < second < high and value not in (first, second) else ()

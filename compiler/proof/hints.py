@@ -31,6 +31,8 @@ _INPUT_NAMES: Mapping[str, tuple[str, ...]] = {
 }
 """template variable -> what nodes call it"""
 SEED_NAMES = _INPUT_NAMES["seed"]
+OTHER_SIDE = {"width": "height", "height": "width"}
+SIDE_NAMES = {side: _INPUT_NAMES[side] for side in ("width", "height")}
 _NODES_OF: Mapping[str, str] = {
     "width": r"Latent|EmptyImage|Efficient",
     "height": r"Latent|EmptyImage|Efficient",
@@ -39,7 +41,6 @@ _NODES_OF: Mapping[str, str] = {
     "mask": r"^LoadImage",
 }
 """template variable -> a pattern of the classes to prefer"""
-_LATENT_SOURCE = re.compile(r"^Empty.*(Latent|Image)|^Efficient Loader$")
 _VALUE_NAMES = ("value", "string", "text", "int", "float", "number")
 """What nodes that only hold a value call it"""
 _MAX_DEPTH = 8
@@ -56,15 +57,6 @@ def input_signature(nodes: Nodes, place: Place, signatures: Signatures) -> Input
 def has_input(nodes: Nodes, part: set[str], names: tuple[str, ...]) -> bool:
     """Whether a node of `part` has an input with one of these names, literal or linked."""
     return any(name in nodes[node_id]["inputs"] for node_id in part for name in names)
-
-
-def fixed_size_places(nodes: Nodes, part: set[str], name: str) -> list[Place]:
-    """Where the size of an empty latent or image is a number of the template itself. `name`: width or height."""
-    return [
-        (node_id, key)
-        for node_id, key in _literals(nodes, part, _INPUT_NAMES[name])
-        if _LATENT_SOURCE.search(nodes[node_id]["class_type"])
-    ]
 
 
 def places_of(
@@ -119,13 +111,13 @@ def _literals(nodes: Nodes, part: set[str], names: tuple[str, ...] | None) -> It
             continue
         inputs = nodes[node_id]["inputs"]
         for name in inputs if names is None else names:
-            place = _holder(nodes, node_id, name) if name in inputs else None
+            place = holder(nodes, node_id, name) if name in inputs else None
             if place is not None and place not in seen:
                 seen.add(place)
                 yield place
 
 
-def _holder(nodes: Nodes, node_id: str, name: str) -> Place | None:
+def holder(nodes: Nodes, node_id: str, name: str) -> Place | None:
     """The literal behind an input: itself, or that of the node which only holds a value for it."""
     for _ in range(_MAX_DEPTH):
         value = nodes[node_id]["inputs"].get(name)
@@ -207,18 +199,45 @@ def _conditioning_texts(name: str, nodes: Nodes, part: set[str], signatures: Sig
     if side is None:
         return []
     names = _INPUT_NAMES[name]
+    avoided = set() if side == "negative" else _only_upstream_of_negative(nodes, part)
     for node_id in nodes:
         source = _encoder(nodes, node_id, side) if node_id in part else None
-        if source is not None:
-            places = [*_literals(nodes, upstream(nodes, [source]), names)]
-            if texts := [place for place in places if isinstance(_value(nodes, place), str)]:
-                return texts
+        if source is None:
+            continue
+        behind = upstream(nodes, [source]) - avoided
+        texts = [place for place in _literals(nodes, behind, names) if isinstance(_value(nodes, place), str)]
+        if texts := texts or _joined_texts(nodes, behind, signatures):
+            return texts
     if name == "negative_prompt":
         return []
     return [
         place
-        for place in _literals(nodes, part, names)
+        for place in _literals(nodes, part - avoided, names)
         if isinstance(_value(nodes, place), str) and not _is_file(nodes, place, signatures)
+    ]
+
+
+def _only_upstream_of_negative(nodes: Nodes, part: set[str]) -> set[str]:
+    """The nodes that decide only what to avoid."""
+    sides: dict[str, set[str]] = {"positive": set(), "negative": set()}
+    for node_id in part:
+        for side, behind in sides.items():
+            if (source := _encoder(nodes, node_id, side)) is not None:
+                behind |= upstream(nodes, [source])
+    return sides["negative"] - sides["positive"]
+
+
+def _joined_texts(nodes: Nodes, behind: set[str], signatures: Signatures) -> list[Place]:
+    """The texts of nodes such as StringConcatenate, without names of files, choices, and what is put between them."""
+    return [
+        place
+        for place in _literals(nodes, behind, None)
+        if isinstance(_value(nodes, place), str)
+        and place[1] != "delimiter"
+        and (entry := input_signature(nodes, place, signatures)) is not None
+        and entry.type == "STRING"
+        and entry.choices is None
+        and not entry.is_file
     ]
 
 

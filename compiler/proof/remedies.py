@@ -11,10 +11,13 @@ from typing import Any
 from compiler.answer import describe
 from compiler.catalogue import Input, Workflow
 from compiler.check import GraphError
+from compiler.proof.canvas import sets_both_sides
 from compiler.proof.changes import Change
 from compiler.proof.hints import (
+    OTHER_SIDE,
     Place,
     file_places,
+    holder,
     input_signature,
     masks_of_pictures,
     places_of,
@@ -22,16 +25,19 @@ from compiler.proof.hints import (
 )
 from compiler.proof.trial_graph import TrialGraph, Values, changed_places, stray_nodes
 from compiler.signatures import InputSignature, Signatures
-from compiler.values import MAX_SEED, Nodes
+from compiler.values import Nodes
 from schemas.explain import given_value
 
+BATCH_REMEDY = (
+    "write {{ batch }} as the `batch_size` of the latent or the `amount` of a RepeatLatentBatch node before the sampler, "
+    "or write `limits: {batch: 1}` in the model"
+)
 _WITHOUT_PLACE: Mapping[str, str] = {
     "prompt": "write {{ prompt }} as the text of the node that encodes it; a workflow that needs no prompt, such as an "
     "upscaler, is declared with `tasks: [vary]`",
     "seed": "no node has an input `seed` or `noise_seed`, so all pictures would be the same; a workflow that redraws an "
     "image without a seed is declared with `tasks: [vary]`",
-    "batch": "write {{ batch }} as the `batch_size` of the latent or the `amount` of a RepeatLatentBatch node, or write "
-    "`limits: {batch: 1}` in the model",
+    "batch": BATCH_REMEDY,
     "image": "write {{ image }} as the `image` of a LoadImage node",
     "mask": "write {{ mask }} as the `image` of a LoadImageMask node, or remove `inpaint` from the tasks",
     "loras": "the catalogue has LoRAs for the model's family: after the nodes that load the model, write "
@@ -65,6 +71,34 @@ def for_no_effect(
         return _WITHOUT_PLACE.get(name, f"write {{{{ {name} }}}} where it belongs")
     text = f"write {{{{ {name} }}}} where it belongs, or remove `{name}` from the inputs of workflows.{workflow.id}"
     return f"{text}, or say with `x-unused-when` that it has no effect then" if condition else text
+
+
+def for_side(
+    change: Change,
+    place: Place,
+    other: Place | None,
+    start: TrialGraph,
+    changed: TrialGraph,
+    condition: str,
+    taken: set[Place],
+    workflow: Workflow,
+    signatures: Signatures,
+) -> str:
+    """For a width, or height, that does not decide the size of the pictures. `place`: the input that does. `other`: that
+    of the other side."""
+    nodes = start.nodes
+    if sets_both_sides(place):
+        return (
+            f"{describe(nodes, place[0])} gives every picture the same size by its input {place[1]!r}; link the nodes "
+            "behind it to the node before it, or use an ImageScale with {{ width }} and {{ height }}"
+        )
+    found = holder(nodes, *place)
+    if found is not None and found not in taken:
+        return write_at([found], nodes, change.name)
+    swapped = holder(nodes, *other) if other is not None else None
+    if swapped is not None and found in taken and swapped in changed_places(start, changed):
+        return write_at([swapped], nodes, OTHER_SIDE[change.name])
+    return for_no_effect(change, start, changed, condition, taken, workflow, signatures)
 
 
 def _places(change: Change, start: TrialGraph, taken: set[Place], signatures: Signatures) -> list[Place]:
@@ -214,7 +248,7 @@ def explained(
 
 
 def _declared_error(name: str, rule: Input | None, value: Any, entry: InputSignature, reference: str) -> str:
-    if name == "seed" and value == MAX_SEED and entry.maximum is not None:
+    if name == "seed" and entry.maximum is not None and value > entry.maximum:
         return f"it takes at most {entry.maximum}; write {{{{ seed % {int(entry.maximum) + 1} }}}}"
     if rule is None:
         return ""

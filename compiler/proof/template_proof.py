@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from compiler.answer import describe, find_output
+from compiler.answer import describe, find_output, is_link, upstream
 from compiler.catalogue import Catalogue, Model, Workflow
 from compiler.check import find_errors
 from compiler.graph import render_nodes
 from compiler.proof import remedies
+from compiler.proof.canvas import content, is_before_a_sampler, size_place
 from compiler.proof.changes import Change, Traits, base_values, general_changes, input_changes, other_values
-from compiler.proof.hints import SEED_NAMES, Place, fixed_size_places, has_input, input_signature, write_at
-from compiler.proof.trial_graph import TrialGraph, Values, arrivals, changed_places
-from compiler.signatures import InputSignature, NodeSignature
+from compiler.proof.hints import OTHER_SIDE, SEED_NAMES, Place, has_input, input_signature
+from compiler.proof.trial_graph import ABSENT, FILE_NAME_INPUT, TrialGraph, Values, arrivals, changed_places
+from compiler.signatures import NodeSignature
 from compiler.values import Nodes, Task
 from errors import GraphInvalid, TemplateInvalid, shorten
 from schemas.explain import given_value
@@ -22,8 +23,11 @@ from schemas.explain import given_value
 _MAX_FAULTS = 30
 """Further faults of a task are only counted."""
 
-_MAX_SHAPES = 32
-"""Graphs of other shapes that are proved too; this bounds the time that a template with very many branches takes."""
+_MAX_RENDERINGS = 8000
+"""More for one proof is a fault; this bounds the time that a template with very many values and branches takes."""
+
+_CHANGES_OF_BRANCHES = ("width", "height", "batch", "loras", "crop")
+"""Variables of every template that may lead to another branch of it, besides the declared inputs"""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,11 @@ class TemplateProof:
     """folder and name of each file that the template names itself"""
     signatures: Mapping[str, NodeSignature | None]
     """The signature of each node class that was rendered. The proof is out of date if one has changed since."""
+    base: TrialGraph | None = None
+    """The graph for the base values; None if it has no answer"""
+    places: Mapping[str, set[Place]] = field(default_factory=dict)
+    """name of a value -> the inputs that it changes"""
+    names_at_fault: frozenset[str] = frozenset()
 
 
 def prove_template(
@@ -91,11 +100,22 @@ class _Prover:
         self._unused_roles: dict[str, UnusedRole] = {}
         self._side_ranges: dict[str, tuple[SideRange, ...]] = {}
         self._files: set[tuple[str, str]] = set()
+        self._places: dict[str, set[Place]] = {}
+        self._renderings = 0
+        self._reported: set[str] = set()
+        """Errors of graphs: each is listed with the first values that lead to it."""
 
     def prove(self) -> TemplateProof:
-        base = self._render(base_values(self._workflow, self._model, self._task), "")
-        if base is not None:
-            self._prove_rounds(base)
+        base = None
+        try:
+            base = self._render(base_values(self._workflow, self._model, self._task), "")
+            if base is not None:
+                self._prove_rounds(base)
+        except _TooManyRenderings:
+            self._fault(
+                f"{self._workflow.template}: it has too many values and branches to try them all (more than "
+                f"{_MAX_RENDERINGS} graphs); declare fewer inputs or choices, or make several workflows of it"
+            )
         unused = {role: entry for role, entry in self._unused_roles.items() if role not in self._used_roles}
         return TemplateProof(
             faults=self._listed_faults(),
@@ -104,36 +124,78 @@ class _Prover:
             side_ranges=self._side_ranges,
             files=tuple(sorted(self._files)),
             signatures={name: self._signatures.get(name) for name in self._classes},
+            base=base,
+            places=self._places,
+            names_at_fault=frozenset(self._names_at_fault),
         )
 
     def _prove_rounds(self, base: TrialGraph) -> None:
-        shapes: dict[frozenset[Any], tuple[Values, str]] = {base.shape: ({}, "")}
+        again = self._render_unchecked(base.values)
+        if again is None or again.fingerprint != base.fingerprint:
+            self._fault(
+                f"{self._workflow.template}: equal values must give equal graphs, but two renderings differ"
+            )
+        branches: list[_Branch] = []
         for change in self._changes(base, is_first=True):
-            for changed, given, condition in self._check(change, base, ""):
-                shapes.setdefault(changed.shape, (given, condition))
-        for given, condition in list(shapes.values())[1 : _MAX_SHAPES + 1]:
-            self._prove_second_round({**base.values, **given}, given, condition, base.errors)
+            branches += [_Branch(change, *each) for each in self._check(change, base, "")]
+        other = self._render_unchecked(self._other_values(base.values))
+        shapes = {base.shape}
+        for branch in branches:
+            is_new = branch.graph.shape not in shapes
+            shapes.add(branch.graph.shape)
+            if is_new or _leads_to_a_branch(branch.change):
+                self._prove_branch(branch.graph, branch.given, branch.condition, base, other, is_new=is_new)
 
-    def _prove_second_round(
-        self, values: Values, given: Values, condition: str, known_errors: tuple[str, ...]
+    def _prove_branch(
+        self,
+        graph: TrialGraph,
+        given: Values,
+        condition: str,
+        base: TrialGraph,
+        other: TrialGraph | None,
+        *,
+        is_new: bool,
     ) -> None:
-        base = self._render(values, condition, known_errors)
-        if base is None:
-            return
-        for change in self._changes(base, is_first=False):
-            is_given = change.name.partition(".")[0] in given
-            if not is_given and change.name not in self._names_at_fault:
-                for _ in self._check(change, base, condition):
+        """Every other value must have an effect in this branch too. One rendering with all of them changed shows most of
+        them; those that it does not show are changed one by one."""
+        if base.errors and not graph.errors:
+            graph = replace(graph, errors=base.errors)
+        changed = None if other is None else self._render_unchecked({**other.values, **given})
+        for change in self._changes(graph, is_first=False):
+            if change.name.partition(".")[0] in given or change.name in self._names_at_fault:
+                continue
+            is_optional = not change.is_required and change.text is None
+            if change.name in OTHER_SIDE and self._task != "generate":
+                is_optional = size_place(graph.nodes, graph.output, change.name) is None
+            if is_optional and not is_new:
+                continue
+            if (
+                changed is None
+                or other is None
+                or not self._has_effect(change.name, graph, changed, base, other)
+            ):
+                for _ in self._check(change, graph, condition):
                     pass
+
+    def _has_effect(
+        self, name: str, graph: TrialGraph, changed: TrialGraph, base: TrialGraph, other: TrialGraph
+    ) -> bool:
+        """Whether an input to which `name` is passed outside the branch gets the same in the branch, before and after
+        all values were changed."""
+        return any(
+            graph.value(place) == base.value(place)
+            and changed.value(place) == other.value(place)
+            and base.value(place) != other.value(place)
+            for place in self._places.get(name, ())
+        )
+
+    def _other_values(self, values: Values) -> dict[str, Any]:
+        loras = [{"id": "one", "file": "one.safetensors", "strength": 0.5}] if self._traits.has_loras else []
+        return {**other_values(values, self._rules), "loras": loras}
 
     def _changes(self, base: TrialGraph, *, is_first: bool) -> Iterator[Change]:
         yield from general_changes(
-            self._task,
-            self._traits,
-            self._model,
-            base.values,
-            is_first=is_first,
-            has_prefix=self._has_prefix(base),
+            self._task, self._traits, base.values, is_first=is_first, has_prefix=self._has_prefix(base)
         )
         yield from input_changes(self._rules, base.values, is_first=is_first)
 
@@ -159,6 +221,7 @@ class _Prover:
     ) -> TrialGraph | None:
         """The graph for `values`; None if it has no answer. What is wrong with it, except `known_errors`, is a fault."""
         template = self._workflow.template
+        self._count_rendering()
         try:
             nodes = render_nodes(template, values, self._catalogue)
         except TemplateInvalid as error:
@@ -169,7 +232,8 @@ class _Prover:
         texts = tuple(map(str, errors))
         hint = self._catalogue.renderer.quotes_hint(template)
         for error_of_node, text in zip(errors, texts, strict=True):
-            if text not in known_errors:
+            if text not in known_errors and text not in self._reported:
+                self._reported.add(text)
                 text = remedies.explained(
                     error_of_node, condition, nodes, values, self._rules, self._signatures
                 )
@@ -188,9 +252,17 @@ class _Prover:
             return None
         return TrialGraph(values, nodes, output, texts)
 
+    def _count_rendering(self) -> None:
+        self._renderings += 1
+        if self._renderings > _MAX_RENDERINGS:
+            raise _TooManyRenderings
+
     def _render_unchecked(self, values: Values) -> TrialGraph | None:
+        self._count_rendering()
         try:
             nodes = render_nodes(self._workflow.template, values, self._catalogue)
+            if not all(map(_has_form, nodes.values())):
+                return None
             return TrialGraph(values, nodes, self._output(nodes))
         except (TemplateInvalid, GraphInvalid):
             return None
@@ -230,26 +302,68 @@ class _Prover:
         if start is None:
             return
         seen = [start]
-        for variant in change.variants:
+        by_text = {_text(start, change): start}
+        for index, variant in enumerate((*change.variants, *change.more)):
             said = (
                 _say({**change.start, **variant}) if change.rule is not None else f" (with `{change.name}`)"
             )
             values = {**start.values, **variant}
-            if change.must_be_valid:
+            if not change.must_be_valid:
+                changed = self._render_unchecked(values)
+            elif index < len(change.variants):
                 changed = self._render(values, condition or said, start.errors)
             else:
-                changed = self._render_unchecked(values)
+                changed = self._render_further(values, condition or said)
             if changed is None:
                 return
+            self._places.setdefault(change.name, set()).update(
+                [(changed.output, FILE_NAME_INPUT)]
+                if change.name == "prefix"
+                else changed_places(start, changed)
+            )
             yield changed, {**change.start, **variant}, said
-            same = next((graph for graph in seen if graph.part == changed.part), None)
-            if same is not None:
+            if change.name in OTHER_SIDE:
+                self._check_side(change, start, changed, condition)
+            elif self._is_too_large(change, variant, seen):
+                continue  # the template reduces it, as it must
+            elif (same := by_text.get(_text(changed, change))) is not None:
                 self._note_no_effect(change, start, same, changed, condition)
                 return
             seen.append(changed)
+            by_text[_text(changed, change)] = changed
             self._check_arrival(change, start, changed, condition)
+        self._check_passed(change, seen, condition)
         if change.name.startswith("files."):
             self._used_roles.add(change.name.removeprefix("files."))
+
+    def _render_further(self, values: Values, condition: str) -> TrialGraph | None:
+        """Like `_render`, without checking a graph that differs only in a value that the node takes."""
+        changed = self._render_unchecked(values)
+        return self._render(values, condition) if changed is None else changed
+
+    def _is_too_large(self, change: Change, variant: Values, seen: list[TrialGraph]) -> bool:
+        """Whether the seed is above what the nodes take that get it."""
+        if change.name != "seed" or not change.is_required or len(seen) < 2:
+            return False
+        places = arrivals("seed", seen[0], seen[1], self._signatures)
+        highest = [None if entry is None else entry.maximum for _, entry in places]
+        return bool(highest) and all(limit is not None and variant["seed"] > limit for limit in highest)
+
+    def _check_passed(self, change: Change, seen: list[TrialGraph], condition: str) -> None:
+        """An input that gets a value as it is must get every value as it is, not only some of them."""
+        if len(seen) < 3 or not change.is_passed or change.text is not None:
+            return
+        name, handled = change.name, change.rule.more_choices if change.rule is not None else ()
+        for place, _ in list(arrivals(name, seen[0], seen[1], self._signatures)):
+            for graph in seen[2:]:
+                value, given = graph.value(place), graph.values[name]
+                if value not in (given, ABSENT) and given not in handled:
+                    self._names_at_fault.add(name)
+                    self._fault(
+                        f"{self._workflow.template}: {describe(graph.nodes, place[0])}, input {place[1]!r} gets "
+                        f"{given_value(value)} if `{name}` is {given_value(given)}{condition}; write {{{{ {name} }}}}"
+                    )
+                    return
 
     def _note_no_effect(
         self, change: Change, start: TrialGraph, same: TrialGraph, changed: TrialGraph, condition: str
@@ -261,10 +375,10 @@ class _Prover:
             self._has_seed = False
         elif name == "batch" and not self._has_seed:
             pass  # several pictures are refused, because they would be the same
-        elif change.is_required or self._has_fixed_size(name, start):
+        elif change.is_required:
             self._names_at_fault.add(name)
             what = f"`{name}` has no effect"
-            if change.rule is not None and (len(change.variants) > 1 or same is not start):
+            if len(change.variants) + len(change.more) > 1 or same is not start:
                 pair = (given_value(graph.values[name]) for graph in (same, changed))
                 what = (
                     f"`{name}`: {' and '.join(pair)} give the same graph"
@@ -276,20 +390,48 @@ class _Prover:
             )
             self._fault(f"{self._workflow.template}: {what}{condition}; {remedy}")
 
-    def _check_side(
-        self,
-        name: str,
-        places: list[tuple[Place, InputSignature | None]],
-        changed: TrialGraph,
-        condition: str,
-    ) -> None:
-        """The width must not only arrive as a height, nor the height as a width."""
-        swapped = [place for place, _ in places if place[1] == _OTHER_SIDE[name]]
-        if swapped and len(swapped) == len(places):
-            remedy = write_at(swapped[:1], changed.nodes, _OTHER_SIDE[name])
-            self._fault(
-                f"{self._workflow.template}: `{name}` is used as the {_OTHER_SIDE[name]}{condition}; {remedy}"
-            )
+    def _check_side(self, change: Change, start: TrialGraph, changed: TrialGraph, condition: str) -> None:
+        """The width, or height, must decide the size of the pictures: another node that gets it is not enough."""
+        name = change.name
+        if start.values["crop"] is not None:
+            return  # the graph crops to a size of its own
+        before, after = (size_place(graph.nodes, graph.output, name) for graph in (start, changed))
+        if before is None or after is None:
+            # The pictures have the size of the loaded image, or it is not known what decides their size.
+            if self._task == "generate" and before is None and start.fingerprint == changed.fingerprint:
+                self._note_no_effect(change, start, start, changed, condition)
+            return
+        was, now = content(start.nodes, before), content(changed.nodes, after)
+        if was != now or self._is_the_only_size(name, start, was):
+            return
+        if self._task != "generate" and self._is_seedless(start):
+            return  # such as an upscaler to a certain size
+        self._names_at_fault.add(name)
+        what = (
+            "has no effect"
+            if start.fingerprint == changed.fingerprint
+            else "does not set the size of the picture"
+        )
+        other = size_place(changed.nodes, changed.output, OTHER_SIDE[name])
+        if other is not None and content(start.nodes, other) != content(changed.nodes, other):
+            what = f"is used as the {OTHER_SIDE[name]}"
+        remedy = remedies.for_side(
+            change,
+            before,
+            other,
+            start,
+            changed,
+            condition,
+            self._taken(start, name),
+            self._workflow,
+            self._signatures,
+        )
+        self._fault(f"{self._workflow.template}: `{name}` {what}{condition}; {remedy}")
+
+    def _is_the_only_size(self, name: str, start: TrialGraph, given: str) -> bool:
+        """Whether the graph has the only width, or height, that the model draws."""
+        varies = self._traits.width_varies if name == "width" else self._traits.height_varies
+        return not varies and given == str(start.values[name])
 
     def _has_any_effect(self, change: Change, start: TrialGraph) -> bool:
         graphs = [self._render_unchecked({**start.values, **variant}) for variant in change.variants]
@@ -315,17 +457,26 @@ class _Prover:
         """Whether the same image always gives the same picture, as with an upscaler."""
         return self._task != "generate" and not has_input(start.nodes, set(start.part), SEED_NAMES)
 
-    def _has_fixed_size(self, name: str, start: TrialGraph) -> bool:
-        """Whether the graph redraws an image on a canvas of its own, with a width or height that no request can set."""
-        return name in ("width", "height") and bool(fixed_size_places(start.nodes, set(start.part), name))
-
     def _check_arrival(self, change: Change, start: TrialGraph, changed: TrialGraph, condition: str) -> None:
         """Texts must arrive unchanged, nodes must take every choice; note which sizes they take."""
         if change.text is not None and not changed.contains(change.text):
             self._names_at_fault.add(change.name)
             remedy = remedies.for_changed_text(change.name, start, changed)
             self._fault(f"{self._workflow.template}: {remedy}{condition}")
-        if not change.choices and change.name not in ("width", "height"):
+        if change.name == "batch" and not self._draws_several(start, changed):
+            self._names_at_fault.add("batch")
+            self._fault(
+                f"{self._workflow.template}: `batch` only repeats pictures that are drawn already{condition}; "
+                f"{remedies.BATCH_REMEDY}"
+            )
+        if change.name == "prompt" and (node_id := self._only_negative(start, changed)) is not None:
+            self._names_at_fault.add("prompt")
+            self._fault(
+                f"{self._workflow.template}: `prompt` only reaches the input 'negative' of "
+                f"{describe(changed.nodes, node_id)}{condition}; write {{{{ prompt }}}} in the text that its input "
+                "'positive' gets"
+            )
+        if not change.choices and change.name not in OTHER_SIDE:
             return
         places = list(arrivals(change.name, start, changed, self._signatures))
         for place, entry in places if change.choices else ():
@@ -335,9 +486,7 @@ class _Prover:
             if refused:
                 remedy = remedies.for_refused_choices(change.name, place, refused, changed)
                 self._fault(f"{self._workflow.template}: {remedy}{condition}")
-        if change.name in ("width", "height"):
-            self._check_side(change.name, places, changed, condition)
-        if change.name in ("width", "height") and not condition:
+        if change.name in OTHER_SIDE and not condition:
             self._side_ranges[change.name] = tuple(
                 SideRange(
                     f"{describe(changed.nodes, place[0])}, input {place[1]!r}", entry.minimum, entry.maximum
@@ -346,10 +495,53 @@ class _Prover:
                 if entry is not None
             )
 
+    def _draws_several(self, start: TrialGraph, changed: TrialGraph) -> bool:
+        places = {place[0] for place in changed_places(start, changed)}
+        new = set(changed.part) - set(start.part)
+        return is_before_a_sampler(changed.nodes, set(changed.part), places | new)
+
+    def _only_negative(self, start: TrialGraph, changed: TrialGraph) -> str | None:
+        """A node that gets the prompt as what to avoid, if no node gets it as what to draw; else None."""
+        nodes, places = changed.nodes, {place[0] for place in changed_places(start, changed)}
+        negative = None
+        for node_id, (_, inputs) in changed.part.items():
+            sides = [inputs.get(side) for side in ("positive", "negative")]
+            if not all(is_link(link, nodes) for link in sides):
+                continue
+            wanted, avoided = (bool(places & upstream(nodes, [link[0]])) for link in sides if link)
+            if wanted:
+                return None
+            negative = node_id if avoided else negative
+        return negative
+
+
+@dataclass(frozen=True)
+class _Branch:
+    """A changed graph in which every other value must have an effect too."""
+
+    change: Change
+    graph: TrialGraph
+    given: Values
+    condition: str
+
+
+class _TooManyRenderings(Exception):
+    pass
+
+
+def _leads_to_a_branch(change: Change) -> bool:
+    if change.rule is None:
+        return change.name in _CHANGES_OF_BRANCHES
+    return "enum" in change.rule.schema or change.rule.schema["type"] != "string"
+
+
+def _text(graph: TrialGraph, change: Change) -> str:
+    """What the change must change, as text."""
+    return repr(graph.part_with_file_name) if change.name == "prefix" else graph.fingerprint
+
 
 _UNKNOWN_FOLDER = "unknown"
 """The folder under which a file is listed if no signature says where it belongs"""
-_OTHER_SIDE = {"width": "height", "height": "width"}
 
 
 def _has_form(node: Any) -> bool:

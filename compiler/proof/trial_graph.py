@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,11 @@ from compiler.answer import Part, answer_part, is_link
 from compiler.proof.hints import Place, input_signature
 from compiler.signatures import InputSignature, Signatures
 from compiler.values import Nodes
+
+FILE_NAME_INPUT = "filename_prefix"
+"""What nodes that save pictures call the start of the file's name"""
+
+ABSENT = object()
 
 Values = Mapping[str, Any]
 """variable of the templates -> value"""
@@ -27,8 +33,24 @@ class TrialGraph:
 
     @cached_property
     def part(self) -> Part:
-        """The part of the graph that decides the answer."""
+        """The part of the graph that decides the answer. The name of the saved file is not in it: that changes no
+        picture."""
+        part = answer_part(self.nodes, self.output)
+        class_type, inputs = part[self.output]
+        return {**part, self.output: (class_type, {k: v for k, v in inputs.items() if k != FILE_NAME_INPUT})}
+
+    @cached_property
+    def part_with_file_name(self) -> Part:
         return answer_part(self.nodes, self.output)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The part as text: graphs with equal texts draw the same."""
+        return json.dumps(self.part, sort_keys=True)
+
+    def value(self, place: Place) -> Any:
+        """The value of an input of the part; ABSENT if the part does not have it."""
+        return self.nodes[place[0]]["inputs"].get(place[1], ABSENT) if place[0] in self.part else ABSENT
 
     @property
     def shape(self) -> frozenset[Any]:
