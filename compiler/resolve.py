@@ -33,7 +33,7 @@ def resolve(request: ImageRequest, catalogue: Catalogue) -> Plan:
         ignored.append(Note("seed", request.seed, None, why))
     for note in ignored:
         if note.field in inputs:
-            inputs[note.field] = _default(note.field, model, workflow, request.task)
+            inputs[note.field] = default_value(note.field, model, workflow, request.task)
     return Plan(
         model=model.id,
         workflow=workflow.id,
@@ -146,7 +146,7 @@ def _inputs(
         elif name in preset:
             planned[name] = PlannedValue(checked_value(name, preset[name], rule), "preset")
         else:
-            planned[name] = _default(name, model, workflow, request.task)
+            planned[name] = default_value(name, model, workflow, request.task)
         if note:
             notes.append(note)
     _check_dependent_limits(planned, rules, request.task)
@@ -168,7 +168,8 @@ def _check_dependent_limits(
             checked_value(name, planned[name].value, effective)
 
 
-def _default(name: str, model: Model, workflow: Workflow, task: Task) -> PlannedValue:
+def default_value(name: str, model: Model, workflow: Workflow, task: Task) -> PlannedValue:
+    """What an input is if the request does not set it: the model's default, or the workflow's."""
     rule = workflow.inputs_for(task)[name]
     if name in model.defaults and rule.schema.get("default") == workflow.inputs[name].schema.get("default"):
         return PlannedValue(model.defaults[name], "model")

@@ -9,7 +9,8 @@ from typing import Any
 
 from compiler.catalogue import Catalogue, Model, TaskProof, Workflow
 from compiler.proof.changes import Traits
-from compiler.proof.template_proof import TemplateProof, failed_proof, prove_template
+from compiler.proof.model_proof import model_faults
+from compiler.proof.template_proof import TemplateProof, failed_proof, failure, prove_template
 from compiler.values import Task
 
 log = logging.getLogger("easel.catalogue")
@@ -32,7 +33,12 @@ def _prove_model(model: Model, proofs: _TemplateProofs) -> dict[Task, TaskProof]
     by_task = {task: proofs.get(model, task) for task in model.workflows}
     return {
         task: TaskProof(
-            faults=(*proof.faults, *_role_faults(task, by_task), *_size_faults(model, proof)),
+            faults=(
+                *proof.faults,
+                *_role_faults(task, by_task),
+                *_size_faults(model, proof),
+                *proofs.model_faults(model, task, proof),
+            ),
             has_seed=proof.has_seed,
             files=proof.files,
         )
@@ -84,6 +90,14 @@ class _TemplateProofs:
             self._proofs[key] = self._cached(key) or self._prove(key, model, workflow, task, traits)
         return self._proofs[key]
 
+    def model_faults(self, model: Model, task: Task, proof: TemplateProof) -> list[str]:
+        workflow = self._catalogue.workflows[model.workflows[task]]
+        try:
+            return model_faults(self._catalogue, model, workflow, task, proof)
+        except Exception as error:
+            log.exception("cannot prove %s for the model %s, task %s", workflow.template, model.id, task)
+            return [failure(workflow.template, error)]
+
     def _workflow_key(self, workflow: Workflow, task: Task) -> _Key:
         key = self._workflow_keys.get((workflow.id, task))
         if key is None:
@@ -112,7 +126,7 @@ class _TemplateProofs:
             proof = prove_template(self._catalogue, model, workflow, task, traits)
         except Exception as error:  # One template must not keep the server from starting.
             log.exception("cannot prove %s for the task %s", workflow.template, task)
-            return failed_proof(workflow.template, error)
+            return failed_proof(failure(workflow.template, error), traits)
         with _cache_lock:
             _cache[key] = proof
             while len(_cache) > _MAX_CACHED:

@@ -167,12 +167,17 @@ def for_refused_choices(name: str, place: Place, refused: list[Any], changed: Tr
 
 _UNDEFINED = re.compile(r"'(\w+)' is undefined")
 _NO_ATTRIBUTE = re.compile(r"has no attribute '(\w+)'")
+_NO_ELEMENT = re.compile(r"has no (?:attribute|element) '?(?P<key>[^']+)'?$")
 
 
 def for_template_error(message: str, values: Values, workflow: Workflow) -> str:
     """What to add to the message of a template that uses a name which does not exist; empty for other errors."""
     if match := _UNDEFINED.search(message):
         return f"; {_for_undefined(match[1], values, workflow)}"
+    for name in workflow.inputs:
+        match = _NO_ELEMENT.search(message)
+        if match and str(values.get(name)) == match["key"]:
+            return f"; the template must handle every value that `{name}` allows"
     if match := _NO_ATTRIBUTE.search(message):
         similar = get_close_matches(match[1], values["files"], n=1)
         roles = ", ".join(values["files"]) or "none"

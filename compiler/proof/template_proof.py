@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -60,32 +61,49 @@ class TemplateProof:
     """folder and name of each file that the template names itself"""
     signatures: Mapping[str, NodeSignature | None]
     """The signature of each node class that was rendered. The proof is out of date if one has changed since."""
+    traits: Traits
     base: TrialGraph | None = None
     """The graph for the base values; None if it has no answer"""
+    other: TrialGraph | None = None
+    """The graph with all values changed, if it has an answer"""
     places: Mapping[str, set[Place]] = field(default_factory=dict)
     """name of a value -> the inputs that it changes"""
     names_at_fault: frozenset[str] = frozenset()
+    trials: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """The faults of values that only some models have, by these values"""
 
 
 def prove_template(
     catalogue: Catalogue, model: Model, workflow: Workflow, task: Task, traits: Traits
 ) -> TemplateProof:
     """`model` is one of those that share the proof: its files and sizes are the base values."""
-    return _Prover(catalogue, model, workflow, task, traits).prove()
+    return Prover(catalogue, model, workflow, task, traits).prove()
 
 
-def failed_proof(template: str, error: Exception) -> TemplateProof:
-    """For a template on which the proof itself failed: the model cannot be drawn, but all others can."""
-    fault = (
+def failure(template: str, error: Exception) -> str:
+    """The fault of a template on which the proof itself failed: the model cannot be drawn, but all others can."""
+    return (
         f"{template}: it cannot be checked ({type(error).__name__}: {shorten(str(error), 200)}); the log has the details. "
         "Simplify the template, and report this as a bug of Easel"
     )
+
+
+def failed_proof(fault: str, traits: Traits) -> TemplateProof:
+    """A proof that has only this fault."""
     return TemplateProof(
-        faults=(fault,), has_seed=True, unused_roles={}, side_ranges={}, files=(), signatures={}
+        faults=(fault,),
+        has_seed=True,
+        unused_roles={},
+        side_ranges={},
+        files=(),
+        signatures={},
+        traits=traits,
     )
 
 
-class _Prover:
+class Prover:
+    """Renders the template with one value changed after another, and collects the faults."""
+
     def __init__(
         self, catalogue: Catalogue, model: Model, workflow: Workflow, task: Task, traits: Traits
     ) -> None:
@@ -103,19 +121,15 @@ class _Prover:
         self._places: dict[str, set[Place]] = {}
         self._renderings = 0
         self._reported: set[str] = set()
-        """Errors of graphs: each is listed with the first values that lead to it."""
+        """Errors of templates and graphs: each is listed with the first values that lead to it."""
 
     def prove(self) -> TemplateProof:
-        base = None
-        try:
-            base = self._render(base_values(self._workflow, self._model, self._task), "")
-            if base is not None:
-                self._prove_rounds(base)
-        except _TooManyRenderings:
-            self._fault(
-                f"{self._workflow.template}: it has too many values and branches to try them all (more than "
-                f"{_MAX_RENDERINGS} graphs); declare fewer inputs or choices, or make several workflows of it"
-            )
+        base = self._render(base_values(self._workflow, self._model, self._task), "")
+        other = None
+        if base is not None:
+            other = self._render_unchecked(self._other_values(base.values))
+            with self._bounded():
+                self._prove_rounds(base, other)
         unused = {role: entry for role, entry in self._unused_roles.items() if role not in self._used_roles}
         return TemplateProof(
             faults=self._listed_faults(),
@@ -124,12 +138,25 @@ class _Prover:
             side_ranges=self._side_ranges,
             files=tuple(sorted(self._files)),
             signatures={name: self._signatures.get(name) for name in self._classes},
+            traits=self._traits,
             base=base,
+            other=other,
             places=self._places,
             names_at_fault=frozenset(self._names_at_fault),
         )
 
-    def _prove_rounds(self, base: TrialGraph) -> None:
+    @contextmanager
+    def _bounded(self) -> Iterator[None]:
+        """Too many renderings are a fault."""
+        try:
+            yield
+        except _TooManyRenderings:
+            self._fault(
+                f"{self._workflow.template}: it has too many values and branches to try them all (more than "
+                f"{_MAX_RENDERINGS} graphs); declare fewer inputs or choices, or make several workflows of it"
+            )
+
+    def _prove_rounds(self, base: TrialGraph, other: TrialGraph | None) -> None:
         again = self._render_unchecked(base.values)
         if again is None or again.fingerprint != base.fingerprint:
             self._fault(
@@ -138,7 +165,6 @@ class _Prover:
         branches: list[_Branch] = []
         for change in self._changes(base, is_first=True):
             branches += [_Branch(change, *each) for each in self._check(change, base, "")]
-        other = self._render_unchecked(self._other_values(base.values))
         shapes = {base.shape}
         for branch in branches:
             is_new = branch.graph.shape not in shapes
@@ -225,8 +251,10 @@ class _Prover:
         try:
             nodes = render_nodes(template, values, self._catalogue)
         except TemplateInvalid as error:
-            remedy = remedies.for_template_error(error.message, values, self._workflow)
-            self._fault(error.message + remedy + condition)
+            if error.message not in self._reported:
+                self._reported.add(error.message)
+                remedy = remedies.for_template_error(error.message, values, self._workflow)
+                self._fault(error.message + remedy + condition)
             return None
         errors = list(find_errors(nodes, self._signatures, template))
         texts = tuple(map(str, errors))
@@ -304,9 +332,7 @@ class _Prover:
         seen = [start]
         by_text = {_text(start, change): start}
         for index, variant in enumerate((*change.variants, *change.more)):
-            said = (
-                _say({**change.start, **variant}) if change.rule is not None else f" (with `{change.name}`)"
-            )
+            said = say({**change.start, **variant}) if change.rule is not None else f" (with `{change.name}`)"
             values = {**start.values, **variant}
             if not change.must_be_valid:
                 changed = self._render_unchecked(values)
@@ -414,6 +440,8 @@ class _Prover:
         )
         other = size_place(changed.nodes, changed.output, OTHER_SIDE[name])
         if other is not None and content(start.nodes, other) != content(changed.nodes, other):
+            if condition:
+                return  # An input may turn the picture on its side.
             what = f"is used as the {OTHER_SIDE[name]}"
         remedy = remedies.for_side(
             change,
@@ -552,6 +580,6 @@ def _has_form(node: Any) -> bool:
     )
 
 
-def _say(values: Values) -> str:
+def say(values: Values, whose: str = "") -> str:
     """A condition for messages, such as ` (with schedule "ays")`."""
-    return f" (with {', '.join(f'{name} {given_value(value)}' for name, value in values.items())})"
+    return f" (with {whose}{', '.join(f'{name} {given_value(value)}' for name, value in values.items())})"

@@ -594,5 +594,48 @@ def test_the_proof_of_a_thousand_models_takes_little_of_the_time_to_load_them() 
     catalogue = parse_catalogue(sources)
     parse_s = time.process_time() - started_at
     started_at = time.process_time()
+    catalogue_proof.prove_catalogue(catalogue)  # each model has a largest size of its own, which is tried
+    assert time.process_time() - started_at < max(3.0, 5 * parse_s)
+    started_at = time.process_time()
     catalogue_proof.prove_catalogue(catalogue)
     assert time.process_time() - started_at < max(0.5, parse_s)
+
+
+# --- what each model adds ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "fields", "fault"),
+    [
+        ({"n3_steps": "{{ {20: 20, 31: 31, 32: 32, 1: 1, 50: 50}[steps] }}"}, {"inputs": STEPS, "model": {"defaults": {"steps": 30}}}, "no element 30; the template must handle every value that `steps` allows (with the model's default steps 30)"),
+        ({"n3_steps": "{{ {20: 20, 31: 31, 32: 32, 1: 1, 50: 50}[steps] }}"}, {"inputs": STEPS, "presets": {"quality": {"hd": {"steps": 40}}}}, '(with quality "hd")'),
+        ({"n3_steps": "{{ {20: 20, 31: 31, 32: 32, 1: 1, 50: 50}[steps] }}"}, {"inputs": STEPS, "model": {"presets": {"quality": {"low": {"steps": 7}}}}}, '(with quality "low")'),
+        ({"n3_seed": "{{ 5 if sampler == 'lcm' and schedule == 'karras' else seed }}", "n3_sampler_name": "{{ sampler }}", "n3_scheduler": "{{ schedule }}"}, {"inputs": {**SAMPLER, **SCHEDULE}, "model": {"defaults": {"sampler": "lcm", "schedule": "karras"}}}, '`seed` has no effect (with the model\'s default sampler "lcm", schedule "karras")'),
+        ({"n5_width": "{{ [width, 768] | min }}"}, {"model": WIDE}, "node '5' (EmptyLatentImage), input 'width' gets 768 if `width` is 1024, which the model's size allows; write {{ width }}"),
+        ({"n5_height": "{{ [height, 512] | max }}"}, {"model": WIDE}, "node '5' (EmptyLatentImage), input 'height' gets 512 if `height` is 256"),
+        ({"n3_seed": "{{ 1 if width > 768 else seed }}"}, {"model": WIDE}, "`seed` has no effect (with size 1024x1024)"),
+        ({"n5_width": "{{ width * 20 }}", "n5_height": "{{ height * 20 }}"}, {"model": WIDE}, "the value is out of range (given: 20480;"),
+        ({"n5_batch_size": "{{ [batch, 3] | min }}"}, {"model": {"limits": {"batch": 4}}}, "input 'batch_size' gets 3 if `batch` is 4, the model's `limits.batch`; write {{ batch }}, or lower the limit"),
+        ({"n5_batch_size": "{{ batch * 20000 }}"}, {"model": {"limits": {"batch": 4}}}, "the value is out of range"),
+    ],
+)  # fmt: skip
+def test_a_models_own_defaults_presets_and_limits_are_tried(
+    changes: dict[str, Any], fields: dict[str, Any], fault: str
+) -> None:
+    faults = faults_of(exported(**changes), **fields)
+    assert [text for text in faults if fault in text], faults
+
+
+def test_a_proof_does_not_depend_on_which_model_is_first() -> None:
+    text = exported(n3_seed="{{ 1 if width >= 1024 else seed }}")
+    large = {"default": "1024x1024", "multiple_of": 8, "min": "1024x1024", "max": "2048x2048"}
+    small = {"default": "512x512", "multiple_of": 8, "min": "256x256", "max": "768x768"}
+    for order in (("small", "large"), ("large", "small"), ("small",), ("large",)):
+
+        def models(document: Any, order: tuple[str, ...] = order) -> None:
+            mine = document["models"].pop("mine")
+            sizes = {"small": small, "large": large}
+            document["models"] |= {name: {**mine, "size": sizes[name]} for name in order}
+
+        undrawable = load_catalogue(with_document(models, with_workflow(text))).undrawable
+        assert list(undrawable) == [name for name in order if name == "large"]
