@@ -92,7 +92,13 @@ def debug_info(parsed: ParsedRequest, drawing: Drawing, images: Sequence[Image])
         "model": plan.model,
         "workflow": plan.workflow,
         "checkpoint": drawing.checkpoint,
-        "meta": {"template": plan.template, **values, "batch_size": first.batch, "seed": first.seed},
+        "meta": {
+            "template": plan.template,
+            **values,
+            "size": str(first.size),
+            "batch_size": first.batch,
+            "seed": first.seed,
+        },
         "prompt_id": first.prompt_id,
         "images": [
             {"seed": image.seed, "index": image.index, "batch": image.batch, "prompt_id": image.prompt_id}

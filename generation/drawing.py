@@ -178,20 +178,28 @@ class Drawing:
             )
         if made > wanted:
             why = f"node {graph.output!r} of the workflow makes more pictures than its job has; the first are sent"
-            self.adjusted = (Note("n", made, wanted, why),)
+            self._note(Note("n", made, wanted, why))
         for index, picture in enumerate(outcome.pictures[:wanted]):
             started_at = self._deps.clock()
             image = self._finish_picture(as_png(picture.data), index, graph, outcome.prompt_id, output)
             self._add_times(finish_s=self._deps.clock() - started_at)
             yield image
 
+    def _note(self, note: Note) -> None:
+        """List a note once, although several jobs or pictures lead to it."""
+        if note not in self.adjusted:
+            self.adjusted = (*self.adjusted, note)
+
     def _finish_picture(
         self, png: bytes, index: int, graph: Graph, prompt_id: str, output: OutputOptions
     ) -> Image:
         if not graph.crops:
-            size, canvas = self.plan.size, self.plan.canvas
-            png = crop_canvas(png, (size.width, size.height), (canvas.width, canvas.height))
-        width, height = png_size(png)
+            wanted, canvas = self.plan.size, self.plan.canvas
+            png = crop_canvas(png, (wanted.width, wanted.height), (canvas.width, canvas.height))
+        size = Size(*png_size(png))
+        if size != self.plan.size:
+            why = f"node {graph.output!r} of the workflow makes pictures of another size"
+            self._note(Note("size", str(self.plan.size), str(size), why))
         policy, seed = self._deps.metadata, graph.job.seed if self.plan.has_seed else None
         text = parameters_text(self.plan, seed) if policy != "none" else None
         if output.format == "png":
@@ -202,7 +210,7 @@ class Drawing:
         return Image(
             data=data,
             mime=MIME[output.format],
-            size=Size(width, height),
+            size=size,
             seed=seed,
             index=index,
             batch=graph.job.batch,

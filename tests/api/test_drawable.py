@@ -114,14 +114,8 @@ def test_a_model_that_fails_for_one_task_draws_the_others(client_of: MakeClient)
 PREVIEW = {"10": {"class_type": "PreviewImage", "inputs": {"images": ["8", 0]}}}
 SCALED = {
     "10": {
-        "class_type": "ImageScale",
-        "inputs": {
-            "image": ["8", 0],
-            "upscale_method": "area",
-            "width": 64,
-            "height": 64,
-            "crop": "disabled",
-        },
+        "class_type": "ImageScaleBy",
+        "inputs": {"image": ["8", 0], "upscale_method": "area", "scale_by": 0.25},
     },
     "11": {"class_type": "SaveImage", "inputs": {"filename_prefix": "{{ prefix }}", "images": ["10", 0]}},
 }
@@ -135,8 +129,11 @@ def test_the_pictures_of_the_answers_node_are_sent_and_no_others(
     client_of: MakeClient, nodes: Any, fields: Any, size: tuple[int, int]
 ) -> None:
     client = client_of(with_workflow(exported(add=nodes), model={"limits": {"batch": 2}}, **fields))
-    pictures, _ = drawn(generate(client, n=2))
+    pictures, info = drawn(generate(client, n=2))
     assert [picture.size for picture in pictures] == [size, size]
+    assert info["meta"]["size"] == f"{size[0]}x{size[1]}"
+    notes = [(note["field"], note["asked"], note["done"]) for note in info["adjusted"]]
+    assert notes == ([("size", "256x256", "64x64")] if size == (64, 64) else [])
 
 
 def test_a_node_that_makes_more_pictures_than_asked_for_is_no_error_and_is_listed(
