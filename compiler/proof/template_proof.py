@@ -24,8 +24,11 @@ from schemas.explain import given_value
 _MAX_FAULTS = 30
 """Further faults of a task are only counted."""
 
-_MAX_RENDERINGS = 8000
+_MAX_RENDERINGS = 5000
 """More for one proof is a fault; this bounds the time that a template with very many values and branches takes."""
+
+_SHARE_OF_A_CHANGE = 0.1
+"""The time to consider a change in a branch, compared with that of a rendering"""
 
 _CHANGES_OF_BRANCHES = ("width", "height", "batch", "loras", "crop")
 """Variables of every template that may lead to another branch of it, besides the declared inputs"""
@@ -119,7 +122,7 @@ class Prover:
         self._side_ranges: dict[str, tuple[SideRange, ...]] = {}
         self._files: set[tuple[str, str]] = set()
         self._places: dict[str, set[Place]] = {}
-        self._renderings = 0
+        self._renderings = 0.0
         self._reported: set[str] = set()
         """Errors of templates and graphs: each is listed with the first values that lead to it."""
 
@@ -188,6 +191,7 @@ class Prover:
             graph = replace(graph, errors=base.errors)
         changed = None if other is None else self._render_unchecked({**other.values, **given})
         for change in self._changes(graph, is_first=False):
+            self._count_rendering(_SHARE_OF_A_CHANGE)
             if change.name.partition(".")[0] in given or change.name in self._names_at_fault:
                 continue
             is_optional = not change.is_required and change.text is None
@@ -280,8 +284,8 @@ class Prover:
             return None
         return TrialGraph(values, nodes, output, texts)
 
-    def _count_rendering(self) -> None:
-        self._renderings += 1
+    def _count_rendering(self, share: float = 1.0) -> None:
+        self._renderings += share
         if self._renderings > _MAX_RENDERINGS:
             raise _TooManyRenderings
 
