@@ -32,13 +32,16 @@ class InstantTenant:
     def resident(self) -> tuple[Resident, ...]:
         return tuple(Resident("instant", id) for id in sorted(self._ids))
 
+    def known_residents(self, timeout_s: float) -> tuple[Resident, ...]:
+        return self.resident()
+
     def busy(self) -> int | None:
         return 0
 
     def release(self, residents: Sequence[Resident]) -> None:
         self._ids -= {resident.id for resident in residents}
 
-    def restore(self, residents: Sequence[Resident]) -> tuple[Failure, ...]:
+    def restore(self, residents: Sequence[Resident], is_cancelled: Callable[[], bool]) -> tuple[Failure, ...]:
         self._ids |= {resident.id for resident in residents}
         return ()
 
