@@ -38,7 +38,6 @@ class ActiveRequest:
     model: str
     client: str
     since: float
-    pid: int
     jobs: tuple[str, ...]
     uses_gpu: bool
 
@@ -59,7 +58,7 @@ class ActiveRequests:
     ) -> Iterator[None]:
         """List a request of this process inside the block. A full disk only hides it."""
         request = ActiveRequest(
-            id, sender.request_id, model, sender.client, self._clock(), os.getpid(), tuple(jobs), uses_gpu
+            id, sender.request_id, model, sender.client, self._clock(), tuple(jobs), uses_gpu
         )
         path = self._folder / f"{id}.json"
         # Locked before it has its final name: no process can see it unlocked and remove it.

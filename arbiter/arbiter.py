@@ -588,7 +588,8 @@ class Arbiter:
 
         log.info("handing the GPU back to the LLM servers before the end; Ctrl-C to end at once")
         self._stopping.set()
-        self._wait_for_leadership(deadline)
+        # A worker that was killed a moment ago may still hold the lock.
+        wait_while(lambda _: not self.reconciler.is_leader)
         wait_while(_is_switching)
         with contextlib.suppress(EaselError), self.state_store.mutex():
             state = self.state_store.state()
@@ -599,11 +600,6 @@ class Arbiter:
         wait_while(_is_switching)
         if not _has_returned(self.state_store.state()):
             log.warning("the GPU is not handed back yet; Easel continues when it is started again")
-
-    def _wait_for_leadership(self, deadline: float) -> None:
-        """A worker that was killed a moment ago may still hold the lock."""
-        while not self.reconciler.is_leader and time.monotonic() < deadline:
-            time.sleep(_POLL_STEP_S)
 
     # --- display -----------------------------------------------------------------------------------
 

@@ -161,11 +161,13 @@ class Switchover:
         return is_stopping or is_abandoned(switch, self.claims.all())
 
     def _is_unneeded(self, switch: Switch) -> bool:
-        """Whether a switch to generation that has begun to unload is of no use any more: no picture is drawn or waits.
+        """Whether a switch to generation is of no use any more, although it has drained: no picture is drawn or waits.
         The next LLM to be unloaded could be one that a client has requested since."""
         state = self.state_store.state()
-        if switch.target != "generation" or (self.stopping.is_set() and not state.pinned):
-            return switch.target == "generation"
+        if switch.target != "generation":
+            return False
+        if self.stopping.is_set() and not state.pinned:
+            return True
         is_wanted = switch.reason == REQUESTED or switch.force or switch.pin or state.pinned
         if is_wanted or any(claim.mode == "generation" for claim in self.claims.all()):
             return False
@@ -181,16 +183,15 @@ class Switchover:
         """End a switch to generation that is not needed any more. In inference mode what it has unloaded is loaded
         again; in generation mode an LLM that is loaded now gets the GPU by the next check."""
         failed: tuple[Failure, ...] = ()
-        state = self.state_store.state()
-        if state.mode == "inference":
-            self._enter("restoring")
-            failed = self._restore_llms(state.saved)
+        keeps_saved = True
+        if self.state_store.state().mode == "inference":
+            failed, keeps_saved = self._restore_until_picture()
         note = "turned back: no picture is drawn or waits any more"
 
         def turned_back(state: State) -> State:
             assert state.switch is not None
             ended = state.switch.with_end(self.clock())
-            saved = () if state.mode == "inference" else state.saved
+            saved = state.saved if keeps_saved else ()
             return replace(
                 state, saved=saved, switch=replace(ended, failed=failed, notes=(*ended.notes, note))
             )
@@ -368,10 +369,7 @@ class Switchover:
             self._enter("starting")
             self._start_engine(switch)
         else:
-            self._enter("restoring")
-            picture = _Noticed(self._is_picture_waiting)
-            failed = self._restore_until(self.state_store.state().saved, picture)
-            keeps_saved = picture.was_seen
+            failed, keeps_saved = self._restore_until_picture()
         self._finish(failed, keeps_saved=keeps_saved)
 
     def _start_engine(self, switch: Switch) -> None:
@@ -380,12 +378,17 @@ class Switchover:
         if self.clock() - started_at > _SLOW_START_S:  # a client may have loaded an LLM meanwhile
             self._wait_until_released(switch)
 
-    def _restore_llms(self, saved: Sequence[Resident]) -> tuple[Failure, ...]:
-        """Load again what was saved and wait until it is done."""
-        return self._restore_until(saved, lambda: False)
+    def _restore_until_picture(self) -> tuple[tuple[Failure, ...], bool]:
+        """Enter `restoring` and load again what was saved, until a picture waits: it would have to wait for the other
+        models as well, and they would be unloaded at once. Returns what could not be loaded, and whether it was cut
+        short, so that everything must stay saved."""
+        self._enter("restoring")
+        picture = _Noticed(self._is_picture_waiting)
+        failed = self._restore_llms(self.state_store.state().saved, picture)
+        return failed, picture.was_seen
 
-    def _restore_until(
-        self, saved: Sequence[Resident], is_cancelled: Callable[[], bool]
+    def _restore_llms(
+        self, saved: Sequence[Resident], is_cancelled: Callable[[], bool] = lambda: False
     ) -> tuple[Failure, ...]:
         try:
             return self.tenants["inference"].restore(saved, is_cancelled)

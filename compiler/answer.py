@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from compiler.check import GraphError
+from compiler.links import upstream
 from compiler.signatures import Signatures
 from compiler.values import Nodes
 from errors import GraphInvalid, shorten
@@ -86,33 +87,3 @@ def answer_part(nodes: Nodes, output: str) -> Part:
         node_id: (nodes[node_id]["class_type"], nodes[node_id]["inputs"])
         for node_id in upstream(nodes, [output])
     }
-
-
-def upstream(nodes: Nodes, outputs: Iterable[str]) -> set[str]:
-    """The nodes that `outputs` depend on, themselves included."""
-    found: set[str] = set()
-    pending = list(outputs)
-    while pending:
-        node_id = pending.pop()
-        if node_id not in found:
-            found.add(node_id)
-            pending.extend(sources_of(nodes, node_id))
-    return found
-
-
-def sources_of(nodes: Nodes, node_id: str) -> Iterator[str]:
-    """The nodes that a node's inputs are linked to."""
-    for value in nodes[node_id]["inputs"].values():
-        if is_link(value, nodes):
-            yield value[0]
-
-
-def is_link(value: Any, nodes: Nodes) -> bool:
-    """Whether the value of an input is a link to a node of the graph."""
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and isinstance(value[0], str)
-        and type(value[1]) is int
-        and value[0] in nodes
-    )

@@ -16,6 +16,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from compiler.link_types import LinkTypes
+from compiler.links import sources_of, upstream
 from compiler.signatures import PLAIN_TYPES, InputSignature, NodeSignature, Signatures, plain_value
 from dynamic_inputs import OPAQUE_PREFIX, grown_inputs
 from errors import GraphInvalid, shorten
@@ -277,7 +278,7 @@ def _connection_errors(
     cycle = _cycle(nodes)
     if cycle:
         yield new_error(cycle[0], None, " -> ".join(cycle), "links without a cycle", "the links form a cycle")
-    needed = _upstream(nodes, outputs)
+    needed = upstream(nodes, outputs)
     for node_id in nodes:
         if node_id not in needed:
             yield new_error(
@@ -285,30 +286,11 @@ def _connection_errors(
             )
 
 
-def _sources(nodes: Mapping[str, Any], node_id: str) -> Iterator[str]:
-    """The nodes that a node's inputs are linked to."""
-    for value in nodes[node_id]["inputs"].values():
-        if isinstance(value, list) and value and isinstance(value[0], str) and value[0] in nodes:
-            yield value[0]
-
-
-def _upstream(nodes: Mapping[str, Any], outputs: list[str]) -> set[str]:
-    """The nodes that `outputs` depend on, themselves included."""
-    found: set[str] = set()
-    pending = list(outputs)
-    while pending:
-        node_id = pending.pop()
-        if node_id not in found:
-            found.add(node_id)
-            pending.extend(_sources(nodes, node_id))
-    return found
-
-
 def _cycle(nodes: Mapping[str, Any]) -> list[str] | None:
     """A cycle of links as node ids, from a node to its source and so on, with the first one repeated at the end; None if
     there is no cycle."""
     try:
-        TopologicalSorter({node_id: list(_sources(nodes, node_id)) for node_id in nodes}).prepare()
+        TopologicalSorter({node_id: list(sources_of(nodes, node_id)) for node_id in nodes}).prepare()
     except CycleError as error:
         return list(reversed(error.args[1]))
     return None

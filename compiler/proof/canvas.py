@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from compiler.answer import is_link, upstream
+from compiler.links import is_link, upstream
 from compiler.proof.hints import SIDE_NAMES, Place
 from compiler.values import Nodes
 

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from compiler.answer import describe, is_link, upstream
+from compiler.answer import describe
+from compiler.links import is_link, upstream
 from compiler.signatures import InputSignature, Signatures
 from compiler.values import Nodes
 

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from compiler.answer import describe, find_output, is_link, upstream
+from compiler.answer import describe, find_output
 from compiler.catalogue import Catalogue, Model, Workflow
 from compiler.check import find_errors
 from compiler.graph import render_nodes
+from compiler.links import is_link, upstream
 from compiler.proof import remedies
 from compiler.proof.canvas import content, is_before_a_sampler, size_place
 from compiler.proof.changes import Change, Traits, base_values, general_changes, input_changes, other_values

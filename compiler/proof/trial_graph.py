@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from compiler.answer import Part, answer_part, is_link
+from compiler.answer import Part, answer_part
+from compiler.links import is_link
 from compiler.proof.hints import Place, input_signature
 from compiler.signatures import InputSignature, Signatures
 from compiler.values import Nodes
