@@ -753,7 +753,7 @@ def test_soon_after_a_failed_switch_a_picture_is_not_drawn_beside_an_llm_either(
         pass
     engine.is_hung = True
     arbiter.switch("inference")
-    wait_until(lambda: (switch := arbiter.state_store.state().switch) and switch.error)
+    wait_until(lambda: (switch := arbiter.state_store.state().switch) and switch.error and switch.ended)
     engine.is_hung = False
     stacks.loaded = {"chat": None}
     with arbiter.lease("generation", job="second", timeout_s=WAIT_S):
