@@ -734,6 +734,8 @@ def test_a_full_disk_fails_switch_and_image_requests_with_a_507(
     tmp_path: Path, sketch_url: str, llama: FakeLlamaServer
 ) -> None:
     with running(tmp_path / "state", **variables(llama, sketch_url)) as server:
+        # One that starts later would have no limit, and wait for a switch that the leader cannot write.
+        wait_until(lambda: len(server.workers()) == 2)
         for worker in server.workers():
             resource.prlimit(worker, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
         switching = post(server, "switchover", mode="generation")
