@@ -225,7 +225,13 @@ def test_a_failed_switch_fails_the_waiting_requests_and_is_not_tried_again_withi
     make_arbiter: MakeArbiter, stacks: FakeStacks
 ) -> None:
     calls: list[str] = []
-    stacks.on_call = calls.append
+
+    def fail_once_both_wait(call: str) -> None:
+        calls.append(call)
+        if call == "release":
+            wait_until(lambda: len(arbiter.claims.all()) == 2)
+
+    stacks.on_call = fail_once_both_wait
     stacks.refuses_unload = True
     arbiter = make_arbiter(min_stay_s=1000.0, max_retry_after_s=2000.0)
     first, second = (Request(arbiter, "generation", job) for job in ("first", "second"))
