@@ -159,8 +159,8 @@ class ImageNotFound(EaselError):
 
 class RouteNotFound(EaselError):
     code = "route.not_found"
-    when = "The path does not exist."
-    remedy = "See `docs/api.md` or `GET /openapi.json`."
+    when = "The path does not exist; often the client's base URL is wrong."
+    remedy = "Use `details.base_url` as base URL if it is there; `GET /openapi.json` lists the paths."
 
 
 class MethodNotAllowed(EaselError):
@@ -178,13 +178,16 @@ class InvalidKey(EaselError):
 class HostNotAllowed(EaselError):
     code = "auth.foreign_host"
     when = "Easel listens on loopback and the `Host` header is not a loopback name (protection against DNS rebinding)."
-    remedy = "Use 127.0.0.1 or localhost, or add the name to `allowed_hosts`."
+    remedy = (
+        "Use 127.0.0.1 or localhost, or add the name (`details.value`) to `allowed_hosts`. Behind a reverse proxy, set "
+        "`public_url` or `trusted_proxies`."
+    )
 
 
 class OriginNotAllowed(EaselError):
     code = "auth.foreign_origin"
-    when = "A web page from another origin sent a request other than GET, HEAD or OPTIONS."
-    remedy = "Add the origin to `allowed_origins`."
+    when = "A web page or app of another origin sent a request other than GET, HEAD or OPTIONS."
+    remedy = "Add the origin (`details.value`) to `allowed_origins`."
 
 
 class QueueFull(EaselError):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -16,7 +17,7 @@ from errors import SettingsInvalid
 from schemas import allowed_values, first_error, line_of, load_schema, read_yaml
 from schemas.explain import rule_of
 
-Kind = Literal["text", "url", "path", "integer", "number", "boolean", "list", "objects", "object"]
+Kind = Literal["text", "url", "path", "integer", "number", "boolean", "list", "networks", "objects", "object"]
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,16 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "trusted_proxies",
-        "list",
+        "networks",
         (),
-        "Addresses of reverse proxies whose `X-Forwarded-*` headers are trusted.",
+        "Addresses or networks of reverse proxies whose `X-Forwarded-*` headers are trusted.",
     ),
-    Setting("public_url", "url", "", "Base of image URLs; empty: the address that the client used."),
+    Setting(
+        "public_url",
+        "url",
+        "",
+        "Where clients reach this server, and base of image URLs; empty: the address that the client used.",
+    ),
     Setting(
         "url_style",
         "text",
@@ -388,7 +394,7 @@ def _from_environment(environment: Mapping[str, str], errors: list[str]) -> dict
 
 def _parse(text: str, kind: Kind) -> Any:
     """The value of an environment variable; `text` itself if it cannot be parsed."""
-    if kind == "list":
+    if kind in ("list", "networks"):
         return [part.strip() for part in text.split(",") if part.strip()]
     if kind in ("objects", "object"):
         try:
@@ -413,7 +419,7 @@ def _add_value(
         may_be_secret = setting.secret or (setting.kind == "url" and "@" in str(value))
         shown = "the given value" if may_be_secret else repr(value)
         errors.append(f"{location}: {shown} is not allowed; {error}")
-    elif setting.kind in ("list", "objects"):
+    elif setting.kind in ("list", "networks", "objects"):
         values[setting.name] = tuple(value)
     else:
         values[setting.name] = value
@@ -421,6 +427,11 @@ def _add_value(
 
 _OBJECTS_RULE = "it must be a list of objects"
 _LIST_RULE = "it must be a list of strings"
+_LIST_TYPE: Mapping[str, Any] = {
+    "type": "array",
+    "items": {"type": "string", "description": _LIST_RULE},
+    "description": _LIST_RULE,
+}
 _TYPES: Mapping[Kind, Mapping[str, Any]] = {
     "text": {"type": "string"},
     "url": {
@@ -432,11 +443,8 @@ _TYPES: Mapping[Kind, Mapping[str, Any]] = {
     "integer": {"type": "integer"},
     "number": {"type": "number"},
     "boolean": {"type": "boolean"},
-    "list": {
-        "type": "array",
-        "items": {"type": "string", "description": _LIST_RULE},
-        "description": _LIST_RULE,
-    },
+    "list": _LIST_TYPE,
+    "networks": _LIST_TYPE,
     "objects": {
         "type": "array",
         "items": {"type": "object", "description": _OBJECTS_RULE},
@@ -461,8 +469,18 @@ def _error(setting: Setting, value: Any) -> str | None:
     error = first_error(Draft202012Validator(_schema_of(setting)), value)
     if error is not None:
         return rule_of(error, show_value=False)
+    if setting.kind == "networks" and not all(map(_is_network, value)):
+        return "each must be an IP address or network, such as 127.0.0.1 or 172.16.0.0/12"
     if isinstance(value, float) and setting.kind == "integer":
         return f"it must be {allowed_values(_schema_of(setting))}"  # JSON Schema takes 8080.0 for an integer
     if isinstance(value, float) and not math.isfinite(value):
         return "it must be a finite number"
     return None
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True

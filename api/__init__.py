@@ -7,8 +7,9 @@ from flask import Flask
 from api.errors import envelope, register_errors, status_of
 from api.gpu import gpu_blueprint
 from api.health import health_blueprint
+from api.host_rules import TrustedProxies
 from api.images import images_blueprint
-from api.middleware import PathNormalizer, TrustedProxies, register_middleware
+from api.middleware import PathNormalizer, register_middleware
 from api.models import models_blueprint
 from api.openapi import openapi_blueprint
 from api.services import HttpOptions, Services
@@ -22,7 +23,7 @@ def register_api(app: Flask, services: Services) -> None:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # PathNormalizer merges them, without a redirect
     register_middleware(app, services.options)
-    register_errors(app)
+    register_errors(app, services.options)
     for blueprint in (
         images_blueprint(services),
         models_blueprint(services),

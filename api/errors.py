@@ -18,6 +18,9 @@ from werkzeug.exceptions import (
 )
 
 import errors
+from api.host_rules import own_url
+from api.services import HttpOptions
+from api.unknown_path import unknown_path
 from errors import EaselError
 
 log = logging.getLogger("easel.api")
@@ -128,9 +131,12 @@ def error_response(error: EaselError) -> Response:
     return response
 
 
-def register_errors(app: Flask) -> None:
+def register_errors(app: Flask, options: HttpOptions) -> None:
     """Answer every error in `app` with the JSON error envelope."""
     app.register_error_handler(EaselError, _handle_easel_error)
+    app.register_error_handler(
+        NotFound, lambda error: error_response(unknown_path(request, app.url_map, own_url(request, options)))
+    )
     app.register_error_handler(HTTPException, _handle_http_exception)
     app.register_error_handler(Exception, _handle_unexpected_error)
 
@@ -156,8 +162,6 @@ def _handle_http_exception(error: HTTPException) -> Response:
 
 
 def _to_easel_error(error: HTTPException) -> EaselError:
-    if isinstance(error, NotFound):
-        return errors.RouteNotFound(f"The path {request.path} does not exist.", path=request.path)
     if isinstance(error, MethodNotAllowed):
         return errors.MethodNotAllowed(f"{request.path} does not support {request.method}.")
     if isinstance(error, RequestedRangeNotSatisfiable):

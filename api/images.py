@@ -15,6 +15,7 @@ from flask import Blueprint, Response, g, request
 from api.connection import disconnect_check
 from api.dialect import Endpoint, StreamFormat, expects_gpustack_events
 from api.form_body import convert_fields, is_form, read_form
+from api.host_rules import own_url
 from api.json_body import json_request
 from api.request_fields import SCHEMA, ParsedRequest, canonical_fields, has_prompt, read_image_request
 from api.request_images import RequestImages, extract_images, refuse_image_url
@@ -158,7 +159,7 @@ def _with_supported_task(endpoint: Endpoint, fields: Mapping[str, Any], catalogu
 def _links(options: HttpOptions) -> Links:
     if options.url_style == "relative":
         return Links("")
-    return Links((options.public_url or request.host_url.rstrip("/") + request.script_root).rstrip("/"))
+    return Links(own_url(request, options))
 
 
 def _sender() -> Sender:

@@ -1,4 +1,4 @@
-"""Runs around every route: request ids, API keys, Host and Origin checks, CORS, the access log and path cleanup."""
+"""Runs around every route: request ids, the checks of Host, Origin and API key, CORS, the access log and path cleanup."""
 
 from __future__ import annotations
 
@@ -7,37 +7,34 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from flask import Flask, Response, g, request
-from werkzeug.middleware.proxy_fix import ProxyFix
 
 from api.connection import discard_body, set_send_timeout
 from api.errors import escaped_path
-from api.services import HttpOptions
-from errors import HostNotAllowed, InvalidKey, OriginNotAllowed
-from loopback import is_loopback
+from api.host_rules import HostRules
+from api.services import HttpOptions, WsgiApp
+from errors import InvalidKey
 
 log = logging.getLogger("easel.access")
 
 _OPEN_PATHS = re.compile(r"/health|/ready|/openapi\.json|/api/images/cache/.*")
 """Paths that need no key: the probes, the API description, and images, whose names cannot be guessed"""
-_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _EXPOSED_HEADERS = "x-request-id, x-should-retry, Retry-After, ETag"
-
-WsgiApp = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
 def register_middleware(app: Flask, options: HttpOptions) -> None:
     """Run the checks before every route of `app`, and add the headers to every response."""
+    rules = HostRules(options)
     app.before_request(_start_request)
-    app.before_request(lambda: _check_host(options))
-    app.before_request(lambda: _preflight(options))
-    app.before_request(lambda: _check_origin(options))
+    app.before_request(lambda: rules.check_host(request))
+    app.before_request(lambda: _preflight(rules))
+    app.before_request(lambda: rules.check_origin(request))
     app.before_request(lambda: _check_key(options))
-    app.after_request(lambda response: _finish_response(response, options))
+    app.after_request(lambda response: _finish_response(response, rules))
 
 
 def _start_request() -> None:
@@ -46,44 +43,19 @@ def _start_request() -> None:
     g.started_at = time.perf_counter()
 
 
-def _check_host(options: HttpOptions) -> None:
-    """On loopback, accept only loopback names: any web page can make its own host name resolve to 127.0.0.1."""
-    name = _host_name(request.host)
-    if options.on_loopback and not is_loopback(name) and name not in options.allowed_hosts:
-        raise HostNotAllowed(
-            f"This server listens on loopback and does not accept the host name {name!r}.", host=name
-        )
-
-
-def _host_name(host: str) -> str:
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0].lower()
-
-
-def _preflight(options: HttpOptions) -> Response | None:
+def _preflight(rules: HostRules) -> Response | None:
     if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers:
         return None
     response = Response(status=204)
-    if _is_allowed_origin(request.headers.get("Origin", ""), options):
+    origin = request.headers.get("Origin", "")
+    rules.log_refused_preflight(origin)
+    if rules.is_allowed_origin(origin):
         response.headers["Access-Control-Allow-Methods"] = "GET, HEAD, POST, OPTIONS"
         # The SDKs send a dozen x-stainless-* headers, different ones in each version.
         requested_headers = request.headers.get("Access-Control-Request-Headers", "")
         response.headers["Access-Control-Allow-Headers"] = requested_headers
         response.headers["Access-Control-Max-Age"] = "600"
     return response
-
-
-def _check_origin(options: HttpOptions) -> None:
-    origin = request.headers.get("Origin")
-    if origin is None or request.method in _SAFE_METHODS or _is_allowed_origin(origin, options):
-        return
-    if origin != request.host_url.rstrip("/"):
-        raise OriginNotAllowed(f"Web pages from {origin} may not call this server.", origin=origin)
-
-
-def _is_allowed_origin(origin: str, options: HttpOptions) -> bool:
-    return bool(origin) and ("*" in options.allowed_origins or origin in options.allowed_origins)
 
 
 def _check_key(options: HttpOptions) -> None:
@@ -103,7 +75,7 @@ def _sent_key() -> str:
     return request.headers.get("api-key") or request.headers.get("x-api-key", "")
 
 
-def _finish_response(response: Response, options: HttpOptions) -> Response:
+def _finish_response(response: Response, rules: HostRules) -> Response:
     discard_body(request)
     set_send_timeout(request)
     request_id = g.get("request_id", "-")
@@ -112,9 +84,9 @@ def _finish_response(response: Response, options: HttpOptions) -> Response:
     origin = request.headers.get("Origin", "")
     if request.method == "OPTIONS":
         response.headers.pop("Content-Type", None)  # the response has no body
-    if options.allowed_origins:
+    if rules.varies_by_origin:
         response.vary.add("Origin")
-    if _is_allowed_origin(origin, options):
+    if rules.is_allowed_origin(origin):
         response.headers["Access-Control-Allow-Origin"] = origin
         response.headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS
     elapsed_ms = (time.perf_counter() - g.get("started_at", time.perf_counter())) * 1000
@@ -137,16 +109,3 @@ class PathNormalizer:
         path = re.sub("/{2,}", "/", environ.get("PATH_INFO", "") or "/")
         environ["PATH_INFO"] = path.rstrip("/") or "/"
         return self._app(environ, start_response)
-
-
-class TrustedProxies:
-    """Applies `X-Forwarded-*` headers only if the request comes from a configured proxy."""
-
-    def __init__(self, app: WsgiApp, proxies: tuple[str, ...]) -> None:
-        self._app = app
-        self._behind_proxy = ProxyFix(app, x_for=1, x_proto=1, x_host=1, x_prefix=1)
-        self._proxies = frozenset(proxies)
-
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        trusted = environ.get("REMOTE_ADDR") in self._proxies
-        return (self._behind_proxy if trusted else self._app)(environ, start_response)

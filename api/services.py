@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from arbiter import Arbiter
 from compiler import Catalogue
@@ -12,6 +13,8 @@ from errors import EaselError
 from generation import Generator
 from image_store import ImageStore
 from status import SystemStatus
+
+WsgiApp = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
 @dataclass(frozen=True)

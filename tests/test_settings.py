@@ -82,6 +82,7 @@ def test_an_invalid_file_is_refused_with_line_setting_and_allowed_values(
         ("EASEL_PRT", "1", "unknown setting"),
         ("EASEL_PORT", "x", "a whole number"),
         ("EASEL_ALLOW_OPEN", "maybe", "true or false"),
+        ("EASEL_TRUSTED_PROXIES", "127.0.0.1, my.proxy", "each must be an IP address or network"),
     ],
 )
 def test_an_invalid_variable_is_refused_by_name(tmp_path: Path, name: str, value: str, expected: str) -> None:

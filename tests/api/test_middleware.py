@@ -174,6 +174,44 @@ def test_probes_description_and_stored_images_need_no_key(client_with_keys: Flas
     assert client_with_keys.get("/api/images/cache/").status_code == 401
 
 
+# --- paths of clients with a wrong base URL ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "right"),
+    [
+        ("/images/generations", "/v1/images/generations"),
+        ("/v1/v1/images/generations", "/v1/images/generations"),
+        ("/api/v1/images/generations", "/v1/images/generations"),
+        ("/v1/openai/images/edits", "/v1/images/edits"),
+        ("/openai/deployments/gpt-image-1/images/generations", "/v1/images/generations"),
+        ("/models", "/v1/models"),
+        ("/api/v1/models/sd-1.5", "/v1/models/sd-1.5"),
+    ],
+)
+def test_a_path_under_a_wrong_base_url_is_told_the_right_one(
+    client: FlaskClient, path: str, right: str
+) -> None:
+    error = client.post(path, json=SMALL, base_url="http://localhost:8080").get_json()["error"]
+    assert error["code"] == "route.not_found"
+    assert error["details"] == {"path": path, "base_url": "http://localhost:8080/v1"}
+    assert error["message"].endswith(f"with it the path becomes {right}.")
+    assert client.options(right).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/sdapi/v1/txt2img"])
+def test_the_root_and_other_apis_are_told_the_base_url(make_app: MakeApp, path: str) -> None:
+    app = make_app(public_url="https://art.example/x/")
+    error = app.test_client().get(path).get_json()["error"]
+    assert error["details"]["base_url"] == "https://art.example/x/v1"
+    assert "https://art.example/x/v1" in error["message"]
+
+
+@pytest.mark.parametrize("path", ["/nope", "/v1/nope", "/v1/images", "/generations/x"])
+def test_a_path_that_resembles_nothing_gets_no_hint(client: FlaskClient, path: str) -> None:
+    assert client.get(path).get_json()["error"]["details"] == {"path": path}
+
+
 # --- Host and Origin -------------------------------------------------------------------------------
 
 
@@ -194,6 +232,45 @@ def test_on_loopback_other_hosts_are_refused(make_app: MakeApp, host: str) -> No
     assert (response.status_code, code_of(response)) == (403, "auth.foreign_host")
     public = make_app(host="0.0.0.0", api_keys=("k",)).test_client()
     assert public.get("/v1/models", headers={"Host": host, "api-key": "k"}).status_code == 200
+
+
+def test_a_refused_host_is_told_the_setting_and_the_value(make_app: MakeApp) -> None:
+    headers = {"Host": "Host.Docker.Internal:8080"}
+    error = make_app().test_client().post(PATH, json=SMALL, headers=headers).get_json()["error"]
+    assert "EASEL_ALLOWED_HOSTS=host.docker.internal" in error["message"]
+    assert (error["details"]["setting"], error["details"]["value"]) == (
+        "allowed_hosts",
+        "host.docker.internal",
+    )
+    allowing = make_app(allowed_hosts=(error["details"]["value"],)).test_client()
+    assert allowing.post(PATH, json=SMALL, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["app://obsidian.md", "http://localhost:3000", "null", "file://"])
+def test_a_refused_origin_is_told_the_setting_and_the_value(make_app: MakeApp, origin: str) -> None:
+    headers = {"Origin": origin}
+    error = make_app().test_client().post(PATH, json=SMALL, headers=headers).get_json()["error"]
+    assert f"EASEL_ALLOWED_ORIGINS={origin})" in error["message"]
+    assert (error["details"]["setting"], error["details"]["value"]) == ("allowed_origins", origin)
+    response = make_app(allowed_origins=(origin,)).test_client().post(PATH, json=SMALL, headers=headers)
+    assert response.status_code == 200
+    assert response.headers["Access-Control-Allow-Origin"] == origin
+
+
+def test_refusals_are_logged_once_without_the_line_breaks_of_a_client(
+    make_app: MakeApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", "easel.access")
+    client = make_app().test_client()
+    preflight = {"Origin": "https://chat.example", "Access-Control-Request-Method": "POST"}
+    for _ in range(3):
+        client.options(PATH, headers=preflight)
+        client.post(PATH, json=SMALL, headers={"Origin": "https://chat.example"})
+        client.post(PATH, json=SMALL, headers={"Origin": "https://bad\x1b[2J\u2028.example"})
+    messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(messages) == 2
+    assert "EASEL_ALLOWED_ORIGINS=https://chat.example" in messages[0]
+    assert all(message.isprintable() for message in messages)
 
 
 @pytest.mark.parametrize(
@@ -244,6 +321,65 @@ def url_via_proxy(app: Flask, **headers: str) -> str:
         PATH, json=SMALL, headers=headers, environ_base={"REMOTE_ADDR": "10.0.0.9"}
     )
     return str(response.get_json()["data"][0]["url"])
+
+
+VIA_PROXY = {"Host": "pics.example", "Origin": "https://pics.example", "X-Forwarded-Proto": "https"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"public_url": "https://pics.example"},
+        {"trusted_proxies": ("127.0.0.1",)},
+        {"trusted_proxies": ("127.0.0.0/8",)},
+    ],
+)
+def test_a_proxy_on_the_same_machine_needs_one_setting(make_app: MakeApp, settings: dict[str, Any]) -> None:
+    """As nginx and Caddy send it: the outer Host and Origin, from 127.0.0.1."""
+    response = make_app(**settings).test_client().post(PATH, json=SMALL, headers=VIA_PROXY)
+    assert response.status_code == 200
+    assert response.get_json()["data"][0]["url"].startswith("https://pics.example/api/images/cache/")
+
+
+def test_behind_two_proxies_the_scheme_of_a_page_may_be_lost(make_app: MakeApp) -> None:
+    client = make_app(trusted_proxies=("127.0.0.1",)).test_client()
+    headers = {**VIA_PROXY, "X-Forwarded-Proto": "http"}
+    assert client.post(PATH, json=SMALL, headers=headers).status_code == 200
+    foreign = {**headers, "Origin": "https://evil.example"}
+    assert code_of(client.post(PATH, json=SMALL, headers=foreign)) == "auth.foreign_origin"
+
+
+def test_a_name_that_no_trusted_proxy_forwarded_is_refused(make_app: MakeApp) -> None:
+    client = make_app(trusted_proxies=("127.0.0.1",)).test_client()
+    # Nothing says that a proxy sent it: it may come from a page whose name resolves to 127.0.0.1.
+    assert code_of(client.post(PATH, json=SMALL, headers={"Host": "pics.example"})) == "auth.foreign_host"
+    other = {"REMOTE_ADDR": "127.0.0.2"}
+    assert (
+        code_of(client.post(PATH, json=SMALL, headers=VIA_PROXY, environ_base=other)) == "auth.foreign_host"
+    )
+    public = make_app(public_url="https://pics.example").test_client()
+    assert code_of(public.get("/v1/models", headers={"Host": "evil.example"})) == "auth.foreign_host"
+    assert code_of(public.get("/v1/models", headers={"Host": ""})) == "auth.foreign_host"
+
+
+@pytest.mark.parametrize(
+    ("proxy", "remote", "trusted"),
+    [
+        ("10.0.0.9", "10.0.0.9", True),
+        ("10.0.0.0/8", "10.1.2.3", True),
+        ("10.0.0.9", "::ffff:10.0.0.9", True),
+        ("fe80::1", "fe80::1%eth0", True),
+        ("10.0.0.0/8", "11.0.0.1", False),
+        ("10.0.0.9", "", False),
+    ],
+)
+def test_a_trusted_proxy_is_an_address_or_a_network(
+    make_app: MakeApp, proxy: str, remote: str, trusted: bool
+) -> None:
+    app = make_app(trusted_proxies=(proxy,), host="0.0.0.0", allow_open=True)
+    environ = {"REMOTE_ADDR": remote}
+    response = app.test_client().post(PATH, json=SMALL, headers=FORWARDED, environ_base=environ)
+    assert response.get_json()["data"][0]["url"].startswith("https://pics.example/easel/") is trusted
 
 
 def test_image_urls_follow_only_trusted_proxies(make_app: MakeApp) -> None:
