@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 import click
 
 from commands.context import engine_at, handle_errors, services
 from compiler import Catalogue, Model, Task, compile_workflow, sample_requests
 from engine import Engine
-from errors import EaselError, EngineUnreachable
+from errors import EaselError, EngineUnreachable, FilesMissing
 
 
 @click.command("check-catalogue", short_help="Check catalogue.yaml and its templates.")
@@ -48,8 +49,8 @@ def check_catalogue(url: str | None) -> None:
 def _print_model(model: Model, catalogue: Catalogue, engine: Engine | None) -> bool:
     """Print one line about `model`, and its faults. False if the engine lacks a node or file of it."""
     undrawable = catalogue.undrawable.get(model.id, {})
-    error = _missing(model, catalogue, engine) if engine else None
-    mark, colour = ("faulty", "red") if undrawable else ("missing", "yellow") if error else ("ok", "green")
+    missing = _missing(model, catalogue, engine) if engine else []
+    mark, colour = ("faulty", "red") if undrawable else ("missing", "yellow") if missing else ("ok", "green")
     workflows = ",".join(dict.fromkeys(model.workflows.values()))
     disk = f"{model.disk_gb:g} GB" if model.disk_gb else ""
     line = f"{model.id:<28} {workflows:<28} {disk}".rstrip()
@@ -58,9 +59,9 @@ def _print_model(model: Model, catalogue: Catalogue, engine: Engine | None) -> b
         click.echo(f"        {', '.join(tasks)}:")
         for fault in faults:
             click.echo(f"        - {fault}")
-    if error:
-        click.echo(f"        {error.message}")
-    return error is None
+    for line in missing:
+        click.echo(f"        {line}")
+    return not missing
 
 
 def _tasks_by_faults(undrawable: Mapping[Task, tuple[str, ...]]) -> dict[tuple[str, ...], list[Task]]:
@@ -71,12 +72,22 @@ def _tasks_by_faults(undrawable: Mapping[Task, tuple[str, ...]]) -> dict[tuple[s
     return tasks
 
 
-def _missing(model: Model, catalogue: Catalogue, engine: Engine) -> EaselError | None:
+def _missing(model: Model, catalogue: Catalogue, engine: Engine) -> list[str]:
+    """A line for each node and file of `model` that `engine` lacks, with the URL of the file."""
+    lines: list[str] = []
     for request in sample_requests(model, catalogue):
         try:
             services().generator.fitted_graphs(compile_workflow(request, catalogue), catalogue, engine)
         except EngineUnreachable:
             raise
+        except FilesMissing as error:
+            lines.append(error.message)
+            lines += [_download(file) for file in error.details["files"]]
         except EaselError as error:
-            return error
-    return None
+            lines.append(error.message)
+    return list(dict.fromkeys(lines))
+
+
+def _download(file: Mapping[str, Any]) -> str:
+    source = file["url"] or "the catalogue has no `url` for this file"
+    return f"  {file['folder'] or 'models'}/{file['name']}: {source}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from commands.context import engine_at, handle_errors, services
+from commands.context import engine_at, handle_errors, print_notes, services
 from commands.request_options import RequestOptions, image_request, request_options
 from compiler import Compiled, compile_workflow
 from compiler.values import Note
@@ -34,8 +34,8 @@ def compile_command(model: str, prompt: str, output_format: str, url: str | None
     """Print the ComfyUI graph that MODEL would run for PROMPT.
 
     The JSON is in ComfyUI's API format: send it to POST /prompt, or load it in ComfyUI's web page. A request with
-    several jobs prints several graphs. With --image, the graph refers to files that must be uploaded first with
-    `POST /upload/image`.
+    several jobs prints several graphs. Adjusted and ignored values are printed to stderr. With --image, the graph refers
+    to files that must be uploaded first with `POST /upload/image`.
     """
     request, pictures = image_request(RequestOptions(**options), model=model, prompt=prompt, id="preview")
     catalogue = services().catalogue()
@@ -49,6 +49,7 @@ def compile_command(model: str, prompt: str, output_format: str, url: str | None
     else:
         for graph in graphs:
             click.echo(json.dumps(graph, indent=2, ensure_ascii=False))
+        print_notes((*compiled.plan.adjusted, *compiled.plan.ignored))
 
 
 def explanation(compiled: Compiled, seed_origin: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol
 
@@ -15,6 +15,7 @@ from flask.cli import with_appcontext
 import errors
 from atomic_file import write_atomic
 from compiler import Catalogue, SourcePaths
+from compiler.values import Note
 from engine import Engine
 from errors import EaselError
 from generation import Generator
@@ -82,6 +83,13 @@ def services() -> CommandServices:
     """The services of the application that runs this command."""
     container: CommandServices = current_app.extensions["easel"]
     return container
+
+
+def print_notes(notes: Iterable[Note]) -> None:
+    """Print the adjusted and ignored fields of a request to stderr, one per line."""
+    for note in notes:
+        done = "ignored" if note.done is None else f"{note.done} instead of {note.asked}"
+        click.echo(f"{note.field}: {done} ({note.why})", err=True)
 
 
 def write_file(path: Path, data: bytes) -> None:

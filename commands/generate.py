@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from commands.context import handle_errors, services, write_file
+from commands.context import handle_errors, print_notes, services, write_file
 from commands.request_options import RequestOptions, image_request, request_options
 from engine import Preview, Progress
 from errors import InvalidValue
@@ -84,9 +84,7 @@ def _write(generation: Generation, output: Path) -> None:
         write_file(path, image.data)
         seed = "no seed" if image.seed is None else f"seed {image.seed}"
         click.echo(f"{path}  {image.size}  {generation.plan.model}  {seed}")
-    for note in (*generation.plan.adjusted, *generation.adjusted, *generation.plan.ignored):
-        done = "ignored" if note.done is None else f"{note.done} instead of {note.asked}"
-        click.echo(f"{note.field}: {done} ({note.why})", err=True)
+    print_notes((*generation.plan.adjusted, *generation.adjusted, *generation.plan.ignored))
     if generation.is_sketch:
         click.secho(
             "This is a sketch; no model ran. Set EASEL_ENGINE_URL to use ComfyUI.",

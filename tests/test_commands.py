@@ -67,6 +67,17 @@ def test_compile_workflow_explains_every_value_with_its_origin(run: Any) -> None
     assert "wings: 2" in lines["ignored"]
 
 
+def test_compile_workflow_prints_adjusted_and_ignored_values_beside_the_json(run: Any) -> None:
+    settings = ("--size", "257x256", "--set", "wings=2", "--set", "steps=20")
+    result = run("compile-workflow", "flux-schnell", "a cat", *settings)
+    assert json.loads(result.stdout)["sampler"]["inputs"]["steps"] == 8
+    assert [line.partition(" (")[0] for line in result.stderr.splitlines()] == [
+        "size: 256x256 instead of 257x256",
+        "steps: 8 instead of 20",
+        "wings: ignored",
+    ]
+
+
 def test_compile_workflow_checks_the_graph_against_an_engine(run: Any, sketch_url: str) -> None:
     result = run("compile-workflow", "sdxl-turbo", "a cat", "--check", sketch_url)
     assert (result.exit_code, f"{sketch_url} can run this graph." in result.stderr) == (0, True)
@@ -136,7 +147,11 @@ def test_check_catalogue_lists_the_models_and_the_files_that_an_engine_lacks(
         .invoke(args=["check-catalogue", "--check", sketch_url])
     )
     assert result.exit_code == 3
-    assert "absent.safetensors in models/vae" in result.stdout
+    line = "absent.safetensors in models/vae"
+    assert result.stdout.count(line) == 1, "one line for all tasks of a model"
+    (download,) = (line for line in result.stdout.splitlines() if "models/vae/absent.safetensors: " in line)
+    assert download.strip().endswith("/resolve/main/split_files/vae/ae.safetensors")
+    assert result.stdout.count("flux_schnell ") == 1
 
 
 # --- generate --------------------------------------------------------------------------------------
