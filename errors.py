@@ -55,7 +55,7 @@ class InvalidRequest(EaselError):
     """The request cannot be parsed."""
 
     code = "request.malformed"
-    when = "The body is incomplete, or is not a valid JSON object or form."
+    when = "The body is incomplete, is not a valid JSON object or form, or has more than 10,000 JSON values."
     remedy = "Send a complete JSON object or form."
 
 
@@ -73,7 +73,10 @@ class WrongContentType(InvalidRequest):
 
 class BodyTooLarge(InvalidRequest):
     code = "request.too_large"
-    when = "The body is larger than `max_request_mb`, or a text field of a form is larger than 30 MB."
+    when = (
+        "The body is larger than `max_request_mb`, or than 1 MB on a path that takes no image, or a text field of a form "
+        "is larger than 30 MB."
+    )
     remedy = "Send a smaller body, or raise the setting."
 
 

@@ -14,12 +14,16 @@ from api.models import models_blueprint
 from api.openapi import openapi_blueprint
 from api.services import HttpOptions, Services
 
+MAX_BYTES_WITHOUT_IMAGES = 1_000_000
+"""Limit of the body of a route that takes no image"""
+
 __all__ = ["HttpOptions", "Services", "envelope", "register_api", "status_of"]
 
 
 def register_api(app: Flask, services: Services) -> None:
     """Register the routes, the middleware and the error handlers in `app`."""
-    app.config["MAX_CONTENT_LENGTH"] = services.options.max_request_bytes
+    # The routes that take images raise it.
+    app.config["MAX_CONTENT_LENGTH"] = min(MAX_BYTES_WITHOUT_IMAGES, services.options.max_request_bytes)
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # PathNormalizer merges them, without a redirect
     register_middleware(app, services.options)

@@ -168,7 +168,8 @@ def _to_easel_error(error: HTTPException) -> EaselError:
         return errors.RangeNotSatisfiable("The range is outside the image.")
     if isinstance(error, RequestEntityTooLarge):
         return errors.BodyTooLarge(
-            "The body is larger than this server accepts.", limit=request.max_content_length
+            f"The body is larger than the {request.max_content_length} bytes that this path accepts.",
+            limit=request.max_content_length,
         )
     if error.code is not None and error.code < 500:
         return errors.InvalidRequest(error.description or error.name)

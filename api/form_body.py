@@ -15,7 +15,7 @@ from flask import Request
 from werkzeug.formparser import FormDataParser, default_stream_factory
 
 from api.connection import body_timeouts
-from api.json_body import is_nested_too_deeply
+from api.json_body import MAX_VALUES, has_too_many_values, is_nested_too_deeply
 from errors import InvalidRequest, InvalidValue, WrongContentType
 
 FORM = "multipart/form-data"
@@ -172,6 +172,8 @@ def _number(text: str) -> int | float:
 
 def parse_json_field(name: str, text: str) -> Any:
     """The JSON value of a field's text. Raises InvalidValue."""
+    if has_too_many_values(text.encode("utf-8", "surrogatepass")):
+        raise InvalidValue(f"`{name}` has more than {MAX_VALUES} values.", param=name)
     try:
         value = json.loads(text, parse_constant=str)
         if is_nested_too_deeply(value):

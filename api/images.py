@@ -64,6 +64,7 @@ def images_blueprint(services: Services) -> Blueprint:
 def _draw(services: Services, endpoint: Endpoint) -> Response:
     if not services.options.images_enabled:
         raise ImagesDisabled("Image generation is disabled on this server (`images.enabled` is false).")
+    request.max_content_length = services.options.max_request_bytes
     arrived_at = time.monotonic()
     links = _links(services.options)
     with contextlib.ExitStack() as admission:

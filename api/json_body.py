@@ -1,8 +1,9 @@
-"""Strict parsing of JSON bodies: duplicate keys, NaN and deep nesting are refused."""
+"""Strict parsing of JSON bodies: duplicate keys, NaN, deep nesting and very many values are refused."""
 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from flask import Request
@@ -10,7 +11,10 @@ from flask import Request
 from api.connection import read_body
 from errors import InvalidRequest, NotJson
 
+MAX_VALUES = 10_000
+"""Limit of the values in one body. The largest requests have some hundred; checking millions would take a minute."""
 _MAX_NESTING = 50
+_STRING_OR_COMMA = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\Z)|,', re.DOTALL)
 
 
 def json_request(request: Request) -> dict[str, Any]:
@@ -26,7 +30,10 @@ def require_json(request: Request) -> None:
 
 
 def json_object(text: bytes) -> dict[str, Any]:
-    """Parse `text`. Raises InvalidRequest unless it is a JSON object without duplicate keys, NaN and deep nesting."""
+    """Parse `text`. Raises InvalidRequest unless it is a JSON object without duplicate keys, NaN, deep nesting and more
+    than 10,000 values."""
+    if has_too_many_values(text):
+        raise InvalidRequest(f"The body has more than {MAX_VALUES} values.", limit=MAX_VALUES)
     try:
         body = json.loads(
             text.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_refuse_duplicate_keys
@@ -40,6 +47,22 @@ def json_object(text: bytes) -> dict[str, Any]:
     if is_nested_too_deeply(body):
         raise InvalidRequest("The body is nested too deeply.")
     return body
+
+
+def has_too_many_values(text: bytes) -> bool:
+    """Whether a JSON text has more than 10,000 values, found out before it is parsed."""
+    if text.count(b",") < MAX_VALUES:
+        return False
+    # Commas in strings do not count. Whether the text is valid does not matter here, only that the loop is short.
+    commas = strings = 0
+    for match in _STRING_OR_COMMA.finditer(text):
+        if match[0] == b",":
+            commas += 1
+        else:
+            strings += 1
+        if commas >= MAX_VALUES or strings > 2 * MAX_VALUES:
+            return True
+    return False
 
 
 def is_nested_too_deeply(value: Any) -> bool:
