@@ -6,6 +6,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from errors import SettingsInvalid
 from schemas import allowed_values, first_error, line_of, load_schema, read_yaml
 from schemas.explain import rule_of
 
-Kind = Literal["text", "url", "path", "integer", "number", "boolean", "list", "networks", "objects", "object"]
+Kind = Literal["text", "url", "path", "integer", "number", "boolean", "list", "keys", "networks", "objects", "object"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("templates", "path", "templates_wf", "Folder with the workflow templates."),
     Setting(
         "api_keys",
-        "list",
+        "keys",
         (),
         "API keys; clients must send one of them. Empty: no key is needed.",
         secret=True,
@@ -394,7 +395,7 @@ def _from_environment(environment: Mapping[str, str], errors: list[str]) -> dict
 
 def _parse(text: str, kind: Kind) -> Any:
     """The value of an environment variable; `text` itself if it cannot be parsed."""
-    if kind in ("list", "networks"):
+    if kind in _LIST_KINDS:
         return [part.strip() for part in text.split(",") if part.strip()]
     if kind in ("objects", "object"):
         try:
@@ -419,12 +420,14 @@ def _add_value(
         may_be_secret = setting.secret or (setting.kind == "url" and "@" in str(value))
         shown = "the given value" if may_be_secret else repr(value)
         errors.append(f"{location}: {shown} is not allowed; {error}")
-    elif setting.kind in ("list", "networks", "objects"):
+    elif setting.kind in (*_LIST_KINDS, "objects"):
         values[setting.name] = tuple(value)
     else:
         values[setting.name] = value
 
 
+_LIST_KINDS: tuple[Kind, ...] = ("list", "keys", "networks")
+_KEY = re.compile(r"[\x21-\x7e]+")
 _OBJECTS_RULE = "it must be a list of objects"
 _LIST_RULE = "it must be a list of strings"
 _LIST_TYPE: Mapping[str, Any] = {
@@ -443,8 +446,7 @@ _TYPES: Mapping[Kind, Mapping[str, Any]] = {
     "integer": {"type": "integer"},
     "number": {"type": "number"},
     "boolean": {"type": "boolean"},
-    "list": _LIST_TYPE,
-    "networks": _LIST_TYPE,
+    **dict.fromkeys(_LIST_KINDS, _LIST_TYPE),
     "objects": {
         "type": "array",
         "items": {"type": "object", "description": _OBJECTS_RULE},
@@ -469,6 +471,8 @@ def _error(setting: Setting, value: Any) -> str | None:
     error = first_error(Draft202012Validator(_schema_of(setting)), value)
     if error is not None:
         return rule_of(error, show_value=False)
+    if setting.kind == "keys" and not all(map(_KEY.fullmatch, value)):
+        return "clients could not send it: a key has only visible ASCII characters, and no spaces"
     if setting.kind == "networks" and not all(map(_is_network, value)):
         return "each must be an IP address or network, such as 127.0.0.1 or 172.16.0.0/12"
     if isinstance(value, float) and setting.kind == "integer":

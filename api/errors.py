@@ -19,6 +19,7 @@ from werkzeug.exceptions import (
 
 import errors
 from api.host_rules import own_url
+from api.paths import STORED_IMAGES
 from api.services import HttpOptions
 from api.unknown_path import unknown_path
 from errors import EaselError
@@ -142,8 +143,10 @@ def register_errors(app: Flask, options: HttpOptions) -> None:
 
 
 def escaped_path() -> str:
-    """The request's path for the log, percent-encoded: a client can put line breaks and terminal codes into it."""
-    return quote(request.path)
+    """The request's path for the log, percent-encoded: a client can put line breaks and terminal codes into it. Without
+    the name of a stored image, because whoever knows the name may see the image."""
+    path = request.path
+    return f"{STORED_IMAGES}…" if path.startswith(STORED_IMAGES) else quote(path)
 
 
 def _handle_easel_error(error: EaselError) -> Response:

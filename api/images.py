@@ -17,6 +17,7 @@ from api.dialect import Endpoint, StreamFormat, expects_gpustack_events
 from api.form_body import convert_fields, is_form, read_form
 from api.host_rules import own_url
 from api.json_body import json_request
+from api.paths import STORED_IMAGES
 from api.request_fields import SCHEMA, ParsedRequest, canonical_fields, has_prompt, read_image_request
 from api.request_images import RequestImages, extract_images, refuse_image_url
 from api.responses import Links, images_response
@@ -57,7 +58,7 @@ def images_blueprint(services: Services) -> Blueprint:
             routes.add_url_rule(
                 path, path, lambda endpoint=endpoint: _draw(services, endpoint), methods=["POST"]
             )
-    routes.add_url_rule("/api/images/cache/<name>", "stored", lambda name: _stored_image(services, name))
+    routes.add_url_rule(f"{STORED_IMAGES}<name>", "stored", lambda name: _stored_image(services, name))
     return routes
 
 
@@ -204,8 +205,9 @@ def _stored_image(services: Services, name: str) -> Response:
     image = services.store.open(name)
     response = Response(image.data, mimetype=image.mime)
     response.set_etag(image.etag)
-    # Each name is generated for one image, so its content never changes.
-    response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+    # Each name is generated for one image, so its content never changes. Only who knows the name may see the image, so
+    # no shared cache keeps it.
+    response.headers["Cache-Control"] = "private, max-age=31536000, immutable"
     # Multiple ranges are not supported; HTTP allows to send the complete image instead.
     one_range = "," not in request.headers.get("Range", "")
     response.make_conditional(request, accept_ranges=one_range, complete_length=image.length)

@@ -15,12 +15,13 @@ from flask import Flask, Response, g, request
 from api.connection import discard_body, set_send_timeout
 from api.errors import escaped_path
 from api.host_rules import HostRules
+from api.paths import STORED_IMAGES
 from api.services import HttpOptions, WsgiApp
 from errors import InvalidKey
 
 log = logging.getLogger("easel.access")
 
-_OPEN_PATHS = re.compile(r"/health|/ready|/openapi\.json|/api/images/cache/.*")
+_OPEN_PATHS = re.compile(rf"/health|/ready|/openapi\.json|{STORED_IMAGES}.*")
 """Paths that need no key: the probes, the API description, and images, whose names cannot be guessed"""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _EXPOSED_HEADERS = "x-request-id, x-should-retry, Retry-After, ETag"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from api.paths import STORED_IMAGES
 from api.request_fields import ParsedRequest
 from api.streamed_json import Base64
 from compiler import Plan
@@ -34,7 +35,7 @@ class Links:
             return {"b64_json": Base64(image.data)}
         if image.kept is None:
             return {"url": Base64(image.data, f"data:{image.mime};base64,")}
-        return {"url": f"{self.prefix}/api/images/cache/{image.kept.name}"}
+        return {"url": f"{self.prefix}{STORED_IMAGES}{image.kept.name}"}
 
 
 def images_response(

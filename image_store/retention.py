@@ -281,6 +281,7 @@ class Retention:
         try:
             (self._directory / name).unlink(missing_ok=True)
         except OSError as error:
-            log.warning("cannot evict %s: %s", name, error.strerror)
+            # Without its name, which is all that somebody needs to see it.
+            log.warning("cannot evict an image: %s", error.strerror)
             return False
         return True

@@ -59,6 +59,8 @@ def test_variables_override_the_file_and_paths_are_relative_to_the_file(tmp_path
         ("images: {enabled: 'no'}", "true or false"),
         ("api_keys: secret-key", "it must be a list of strings"),
         ("api_keys: [1]", "it must be a list of strings"),
+        ("api_keys: ['']", "only visible ASCII characters"),
+        ("api_keys: [secret-keyé]", "only visible ASCII characters"),
         ("- a", "unknown setting"),
         ("a: [", "easel.yaml:"),
         ("port: 1\nport: 2", "given twice"),
@@ -82,6 +84,8 @@ def test_an_invalid_file_is_refused_with_line_setting_and_allowed_values(
         ("EASEL_PRT", "1", "unknown setting"),
         ("EASEL_PORT", "x", "a whole number"),
         ("EASEL_ALLOW_OPEN", "maybe", "true or false"),
+        ("EASEL_API_KEYS", "one,schlüssel", "only visible ASCII characters"),
+        ("EASEL_API_KEYS", "one,two words", "only visible ASCII characters"),
         ("EASEL_TRUSTED_PROXIES", "127.0.0.1, my.proxy", "each must be an IP address or network"),
     ],
 )

@@ -29,7 +29,7 @@ def test_a_stored_image_has_a_content_type_an_etag_and_is_immutable(client: Flas
     response = client.get(url)
     assert response.data.startswith(b"\x89PNG")
     assert response.headers["Content-Type"] == "image/png"
-    assert response.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    assert response.headers["Cache-Control"] == "private, max-age=31536000, immutable"
     assert response.headers["X-Content-Type-Options"] == "nosniff"
     again = client.get(url, headers={"If-None-Match": response.headers["ETag"]})
     assert (again.status_code, again.data) == (304, b"")
@@ -45,6 +45,18 @@ def test_head_returns_the_same_headers_without_the_bytes(client: FlaskClient, ur
 def test_a_range_of_an_image_can_be_requested(client: FlaskClient, url: str) -> None:
     response = client.get(url, headers={"Range": "bytes=0-7"})
     assert (response.status_code, response.data) == (206, b"\x89PNG\r\n\x1a\n")
+
+
+def test_the_name_of_a_stored_image_is_not_in_the_log(
+    client: FlaskClient, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    name = url.rpartition("/")[2]
+    assert client.get(url).status_code == 200
+    assert client.post(url).status_code == 405
+    assert client.get(f"/api/images/cache/{name}x").status_code == 404
+    assert "GET /api/images/cache/… 200" in caplog.text
+    assert name not in caplog.text
 
 
 @pytest.mark.parametrize(
