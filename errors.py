@@ -222,6 +222,28 @@ class ServerUnreachable(EaselError):
     retry = True
 
 
+class TooManyFiles(EaselError):
+    code = "server.too_many_files"
+    when = "The server may not open another file or connection: the limit of the process or of the machine is reached."
+    remedy = (
+        "Raise the limit (`ulimit -n`, systemd's `LimitNOFILE`), or send fewer requests at the same time."
+    )
+    retry = True
+
+
+class OutOfMemory(EaselError):
+    code = "server.out_of_memory"
+    when = "The server had too little memory, or too few threads, for the request."
+    remedy = "Send fewer or smaller requests at the same time, or give the server more memory."
+    retry = True
+
+
+class StateUnwritable(EaselError):
+    code = "server.state_unwritable"
+    when = "The state directory cannot be written: it is read-only, or belongs to another user."
+    remedy = "Correct its owner and permissions, or set `state_dir`; no restart is needed."
+
+
 # --- catalogue, templates, settings ---------------------------------------------------------------
 
 
@@ -492,7 +514,7 @@ class StackRefused(StackError):
 
 class StoreFull(EaselError):
     code = "image.store_full"
-    when = "The disk of the image store is full."
+    when = "The disk of the image store, of the state directory or of temporary files is full."
     remedy = "Free disk space, lower `image_store.max_mb`, or request `b64_json`, which stores nothing."
 
 

@@ -18,7 +18,9 @@ from errors import SettingsInvalid
 from schemas import allowed_values, first_error, line_of, load_schema, read_yaml
 from schemas.explain import rule_of
 
-Kind = Literal["text", "url", "path", "integer", "number", "boolean", "list", "keys", "networks", "objects", "object"]
+Kind = Literal[
+    "text", "url", "path", "integer", "number", "boolean", "list", "keys", "networks", "objects", "object"
+]
 
 
 @dataclass(frozen=True)

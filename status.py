@@ -22,6 +22,7 @@ from engine import Engine, EngineProcess, EngineStats, QueueState
 from errors import EaselError, FilesMissing, ModelNotDrawable
 from generation import Generator
 from llm import Stacks
+from state_files import read_state, set_aside
 
 log = logging.getLogger("easel.gpu")
 
@@ -49,6 +50,16 @@ _UNKNOWN: Mapping[str, Any] = {
 }
 
 
+def _probe_results(document: Any) -> Mapping[str, Any]:
+    """Raises TypeError if the document is not an object with the types of `_UNKNOWN`."""
+    results = {**_UNKNOWN, **document}
+    for name, value in _UNKNOWN.items():
+        expected = dict if value is None else int | float if isinstance(value, float) else type(value)
+        if not (isinstance(results[name], expected) or (value is None and results[name] is None)):
+            raise TypeError(f"{name} is not a {type(value).__name__}")
+    return results
+
+
 class SystemStatus:
     """`folder` holds the results of the last round of probes, shared by all processes."""
 
@@ -68,7 +79,15 @@ class SystemStatus:
 
     def report(self) -> dict[str, Any]:
         """The whole status as plain JSON, of the shape of `schemas/comfyui_status.schema.json`. Never raises."""
-        snapshot, probes, process = self._arbiter.snapshot(), self._probes(), self._engine_process
+        try:
+            return self._report(self._probes())
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            # The file of results has a shape that no version of Easel writes.
+            set_aside(self._file, error)
+            return self._report(_UNKNOWN)
+
+    def _report(self, probes: Mapping[str, Any]) -> dict[str, Any]:
+        snapshot, process = self._arbiter.snapshot(), self._engine_process
         queue = {"running": len(probes["running"]), "pending": len(probes["pending"])}
         requests = {job: request for request in snapshot.requests for job in request.jobs}
         jobs = [
@@ -185,10 +204,7 @@ class SystemStatus:
         return abs(self._clock() - float(probes["at"]))
 
     def _last_results(self) -> Mapping[str, Any]:
-        try:
-            return {**_UNKNOWN, **json.loads(self._file.read_bytes())}
-        except (OSError, ValueError, TypeError):
-            return _UNKNOWN
+        return read_state(self._file, _probe_results) or _UNKNOWN
 
     def _start_round(self) -> None:
         """Start a round of probes unless another process runs one. In a thread: the caller must not wait for a server

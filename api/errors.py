@@ -23,6 +23,7 @@ from api.paths import STORED_IMAGES
 from api.services import HttpOptions
 from api.unknown_path import unknown_path
 from errors import EaselError
+from system_errors import shortage_in
 
 log = logging.getLogger("easel.api")
 
@@ -52,6 +53,8 @@ STATUS: Mapping[type[EaselError], int] = {
     errors.RequestCancelled: CLIENT_CLOSED_REQUEST,
     errors.ServerStopping: 503,
     errors.ServerUnreachable: 503,
+    errors.TooManyFiles: 503,
+    errors.OutOfMemory: 503,
     errors.EngineUnreachable: 503,
     errors.NodesMissing: 503,
     errors.FilesMissing: 503,
@@ -180,6 +183,9 @@ def _to_easel_error(error: HTTPException) -> EaselError:
 
 
 def _handle_unexpected_error(error: Exception) -> Response:
+    shortage = shortage_in(error)
+    if shortage is not None:
+        return _handle_easel_error(shortage)
     log.error("%s %s failed", g.get("request_id", "-"), escaped_path(), exc_info=error)
     return error_response(_internal_error())
 

@@ -10,8 +10,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, lock_descriptor
+
+from state_files import ensure_folder, read_state
 
 _MAX_TEMPORARY_AGE_S = 60.0
 
@@ -66,7 +69,7 @@ class ActiveRequests:
         lock = FileLock(temporary, is_singleton=False, thread_local=False)
         try:
             with contextlib.suppress(OSError):
-                self._folder.mkdir(parents=True, exist_ok=True)
+                ensure_folder(self._folder)
                 lock.acquire(timeout=1, poll_interval=0.001)
                 temporary.write_text(json.dumps(asdict(request)), "utf-8")
                 os.rename(temporary, path)
@@ -87,14 +90,14 @@ class ActiveRequests:
         )
 
     def remove_temporary_files(self) -> None:
-        """Remove files of processes that were killed while they listed a request."""
-        for path in self._folder.glob(".*"):
+        """Remove files of processes that were killed while they listed a request, and damaged ones."""
+        for path in (*self._folder.glob(".*"), *self._folder.glob("*.corrupt")):
             with contextlib.suppress(OSError):
                 if time.time() - path.stat().st_mtime > _MAX_TEMPORARY_AGE_S:
                     path.unlink()
 
     def _read(self, path: Path) -> ActiveRequest | None:
-        with contextlib.suppress(OSError, ValueError, TypeError):
+        with contextlib.suppress(OSError):
             descriptor = os.open(path, os.O_RDWR)
             try:
                 if lock_descriptor(descriptor, blocking=False):
@@ -102,6 +105,14 @@ class ActiveRequests:
                     return None
             finally:
                 os.close(descriptor)
-            document = json.loads(path.read_text("utf-8"))
-            return ActiveRequest(**{**document, "jobs": tuple(document["jobs"])})
+            return read_state(path, _request)
         return None
+
+
+def _request(document: Any) -> ActiveRequest:
+    """Raises KeyError, TypeError or ValueError if the document is not a request."""
+    request = ActiveRequest(**{**document, "jobs": tuple(document["jobs"])})
+    texts = (request.id, request.request_id, request.model, request.client, *request.jobs)
+    if not all(isinstance(text, str) for text in texts) or not isinstance(request.since, int | float):
+        raise ValueError("not a request")
+    return request

@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from atomic_file import write_atomic
+from state_files import ensure_folder, read_state
 
 _WRITE_INTERVAL_S = 0.2
 """Between two writes of one job's progress"""
@@ -36,6 +38,15 @@ class JobProgress:
         """Seconds that the remaining steps will take, counted from the last step."""
         seconds = self.seconds_per_step
         return None if seconds is None else max(0.0, seconds * (self.steps - self.step))
+
+
+def _progress(document: Any) -> JobProgress:
+    """Raises TypeError or ValueError if the document is not a progress."""
+    progress = JobProgress(**document)
+    numbers = (progress.step, progress.steps, progress.began, progress.at)
+    if not isinstance(progress.job, str) or not all(isinstance(number, int | float) for number in numbers):
+        raise ValueError("not a progress")
+    return progress
 
 
 _MAX_TEMPORARY_AGE_S = 60.0
@@ -68,14 +79,11 @@ class JobProgressStore:
 
     def get(self, job: str) -> JobProgress | None:
         """How far a job of any process is, if it was reported."""
-        try:
-            return JobProgress(**json.loads((self._folder / f"{job}.json").read_bytes()))
-        except (OSError, ValueError, TypeError):
-            return None
+        return read_state(self._folder / f"{job}.json", _progress)
 
     def cancel(self, job: str) -> None:
         """Mark a job as cancelled. Raises OSError."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        ensure_folder(self._folder)
         (self._folder / f"{job}.cancelled").touch()
 
     def is_cancelled(self, job: str) -> bool:

@@ -15,6 +15,7 @@ from typing import Literal, cast
 from filelock import FileLock, lock_descriptor
 
 from arbiter.values import Mode
+from state_files import ensure_folder
 
 _MAX_TEMPORARY_AGE_S = 60.0
 
@@ -102,13 +103,13 @@ class ClaimFolder:
         """Every claim in the order of their numbers, including those of dead processes."""
         try:
             claims = [Claim.parse(name) for name in os.listdir(self.folder)]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return ()
         return tuple(sorted((claim for claim in claims if claim is not None), key=lambda claim: claim.number))
 
     def create(self, claim: Claim) -> OwnClaim:
         """Create and lock a claim of this process. Raises OSError, for instance when the disk is full."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        ensure_folder(self.folder)
         return OwnClaim(self.folder, claim)
 
     def dead(self) -> tuple[Claim, ...]:

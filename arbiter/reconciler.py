@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -22,6 +23,7 @@ from arbiter.policy import (
 from arbiter.switchover import Switchover
 from arbiter.values import MODES, Mode
 from errors import EaselError
+from state_files import ensure_folder
 
 log = logging.getLogger("easel.gpu")
 
@@ -79,27 +81,35 @@ class Reconciler:
         self._wake_event.set()
 
     def _run(self) -> None:
-        self._state_store.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._state_store.folder / "reconciler.lock", is_singleton=False, thread_local=False)
+        path = self._state_store.folder / "reconciler.lock"
+        lock = FileLock(path, is_singleton=False, thread_local=False)
         while not self._stopping.is_set():
             try:
+                ensure_folder(path.parent)
                 with lock.acquire(blocking=False):
                     self.is_leader = True
-                    self._run_as_leader()
-                self.is_leader = False
+                    self._run_as_leader(path)
             except Timeout:
                 self._stopping.wait(_ELECTION_INTERVAL_S)
-            except OSError:
-                log.exception("could not lock reconciler.lock, will retry")
+            except OSError as error:
+                log.error("could not lock %s, will retry: %s", path.name, error.strerror)
                 self._stopping.wait(_ERROR_DELAY_S)
+            finally:
+                self.is_leader = False
 
-    def _run_as_leader(self) -> None:
-        while not self._stopping.is_set():
+    def _run_as_leader(self, lock_file: Path) -> None:
+        """Returns when the lock file is no longer the locked one: somebody has removed or replaced the state directory,
+        and another process may already have locked the new file."""
+        locked = _inode(lock_file)
+        while not self._stopping.is_set() and locked is not None and _inode(lock_file) == locked:
             try:
                 self.tick()
-            except Exception:
+            except Exception as error:
                 # The leader must survive every error: without it the GPU would never be handed over again.
-                log.exception("reconcile loop failed, will retry")
+                if not isinstance(error, OSError | EaselError):
+                    log.exception("reconcile loop failed, will retry")
+                else:
+                    log.error("reconcile loop failed, will retry: %s", error)
                 self._stopping.wait(_ERROR_DELAY_S)
             self._wake_event.wait(
                 self._policy.reconcile_interval_s if self._shares_gpu else _RECLAIM_INTERVAL_S
@@ -203,3 +213,10 @@ class Reconciler:
     def _begin(self, plan: NextSwitch) -> None:
         log.warning("generation mode: %s", plan.reason)
         self._switchover.begin(plan)
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None

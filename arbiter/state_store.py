@@ -19,9 +19,11 @@ from filelock import FileLock, Timeout
 
 from arbiter.values import STATE_LOST, Pace, State, Switch
 from atomic_file import write_atomic
-from errors import GpuBusy, StoreFull, shorten
+from errors import EaselError, GpuBusy, shorten
 from gpu_tenant import Resident
 from schemas import validator_of
+from state_files import ensure_folder, read_file, read_state, set_aside
+from system_errors import write_error
 
 log = logging.getLogger("easel.gpu")
 
@@ -42,9 +44,10 @@ _PACE_INTERVAL_S = 0.2
 _PROBE_BYTES = 4096
 
 
-def not_writable(error: OSError) -> StoreFull:
-    """The error to raise when something could not be written into the state directory."""
-    return StoreFull(f"The state directory cannot be written: {error.strerror}.")
+def not_writable(error: OSError) -> EaselError:
+    """The error to raise when something could not be written into the state directory: StoreFull, StateUnwritable,
+    TooManyFiles or OutOfMemory."""
+    return write_error(error, "the state directory")
 
 
 class _Cached(NamedTuple):
@@ -90,40 +93,52 @@ class StateStore:
     def mutex(self) -> Iterator[None]:
         """One process and thread at a time; the thread that holds it may enter again. Raises GpuBusy."""
         with self._thread_lock:
-            self._create_folder()
             try:
-                self._file_lock.acquire()
+                self._acquire()
             except Timeout:
                 raise GpuBusy(
                     f"Another process has held the lock of the GPU's state for more than {_MUTEX_TIMEOUT_S:g} s."
                 ) from None
+            except OSError as error:
+                raise not_writable(error) from error
             try:
                 yield
             finally:
                 self._file_lock.release()
 
-    def _create_folder(self) -> None:
-        """Only when it is needed: most commands need no state directory."""
-        if not self._has_folder:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._has_folder = True
+    def _acquire(self) -> None:
+        """Acquire the lock. The folder is created only now: most commands need no state directory."""
+        if self._has_folder:
+            # Somebody may have removed or replaced the folder meanwhile.
+            with contextlib.suppress(FileNotFoundError, FileExistsError, NotADirectoryError):
+                self._file_lock.acquire()
+                return
+        ensure_folder(self.folder)
+        self._has_folder = True
+        self._file_lock.acquire()
 
     def state(self) -> State:
-        """The current state. Costs one stat call while the file is unchanged."""
+        """The current state. Costs one stat call while the file is unchanged. Raises what `not_writable` returns if the
+        file cannot be read."""
         now_ns, stamp = self._clock_ns(), self._stamp()
         cached = self._cached
         if cached is not None and cached.stamp == stamp and stamp is not None:
             return cached.state
         try:
-            return self._parse(now_ns, stamp, self._state_file.read_bytes())
-        except FileNotFoundError:
+            return self._parse(now_ns, stamp, read_file(self._state_file))
+        except (FileNotFoundError, NotADirectoryError):
             # The initial state is not written, so that a full disk does not stop pictures.
             return State()
+        except IsADirectoryError as error:
+            return self._rebuild(error)
+        except OSError as error:
+            # Too many open files, or no access: nothing is wrong with the file.
+            raise not_writable(error) from error
         except Exception as error:
             return self._rebuild(error)
 
     def write(self, state: State) -> None:
-        """Replace the stored state as a whole. Call it under the mutex. Raises StoreFull."""
+        """Replace the stored state as a whole. Call it under the mutex. Raises what `not_writable` returns."""
         content = json.dumps(state.as_json()).encode()
         before = self._cached
         try:
@@ -135,7 +150,8 @@ class StateStore:
         self._cached = _Cached(None, content, state)
 
     def update(self, change: Callable[[State], State]) -> State:
-        """Read, change and write the state under the mutex; returns the new state. Raises GpuBusy and StoreFull."""
+        """Read, change and write the state under the mutex; returns the new state. Raises GpuBusy and what
+        `not_writable` returns."""
         with self.mutex():
             before = self.state()
             after = change(before)
@@ -166,17 +182,10 @@ class StateStore:
         with self.mutex():
             # Another process may have rebuilt it already.
             with contextlib.suppress(Exception):
-                return self._parse(self._clock_ns(), self._stamp(), self._state_file.read_bytes())
-            corrupt_file = self._state_file.with_suffix(f".{int(time.time())}.corrupt")
-            with contextlib.suppress(OSError):
-                os.replace(self._state_file, corrupt_file)
+                return self._parse(self._clock_ns(), self._stamp(), read_file(self._state_file))
+            kept = set_aside(self._state_file, error)
             message = shorten(str(error).partition("\n")[0], 200)
-            log.error(
-                "the GPU state file could not be used (%s); moved it to %s and rebuilt the state",
-                message,
-                corrupt_file.name,
-            )
-            state = replace(self._unknown_state(), rebuilt=f"{corrupt_file.name}: {message}")
+            state = replace(self._unknown_state(), rebuilt=f"{kept.name if kept else 'lost'}: {message}")
             self.write(state)
             return state
 
@@ -189,15 +198,14 @@ class StateStore:
         return State(mode="generation", since=now, switch=switch, saved=self._saved())
 
     def _saved(self) -> tuple[Resident, ...]:
-        try:
-            return tuple(Resident(**item) for item in json.loads(self._saved_file.read_bytes()))
-        except (OSError, ValueError, TypeError):
-            return ()
+        return read_state(self._saved_file, _residents) or ()
 
     def check_writable(self) -> None:
-        """Raises StoreFull if a switch could not be written, so that no request waits for a switch that cannot start."""
+        """Raises what `not_writable` returns if a switch could not be written, so that no request waits for a switch that
+        cannot start."""
         probe = self.folder / f".writable.{os.getpid()}.{threading.get_ident()}"
         try:
+            ensure_folder(self.folder)
             probe.write_bytes(bytes(_PROBE_BYTES))
         except OSError as error:
             raise not_writable(error) from error
@@ -211,11 +219,11 @@ class StateStore:
         """How long the engine's jobs take. A file that cannot be read counts as no measurement."""
         try:
             written_at = self._pace_file.stat().st_mtime_ns
-            if written_at != self._cached_pace[0]:
-                self._cached_pace = written_at, _pace(json.loads(self._pace_file.read_bytes()))
-            return self._cached_pace[1]
-        except (OSError, ValueError, TypeError):
+        except OSError:
             return Pace()
+        if written_at != self._cached_pace[0]:
+            self._cached_pace = written_at, read_state(self._pace_file, _pace) or Pace()
+        return self._cached_pace[1]
 
     def record_use(self, now: float, seconds: float | None = None) -> None:
         """Record that the engine was in use at `now`, and that a job took `seconds`. Written at most
@@ -227,6 +235,17 @@ class StateStore:
             self._pace_written_at = now
             with contextlib.suppress(OSError):
                 write_atomic(self._pace_file, json.dumps(asdict(self._pace)).encode())
+
+
+def _residents(document: Any) -> tuple[Resident, ...]:
+    """Raises TypeError or ValueError if the document is not a list of residents."""
+    residents = tuple(Resident(**item) for item in document)
+    if not all(
+        isinstance(item.owner, str) and isinstance(item.id, str) and isinstance(item.saved, Mapping)
+        for item in residents
+    ):
+        raise ValueError("not a list of residents")
+    return residents
 
 
 def _pace(document: Mapping[str, Any]) -> Pace:

@@ -10,11 +10,13 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from atomic_file import write_atomic
 from compiler import SourcePaths, Sources
+from state_files import ensure_folder, read_state
 
 Version = tuple[int, int]
 """Inode and modification time of the file: equal versions mean equal content."""
@@ -41,13 +43,16 @@ class LastGoodFile:
 
     def read(self) -> Sources | None:
         """The stored sources; None if there are none, or if they cannot be read."""
+        return read_state(self._path, self._parse)
+
+    def _parse(self, document: Any) -> Sources | None:
+        """None for sources of other files or of another version of Easel. Raises any Exception for other documents."""
+        if document["origin"] != self._origin:
+            return None
         try:
-            document = json.loads(self._path.read_text("utf-8"))
-            if document["origin"] == self._origin:
-                return Sources.load(json.dumps(document["sources"]))
-        except (OSError, ValueError, TypeError, KeyError):
-            pass  # half-written by a full disk, or from another version of Easel
-        return None
+            return Sources.load(json.dumps(document["sources"]))
+        except TypeError:
+            return None
 
     def store(self, sources: Sources, is_current: Callable[[], bool]) -> bool:
         """Store `sources`; False if `is_current` says that the files have changed since they were read, or if another
@@ -86,6 +91,6 @@ class LastGoodFile:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        ensure_folder(self._path.parent)
         with FileLock(self._path.with_name(f"{self._path.name}.lock"), timeout=LOCK_TIMEOUT_S):
             yield

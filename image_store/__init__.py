@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atomic_file import write_atomic
-from errors import EaselError, ImageNotFound, StoreFull, StoreUnwritable
+from errors import ImageNotFound, StoreFull, StoreUnwritable
 from image_store.names import Extension, image_name, mime_and_etag, temporary_name
 from image_store.retention import Limits, Retention
+from state_files import ensure_folder
+from system_errors import DISK_FULL, shortage_in, write_error
 
 __all__ = ["ImageStore", "KeptImage", "StoredImage"]
 
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_FOUND = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO}
 
 
@@ -86,7 +87,7 @@ class ImageStore:
 
         Raises StoreFull if the disk is full and evicting expired images did not help, or if the picture alone is
         larger than `max_bytes` (it would exceed the limit or be evicted at once); StoreUnwritable if the folder is not
-        writable. Leaves no file behind if it fails.
+        writable; TooManyFiles and OutOfMemory. Leaves no file behind if it fails.
         """
         name = image_name(extension)
         if len(data) > self._max_bytes:
@@ -99,7 +100,7 @@ class ImageStore:
         try:
             self._write_with_eviction(name, data)
         except OSError as error:
-            raise _write_error(error) from error
+            raise write_error(error, "the image store", StoreUnwritable) from error
         self._retention.record_keep(name, len(data))
         return KeptImage(name, len(data), _mime_and_etag(name)[0])
 
@@ -112,7 +113,7 @@ class ImageStore:
         except OSError as error:
             if error.errno in _NOT_FOUND:
                 raise _not_found(name) from error
-            raise StoreUnwritable(
+            raise shortage_in(error) or StoreUnwritable(
                 f"The folder of the image store cannot be read: {error.strerror}."
             ) from error
         return StoredImage(name, data, mime, etag)
@@ -120,8 +121,11 @@ class ImageStore:
     def _write_with_eviction(self, name: str, data: bytes) -> None:
         try:
             self._write(name, data)
+        except NotADirectoryError:
+            ensure_folder(self.directory, 0o700)
+            self._write(name, data)
         except OSError as error:
-            if error.errno not in _DISK_FULL:
+            if error.errno not in DISK_FULL:
                 raise
             self._retention.free_space(len(data))
             self._write(name, data)
@@ -161,9 +165,3 @@ def _mime_and_etag(name: str) -> tuple[str, str]:
 
 def _not_found(name: str) -> ImageNotFound:
     return ImageNotFound(f"There is no image named {name[:80]!a}.")
-
-
-def _write_error(error: OSError) -> EaselError:
-    if error.errno in _DISK_FULL:
-        return StoreFull(f"The disk of the image store is full: {error.strerror}.")
-    return StoreUnwritable(f"The folder of the image store is not writable: {error.strerror}.")

@@ -55,14 +55,15 @@ _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 
 @contextlib.contextmanager
 def open_image(data: bytes, param: str) -> Iterator[Image.Image]:
-    """The picture, not decoded yet. Raises InvalidImage for every error of Pillow, also later in the block."""
+    """The picture, not decoded yet. Raises InvalidImage for every error of Pillow but MemoryError, also later in the
+    block."""
     try:
         with _hide_warnings:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             _check_size(image.size, param)
             yield image
-    except InvalidImage:
-        raise
+    except (InvalidImage, MemoryError):
+        raise  # a lack of memory is not the fault of the picture, whose size was checked
     except Exception as error:
         # Pillow does not convert the errors of its parsers: KeyError, zlib.error, struct.error, …
         raise InvalidImage(f"Invalid image: {_reason(error, data)}.", param=param) from error
@@ -110,8 +111,6 @@ def _segments(jpeg: bytes) -> Iterator[int]:
 def _reason(error: Exception, data: bytes) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"it has too many pixels; the maximum is {MAX_PIXELS}"
-    if isinstance(error, MemoryError):
-        return "there is not enough memory to decode it"
     if isinstance(error, UnidentifiedImageError):
         return f"it is not a {_FORMAT_NAMES}{_detected_format(data)}"
     text = " ".join(str(error).split()) or type(error).__name__

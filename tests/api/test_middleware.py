@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from typing import Any
 
@@ -61,6 +62,30 @@ def test_an_unexpected_exception_is_500_without_details(make_app: MakeApp) -> No
     assert (response.status_code, code_of(response)) == (500, "server.internal")
     assert "secret" not in response.text
     assert response.headers["x-should-retry"] == "false"
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "code"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), 503, "server.too_many_files"),
+        (OSError(errno.ENOSPC, "No space left on device"), 507, "image.store_full"),
+        (MemoryError(), 503, "server.out_of_memory"),
+        (RuntimeError("can't start new thread"), 503, "server.out_of_memory"),
+        (OSError(errno.EIO, "Input/output error"), 500, "server.internal"),
+    ],
+)
+def test_what_this_machine_lacks_is_named(
+    make_app: MakeApp, raised: Exception, status: int, code: str
+) -> None:
+    app = make_app()
+
+    @app.get("/break")
+    def fail() -> str:
+        raise raised
+
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+    response = app.test_client().get("/break")
+    assert (response.status_code, code_of(response)) == (status, code)
 
 
 @pytest.mark.parametrize("error", list(error_classes()), ids=lambda error: error.code)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import statistics
 import time
 from pathlib import Path
@@ -10,17 +13,22 @@ from typing import Any
 import pytest
 
 from arbiter import Arbiter
+from arbiter.leases import Claim, OwnClaim
 from arbiter.waiting import DEFAULT_SWITCH_S
 from errors import (
+    EaselError,
     EngineUnreachable,
     GpuBusy,
     GpuInGenerationMode,
     GpuPreempted,
     JobNotFound,
+    OutOfMemory,
     RenderCancelled,
     RequestCancelled,
+    StateUnwritable,
     StoreFull,
     SwitchFailed,
+    TooManyFiles,
 )
 from tests.arbiter.conftest import MakeArbiter
 from tests.arbiter.fakes import GB, WAIT_S, FakeEngine, FakeStacks, Request
@@ -125,14 +133,42 @@ def test_an_uncontended_lease_takes_less_than_three_milliseconds(make_arbiter: M
     assert statistics.median(times) < 0.003
 
 
-def test_a_folder_that_cannot_be_written_is_reported_as_a_full_store(
-    make_arbiter: MakeArbiter, tmp_path: Path
-) -> None:
+def test_a_file_in_place_of_a_folder_is_moved_aside(make_arbiter: MakeArbiter) -> None:
     arbiter = make_arbiter(reconciles=False)
     arbiter.state_store.folder.mkdir()
-    arbiter.claims.folder.write_bytes(b"")  # a file with the folder's name
-    with pytest.raises(StoreFull), arbiter.lease("inference", job="a-job", timeout_s=1):
+    for folder in (arbiter.claims.folder, arbiter.state_store.folder):
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.write_bytes(b"")
+        with arbiter.lease("inference", job="a-job", timeout_s=WAIT_S):
+            assert [claim.job for claim in arbiter.claims.all()] == ["a-job"]
+        assert list(folder.parent.glob(f"{folder.name}.*.corrupt"))
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (errno.ENOSPC, StoreFull),
+        (errno.EDQUOT, StoreFull),
+        (errno.EACCES, StateUnwritable),
+        (errno.EROFS, StateUnwritable),
+        (errno.EMFILE, TooManyFiles),
+        (errno.ENFILE, TooManyFiles),
+        (errno.ENOMEM, OutOfMemory),
+    ],
+)
+def test_the_reason_why_the_state_directory_cannot_be_written_is_named(
+    make_arbiter: MakeArbiter, monkeypatch: pytest.MonkeyPatch, number: int, expected: type[EaselError]
+) -> None:
+    arbiter = make_arbiter(reconciles=False)
+
+    def fail(claim: Claim) -> OwnClaim:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(arbiter.claims, "create", fail)
+    with pytest.raises(expected) as caught, arbiter.lease("inference", job="a-job", timeout_s=1):
         pytest.fail("the lease was granted")
+    assert type(caught.value) is expected
 
 
 # --- from one side to the other --------------------------------------------------------------------

@@ -149,13 +149,21 @@ def test_a_folder_that_was_removed_is_created_again(tmp_path: Path) -> None:
         store.open(first.name)
 
 
-@pytest.mark.parametrize("folder", ["images", "images/deeper"])
-def test_a_file_in_place_of_the_folder_is_store_unwritable(tmp_path: Path, folder: str) -> None:
+def test_a_file_in_place_of_the_folder_is_moved_aside(tmp_path: Path) -> None:
     (tmp_path / "images").write_bytes(b"in the way")
+    store = make_store(tmp_path / "images")
+    assert store.open(store.keep(b"picture", "png").name).data == b"picture"
+    (moved,) = tmp_path.glob("images.*.corrupt")
+    assert moved.read_bytes() == b"in the way"
+
+
+def test_a_file_in_place_of_a_folder_above_is_store_unwritable(tmp_path: Path) -> None:
+    """It may be a file of somebody else: the state directory is what a setting says."""
+    (tmp_path / "state").write_bytes(b"in the way")
     with pytest.raises(StoreUnwritable) as caught:
-        make_store(tmp_path / folder).keep(b"picture", "png")
+        make_store(tmp_path / "state/images").keep(b"picture", "png")
     assert str(tmp_path) not in caught.value.message
-    assert (tmp_path / "images").read_bytes() == b"in the way"
+    assert (tmp_path / "state").read_bytes() == b"in the way"
 
 
 @pytest.mark.skipif(

@@ -1,0 +1,87 @@
+"""Reads and repairs what lies in the state directory. A file that is damaged or of the wrong type or shape is moved aside,
+for diagnosis, and counts as missing; nothing in that directory can stop a server for longer than that takes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+log = logging.getLogger("easel.state")
+
+_MAX_KEPT = 5
+"""Of one name; older ones are removed, so that a program that damages a file again and again does not fill the disk"""
+
+
+def read_state(path: Path, parse: Callable[[Any], T]) -> T | None:
+    """What `parse` makes of the JSON in `path`; None if there is no file, if it cannot be read, or if it is damaged.
+
+    `parse` raises any Exception for a value of the wrong shape.
+    """
+    try:
+        content = read_file(path)
+    except FileNotFoundError:
+        return None
+    except IsADirectoryError as error:
+        set_aside(path, error)
+        return None
+    except OSError as error:
+        log.error("%s cannot be read: %s", path.name, error.strerror)
+        return None
+    try:
+        return parse(json.loads(content))
+    except Exception as error:
+        set_aside(path, error)
+        return None
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a regular file. Raises OSError; IsADirectoryError for everything that is not a file."""
+    # O_NONBLOCK, because opening a pipe would block the thread.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise IsADirectoryError(f"{path.name} is not a file")
+        return file.read()
+
+
+def ensure_folder(path: Path, mode: int = 0o777) -> None:
+    """Create the folder and its parents. A file with its name is moved aside. Raises OSError."""
+    try:
+        path.mkdir(mode, parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        if not _exists_but_is_no_folder(path):
+            raise
+        set_aside(path, error)
+        path.mkdir(mode, parents=True, exist_ok=True)
+
+
+def set_aside(path: Path, why: Exception) -> Path | None:
+    """Rename a file or folder to `NAME.TIME.corrupt`; the new path, or None if that failed (another process was quicker,
+    or the disk is read-only)."""
+    target = path.with_name(f"{path.name}.{time.time_ns() // 1_000_000}.corrupt")
+    try:
+        os.replace(path, target)
+    except OSError:
+        return None
+    reason = str(why).partition("\n")[0][:200] or type(why).__name__
+    log.error("%s could not be used (%s); it was moved to %s", path.name, reason, target.name)
+    for old in sorted(path.parent.glob(f"{path.name}.*.corrupt"))[:-_MAX_KEPT]:
+        with contextlib.suppress(OSError):
+            old.unlink()
+    return target
+
+
+def _exists_but_is_no_folder(path: Path) -> bool:
+    try:
+        return not stat.S_ISDIR(os.stat(path).st_mode)
+    except OSError:
+        return False
