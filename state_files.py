@@ -34,13 +34,25 @@ def read_state(path: Path, parse: Callable[[Any], T]) -> T | None:
         set_aside(path, error)
         return None
     except OSError as error:
-        log.error("%s cannot be read: %s", path.name, error.strerror)
+        _log_unreadable(path, error)
         return None
     try:
         return parse(json.loads(content))
     except Exception as error:
         set_aside(path, error)
         return None
+
+
+_logged_at: dict[Path, float] = {}
+_LOG_INTERVAL_S = 60.0
+
+
+def _log_unreadable(path: Path, error: OSError) -> None:
+    """Some files are read a hundred times a second."""
+    now = time.monotonic()
+    if now - _logged_at.get(path, -_LOG_INTERVAL_S) >= _LOG_INTERVAL_S:
+        _logged_at[path] = now
+        log.error("%s cannot be read: %s", path.name, error.strerror)
 
 
 def read_file(path: Path) -> bytes:

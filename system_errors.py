@@ -10,6 +10,7 @@ from errors import EaselError, OutOfMemory, StateUnwritable, StoreFull, TooManyF
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _TOO_MANY_FILES = frozenset({errno.EMFILE, errno.ENFILE})
+_NO_ACCESS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _NO_THREAD = "can't start new thread"
 _MAX_WRAPPED = 20
 
@@ -27,6 +28,14 @@ def shortage_in(error: BaseException) -> EaselError | None:
     """The error to raise if this machine had too little memory, disk, threads or open files; None if `error`, and all that
     it was raised from, has another cause."""
     return next((found for found in map(_shortage, _chain(error)) if found is not None), None)
+
+
+def system_error_in(error: BaseException) -> EaselError | None:
+    """As `shortage_in`, and StateUnwritable if this server may not read or write one of its files."""
+    denied = any(isinstance(one, OSError) and one.errno in _NO_ACCESS for one in _chain(error))
+    return shortage_in(error) or (
+        StateUnwritable("This server may not read or write one of its files.") if denied else None
+    )
 
 
 def _shortage(error: BaseException) -> EaselError | None:

@@ -23,7 +23,7 @@ from api.paths import STORED_IMAGES
 from api.services import HttpOptions
 from api.unknown_path import unknown_path
 from errors import EaselError
-from system_errors import shortage_in
+from system_errors import system_error_in
 
 log = logging.getLogger("easel.api")
 
@@ -183,9 +183,9 @@ def _to_easel_error(error: HTTPException) -> EaselError:
 
 
 def _handle_unexpected_error(error: Exception) -> Response:
-    shortage = shortage_in(error)
-    if shortage is not None:
-        return _handle_easel_error(shortage)
+    reason = system_error_in(error)
+    if reason is not None:
+        return _handle_easel_error(reason)
     log.error("%s %s failed", g.get("request_id", "-"), escaped_path(), exc_info=error)
     return error_response(_internal_error())
 

@@ -71,6 +71,8 @@ def test_an_unexpected_exception_is_500_without_details(make_app: MakeApp) -> No
         (OSError(errno.ENOSPC, "No space left on device"), 507, "image.store_full"),
         (MemoryError(), 503, "server.out_of_memory"),
         (RuntimeError("can't start new thread"), 503, "server.out_of_memory"),
+        (OSError(errno.EACCES, "Permission denied"), 500, "server.state_unwritable"),
+        (OSError(errno.EROFS, "Read-only file system"), 500, "server.state_unwritable"),
         (OSError(errno.EIO, "Input/output error"), 500, "server.internal"),
     ],
 )
