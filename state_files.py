@@ -65,6 +65,14 @@ def read_file(path: Path) -> bytes:
         return file.read()
 
 
+def is_file_or_missing(path: Path) -> bool:
+    """Whether `path` is a regular file or nothing, so that opening it neither fails nor blocks."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return True
+
+
 def ensure_folder(path: Path, mode: int = 0o777) -> None:
     """Create the folder and its parents. A file with its name is moved aside. Raises OSError."""
     try:

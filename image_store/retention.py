@@ -19,6 +19,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from image_store.names import is_image, is_temporary
+from state_files import is_file_or_missing, read_file, set_aside
 
 log = logging.getLogger(__name__)
 
@@ -195,11 +196,13 @@ class Retention:
 
     def _tally(self) -> Tally | None:
         try:
-            return parse_tally(self._tally_path.read_text("ascii"))
-        except (FileNotFoundError, UnicodeDecodeError):
+            return parse_tally(read_file(self._tally_path).decode("ascii"))
+        except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError):
             return None
 
     def _append(self, line: str) -> None:
+        if not is_file_or_missing(self._tally_path):
+            set_aside(self._tally_path, IsADirectoryError("it is not a file"))
         tally = os.open(self._tally_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             # One short write: with O_APPEND, lines of two processes do not mix. A line that a full disk cuts off makes

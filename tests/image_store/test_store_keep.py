@@ -157,6 +157,25 @@ def test_a_file_in_place_of_the_folder_is_moved_aside(tmp_path: Path) -> None:
     assert moved.read_bytes() == b"in the way"
 
 
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link"])
+def test_a_tally_that_is_no_file_is_moved_aside_and_images_are_still_evicted(
+    tmp_path: Path, kind: str
+) -> None:
+    store = make_store(tmp_path, max_bytes=30)
+    store.keep(b"x" * 10, "png")
+    (tmp_path / ".tally").unlink()
+    if kind == "folder":
+        (tmp_path / ".tally").mkdir()
+    elif kind == "pipe":
+        os.mkfifo(tmp_path / ".tally")
+    else:
+        (tmp_path / ".tally").symlink_to(tmp_path / "nowhere")
+    for _ in range(5):
+        store.keep(b"x" * 10, "png")
+    assert len(list(tmp_path.glob("*.png"))) == 3
+    assert (tmp_path / ".tally").is_file()
+
+
 def test_a_file_in_place_of_a_folder_above_is_store_unwritable(tmp_path: Path) -> None:
     """It may be a file of somebody else: the state directory is what a setting says."""
     (tmp_path / "state").write_bytes(b"in the way")
