@@ -86,6 +86,19 @@ class BodyTimeout(InvalidRequest):
     remedy = "Send the body without pauses."
 
 
+class HeadTimeout(InvalidRequest):
+    code = "request.head_timeout"
+    when = "The head of the request (its first line and its headers) did not arrive within ten seconds."
+    remedy = "Send the head without pauses."
+
+
+class TooManyConnections(EaselError):
+    code = "server.too_many_connections"
+    when = "The client's address has more connections open than `max_client_connections` allows."
+    remedy = "Close connections, or raise the setting. Add a reverse proxy's address to `trusted_proxies`."
+    retry = True
+
+
 class RangeNotSatisfiable(EaselError):
     code = "request.range_not_satisfiable"
     when = "The `Range` header is outside the image."

@@ -8,7 +8,7 @@ from pathlib import Path
 # gunicorn reads this file before it puts the project on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from server import ServerHooks, bind_address
+from server import GRACEFUL_TIMEOUT_S, ServerHooks, bind_address, max_connections, raise_file_limit
 from wsgi import app
 
 _container = app.extensions["easel"]
@@ -19,6 +19,8 @@ bind = bind_address(_settings)
 workers = _settings["workers"]
 # A request that waits for a picture costs one thread and nothing else, hence threads, and many of them.
 threads = _settings["threads"]
+# More than that, and idle ones are closed. Before the fork, so that the workers inherit the limit of open files.
+worker_connections = max_connections(raise_file_limit(), threads)
 worker_class = "server.worker.EaselWorker"
 # The catalogue is read and checked once, in the master, and the workers share its memory.
 preload_app = True
@@ -26,7 +28,9 @@ preload_app = True
 timeout = 60
 max_requests = 0
 keepalive = 75
-graceful_timeout = 30
+graceful_timeout = GRACEFUL_TIMEOUT_S
+# Large bodies are kept there until they are complete, as files without names.
+tmp_upload_dir = str(_container.state_dir)
 # `trusted_proxies` alone decides which X-Forwarded headers are believed.
 forwarded_allow_ips = ""
 proc_name = "easel"

@@ -57,6 +57,14 @@ SETTINGS: tuple[Setting, ...] = (
         minimum=1,
     ),
     Setting(
+        "max_client_connections",
+        "integer",
+        0,
+        "Connections that one client address may keep open to each worker, so up to `workers` times as many in all; 0: any "
+        "number. `trusted_proxies` are exempt.",
+        minimum=0,
+    ),
+    Setting(
         "state_dir",
         "path",
         "var",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from flask import Flask
 
-from api.errors import envelope, register_errors, status_of
+from api.body_limit import HeadCheck, body_limit
+from api.errors import envelope, register_errors, retry_headers, status_of
 from api.gpu import gpu_blueprint
 from api.health import health_blueprint
 from api.host_rules import TrustedProxies
@@ -17,7 +18,7 @@ from api.services import HttpOptions, Services
 MAX_BYTES_WITHOUT_IMAGES = 1_000_000
 """Limit of the body of a route that takes no image"""
 
-__all__ = ["HttpOptions", "Services", "envelope", "register_api", "status_of"]
+__all__ = ["HttpOptions", "Services", "body_limit", "envelope", "register_api", "retry_headers", "status_of"]
 
 
 def register_api(app: Flask, services: Services) -> None:
@@ -36,5 +37,5 @@ def register_api(app: Flask, services: Services) -> None:
         openapi_blueprint(),
     ):
         app.register_blueprint(blueprint)
-    normalizer = PathNormalizer(app.wsgi_app)
+    normalizer = PathNormalizer(HeadCheck(app))
     app.wsgi_app = TrustedProxies(normalizer, services.options.trusted_proxies)  # type: ignore[method-assign]

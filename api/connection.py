@@ -65,8 +65,11 @@ def body_timeouts(
 def discard_body(request: Request) -> None:
     """Read and drop the rest of a body that the application did not read, for a short time only.
 
-    Otherwise gunicorn would block a thread for seconds to read it, for every client that sends only a part.
+    Otherwise gunicorn would block a thread for seconds to read it, for every client that sends only a part. Nothing is done
+    if the server received the body before it called the application, as `server.worker` does.
     """
+    if getattr(request.environ["wsgi.input"], "is_received", False):
+        return
     connection = request.environ.get("gunicorn.socket")
     has_body = request.content_length or "Transfer-Encoding" in request.headers
     if not isinstance(connection, socket.socket) or not has_body or g.get("body_was_read"):

@@ -37,6 +37,8 @@ STATUS: Mapping[type[EaselError], int] = {
     errors.WrongContentType: 415,
     errors.BodyTooLarge: 413,
     errors.BodyTimeout: 408,
+    errors.HeadTimeout: 408,
+    errors.TooManyConnections: 429,
     errors.RangeNotSatisfiable: 416,
     errors.InvalidValue: 400,
     errors.PromptRequired: 422,
@@ -118,18 +120,25 @@ def _json_safe(value: Any) -> Any:
     return [_json_safe(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def error_response(error: EaselError) -> Response:
-    """The response for `error`, with the headers that tell clients whether to retry."""
+def retry_headers(error: EaselError) -> dict[str, str]:
+    """The headers that tell clients whether and when to send the request again."""
     status = status_of(type(error))
-    response = jsonify(envelope(error))
-    response.status_code = status
+    headers: dict[str, str] = {}
     # None: it is unknown when a retry could succeed, so clients should not retry automatically.
     retry_after_s = error.details.get("retry_after_s", _DEFAULT_RETRY_AFTER_S) if error.retry else None
     if status >= 500 or status in _STATUSES_RETRIED_BY_CLIENTS:
         # By default the SDKs retry these statuses twice; retrying what cannot succeed wastes GPU time.
-        response.headers["x-should-retry"] = "false" if retry_after_s is None else "true"
+        headers["x-should-retry"] = "false" if retry_after_s is None else "true"
     if retry_after_s is not None:
-        response.headers["Retry-After"] = str(retry_after_s)
+        headers["Retry-After"] = str(retry_after_s)
+    return headers
+
+
+def error_response(error: EaselError) -> Response:
+    """The response for `error`, with the headers that tell clients whether to retry."""
+    response = jsonify(envelope(error))
+    response.status_code = status_of(type(error))
+    response.headers.update(retry_headers(error))
     if isinstance(error, errors.InvalidKey):
         response.headers["WWW-Authenticate"] = "Bearer"
     return response

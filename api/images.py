@@ -52,6 +52,8 @@ _GPUSTACK_PREFIX = "/v1-openai/"
 def images_blueprint(services: Services) -> Blueprint:
     """The image routes."""
     routes = Blueprint("images", __name__)
+    # Before the routes, because the server asks for the limit when it has only the head of a request.
+    routes.before_request(lambda: _accept_images(services.options))
     for task, paths in _PATHS.items():
         for path in paths:
             endpoint = Endpoint(task, path.startswith(_GPUSTACK_PREFIX))
@@ -62,10 +64,13 @@ def images_blueprint(services: Services) -> Blueprint:
     return routes
 
 
+def _accept_images(options: HttpOptions) -> None:
+    request.max_content_length = options.max_request_bytes
+
+
 def _draw(services: Services, endpoint: Endpoint) -> Response:
     if not services.options.images_enabled:
         raise ImagesDisabled("Image generation is disabled on this server (`images.enabled` is false).")
-    request.max_content_length = services.options.max_request_bytes
     arrived_at = time.monotonic()
     links = _links(services.options)
     with contextlib.ExitStack() as admission:

@@ -11,6 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from app import Container, refuse_public_without_keys
+from engine.job_runner import CANCEL_TIMEOUT_S
 from errors import EaselError, ServerStopping, SettingsInvalid
 from generation import preload
 from server.worker import block_stop_signals_until_forked
@@ -18,7 +19,9 @@ from settings import Settings
 
 JOB_GRACE_S = 20
 """How long running jobs may continue after SIGTERM. Unfinished jobs are then cancelled in the engine. The clients get their
-error response if the engine reacts within the rest of gunicorn's `graceful_timeout`."""
+error error response when the engine has stopped them."""
+GRACEFUL_TIMEOUT_S = JOB_GRACE_S + int(CANCEL_TIMEOUT_S) + 2
+"""gunicorn's `graceful_timeout`: after it a worker is killed, and its clients get no response"""
 
 
 def bind_address(settings: Settings) -> str:

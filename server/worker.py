@@ -1,24 +1,85 @@
-"""gunicorn's threaded worker, with JSON error responses for requests that never reach the application, too."""
+"""gunicorn's threaded worker, with an event loop that gives a thread only to complete requests.
+
+A connection costs no thread while its TLS handshake, its request head or its body is incomplete, while it is idle, and while
+its client has the response and has not closed yet. The design is described in `docs/decisions/0014-slow-clients.md`."""
 
 from __future__ import annotations
 
-import html
-import json
+import contextlib
+import errno
+import itertools
 import os
-import re
+import resource
+import selectors
 import signal
-import uuid
-from http import HTTPStatus
+import socket
+import ssl
+import time
+from collections import Counter
+from functools import partial
 from typing import Any
 
+from gunicorn import sock as gunicorn_sockets
+from gunicorn.http.errors import UnsupportedTransferCoding
+from gunicorn.http.unreader import IterUnreader
+from gunicorn.http.wsgi import create as create_environ
 from gunicorn.util import write_nonblock
 from gunicorn.workers.gthread import ThreadWorker
 
-from api import envelope, status_of
-from errors import EaselError, InvalidRequest
+from api import body_limit
+from api.connection import BODY_IDLE_TIMEOUT_S, BODY_TOTAL_TIMEOUT_S
+from errors import (
+    BodyTimeout,
+    EaselError,
+    HeadTimeout,
+    InvalidRequest,
+    QueueFull,
+    ServerStopping,
+    TooManyConnections,
+)
+from server.connection import Connection, EaselRequest, Phase
+from server.framing import MAX_HEAD_BYTES
+from server.responses import PageRecorder, error_bytes
 
-_PAGE = re.compile(rb"HTTP/1\.1 (\d{3}) ([^\r\n]*)\r\n.*</h1>(.*)</body>", re.DOTALL)
+HEAD_TIMEOUT_S = 10.0
+"""Maximum time for a TLS handshake, and again for the head of a request; it is not extended by data that arrives"""
+CLOSE_TIMEOUT_S = 2.0
+"""How long a connection whose response was sent is read, so that the client gets the response before the connection ends"""
+STOP_CLOSE_TIMEOUT_S = 0.5
+"""The same while the worker stops"""
+ORPHAN_TIMEOUT_S = 0.8
+"""How long a worker whose master died waits until its requests have ended"""
+MAX_CONNECTIONS = 8192
+MAX_OPEN_FILES = 1_048_576
+"""Linux's default for the highest limit that a process may set"""
+MAX_BUFFERED_BODIES = 16
+"""Of the largest size, per worker: more data of requests that are not complete is refused"""
+_READ_SIZE = 256 * 1024
+_MAX_READS = 4
+"""From one connection, before others get their turn"""
+_ACCEPT_PAUSE_S = 0.05
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_IDLE_PHASES = (Phase.IDLE, Phase.HANDSHAKE, Phase.HEAD)
+_NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+
+
+def raise_file_limit() -> int:
+    """Raise the number of files that this process may open as far as it may, and return it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= limit:
+        return limit
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+        return limit
+    return soft
+
+
+def max_connections(file_limit: int, threads: int) -> int:
+    """How many connections a worker may keep open: each may need a second file for its body, and a thread needs some for
+    its picture."""
+    return max(threads + 16, min(MAX_CONNECTIONS, (file_limit - 64 - 4 * threads) // 2))
 
 
 def block_stop_signals_until_forked() -> None:
@@ -34,52 +95,420 @@ def _unblock_stop_signals() -> None:
 os.register_at_fork(after_in_parent=_unblock_stop_signals)
 
 
+class _MasterPipe:
+    """A pipe that only the master keeps open for writing: its workers see the end of it when the master has died."""
+
+    def __init__(self) -> None:
+        self._ends: tuple[int, int] | None = None
+
+    def open(self) -> None:
+        """Call it in the master, before each fork."""
+        if self._ends is None:
+            self._ends = os.pipe()
+
+    def reading_end(self) -> int:
+        """Call it in the worker, once."""
+        assert self._ends is not None, "open() was not called in the master"
+        os.close(self._ends[1])
+        return self._ends[0]
+
+
+_master_pipe = _MasterPipe()
+
+
 class EaselWorker(ThreadWorker):
-    """gunicorn chooses the status of a malformed request and logs it; only its HTML error page is replaced."""
+    """gunicorn parses and judges the requests; only when a thread gets them is decided here, and HTML error pages become
+    JSON."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)  # in the master
+        _master_pipe.open()
+
+    # --- start and stop ----------------------------------------------------------------------------
+
+    def init_process(self) -> None:
+        """Runs in the worker process until it stops."""
+        self._waiting: dict[Phase, dict[Connection, None]] = {phase: {} for phase in Phase}
+        """Ordered by their deadlines: all connections of a phase have the same time, counted from when they were added"""
+        self._per_client: Counter[str] = Counter()
+        self._buffer = memoryview(bytearray(_READ_SIZE))
+        self._buffered_bytes = 0
+        self._is_orphan = False
+        self._tls = gunicorn_sockets.ssl_context(self.cfg) if self.cfg.is_ssl else None
+        super().init_process()
 
     def init_signals(self) -> None:
         """Install the handlers, then unblock the stop signals that arrived since the fork."""
         super().init_signals()
         _unblock_stop_signals()
 
+    def load_wsgi(self) -> None:
+        """Load the application and what it says about connections."""
+        super().load_wsgi()
+        settings = self.wsgi.extensions["easel"].settings  # type: ignore[attr-defined]
+        self._max_per_client: int = settings["max_client_connections"]
+        self._exempt_clients = frozenset(settings["trusted_proxies"])
+        self._max_buffered_bytes = MAX_BUFFERED_BODIES * self.wsgi.config["MAX_CONTENT_LENGTH"]  # type: ignore[attr-defined]
+
+    def run(self) -> None:
+        """Handle events until a signal stops the worker or its master dies; then end what is running."""
+        wake_up: Any = self.method_queue
+        self.poller.register(wake_up.fileno(), selectors.EVENT_READ, wake_up.run_callbacks)
+        self.poller.register(_master_pipe.reading_end(), selectors.EVENT_READ, self._end_with_master)
+        while self.alive:
+            self.notify()
+            self.set_accept_enabled(self.nr_conns < self.worker_connections)
+            self._handle_events()
+        self._begin_stop()
+        deadline = time.monotonic() + (ORPHAN_TIMEOUT_S if self._is_orphan else self.cfg.graceful_timeout)
+        while self.nr_conns > 0 and time.monotonic() < deadline:
+            self.notify()
+            self._handle_events(0.1)
+        if self._is_orphan:
+            # Threads that still run would keep the process.
+            os._exit(1)
+        self.tpool.shutdown(wait=False)
+
+    def _handle_events(self, timeout_s: float = 1.0) -> None:
+        self.wait_for_and_dispatch_events(timeout=timeout_s)
+        self._close_expired()
+
+    def _end_with_master(self, _: Any) -> None:
+        """The master has died: free its port, cancel the running jobs, and end."""
+        self.log.error("The master process has died; worker %s ends.", self.pid)
+        self._is_orphan, self.alive = True, False
+        self.cfg.worker_int(self)
+
+    def _begin_stop(self) -> None:
+        """Close the listeners and every connection without a complete request."""
+        self.set_accept_enabled(False)
+        for listener in self.sockets:
+            listener.close()
+        for phase in (Phase.IDLE, Phase.HEAD, Phase.BODY, Phase.HANDSHAKE):
+            for conn in list(self._waiting[phase]):
+                # A request may have arrived on a kept connection while the loop was busy.
+                self._guarded(self._on_ready, conn)
+                if conn.phase in (*_IDLE_PHASES, Phase.BODY):
+                    self._guarded(self._refuse_stopping, conn)
+        for conn in self._waiting[Phase.CLOSING]:
+            conn.deadline = min(conn.deadline, time.monotonic() + STOP_CLOSE_TIMEOUT_S)
+
+    def _refuse_stopping(self, conn: Connection) -> None:
+        if conn.received.size:
+            self._refuse(conn, ServerStopping("The server is stopping."))
+        else:
+            self._close(conn)
+
+    # --- new connections ---------------------------------------------------------------------------
+
+    def accept(self, listener: Any) -> None:
+        """Accept a connection and read what has arrived."""
+        try:
+            sock, client = listener.accept()
+        except OSError as error:
+            if error.errno in _NO_RESOURCES:
+                self.log.error("A connection cannot be accepted: %s", error)
+                self._drop_oldest_idle()
+                time.sleep(_ACCEPT_PAUSE_S)
+            return
+        self.nr_conns += 1
+        folders = (self.cfg.tmp_upload_dir, None)
+        conn = Connection(self.cfg, sock, client, listener.getsockname(), folders)
+        self._per_client[_address(client)] += 1
+        if self.nr_conns >= self.worker_connections:
+            self._drop_oldest_idle()
+        self._guarded(self._greet, conn)
+
+    def _greet(self, conn: Connection) -> None:
+        address = _address(conn.client)
+        if self._tls is not None:
+            conn.sock = self._tls.wrap_socket(
+                conn.sock,
+                server_side=True,
+                suppress_ragged_eofs=self.cfg.suppress_ragged_eofs,
+                do_handshake_on_connect=False,
+            )
+            self._wait(conn, Phase.HANDSHAKE, HEAD_TIMEOUT_S)
+        else:
+            conn.start_parser()
+        if 0 < self._max_per_client < self._per_client[address] and address not in self._exempt_clients:
+            message = f"{address or 'This client'} has more than {self._max_per_client} connections open."
+            self._refuse(conn, TooManyConnections(message))
+        elif self._tls is None:
+            self._wait(conn, Phase.HEAD, HEAD_TIMEOUT_S)
+            self._read(conn)
+
+    def _drop_oldest_idle(self) -> None:
+        """Make room: close the connection that has waited longest, never one whose request is complete or sends its
+        body."""
+        closing = list(itertools.islice(self._waiting[Phase.CLOSING], 1))
+        idle = [conn for phase in _IDLE_PHASES for conn in itertools.islice(self._waiting[phase], 1)]
+        if oldest := closing or idle:
+            self._close(min(oldest, key=lambda conn: conn.since))
+
+    # --- reading -----------------------------------------------------------------------------------
+
+    def _on_ready(self, conn: Connection) -> None:
+        if conn.phase is Phase.HANDSHAKE:
+            self._continue_handshake(conn)
+        elif conn.phase is Phase.CLOSING:
+            self._drain(conn)
+        elif conn.phase is not None:
+            self._read(conn)
+
+    def _continue_handshake(self, conn: Connection) -> None:
+        try:
+            phase = conn.handshake()
+        except ssl.SSLWantReadError:
+            self._watch(conn, selectors.EVENT_READ)
+        except ssl.SSLWantWriteError:
+            self._watch(conn, selectors.EVENT_WRITE)
+        else:
+            self._wait(conn, phase, HEAD_TIMEOUT_S)
+            self._read(conn)
+
+    def _read(self, conn: Connection) -> None:
+        """Take what has arrived and decide what happens next."""
+        reads = 0
+        while reads < _MAX_READS or conn.has_pending_data:
+            reads += 1
+            count = conn.receive(self._buffer)
+            if count is None:
+                return
+            if count == 0:
+                self._end_of_stream(conn)
+                return
+            if conn.phase is Phase.IDLE:
+                self._wait(conn, Phase.HEAD, HEAD_TIMEOUT_S)
+            self._add(conn, self._buffer[:count])
+            if conn.phase not in (Phase.HEAD, Phase.BODY):
+                return
+            if count < len(self._buffer) and not conn.has_pending_data:
+                return
+
+    def _end_of_stream(self, conn: Connection) -> None:
+        if conn.phase is Phase.BODY:
+            # The client may have closed for writing only: it gets the answer to an incomplete body.
+            self._hand_over(conn)
+        else:
+            self._close(conn)
+
+    def _add(self, conn: Connection, data: memoryview | bytes) -> None:
+        try:
+            conn.add(data)
+        except OSError as error:
+            self.log.error("A request body cannot be buffered on disk: %s", error)
+            self._hand_over(conn, reads_socket=True)
+            return
+        if conn.phase is Phase.BODY:
+            self._count(conn, len(data))
+        self._advance(conn)
+
+    def _advance(self, conn: Connection) -> None:
+        """Hand the request over if it is complete or will be refused; otherwise wait for more of it."""
+        if max(conn.head_size, conn.received.size if conn.body is None else 0) > MAX_HEAD_BYTES:
+            message = f"The head of the request is larger than {MAX_HEAD_BYTES} bytes."
+            self._refuse(conn, InvalidRequest(message), 431)
+        elif conn.body is None:
+            pass  # the head's deadline runs
+        elif conn.is_complete:
+            self._hand_over(conn)
+        elif conn.phase is Phase.HEAD:
+            self._begin_body(conn)
+        elif time.monotonic() > conn.last_body_deadline:
+            self._refuse(conn, BodyTimeout(f"The body did not arrive within {BODY_TOTAL_TIMEOUT_S:g} s."))
+        elif conn.body.size > conn.body_limit:
+            self._hand_over(conn)  # the application says that it is too large
+        elif self._buffered_bytes > self._max_buffered_bytes:
+            self._refuse(
+                conn, QueueFull("Too many requests send their bodies at the same time.", retry_after_s=5)
+            )
+        else:
+            self._wait(conn, Phase.BODY, BODY_IDLE_TIMEOUT_S)
+
+    def _begin_body(self, conn: Connection) -> None:
+        limit, expects_continue = self._check_head(conn)
+        if limit is None or conn.body is None or conn.body.size > limit:
+            self._hand_over(conn)
+            return
+        conn.body_limit = limit
+        conn.last_body_deadline = time.monotonic() + BODY_TOTAL_TIMEOUT_S
+        self._count(conn, conn.received.size)
+        self._wait(conn, Phase.BODY, BODY_IDLE_TIMEOUT_S)
+        if expects_continue and conn.received.size == conn.head_size:
+            conn.sock.send(_CONTINUE)
+
+    def _check_head(self, conn: Connection) -> tuple[int | None, bool]:
+        """The largest body that the application accepts, None if it refuses the request; and whether the client waits
+        before it sends the body."""
+        try:
+            head = bytes(conn.received.memory[: conn.head_size])
+            request = EaselRequest(self.cfg, IterUnreader([head]), conn.client)
+            expects_continue, request._expected_100_continue = request._expected_100_continue, False  # type: ignore[attr-defined]
+            _, environ = create_environ(request, conn.sock, conn.client, conn.server, self.cfg)
+            return body_limit(self.wsgi, environ), expects_continue  # type: ignore[arg-type]
+        except Exception as error:
+            self.log.debug("The request is refused: %s", error)
+            return None, False
+
+    # --- threads -----------------------------------------------------------------------------------
+
+    def _hand_over(self, conn: Connection, *, reads_socket: bool = False) -> None:
+        """Let a thread handle the request."""
+        self._release(conn)
+        self._unwatch(conn)
+        conn.hand_over(reads_socket=reads_socket)
+        self.enqueue_req(conn)
+
+    def finish_request(self, conn: Connection, fs: Any) -> None:  # type: ignore[override]
+        """A thread has handled the request: read the next one, or close."""
+        try:
+            is_kept = bool(fs.result()) if not fs.cancelled() else False
+        except Exception:
+            is_kept = False
+        self._guarded(self._keep if is_kept else self._begin_close, conn)
+
+    def _keep(self, conn: Connection) -> None:
+        conn.sock.setblocking(False)
+        rest = conn.take_rest()
+        conn.start_request(b"")
+        if not self.alive and not rest:
+            self._begin_close(conn)
+        elif rest:
+            self._wait(conn, Phase.HEAD, HEAD_TIMEOUT_S)
+            self._add(conn, rest)
+            if not self.alive and conn.phase in (Phase.HEAD, Phase.BODY):
+                self._refuse_stopping(conn)
+        else:
+            self._wait(conn, Phase.IDLE, self.cfg.keepalive)
+            if conn.has_pending_data:
+                self._read(conn)
+
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Send the JSON envelope if a request could not be parsed or its handling raised."""
-        recorder: Any = _PageRecorder()
-        super().handle_error(req, recorder, addr, exc)
+        if isinstance(exc, UnsupportedTransferCoding):
+            # gunicorn's status for it, 501, would mean that another server might accept it.
+            message = (
+                f"Transfer-Encoding {exc.hdr!r} is not supported; send `chunked` alone, or a Content-Length."
+            )
+            self.log.warning("Invalid request from ip=%s: %s", _address(addr), message)
+            response = error_bytes(InvalidRequest(message))
+        else:
+            recorder: Any = PageRecorder()
+            super().handle_error(req, recorder, addr, exc)
+            response = recorder.as_json()
         try:
-            write_nonblock(client, _json_response(*recorder.page()))
+            write_nonblock(client, response)
         except OSError:
             self.log.debug("The client has disconnected; the error was not sent.")
 
+    # --- closing -----------------------------------------------------------------------------------
 
-class _PageRecorder:
-    """Stands in for the client's socket while gunicorn writes its HTML error page."""
+    def _refuse(self, conn: Connection, error: EaselError, status: int | None = None) -> None:
+        """Answer without the application, and close. The response fits the socket's buffer, or the client gets none."""
+        self._release(conn)
+        if conn.phase is not Phase.HANDSHAKE:
+            conn.sock.setblocking(False)
+            conn.sock.send(error_bytes(error, status))
+        self._begin_close(conn)
 
-    def __init__(self) -> None:
-        self._written = b""
+    def _begin_close(self, conn: Connection) -> None:
+        """Close for writing, and read until the client closes too: closing at once could destroy the response on its
+        way."""
+        conn.start_request(b"")
+        conn.sock.setblocking(False)
+        conn.sock.shutdown(socket.SHUT_WR)
+        self._wait(conn, Phase.CLOSING, CLOSE_TIMEOUT_S if self.alive else STOP_CLOSE_TIMEOUT_S)
+        self._drain(conn)
 
-    def gettimeout(self) -> float:
-        return 0.0
+    def _drain(self, conn: Connection) -> None:
+        for _ in range(_MAX_READS):
+            count = conn.receive(self._buffer)
+            if count is None:
+                return
+            if count == 0:
+                self._close(conn)
+                return
 
-    def sendall(self, data: bytes) -> None:
-        self._written += data
+    def _close_expired(self) -> None:
+        now = time.monotonic()
+        for phase in Phase:
+            waiting = self._waiting[phase]
+            while waiting and (conn := next(iter(waiting))).deadline <= now:
+                self._guarded(self._expire, conn)
 
-    def page(self) -> tuple[int, str, str]:
-        """Status, reason and message of the page."""
-        match = _PAGE.match(self._written)
-        if match is None:
-            return 500, "Internal Server Error", ""
-        return int(match[1]), match[2].decode("latin-1"), html.unescape(match[3].decode("latin-1")).strip()
+    def _expire(self, conn: Connection) -> None:
+        if conn.phase is Phase.HEAD and conn.received.size:
+            message = f"The head of the request did not arrive within {HEAD_TIMEOUT_S:g} s."
+            self._refuse(conn, HeadTimeout(message))
+        elif conn.phase is Phase.BODY:
+            message = f"The body is not complete, and no data arrived for {BODY_IDLE_TIMEOUT_S:g} s."
+            self._refuse(conn, BodyTimeout(message))
+        else:
+            self._close(conn)
+
+    def _close(self, conn: Connection) -> None:
+        if conn.is_closed:
+            return
+        conn.is_closed = True
+        self._release(conn)
+        self._unwatch(conn)
+        conn.received.close()
+        conn.close()
+        self.nr_conns -= 1
+        address = _address(conn.client)
+        self._per_client[address] -= 1
+        if self._per_client[address] <= 0:
+            del self._per_client[address]
+
+    # --- bookkeeping -------------------------------------------------------------------------------
+
+    def _guarded(self, action: Any, conn: Connection) -> None:
+        """Call `action`; an error ends this connection and nothing else."""
+        try:
+            action(conn)
+        except Exception as error:
+            if not isinstance(error, OSError):
+                self.log.exception("A connection failed.")
+            with contextlib.suppress(Exception):
+                self._close(conn)
+
+    def _wait(self, conn: Connection, phase: Phase, timeout_s: float) -> None:
+        if conn.phase is not None:
+            self._waiting[conn.phase].pop(conn, None)
+        conn.phase = phase
+        conn.since = time.monotonic()
+        conn.deadline = conn.since + timeout_s
+        self._waiting[phase][conn] = None
+        self._watch(conn, selectors.EVENT_READ)
+
+    def _watch(self, conn: Connection, events: int) -> None:
+        callback = partial(lambda conn, _: self._guarded(self._on_ready, conn), conn)
+        if not conn.events:
+            self.poller.register(conn.sock, events, callback)
+        elif conn.events != events:
+            self.poller.modify(conn.sock, events, callback)
+        conn.events = events
+
+    def _unwatch(self, conn: Connection) -> None:
+        if conn.phase is not None:
+            self._waiting[conn.phase].pop(conn, None)
+            conn.phase = None
+        if conn.events:
+            conn.events = 0
+            with contextlib.suppress(OSError, KeyError, ValueError):
+                self.poller.unregister(conn.sock)
+
+    def _count(self, conn: Connection, size: int) -> None:
+        conn.counted_bytes += size
+        self._buffered_bytes += size
+
+    def _release(self, conn: Connection) -> None:
+        """The bytes of an incomplete request no longer count."""
+        self._buffered_bytes -= conn.counted_bytes
+        conn.counted_bytes = 0
 
 
-def _json_response(status: int, reason: str, message: str) -> bytes:
-    error = InvalidRequest(message) if status < 500 else EaselError("Internal server error.")
-    if status >= 500:
-        status, reason = status_of(EaselError), HTTPStatus(status_of(EaselError)).phrase
-    body = json.dumps(envelope(error)).encode()
-    head = (
-        f"HTTP/1.1 {status} {reason}\r\n"
-        f"Connection: close\r\nx-request-id: {uuid.uuid4().hex}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode("latin-1") + body
+def _address(client: Any) -> str:
+    """The client's IP address; empty for a Unix socket."""
+    return str(client[0]) if isinstance(client, tuple) else ""

@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("api", "arbiter", "commands", "compiler", "engine", "generation", "image_store", "llm", "pictures"),
         *("sketch", "status", "settings", "atomic_file", "errors", "loopback"),
     },
-    "server": {"api", "app", "errors", "generation", "settings"},
+    "server": {"api", "app", "engine", "errors", "generation", "settings"},
     "wsgi": {"app", "errors"},
 }
 FORBIDDEN: dict[str, set[str]] = {
