@@ -95,7 +95,9 @@ class Container:
     @cached_property
     def sketch_supervisor(self) -> SketchSupervisor:
         """Runs the sketch engine of a server; only the server's master process starts it."""
-        return SketchSupervisor(self.sketch_nodes, url_file=self.state_dir / "sketch-url")
+        return SketchSupervisor(
+            self.sketch_nodes, url_file=self.state_dir / "sketch-url", folder=self.state_dir / "sketch"
+        )
 
     def sketch_url(self) -> str | None:
         """URL of the sketch engine, the command's or the server's; None if it is disabled or not running."""

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -16,6 +15,7 @@ from bench.server import ROOT
 from bench.summary import summarize
 from bench.testbed import Testbed, read_catalogue
 from compiler import ImageRequest, compile_workflow
+from scratch_folder import ScratchFolder
 
 MODELS = 1000
 TIMES, QUICK_TIMES = 500, 50
@@ -31,7 +31,7 @@ def measure_compile(testbed: Testbed) -> dict[str, Any]:
     for model in catalogue.models:
         request = ImageRequest(prompt="a lighthouse", seed=1, id="bench", model=model)
         per_model[model] = _timed(partial(compile_workflow, request, catalogue), times)
-    with TemporaryDirectory(prefix="easel-bench-catalogue-") as folder:
+    with ScratchFolder("easel-bench-catalogue-") as folder:
         large = Path(folder) / "catalogue.yaml"
         large.write_text(multiply_models(path.read_text("utf-8"), MODELS), "utf-8")
         loads = QUICK_LOADS if testbed.options.quick else LOADS

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from arbiter import Arbiter, Policy
@@ -16,6 +15,7 @@ from bench.clients import session
 from bench.summary import summarize
 from bench.testbed import Testbed
 from gpu_tenant import Failure, Resident
+from scratch_folder import ScratchFolder
 
 LEASES, SWITCHES, POLLS = 500, 12, 200
 QUICK_DIVISOR = 10
@@ -52,7 +52,7 @@ class InstantTenant:
 def measure_gpu(testbed: Testbed) -> dict[str, Any]:
     """Seconds."""
     divisor = QUICK_DIVISOR if testbed.options.quick else 1
-    with TemporaryDirectory(prefix="easel-bench-gpu-") as folder:
+    with ScratchFolder("easel-bench-gpu-") as folder:
         arbiter = Arbiter(
             Path(folder),
             tenants={"inference": InstantTenant("chat"), "generation": InstantTenant()},

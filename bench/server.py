@@ -8,12 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Self
 
 from bench.clients import session
 from bench.processes import child_pids
+from scratch_folder import ScratchFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 30.0
@@ -32,8 +32,8 @@ class Server:
         """When gunicorn was started, on the clock of time.perf_counter"""
 
     def __enter__(self) -> Self:
-        self._folder = TemporaryDirectory(prefix="easel-bench-")
-        folder = Path(self._folder.name)
+        self._folder = ScratchFolder("easel-bench-")
+        folder = self._folder.path
         (folder / "easel.yaml").touch()  # an empty one, so that the owner's settings are not used
         self._log = folder / "log"
         with self._log.open("wb") as log:
@@ -61,7 +61,7 @@ class Server:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._folder.cleanup()
+        self._folder.remove()
 
     @property
     def workers(self) -> list[int]:

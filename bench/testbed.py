@@ -8,12 +8,12 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from bench.clients import PROMPT, DirectRoute, GatewayRoute, Route, session
 from bench.server import ROOT, Server
 from compiler import Catalogue, ImageRequest, SourcePaths, compile_workflow, load_catalogue, read_sources
+from scratch_folder import ScratchFolder
 from sketch import SketchProcess
 
 _PLACEHOLDER = "bench.safetensors"
@@ -54,7 +54,7 @@ class Testbed:
 def open_testbed(options: Options, *, render_ms: float = 0) -> Iterator[Testbed]:
     """Start an engine (the sketch engine, unless `options.url` names a running one) and a gateway that uses it."""
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory(prefix="easel-bench-testbed-")))
+        folder = stack.enter_context(ScratchFolder("easel-bench-testbed-"))
         if options.url:
             url, pid = options.url.rstrip("/"), None
             checkpoint = options.checkpoint or guess_checkpoint(list_checkpoints(url))

@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 from pathlib import Path
 
 from aiohttp import web
 
 from atomic_file import write_atomic
+from scratch_folder import ScratchFolder
 from sketch.folders import Folders
 from sketch.jobs import JobQueue
 from sketch.server import Server
@@ -34,8 +35,14 @@ def main() -> None:
     if options.data:
         asyncio.run(serve(options, options.data))
         return
-    with tempfile.TemporaryDirectory(prefix="easel-sketch-", ignore_cleanup_errors=True) as data:
-        asyncio.run(serve(options, Path(data)))
+    if options.scratch:
+        try:
+            asyncio.run(serve(options, options.scratch))
+        finally:
+            shutil.rmtree(options.scratch, ignore_errors=True)
+        return
+    with ScratchFolder("easel-sketch-") as data:
+        asyncio.run(serve(options, data))
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -52,6 +59,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--data", type=Path, help="folder for output, input and temp; by default one that is deleted at exit"
     )
+    parser.add_argument("--scratch", type=Path, help="the same, but it is deleted at exit")
     parser.add_argument("--parent-stdin", action="store_true", help="exit when standard input is closed")
     return parser
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -12,11 +11,11 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import mkdtemp
 from types import TracebackType
 from typing import Any, Self
 
 from errors import EngineUnreachable
+from scratch_folder import ScratchFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 START_TIMEOUT_S = 30.0
@@ -29,7 +28,8 @@ class SketchProcess:
 
     `nodes`: the content of nodes.json, or the path of such a file. `files`: the names that its loaders list, by folder,
     or the path of a JSON file with them. The engine reads both files again when they change. `render_ms`: duration of a
-    sampler. `port` 0 chooses a free port. Raises EngineUnreachable if the engine does not start. The engine exits with
+    sampler. `port` 0 chooses a free port. `folder`: where its pictures are until it ends; by default in the system's folder
+    for temporary files. Raises EngineUnreachable if the engine does not start. The engine exits with
     this process, even if this process is killed.
     """
 
@@ -40,11 +40,13 @@ class SketchProcess:
         files: Mapping[str, Sequence[str]] | Path | None = None,
         render_ms: float = 0,
         port: int = 0,
+        folder: Path | None = None,
     ) -> None:
         self._nodes, self._files = nodes, files
+        self._folder = folder
         self._render_ms, self._port = render_ms, port
         self._process: subprocess.Popen[bytes] | None = None
-        self._scratch: Path | None = None
+        self._scratch: ScratchFolder | None = None
         self.url = ""
         _processes.add(self)
 
@@ -69,16 +71,15 @@ class SketchProcess:
     def start(self) -> None:
         """Start it, stopping an earlier one first, and return when it listens."""
         self.stop()
-        # Not a TemporaryDirectory: a forked child of this process would remove it at exit.
-        self._scratch = Path(mkdtemp(prefix="easel-sketch-handle-"))
-        port_file = self._scratch / "port"
+        self._scratch = ScratchFolder("easel-sketch-", self._folder)
+        port_file = self._scratch.path / "port"
         # start_new_session: Ctrl-C in a terminal goes to the parent only, which then closes the engine's stdin.
         with _fork_lock:
             self._process = subprocess.Popen(  # noqa: S603  our own interpreter and module
                 [sys.executable, "-m", "sketch", *self._arguments(port_file)],
                 cwd=ROOT,
-                # Its scratch folder is inside this one, so that it is removed even if the engine was killed.
-                env={**os.environ, "TMPDIR": str(self._scratch)},
+                # Uploads are temporary files.
+                env={**os.environ, "TMPDIR": str(self._scratch.path)},
                 stdin=subprocess.PIPE,
                 start_new_session=True,
             )
@@ -90,12 +91,15 @@ class SketchProcess:
         if process:
             _stop(process)
         if self._scratch:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch.remove()
             self._scratch = None
 
     def disown(self) -> None:
         """Called in a forked child: the engine belongs to the parent, and only the parent may keep its stdin open."""
-        process, self._process, self._scratch = self._process, None, None
+        process, scratch = self._process, self._scratch
+        self._process = self._scratch = None
+        if scratch:
+            scratch.disown()
         if process and process.stdin:
             process.stdin.close()
             process.returncode = 0  # or Popen would warn about a child that is still running
@@ -105,7 +109,9 @@ class SketchProcess:
         files = _as_path(self._files or {}, port_file.with_name("files.json"))
         paths = ["--nodes", nodes.resolve(), "--files", files.resolve(), "--port-file", port_file]
         numbers = ["--port", self._port, "--render-ms", self._render_ms]
-        return [str(argument) for argument in [*paths, *numbers, "--parent-stdin"]]
+        # It removes the folder too, in case this process is killed.
+        options = ["--scratch", port_file.parent, "--parent-stdin"]
+        return [str(argument) for argument in [*paths, *numbers, *options]]
 
     def _wait_for_port(self, port_file: Path) -> int:
         deadline = time.monotonic() + START_TIMEOUT_S

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -23,16 +24,17 @@ RESTART_DELAY_S = 2.0
 
 class SketchSupervisor:
     """`start` and `stop` are for the one process that is the engine's parent. `url` is for all processes, which share
-    `url_file`: it contains the engine's URL while the engine runs."""
+    `url_file`: it contains the engine's URL while the engine runs. `folder` is for its pictures; `start` clears it."""
 
-    def __init__(self, nodes: Path, *, url_file: Path) -> None:
-        self._nodes, self._url_file = nodes, url_file
+    def __init__(self, nodes: Path, *, url_file: Path, folder: Path) -> None:
+        self._nodes, self._url_file, self._folder = nodes, url_file, folder
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self, files: Path) -> None:
         """Returns immediately; the engine responds some tenths of a second later. `files`: see `SketchProcess`."""
         self._url_file.unlink(missing_ok=True)
+        shutil.rmtree(self._folder, ignore_errors=True)  # if the last server was killed
         self._stopping.clear()
         self._thread = threading.Thread(
             target=self._supervise, args=(files,), name="sketch-supervisor", daemon=True
@@ -59,7 +61,8 @@ class SketchSupervisor:
     def _supervise(self, files: Path) -> None:
         while not self._stopping.is_set():
             try:
-                with SketchProcess(nodes=self._nodes, files=files) as sketch:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                with SketchProcess(nodes=self._nodes, files=files, folder=self._folder) as sketch:
                     write_atomic(self._url_file, sketch.url.encode())
                     log.warning("no ComfyUI: the built-in sketch engine draws instead, at %s", sketch.url)
                     while sketch.alive() and not self._stopping.wait(CHECK_INTERVAL_S):

@@ -13,7 +13,6 @@ import os
 import random
 import signal
 import sys
-import tempfile
 import threading
 import time
 import uuid
@@ -26,6 +25,7 @@ from arbiter import Arbiter, Policy
 from arbiter.switchover import Switchover
 from arbiter.values import Phase
 from errors import EaselError, SwitchInProgress
+from scratch_folder import ScratchFolder
 from tests.arbiter.simulated_gpu import (
     Caller,
     FakeEngine,
@@ -308,7 +308,7 @@ class RunResult:
 def run_interleaving(seed: int, mutant: str = "") -> RunResult:
     """Run the interleaving of `seed` and check it."""
     plan = make_plan(seed)
-    with tempfile.TemporaryDirectory(prefix="easel-soak-") as folder:
+    with ScratchFolder("easel-soak-") as folder:
         return _run_plan(plan, Path(folder), mutant)
 
 

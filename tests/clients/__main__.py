@@ -6,10 +6,10 @@ import argparse
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from scratch_folder import ScratchFolder
 from tests.clients.environments import (
     ENVIRONMENTS,
     Environment,
@@ -32,7 +32,7 @@ def main() -> int:
         if not arguments.only or environment.name in arguments.only
     ]
     errors = {environment.name: error for environment in selected if (error := prepare(environment))}
-    with tempfile.TemporaryDirectory(prefix="easel-clients-") as scratch:
+    with ScratchFolder("easel-clients-") as scratch:
         results = run_all(selected, errors, Path(scratch), arguments.url)
     print("\n" + report(results))
     untested_rows = set() if arguments.only else untested(results)
