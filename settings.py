@@ -70,8 +70,18 @@ SETTINGS: tuple[Setting, ...] = (
         "var",
         "Folder for data that survives a restart, such as stored images and the last valid catalogue.",
     ),
-    Setting("catalogue", "path", "catalogue.yaml", "File with the models and workflows."),
-    Setting("templates", "path", "templates_wf", "Folder with the workflow templates."),
+    Setting(
+        "catalogue",
+        "path",
+        "catalogue.yaml",
+        "File with the models and workflows; by default the project's.",
+    ),
+    Setting(
+        "templates",
+        "path",
+        "templates_wf",
+        "Folder with the workflow templates; by default the project's.",
+    ),
     Setting(
         "api_keys",
         "keys",
@@ -300,6 +310,11 @@ SETTINGS: tuple[Setting, ...] = (
 SETTINGS_BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in SETTINGS}
 
 
+SHIPPED_FILES = frozenset({"catalogue", "templates"})
+"""Settings whose default is a file of the project"""
+_ROOT = Path(__file__).resolve().parent
+
+
 @dataclass(frozen=True)
 class Settings:
     """The settings of this installation. `settings["engine.url"]` returns a value of the kind given in SETTINGS."""
@@ -320,8 +335,13 @@ class Settings:
         return f"{self.file_name}:{line_of(self.text, steps)}: " if self.text else ""
 
     def path(self, name: str) -> Path:
-        """A setting of kind `path` as an absolute path."""
-        return (self.base / cast(str, self.values[name])).absolute()
+        """A setting of kind `path` as an absolute path. A relative one is in `base`; the defaults of SHIPPED_FILES are in
+        the project's folder if `base` has no such file."""
+        value = cast(str, self.values[name])
+        path = (self.base / value).absolute()
+        if name in SHIPPED_FILES and value == SETTINGS_BY_NAME[name].default and not path.exists():
+            return _ROOT / value
+        return path
 
 
 def load_settings(environment: Mapping[str, str] = os.environ, root: Path | None = None) -> Settings:
@@ -330,7 +350,7 @@ def load_settings(environment: Mapping[str, str] = os.environ, root: Path | None
     `root` is the folder of easel.yaml, and of relative paths if there is no such file; the default is this project's
     folder. Raises SettingsInvalid with all unknown names and invalid values.
     """
-    root = root or Path(__file__).resolve().parent
+    root = root or _ROOT
     named = environment.get("EASEL_CONFIG", "")
     file = Path(named).absolute() if named else root / "easel.yaml"
     values = {setting.name: setting.default for setting in SETTINGS}
