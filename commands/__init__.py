@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import click
 from flask import Flask
+from flask.cli import run_command
 
 from commands.catalogue import check_catalogue
 from commands.compile import compile_command
@@ -14,5 +16,17 @@ from commands.snapshot import snapshot_nodes
 
 def register_commands(app: Flask) -> None:
     """Add the commands to `flask`. They use the services in `app.extensions["easel"]`, see `CommandServices`."""
+    _refuse_development_server()
     for command in (compile_command, check_catalogue, generate, gpu, snapshot_nodes, write_docs):
         app.cli.add_command(command)
+
+
+def _refuse_development_server() -> None:
+    """`flask run` cannot be replaced by a command of the application, so it is refused where it loads the application.
+    It would start no sketch engine, no reconciler and no second process, and would not notice clients that hang up."""
+    context = click.get_current_context(silent=True)
+    if context is not None and context.command is run_command:
+        raise click.UsageError(
+            "Easel does not run in Flask's development server. Use `make run`, or `gunicorn wsgi:app` in the project's "
+            "folder; the address comes from EASEL_HOST and EASEL_PORT."
+        )
