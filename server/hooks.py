@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import signal
+import socket
 import sys
 import threading
 from typing import Any
@@ -30,6 +33,37 @@ def bind_address(settings: Settings) -> str:
     return f"{f'[{host}]' if ':' in host else host}:{settings['port']}"
 
 
+def check_address(host: str, port: int) -> None:
+    """Raises SettingsInvalid if the server cannot listen there. gunicorn would try for five seconds, and its messages name
+    no setting."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except (OSError, OverflowError) as error:
+        raise SettingsInvalid(_address_problem(host, port, error)) from error
+
+
+def _address_problem(host: str, port: int, error: Exception) -> str:
+    match getattr(error, "errno", None):
+        case errno.EADDRINUSE:
+            return (
+                f"Port {port} of {host} is in use, by another Easel or by another program (`ss -ltnp` lists them). Stop it, "
+                f"or set EASEL_PORT (or `port` in easel.yaml) to a free port; 0 picks one."
+            )
+        case errno.EACCES:
+            return f"This user may not listen on port {port}. Set EASEL_PORT (or `port`) to 1024 or more."
+        case errno.EADDRNOTAVAIL:
+            return f"{host} is not an address of this machine. Set EASEL_HOST (or `host`) to one; 0.0.0.0 means all."
+    return f"Cannot listen on {host} port {port}: {error}. Set EASEL_HOST and EASEL_PORT."
+
+
+def _inherits_sockets(server: Any) -> bool:
+    """Whether the listening sockets come from systemd or from a master that is being replaced, or may be shared."""
+    return bool("LISTEN_FDS" in os.environ or "GUNICORN_FD" in os.environ or server.cfg.reuse_port)
+
+
 class ServerHooks:
     """gunicorn's server hooks for one application. The first four run in the master, the others in a worker."""
 
@@ -41,10 +75,13 @@ class ServerHooks:
     def on_starting(self, server: Any) -> None:
         """Check settings, state directory and catalogue before the first worker starts; on an error exit with one
         sentence."""
-        hosts = [address[0] for address in server.cfg.address if isinstance(address, tuple)]
+        addresses = [address for address in server.cfg.address if isinstance(address, tuple)]
         try:
-            refuse_public_without_keys(hosts, self._settings)
+            refuse_public_without_keys([host for host, _ in addresses], self._settings)
             self._lock_state_dir()
+            if not _inherits_sockets(server):
+                for address in addresses:
+                    check_address(*address)
             self._container.catalogue()
         except EaselError as error:
             sys.exit(f"{error.code}: {error.message}")
@@ -115,7 +152,8 @@ class ServerHooks:
             self._state_lock.acquire(blocking=False)
         except Timeout:
             raise SettingsInvalid(
-                f"Another Easel already uses the state directory {self._settings['state_dir']!r}; set EASEL_STATE_DIR."
+                f"Another Easel already uses the state directory {self._settings['state_dir']!r}. "
+                "Stop it, or set EASEL_STATE_DIR and EASEL_PORT for a second one."
             ) from None
         except OSError as error:
             raise SettingsInvalid(f"state_dir cannot be used: {error}") from error
