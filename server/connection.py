@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from enum import Enum, auto
 from typing import Any
@@ -12,8 +13,10 @@ from gunicorn.http.parser import RequestParser
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn
 
-from server.framing import Body, body_of, end_of_head
-from server.received import MAX_READ_BYTES, ReceivedBytes
+from server.framing import Body, FixedBody, body_of, end_of_head
+from server.received import MAX_IN_MEMORY_BYTES, ReceivedBytes
+
+_EXPECT = re.compile(rb"^expect[ \t]*:", re.IGNORECASE | re.MULTILINE)
 
 
 class Phase(Enum):
@@ -91,6 +94,12 @@ class Connection(TConn):
         """Whether the request can be handled without waiting for the client."""
         return self.body is not None and self.body.is_complete
 
+    @property
+    def is_small(self) -> bool:
+        """Whether the whole request fits in memory, and the client sends it without being asked to continue."""
+        is_short = isinstance(self.body, FixedBody) and self.body.size <= MAX_IN_MEMORY_BYTES // 2
+        return is_short and _EXPECT.search(self.received.memory, 0, self.head_size) is None
+
     def hand_over(self, *, reads_socket: bool = False) -> None:
         """Give the received bytes to the parser. `reads_socket`: what is missing is read from the socket, which blocks;
         otherwise the request ends with the received bytes, and the connection with the request if they are not all."""
@@ -135,7 +144,7 @@ class BufferedUnreader(SocketUnreader):
 
     def chunk(self, size_hint: int | None = None) -> bytes:
         """gunicorn's name for: the next piece. Empty at the end."""
-        data = self._received.read(min(max(size_hint or 0, 65536), MAX_READ_BYTES))
+        data = self._received.read()
         if data or not self._reads_socket:
             return data
         return super().chunk(size_hint)  # type: ignore[call-arg]

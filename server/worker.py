@@ -14,6 +14,7 @@ import selectors
 import signal
 import socket
 import ssl
+import sys
 import time
 from collections import Counter
 from functools import partial
@@ -49,6 +50,8 @@ STOP_CLOSE_TIMEOUT_S = 0.5
 """The same while the worker stops"""
 ORPHAN_TIMEOUT_S = 0.8
 """How long a worker whose master died waits until its requests have ended"""
+CHECK_DELAY_S = 0.1
+"""How long a small body may be incomplete before the application is asked whether it refuses the request anyway"""
 MAX_CONNECTIONS = 8192
 MAX_OPEN_FILES = 1_048_576
 """Linux's default for the highest limit that a process may set"""
@@ -130,6 +133,8 @@ class EaselWorker(ThreadWorker):
         """Runs in the worker process until it stops."""
         self._waiting: dict[Phase, dict[Connection, None]] = {phase: {} for phase in Phase}
         """Ordered by their deadlines: all connections of a phase have the same time, counted from when they were added"""
+        self._unchecked: dict[Connection, float] = {}
+        """When the application is asked whether it wants their bodies"""
         self._per_client: Counter[str] = Counter()
         self._buffer = memoryview(bytearray(_READ_SIZE))
         self._buffered_bytes = 0
@@ -327,14 +332,24 @@ class EaselWorker(ThreadWorker):
             self._wait(conn, Phase.BODY, BODY_IDLE_TIMEOUT_S)
 
     def _begin_body(self, conn: Connection) -> None:
+        conn.last_body_deadline = time.monotonic() + BODY_TOTAL_TIMEOUT_S
+        conn.body_limit = sys.maxsize
+        self._count(conn, conn.received.size)
+        self._wait(conn, Phase.BODY, BODY_IDLE_TIMEOUT_S)
+        if conn.is_small:
+            # Most clients send the head and a small body one right after the other: the check would only cost time.
+            self._unchecked[conn] = conn.since + CHECK_DELAY_S
+        else:
+            self._check_body(conn)
+
+    def _check_body(self, conn: Connection) -> None:
+        """Let the application refuse the request without its body."""
+        self._unchecked.pop(conn, None)
         limit, expects_continue = self._check_head(conn)
         if limit is None or conn.body is None or conn.body.size > limit:
             self._hand_over(conn)
             return
         conn.body_limit = limit
-        conn.last_body_deadline = time.monotonic() + BODY_TOTAL_TIMEOUT_S
-        self._count(conn, conn.received.size)
-        self._wait(conn, Phase.BODY, BODY_IDLE_TIMEOUT_S)
         if expects_continue and conn.received.size == conn.head_size:
             conn.sock.send(_CONTINUE)
 
@@ -432,6 +447,8 @@ class EaselWorker(ThreadWorker):
 
     def _close_expired(self) -> None:
         now = time.monotonic()
+        while self._unchecked and (conn := next(iter(self._unchecked))) and self._unchecked[conn] <= now:
+            self._guarded(self._check_body, conn)
         for phase in Phase:
             waiting = self._waiting[phase]
             while waiting and (conn := next(iter(waiting))).deadline <= now:
@@ -493,6 +510,7 @@ class EaselWorker(ThreadWorker):
     def _unwatch(self, conn: Connection) -> None:
         if conn.phase is not None:
             self._waiting[conn.phase].pop(conn, None)
+            self._unchecked.pop(conn, None)
             conn.phase = None
         if conn.events:
             conn.events = 0
