@@ -74,7 +74,7 @@ class Connection(TConn):
     def add(self, data: bytes | memoryview) -> None:
         """Take received bytes. Raises OSError if they cannot be stored on disk."""
         if self.body is None:
-            self.received.write(data)
+            self.received.write(data, in_memory=True)
             self._find_body()
         else:
             self.body.feed(data)
@@ -103,7 +103,7 @@ class Connection(TConn):
     def hand_over(self, *, reads_socket: bool = False) -> None:
         """Give the received bytes to the parser. `reads_socket`: what is missing is read from the socket, which blocks;
         otherwise the request ends with the received bytes, and the connection with the request if they are not all."""
-        is_cut = not self.is_complete and not reads_socket
+        is_cut = not reads_socket and (self.body is None or not self.body.is_complete or self.body.is_invalid)
         self.parser.use(self.received, reads_socket=reads_socket, is_cut=is_cut)  # type: ignore[union-attr]
 
     def take_rest(self) -> bytes:

@@ -16,7 +16,8 @@ _FRAMING = re.compile(
     rb"^(content-length|transfer-encoding)[ \t]*:[ \t]*(.*?)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE
 )
 _CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}(?=[ \t;\r\n])")
-_LENGTH = re.compile(rb"[0-9]{1,18}")
+_LENGTH = re.compile(rb"[0-9]{1,4300}")
+"""As many digits as int() reads"""
 
 
 def end_of_head(received: bytes | bytearray, scanned: int = 0) -> int | None:
@@ -32,6 +33,8 @@ class Body(Protocol):
     size: int
     """Bytes of the body without its encoding, as far as the client has announced them"""
     is_complete: bool
+    is_invalid: bool
+    """The parser will probably refuse it; where the next request begins is unknown in any case"""
 
     def feed(self, data: bytes | memoryview) -> None:
         """Take the next bytes. What follows the body is ignored."""
@@ -40,8 +43,9 @@ class Body(Protocol):
 class FixedBody:
     """A body of a known length."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, is_invalid: bool = False) -> None:
         self.size = size
+        self.is_invalid = is_invalid
         self._missing = size
         self.is_complete = size == 0
 
@@ -56,7 +60,7 @@ class ChunkedBody:
 
     def __init__(self) -> None:
         self.size = 0
-        self.is_complete = False
+        self.is_complete = self.is_invalid = False
         self._missing = 0
         """Bytes that are missing of the current chunk and the line break after it"""
         self._line = b""
@@ -77,14 +81,15 @@ class ChunkedBody:
             if end:
                 self._end_line()
             elif len(self._line) > _MAX_LINE_BYTES:
-                self.is_complete = True
+                self.is_complete = self.is_invalid = True
             position = end or len(data)
 
     def _end_line(self) -> None:
         line, self._line = self._line, b""
         if self._trailer_bytes is not None:
             self._trailer_bytes += len(line)
-            self.is_complete = line == b"\r\n" or self._trailer_bytes > _MAX_TRAILER_BYTES
+            self.is_invalid = self._trailer_bytes > _MAX_TRAILER_BYTES
+            self.is_complete = line == b"\r\n" or self.is_invalid
         elif match := _CHUNK_SIZE.match(line):
             size = int(match[0], 16)
             self.size += size
@@ -93,7 +98,7 @@ class ChunkedBody:
             else:
                 self._trailer_bytes = 0
         else:
-            self.is_complete = True
+            self.is_complete = self.is_invalid = True
 
 
 def body_of(head: bytes | bytearray) -> Body:
@@ -104,4 +109,6 @@ def body_of(head: bytes | bytearray) -> Body:
             return FixedBody(int(length))
         case [(b"transfer-encoding", encoding)] if encoding.lower() == b"chunked":
             return ChunkedBody()
-    return FixedBody(0)
+        case []:
+            return FixedBody(0)
+    return FixedBody(0, is_invalid=True)

@@ -100,7 +100,7 @@ class ServerHooks:
             self._container.write_server_address(host, port)
         except OSError as error:
             server.log.error("flask gpu needs --url: the state directory cannot be written: %s", error)
-        server.log.info("Easel is at http://%s:%s", host, port)
+        server.log.info("Easel is at %s://%s:%s", "https" if server.cfg.is_ssl else "http", host, port)
 
     def pre_fork(self, server: Any, worker: Any) -> None:
         """Make sure that no stop signal is lost while a worker starts."""

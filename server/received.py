@@ -24,11 +24,11 @@ class ReceivedBytes:
         """What did not fit on the disk"""
         self._is_reading = False
 
-    def write(self, data: bytes | memoryview) -> None:
-        """Append `data`. Raises OSError if it could not be stored on disk; it is kept in memory then, and nothing more may
-        be written."""
+    def write(self, data: bytes | memoryview, *, in_memory: bool = False) -> None:
+        """Append `data`; `in_memory`: to `memory` however large it is. Raises OSError if it could not be stored on
+        disk; it is kept in memory then, and nothing more may be written."""
         self.size += len(data)
-        if self._file is None and len(self.memory) + len(data) <= MAX_IN_MEMORY_BYTES:
+        if in_memory or (self._file is None and len(self.memory) + len(data) <= MAX_IN_MEMORY_BYTES):
             self.memory += data
             return
         view = memoryview(data)
