@@ -123,3 +123,14 @@ def test_a_key_of_the_file_that_is_not_text_is_refused_with_file_line_and_remedy
     (tmp_path / "easel.yaml").write_text("llm:\n  stacks:\n    - yes: 1\n")
     with pytest.raises(SettingsInvalid, match=r'easel.yaml:3: .* write it in quotes: "yes"'):
         load_settings({}, root=tmp_path)
+
+
+def test_the_default_catalogue_is_the_one_beside_the_file_or_else_the_projects(tmp_path: Path) -> None:
+    (tmp_path / "easel.yaml").write_text("port: 81\n")
+    (tmp_path / "templates_wf").mkdir()
+    settings = load_settings({"EASEL_CONFIG": str(tmp_path / "easel.yaml")})
+    assert settings.path("catalogue") == ROOT / "catalogue.yaml"
+    assert settings.path("templates") == tmp_path / "templates_wf"
+    assert settings.path("state_dir") == tmp_path / "var"
+    named = load_settings({"EASEL_CONFIG": str(tmp_path / "easel.yaml"), "EASEL_CATALOGUE": "mine.yaml"})
+    assert named.path("catalogue") == tmp_path / "mine.yaml"

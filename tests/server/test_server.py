@@ -23,6 +23,7 @@ from engine import Engine
 from sketch import SketchProcess
 from tests.conftest import NODES, ROOT
 from tests.processes import is_alive
+from tests.server.attacks import HEAD, attack
 from tests.server.running import Server, running, started
 from tests.waiting import wait_until
 
@@ -349,6 +350,35 @@ def test_a_start_with_invalid_settings_fails_with_one_sentence(
         assert "Traceback" not in server.log
 
 
+def test_a_port_in_use_is_reported_at_once_with_the_setting(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        with started(tmp_path / "state", EASEL_PORT=str(port)) as server:
+            assert server.process.wait(60) != 0
+            server.wait_for(f"Port {port} of 127.0.0.1 is in use.* set EASEL_PORT")
+            assert "Connection in use" not in server.log
+
+
+def test_the_default_catalogue_is_found_from_a_configuration_file_in_another_folder(tmp_path: Path) -> None:
+    config = tmp_path / "etc" / "easel.yaml"
+    config.parent.mkdir()
+    config.write_text("threads: 64\nmax_waiting: 32\n")
+    with running(tmp_path / "state", EASEL_CONFIG=str(config)) as server:
+        assert "sdxl-turbo" in models(server)
+
+
+@pytest.mark.parametrize("app", ["wsgi", "app"])
+def test_flask_run_is_refused_with_the_right_command(tmp_path: Path, app: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "flask", "--app", app, "run"],
+        cwd=ROOT, env={**os.environ, "EASEL_STATE_DIR": str(tmp_path)}, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "make run" in done.stderr
+    assert "gunicorn wsgi:app" in done.stderr
+
+
 def test_a_public_address_needs_keys_or_allow_open(tmp_path: Path) -> None:
     for variables in ({"EASEL_API_KEYS": "k"}, {"EASEL_ALLOW_OPEN": "1"}):
         with running(tmp_path / "state", EASEL_HOST="0.0.0.0", **variables) as server:
@@ -423,20 +453,22 @@ def test_a_body_that_is_too_large_is_refused_while_it_is_still_being_sent(
         assert (response.status_code, response.json()["error"]["code"]) == (413, "request.too_large")
 
 
-def test_unfinished_bodies_leave_threads_for_other_requests(tmp_path: Path, sketch_url: str) -> None:
+def test_unfinished_bodies_do_not_count_as_waiting_requests(tmp_path: Path, sketch_url: str) -> None:
     variables = {
         "EASEL_WORKERS": "1",
         "EASEL_THREADS": "8",
         "EASEL_MAX_WAITING": "4",
         "EASEL_ENGINE_URL": sketch_url,
     }
-    head = b"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
-    with running(tmp_path / "state", **variables) as server, contextlib.ExitStack() as connections:
-        for _ in range(20):
-            connections.enter_context(socket.create_connection(address(server))).sendall(head)
-        wait_until(lambda: server.log.count(" 429 ") == 16)
-        assert requests.get(f"{server.url}/health", timeout=5).status_code == 200
-        assert server.draw().status_code == 429
+    with (
+        running(tmp_path / "state", **variables) as server,
+        attack(server, HEAD + b"Content-Length: 100\r\n\r\n{", 20) as connections,
+    ):
+        assert server.draw().status_code == 200
+        for connection in connections:
+            connection.sendall(b" " * 98 + b"}")
+        answers = [connection.recv(12) for connection in connections]
+        assert set(answers) <= {b"HTTP/1.1 422", b"HTTP/1.1 429"}
 
 
 def test_a_chunked_body_without_a_length_is_read(server: Server) -> None:
