@@ -266,8 +266,8 @@ class Container:
         self.engine_selector.cancel_all(reason)
 
 
-_RESTORE_TIMEOUT_S = 40.0
-"""How long a server that stops waits for the LLMs to be loaded again: its workers may have taken 42 s to end, and systemd
+_RESTORE_TIMEOUT_S = 38.0
+"""How long a server that stops waits for the LLMs to be loaded again: its workers may have taken 47 s to end, and systemd
 kills it after 90 s"""
 _STOP_TIMEOUT_S = 1.0
 _FETCH_MAX_BYTES = 50_000_000

@@ -50,6 +50,8 @@ class Connection(TConn):
         self.body_limit = 0
         self.counted_bytes = 0
         """Bytes of this connection in the worker's sum of incomplete bodies"""
+        self.is_counted = False
+        """Whether it counts towards the connections of its client"""
         self.is_closed = False
         self.received = ReceivedBytes(folders)
         self.body: Body | None = None

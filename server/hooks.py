@@ -23,8 +23,9 @@ from settings import Settings
 JOB_GRACE_S = 20
 """How long running jobs may continue after SIGTERM. Unfinished jobs are then cancelled in the engine. The clients get their
 error error response when the engine has stopped them."""
-GRACEFUL_TIMEOUT_S = JOB_GRACE_S + int(CANCEL_TIMEOUT_S) + 2
-"""gunicorn's `graceful_timeout`: after it a worker is killed, and its clients get no response"""
+GRACEFUL_TIMEOUT_S = JOB_GRACE_S + int(CANCEL_TIMEOUT_S) + 7
+"""gunicorn's `graceful_timeout`: after it a worker is killed, and its clients get no response. A job notices its
+cancellation only when a call to the engine ends, which takes up to 5 s if the engine does not react."""
 
 
 def bind_address(settings: Settings) -> str:

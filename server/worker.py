@@ -219,7 +219,6 @@ class EaselWorker(ThreadWorker):
         self.nr_conns += 1
         folders = (self.cfg.tmp_upload_dir, None)
         conn = Connection(self.cfg, sock, client, listener.getsockname(), folders)
-        self._per_client[_address(client)] += 1
         if self.nr_conns >= self.worker_connections:
             self._drop_oldest_idle()
         self._guarded(self._greet, conn)
@@ -236,10 +235,14 @@ class EaselWorker(ThreadWorker):
             self._wait(conn, Phase.HANDSHAKE, HEAD_TIMEOUT_S)
         else:
             conn.start_parser()
-        if 0 < self._max_per_client < self._per_client[address] and address not in self._exempt_clients:
-            message = f"{address or 'This client'} has more than {self._max_per_client} connections open."
+        is_exempt = not self._max_per_client or address in self._exempt_clients
+        if not is_exempt and self._per_client[address] >= self._max_per_client:
+            message = f"{address or 'This client'} already has {self._max_per_client} connections open."
             self._refuse(conn, TooManyConnections(message))
-        elif self._tls is None:
+            return
+        self._per_client[address] += 1
+        conn.is_counted = True
+        if self._tls is None:
             self._wait(conn, Phase.HEAD, HEAD_TIMEOUT_S)
             self._read(conn)
 
@@ -473,10 +476,11 @@ class EaselWorker(ThreadWorker):
         conn.received.close()
         conn.close()
         self.nr_conns -= 1
-        address = _address(conn.client)
-        self._per_client[address] -= 1
-        if self._per_client[address] <= 0:
-            del self._per_client[address]
+        if conn.is_counted:
+            address = _address(conn.client)
+            self._per_client[address] -= 1
+            if self._per_client[address] <= 0:
+                del self._per_client[address]
 
     # --- bookkeeping -------------------------------------------------------------------------------
 

@@ -82,8 +82,9 @@ def test_nobody_waits_for_incomplete_requests(
         if is_dripping:
             drip(connections)
         print(f"/health before: {summary(before)}; with {count} of them: {summary(during)}")
-        # On a machine that is busy with other tests even an idle server may take longer.
-        assert statistics.median(during) < max(HEALTHY_S, 4 * statistics.median(before))
+        # On a machine that is busy with other tests even an idle server may take longer. gunicorn's own worker takes
+        # seconds.
+        assert statistics.median(during) < max(HEALTHY_S, 10 * statistics.median(before))
         assert picture.status_code == 200
         answers = {read_to_end(connection)[9:12] for connection in connections}
         assert answers == {answer}
