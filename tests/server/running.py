@@ -17,7 +17,7 @@ import requests
 
 from tests.conftest import ROOT
 from tests.processes import command_line
-from tests.waiting import wait_until
+from tests.waiting import TIMEOUT_S, wait_until
 
 
 class Server:
@@ -35,7 +35,7 @@ class Server:
         for line in self.process.stdout:
             self.log += line
 
-    def wait_for(self, pattern: str, timeout_s: float = 20) -> re.Match[str]:
+    def wait_for(self, pattern: str, timeout_s: float = TIMEOUT_S) -> re.Match[str]:
         """The first match in the log, once there is one."""
         wait_until(lambda: re.search(pattern, self.log) or self.process.poll() is not None, timeout_s)
         match = re.search(pattern, self.log)
@@ -60,7 +60,7 @@ class Server:
     def stop(self) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        self.process.wait(40)
+        self.process.wait(90)
         self._reader.join(5)
         assert self.process.stdout is not None
         self.process.stdout.close()

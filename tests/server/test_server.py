@@ -345,7 +345,7 @@ def test_a_start_with_invalid_settings_fails_with_one_sentence(
     tmp_path: Path, variables: dict[str, str], message: str
 ) -> None:
     with started(tmp_path / "state", **variables) as server:
-        assert server.process.wait(20) != 0
+        assert server.process.wait(60) != 0
         server.wait_for(message.replace("(", r"\("))
         assert "Traceback" not in server.log
 
