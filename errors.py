@@ -122,7 +122,7 @@ class PromptRequired(EaselError):
 class SizeNotAllowed(InvalidValue):
     code = "image.size_not_allowed"
     when = "`size` is not `WxH` or is outside the model's limits."
-    remedy = "If the size is outside the limits, `details` contains them and suggested sizes."
+    remedy = "If the size is outside the limits, `details` contains them, and the nearest size in `nearest`."
 
 
 class ModelNotCurated(EaselError):

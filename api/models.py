@@ -8,7 +8,7 @@ from flask import Blueprint, Response, jsonify, request
 
 from api.services import Services
 from compiler import Catalogue, Model
-from compiler.catalogue import SLOT_NAME
+from compiler.openai_names import SLOT_NAME
 from errors import ModelNotCurated
 
 MODEL_PATHS = ("/v1/models", "/v1-openai/models")

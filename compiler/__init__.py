@@ -33,6 +33,7 @@ from compiler.values import (
     LoraChoice,
     Note,
     Plan,
+    Shape,
     SourceImage,
     Task,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "Model",
     "Note",
     "Plan",
+    "Shape",
     "Size",
     "SourceImage",
     "SourcePaths",

@@ -9,6 +9,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
+from compiler.openai_names import model_key, names_no_model
 from compiler.render import TemplateRenderer
 from compiler.signatures import Signatures
 from compiler.size import Size, SizeRule
@@ -17,11 +18,6 @@ from errors import ModelNotCurated
 
 DEFAULT_LIMIT_N = 10
 DEFAULT_LIMIT_BATCH = 1
-
-# Clients that only know OpenAI's models send these names: they mean the default model, unless they are aliases.
-_DEFAULT_MODEL_PREFIXES = ("dall-e-", "gpt-image-", "chatgpt-image-")
-SLOT_NAME = "img"
-"""The model name that hal0 sends for its image slot. It means the default model."""
 
 
 @dataclass(frozen=True)
@@ -213,9 +209,8 @@ class Catalogue:
     def find(self, name: str | None) -> Model:
         """The model that a client requests by id or alias, in upper or lower case. No name, or the name of one of
         OpenAI's image models, means the default model. Raises ModelNotCurated."""
-        key = (name or "").strip().casefold()
-        model_id = self._names.get(key)
-        if model_id is None and (key in ("", SLOT_NAME) or key.startswith(_DEFAULT_MODEL_PREFIXES)):
+        model_id = self._names.get((name or "").strip().casefold()) or self._names.get(model_key(name))
+        if model_id is None and names_no_model(name):
             model_id = self.default_model
         if model_id is None:
             known = [model.id for model in self.visible_models]

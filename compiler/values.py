@@ -36,6 +36,17 @@ class SourceImage:
 
 
 @dataclass(frozen=True)
+class Shape:
+    """A size that a request does not give in full: an aspect ratio (width divided by height), an area, or both. The
+    model decides the rest. `param` and `asked` are the field that gave it and its value, for messages."""
+
+    ratio: float | None
+    pixels: int | None
+    param: str
+    asked: str
+
+
+@dataclass(frozen=True)
 class LoraChoice:
     """A LoRA by its id in the catalogue. A `strength` of None means the catalogue's default."""
 
@@ -59,6 +70,8 @@ class ImageRequest:
     task: Task = "generate"
     n: int = 1
     size: Size | None = None
+    shape: Shape | None = None
+    """Used if there is no `size`."""
     inputs: Mapping[str, Any] = field(default_factory=dict)
     presets: Mapping[str, str] = field(default_factory=dict)
     loras: tuple[LoraChoice, ...] = ()

@@ -86,6 +86,26 @@ def test_an_edit_returns_b64_in_the_size_of_the_image_and_describes_the_job(clie
     assert body["_hal0"]["adjusted"] == body["_hal0"]["ignored"] == []
 
 
+@pytest.mark.parametrize("fields", [{}, {"mask": True}, {"path": VARIATIONS}])
+def test_openais_size_is_fitted_in_edits_inpainting_and_variations(
+    client: FlaskClient, fields: dict[str, Any]
+) -> None:
+    parts = {"mask": file(mask())} if fields.get("mask") else {}
+    path = fields.get("path", EDITS)
+    body = send(
+        client,
+        path,
+        image=file(photo()),
+        model="gpt-image-1",
+        size="1536x1024",
+        response_format="b64_json",
+        **parts,
+    )
+    (picture,) = pictures(body)
+    assert (picture.size, body["size"]) == ((1024, 680), "1024x680")
+    assert [note["field"] for note in body["_hal0"]["adjusted"]] == ["size", "image"]
+
+
 def test_form_fields_contain_numbers_and_booleans_as_text(client: FlaskClient) -> None:
     body = send(
         client, image=file(photo()), model="sd-1.5", n="2", seed="7", steps="3", cfg_scale="4.5", strength="0.6",

@@ -223,6 +223,20 @@ def test_a_size_is_rounded_to_the_models_multiple_and_listed(client: FlaskClient
     assert body["_hal0"]["adjusted"][0]["done"] == "304x304"
 
 
+@pytest.mark.parametrize("model", ["gpt-image-1", "dall-e-3", None])
+@pytest.mark.parametrize(
+    ("size", "drawn"), [("1536x1024", (1024, 680)), ("2048x1152", (1024, 576)), ("200x500", (256, 640))]
+)
+def test_the_picture_of_a_fitted_size_has_the_size_that_is_reported(
+    client: FlaskClient, model: str | None, size: str, drawn: tuple[int, int]
+) -> None:
+    body = draw(client, model=model, size=size)
+    assert picture(client, body["data"][0]).size == drawn
+    assert body["size"] == body["_hal0"]["meta"]["size"] == f"{drawn[0]}x{drawn[1]}"
+    (note,) = body["_hal0"]["adjusted"]
+    assert (note["field"], note["asked"], note["done"]) == ("size", size, body["size"])
+
+
 @pytest.mark.parametrize("size", ["auto", "AUTO", "", None])
 def test_without_size_the_models_default_is_used(client: FlaskClient, size: Any) -> None:
     assert draw(client, size=size)["size"] == "512x512"

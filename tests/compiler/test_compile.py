@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from compiler import MAX_SEED, Size, compile_workflow, find_errors
+from compiler import MAX_SEED, Shape, Size, compile_workflow, find_errors
+from compiler.openai_names import OPENAI_SIZES
+from compiler.size import size_error
 from errors import InvalidValue, ModelNotCurated, PromptRequired, SizeNotAllowed
 from tests.compiler.catalogues import CATALOGUE, image_request
 
@@ -219,12 +221,97 @@ def test_a_size_is_rounded_to_the_multiple_within_the_limits_and_listed(
 
 @pytest.mark.parametrize(
     ("model", "size"),
-    [("sd-1.5", "255x512"), ("sd-1.5", "512x1025"), ("flux-schnell", "2048x2048"), ("sd-1.5", "0x0")],
+    [("sd-1.5", "255x512"), ("sd-1.5", "512x1025"), ("flux-schnell", "2048x2000"), ("sd-1.5", "0x0")],
 )
-def test_a_size_outside_the_limits_is_refused_with_the_limits(model: str, size: str) -> None:
+def test_a_size_outside_the_limits_is_refused_with_the_limits_and_the_nearest_size(
+    model: str, size: str
+) -> None:
     with pytest.raises(SizeNotAllowed) as caught:
         compile_workflow(image_request(model=model, size=Size.parse(size)), CATALOGUE)
-    assert caught.value.details["max"] == str(CATALOGUE.find(model).size.max)
+    rule, nearest = CATALOGUE.find(model).size, caught.value.details["nearest"]
+    assert caught.value.details["max"] == str(rule.max)
+    assert nearest in caught.value.message
+    plan = compile_workflow(image_request(model=model, size=Size.parse(nearest)), CATALOGUE).plan
+    assert (str(plan.size), plan.adjusted) == (nearest, ())
+
+
+@pytest.mark.parametrize(
+    "model", ["gpt-image-1", "dall-e-3", "chatgpt-image-latest", "img", "", "openai/gpt-image-2"]
+)
+@pytest.mark.parametrize(
+    ("size", "drawn"),
+    [
+        ("1536x1024", "1024x680"),
+        ("1024x1536", "680x1024"),
+        ("1792x1024", "1024x584"),
+        ("2048x1152", "1024x576"),
+        ("3840x2160", "1024x576"),
+        ("200x500", "256x640"),
+        ("64x64", "256x256"),
+        ("2000x1000", "1024x512"),
+    ],
+)
+def test_without_a_model_of_ours_every_size_is_fitted_in_its_shape_and_listed(
+    model: str, size: str, drawn: str
+) -> None:
+    plan = compile_workflow(image_request(model=model, size=Size.parse(size)), CATALOGUE).plan
+    assert str(plan.size) == drawn
+    (note,) = plan.adjusted
+    assert (note.field, note.asked, note.done) == ("size", size, drawn)
+
+
+@pytest.mark.parametrize("model", list(CATALOGUE.models))
+@pytest.mark.parametrize("size", sorted(OPENAI_SIZES))
+def test_every_model_draws_every_size_of_openai_in_its_shape(model: str, size: Size) -> None:
+    plan = compile_workflow(image_request(model=model, size=size), CATALOGUE).plan
+    rule = CATALOGUE.find(model).size
+    assert plan.size.ratio == pytest.approx(size.ratio, rel=0.02)
+    assert plan.size.width % rule.multiple_of == plan.size.height % rule.multiple_of == 0
+    if size_error(size, rule) is None:
+        assert (plan.size, plan.adjusted) == (size, ())
+    else:
+        # No size of this shape that is a step larger would be allowed.
+        larger = Size(plan.size.width + 2 * rule.multiple_of, plan.size.height + 2 * rule.multiple_of)
+        assert plan.size.pixels < size.pixels
+        assert size_error(larger, rule) is not None
+
+
+@pytest.mark.parametrize(
+    ("size", "nearest"),
+    [("3800x100", "1024x256"), ("64x3000", "256x1024"), ("4096x4096", "1024x1024"), ("10x10", "256x256")],
+)
+def test_sizes_of_another_shape_and_absurd_ones_are_refused_even_without_a_model(
+    size: str, nearest: str
+) -> None:
+    with pytest.raises(SizeNotAllowed) as caught:
+        compile_workflow(image_request(size=Size.parse(size)), CATALOGUE)
+    assert caught.value.details["nearest"] == nearest
+
+
+@pytest.mark.parametrize(
+    ("model", "ratio", "pixels", "drawn", "noted"),
+    [
+        ("sdxl-turbo", 16 / 9, None, "680x384", False),
+        ("flux-schnell", 16 / 9, None, "1360x768", False),
+        ("flux-schnell", 16 / 9, 1024 * 1024, "1360x768", False),
+        ("flux-schnell", None, 2048 * 2048, "1440x1440", True),
+        ("sdxl-turbo", 16 / 9, 1024 * 1024, "1024x576", True),
+        ("sdxl-turbo", None, 512 * 512, "512x512", False),
+    ],
+)
+def test_a_shape_is_drawn_with_the_area_that_was_asked_for_or_the_models_default(
+    model: str, ratio: float | None, pixels: int | None, drawn: str, noted: bool
+) -> None:
+    shape = Shape(ratio, pixels, "image_size", "text")
+    plan = compile_workflow(image_request(model=model, shape=shape), CATALOGUE).plan
+    assert str(plan.size) == drawn
+    assert [note.done for note in plan.adjusted] == ([drawn] if noted else [])
+
+
+def test_an_aspect_ratio_that_the_model_cannot_draw_is_refused() -> None:
+    with pytest.raises(SizeNotAllowed) as caught:
+        compile_workflow(image_request(shape=Shape(8.0, None, "aspect_ratio", "8:1")), CATALOGUE)
+    assert (caught.value.param, caught.value.details["nearest"]) == ("aspect_ratio", "1024x256")
 
 
 @pytest.mark.parametrize(

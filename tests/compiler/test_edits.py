@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from compiler import Compiled, LoraChoice, Size, SourceImage, compile_workflow, load_catalogue
+from compiler import Compiled, LoraChoice, Shape, Size, SourceImage, compile_workflow, load_catalogue
 from compiler.catalogue_file import parse_catalogue
 from compiler.values import Task
 from errors import CatalogueInvalid, InvalidValue, PromptRequired, SizeNotAllowed
@@ -93,7 +93,7 @@ def test_an_image_within_the_limits_keeps_its_size(image_size: str, size: str, c
         ("4000x3000", "sd-1.5", "1024x768"),
         ("3000x4000", "sdxl-turbo", "768x1024"),
         ("64x64", "sd-1.5", "256x256"),
-        ("8000x6000", "flux-schnell", "1680x1248"),
+        ("8000x6000", "flux-schnell", "1664x1248"),
         ("100x300", "sd-1.5", "256x768"),
         ("1x1", "sd-1.5", "256x256"),
     ],
@@ -123,6 +123,41 @@ def test_a_requested_size_other_than_the_images_is_drawn_and_the_crop_is_listed(
 def test_a_requested_size_outside_the_limits_is_refused_even_if_it_is_the_images_size() -> None:
     with pytest.raises(SizeNotAllowed):
         edited(model="sd-1.5", image=source(2000, 2000), size=Size(2000, 2000))
+
+
+@pytest.mark.parametrize(
+    ("image_size", "size", "drawn", "notes"),
+    [
+        (Size(640, 480), Size(1536, 1024), "1024x680", ["size", "image"]),
+        (Size(1536, 1024), Size(1536, 1024), "1024x680", ["size", "image"]),
+        (Size(1024, 680), Size(1536, 1024), "1024x680", ["size"]),
+    ],
+)
+@pytest.mark.parametrize("task", ["edit", "inpaint", "vary"])
+def test_openais_sizes_are_fitted_for_every_task(
+    image_size: Size, size: Size, drawn: str, notes: list[str], task: Task
+) -> None:
+    plan = edited(
+        task, model="sd-1.5", image=source(*astuple(image_size), mask=task == "inpaint"), size=size
+    ).plan
+    assert str(plan.size) == drawn
+    assert [note.field for note in plan.adjusted] == notes
+
+
+@pytest.mark.parametrize(
+    ("ratio", "pixels", "drawn", "notes"),
+    [
+        (1.0, None, "552x552", ["image"]),
+        (None, 1024 * 1024, "1024x768", ["image_size", "image"]),
+        (4 / 3, None, "640x480", []),
+    ],
+)
+def test_a_shape_is_applied_to_the_image(
+    ratio: float | None, pixels: int | None, drawn: str, notes: list[str]
+) -> None:
+    shape = Shape(ratio, pixels, "image_size", "text")
+    plan = edited(model="sd-1.5", image=source(640, 480), shape=shape).plan
+    assert (str(plan.size), [note.field for note in plan.adjusted]) == (drawn, notes)
 
 
 # --- values ----------------------------------------------------------------------------------------
