@@ -72,6 +72,7 @@ class Container:
             self.settings["images.default_size"],
             self.settings["images.visible"],
             self.settings["images.preload"],
+            self.settings["images.lora_tags"],
         )
         return LiveCatalogue(
             self.source_paths, self.state_dir / "catalogue.last_good.json", apply_choices=apply_choices

@@ -113,6 +113,14 @@ class InvalidValue(EaselError):
     remedy = "`param` names the field; the message says what is allowed."
 
 
+class FieldNotSupported(InvalidValue):
+    """`param` names the field."""
+
+    code = "request.field_not_supported"
+    when = "A field changes what the picture shows, and this server cannot honour it."
+    remedy = "Leave the field out; the message says what to send instead."
+
+
 class PromptRequired(EaselError):
     code = "image.prompt_required"
     when = "`prompt` is missing, empty or blank."
@@ -135,6 +143,14 @@ class ImageRequired(EaselError):
     code = "image.image_required"
     when = "An edit or variation request has no image."
     remedy = "Send a file in the field `image`, or `images: [{image_url: data:…}]` in JSON."
+
+
+class ImageNotSupported(InvalidValue):
+    """`param` is `image`."""
+
+    code = "image.image_not_supported"
+    when = "A request to generations has an image, and its model only draws from a prompt."
+    remedy = "Leave the image out, or choose one of the models that the message names and `/v1/images/edits`."
 
 
 class InvalidImage(InvalidValue):

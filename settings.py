@@ -289,6 +289,13 @@ SETTINGS: tuple[Setting, ...] = (
         "Fetch images that an edit gives as http(s) URLs; never from private networks.",
     ),
     Setting(
+        "images.lora_tags",
+        "text",
+        "apply",
+        "What `<lora:NAME:0.8>` in a prompt does: apply the catalogue's LoRA, refuse the request, or be drawn as text.",
+        choices=("apply", "refuse", "text"),
+    ),
+    Setting(
         "images.metadata",
         "text",
         "none",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compiler import Task
+from compiler.openai_names import model_key
 
 _B64_NAMES = ("gpt-image", "chatgpt-image")
 _B64_FIELDS = (
@@ -19,6 +20,8 @@ _B64_FIELDS = (
     "input_fidelity",
 )
 """Fields that only OpenAI's gpt-image models have; clients of these models cannot use a url."""
+_B64_QUALITIES = ("auto", "low", "medium", "high", "xhigh", "max")
+"""Qualities of OpenAI's gpt-image models; DALL·E 3, whose clients need a url, has `standard` and `hd`."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +30,14 @@ class Endpoint:
 
     task: Task = "generate"
     is_gpustack: bool = False
-    is_edit_path: bool = False
-    """The task is a variation because the model only makes these, but the path is that of edits."""
+    path_task: Task | None = None
+    """The task that the path stands for, if the request turned out to be another one: a generation with an image is an
+    edit, an edit without a prompt is a variation if the model only makes these."""
 
     @property
     def response_task(self) -> Task:
-        """The task whose form the response has."""
-        return "edit" if self.is_edit_path else self.task
+        """The task whose form the response has: clients expect that of the path."""
+        return self.path_task or self.task
 
 
 @dataclass(frozen=True)
@@ -77,5 +81,9 @@ def wants_url(fields: Mapping[str, Any], default: str, task: Task, stream: Strea
         return default == "url"
     if task in ("edit", "inpaint"):
         return False
-    model = fields.get("model", "").strip().casefold()
-    return not (model.startswith(_B64_NAMES) or any(name in fields for name in _B64_FIELDS))
+    quality = fields.get("quality")
+    return not (
+        model_key(fields.get("model")).startswith(_B64_NAMES)
+        or any(name in fields for name in _B64_FIELDS)
+        or (isinstance(quality, str) and quality.strip().lower() in _B64_QUALITIES)
+    )

@@ -1,11 +1,10 @@
-"""Parses multipart forms: text fields are converted to the types of their schemas, files are read. The spellings that
-clients use are listed in tests/api/test_edits.py."""
+"""Parses multipart forms into text fields and files. The spellings that clients use are listed in tests/api/test_edits.py;
+`api/field_values.py` converts the texts to the types of their schemas."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,8 +14,7 @@ from flask import Request
 from werkzeug.formparser import FormDataParser, default_stream_factory
 
 from api.connection import body_timeouts
-from api.json_body import MAX_VALUES, has_too_many_values, is_nested_too_deeply
-from errors import InvalidRequest, InvalidValue, WrongContentType
+from errors import InvalidRequest, WrongContentType
 
 FORM = "multipart/form-data"
 MAX_TEXT_BYTES = 30_000_000
@@ -24,7 +22,6 @@ MAX_TEXT_BYTES = 30_000_000
 _MAX_PARTS = 1000
 _NESTED_NAME = re.compile(r"(\w{1,100})((?:\[\w{0,100}\]){1,4})")
 _KEYS = re.compile(r"\[(\w*)\]")
-_NUMBER = re.compile(r"\s*[+-]?(\d{1,30}(\.\d{0,30})?|\.\d{1,30})([eE][+-]?\d{1,3})?\s*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -121,63 +118,3 @@ def _to_lists(value: Any) -> Any:
     if converted and all(key.isdecimal() for key in converted):
         return [converted[key] for key in sorted(converted, key=int)]
     return converted
-
-
-# --- texts -> values -------------------------------------------------------------------------------
-
-
-def convert_fields(fields: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any]:
-    """Convert the texts of a form to numbers, booleans and objects, as the schemas in `properties` say.
-
-    A field without a schema becomes a number if it looks like one. Raises InvalidValue.
-    """
-    converted = {name: _convert(name, value, properties.get(name)) for name, value in fields.items()}
-    if isinstance(converted.get("extra_body"), dict) and isinstance(fields["extra_body"], dict):
-        converted["extra_body"] = convert_fields(fields["extra_body"], properties)
-    return converted
-
-
-def _convert(name: str, value: Any, schema: dict[str, Any] | None) -> Any:
-    types = {"number"} if schema is None else _schema_types(schema)
-    if isinstance(value, dict):
-        properties = (schema or {}).get("properties", {})
-        return {key: _convert(key, child, properties.get(key)) for key, child in value.items()}
-    if isinstance(value, list):
-        if schema is None or "array" in types:
-            return [_convert(name, item, (schema or {}).get("items", {"type": "string"})) for item in value]
-        # Equal duplicates count as one value. Different ones stay a list, which the schema check then refuses.
-        return _convert(name, value[0], schema) if all(item == value[0] for item in value) else value
-    if value.strip() == "null" and name != "prompt":
-        return None
-    if "boolean" in types and value.strip().lower() in ("true", "false", "1", "0"):
-        return value.strip().lower() in ("true", "1")
-    if types & {"integer", "number"} and _NUMBER.fullmatch(value):
-        return _number(value)
-    if types & {"object", "array"} and value.lstrip()[:1] in ("{", "["):
-        return parse_json_field(name, value)
-    return value
-
-
-def _schema_types(schema: dict[str, Any]) -> set[str]:
-    types = schema.get("type", "string" if "enum" in schema else [])
-    return {types} if isinstance(types, str) else set(types)
-
-
-def _number(text: str) -> int | float:
-    try:
-        return int(text)
-    except ValueError:
-        return float(text)
-
-
-def parse_json_field(name: str, text: str) -> Any:
-    """The JSON value of a field's text. Raises InvalidValue."""
-    if has_too_many_values(text.encode("utf-8", "surrogatepass")):
-        raise InvalidValue(f"`{name}` has more than {MAX_VALUES} values.", param=name)
-    try:
-        value = json.loads(text, parse_constant=str)
-        if is_nested_too_deeply(value):
-            raise ValueError("it is nested too deeply")
-        return value
-    except (ValueError, RecursionError) as error:
-        raise InvalidValue(f"`{name}` looks like JSON but cannot be parsed.", param=name) from error

@@ -14,21 +14,30 @@ from flask import Blueprint, Response, g, request
 
 from api.connection import disconnect_check
 from api.dialect import Endpoint, StreamFormat, expects_gpustack_events
-from api.form_body import convert_fields, is_form, read_form
+from api.field_names import canonical_fields
+from api.form_body import FORM, is_form, read_form
 from api.host_rules import own_url
 from api.json_body import json_request
 from api.paths import STORED_IMAGES
-from api.request_fields import SCHEMA, ParsedRequest, canonical_fields, has_prompt, read_image_request
-from api.request_images import RequestImages, extract_images, refuse_image_url
+from api.request_fields import ParsedRequest, has_prompt, read_image_request
+from api.request_images import RequestImages, extract_images, refuse_image_url, remove_empty_images
 from api.responses import Links, images_response
 from api.services import HttpOptions, Services
 from api.stream_events import StreamEvents, error_events
 from api.streamed_json import StreamedJson
 from api.streams import HEADERS, MIME, ImageStream
 from arbiter import Sender
-from compiler import Catalogue, Task
+from compiler import Catalogue, Model, Size, Task
 from compiler.values import TASK_SOURCES, Note
-from errors import ImagesDisabled, InvalidImage, InvalidValue, ModelNotCurated, shorten
+from errors import (
+    ImageNotSupported,
+    ImagesDisabled,
+    InvalidImage,
+    InvalidValue,
+    ModelNotCurated,
+    NotJson,
+    shorten,
+)
 from generation import Drawing, OutputOptions
 
 GENERATION_PATHS = (
@@ -76,10 +85,13 @@ def _draw(services: Services, endpoint: Endpoint) -> Response:
     with contextlib.ExitStack() as admission:
         # Before the body is read: clients that send slowly count too, so that some threads stay free for other routes.
         admission.enter_context(services.generator.admission)
-        body, files = _read_body(endpoint)
-        fields, notes = canonical_fields(body)
+        body, files, is_text = _read_body(endpoint)
+        inputs = _workflow_inputs(body, services.generator.catalogue())
+        fields, notes = canonical_fields(body, inputs, is_form=is_text)
+        if endpoint.task == "generate" and remove_empty_images(fields, inputs):
+            endpoint = replace(endpoint, task="edit", path_task="generate")
         try:
-            parsed, drawing = _prepare(fields, files, notes, endpoint, services)
+            parsed, drawing = _prepare(fields, files, notes, inputs, endpoint, services)
         except InvalidImage as error:
             return _invalid_image_response(error, fields, endpoint)
         del body, fields, files  # up to a hundred megabytes, not needed while the request waits for the GPU
@@ -95,24 +107,48 @@ def _draw(services: Services, endpoint: Endpoint) -> Response:
     return response
 
 
-def _read_body(endpoint: Endpoint) -> tuple[dict[str, Any], tuple[tuple[str, bytes], ...]]:
+def _read_body(endpoint: Endpoint) -> tuple[dict[str, Any], tuple[tuple[str, bytes], ...], bool]:
+    """The fields, the files, and whether the body is a form, in which everything is text."""
+    if endpoint.task == "generate" and request.mimetype == FORM:
+        raise NotJson(
+            f"This route accepts JSON, not {FORM}; send images to {EDIT_PATHS[endpoint.is_gpustack]}."
+        )
     if endpoint.task == "generate" or not is_form(request):
-        return json_request(request), ()
+        return json_request(request), (), False
     form = read_form(request)
-    return convert_fields(form.fields, SCHEMA["properties"]), form.files
+    return form.fields, form.files, True
+
+
+def _workflow_inputs(body: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:
+    """The inputs of the workflows of the model that the request names (name -> JSON Schema); of the default model if it
+    names an unknown one, which is refused later."""
+    extra = body.get("extra_body")
+    name = body.get("model") or (extra.get("model") if isinstance(extra, Mapping) else None)
+    try:
+        model = catalogue.find(name if isinstance(name, str) else None)
+    except ModelNotCurated:
+        model = catalogue.find(None)
+    workflows = [catalogue.workflows[workflow] for workflow in model.workflows.values()]
+    return {name: rule.schema for workflow in workflows for name, rule in workflow.inputs.items()}
 
 
 def _prepare(
     fields: dict[str, Any],
     files: tuple[tuple[str, bytes], ...],
     notes: list[Note],
+    inputs: Mapping[str, Any],
     endpoint: Endpoint,
     services: Services,
 ) -> tuple[ParsedRequest, Drawing]:
     options = services.options
     images: RequestImages | None = None
     if endpoint.task != "generate":
-        images = extract_images(fields, files, services.fetch_image or refuse_image_url)
+        # Before the images are read: a model that cannot use them is the first thing to say.
+        if endpoint.path_task == "generate":
+            _check_edits(fields, services.generator.catalogue())
+        images = extract_images(
+            fields, files, services.fetch_image or refuse_image_url, is_edit=endpoint.path_task is None
+        )
         if images.pictures.mask is not None:
             endpoint, images = _apply_mask(endpoint, images)
     endpoint = _with_supported_task(endpoint, fields, services.generator.catalogue())
@@ -124,12 +160,32 @@ def _prepare(
         random_seed=lambda: secrets.randbelow(2**53),
         default_response_format=options.default_response_format,
         url_needs_file=options.url_style != "data",
+        inputs=inputs,
+        image_size=None
+        if images is None
+        else Size(images.pictures.image.width, images.pictures.image.height),
         notes=(*notes, *(images.notes if images else ())),
     )
     drawing = services.generator.prepare(
         parsed.request, timeout_s=options.request_timeout_s, pictures=images.pictures if images else None
     )
     return parsed, drawing
+
+
+def _check_edits(fields: Mapping[str, Any], catalogue: Catalogue) -> None:
+    """Raises ImageNotSupported for a request to generations that has an image if its model draws from a prompt only."""
+    model = _find_model(fields, catalogue)
+    if model is None or set(model.workflows) - {"generate"}:
+        return
+    others = [other.id for other in catalogue.visible_models if "edit" in catalogue.drawable_tasks(other)]
+    names = f" with a model that edits images: {', '.join(others)}" if others else ""
+    raise ImageNotSupported(
+        f"The model {model.id!r} only draws from a prompt and cannot use the image. Leave it out, or send the request to "
+        f"{EDIT_PATHS[0]}{names or '; no model here edits images yet'}.",
+        param="image",
+        model=model.id,
+        models=others,
+    )
 
 
 def _apply_mask(endpoint: Endpoint, images: RequestImages) -> tuple[Endpoint, RequestImages]:
@@ -143,15 +199,11 @@ def _apply_mask(endpoint: Endpoint, images: RequestImages) -> tuple[Endpoint, Re
 def _with_supported_task(endpoint: Endpoint, fields: Mapping[str, Any], catalogue: Catalogue) -> Endpoint:
     """The endpoint with a task that the requested model supports: an edit without a prompt is a variation if the model
     makes these but no edits. Raises InvalidValue, which names the paths that the model supports."""
-    name = fields.get("model", "")
-    try:
-        model = catalogue.find(name) if isinstance(name, str) else None
-    except ModelNotCurated:
-        model = None
+    model = _find_model(fields, catalogue)
     if model is None or endpoint.task in model.workflows:
-        return endpoint  # a wrong model is reported after the other fields
+        return endpoint
     if endpoint.task == "edit" and "vary" in model.workflows and not has_prompt(fields):
-        return replace(endpoint, task="vary", is_edit_path=True)
+        return replace(endpoint, task="vary", path_task=endpoint.response_task)
     index = 1 if endpoint.is_gpustack else 0
     paths = {**_PATHS, "inpaint": EDIT_PATHS}
     supported = "; or ".join(
@@ -161,6 +213,15 @@ def _with_supported_task(endpoint: Endpoint, fields: Mapping[str, Any], catalogu
         f"The model {model.id!r} does not support the task {endpoint.task!r}, only {supported}.",
         param="model",
     )
+
+
+def _find_model(fields: Mapping[str, Any], catalogue: Catalogue) -> Model | None:
+    """The requested model; None if there is no such model, which is reported after the other fields."""
+    name = fields.get("model", "")
+    try:
+        return catalogue.find(name) if isinstance(name, str) else None
+    except ModelNotCurated:
+        return None
 
 
 def _links(options: HttpOptions) -> Links:

@@ -9,25 +9,17 @@ from typing import Any
 from jsonschema.exceptions import ValidationError
 
 from api.dialect import Endpoint, StreamFormat, stream_format, wants_url
+from api.field_names import SCHEMA
+from api.size_fields import read_size
+from api.unsupported_fields import refuse_unsupported
 from compiler import ImageRequest, LoraChoice, Size, Task
 from compiler.values import Note
 from errors import InvalidValue, PromptRequired, SizeNotAllowed
 from generation import OutputOptions
-from schemas import first_error, load_schema, validator_of
+from schemas import first_error, validator_of
 from schemas.explain import given_value, rule_of
 
-SCHEMA = load_schema("image_request")
 _VALIDATOR = validator_of("image_request")
-
-ALIASES: Mapping[str, tuple[str, ...]] = {
-    "steps": ("num_inference_steps", "sample_steps", "sampling_steps"),
-    "cfg": ("guidance_scale", "cfg_scale"),
-    "sampler": ("sample_method",),
-    "schedule": ("scheduler", "schedule_method"),
-    "strength": ("denoise", "denoising_strength"),
-    "lora": ("loras",),
-}
-"""Canonical name -> names that other servers use. The first one present in the request wins."""
 
 PRESETS = ("quality", "input_fidelity")
 
@@ -43,6 +35,8 @@ _UNSUPPORTED: Mapping[str, str] = {
 _API_FIELDS = frozenset(SCHEMA["properties"]) - {
     *("steps", "cfg", "guidance", "strength", "negative_prompt", "sampler", "schedule")
 }
+_SHAPE_FIELDS = frozenset(("aspect_ratio", "image_size"))
+"""A workflow may have inputs of these names, which then win."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +46,8 @@ class ParsedRequest:
     request: ImageRequest
     output: OutputOptions
     as_url: bool
+    response_task: Task
+    """The task whose form the response has"""
     stream: StreamFormat | None
     adjusted: tuple[Note, ...]
     ignored: tuple[Note, ...]
@@ -65,16 +61,23 @@ def read_image_request(
     random_seed: Callable[[], int],
     default_response_format: str = "auto",
     url_needs_file: bool = True,
+    inputs: Mapping[str, Any] | None = None,
+    image_size: Size | None = None,
     notes: tuple[Note, ...] = (),
 ) -> ParsedRequest:
     """Convert the fields, as `canonical_fields` returns them and without images, to a ParsedRequest.
 
-    `random_seed` returns a random seed and is called if the request has none; `notes` are the notes of the earlier steps.
-    Raises PromptRequired, InvalidValue, SizeNotAllowed.
+    `random_seed` returns a random seed and is called if the request has none; `inputs` are the inputs of the model's
+    workflows (name -> JSON Schema); `image_size` is that of the image to redraw; `notes` are the notes of the earlier
+    steps. Raises PromptRequired, InvalidValue, SizeNotAllowed, FieldNotSupported.
     """
+    inputs = inputs or {}
     fields = dict(fields)
+    of_workflow = {name: fields.pop(name) for name in _SHAPE_FIELDS if name in fields and name in inputs}
     _normalise(fields)
     _check(fields, endpoint.task)
+    refuse_unsupported(fields, inputs, has_image=endpoint.task != "generate")
+    size, shape = read_size(fields, image_size)
     seed = fields.get("seed", -1)
     stream = stream_format(fields, endpoint)
     as_url = wants_url(fields, default_response_format, endpoint.response_task, stream)
@@ -83,13 +86,12 @@ def read_image_request(
         model=fields.get("model", ""),
         task=endpoint.task,
         n=int(fields.get("n", 1)),
-        size=_size(fields.get("size")),
+        size=size,
+        shape=shape,
         seed=random_seed() if seed == -1 else int(seed),
         seed_origin="random" if seed == -1 else "request",
         id=request_id,
-        inputs={
-            name: fields[name] for name in fields if name not in _API_FIELDS and name not in _UNSUPPORTED
-        },
+        inputs=of_workflow | _inputs(fields, inputs),
         presets=_presets(fields, endpoint.task),
         loras=tuple(LoraChoice(lora["name"], lora.get("strength")) for lora in fields.get("lora", ())),
     )
@@ -98,63 +100,20 @@ def read_image_request(
         quality=fields.get("output_compression"),
         keep=as_url and url_needs_file,
     )
-    all_notes = (*notes, *_ignored(fields, endpoint.task, stream))
+    unsupported = {name: why for name, why in _UNSUPPORTED.items() if name in fields and name not in inputs}
+    all_notes = (*notes, *_ignored(fields, endpoint.task, stream, unsupported))
     adjusted = tuple(note for note in all_notes if note.done is not None)
     ignored = tuple(note for note in all_notes if note.done is None)
-    return ParsedRequest(request, output, as_url, stream, adjusted, ignored)
+    return ParsedRequest(request, output, as_url, endpoint.response_task, stream, adjusted, ignored)
 
 
-# --- names -----------------------------------------------------------------------------------------
-
-
-def canonical_fields(body: Mapping[str, Any]) -> tuple[dict[str, Any], list[Note]]:
-    """The fields that are present, without nesting and under their canonical names, and notes on fields that were ignored
-    because another field with the same meaning wins. Raises InvalidValue."""
-    extra = body.get("extra_body")
-    if extra is not None and not isinstance(extra, dict):
-        raise InvalidValue("`extra_body` must be an object.", param="extra_body")
-    outer = {name: value for name, value in body.items() if name != "extra_body" and _is_present(name, value)}
-    inner = {name: value for name, value in (extra or {}).items() if _is_present(name, value)}
-    notes: list[Note] = []
-    if nested := inner.pop("extra_body", None):
-        notes.append(Note("extra_body.extra_body", nested, None, "nested extra_body is ignored"))
-    for canonical, aliases in ALIASES.items():
-        _merge_aliases(canonical, (canonical, *aliases), (outer, inner), notes)
-    notes += [
-        Note(f"extra_body.{name}", value, None, f"`{name}` outside extra_body wins")
-        for name, value in inner.items()
-        if name in outer and outer[name] != value
-    ]
-    return {**inner, **outer}, notes
-
-
-def _is_present(name: str, value: Any) -> bool:
-    return value is not None and (value != "" or name == "prompt")
-
-
-def _merge_aliases(
-    canonical: str, names: tuple[str, ...], sources: tuple[dict[str, Any], ...], notes: list[Note]
-) -> None:
-    """Replace `names` in `sources` by the first value present, stored under `canonical` in the first source."""
-    present = [(source, name) for source in sources for name in names if name in source]
-    for index, (source, name) in enumerate(present):
-        value = source.pop(name)
-        if index == 0:
-            winner, chosen = name, value
-        elif value != chosen:
-            notes.append(Note(name, value, None, f"`{winner}` has the same meaning and wins"))
-    if present:
-        # A guidance scale up to 1 has no effect in diffusers; in ComfyUI, cfg below 1 would steer away from the prompt.
-        if winner == "guidance_scale" and _is_number(chosen) and 0 <= chosen < 1:
-            notes.append(
-                Note(winner, chosen, 1.0, "a guidance scale up to 1 means no guidance, which is cfg 1")
-            )
-            chosen = 1.0
-        sources[0][canonical] = chosen
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _inputs(fields: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The values for the workflow: its own inputs, and fields that nobody knows, which it will list as ignored."""
+    return {
+        name: value
+        for name, value in fields.items()
+        if name not in _API_FIELDS and (name in inputs or name not in _UNSUPPORTED)
+    }
 
 
 # --- values ----------------------------------------------------------------------------------------
@@ -162,9 +121,6 @@ def _is_number(value: Any) -> bool:
 
 def _normalise(fields: dict[str, Any]) -> None:
     """Replace other spellings of allowed values, in place."""
-    n = fields.get("n")
-    if isinstance(n, str) and n.strip().isascii() and n.strip().isdigit() and len(n) < 10:
-        fields["n"] = int(n)
     for name in ("output_format", "response_format"):
         if isinstance(fields.get(name), str):
             fields[name] = fields[name].strip().lower()
@@ -207,15 +163,6 @@ def _invalid(error: ValidationError) -> InvalidValue:
     return kind(f"`{param}` is {given_value(error.instance)}; {rule_of(error)}.", param=param)
 
 
-def _size(text: str | None) -> Size | None:
-    if text is None or text.strip().lower() == "auto":
-        return None
-    try:
-        return Size.parse(text)
-    except ValueError as error:
-        raise SizeNotAllowed(f"`size`: {error}, or auto.", param="size") from error
-
-
 def _presets(fields: Mapping[str, Any], task: Task) -> dict[str, str]:
     names = PRESETS if task != "generate" else ("quality",)
     return {name: fields[name].strip().lower() for name in names if isinstance(fields.get(name), str)}
@@ -224,8 +171,10 @@ def _presets(fields: Mapping[str, Any], task: Task) -> dict[str, str]:
 # --- ignored fields --------------------------------------------------------------------------------
 
 
-def _ignored(fields: Mapping[str, Any], task: Task, stream: StreamFormat | None) -> list[Note]:
-    notes = [Note(name, fields[name], None, why) for name, why in _UNSUPPORTED.items() if name in fields]
+def _ignored(
+    fields: Mapping[str, Any], task: Task, stream: StreamFormat | None, unsupported: Mapping[str, str]
+) -> list[Note]:
+    notes = [Note(name, fields[name], None, why) for name, why in unsupported.items()]
     if stream is None:
         why = "variations cannot be streamed" if fields.get("stream") else "the response is not streamed"
         notes += [

@@ -8,17 +8,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from api.form_body import parse_json_field
+from api.field_values import parse_json_field
 from compiler.values import Note
 from errors import ImageRequired, ImageUrlRefused, InvalidValue
 from generation import Pictures
 from pictures import InputImage, decode_text, has_transparency, read_image
 
 MAX_IMAGES = 16
-_IMAGE_NAMES = re.compile(r"(?:images?|input_image|image_url)(?:\[(\d{0,4})\])?")
-_MASK_NAMES = re.compile(r"(?:mask|mask_image|mask_url)(?:\[\d{0,4}\])?")
+_NUMBER = r"(?:\[(\d{0,4})\])?"
+_IMAGE_NAMES = re.compile(
+    r"(?:images?|(?:input|init|initial|source|base|ref|reference)_images?(?:_urls?)?|image_(?:urls?|base64|b64|data)"
+    rf"|imageUrls?|file){_NUMBER}"
+)
+_EDIT_IMAGE_NAMES = re.compile(rf"(?:{_IMAGE_NAMES.pattern.removesuffix(_NUMBER)}|urls?){_NUMBER}")
+"""In edits also SGLang's `url`, which is not an image in every request to generations"""
+_MASK_NAMES = re.compile(r"(?:mask|(?:mask|inpaint)_(?:image|mask|url|base64|b64|data))(?:\[\d{0,4}\])?")
 _ALPHA_IS_MASK_MODEL = "dall-e-2"
 """The only model whose clients expect the transparent area of an image to be its mask if the request has no mask"""
+
+_FORMS = "a file in the field `image`, or in JSON `image` with a data: URL or base64"
 
 FetchImage = Callable[[str, str], bytes]
 """(URL, param) -> the bytes at that URL; raises ImageUrlRefused or ImageUrlFailed"""
@@ -40,22 +48,43 @@ def refuse_image_url(url: str, param: str) -> bytes:
     )
 
 
+def remove_empty_images(fields: dict[str, Any], inputs: Mapping[str, Any]) -> bool:
+    """Remove fields for images that contain none from `fields` (in place), and return whether one is left.
+
+    `fields` are those of a request to generations; `inputs` are the inputs of the model's workflows, which are no images.
+    """
+    names = [
+        name for name in fields if name not in inputs and (_IMAGE_NAMES.fullmatch(name) or _is_mask(name))
+    ]
+    for name in names:
+        if not _as_list(fields[name], name):
+            del fields[name]
+    return any(name in fields for name in names)
+
+
+def _is_mask(name: str) -> bool:
+    return _MASK_NAMES.fullmatch(name) is not None
+
+
 def extract_images(
-    fields: dict[str, Any], files: tuple[tuple[str, bytes], ...], fetch: FetchImage
+    fields: dict[str, Any], files: tuple[tuple[str, bytes], ...], fetch: FetchImage, *, is_edit: bool = True
 ) -> RequestImages:
-    """Read the images from `fields` and `files`, and remove them from `fields` (in place).
+    """Read the images from `fields` and `files`, and remove them from `fields` (in place). `is_edit`: whether the path is
+    that of edits or variations.
 
     Raises ImageRequired, InvalidImage, InvalidValue for more than 16 images, and what `fetch` raises.
     """
-    images = _extract(_IMAGE_NAMES, "image", fields, files)
+    image_names = _EDIT_IMAGE_NAMES if is_edit else _IMAGE_NAMES
+    images = _extract(image_names, "image", fields, files)
     masks = _extract(_MASK_NAMES, "mask", fields, files)
     notes = [
         Note(name, "(a file)", None, "this server has no such field")
         for name, _ in files
-        if not (_IMAGE_NAMES.fullmatch(name) or _MASK_NAMES.fullmatch(name))
+        if not (image_names.fullmatch(name) or _is_mask(name))
     ]
     if not images:
-        raise ImageRequired("An image is required: send a file in the field `image`.", param="image")
+        reason = "The request has a `mask` and no image. " if masks else ""
+        raise ImageRequired(f"{reason}An image is required: send {_FORMS}.", param="image")
     if len(images) > MAX_IMAGES:
         raise InvalidValue(
             f"The request has {len(images)} images; at most {MAX_IMAGES} are allowed.", param="image"
@@ -104,9 +133,9 @@ def _as_list(value: Any, param: str) -> list[Any]:
     """The images in a field's value, which may be one image, a list, or either of them as JSON text."""
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         value = parse_json_field(param, value)
-    if value is None or value == "":
+    if not value:
         return []
-    return [item for item in value if item not in (None, "")] if isinstance(value, list) else [value]
+    return [item for item in value if item] if isinstance(value, list) else [value]
 
 
 def _bytes(value: Any, param: str, fetch: FetchImage) -> bytes:

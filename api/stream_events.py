@@ -33,7 +33,7 @@ class StreamEvents:
     ) -> None:
         self._drawing, self._parsed, self._format, self._links = drawing, parsed, stream, links
         self._arrived_at = arrived_at
-        self._type = "image_generation" if parsed.request.task == "generate" else "image_edit"
+        self._type = "image_generation" if parsed.response_task == "generate" else "image_edit"
         self._batches = [job.batch for job in drawing.plan.jobs]
         self._total = sum(self._batches)
         self._sent = 0

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from compiler.answer import answer_part, find_output
-from compiler.catalogue import Catalogue, Model
+from compiler.catalogue import Catalogue, LoraTags, Model
 from compiler.catalogue_file import learned_nodes, parse_catalogue
 from compiler.check import check, find_errors
 from compiler.fit import fit
@@ -46,6 +46,7 @@ __all__ = [
     "Graph",
     "ImageRequest",
     "LoraChoice",
+    "LoraTags",
     "Model",
     "Note",
     "Plan",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from jsonschema import Draft202012Validator
 
@@ -15,6 +15,9 @@ from compiler.signatures import Signatures
 from compiler.size import Size, SizeRule
 from compiler.values import TASKS, Task
 from errors import ModelNotCurated
+
+LoraTags = Literal["apply", "refuse", "text"]
+"""Apply the LoRA and remove the tag from the prompt; refuse the request; draw the tag as part of the prompt."""
 
 DEFAULT_LIMIT_N = 10
 DEFAULT_LIMIT_BATCH = 1
@@ -197,6 +200,8 @@ class Catalogue:
     loras: Mapping[str, Lora] = field(default_factory=dict)
     default_size: Size | None = None
     """This installation's default, for models that can draw it."""
+    lora_tags: LoraTags = "apply"
+    """What this installation does with <lora:NAME:STRENGTH> in a prompt."""
     hidden: frozenset[str] = frozenset()
     """Models that this installation hides."""
     proofs: Mapping[str, Mapping[Task, TaskProof]] = field(default_factory=dict)

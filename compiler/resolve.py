@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from compiler.catalogue import Catalogue, Input, Model, Workflow
 from compiler.choose_size import ChosenSize, choose_size
+from compiler.loras import read_loras
+from compiler.sampling_names import find_sampling_name, split_sampler
 from compiler.values import MAX_SEED, TASK_SOURCES, ImageRequest, JobPlan, Note, Plan, PlannedValue, Task
 from errors import InvalidValue, ModelNotDrawable, PromptRequired
 from schemas import allowed_values, first_error
@@ -23,17 +26,20 @@ def resolve(request: ImageRequest, catalogue: Catalogue) -> Plan:
     model = catalogue.find(request.model)
     workflow = _workflow(request, model, catalogue)
     has_seed = catalogue.proof_of(model, request.task).has_seed
+    request, loras = read_loras(request, model, catalogue)
     _check_prompt(request)
+    inputs = split_sampler(request.inputs, workflow.inputs_for(request.task), catalogue)
+    request = replace(request, inputs=inputs)
     chosen = choose_size(request, model, catalogue)
     presets = _presets(request, model, workflow)
-    inputs, adjusted = _inputs(request, model, workflow, catalogue, presets)
-    ignored = [*_ignored_inputs(request, inputs, workflow), *_ignored_presets(request, presets)]
+    planned, adjusted = _inputs(request, model, workflow, catalogue, presets)
+    ignored = [*_ignored_inputs(request, planned, workflow), *_ignored_presets(request, presets)]
     if not has_seed and request.seed_origin == "request":
         why = f"the workflow {workflow.id} has no seed: the same image always gives the same picture"
         ignored.append(Note("seed", request.seed, None, why))
     for note in ignored:
-        if note.field in inputs:
-            inputs[note.field] = default_value(note.field, model, workflow, request.task)
+        if note.field in planned:
+            planned[note.field] = default_value(note.field, model, workflow, request.task)
     return Plan(
         model=model.id,
         workflow=workflow.id,
@@ -48,14 +54,14 @@ def resolve(request: ImageRequest, catalogue: Catalogue) -> Plan:
             "prompt": PlannedValue(request.prompt, "request"),
             "width": PlannedValue(chosen.canvas.width, chosen.origin),
             "height": PlannedValue(chosen.canvas.height, chosen.origin),
-            **inputs,
+            **planned,
             **_source_values(request, chosen),
-            "loras": PlannedValue(_loras(request, model, catalogue), "request"),
+            "loras": PlannedValue(loras.planned, "request"),
             "files": PlannedValue({role: file.name for role, file in model.files.items()}, "model"),
         },
         jobs=_jobs(request, model, workflow, has_seed),
-        adjusted=(*chosen.notes, *adjusted),
-        ignored=tuple(ignored),
+        adjusted=(*chosen.notes, *loras.adjusted, *adjusted),
+        ignored=(*loras.ignored, *ignored),
         presets={field: request.presets[field] for field, values in presets.items() if values},
         has_seed=has_seed,
     )
@@ -182,9 +188,11 @@ def _canonical_value(name: str, value: Any, rule: Input, catalogue: Catalogue) -
     if not isinstance(value, str) or value in choices:
         return value, None
     key = value.strip().casefold()
-    mapping = catalogue.sampling_names.get(name, {}).get(key)
-    if mapping is None:
+    if name not in catalogue.sampling_names:
         return key if key in choices else value, None
+    mapping = find_sampling_name(name, value, rule, catalogue)
+    if mapping is None:
+        return value, None
     note = None if mapping.exact else Note(name, value, mapping.name, mapping.why)
     return mapping.name, note
 
@@ -257,27 +265,6 @@ def _ignored_presets(request: ImageRequest, presets: Mapping[str, Mapping[str, A
                 None,
                 "the model has no such preset for this task, or the request itself sets its values",
             )
-
-
-# --- LoRAs -----------------------------------------------------------------------------------------
-
-
-def _loras(request: ImageRequest, model: Model, catalogue: Catalogue) -> list[dict[str, Any]]:
-    available = catalogue.loras_for(model)
-    result = []
-    for choice in request.loras:
-        lora = available.get(choice.name)
-        if lora is None:
-            raise InvalidValue(
-                f"`lora`: {model.id} has no LoRA {given_value(choice.name)}; "
-                f"available: {', '.join(available) or 'none'}.",
-                param="lora",
-                given=choice.name,
-                allowed=list(available),
-            )
-        strength = lora.strength if choice.strength is None else choice.strength
-        result.append({"id": lora.id, "file": lora.file.name, "strength": strength})
-    return result
 
 
 # --- jobs -----------------------------------------------------------------------------------------

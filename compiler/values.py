@@ -52,6 +52,8 @@ class LoraChoice:
 
     name: str
     strength: float | None = None
+    param: str = "lora"
+    """The request field that has it, for messages"""
 
 
 @dataclass(frozen=True)

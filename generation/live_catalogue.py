@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from compiler import Catalogue, Size, SourcePaths, Sources, load_catalogue, read_sources
+from compiler import Catalogue, LoraTags, Size, SourcePaths, Sources, load_catalogue, read_sources
 from errors import CatalogueInvalid, EaselError, SettingsInvalid, shorten
 from generation.last_good import LastGoodFile, Version
 
@@ -174,10 +174,14 @@ def _log_undrawable(catalogue: Catalogue) -> None:
 
 
 def installation_choices(
-    default_model: str, default_size: str, visible: tuple[str, ...], preload: tuple[str, ...] = ()
+    default_model: str,
+    default_size: str,
+    visible: tuple[str, ...],
+    preload: tuple[str, ...] = (),
+    lora_tags: LoraTags = "apply",
 ) -> ApplyChoices:
-    """A function that applies the settings `images.default_model`, `images.default_size` and `images.visible` to a
-    catalogue.
+    """A function that applies the settings `images.default_model`, `images.default_size`, `images.visible` and
+    `images.lora_tags` to a catalogue.
 
     It raises SettingsInvalid if a model is not in the catalogue (those of `images.preload` too), or if the default
     model is hidden.
@@ -199,6 +203,8 @@ def installation_choices(
             size = Size.parse(default_size) if default_size else None
         except ValueError as error:
             raise SettingsInvalid(f"images.default_size: {error}.") from error
-        return replace(catalogue, default_model=default, default_size=size, hidden=hidden)
+        return replace(
+            catalogue, default_model=default, default_size=size, hidden=hidden, lora_tags=lora_tags
+        )
 
     return apply

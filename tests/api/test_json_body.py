@@ -8,7 +8,7 @@ import time
 import pytest
 from flask.testing import FlaskClient
 
-from api.form_body import parse_json_field
+from api.field_values import parse_json_field
 from api.json_body import MAX_VALUES, has_too_many_values, json_object
 from errors import InvalidRequest, InvalidValue
 

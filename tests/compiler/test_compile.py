@@ -102,7 +102,7 @@ def test_a_model_is_found_by_the_names_that_clients_use(name: str, model: str) -
     assert CATALOGUE.find(name).id == model
 
 
-@pytest.mark.parametrize("name", ["nope", "sdxl", "dall", "gpt-4"])
+@pytest.mark.parametrize("name", ["nope", "SD3", "dall", "gpt-4"])
 def test_an_unknown_model_is_refused_with_a_list_of_the_known_ones(name: str) -> None:
     with pytest.raises(ModelNotCurated) as caught:
         compile_workflow(image_request(model=name), CATALOGUE)

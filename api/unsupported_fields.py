@@ -1,0 +1,93 @@
+"""Fields of other servers that change what the picture shows and that this server cannot honour. Requests with one of
+them are refused; listing it as ignored would draw something else than was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from errors import FieldNotSupported
+
+_IN_THE_PROMPT = "describe it in `prompt`"
+_ONE_IMAGE = "send the image as `image` to redraw it"
+_SIZE = "request the final size with `size`"
+_WHOLE_PROMPT = "write the whole text in `prompt`, or `negative_prompt`"
+
+REFUSED_FIELDS: Mapping[str, str] = {
+    # looks
+    **dict.fromkeys(
+        ("style_preset", "style_type", "style_id", "styles", "color_palette", "colors"), _IN_THE_PROMPT
+    ),
+    **dict.fromkeys(("tile", "tiling", "seamless"), "this server draws no seamless tiles"),
+    **dict.fromkeys(("remove_background", "transparent_background"), "all models draw opaque pictures"),
+    **dict.fromkeys(
+        ("embeddings", "textual_inversion", "hypernetwork"), "use a LoRA of the catalogue (`lora`)"
+    ),
+    # more than one text
+    **dict.fromkeys(("prompt_2", "prompt_3", "text_prompts", "additional_prompts"), _WHOLE_PROMPT),
+    **dict.fromkeys(("negative_prompt_2", "negative_prompt_3"), _WHOLE_PROMPT),
+    # images that are not redrawn
+    **dict.fromkeys(
+        ("control", "control_image", "control_images", "control_net_image", "controlnet"), _ONE_IMAGE
+    ),
+    **dict.fromkeys(("controlnets", "controlnet_units", "controlnet_image", "alwayson_scripts"), _ONE_IMAGE),
+    **dict.fromkeys(
+        ("image_prompt", "image_prompts", "image_guidance", "ip_adapter", "ip_adapters"), _ONE_IMAGE
+    ),
+    **dict.fromkeys(("ip_adapter_image", "style_image", "style_reference", "style_references"), _ONE_IMAGE),
+    **dict.fromkeys(("character_reference", "character_reference_images", "subject_reference"), _ONE_IMAGE),
+    **dict.fromkeys(("style_reference_images", "pulid_image", "id_images", "photo_maker"), _ONE_IMAGE),
+    "markup": "mark the area in `mask`, and describe the change in `prompt`",
+    # other sizes
+    **dict.fromkeys(("enable_hr", "hires", "hires_fix", "enable_hires", "upscale", "upscale_factor"), _SIZE),
+    **dict.fromkeys(("upscaler", "upscale_by", "rotate"), _SIZE),
+    # other models and programs
+    **dict.fromkeys(("override_settings", "sd_model_checkpoint"), "send the model's id as `model`"),
+    "script_name": "this server runs no scripts",
+    "workflow": "this server draws the workflows of its catalogue; choose one by `model`",
+}
+"""name -> what to do instead"""
+
+REFUSED_WITH_AN_IMAGE: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("image_strength", "init_image_strength", "image_prompt_strength"),
+        "send `strength`, which is how much is redrawn: 1 minus this value",
+    ),
+    **dict.fromkeys(("inpainting_mask_invert", "invert_mask", "mask_invert"), "send the inverted mask"),
+    **dict.fromkeys(
+        ("outpaint", "expand_left", "expand_right", "expand_up", "expand_down"), "enlarge the image first"
+    ),
+}
+"""The same for fields that have no effect on a picture that is drawn from a prompt only"""
+_FACTORS = ("upscale", "upscale_factor", "upscale_by")
+
+_NEUTRAL_TEXTS = ("", "none", "null", "false", "off", "no", "0", "auto", "default")
+_OPENAI_STYLES = ("vivid", "natural", "standard", "base")
+"""DALL·E 3's two; clients of it send one with every request. The others are other servers' names for no style."""
+
+
+def refuse_unsupported(fields: Mapping[str, Any], inputs: Mapping[str, Any], *, has_image: bool) -> None:
+    """Raises FieldNotSupported for a field that changes the meaning, unless it is among `inputs`, those of the model's
+    workflows, or its value means that it is off."""
+    refused = {**REFUSED_FIELDS, **REFUSED_WITH_AN_IMAGE} if has_image else REFUSED_FIELDS
+    for name in fields:
+        if name in refused and name not in inputs and not _is_off(name, fields[name]):
+            raise _not_supported(name, refused[name])
+    if "style" in fields and "style" not in inputs and not _is_off("style", fields["style"], _OPENAI_STYLES):
+        raise _not_supported("style", _IN_THE_PROMPT)
+
+
+def _is_off(name: str, value: Any, neutral: tuple[str, ...] = ()) -> bool:
+    """Whether the value says that the feature is not used: 0, false, nothing, a factor of 1, or a word for these."""
+    if isinstance(value, str):
+        return value.strip().casefold() in (*_NEUTRAL_TEXTS, *neutral)
+    if isinstance(value, Mapping):
+        return not value or value.get("enabled") is False or value.get("enable") is False
+    return not value or (name in _FACTORS and value == 1 and value is not True)
+
+
+def _not_supported(name: str, remedy: str) -> FieldNotSupported:
+    return FieldNotSupported(
+        f"`{name}` changes the picture in a way that this server does not support. Leave it out; {remedy}.",
+        param=name,
+    )
