@@ -32,8 +32,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "strength": ("denoise", "denoising_strength", "prompt_strength"),
     "seed": ("random_seed",),
     "negative_prompt": ("negativePrompt", "neg_prompt"),
-    "aspect_ratio": ("aspectRatio",),
-    "image_size": ("imageSize", "resolution"),
+    "aspect_ratio": ("aspectRatio", "ratio", "aspect"),
+    "image_size": ("imageSize", "resolution", "dimensions"),
     "lora": ("loras",),
 }
 """Canonical name -> names that other servers use. The first one present in the request wins."""

@@ -35,7 +35,7 @@ _UNSUPPORTED: Mapping[str, str] = {
 _API_FIELDS = frozenset(SCHEMA["properties"]) - {
     *("steps", "cfg", "guidance", "strength", "negative_prompt", "sampler", "schedule")
 }
-_SHAPE_FIELDS = frozenset(("aspect_ratio", "image_size"))
+_SHAPE_FIELDS = frozenset(("aspect_ratio", "image_size", "megapixels"))
 """A workflow may have inputs of these names, which then win."""
 
 

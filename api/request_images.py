@@ -114,19 +114,21 @@ def _size(image: InputImage) -> str:
 def _extract(
     names: re.Pattern[str], param: str, fields: dict[str, Any], files: tuple[tuple[str, bytes], ...]
 ) -> list[Any]:
-    """The files and fields with these names, sorted by number, then in the order they were sent."""
-    numbered: list[tuple[int, Any]] = []
+    """The files and fields with these names: those that are called a reference last, the others by number, then in the
+    order they were sent."""
+    numbered: list[tuple[tuple[bool, int], Any]] = []
     for name, data in files:
         if match := names.fullmatch(name):
-            numbered.append((_number(match), data))
+            numbered.append((_rank(match), data))
     for name in [name for name in fields if names.fullmatch(name)]:
-        match = names.fullmatch(name)
-        numbered += [(_number(match), value) for value in _as_list(fields.pop(name), param)]
+        if match := names.fullmatch(name):
+            numbered += [(_rank(match), value) for value in _as_list(fields.pop(name), param)]
     return [value for _, value in sorted(numbered, key=lambda pair: pair[0])]
 
 
-def _number(match: re.Match[str] | None) -> int:
-    return int(match[1]) if match is not None and match.re.groups and match[1] else 0
+def _rank(match: re.Match[str]) -> tuple[bool, int]:
+    number = match[1] if match.re.groups else None
+    return match[0].startswith("ref"), int(number) if number else 0
 
 
 def _as_list(value: Any, param: str) -> list[Any]:

@@ -1,5 +1,5 @@
-"""Reads the size of the picture from the fields in which clients send it: `size`, `width` and `height`, `aspect_ratio`
-and `image_size`. Pure."""
+"""Reads the size of the picture from the fields in which clients send it: `size`, `width` and `height`, `aspect_ratio`,
+`image_size` and `megapixels`. Pure."""
 
 from __future__ import annotations
 
@@ -50,6 +50,8 @@ def read_size(fields: Mapping[str, Any], image: Size | None) -> tuple[Size | Non
             ratios[param] = value
         elif isinstance(value, int):
             areas[param] = value
+    if "megapixels" in fields:
+        areas["megapixels"] = round(fields["megapixels"] * 1024 * 1024)
     if "aspect_ratio" in fields and (ratio := _ratio_of(fields["aspect_ratio"])) is not None:
         ratios["aspect_ratio"] = ratio
     sides = _sides(fields, next(iter(exact.values()), None), next(iter(ratios.values()), None), image)

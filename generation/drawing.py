@@ -248,5 +248,8 @@ def parameters_text(plan: Plan, seed: int | None) -> str:
         lines.append(f"Negative prompt: {values['negative_prompt']}")
     parts = [f"{label}: {values[name]}" for name, label in _PARAMETER_LABELS.items() if name in values]
     parts += [] if seed is None else [f"Seed: {seed}"]
+    if loras := values["loras"]:
+        texts = [f"{lora['id']}: {lora['strength']:g}" for lora in loras]
+        parts.append(f'Loras: "{", ".join(texts)}"')
     lines.append(", ".join([*parts, f"Size: {plan.size}", f"Model: {plan.model}"]))
     return "\n".join(lines)

@@ -66,6 +66,7 @@ SHAPES: list[tuple[dict[str, Any], tuple[int, int]]] = [
     ({"image_size": "1K", "size": "1024x1024"}, (1024, 1024)),
     ({"aspect_ratio": "16:9", "size": "1792x1024"}, (1024, 584)),
     ({"width": 1536, "height": 1024}, (1024, 680)),
+    ({"ratio": "1:2", "megapixels": 0.25}, (360, 720)),
 ]
 
 
@@ -121,6 +122,7 @@ def test_edits_and_variations_are_drawn_in_the_requested_shape(
         ({"size": "512x512", "image_size": "2K"}, "image_size", ("size", "image_size")),
         ({"size": "512x512", "image_size": "512x768"}, "image_size", ("size", "image_size")),
         ({"size": "1K", "image_size": "2K"}, "image_size", ("size", "image_size")),
+        ({"size": "512x512", "megapixels": 4}, "megapixels", ("size", "megapixels")),
         ({"width": 512}, "width", ("width", "height", "aspect_ratio")),
         ({"image_size": "huge"}, "image_size", ("image_size", "2K")),
         ({"image_size": {"width": 512}}, "image_size", ("width", "height")),
@@ -181,6 +183,14 @@ def test_an_image_in_a_generation_is_drawn_from_as_in_an_edit(client: FlaskClien
 def test_edits_and_variations_take_the_same_names(client: FlaskClient, path: str, name: str) -> None:
     body = draw(client, path, prompt="x" if path == EDITS else None, **{name: data_url(photo(300, 260))})
     assert body["size"] == "300x260"
+
+
+@pytest.mark.parametrize("path", [PATH, EDITS])
+def test_the_image_is_redrawn_and_not_the_references_beside_it(client: FlaskClient, path: str) -> None:
+    images = {"reference_images": [data_url(photo(400, 300))], "image": data_url(photo(300, 260))}
+    body = draw(client, path, **images)
+    assert body["size"] == "300x260"
+    assert listed(body, "ignored") == ["image"]
 
 
 def test_a_mask_in_a_generation_limits_the_drawing_and_alone_is_refused(client: FlaskClient) -> None:
@@ -451,6 +461,8 @@ def test_a_lora_tag_is_applied_and_no_text(labelled: FlaskClient, make_app: Make
     prompt = "a castle <lora:lcm-sd-1.5:0.8>"
     text, body = prompt_in(labelled, model="sd-1.5", prompt=prompt)
     assert text == "a castle"
+    parameters = picture(labelled, body["data"][0]).info["parameters"]
+    assert 'Loras: "lcm-sd-1.5: 0.8"' in parameters
     assert body["_hal0"]["meta"]["loras"] == [{"name": "lcm-sd-1.5", "strength": 0.8}]
     assert listed(body, "adjusted") == ["prompt"]
     message = refuse(labelled, "request.invalid_value", "prompt", model="sd-1.5", prompt="a <lora:nope:1>")
