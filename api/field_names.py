@@ -27,7 +27,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     ),
     "steps": ("num_inference_steps", "sample_steps", "sampling_steps", _LOCALAI_STEPS),
     "cfg": ("guidance_scale", "cfg_scale"),
-    "sampler": ("sample_method", "sampler_name", "sampling_method"),
+    "sampler": ("sample_method", "sampler_name", "sampler_index", "sampling_method"),
     "schedule": ("scheduler", "schedule_method"),
     "strength": ("denoise", "denoising_strength", "prompt_strength"),
     "seed": ("random_seed",),
@@ -142,6 +142,8 @@ def _merge_aliases(
         if value == chosen:
             continue
         if canonical == "n":
+            if value == 1 and not isinstance(value, bool):
+                continue  # what programs send that do not use this one of the names
             raise InvalidValue(
                 f"`{winner}` is {given_value(chosen)} and `{name}` is {given_value(value)}; both are the number of "
                 "pictures: send one of them.",

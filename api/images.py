@@ -147,10 +147,10 @@ def _prepare(
         if endpoint.path_task == "generate":
             _check_edits(fields, services.generator.catalogue())
         images = extract_images(
-            fields, files, services.fetch_image or refuse_image_url, is_edit=endpoint.path_task is None
+            fields, files, services.fetch_image or refuse_image_url, path_task=endpoint.response_task
         )
         if images.pictures.mask is not None:
-            endpoint, images = _apply_mask(endpoint, images)
+            endpoint = replace(endpoint, task="inpaint")
     endpoint = _with_supported_task(endpoint, fields, services.generator.catalogue())
     parsed = read_image_request(
         fields,
@@ -186,14 +186,6 @@ def _check_edits(fields: Mapping[str, Any], catalogue: Catalogue) -> None:
         model=model.id,
         models=others,
     )
-
-
-def _apply_mask(endpoint: Endpoint, images: RequestImages) -> tuple[Endpoint, RequestImages]:
-    """An edit with a mask becomes an inpainting; a variation drops the mask."""
-    if endpoint.task == "edit":
-        return replace(endpoint, task="inpaint"), images
-    note = Note("mask", "(a file)", None, "a variation redraws the whole image")
-    return endpoint, RequestImages(replace(images.pictures, mask=None), (*images.notes, note))
 
 
 def _with_supported_task(endpoint: Endpoint, fields: Mapping[str, Any], catalogue: Catalogue) -> Endpoint:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from api.field_values import parse_json_field
-from compiler.values import Note
-from errors import ImageRequired, ImageUrlRefused, InvalidValue
+from compiler.values import Note, Task
+from errors import FieldNotSupported, ImageRequired, ImageUrlRefused, InvalidValue
 from generation import Pictures
 from pictures import InputImage, decode_text, has_transparency, read_image
 
@@ -67,14 +67,19 @@ def _is_mask(name: str) -> bool:
 
 
 def extract_images(
-    fields: dict[str, Any], files: tuple[tuple[str, bytes], ...], fetch: FetchImage, *, is_edit: bool = True
+    fields: dict[str, Any],
+    files: tuple[tuple[str, bytes], ...],
+    fetch: FetchImage,
+    *,
+    path_task: Task = "edit",
 ) -> RequestImages:
-    """Read the images from `fields` and `files`, and remove them from `fields` (in place). `is_edit`: whether the path is
-    that of edits or variations.
+    """Read the images from `fields` and `files`, and remove them from `fields` (in place). `path_task`: the task that
+    the path stands for.
 
-    Raises ImageRequired, InvalidImage, InvalidValue for more than 16 images, and what `fetch` raises.
+    Raises ImageRequired, InvalidImage, InvalidValue for more than 16 images, FieldNotSupported for a mask in a variation,
+    and what `fetch` raises.
     """
-    image_names = _EDIT_IMAGE_NAMES if is_edit else _IMAGE_NAMES
+    image_names = _IMAGE_NAMES if path_task == "generate" else _EDIT_IMAGE_NAMES
     images = _extract(image_names, "image", fields, files)
     masks = _extract(_MASK_NAMES, "mask", fields, files)
     notes = [
@@ -92,12 +97,18 @@ def extract_images(
     if len(images) > 1:
         why = "workflows accept one image; the first is redrawn"
         notes.append(Note("image", f"{len(images)} images", None, why))
+    if masks and path_task == "vary":
+        raise FieldNotSupported(
+            "A variation redraws the whole image and has no `mask`. Send it to /v1/images/edits with a prompt.",
+            param="mask",
+        )
     if len(masks) > 1:
         notes.append(Note("mask", f"{len(masks)} masks", None, "an image has one mask; the first is used"))
     image = read_image(_bytes(images[0], "image", fetch), param="image")
     mask = read_image(_bytes(masks[0], "mask", fetch), param="mask") if masks else None
     if (
         mask is None
+        and path_task != "vary"
         and str(fields.get("model", "")).strip().lower() == _ALPHA_IS_MASK_MODEL
         and has_transparency(image)
     ):

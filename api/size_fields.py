@@ -20,7 +20,6 @@ _NAMED_RATIOS = {"square": 1.0, "landscape": 3 / 2, "portrait": 2 / 3}
 """The shapes of OpenAI's 1024x1024, 1536x1024 and 1024x1536"""
 _RESOLUTION = re.compile(r"\s*(\d{1,2}(?:\.\d{1,2})?)\s*k\s*", re.ASCII | re.IGNORECASE)
 _NAMED_SIZES = {
-    "square": "512x512",
     "square_hd": "1024x1024",
     "portrait_4_3": "768x1024",
     "portrait_16_9": "576x1024",
@@ -79,19 +78,19 @@ def _parse(param: str, value: Any) -> Size | float | int | None:
     text = str(value).strip().lower() if value is not None else ""
     if text in ("", *_AUTO):
         return None
-    if param == "image_size" and text in _NAMED_SIZES:
+    if text in _NAMED_SIZES:
         return Size.parse(_NAMED_SIZES[text])
     if match := _RESOLUTION.fullmatch(text):
         side = round(float(match[1]) * 1024)
         if side == 0:
             raise _invalid(param, value, "write 1K, 2K or WIDTHxHEIGHT")
         return side * side
-    if _RATIO.fullmatch(text):
+    if text in _NAMED_RATIOS or _RATIO.fullmatch(text):
         return _ratio_of(text, param)
     try:
         return Size.parse(text)
     except ValueError as error:
-        more = "" if param == "size" else ", such as 1K or 2K"
+        more = "" if param == "size" else ", an area such as 1K or 2K"
         raise SizeNotAllowed(f"`{param}`: {error}{more}, or auto.", param=param) from error
 
 

@@ -59,6 +59,8 @@ SHAPES: list[tuple[dict[str, Any], tuple[int, int]]] = [
     ({"resolution": "2K"}, (1024, 1024)),
     ({"size": "2K", "aspect_ratio": "3:4"}, (768, 1024)),
     ({"size": "16:9"}, (680, 384)),
+    ({"size": "square"}, (512, 512)),
+    ({"image_size": "portrait"}, (416, 624)),
     ({"image_size": "1024x768"}, (1024, 768)),
     ({"image_size": "1024*768"}, (1024, 768)),
     ({"image_size": {"width": 768, "height": "512"}}, (768, 512)),
@@ -321,6 +323,7 @@ def test_what_only_tunes_the_picture_is_listed(
         ({"batch_size": 2, "n_iter": 2}, 4),
         ({"batch_size": 1, "batch_count": 3}, 3),
         ({"n": 2, "batch_size": 2}, 2),
+        ({"n": 2, "batch_size": 1, "n_iter": 1}, 2),
     ],
 )
 def test_the_number_of_pictures_has_many_names(

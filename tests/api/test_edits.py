@@ -397,8 +397,17 @@ def test_variations_need_no_prompt_and_return_urls(client: FlaskClient) -> None:
 
 
 def test_fields_that_a_variation_does_not_use_are_listed_as_ignored(client: FlaskClient) -> None:
-    body = send(client, VARIATIONS, image=file(photo()), mask=file(mask()), stream="true")
-    assert {note["field"] for note in body["_hal0"]["ignored"]} == {"prompt", "mask", "stream"}
+    body = send(client, VARIATIONS, image=file(photo()), stream="true")
+    assert {note["field"] for note in body["_hal0"]["ignored"]} == {"prompt", "stream"}
+
+
+def test_a_mask_in_a_variation_is_refused_and_names_the_path_of_edits(client: FlaskClient) -> None:
+    fields = {"image": file(photo()), "mask": file(mask())}
+    message = refuse(client, 400, "request.field_not_supported", "mask", VARIATIONS, **fields)
+    assert EDITS in message
+    transparent = encoded(Image.new("RGBA", (256, 256), (200, 0, 0, 0)))
+    body = send(client, VARIATIONS, image=file(transparent), model="dall-e-2")
+    assert body["_hal0"]["meta"]["task"] == "vary"
 
 
 # --- streams ---------------------------------------------------------------------------------------
