@@ -1,5 +1,5 @@
 """Turns ComfyUI's refusals and failures into Easel's errors. Drops tracebacks, input configurations and paths of the
-machine that ComfyUI runs on."""
+machine that ComfyUI runs on, but for the names of files of weights."""
 
 from __future__ import annotations
 
@@ -15,38 +15,55 @@ _MAX_LENGTH = 500
 _PLACEHOLDER = "<path>"
 _QUOTED_PATH = re.compile(r"""(['"`])(?:file://)?(?:/|~/|[A-Za-z]:[\\/]|\\\\)(?!\1)[^\n]*?\1""")
 _LABELLED_PATH = re.compile(
-    r"(?mi)^(\s*\w*(?:folder|path|file|dir|directory)\w*\s*[:=]\s*)(?:/|~/|[A-Z]:[\\/]|\\\\).*$"
+    r"(?mi)^(\s*(?:\w*(?:folder|path|file|dir|directory)\w*|\w+ (?:path|folder))\s*[:=]\s*)(?:/|~/|[A-Z]:[\\/]|\\\\).*$"
 )
 _BARE_PATH = re.compile(
-    r"""(?<![\w/.:\\])(?:file:/+|~?/|[A-Za-z]:[\\/]|\\\\)[\w.@+~-][^\s'"`,;:()\[\]<>|]*"""
+    r"""(?<![\w/.:\\>])(?:file:/+|~?/|[A-Za-z]:[\\/]|\\\\)[\w.@+~-][^\s'"`,;:()\[\]<>|]*"""
 )
 
-_OUT_OF_MEMORY_TYPES = ("OutOfMemoryError", "MemoryError")
+_WEIGHTS_NAME = re.compile(
+    r"[^/\\]+\.(?:safetensors|sft|ckpt|pt2?|pth|bin|gguf|onnx|engine|pkl)(?=\W|$)", re.IGNORECASE
+)
+
+_OUT_OF_MEMORY_TYPES = ("OutOfMemoryError", "MemoryError", "MemoryAllocationError")
 _OUT_OF_MEMORY = re.compile(
-    r"out of memory|not enough memory|insufficient memory|can(?:not|'t) allocate memory|unable to allocate"
-    r"|allocation on device|ALLOC_FAILED",
+    # CUDA, ROCm and MPS; OutOfMemory, OUT_OF_DEVICE_MEMORY and the like are names of codes (Metal, HIP, Level Zero)
+    r"out[ _-]?of[ _-]?(?:device[ _-]?|host[ _-]?|gpu[ _-]?|video[ _-]?)?memory|ERROR_OUT_OF_RESOURCES"
+    r"|insufficient memory|can(?:not|'t) allocate memory|unable to allocate|allocation on device|Alloc_?Failed"
+    r"|failed to allocate .{0,40}(?:buffer|memory)|invalid buffer size: [\d.]+ ?[KMGT]?i?B"
+    # DirectML
+    r"|could not allocate tensor with \d+ bytes|not enough (?:gpu |video |system |cpu )*memory|8007000E"
+    # Windows: the page file is too small; its messages are translated, its numbers are not
+    r"|paging file|(?:WinError|os error) (?:8|14|1450|1453|1455)\b|bad[ _]alloc",
     re.IGNORECASE,
 )
 
 
 def without_paths(text: str) -> str:
-    """`text` with every file path replaced by a placeholder, cut to 500 characters."""
+    """`text` with every path of a file replaced by a placeholder, cut to 500 characters. A file of weights keeps its
+    name, which says what to download again; its folders are dropped."""
     for pattern, replacement in (
-        (_QUOTED_PATH, rf"\1{_PLACEHOLDER}\1"),
-        (_LABELLED_PATH, rf"\1{_PLACEHOLDER}"),
-        (_BARE_PATH, _PLACEHOLDER),
+        (_QUOTED_PATH, lambda match: f"{match[1]}{_placeholder(match[0][1:-1])}{match[1]}"),
+        (_LABELLED_PATH, lambda match: f"{match[1]}{_placeholder(match[0])}"),
+        (_BARE_PATH, lambda match: _placeholder(match[0])),
     ):
         text = pattern.sub(replacement, text)
     return shorten(text.strip(), _MAX_LENGTH)
 
 
+def _placeholder(path: str) -> str:
+    name = _WEIGHTS_NAME.search(path.rstrip(".,;:"))
+    return f"{_PLACEHOLDER}/{name[0]}" if name else _PLACEHOLDER
+
+
 def node_failure(data: Mapping[str, Any]) -> NodeFailed:
     """The error for the data of an `execution_error` message, from the socket or from history."""
     exception_type = str(data.get("exception_type") or "Exception")
-    reason = without_paths(str(data.get("exception_message") or "")) or exception_type
+    text = str(data.get("exception_message") or "")
+    reason = without_paths(text) or exception_type
     node, class_type = str(data.get("node_id")), str(data.get("node_type"))
     error_class = NodeFailed
-    if exception_type.endswith(_OUT_OF_MEMORY_TYPES) or _OUT_OF_MEMORY.search(reason):
+    if exception_type.endswith(_OUT_OF_MEMORY_TYPES) or _OUT_OF_MEMORY.search(text):
         error_class = EngineOutOfMemory
         # The further lines are PyTorch's and ComfyUI's tips for their own users.
         reason = reason.partition("\n")[0]

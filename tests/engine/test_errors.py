@@ -16,15 +16,24 @@ from errors import EngineOutOfMemory, NodeFailed
         ("cannot identify image file '/home/me/in put/a.png'", "cannot identify image file '<path>'"),
         ("No such file: /home/me/ComfyUI/x.py, line 3", "No such file: <path>, line 3"),
         (r"[WinError 3] C:\Users\me\ComfyUI\out", "[WinError 3] <path>"),
-        (r'cannot open "D:\my models\flux.safetensors"', 'cannot open "<path>"'),
-        (r"\\server\share\model.ckpt is gone", "<path> is gone"),
-        ("~/models/x.ckpt and (/opt/y)", "<path> and (<path>)"),
+        (r'cannot open "D:\my pictures\fox.png"', 'cannot open "<path>"'),
+        (r"\\server\share\model.yaml is gone", "<path> is gone"),
+        ("~/models/x.json and (/opt/y)", "<path> and (<path>)"),
         ("file:///home/me/x.png", "file:<path>"),
         (
             " full_output_folder: /home/al ice/out\n commonpath: /home",
             "full_output_folder: <path>\n commonpath: <path>",
         ),
         ("/root", "<path>"),
+        # The name of a file of weights says what to download again.
+        (
+            "File path: /data/ComfyUI/models/vae/ae.safetensors\n\nit is corrupt",
+            "File path: <path>/ae.safetensors\n\nit is corrupt",
+        ),
+        ("File path: /data/My Models/t5 xxl.sft", "File path: <path>/t5 xxl.sft"),
+        (r'cannot open "D:\my models\flux.gguf"', 'cannot open "<path>/flux.gguf"'),
+        ("failed reading zip archive: /home/me/m/a.pth.", "failed reading zip archive: <path>/a.pth"),
+        ("~/models/x.ckpt and (/opt/y)", "<path>/x.ckpt and (<path>)"),
     ],
 )
 def test_paths_are_replaced(text: str, expected: str) -> None:
@@ -81,10 +90,54 @@ def test_out_of_memory_is_reported_without_pytorchs_and_comfyuis_tips() -> None:
         ("numpy._core._exceptions._ArrayMemoryError", "Unable to allocate 4.00 TiB for an array"),
         ("RuntimeError", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         ("MemoryError", ""),
+        ("RuntimeError", "Invalid buffer size: 19.38 GiB"),
+        ("RuntimeError", "Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)"),
+        ("RuntimeError", "failed to allocate private MTLBuffer for size 1073741824"),
+        (
+            "RuntimeError",
+            "Could not allocate tensor with 268435456 bytes. There is not enough GPU video memory available!",
+        ),
+        ("RuntimeError", "[F dml_allocator.cc] hr 8007000E"),
+        ("RuntimeError", "Native API failed. Native API returns: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)"),
+        ("RuntimeError", "Native API failed. Native API returns: -5 (PI_ERROR_OUT_OF_RESOURCES)"),
+        ("RuntimeError", "level_zero backend failed with error: 40 (UR_RESULT_ERROR_OUT_OF_RESOURCES)"),
+        ("torch.OutOfMemoryError", "XPU out of memory. Tried to allocate 2.00 GiB"),
+        ("OSError", "[WinError 1455] Die Auslagerungsdatei ist zu klein"),
+        (
+            "safetensors_rust.SafetensorError",
+            "The paging file is too small for this operation to complete. (os error 1455)",
+        ),
+        ("OSError", "[WinError 8] Not enough memory resources are available to process this command"),
+        ("RuntimeError", "hipErrorOutOfMemory"),
+        ("RuntimeError", "std::bad_alloc"),
+        ("RuntimeError", "x" * 600 + " CUDA out of memory"),
     ],
 )
 def test_out_of_memory_is_recognised_on_every_backend(kind: str, message: str) -> None:
     assert isinstance(node_failure({"exception_type": kind, "exception_message": message}), EngineOutOfMemory)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "index out of bounds", "invalid buffer size for mask", "expected memory format channels_last",
+        "[WinError 2] no such file", "[WinError 87] wrong parameter", "out of range", "os error 80",
+    ],
+)  # fmt: skip
+def test_other_failures_are_not_taken_for_out_of_memory(message: str) -> None:
+    failure = node_failure({"exception_type": "RuntimeError", "exception_message": message})
+    assert type(failure) is NodeFailed
+
+
+def test_damaged_weights_keep_the_name_of_their_file() -> None:
+    message = (
+        "Error while deserializing header: incomplete metadata, file not fully covered\n\n"
+        "File path: /data/ComfyUI/models/text_encoders/t5xxl_fp16.safetensors\n\n"
+        "The safetensors file is corrupt or invalid."
+    )
+    failure = node_failure({"exception_type": "SafetensorError", "exception_message": message})
+    assert "t5xxl_fp16.safetensors" in failure.message
+    assert "/data" not in failure.message + str(failure.details)
 
 
 def test_a_failure_has_node_class_and_exception_and_nothing_else() -> None:
