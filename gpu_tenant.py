@@ -51,5 +51,6 @@ class Tenant(Protocol):
         """Load these again and wait until it is done, or until `is_cancelled`, which is asked before each. Returns what
         could not be loaded; one failure does not stop the others."""
 
-    def cancel_jobs(self, jobs: Sequence[str] | None) -> None:
-        """Cancel these jobs, by id; None: all jobs, from any client. Does not wait."""
+    def cancel_jobs(self, jobs: Sequence[str] | None) -> bool:
+        """Ask to cancel these jobs, by id; None: all jobs, from any client. Does not wait. Returns whether none of them is
+        running or queued any more; until then the caller asks again, because the tenant may lose a request."""

@@ -111,10 +111,16 @@ class Lease:
     def __init__(self, arbiter: Arbiter, own_claim: OwnClaim, queued_s: float) -> None:
         self._arbiter, self._own_claim = arbiter, own_claim
         self.queued_s, self._started_at = queued_s, time.monotonic()
+        self.is_kept = False
 
     def is_void(self) -> bool:
         """Whether a forced switch revoked the lease or the owner cancelled its job: stop, and submit nothing more."""
         return self._arbiter.void_reason(self._own_claim.claim) is not None
+
+    def keep(self) -> Callable[[], None]:
+        """Keep the lease after its block until the returned function is called: the job may still run in the engine."""
+        self.is_kept = True
+        return lambda: self._arbiter._end_claim(self._own_claim)
 
     def record_run(self, seconds: float) -> None:
         """Record how long the engine worked on the job; `Retry-After` is computed from it."""
@@ -212,17 +218,20 @@ class Arbiter:
         """
         started_at = time.monotonic()
         own_claim = self._create_claim(mode, job, need_bytes, uses_gpu=uses_gpu)
+        lease: Lease | None = None
         try:
             if own_claim.claim.kind == "ticket":
                 self._wait(own_claim, started_at, timeout_s, cancelled, on_wait)
-            yield Lease(self, own_claim, time.monotonic() - started_at)
+            lease = Lease(self, own_claim, time.monotonic() - started_at)
+            yield lease
         except EaselError as error:
             reason = self.void_reason(own_claim.claim)
             if reason is None or (isinstance(error, RequestCancelled) and cancelled()):
                 raise
             raise reason from error
         finally:
-            self._end_claim(own_claim)
+            if lease is None or not lease.is_kept:
+                self._end_claim(own_claim)
 
     def void_reason(self, claim: Claim) -> EaselError | None:
         """Why the claim of a running process is void, or None."""

@@ -33,6 +33,9 @@ _STEADY_READS = 2
 _EMPTY_READS = 2
 """So many reads in a row must find nothing resident: a model that is just starting may not be listed yet"""
 _KNOWN_TIMEOUT_S = 2.0
+_RECLAIM_TIMEOUT_S = 120.0
+"""How long the lease of a dead process is kept while its job does not end although it was asked to: the step of a slow
+sampler ends before that"""
 _SLOW_START_S = 1.0
 _NOT_REPAIRED = "generation mode could not be repaired"
 
@@ -53,6 +56,8 @@ class Switchover:
     """Set when Easel stops: then no switch to generation is wanted any more"""
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], object] = time.sleep
+    _cancelled_since: dict[str, float] = field(default_factory=dict)
+    """When the job of each claim of a dead process was first asked to end"""
 
     # --- begin and resume --------------------------------------------------------------------------
 
@@ -236,17 +241,31 @@ class Switchover:
         self.state_store.update(lambda state: replace(state, revoked=self._revoked(state, mode)))
 
     def reclaim_dead_leases(self) -> None:
-        """Remove the claims of dead processes. The job of a lease is cancelled first; until that succeeds the lease
-        stays, so that no switch starts while the job may still run."""
-        for claim in self.claims.dead():
-            if claim.kind == "lease" and claim.mode in self.tenants:
-                log.warning("the process that ran job %s is gone, cancelling the job", claim.job)
-                try:
-                    self.tenants[claim.mode].cancel_jobs([claim.job])
-                except EaselError as error:
-                    log.warning("could not cancel job %s, will retry: %s", claim.job, error.message)
-                    continue
-            self.claims.remove(claim)
+        """Remove the claims of dead processes. The job of a lease is cancelled first; until it is gone the lease stays, so
+        that no switch starts while the job may still run."""
+        dead = self.claims.dead()
+        for name in self._cancelled_since.keys() - {claim.name for claim in dead}:
+            del self._cancelled_since[name]
+        for claim in dead:
+            if claim.kind != "lease" or claim.mode not in self.tenants or self._is_job_gone(claim):
+                self.claims.remove(claim)
+
+    def _is_job_gone(self, claim: Claim) -> bool:
+        """Whether the job of a dead process is gone, or was asked to end for so long that it is not waited for any more.
+        Asks once more if not: the engine may lose a cancel."""
+        now = self.clock()
+        if claim.name not in self._cancelled_since:
+            log.warning("the process that ran job %s is gone, cancelling the job", claim.job)
+        since = self._cancelled_since.setdefault(claim.name, now)
+        try:
+            is_gone = self.tenants[claim.mode].cancel_jobs([claim.job])
+        except EaselError as error:
+            log.warning("could not cancel job %s, will retry: %s", claim.job, error.message)
+            return False
+        if not is_gone and now - since >= _RECLAIM_TIMEOUT_S:
+            log.error("job %s still runs after %g s of cancelling, its lease ends", claim.job, now - since)
+            return True
+        return is_gone
 
     def _save_residents(self, switch: Switch) -> tuple[Resident, ...]:
         """What has to be unloaded; written to the state before the first unload."""

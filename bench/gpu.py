@@ -45,8 +45,9 @@ class InstantTenant:
         self._ids |= {resident.id for resident in residents}
         return ()
 
-    def cancel_jobs(self, jobs: Sequence[str] | None) -> None:
+    def cancel_jobs(self, jobs: Sequence[str] | None) -> bool:
         """It has no jobs."""
+        return True
 
 
 def measure_gpu(testbed: Testbed) -> dict[str, Any]:

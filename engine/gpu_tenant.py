@@ -109,9 +109,8 @@ class EngineTenant:
             self._wait_until_up()
         return ()
 
-    def cancel_jobs(self, jobs: Sequence[str] | None) -> None:
-        if not self.is_down():
-            self._engine().cancel_jobs(jobs)
+    def cancel_jobs(self, jobs: Sequence[str] | None) -> bool:
+        return self.is_down() or self._engine().cancel_jobs(jobs)
 
     def is_down(self) -> bool:
         """Whether the engine's address refuses connections: then there is no process, and it holds no memory. Raises

@@ -144,8 +144,9 @@ class Stacks:
         )
         return (*self._without_stack(residents), *itertools.chain.from_iterable(failures))
 
-    def cancel_jobs(self, jobs: Sequence[str] | None) -> None:
+    def cancel_jobs(self, jobs: Sequence[str] | None) -> bool:
         """Does nothing: LLM servers run no jobs of Easel."""
+        return True
 
     def status(self, timeout_s: float = 5.0) -> tuple[StackStatus, ...]:
         """The status of each stack; of one that does not answer in time, that it hangs. Never raises."""

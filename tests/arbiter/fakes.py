@@ -153,8 +153,9 @@ class FakeStacks:
             if item.id in self.load_errors
         )
 
-    def cancel_jobs(self, jobs: Sequence[str] | None) -> None:
+    def cancel_jobs(self, jobs: Sequence[str] | None) -> bool:
         """An LLM server has no jobs of Easel."""
+        return True
 
 
 class FakeEngine:
@@ -165,6 +166,7 @@ class FakeEngine:
         self.holds_memory = False
         self.is_up = True
         self.failing_starts = 0
+        self.lost_cancels = 0
         self.starts = 0
         self.keeps_memory = False
         self.is_hung = False
@@ -209,9 +211,13 @@ class FakeEngine:
         self.is_up, self.starts = True, self.starts + 1
         return ()
 
-    def cancel_jobs(self, jobs: Sequence[str] | None) -> None:
+    def cancel_jobs(self, jobs: Sequence[str] | None) -> bool:
         self.cancelled.extend([None] if jobs is None else jobs)
+        if self.lost_cancels > 0:
+            self.lost_cancels -= 1
+            return False
         self.busy_until = 0.0
+        return True
 
 
 class Harness:

@@ -324,8 +324,9 @@ class FakeStacks:
         messages = [(item, self._call("load", name=item.id)) for item in residents if not is_cancelled()]
         return tuple(Failure(item.owner, item.id, message) for item, message in messages if message)
 
-    def cancel_jobs(self, jobs: Any) -> None:
+    def cancel_jobs(self, jobs: Any) -> bool:
         """An LLM server has no jobs of Easel."""
+        return True
 
 
 class FakeEngine:
@@ -350,8 +351,9 @@ class FakeEngine:
         self._call("start")
         return ()
 
-    def cancel_jobs(self, jobs: Any) -> None:
+    def cancel_jobs(self, jobs: Any) -> bool:
         self._call("cancel_jobs", jobs=None if jobs is None else list(jobs))
+        return True
 
 
 def random_misbehaviour(dice: random.Random) -> Misbehaviour:

@@ -433,6 +433,15 @@ def test_without_llm_stacks_the_jobs_of_dead_processes_are_cancelled_too(
     assert arbiter.claims.all() == ()
 
 
+def test_a_lease_that_is_kept_lasts_until_it_is_released(make_arbiter: MakeArbiter) -> None:
+    arbiter = make_arbiter()
+    with arbiter.lease("generation", job="picture", timeout_s=WAIT_S) as lease:
+        release = lease.keep()
+    assert [claim.job for claim in arbiter.claims.all()] == ["picture"]
+    release()
+    assert arbiter.claims.all() == ()
+
+
 COEXIST = {"sharing": "coexist", "reserve_bytes": 2 * GB, "restore": "never"}
 
 

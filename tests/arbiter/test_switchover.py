@@ -1040,6 +1040,43 @@ def test_a_switch_is_resumed_after_a_crash_even_with_the_same_process_id(harness
     assert sorted(restarted.stacks.loaded) == ["chat", "embed"]
 
 
+def abandon(harness: Harness, job: str) -> None:
+    """A lease as a killed process leaves it: its file is there and unlocked."""
+    claim = harness.claim("generation", job=job)
+    name = claim.claim.name
+    claim.end()
+    (harness.folder / "holds" / name).touch()
+
+
+def test_a_cancel_that_the_engine_loses_is_repeated_and_the_lease_stays_until_the_job_is_gone(
+    harness: Harness,
+) -> None:
+    abandon(harness, "orphan")
+    harness.engine.lost_cancels = 3
+    for asked in (1, 2, 3):
+        harness.switchover.reclaim_dead_leases()
+        assert harness.engine.cancelled == ["orphan"] * asked
+        assert [claim.job for claim in harness.claims.all()] == ["orphan"]
+    harness.switchover.reclaim_dead_leases()
+    assert harness.claims.all() == ()
+
+
+def test_the_lease_of_a_job_that_never_ends_ends_after_two_minutes(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    abandon(harness, "orphan")
+    harness.engine.lost_cancels = 1000
+    harness.switchover.reclaim_dead_leases()
+    harness.clock.sleep(119)
+    harness.switchover.reclaim_dead_leases()
+    assert len(harness.claims.all()) == 1
+    harness.clock.sleep(2)
+    harness.switchover.reclaim_dead_leases()
+    assert harness.claims.all() == ()
+    assert "orphan still runs" in caplog.text
+    assert caplog.text.count("is gone, cancelling the job") == 1
+
+
 def test_the_job_of_a_dead_process_is_cancelled_before_the_gpu_is_handed_over(
     harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
