@@ -18,8 +18,9 @@ from arbiter import Arbiter, Policy
 from atomic_file import write_atomic
 from commands import register_commands
 from compiler import Catalogue, SourcePaths
-from engine import Engine, EngineProcess, EngineSelector, EngineTenant
-from engine.selection import PROBE_URL
+from deadline import remaining_s
+from engine import NO_CREDENTIALS, Credentials, Engine, EngineProcess, EngineSelector, EngineTenant
+from engine.selection import PROBE_URLS
 from errors import EaselError, EngineUnreachable, SettingsInvalid
 from generation import Generator
 from generation.live_catalogue import LiveCatalogue, installation_choices
@@ -27,6 +28,7 @@ from image_store import ImageStore
 from llm import Stacks, read_stacks
 from loopback import is_loopback
 from pictures import fetch_image
+from readiness import Readiness
 from settings import Settings, load_settings
 from sketch import SketchProcess, SketchSupervisor
 from status import SystemStatus
@@ -46,7 +48,7 @@ class Container:
             settings["engine.start"], self.state_dir, key_variables
         )
         self.engine_url = settings["engine.url"].rstrip("/") or (
-            PROBE_URL if self.engine_process.can_start else ""
+            PROBE_URLS[0] if self.engine_process.can_start else ""
         )
         self.sketch_allowed = settings["engine.sketch"] and not self.engine_url
         self.stacks = _load_stacks(settings)
@@ -112,7 +114,26 @@ class Container:
             self.engine_url or None,
             sketch_url=self.sketch_url,
             state_dir=self.state_dir,
-            make_engine=lambda url: Engine(url, stall_timeout_s=self.settings["engine.stall_timeout_s"]),
+            make_engine=self._make_engine,
+        )
+
+    def _make_engine(self, url: str) -> Engine:
+        # Credentials are for the engine that the owner named: anything may listen on the ports that are probed.
+        return Engine(
+            url,
+            credentials=self.credentials if url == self.engine_url else NO_CREDENTIALS,
+            stall_timeout_s=self.settings["engine.stall_timeout_s"],
+        )
+
+    @property
+    def credentials(self) -> Credentials:
+        """The credentials for the engine that the owner named, in the settings or as an argument of a command."""
+        return Credentials(
+            user=self.settings["engine.user"],
+            password=self.settings["engine.password"],
+            token=self.settings["engine.token"],
+            query_token=self.settings["engine.query_token"],
+            query_name=self.settings["engine.query_token_name"],
         )
 
     @cached_property
@@ -176,8 +197,17 @@ class Container:
     @cached_property
     def system_status(self) -> SystemStatus:
         return SystemStatus(
-            self.arbiter, self.generator, self.engine_process, self.stacks, self.state_dir / "gpu"
+            self.arbiter,
+            self.generator,
+            self.engine_process,
+            self.stacks,
+            self.readiness,
+            self.state_dir / "gpu",
         )
+
+    @cached_property
+    def readiness(self) -> Readiness:
+        return Readiness(self.generator)
 
     @cached_property
     def services(self) -> Services:
@@ -191,6 +221,7 @@ class Container:
             engine=lambda: self.engine_selector.current(),
             arbiter=self.arbiter,
             system_status=self.system_status,
+            readiness=self.readiness,
             fetch_image=_fetch_image if self.settings["images.fetch_urls"] else None,
         )
 
@@ -276,7 +307,8 @@ _FETCH_TIMEOUT_S = 20.0
 
 
 def _fetch_image(url: str, param: str) -> bytes:
-    return fetch_image(url, max_bytes=_FETCH_MAX_BYTES, timeout_s=_FETCH_TIMEOUT_S, param=param)
+    timeout_s = min(_FETCH_TIMEOUT_S, remaining_s())
+    return fetch_image(url, max_bytes=_FETCH_MAX_BYTES, timeout_s=timeout_s, param=param)
 
 
 def create_app(settings: Settings | None = None) -> Flask:

@@ -2,25 +2,96 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    LocationParseError,
+    NameResolutionError,
+    NewConnectionError,
+)
+from urllib3.util.ssl_ import create_urllib3_context
+
+from bounded_socket import BoundedTlsSocket, connect
+
+_POOL_SIZE = 10
 
 
 class DirectSession(requests.Session):
     """A `requests.Session` that connects to the given URL and nothing else.
 
     It ignores proxies, passwords and certificates in the environment, does not follow redirects and does not request
-    compression.
+    compression. Every call keeps to the time limit of its thread (see `deadline`), from connecting to the last byte of
+    the body. `secret_query` is appended to the query of each call where it is sent, so that no exception and no log line
+    contains it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, pool_size: int = _POOL_SIZE, secret_query: str = "") -> None:
         super().__init__()
         self.trust_env = False
         self.headers = requests.structures.CaseInsensitiveDict(
             {"User-Agent": "easel", "Accept-Encoding": "identity"}
         )
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, _Adapter(pool_size, secret_query))
 
     def request(self, *args: Any, **options: Any) -> requests.Response:
         """Like `requests.Session.request`, but returns redirects instead of following them."""
         return super().request(*args, **{**options, "allow_redirects": False})
+
+
+class _BoundedConnection:
+    """For urllib3's connection classes: a socket that keeps to the time limit, and the secret query."""
+
+    secret_query = ""
+
+    def _new_conn(self) -> socket.socket:
+        connection: Any = self
+        try:
+            return connect(connection._dns_host, connection.port, connection.timeout)
+        except UnicodeError as error:
+            raise LocationParseError(connection.host) from error
+        except socket.gaierror as error:
+            raise NameResolutionError(connection.host, connection, error) from error
+        except TimeoutError as error:
+            raise ConnectTimeoutError(connection, f"connecting to {connection.host} timed out") from error
+        except OSError as error:
+            raise NewConnectionError(connection, f"Failed to establish a connection: {error}") from error
+
+    def putrequest(self, method: str, url: str, *args: Any, **options: Any) -> None:
+        if self.secret_query:
+            url += ("&" if "?" in url else "?") + self.secret_query
+        super().putrequest(method, url, *args, **options)  # type: ignore[misc]
+
+
+class _Connection(_BoundedConnection, HTTPConnection):
+    pass
+
+
+class _TlsConnection(_BoundedConnection, HTTPSConnection):
+    def connect(self) -> None:
+        if self.ssl_context is None:
+            self.ssl_context = create_urllib3_context()
+        self.ssl_context.sslsocket_class = BoundedTlsSocket
+        super().connect()
+
+
+class _Adapter(HTTPAdapter):
+    def __init__(self, pool_size: int, secret_query: str) -> None:
+        self._secret_query = secret_query
+        super().__init__(pool_maxsize=pool_size)
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options)
+        fields = {"secret_query": self._secret_query}
+        plain = {"ConnectionCls": type("_Connection", (_Connection,), fields)}
+        secure = {"ConnectionCls": type("_TlsConnection", (_TlsConnection,), fields)}
+        self.poolmanager.pool_classes_by_scheme = {
+            "http": type("_Pool", (HTTPConnectionPool,), plain),
+            "https": type("_TlsPool", (HTTPSConnectionPool,), secure),
+        }

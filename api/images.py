@@ -29,6 +29,7 @@ from api.streams import HEADERS, MIME, ImageStream
 from arbiter import Sender
 from compiler import Catalogue, Model, Size, Task
 from compiler.values import TASK_SOURCES, Note
+from deadline import time_limit
 from errors import (
     ImageNotSupported,
     ImagesDisabled,
@@ -86,12 +87,13 @@ def _draw(services: Services, endpoint: Endpoint) -> Response:
         # Before the body is read: clients that send slowly count too, so that some threads stay free for other routes.
         admission.enter_context(services.generator.admission)
         body, files, is_text = _read_body(endpoint)
+        deadline = time.monotonic() + services.options.request_timeout_s
         inputs = _workflow_inputs(body, services.generator.catalogue())
         fields, notes = canonical_fields(body, inputs, is_form=is_text)
         if endpoint.task == "generate" and remove_empty_images(fields, inputs):
             endpoint = replace(endpoint, task="edit", path_task="generate")
         try:
-            parsed, drawing = _prepare(fields, files, notes, inputs, endpoint, services)
+            parsed, drawing = _prepare(fields, files, notes, inputs, endpoint, services, deadline)
         except InvalidImage as error:
             return _invalid_image_response(error, fields, endpoint)
         del body, fields, files  # up to a hundred megabytes, not needed while the request waits for the GPU
@@ -139,16 +141,20 @@ def _prepare(
     inputs: Mapping[str, Any],
     endpoint: Endpoint,
     services: Services,
+    deadline: float,
 ) -> tuple[ParsedRequest, Drawing]:
+    """`deadline`: the end of the request's time, of `time.monotonic`. An image that is fetched from a URL takes part of
+    it."""
     options = services.options
     images: RequestImages | None = None
     if endpoint.task != "generate":
         # Before the images are read: a model that cannot use them is the first thing to say.
         if endpoint.path_task == "generate":
             _check_edits(fields, services.generator.catalogue())
-        images = extract_images(
-            fields, files, services.fetch_image or refuse_image_url, path_task=endpoint.response_task
-        )
+        with time_limit(deadline - time.monotonic()):
+            images = extract_images(
+                fields, files, services.fetch_image or refuse_image_url, path_task=endpoint.response_task
+            )
         if images.pictures.mask is not None:
             endpoint = replace(endpoint, task="inpaint")
     endpoint = _with_supported_task(endpoint, fields, services.generator.catalogue())
@@ -167,7 +173,9 @@ def _prepare(
         notes=(*notes, *(images.notes if images else ())),
     )
     drawing = services.generator.prepare(
-        parsed.request, timeout_s=options.request_timeout_s, pictures=images.pictures if images else None
+        parsed.request,
+        timeout_s=deadline - time.monotonic(),
+        pictures=images.pictures if images else None,
     )
     return parsed, drawing
 

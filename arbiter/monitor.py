@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from deadline import remaining_s
 from gpu_tenant import Resident, Tenant
 
 log = logging.getLogger("easel.gpu")
@@ -90,7 +91,7 @@ class QuickCheck:
             if check is None:
                 check = self._running = _Check()
                 threading.Thread(target=self._read, args=(check,), name="gpu-check", daemon=True).start()
-        check.done.wait(_QUICK_CHECK_TIMEOUT_S + _HUNG_CHECK_TIMEOUT_S)
+        check.done.wait(min(_QUICK_CHECK_TIMEOUT_S + _HUNG_CHECK_TIMEOUT_S, remaining_s()))
         return check.residents
 
     def _read(self, check: _Check) -> None:

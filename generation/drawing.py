@@ -3,6 +3,7 @@ pictures of each."""
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ from typing import Any
 
 from arbiter import UNKNOWN_SENDER, Arbiter, Lease, Sender, Waiting, WaitReport
 from compiler import Catalogue, Compiled, Graph, Note, Plan, Size
+from deadline import time_limit
 from engine import Engine, Outcome, Preview, Progress, ProgressCallback
-from errors import EngineRejected, JobTimedOut, NoPictures
+from errors import EngineRejected, EngineUnreachable, JobTimedOut, NoPictures
 from generation.fitted_graphs import FittedGraphs
 from generation.values import MIME, Image, MetadataPolicy, OutputOptions, Timings
 from image_store import ImageStore
@@ -69,7 +71,8 @@ class Drawing:
     @property
     def is_sketch(self) -> bool:
         """Whether the sketch engine draws it, so that no model runs."""
-        return self._engine.is_sketch
+        with self._time_limit():
+            return self._engine.is_sketch
 
     def timings(self) -> Timings:
         """Of the jobs that have ended."""
@@ -93,26 +96,27 @@ class Drawing:
         `Generator.generate` raises once the GPU is needed.
         """
         jobs = [str(uuid.uuid4()) for _ in self._compiled.graphs]
+        with self._time_limit():
+            uses_gpu = self._deps.uses_gpu(self._engine)
         listed = self._deps.arbiter.listed(
-            self._id,
-            model=self.plan.model,
-            jobs=jobs,
-            sender=sender,
-            uses_gpu=self._deps.uses_gpu(self._engine),
+            self._id, model=self.plan.model, jobs=jobs, sender=sender, uses_gpu=uses_gpu
         )
         callbacks = _Callbacks(on_progress, on_wait, cancelled)
         try:
             with listed:
                 for index, (job, graph) in enumerate(zip(jobs, self._compiled.graphs, strict=True)):
-                    outcome = self._run_job(index, job, callbacks, previews)
+                    with self._time_limit():
+                        outcome = self._run_job(index, job, callbacks, previews)
                     yield from self._finish_pictures(graph, outcome, output)
         except EngineRejected:
             # A file may have been deleted since the graph was fitted. Fitting it again then raises FilesMissing,
             # which names the file in the model's own terms.
-            self._deps.fitted_graphs.get_uncached(self._compiled, self._catalogue, self._engine)
+            with contextlib.suppress(EngineUnreachable), self._time_limit():
+                self._deps.fitted_graphs.get_uncached(self._compiled, self._catalogue, self._engine)
             raise
         finally:
-            self._engine.erase_uploads(self._uploaded)
+            with self._time_limit():
+                self._engine.erase_uploads(self._uploaded)
 
     def _run_job(self, index: int, prompt_id: str, callbacks: _Callbacks, previews: bool) -> Outcome:
         """Run one job under a lease. The lease carries the job's id, so that the job is cancelled if this process
@@ -140,6 +144,7 @@ class Drawing:
                 on_queued=lambda before: report(held.waiting_in_engine(before)),
                 cancelled=lambda: callbacks.cancelled() or held.is_void(),
                 previews=previews,
+                keep_lease=held.keep,
             )
             held.record_run(outcome.run_s)
         self._add_times(gpu_wait_s=held.queued_s, queued_s=outcome.queued_s)
@@ -162,6 +167,10 @@ class Drawing:
         if remaining_s <= 0:
             raise JobTimedOut("The request timed out before all of its jobs had started.")
         return remaining_s
+
+    def _time_limit(self) -> contextlib.AbstractContextManager[None]:
+        """The remaining time of the request, for every call to a server inside the block."""
+        return time_limit(self._deadline - self._deps.clock())
 
     def _add_times(self, **seconds: float) -> None:
         for name, value in seconds.items():

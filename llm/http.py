@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
+from deadline import time_limit
 from errors import StackRefused, StackUnreachable, shorten
 from http_session import DirectSession
 from llm.responses import MISSING, field_at, parse_json
@@ -64,14 +64,13 @@ class LlmHttp:
         return f"LlmHttp({self.stack!r}, {self.url!r})"
 
     def send(self, method: str, path: str, *, timeout_s: float, body: Any = MISSING) -> Response:
-        """Make one call. `timeout_s` limits the whole call; `body` is sent as JSON.
+        """Make one call. `timeout_s` limits the whole call, as does the time limit of the thread; `body` is sent as JSON.
 
         Raises ServerNotRunning, NoResponse, or StackUnreachable if the server was not reached.
         """
-        deadline = time.monotonic() + timeout_s
         data = None if body is MISSING else json.dumps(body).encode()
         try:
-            with DirectSession() as session:
+            with time_limit(timeout_s), DirectSession() as session:
                 headers = self._headers | ({} if data is None else {"Content-Type": "application/json"})
                 with session.request(
                     method,
@@ -81,7 +80,7 @@ class LlmHttp:
                     timeout=(min(self._connect_timeout_s, timeout_s), timeout_s),
                     stream=True,
                 ) as response:
-                    return Response(response.status_code, self._read(response, deadline))
+                    return Response(response.status_code, self._read(response))
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise self._unreachable(error) from error
 
@@ -110,14 +109,12 @@ class LlmHttp:
         text = messages[0] if messages else response.text() if body is MISSING else ""
         return self.sanitize(text).rstrip(".")
 
-    def _read(self, response: requests.Response, deadline: float) -> bytes:
+    def _read(self, response: requests.Response) -> bytes:
         body = bytearray()
         while chunk := response.raw.read1(_CHUNK_BYTES):
             body += chunk
             if len(body) > _MAX_RESPONSE_BYTES:
                 raise self._no_response(f"the response is longer than {_MAX_RESPONSE_BYTES} bytes")
-            if time.monotonic() > deadline:
-                raise self._no_response("the request timed out")
         return bytes(body)
 
     def _no_response(self, reason: str) -> NoResponse:
@@ -126,7 +123,8 @@ class LlmHttp:
     def _unreachable(self, error: Exception) -> StackUnreachable:
         causes = list(_causes(error))
         timed_out = any(
-            isinstance(cause, requests.Timeout | urllib3.exceptions.TimeoutError) for cause in causes
+            isinstance(cause, TimeoutError | requests.Timeout | urllib3.exceptions.TimeoutError)
+            for cause in causes
         )
         if not any(isinstance(cause, _NEVER_CONNECTED) for cause in causes):
             lost = f"the connection was lost ({type(error).__name__})"

@@ -10,10 +10,12 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
+from deadline import remaining_s, time_limit
 from errors import StackUnreachable
 from gpu_tenant import Resident
 from llm import read_stacks
 from llm.http import LlmHttp, NoResponse
+from llm.parallel import parallel_map
 from tests.llm.fake_servers import FakeOllama
 from tests.llm.stack_helpers import ids, stacks_of
 from tests.processes import free_port
@@ -74,6 +76,23 @@ def test_a_response_that_arrives_too_slowly_times_out() -> None:
         with pytest.raises(NoResponse, match="timed out"):
             http_to(url).send("GET", "/", timeout_s=0.3)
         assert time.monotonic() - start < 2
+
+
+def test_a_call_ends_with_the_time_limit_of_its_thread() -> None:
+    with answering(lambda connection, stopping: stopping.wait()) as url, time_limit(0.3):
+        start = time.monotonic()
+        with pytest.raises(NoResponse, match="timed out"):
+            http_to(url).send("GET", "/", timeout_s=30)
+        assert time.monotonic() - start < 2
+        with pytest.raises(StackUnreachable):
+            http_to(url).send("GET", "/", timeout_s=30)
+        assert time.monotonic() - start < 4
+
+
+def test_calls_in_parallel_keep_to_the_time_limit_too() -> None:
+    with time_limit(5):
+        remaining = parallel_map(lambda _: remaining_s(), [1, 2, 3])
+    assert max(remaining) <= 5
 
 
 def test_an_endless_response_is_aborted() -> None:

@@ -1,0 +1,85 @@
+"""TCP and TLS sockets that keep to the time limit of the thread that uses them (see `deadline`), whatever the server
+does: a timeout for each single operation never ends if a server sends one byte at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import time
+from typing import Any
+
+from deadline import limited
+
+
+class _KeepsTimeLimit:
+    """For a socket class: each operation waits no longer than its own timeout and the remaining time."""
+
+    _timeout_s: float | None = None
+
+    def settimeout(self, value: float | None) -> None:
+        self._timeout_s = value
+        super().settimeout(value)  # type: ignore[misc]
+
+    def gettimeout(self) -> float | None:
+        return self._timeout_s
+
+    def recv(self, *args: Any) -> Any:
+        self._apply_limit()
+        return super().recv(*args)  # type: ignore[misc]
+
+    def recv_into(self, *args: Any) -> Any:
+        self._apply_limit()
+        return super().recv_into(*args)  # type: ignore[misc]
+
+    def send(self, *args: Any) -> Any:
+        self._apply_limit()
+        return super().send(*args)  # type: ignore[misc]
+
+    def sendall(self, *args: Any) -> None:
+        self._apply_limit()
+        super().sendall(*args)  # type: ignore[misc]
+
+    def _apply_limit(self) -> None:
+        if self._timeout_s != 0:
+            super().settimeout(limited(self._timeout_s))  # type: ignore[misc]
+
+
+class BoundedSocket(_KeepsTimeLimit, socket.socket):
+    """A TCP socket"""
+
+
+class BoundedTlsSocket(_KeepsTimeLimit, ssl.SSLSocket):
+    """A TLS socket; for `SSLContext.sslsocket_class`"""
+
+
+def connect(host: str, port: int, timeout_s: float | None) -> BoundedSocket:
+    """A connected TCP socket with this timeout, which covers all addresses of the host together. Raises OSError."""
+    timeout_s = limited(timeout_s)
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    addresses = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    last_error: OSError = OSError("the host has no address")
+    for tried, (family, kind, protocol, _, address) in enumerate(addresses):
+        raw = BoundedSocket(family, kind, protocol)
+        try:
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if deadline is not None:  # an address that does not answer leaves time for the next one
+                raw.settimeout(max(0.001, (deadline - time.monotonic()) / (len(addresses) - tried)))
+            raw.connect(address)
+            raw.settimeout(timeout_s)
+            return raw
+        except OSError as error:
+            last_error = error
+            with contextlib.suppress(OSError):
+                raw.close()
+    raise last_error
+
+
+def tls(raw: socket.socket, host: str) -> ssl.SSLSocket:
+    """`raw` with TLS, verified against the certificates of the system. The handshake takes at most the socket's timeout
+    and the remaining time. Raises OSError."""
+    context = ssl.create_default_context()
+    context.sslsocket_class = BoundedTlsSocket
+    raw.settimeout(limited(raw.gettimeout()))
+    return context.wrap_socket(raw, server_hostname=host)

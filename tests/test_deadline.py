@@ -1,0 +1,148 @@
+"""The time limit of a thread, and that a call to any server ends within it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+import requests
+import urllib3
+
+from bounded_socket import connect
+from deadline import limited, no_time_limit, remaining_s, time_limit
+from http_session import DirectSession
+
+LIMIT_S = 0.4
+FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+SLACK_S = 1.0
+"""A busy machine may take this much longer"""
+
+
+def test_without_a_limit_the_remaining_time_is_infinite() -> None:
+    assert remaining_s() == float("inf")
+    assert (limited(5.0), limited(None)) == (5.0, None)
+
+
+def test_of_nested_limits_the_earliest_counts_and_it_ends_with_its_block() -> None:
+    with time_limit(100):
+        with time_limit(1000):
+            assert 90 < remaining_s() <= 100
+        with time_limit(10):
+            assert remaining_s() <= 10
+            assert limited(50) == pytest.approx(10, abs=1)
+        assert remaining_s() > 90
+    assert remaining_s() == float("inf")
+
+
+def test_a_limit_that_has_passed_leaves_no_time() -> None:
+    with time_limit(-1):
+        assert remaining_s() == 0
+        with pytest.raises(TimeoutError):
+            limited(5)
+        with no_time_limit():
+            assert limited(5) == 5
+
+
+def test_a_new_thread_has_no_limit() -> None:
+    seen: list[float] = []
+    with time_limit(1):
+        thread = threading.Thread(target=lambda: seen.append(remaining_s()))
+        thread.start()
+        thread.join()
+    assert seen == [float("inf")]
+
+
+@contextmanager
+def server(serve: Callable[[socket.socket, threading.Event], None]) -> Iterator[int]:
+    """The port of a server that treats each connection with `serve` until the event is set."""
+    stopped = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def run(connection: socket.socket) -> None:
+            with connection, suppress(OSError):
+                serve(connection, stopped)
+
+        def accept() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                threading.Thread(target=run, args=(connection,), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            stopped.set()
+            listener.shutdown(socket.SHUT_RDWR)
+
+
+def silent(connection: socket.socket, stopped: threading.Event) -> None:
+    stopped.wait()
+
+
+def dripping(start: bytes) -> Callable[[socket.socket, threading.Event], None]:
+    def serve(connection: socket.socket, stopped: threading.Event) -> None:
+        connection.sendall(start)
+        while not stopped.wait(0.02):
+            connection.sendall(b"x")
+
+    return serve
+
+
+@pytest.mark.parametrize(
+    "serve",
+    [
+        silent,
+        dripping(b"HTTP/1.1 200 "),
+        dripping(b"HTTP/1.1 200 OK\r\nX-Filler: "),
+        dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"),
+        dripping(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10000\r\n"),
+    ],
+    ids=["silent", "status", "headers", "body", "chunk"],
+)
+def test_a_call_ends_within_the_limit_however_slowly_the_server_answers(
+    serve: Callable[[socket.socket, threading.Event], None],
+) -> None:
+    with server(serve) as port, DirectSession() as session:
+        started_at = time.monotonic()
+        with pytest.raises(FAILURES), time_limit(LIMIT_S):
+            session.get(f"http://127.0.0.1:{port}", timeout=30, stream=True).raw.read()
+        assert time.monotonic() - started_at < LIMIT_S + SLACK_S
+
+
+def test_a_server_that_does_not_read_an_upload_does_not_hold_the_call_either() -> None:
+    with server(silent) as port, DirectSession() as session:
+        started_at = time.monotonic()
+        with pytest.raises(FAILURES), time_limit(LIMIT_S):
+            session.post(f"http://127.0.0.1:{port}", data=b"x" * 50_000_000, timeout=30)
+        assert time.monotonic() - started_at < LIMIT_S + SLACK_S
+
+
+def test_each_operation_still_has_its_own_timeout() -> None:
+    with server(silent) as port, DirectSession() as session, time_limit(60), pytest.raises(requests.Timeout):
+        session.get(f"http://127.0.0.1:{port}", timeout=0.1)
+
+
+def test_a_socket_is_not_connected_once_no_time_is_left() -> None:
+    with pytest.raises(TimeoutError), time_limit(0):
+        connect("127.0.0.1", 9, 5.0)
+
+
+def test_a_secret_query_is_sent_and_is_in_no_error() -> None:
+    heads: list[bytes] = []
+
+    def refuse(connection: socket.socket, _: threading.Event) -> None:
+        heads.append(connection.recv(10_000))
+
+    with server(refuse) as port, DirectSession(secret_query="token=s3cret") as session:
+        for path in ("/view?a=b", "/"):
+            with pytest.raises(requests.RequestException) as caught:
+                session.get(f"http://127.0.0.1:{port}{path}", timeout=5)
+            assert "s3cret" not in str(caught.value)
+    assert [head.split(b" ")[1] for head in heads] == [b"/view?a=b&token=s3cret", b"/?token=s3cret"]
