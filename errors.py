@@ -331,6 +331,28 @@ class EngineUnreachable(EngineError):
     retry = True
 
 
+class EngineAccessDenied(EngineUnreachable):
+    """A proxy in front of ComfyUI wants credentials. `details["status"]`: 401 or 403."""
+
+    code = "engine.access_denied"
+    when = "ComfyUI, or the proxy in front of it, answers 401 or 403: it wants credentials, or others."
+    remedy = (
+        "Set `EASEL_ENGINE_USER` and `EASEL_ENGINE_PASSWORD`, `EASEL_ENGINE_TOKEN` or `EASEL_ENGINE_QUERY_TOKEN` in the "
+        "environment of Easel."
+    )
+    retry = False
+
+
+class EngineWithoutWebSocket(EngineUnreachable):
+    code = "engine.no_websocket"
+    when = "ComfyUI answers HTTP, but no WebSocket opens at `/ws`: a proxy in front of it does not pass the upgrade."
+    remedy = (
+        "Let the proxy pass WebSockets; in nginx: `proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; "
+        'proxy_set_header Connection "upgrade";`.'
+    )
+    retry = False
+
+
 class NodesMissing(EngineError):
     code = "engine.nodes_missing"
     when = "ComfyUI lacks a node, or an option of a node, that the model's graph needs."

@@ -35,6 +35,8 @@ class Setting:
     minimum: float | None = None
     maximum: float | None = None
     secret: bool = False
+    environment_only: bool = False
+    """Refused in easel.yaml, which is copied and shown more readily than the environment"""
     schema: str = ""
     """Name of the JSON Schema in `schemas/`, for values of kind `object`"""
 
@@ -133,7 +135,8 @@ SETTINGS: tuple[Setting, ...] = (
         "request_timeout_s",
         "number",
         270,
-        "Maximum time for a request once its body has arrived; many clients time out at 300 s, and a cancel can take 20 s.",
+        "Maximum time for a request once its body has arrived, whatever the engine and the LLM servers do; many clients "
+        "time out at 300 s.",
         minimum=1,
     ),
     Setting("log_level", "text", "info", "Log level.", choices=("debug", "info", "warning", "error")),
@@ -141,7 +144,46 @@ SETTINGS: tuple[Setting, ...] = (
         "engine.url",
         "url",
         "",
-        "Address of ComfyUI; empty: 127.0.0.1:8188 if ComfyUI runs there, else the sketch engine.",
+        "Address of ComfyUI; empty: 127.0.0.1:8188 or 8000 (ComfyUI Desktop) if ComfyUI runs there, else the sketch "
+        "engine.",
+    ),
+    Setting(
+        "engine.user",
+        "text",
+        "",
+        "User for a ComfyUI behind basic auth, with `EASEL_ENGINE_PASSWORD`; sent only to `engine.url`, as are the tokens.",
+        secret=True,
+        environment_only=True,
+    ),
+    Setting(
+        "engine.password",
+        "text",
+        "",
+        "Password for a ComfyUI behind basic auth.",
+        secret=True,
+        environment_only=True,
+    ),
+    Setting(
+        "engine.token",
+        "text",
+        "",
+        "Token for a ComfyUI that wants `Authorization: Bearer TOKEN`.",
+        secret=True,
+        environment_only=True,
+    ),
+    Setting(
+        "engine.query_token",
+        "text",
+        "",
+        "Token for a ComfyUI that wants it in the query of each URL.",
+        secret=True,
+        environment_only=True,
+    ),
+    Setting(
+        "engine.query_token_name",
+        "text",
+        "token",
+        "Name of the query parameter for `EASEL_ENGINE_QUERY_TOKEN`.",
     ),
     Setting(
         "engine.stall_timeout_s",
@@ -369,11 +411,30 @@ def load_settings(environment: Mapping[str, str] = os.environ, root: Path | None
         errors.append(
             "max_waiting must be smaller than threads, so that some threads stay free for other requests"
         )
+    errors += _credential_errors(values)
     if errors:
         raise SettingsInvalid("\n".join(errors), errors=errors)
     if not file.exists():
         return Settings(values, base=root)
     return Settings(values, base=file.parent, file_name=file.name, text=file.read_text("utf-8"))
+
+
+def _credential_errors(values: Mapping[str, Any]) -> Iterable[str]:
+    if values["engine.password"] and not values["engine.user"]:
+        yield "EASEL_ENGINE_PASSWORD is set without EASEL_ENGINE_USER; set both"
+    if values["engine.user"] and values["engine.token"]:
+        yield "EASEL_ENGINE_USER and EASEL_ENGINE_TOKEN exclude each other: both are sent in the same header; unset one"
+    if ":" in values["engine.user"]:
+        yield "EASEL_ENGINE_USER must not contain a colon; the password belongs into EASEL_ENGINE_PASSWORD"
+    for name in ("engine.user", "engine.password", "engine.token", "engine.query_token"):
+        text = str(values[name])
+        is_header = name == "engine.token"
+        if not text.isprintable() or (is_header and not text.isascii()) or text != text.strip():
+            variable = SETTINGS_BY_NAME[name].variable
+            yield (
+                f"{variable}: the given value is not allowed; it must have no line breaks, no spaces around it"
+                + (" and only ASCII characters" if is_header else "")
+            )
 
 
 def _from_file(file: Path, errors: list[str]) -> dict[str, Any]:
@@ -392,6 +453,11 @@ def _from_file(file: Path, errors: list[str]) -> dict[str, Any]:
         setting = SETTINGS_BY_NAME.get(name)
         if setting is None:
             errors.append(f"{location}: unknown setting; known settings are {_siblings(name)}")
+        elif setting.environment_only:
+            errors.append(
+                f"{location}: not allowed in this file; remove the line and set {setting.variable} in the environment of "
+                "Easel"
+            )
         elif value is not None:
             _add_value(values, setting, value, location, errors)
     return values
@@ -454,7 +520,7 @@ def _add_value(
 ) -> None:
     error = _error(setting, value)
     if error:
-        may_be_secret = setting.secret or (setting.kind == "url" and "@" in str(value))
+        may_be_secret = setting.secret or (setting.kind == "url" and any(mark in str(value) for mark in "@?"))
         shown = "the given value" if may_be_secret else repr(value)
         errors.append(f"{location}: {shown} is not allowed; {error}")
     elif setting.kind in (*_LIST_KINDS, "objects"):
@@ -506,6 +572,14 @@ def _schema_of(setting: Setting) -> Mapping[str, Any]:
 def _error(setting: Setting, value: Any) -> str | None:
     """Why `value` is not allowed, without repeating it; None if it is allowed."""
     error = first_error(Draft202012Validator(_schema_of(setting)), value)
+    if error is not None and setting.name == "engine.url" and isinstance(value, str):
+        if "@" in value:
+            return (
+                "write it without user and password, and set EASEL_ENGINE_USER and EASEL_ENGINE_PASSWORD in the "
+                "environment of Easel"
+            )
+        if "?" in value:
+            return "write it without a query, and set EASEL_ENGINE_QUERY_TOKEN in the environment of Easel for a token"
     if error is not None:
         return rule_of(error, show_value=False)
     if setting.kind == "keys" and not all(map(_KEY.fullmatch, value)):

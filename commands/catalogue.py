@@ -30,6 +30,7 @@ def check_catalogue(url: str | None) -> None:
     engine = engine_at(url) if url else None
     if engine:
         engine.stats()  # fails once if the engine is unreachable, instead of once for each model
+        engine.connect()
     complete = [_print_model(model, catalogue, engine) for model in catalogue.models.values()]
     if catalogue.undrawable:
         names = ", ".join(catalogue.undrawable)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol
+from urllib.parse import urlsplit
 
 import click
 from flask import current_app
@@ -16,7 +17,7 @@ import errors
 from atomic_file import write_atomic
 from compiler import Catalogue, SourcePaths
 from compiler.values import Note
-from engine import Engine
+from engine import Credentials, Engine
 from errors import EaselError
 from generation import Generator
 
@@ -30,6 +31,8 @@ class CommandServices(Protocol):
     def source_paths(self) -> SourcePaths: ...
     @property
     def generator(self) -> Generator: ...
+    @property
+    def credentials(self) -> Credentials: ...
     def catalogue(self) -> Catalogue: ...
     def server_address(self) -> tuple[str, str | None]:
         """The URL of this installation's server, and one of its API keys or None."""
@@ -103,5 +106,13 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def engine_at(url: str) -> Engine:
-    """The engine at `url`, for commands with a URL option."""
-    return Engine(url.rstrip("/"))
+    """The engine at `url`, for commands with a URL option; it gets the credentials in the environment. Raises
+    InvalidValue for a URL with a user and password or a query, which would be shown by `ps` and in the shell's
+    history."""
+    parts = urlsplit(url)
+    if "@" in parts.netloc or parts.query:
+        raise errors.InvalidValue(
+            "The URL of ComfyUI must have no user, password or query. Set EASEL_ENGINE_USER and EASEL_ENGINE_PASSWORD, "
+            "EASEL_ENGINE_TOKEN or EASEL_ENGINE_QUERY_TOKEN in the environment instead."
+        )
+    return Engine(url.rstrip("/"), credentials=services().credentials)

@@ -67,5 +67,6 @@ def settings_table() -> str:
             if setting.default or setting.kind in ("boolean", "integer", "number")
             else "(empty)"
         )
-        rows.append(f"| `{setting.name}` | `{setting.variable}` | {shown} | {description} |")
+        in_file = "(refused)" if setting.environment_only else f"`{setting.name}`"
+        rows.append(f"| {in_file} | `{setting.variable}` | {shown} | {description} |")
     return "\n".join(rows)

@@ -1,12 +1,15 @@
 """Speaks ComfyUI's HTTP and WebSocket: runs jobs, detects how they end, and chooses among engines."""
 
 from engine.client import Engine, upload_name
+from engine.credentials import NO_CREDENTIALS, Credentials
 from engine.gpu_tenant import EngineTenant
 from engine.process import EngineProcess
 from engine.selection import EngineSelector
 from engine.values import EngineStats, Outcome, Picture, Preview, Progress, ProgressCallback, QueueState
 
 __all__ = [
+    "NO_CREDENTIALS",
+    "Credentials",
     "Engine",
     "EngineProcess",
     "EngineSelector",

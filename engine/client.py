@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import os
+import threading
 import time
 import uuid
 import weakref
@@ -12,9 +13,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from queue import SimpleQueue
 from typing import Any
 
+from deadline import remaining_s, time_limit
+from engine.credentials import NO_CREDENTIALS, Credentials
 from engine.http import ComfyuiHttp
 from engine.job import Job
-from engine.job_runner import CANCEL_TIMEOUT_S, JobRunner, cancel_job
+from engine.job_runner import CANCEL_TIMEOUT_S, INTERRUPT_INTERVAL_S, JobRunner, cancel_job, request_cancel
 from engine.listener import CancelSignal, Inbox, Listener
 from engine.values import EngineStats, Outcome, ProgressCallback, QueueState
 from engine.watchdog import Limits
@@ -25,10 +28,12 @@ log = logging.getLogger(__name__)
 _PING_INTERVAL_S = 20.0
 _SUBFOLDER = "easel"
 _BLACK_PIXEL = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mNgYGAAAAAEAAHI6uv5AAAAAElFTkSuQmCC"
 )
-"""A PNG of one pixel"""
+"""A PNG of one pixel, in RGB: newer ComfyUIs cannot load small grey ones"""
 _ERASE_TIMEOUT_S = 3.0
+_MIN_ERASE_WAIT_S = 0.5
+"""How long a request whose time has ended waits for its images to be erased; the rest happens in the background"""
 _FREE_TIMEOUT_S = 15.0
 _FREE_POLL_INTERVAL_S = 0.2
 _FREE_STEADY_POLLS = 4
@@ -54,6 +59,7 @@ class Engine:
         self,
         url: str,
         *,
+        credentials: Credentials = NO_CREDENTIALS,
         connect_timeout_s: float = 5.0,
         stall_timeout_s: float = 120.0,
         poll_interval_s: float = 1.0,
@@ -62,6 +68,7 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.url = url.rstrip("/")
+        self._credentials = credentials
         self._connect_timeout_s = connect_timeout_s
         self._limits = Limits(
             stall_timeout_s=stall_timeout_s,
@@ -74,7 +81,9 @@ class Engine:
         _engines.add(self)
 
     def _reset(self) -> None:
-        self._http = ComfyuiHttp(self.url, connect_timeout_s=self._connect_timeout_s)
+        self._http = ComfyuiHttp(
+            self.url, connect_timeout_s=self._connect_timeout_s, credentials=self._credentials
+        )
         self._inboxes: dict[str, Inbox] = {}
         self._signatures: dict[str, Any] = {}
         self._stuck: set[str] = set()
@@ -83,7 +92,9 @@ class Engine:
             connect_timeout_s=self._connect_timeout_s,
             ping_interval_s=_PING_INTERVAL_S,
             on_connect=self._signatures.clear,  # it may be a newer ComfyUI, or have other nodes
+            credentials=self._credentials,
         )
+        self._interrupted_at: dict[str, float] = {}
         self._is_sketch: bool | None = None
 
     def run(
@@ -97,6 +108,7 @@ class Engine:
         on_queued: Callable[[int], None] = lambda _: None,
         cancelled: Callable[[], bool] = lambda: False,
         previews: bool = False,
+        keep_lease: Callable[[], Callable[[], None]] = lambda: lambda: None,
     ) -> Outcome:
         """Run a graph in API format and fetch the pictures of its node `output`; None: those of all nodes.
 
@@ -109,25 +121,29 @@ class Engine:
 
         Raises EngineRejected, NodeFailed, EngineOutOfMemory, JobInterrupted, JobLost, JobTimedOut, NoPictures,
         EngineStalled, EngineUnreachable, RequestCancelled, and the reason given to `cancel_all`. Before any exception
-        is raised, also one of `on_progress`, the job is cancelled, which takes up to 20 s.
+        is raised, also one of `on_progress`, the job is cancelled, which takes up to 20 s. If `timeout_s` ends before
+        that, the job is cancelled in the background: `keep_lease` is called, and then what it returned, in another
+        thread, once the job is gone or the 20 s are over.
         """
         if str(uuid.UUID(prompt_id)) != prompt_id:
             raise ValueError(f"not a canonical UUID: {prompt_id!r}")  # newer ComfyUIs refuse it
         inbox: Inbox = SimpleQueue()
         self._inboxes[prompt_id] = inbox
+        deadline = self._clock() + timeout_s
         try:
-            with self._listener.subscribe(prompt_id, inbox) as client_id:
+            with time_limit(timeout_s), self._listener.subscribe(prompt_id, inbox) as client_id:
                 runner = JobRunner(
                     self._http,
                     Job(prompt_id, graph, on_progress, self._clock, output),
                     inbox,
                     limits=self._limits,
                     poll_interval_s=self._poll_interval_s,
-                    timeout_s=timeout_s,
+                    timeout_s=deadline - self._clock(),
                     cancelled=cancelled,
                     on_queued=on_queued,
                     clock=self._clock,
                     stuck=self._stuck,
+                    keep_lease=keep_lease,
                 )
                 return runner.run(graph, client_id, previews)
         finally:
@@ -146,16 +162,28 @@ class Engine:
         for inbox in list(self._inboxes.values()):
             inbox.put(CancelSignal(reason))
 
-    def cancel_jobs(self, prompt_ids: Sequence[str] | None) -> None:
-        """Ask ComfyUI to cancel these jobs, from any client; None: all running and pending jobs. Does not wait: `queue`
-        shows when they are gone. Raises EngineUnreachable."""
+    def cancel_jobs(self, prompt_ids: Sequence[str] | None) -> bool:
+        """Ask ComfyUI to cancel these jobs, from any client; None: all running and pending jobs. Returns whether the
+        queue has none of them any more. Does not wait, so the caller asks again until it returns true: ComfyUI loses an
+        interrupt that arrives while the job is between the queue and its first node. Raises EngineUnreachable."""
         queue = self._http.queue()
-        for prompt_id in queue.pending:
-            if prompt_ids is None or prompt_id in prompt_ids:
-                self._http.delete(prompt_id)
-        for prompt_id in queue.running:
-            if prompt_ids is None or prompt_id in prompt_ids:
-                self._http.interrupt(prompt_id)
+        pending, running = (
+            [prompt_id for prompt_id in ids if prompt_ids is None or prompt_id in prompt_ids]
+            for ids in (queue.pending, queue.running)
+        )
+        for prompt_id in pending:
+            request_cancel(self._http, prompt_id, is_pending=True)
+        for prompt_id in running:
+            if self._may_interrupt(prompt_id):
+                request_cancel(self._http, prompt_id, is_pending=False)
+        return not pending and not running
+
+    def _may_interrupt(self, prompt_id: str) -> bool:
+        """Not often: an interrupt that arrives as the job ends may stop the next job."""
+        now = self._clock()
+        recent = {id: at for id, at in self._interrupted_at.items() if now - at < INTERRUPT_INTERVAL_S}
+        self._interrupted_at = recent if prompt_id in recent else {**recent, prompt_id: now}
+        return prompt_id not in recent
 
     def request_free(self) -> None:
         """Ask ComfyUI to unload its models. Does not wait: ComfyUI's worker does it after the running job."""
@@ -178,6 +206,11 @@ class Engine:
     def stats(self) -> EngineStats:
         """Version, device and memory. A response proves that HTTP works, not that jobs run."""
         return self._http.stats()
+
+    def connect(self) -> None:
+        """Open the WebSocket, unless it is open. Raises EngineUnreachable; EngineWithoutWebSocket if a proxy in front of
+        ComfyUI does not pass WebSockets."""
+        self._listener.connect()
 
     def stats_and_queue(self, timeout_s: float) -> tuple[EngineStats, QueueState]:
         """Both for a status page, with a short timeout for each. Raises EngineUnreachable."""
@@ -214,14 +247,23 @@ class Engine:
         return upload_name(name)
 
     def erase_uploads(self, names: Iterable[str]) -> None:
-        """Overwrite uploaded images with one pixel, because ComfyUI cannot delete files. Never raises; waits at most
-        3 s for an engine that does not answer."""
-        for name in names:
-            try:
+        """Overwrite uploaded images with one pixel, because ComfyUI cannot delete files. Never raises. Waits for an engine
+        that does not answer at most 3 s, and not beyond the time limit of the thread: the rest then happens in the
+        background."""
+        names = tuple(names)
+        if not names:
+            return
+        wait_s = max(_MIN_ERASE_WAIT_S, min(_ERASE_TIMEOUT_S, remaining_s()))
+        eraser = threading.Thread(target=self._erase, args=(names,), name="easel-erase", daemon=True)
+        eraser.start()
+        eraser.join(wait_s)
+
+    def _erase(self, names: Sequence[str]) -> None:
+        try:
+            for name in names:
                 self._http.upload(_BLACK_PIXEL, name, _SUBFOLDER, timeout_s=_ERASE_TIMEOUT_S)
-            except EngineError as error:
-                log.warning("uploaded images stay in ComfyUI's temp folder until it restarts: %s", error)
-                return
+        except EngineError as error:
+            log.warning("uploaded images stay in ComfyUI's temp folder until it restarts: %s", error)
 
     def close(self) -> None:
         """Close the connections; a later use opens new ones."""

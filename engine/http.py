@@ -1,18 +1,20 @@
-"""ComfyUI's HTTP routes as methods. Every failure to get a response raises EngineUnreachable."""
+"""ComfyUI's HTTP routes as methods. Every failure to get a response raises EngineUnreachable. Every call ends within its
+timeout and the time limit of its thread, whatever the server does."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 
+from deadline import limited, time_limit
+from engine.credentials import NO_CREDENTIALS, Credentials
 from engine.values import EngineStats, QueueState
-from errors import EngineUnreachable, UploadRefused
+from errors import EngineAccessDenied, EngineUnreachable, UploadRefused
 from http_session import DirectSession
 
 _POLL_TIMEOUT_S = 5.0
@@ -28,15 +30,19 @@ _JSON = {"Content-Type": "application/json"}
 class ComfyuiHttp:
     """Returns plain JSON or this package's values. Thread-safe.
 
-    Takes no proxies, passwords or certificates from the environment, and never sends Origin: ComfyUI answers 403 to a
-    foreign one.
+    Takes no proxies or certificates from the environment, and never sends Origin: ComfyUI answers 403 to a foreign one.
+    `credentials` are sent with each call, and to no other server: redirects are not followed.
     """
 
-    def __init__(self, url: str, *, connect_timeout_s: float) -> None:
+    def __init__(
+        self, url: str, *, connect_timeout_s: float, credentials: Credentials = NO_CREDENTIALS
+    ) -> None:
         self.url = url
         self._connect_timeout_s = connect_timeout_s
-        self._session = DirectSession()
-        self._session.mount(url, HTTPAdapter(pool_maxsize=_POOL_SIZE))
+        self._credentials = credentials
+        self._session = DirectSession(pool_size=_POOL_SIZE, secret_query=credentials.query)
+        self._session.headers.update(credentials.headers)
+        self._has_cancel_route: bool | None = None
 
     def close(self) -> None:
         self._session.close()
@@ -65,6 +71,22 @@ class ComfyuiHttp:
     def interrupt(self, prompt_id: str) -> None:
         """Stop this job at its next step if it is the running one."""
         self._post("/interrupt", {"prompt_id": prompt_id})
+
+    def cancel(self, prompt_id: str) -> bool:
+        """Cancel this job, pending or running, by the route of newer ComfyUIs, which never stops another job. False if
+        this ComfyUI has no such route; that is found out once. A job between the queue and its first node may go on, so
+        the caller looks again."""
+        if self._has_cancel_route is not False:
+            path = f"/api/jobs/{quote(prompt_id, safe='')}/cancel"
+            status, _, content = self._call("POST", path, timeout_s=_POLL_TIMEOUT_S, data=b"", headers=_JSON)
+            answer = _parse_json(content)
+            if status == 200 and isinstance(answer, dict) and "cancelled" in answer:
+                self._has_cancel_route = True
+            elif status in (404, 405):
+                self._has_cancel_route = False
+            else:
+                raise self._unexpected_response(path, status)
+        return self._has_cancel_route is True
 
     def free(self) -> None:
         self._post("/free", {"unload_models": True, "free_memory": True})
@@ -152,28 +174,78 @@ class ComfyuiHttp:
     def _call_once(
         self, method: str, path: str, timeout_s: float, request: dict[str, Any]
     ) -> tuple[int, str, bytes]:
-        with self._session.request(
-            method,
-            self.url + path,
-            timeout=(self._connect_timeout_s, timeout_s),
-            stream=True,
-            **request,
-        ) as response:
+        with (
+            time_limit(timeout_s),
+            self._session.request(
+                method,
+                self.url + path,
+                timeout=(limited(self._connect_timeout_s), timeout_s),
+                stream=True,
+                **request,
+            ) as response,
+        ):
+            # ComfyUI itself answers 403 only to a file outside its folders.
+            if response.status_code == 401 or (response.status_code == 403 and path != "/view"):
+                raise self._access_denied(response)
+            if response.is_redirect:
+                raise self._redirected(response)
             # Read from `raw` at once: requests itself reads in pieces of 10 KB.
             return response.status_code, response.headers.get("Content-Type", ""), response.raw.read()
 
+    def _access_denied(self, response: requests.Response) -> EngineAccessDenied:
+        return access_denied(
+            self.url, response.status_code, response.headers.get("WWW-Authenticate", ""), self._credentials
+        )
+
+    def _redirected(self, response: requests.Response) -> EngineUnreachable:
+        target = urlsplit(response.headers["Location"])
+        place = f"{target.scheme}://{target.hostname}" if target.hostname else "another path"
+        return EngineUnreachable(
+            f"{self.url} redirects to {place}, which Easel does not follow. If ComfyUI is there, write that address into "
+            f"engine.url; if it is a login page, give Easel credentials. {NO_CREDENTIALS.remedy('')}",
+            url=self.url,
+            status=response.status_code,
+        )
+
     def _unreachable(self, error: Exception) -> EngineUnreachable:
-        slow = isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError)
-        refused = "refused" in str(error)
+        causes = list(_causes(error))
+        slow = _is_timeout(causes)
+        refused = any(isinstance(cause, ConnectionRefusedError) for cause in causes)
         reason = "connection refused" if refused else "timed out" if slow else type(error).__name__
         message = f"ComfyUI at {self.url} does not answer: {reason}."
         return EngineUnreachable(message, url=self.url, refused=refused, slow=slow)
 
 
+_TIMEOUTS = (TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError)
+
+
+def access_denied(url: str, status: int, challenge: str, credentials: Credentials) -> EngineAccessDenied:
+    """The error for a response with status 401 or 403. `challenge`: its header `WWW-Authenticate`."""
+    message = (
+        f"ComfyUI at {url}, or a proxy in front of it, answered {status}. {credentials.remedy(challenge)}"
+    )
+    return EngineAccessDenied(message, url=url, status=status)
+
+
+def _is_timeout(causes: Sequence[BaseException]) -> bool:
+    # urllib3 derives the error of a refused connection from that of a slow one.
+    not_slow = urllib3.exceptions.NewConnectionError
+    return any(isinstance(cause, _TIMEOUTS) and not isinstance(cause, not_slow) for cause in causes)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and all its causes: libraries put them into `args`, into `reason` or behind `raise … from`."""
+    yield error
+    for inner in (error.__cause__, getattr(error, "reason", None), *error.args):
+        if isinstance(inner, BaseException):
+            yield from _causes(inner)
+
+
 def _was_connection_closed(error: Exception) -> bool:
     """Whether an established connection was closed during the call (and not refused or slow)."""
-    cause = error.args[0] if isinstance(error, requests.ConnectionError) and error.args else error
-    return isinstance(cause, urllib3.exceptions.ProtocolError)
+    causes = list(_causes(error))
+    is_closed = any(isinstance(cause, urllib3.exceptions.ProtocolError) for cause in causes)
+    return is_closed and not _is_timeout(causes)
 
 
 def _parse_json(content: bytes) -> Any:

@@ -1,8 +1,9 @@
-"""The state of one job as its events and its history report it: when it started, its outputs, how it ended. Does no
-I/O."""
+"""The state of one job as its events and its history report it: when it started, its outputs, how it ended. Does no I/O
+but logging."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 from engine.errors import Graph, class_of, node_failure
 from engine.messages import Event, Frame
 from engine.values import Picture, Preview, Progress, ProgressCallback
-from errors import JobInterrupted
+from errors import JobInterrupted, shorten
+
+log = logging.getLogger("easel.engine")
 
 File = Mapping[str, str]
 """`filename`, `subfolder` and `type`: the parameters of `GET /view`"""
@@ -27,6 +30,7 @@ _MIMES = {
     "avif": "image/avif",
 }
 _WEBSOCKET_OUTPUT = "SaveImageWebsocket"
+_MAX_LOGGED_CHARS = 2000
 
 
 class Job:
@@ -56,6 +60,7 @@ class Job:
         self._on_progress = on_progress
         self._clock = clock
         self._outputs: dict[str, list[Picture | File]] = {}
+        self._last_step: Progress | None = None
 
     def handle(self, item: Event | Frame) -> None:
         if isinstance(item, Frame):
@@ -108,7 +113,11 @@ class Job:
         if node is not None and class_of(node, self._graph) == _WEBSOCKET_OUTPUT:
             return  # it counts pictures, not steps
         if value is not None and maximum is not None:
-            self._on_progress(Progress(self.prompt_id, node, value, maximum))
+            step = Progress(self.prompt_id, node, value, maximum)
+            # ComfyUIs that leave out steps (0.33) may report one twice.
+            if step != self._last_step:
+                self._last_step = step
+                self._on_progress(step)
 
     def _on_executed(self, data: Mapping[str, Any]) -> None:
         node, output = data.get("node"), data.get("output")
@@ -121,6 +130,16 @@ class Job:
 
     def _on_error(self, data: Mapping[str, Any]) -> None:
         self.ended = True
+        # The error has no paths; the owner needs them.
+        message = " ".join(str(data.get("exception_message") or "").split())
+        log.error(
+            "job %s: node %s (%s) raised %s: %s",
+            self.prompt_id,
+            data.get("node_id"),
+            data.get("node_type"),
+            data.get("exception_type"),
+            shorten(message, _MAX_LOGGED_CHARS),
+        )
         raise node_failure(data)
 
     def _on_interrupted(self, _: Mapping[str, Any]) -> None:

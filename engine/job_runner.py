@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
-from queue import Empty
+from queue import Empty, SimpleQueue
 
+from deadline import no_time_limit, time_limit
 from engine.errors import Graph, dropped_outputs, is_dropped, rejected, submission_error
 from engine.http import ComfyuiHttp
 from engine.job import Job, mime_of
@@ -17,6 +19,7 @@ from engine.messages import Event
 from engine.values import Outcome, Picture
 from engine.watchdog import Limits, Watchdog
 from errors import (
+    EngineAccessDenied,
     EngineError,
     EngineStalled,
     EngineUnreachable,
@@ -29,8 +32,10 @@ log = logging.getLogger(__name__)
 
 CANCEL_TIMEOUT_S = 20.0
 """An interrupt takes effect at the next sampler step or node, so a slow step delays it."""
+_CANCEL_GRACE_S = 0.5
+"""How long the request of a job waits for its cancel once its time has ended; the rest happens in the background"""
 _CANCEL_POLL_INTERVAL_S = 0.2
-_INTERRUPT_INTERVAL_S = 2.0
+INTERRUPT_INTERVAL_S = 2.0
 _CANCEL_CHECK_INTERVAL_S = 0.5
 _HISTORY_TIMEOUT_S = 3.0
 """How long a successful job may be missing from history; ComfyUI writes it a moment after it reports success."""
@@ -77,7 +82,9 @@ class JobRunner:
         on_queued: Callable[[int], None],
         clock: Callable[[], float],
         stuck: set[str],
+        keep_lease: Callable[[], Callable[[], None]] = lambda: lambda: None,
     ) -> None:
+        """`keep_lease`: see `Engine.run`"""
         self._http = http
         self._job = job
         self._inbox = inbox
@@ -86,6 +93,7 @@ class JobRunner:
         self._on_queued = on_queued
         self._clock = clock
         self._stuck = stuck
+        self._keep_lease = keep_lease
         now = clock()
         self._deadline = now + timeout_s
         self._next_cancel_check_at = self._next_poll_at = now
@@ -104,7 +112,7 @@ class JobRunner:
             raise
         except BaseException:
             if not self._job.ended:
-                cancel_job(self._http, self._job.prompt_id, self._inbox, CANCEL_TIMEOUT_S)
+                self._cancel()
             raise
         ended_at = self._clock()
         started_at = self._job.started_at or submitted_at
@@ -118,12 +126,30 @@ class JobRunner:
             fetch_s=self._clock() - ended_at,
         )
 
+    def _cancel(self) -> None:
+        """Cancel the job and wait until it is gone, as long as the request has time. After that the job is cancelled in
+        the background, and keeps its lease until it is gone."""
+        remaining_s = self._deadline - self._clock()
+        wait_s = max(_CANCEL_GRACE_S, min(CANCEL_TIMEOUT_S, remaining_s))
+        is_last = wait_s >= CANCEL_TIMEOUT_S
+        if cancel_job(self._http, self._job.prompt_id, self._inbox, wait_s, warns=is_last) or is_last:
+            return
+        release = self._keep_lease()
+
+        def cancel_later() -> None:
+            try:
+                cancel_job(self._http, self._job.prompt_id, SimpleQueue(), CANCEL_TIMEOUT_S - wait_s)
+            finally:
+                release()
+
+        threading.Thread(target=cancel_later, name="easel-cancel", daemon=True).start()
+
     def _submit(self, body: bytes, graph: Graph) -> None:
         self._check_deadline_and_cancel()
         try:
             status, response = self._http.submit(body)
         except EngineUnreachable as error:
-            if error.details.get("refused"):
+            if error.details.get("refused") or isinstance(error, EngineAccessDenied):
                 self._job.ended = True
                 raise
             if self._was_accepted():
@@ -206,6 +232,8 @@ class JobRunner:
         """Handle the events that ComfyUI sent before the job ended. On a busy machine they may still be on their way,
         and history does not contain the progress."""
         while not (self._job.ended or self._job.left_engine or self._watchdog.socket_lost):
+            if self._clock() >= self._deadline:
+                return
             try:
                 item = self._inbox.get(timeout=_DRAIN_TIMEOUT_S)
             except Empty:
@@ -229,7 +257,7 @@ class JobRunner:
 
     def _outputs_from_history(self) -> list[tuple[str, Picture | Mapping[str, str]]]:
         """The outputs of a job whose `executed` events were missed."""
-        deadline = self._clock() + _HISTORY_TIMEOUT_S
+        deadline = min(self._clock() + _HISTORY_TIMEOUT_S, self._deadline)
         while not self._job.left_engine and self._clock() < deadline:
             entry = self._http.history(self._job.prompt_id)
             if entry is not None:
@@ -254,9 +282,11 @@ class JobRunner:
         )
 
 
-def cancel_job(http: ComfyuiHttp, prompt_id: str, inbox: Inbox, timeout_s: float) -> bool:
-    """Remove a job from the engine's queue, pending or running. Returns whether the queue no longer has it. Never
-    raises.
+def cancel_job(
+    http: ComfyuiHttp, prompt_id: str, inbox: Inbox, timeout_s: float, *, warns: bool = True
+) -> bool:
+    """Remove a job from the engine's queue, pending or running, within about `timeout_s`, whatever time the request has.
+    Returns whether the queue no longer has it. Never raises.
 
     Retries if the engine is too busy to answer. Repeats an interrupt, because ComfyUI loses one that arrives
     while the job is between the queue and its first node; but not often, because one that arrives as the job ends may
@@ -266,29 +296,40 @@ def cancel_job(http: ComfyuiHttp, prompt_id: str, inbox: Inbox, timeout_s: float
     problem = "it was still in the queue"
     while True:
         try:
-            queue = http.queue()
-            if prompt_id in queue.pending:
-                http.delete(prompt_id)
-            elif prompt_id not in queue.running:
-                return True
-            elif time.monotonic() >= next_interrupt_at:
-                http.interrupt(prompt_id)
-                next_interrupt_at = time.monotonic() + _INTERRUPT_INTERVAL_S
+            with no_time_limit(), time_limit(max(_CANCEL_GRACE_S, deadline - time.monotonic())):
+                queue = http.queue()
+                is_pending = prompt_id in queue.pending
+                if not is_pending and prompt_id not in queue.running:
+                    return True
+                if is_pending or time.monotonic() >= next_interrupt_at:
+                    if not is_pending:
+                        next_interrupt_at = time.monotonic() + INTERRUPT_INTERVAL_S
+                    request_cancel(http, prompt_id, is_pending=is_pending)
         except EngineError as error:
             problem = error.message
             if error.details.get("refused"):
                 break
         else:
-            if prompt_id in queue.pending and time.monotonic() < deadline:
+            if is_pending and time.monotonic() < deadline:
                 continue
         remaining_s = deadline - time.monotonic()
         if remaining_s <= 0:
             break
         # The job leaves the queue a moment after one of these events.
         _wait_for_event(_END_EVENTS, inbox, min(_CANCEL_POLL_INTERVAL_S, remaining_s))
-    if timeout_s:
+    if timeout_s and warns:
         log.warning("could not cancel job %s within %g s: %s", prompt_id, timeout_s, problem)
     return False
+
+
+def request_cancel(http: ComfyuiHttp, prompt_id: str, *, is_pending: bool) -> None:
+    """Ask once to cancel a job that is in the queue. The job may go on: it is gone when the queue no longer has it."""
+    if http.cancel(prompt_id):
+        return
+    if is_pending:
+        http.delete(prompt_id)
+    else:
+        http.interrupt(prompt_id)
 
 
 def _wait_for_event(kinds: tuple[str, ...], inbox: Inbox, timeout_s: float) -> None:

@@ -6,8 +6,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import socket
-import ssl
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,8 +17,12 @@ from urllib.parse import urlsplit, urlunsplit
 
 import websocket
 
+from bounded_socket import connect, tls
+from deadline import remaining_s, time_limit
+from engine.credentials import NO_CREDENTIALS, Credentials
+from engine.http import access_denied
 from engine.messages import Event, Frame, parse_binary, parse_text
-from errors import EaselError, EngineUnreachable
+from errors import EaselError, EngineUnreachable, EngineWithoutWebSocket
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +53,17 @@ class Listener:
     """
 
     def __init__(
-        self, url: str, *, connect_timeout_s: float, ping_interval_s: float, on_connect: Callable[[], None]
+        self,
+        url: str,
+        *,
+        connect_timeout_s: float,
+        ping_interval_s: float,
+        on_connect: Callable[[], None],
+        credentials: Credentials = NO_CREDENTIALS,
     ) -> None:
         self._url = url
         self._connect_timeout_s = connect_timeout_s
+        self._credentials = credentials
         self._ping_interval_s = ping_interval_s
         self._on_connect = on_connect
         self._lock = threading.Lock()
@@ -69,22 +80,41 @@ class Listener:
         finally:
             connection.unsubscribe(prompt_id)
 
+    def connect(self) -> None:
+        """Make sure that there is a connection. Raises EngineUnreachable."""
+        self._with_connection(lambda connection: connection.is_open)
+
     def _subscribed_connection(self, prompt_id: str, inbox: Inbox) -> _Connection:
+        return self._with_connection(lambda connection: connection.subscribe(prompt_id, inbox))
+
+    def _with_connection(self, use: Callable[[_Connection], bool]) -> _Connection:
+        """The connection, after `use` of it; a new one if `use` is false, because the old one is closed."""
         failures = self._failures
-        with self._lock:
-            if self._connection is not None and self._connection.subscribe(prompt_id, inbox):
+        # Another thread may be connecting for as long as the engine does not answer.
+        remaining = remaining_s()
+        if not self._lock.acquire(timeout=-1 if math.isinf(remaining) else remaining):
+            raise self._unreachable()
+        try:
+            if self._connection is not None and use(self._connection):
                 return self._connection
             # Another thread failed to connect while this one waited for the lock. Trying again would make the waiting
             # threads time out one after another.
             if self._failures != failures:
-                raise EngineUnreachable(f"ComfyUI at {self._url} does not answer.", url=self._url)
+                raise self._unreachable()
             self._connection = self._connect()
-            self._connection.subscribe(prompt_id, inbox)
+            use(self._connection)
             return self._connection
+        finally:
+            self._lock.release()
+
+    def _unreachable(self) -> EngineUnreachable:
+        return EngineUnreachable(f"ComfyUI at {self._url} does not answer.", url=self._url, slow=True)
 
     def _connect(self) -> _Connection:
         try:
-            connection = _Connection(self._url, self._connect_timeout_s, self._ping_interval_s)
+            connection = _Connection(
+                self._url, self._credentials, self._connect_timeout_s, self._ping_interval_s
+            )
         except EngineUnreachable:
             self._failures += 1
             raise
@@ -99,14 +129,16 @@ class Listener:
 
 
 class _Connection:
-    def __init__(self, url: str, connect_timeout_s: float, ping_interval_s: float) -> None:
+    def __init__(
+        self, url: str, credentials: Credentials, connect_timeout_s: float, ping_interval_s: float
+    ) -> None:
         self.client_id = uuid.uuid4().hex
         self._ping_interval_s = ping_interval_s
         self._lock = threading.Lock()
         self._inboxes: dict[str, Inbox] = {}
         self._open = True
         self._executing: tuple[str, str | None] | None = None
-        self._socket = _open_socket(url, self.client_id, connect_timeout_s)
+        self._socket = _open_socket(url, self.client_id, credentials, connect_timeout_s)
         self._thread = threading.Thread(target=self._read_loop, name="easel-engine-listener", daemon=True)
         self._thread.start()
 
@@ -116,6 +148,10 @@ class _Connection:
             if self._open:
                 self._inboxes[prompt_id] = inbox
             return self._open
+
+    @property
+    def is_open(self) -> bool:
+        return self._open
 
     def unsubscribe(self, prompt_id: str) -> None:
         with self._lock:
@@ -190,34 +226,73 @@ class _Connection:
             inbox.put(SocketLost())
 
 
-def _open_socket(url: str, client_id: str, timeout_s: float) -> websocket.WebSocket:
-    """A socket that ComfyUI has registered (its first `status` arrived) and that has asked for previews with ids.
+def _open_socket(url: str, client_id: str, credentials: Credentials, timeout_s: float) -> websocket.WebSocket:
+    """A socket that ComfyUI has registered (its first `status` arrived) and that has asked for previews with ids, within
+    `timeout_s`.
 
     Offers no compression: ComfyUI would deflate a picture of 3 MB in its event loop.
     """
     raw = None
+    query = f"clientId={client_id}" + (f"&{credentials.query}" if credentials.query else "")
     try:
-        raw = _connect_tcp(url, timeout_s)
-        connection = websocket.create_connection(
-            f"{_websocket_url(url)}/ws?clientId={client_id}",
-            timeout=timeout_s,
-            socket=raw,
-            suppress_origin=True,
-            enable_multithread=True,
-            skip_utf8_validation=True,
-            redirect_limit=0,
-        )
-        connection.send(_FEATURE_FLAGS)
-        connection.recv()
-        return connection
+        with time_limit(timeout_s):
+            raw = _connect_tcp(url, timeout_s)
+            connection = websocket.create_connection(
+                f"{_websocket_url(url)}/ws?{query}",
+                timeout=timeout_s,
+                socket=raw,
+                header=credentials.headers,
+                suppress_origin=True,
+                enable_multithread=True,
+                skip_utf8_validation=True,
+                redirect_limit=0,
+            )
+            connection.send(_FEATURE_FLAGS)
+            connection.recv()
+            return connection
     except (OSError, websocket.WebSocketException) as error:
+        # Only a socket that was connected came to the handshake.
+        failure = _handshake_failure(url, error, credentials) if raw else _not_connected(url, error)
         if raw is not None:
             raw.close()
-        refused = isinstance(error, ConnectionRefusedError)
-        reason = "connection refused" if refused else f"no WebSocket at /ws, {type(error).__name__}"
-        raise EngineUnreachable(
-            f"ComfyUI at {url} does not answer: {reason}.", url=url, refused=refused
-        ) from error
+        # Not `from error`: websocket-client quotes the response, which may repeat a token.
+        raise failure from None
+
+
+def _not_connected(url: str, error: Exception) -> EngineUnreachable:
+    refused, slow = isinstance(error, ConnectionRefusedError), isinstance(error, TimeoutError)
+    reason = "connection refused" if refused else "timed out" if slow else type(error).__name__
+    message = f"ComfyUI at {url} does not answer: {reason}."
+    return EngineUnreachable(message, url=url, refused=refused, slow=slow)
+
+
+def _handshake_failure(url: str, error: Exception, credentials: Credentials) -> EngineUnreachable:
+    if isinstance(error, TimeoutError | websocket.WebSocketTimeoutException):
+        return _not_connected(url, TimeoutError())
+    status = getattr(error, "status_code", None)
+    if status in (401, 403):
+        headers = getattr(error, "resp_headers", None) or {}
+        return access_denied(url, status, headers.get("www-authenticate", ""), credentials)
+    if status in (500, 502, 503, 504):
+        return EngineUnreachable(
+            f"A proxy in front of ComfyUI at {url} answered {status}.", url=url, status=status
+        )
+    is_redirect = type(error) is websocket.WebSocketException and "Redirect" in str(error)
+    if status is not None or is_redirect:
+        return _without_websocket(url, status)
+    return EngineUnreachable(
+        f"ComfyUI at {url} does not answer: no WebSocket at /ws, {type(error).__name__}.", url=url
+    )
+
+
+def _without_websocket(url: str, status: int | None) -> EngineWithoutWebSocket:
+    reason = f"status {status}" if status else "a redirect"
+    return EngineWithoutWebSocket(
+        f"ComfyUI at {url} opens no WebSocket at /ws ({reason}): a proxy in front of it does not pass WebSockets. "
+        f"{EngineWithoutWebSocket.remedy}",
+        url=url,
+        status=status,
+    )
 
 
 def _connect_tcp(url: str, timeout_s: float) -> socket.socket:
@@ -226,12 +301,14 @@ def _connect_tcp(url: str, timeout_s: float) -> socket.socket:
     parts = urlsplit(url)
     secure = parts.scheme == "https"
     host, port = parts.hostname or "", parts.port or (443 if secure else 80)
-    raw = socket.create_connection((host, port), timeout=timeout_s)
-    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    raw = connect(host, port, timeout_s)
     if not secure:
         return raw
-    return ssl.create_default_context().wrap_socket(raw, server_hostname=host)
+    try:
+        return tls(raw, host)
+    except OSError:
+        raw.close()
+        raise
 
 
 def _websocket_url(url: str) -> str:

@@ -1,23 +1,30 @@
-"""Chooses the engine to use now: the configured one, a ComfyUI found on its default port, or the sketch engine."""
+"""Chooses the engine to use now: the configured one, a ComfyUI found on a default port, or the sketch engine."""
 
 from __future__ import annotations
 
 import enum
 import json
+import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import requests
+import urllib3
 
 from atomic_file import write_atomic
+from deadline import time_limit
 from engine.client import Engine
 from errors import EaselError, EngineUnreachable
 from http_session import DirectSession
 
-PROBE_URL = "http://127.0.0.1:8188"
+log = logging.getLogger("easel.engine")
+
+PROBE_URLS = ("http://127.0.0.1:8188", "http://127.0.0.1:8000")
+"""Where ComfyUI and ComfyUI Desktop listen by default"""
 _PROBE_TIMEOUT_S = 0.3
+_MAX_PROBE_BYTES = 1_000_000
 _SEEN_FILE = "engine-seen.json"
 
 
@@ -28,9 +35,9 @@ class _Probe(enum.Enum):
 
 
 class EngineSelector:
-    """A configured engine is always used. Otherwise a ComfyUI at `probe_url` is used if it answers. Once any process
-    that shares `state_dir` has seen it, no other engine is used any more, so that pictures do not turn back into
-    sketches. Before that, the sketch engine is used.
+    """A configured engine is always used. Otherwise the first ComfyUI that answers at one of `probe_urls` is used. Once
+    any process that shares `state_dir` has seen one, the sketch engine is used no more, so that pictures do not turn
+    back into sketches, and the one that was seen last is preferred. Before that, the sketch engine is used.
 
     `sketch_url` gives the sketch engine's current address, or None. Thread-safe, and safe to use after a fork.
     """
@@ -41,7 +48,7 @@ class EngineSelector:
         *,
         sketch_url: Callable[[], str | None],
         state_dir: Path,
-        probe_url: str = PROBE_URL,
+        probe_urls: Sequence[str] = PROBE_URLS,
         probe_interval_s: float = 5.0,
         make_engine: Callable[[str], Engine] = Engine,
         clock: Callable[[], float] = time.monotonic,
@@ -49,13 +56,14 @@ class EngineSelector:
         self._configured_url = configured_url
         self._sketch_url = sketch_url
         self._seen_file = state_dir / _SEEN_FILE
-        self._probe_url = probe_url
+        self._probe_urls = tuple(probe_urls)
         self._probe_interval_s = probe_interval_s
         self._make_engine = make_engine
         self._clock = clock
         self._probe_lock = threading.Lock()
         self._next_probe_at = clock()
-        self._last_probe: _Probe | None = None
+        self._answers: dict[str, _Probe] | None = None
+        """What the last round of probes found at each URL"""
         self._engines: dict[str, Engine] = {}
         self._engines_lock = threading.Lock()
 
@@ -63,45 +71,70 @@ class EngineSelector:
         """The engine to use for the next job. Raises EngineUnreachable."""
         if self._configured_url is not None:
             return self._engine(self._configured_url)
-        self._probe_if_due()
-        if self._seen_file.exists():
-            return self._seen_engine()
+        answers, seen = self._probe_if_due(), self._seen_url()
+        if seen is not None:
+            return self._seen_engine(seen, answers)
         sketch_url = self._sketch_url()
         if sketch_url is None:
             raise EngineUnreachable(
-                f"No ComfyUI answers at {self._probe_url}, no engine is configured, and there is no sketch engine.",
+                f"No ComfyUI answers at {' or '.join(self._probe_urls)}, no engine is configured, and there is no sketch "
+                "engine. Start ComfyUI, or set engine.url to its address.",
                 refused=True,
             )
         return self._engine(sketch_url)
 
-    def _seen_engine(self) -> Engine:
+    def _seen_engine(self, url: str, answers: dict[str, _Probe]) -> Engine:
         """The ComfyUI that was seen before. If it is only slow to answer, it is busy: the job waits for it."""
-        if self._last_probe is _Probe.NO_COMFYUI:
+        if answers.get(url) is _Probe.NO_COMFYUI:
             raise EngineUnreachable(
-                f"The ComfyUI at {self._probe_url} does not answer. Easel has used it before and does not go back to "
+                f"The ComfyUI at {url} does not answer. Easel has used it before and does not go back to "
                 f"the sketch engine; if this ComfyUI was removed, delete {_SEEN_FILE} from the state directory.",
-                url=self._probe_url,
+                url=url,
                 refused=True,
             )
-        return self._engine(self._probe_url)
+        return self._engine(url)
 
-    def _probe_if_due(self) -> None:
-        """One caller at a time probes. The others use the last result; they wait only if there is none yet."""
-        now = self._clock()
-        if self._last_probe is not None and now < self._next_probe_at:
-            return
-        if not self._probe_lock.acquire(blocking=self._last_probe is None):
-            return
+    def _seen_url(self) -> str | None:
+        """The ComfyUI that was seen last, by any process."""
         try:
-            if self._last_probe is None or self._clock() >= self._next_probe_at:
-                self._last_probe = _probe(self._probe_url)
-                # An engine that was seen and is away is probed at every call, so that it is used as soon as it is back.
-                away = self._last_probe is _Probe.NO_COMFYUI and self._seen_file.exists()
-                self._next_probe_at = self._clock() + (0.0 if away else self._probe_interval_s)
-                if self._last_probe is _Probe.COMFYUI and not self._seen_file.exists():
-                    write_atomic(self._seen_file, json.dumps({"url": self._probe_url}).encode() + b"\n")
+            url = json.loads(self._seen_file.read_bytes())["url"]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, LookupError, TypeError):
+            return self._probe_urls[0]
+        return url if url in self._probe_urls else self._probe_urls[0]
+
+    def _probe_if_due(self) -> dict[str, _Probe]:
+        """One caller at a time probes. The others use the last result; they wait only if there is none yet."""
+        answers = self._answers
+        if answers is not None and self._clock() < self._next_probe_at:
+            return answers
+        if not self._probe_lock.acquire(blocking=answers is None):
+            assert answers is not None
+            return answers
+        try:
+            if self._answers is None or self._clock() >= self._next_probe_at:
+                self._answers = self._probe_all()
+            return self._answers
         finally:
             self._probe_lock.release()
+
+    def _probe_all(self) -> dict[str, _Probe]:
+        """Ask at each URL, the one that was seen first, until a ComfyUI answers."""
+        seen = self._seen_url()
+        answers: dict[str, _Probe] = {}
+        for url in sorted(self._probe_urls, key=lambda url: url != seen):
+            answers[url] = _probe(url)
+            if answers[url] is _Probe.COMFYUI or (url == seen and answers[url] is _Probe.TIMED_OUT):
+                break
+        found = next((url for url, answer in answers.items() if answer is _Probe.COMFYUI), None)
+        # An engine that was seen and is away is probed at every call, so that it is used as soon as it is back.
+        is_away = seen is not None and found is None and answers.get(seen) is _Probe.NO_COMFYUI
+        self._next_probe_at = self._clock() + (0.0 if is_away else self._probe_interval_s)
+        if found is not None and found != seen:
+            log.info("found a ComfyUI at %s, it draws from now on", found)
+            write_atomic(self._seen_file, json.dumps({"url": found}).encode() + b"\n")
+        return answers
 
     def _engine(self, url: str) -> Engine:
         with self._engines_lock:
@@ -121,13 +154,20 @@ class EngineSelector:
 
 
 def _probe(url: str) -> _Probe:
+    """Anything may listen there, so it gets no credentials and little time, and only the answer of a ComfyUI counts."""
     try:
-        with DirectSession() as session:
-            response = session.get(f"{url}/system_stats", timeout=_PROBE_TIMEOUT_S)
-            system = response.json()["system"]
+        with (
+            time_limit(_PROBE_TIMEOUT_S),
+            DirectSession() as session,
+            session.get(f"{url}/system_stats", timeout=_PROBE_TIMEOUT_S, stream=True) as response,
+        ):
+            system = json.loads(response.raw.read(_MAX_PROBE_BYTES))["system"]
             is_comfyui = "comfyui_version" in system and system.get("easel_sketch") is not True
-    except requests.Timeout:
+    except (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError):
         return _Probe.TIMED_OUT
-    except (requests.RequestException, ValueError, LookupError, TypeError, AttributeError):
+    except (
+        *(requests.RequestException, urllib3.exceptions.HTTPError, OSError, RecursionError),
+        *(ValueError, LookupError, TypeError, AttributeError),
+    ):
         return _Probe.NO_COMFYUI
     return _Probe.COMFYUI if is_comfyui else _Probe.NO_COMFYUI

@@ -18,7 +18,7 @@ from PIL import Image
 from commands.context import exit_code
 from commands.documents import documents
 from compiler import SourcePaths, load_catalogue, read_sources
-from engine import Engine
+from engine import NO_CREDENTIALS, Credentials, Engine
 from errors import error_classes
 from tests.conftest import ROOT, MakeApp
 
@@ -245,6 +245,7 @@ class SnapshotServices:
     """The services that snapshot-nodes uses, with a copy of the project's data."""
 
     source_paths: SourcePaths
+    credentials: Credentials = NO_CREDENTIALS
 
 
 @pytest.fixture

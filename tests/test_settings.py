@@ -115,7 +115,7 @@ def test_the_example_file_lists_every_setting_with_its_description_and_default(t
         for key, value in document.items()
         for inner in (value if isinstance(value, dict) else [""])
     }
-    assert named == set(SETTINGS_BY_NAME)
+    assert named == {setting.name for setting in SETTINGS if not setting.environment_only}
     assert [setting.name for setting in SETTINGS if setting.description not in text] == []
 
 
@@ -134,3 +134,54 @@ def test_the_default_catalogue_is_the_one_beside_the_file_or_else_the_projects(t
     assert settings.path("state_dir") == tmp_path / "var"
     named = load_settings({"EASEL_CONFIG": str(tmp_path / "easel.yaml"), "EASEL_CATALOGUE": "mine.yaml"})
     assert named.path("catalogue") == tmp_path / "mine.yaml"
+
+
+# --- credentials of the engine ----------------------------------------------------------------------
+
+SECRET = "s3cret"
+
+
+@pytest.mark.parametrize("name", ["user", "password", "token", "query_token"])
+def test_credentials_in_the_file_are_refused_with_the_variable_to_set(tmp_path: Path, name: str) -> None:
+    (tmp_path / "easel.yaml").write_text(f"engine:\n  {name}: {SECRET}\n")
+    with pytest.raises(
+        SettingsInvalid, match=rf"easel.yaml:2: engine.{name}.* EASEL_ENGINE_{name.upper()} "
+    ) as caught:
+        load_settings({}, root=tmp_path)
+    assert SECRET not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("url", "variable"),
+    [
+        (f"http://me:{SECRET}@gpu:8188", "EASEL_ENGINE_PASSWORD"),
+        (f"http://gpu/?token={SECRET}", "EASEL_ENGINE_QUERY_TOKEN"),
+    ],
+)
+def test_a_url_with_credentials_is_refused_with_the_variable_to_set(
+    tmp_path: Path, url: str, variable: str
+) -> None:
+    (tmp_path / "easel.yaml").write_text(f"engine: {{url: '{url}'}}")
+    for environment in ({}, {"EASEL_ENGINE_URL": url}):
+        with pytest.raises(SettingsInvalid, match=variable) as caught:
+            load_settings(environment, root=tmp_path)
+        assert SECRET not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"PASSWORD": SECRET}, "EASEL_ENGINE_USER"),
+        ({"USER": "me", "TOKEN": SECRET}, "exclude each other"),
+        ({"USER": f"me:{SECRET}"}, "must not contain a colon"),
+        ({"TOKEN": f"{SECRET}\nX: y"}, "EASEL_ENGINE_TOKEN"),
+        ({"TOKEN": f"{SECRET}é"}, "only ASCII"),
+        ({"QUERY_TOKEN": f" {SECRET}"}, "no spaces around it"),
+    ],
+)
+def test_credentials_that_cannot_be_sent_are_refused_and_not_shown(
+    variables: dict[str, str], expected: str
+) -> None:
+    with pytest.raises(SettingsInvalid, match=expected) as caught:
+        load_settings({f"EASEL_ENGINE_{name}": value for name, value in variables.items()})
+    assert SECRET not in caught.value.message

@@ -29,7 +29,8 @@ class FakeComfyUI:
     `stats_requests`. Faulty behaviour that a test can set: `submit_response` to every submission,
     `break_next_submission` ("before" or "after" the job is accepted), `starts_when_deleted` (a job), `queue_errors`
     (how many requests get a 500), `ignored_interrupts` (how many interrupts of a job have no effect), `slow_stats`
-    (stats wait for this event).
+    (stats wait for this event). `has_cancel_route`: whether it has the route of newer ComfyUIs that cancels one job; it
+    records the jobs in `cancelled`.
     """
 
     def __init__(
@@ -41,6 +42,10 @@ class FakeComfyUI:
         self.socket_messages: list[Any] = []
         self.headers: list[Any] = []
         self.interrupted: list[str] = []
+        self.deleted: list[str] = []
+        self.cancelled: list[str] = []
+        self.has_cancel_route = False
+        self.cancel_requests = 0
         self.running: list[str] = []
         self.pending: list[str] = []
         self.history: dict[str, Any] = {}
@@ -173,6 +178,7 @@ class FakeComfyUI:
                 web.get("/queue", self._queue),
                 web.post("/queue", self._delete),
                 web.post("/interrupt", self._interrupt),
+                web.post("/api/jobs/{id}/cancel", self._cancel),
                 web.post("/free", self._free),
                 web.get("/view", self._view),
                 web.get("/system_stats", self._stats),
@@ -249,19 +255,37 @@ class FakeComfyUI:
 
     async def _delete(self, request: web.Request) -> web.Response:
         for job in (await request.json())["delete"]:
+            self.deleted.append(job)
             if job == self.starts_when_deleted:
                 await self.start(job)
             if job in self.pending:
                 self.pending.remove(job)
         return web.Response()
 
+    async def _cancel(self, request: web.Request) -> web.Response:
+        self.cancel_requests += 1
+        if not self.has_cancel_route:
+            return web.Response(status=405)
+        job = request.match_info["id"]
+        self.cancelled.append(job)
+        is_queued = job in (*self.running, *self.pending)
+        if job in self.pending:
+            self.pending.remove(job)
+        elif self.cancelled.count(job) > self.ignored_interrupts:
+            await self._stop(job)
+        return web.json_response({"cancelled": is_queued})
+
     async def _interrupt(self, request: web.Request) -> web.Response:
         job = (await request.json())["prompt_id"]
         self.interrupted.append(job)
-        if job in self.running and self.interrupted.count(job) > self.ignored_interrupts:
+        if self.interrupted.count(job) > self.ignored_interrupts:
+            await self._stop(job)
+        return web.Response()
+
+    async def _stop(self, job: str) -> None:
+        if job in self.running:
             await self.send(job, "execution_interrupted", node_id="save", node_type="SaveImage", executed=[])
             self.close_job(job, "error", [["execution_interrupted", {"prompt_id": job}]], {})
-        return web.Response()
 
     async def _free(self, _: web.Request) -> web.Response:
         return web.Response()

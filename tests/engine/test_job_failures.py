@@ -24,6 +24,7 @@ from engine.job import Job
 from engine.job_runner import JobRunner
 from engine.watchdog import Limits
 from errors import (
+    EngineAccessDenied,
     EngineOutOfMemory,
     EngineRejected,
     EngineStalled,
@@ -36,6 +37,7 @@ from errors import (
     RequestCancelled,
     ServerStopping,
 )
+from tests.waiting import TIMEOUT_S, wait_until
 
 GRAPH = {
     "source": {"class_type": "EmptyImage", "inputs": {}},
@@ -146,7 +148,8 @@ def test_one_socket_serves_all_jobs() -> None:
     [
         ((500, "500 Internal Server Error\n\nServer got itself in trouble"), EngineRejected),
         ((413, "Maximum request body size 104857600 exceeded."), EngineRejected),
-        ((403, ""), EngineRejected),
+        ((401, "<html>log in</html>"), EngineAccessDenied),
+        ((403, ""), EngineAccessDenied),
         ((404, "not here"), EngineUnreachable),
         ((502, "<html>bad gateway</html>"), EngineUnreachable),
         ((200, "not JSON"), EngineRejected),
@@ -631,10 +634,89 @@ def test_out_of_memory_has_its_own_error_and_the_job_is_not_interrupted() -> Non
 def test_an_interrupt_that_has_no_effect_is_sent_again() -> None:
     with FakeComfyUI(endless) as comfy, engine_of(comfy) as engine:
         comfy.ignored_interrupts = 1
-        with pytest.raises(JobTimedOut):
-            run(engine, timeout_s=0.3)
+        with pytest.raises(RequestCancelled):
+            run(engine, cancelled=lambda: bool(comfy.running))
         assert len(comfy.interrupted) == 2
         assert comfy.running == []
+
+
+def test_a_job_whose_time_has_ended_is_cancelled_in_the_background_and_keeps_its_lease_meanwhile() -> None:
+    kept, released = threading.Event(), threading.Event()
+
+    def keep_lease() -> Callable[[], None]:
+        kept.set()
+        return released.set
+
+    with FakeComfyUI(endless) as comfy, engine_of(comfy) as engine:
+        comfy.ignored_interrupts = 1
+        with pytest.raises(JobTimedOut):
+            run(engine, timeout_s=0.3, keep_lease=keep_lease)
+        assert kept.is_set()
+        assert released.wait(TIMEOUT_S)
+        assert comfy.running == []
+
+
+def test_newer_engines_are_asked_to_cancel_by_their_atomic_route() -> None:
+    with FakeComfyUI(endless) as comfy, engine_of(comfy) as engine:
+        comfy.has_cancel_route, comfy.ignored_interrupts = True, 1
+        for _ in range(2):
+            with pytest.raises(RequestCancelled):
+                run(engine, cancelled=lambda: bool(comfy.running))
+        assert len(set(comfy.cancelled)) == 2
+        assert (comfy.interrupted, comfy.deleted, comfy.running) == ([], [], [])
+
+
+def test_an_older_engine_is_asked_only_once_whether_it_has_that_route() -> None:
+    with FakeComfyUI(endless) as comfy, engine_of(comfy) as engine:
+        for _ in range(2):
+            with pytest.raises(RequestCancelled):
+                run(engine, cancelled=lambda: bool(comfy.running))
+        assert comfy.cancel_requests == 1
+        assert len(comfy.interrupted) == 2
+
+
+@pytest.mark.parametrize("has_cancel_route", [True, False])
+def test_cancel_jobs_tells_when_the_jobs_are_gone_and_loses_none(has_cancel_route: bool) -> None:
+    with FakeComfyUI() as comfy, engine_of(comfy) as engine:
+        comfy.has_cancel_route, comfy.ignored_interrupts = has_cancel_route, 1
+        comfy.clients = {"runs": "", "waits": ""}
+        comfy.running, comfy.pending = ["runs"], ["waits", "another"]
+        assert not engine.cancel_jobs(["runs", "waits"])
+        assert comfy.pending == ["another"]
+        wait_until(lambda: engine.cancel_jobs(["runs", "waits"]))
+        assert comfy.running == []
+        assert comfy.interrupted.count("runs") + comfy.cancelled.count("runs") == 2
+        assert not engine.cancel_jobs(None)
+        assert engine.cancel_jobs(None)
+
+
+def test_a_step_that_is_told_twice_is_reported_once() -> None:
+    async def script(comfy: FakeComfyUI, job: str) -> None:
+        await comfy.start(job)
+        for value in (1, 1, 3, 4, 4):
+            await comfy.send(job, "progress", node="source", value=value, max=4)
+        await comfy.succeed(job)
+
+    events: list[Any] = []
+    with FakeComfyUI(script) as comfy, engine_of(comfy) as engine:
+        run(engine, on_progress=events.append)
+    assert [event.value for event in events] == [1, 3, 4]
+
+
+def test_the_log_has_the_path_of_damaged_weights(caplog: pytest.LogCaptureFixture) -> None:
+    path = "/data/ComfyUI/models/vae/ae.safetensors"
+
+    async def script(comfy: FakeComfyUI, job: str) -> None:
+        await comfy.start(job)
+        await comfy.send(
+            job, "execution_error", exception_type="SafetensorError", exception_message=f"File path: {path}"
+        )
+
+    with FakeComfyUI(script) as comfy, engine_of(comfy) as engine, pytest.raises(NodeFailed) as caught:
+        run(engine)
+    assert "ae.safetensors" in caught.value.message
+    assert path not in caught.value.message
+    assert path in caplog.text
 
 
 def test_a_cancel_is_repeated_while_the_engine_answers_with_errors() -> None:

@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,34 @@ from engine import EngineSelector
 from errors import EngineUnreachable
 
 SKETCH = "http://127.0.0.1:1"
+
+
+class AnyServer:
+    """Answers every request with this text."""
+
+    def __init__(self, text: str) -> None:
+        body = text.encode()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> AnyServer:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
 
 
 class Clock:
@@ -34,13 +63,14 @@ class Installation:
         self.comfy = comfy
         self.clock = Clock()
         self.sketch: str | None = SKETCH
+        self.desktop_url = "http://127.0.0.1:1"
 
     def selector(self, configured: str | None = None) -> EngineSelector:
         return EngineSelector(
             configured,
             sketch_url=lambda: self.sketch,
             state_dir=self.state,
-            probe_url=self.comfy.url,
+            probe_urls=(self.comfy.url, self.desktop_url),
             clock=self.clock,
         )
 
@@ -167,3 +197,55 @@ def test_each_engine_is_created_once(installation: Installation) -> None:
     selector = installation.selector(SKETCH)
     with ThreadPoolExecutor(8) as pool:
         assert len({id(engine) for engine in pool.map(lambda _: selector.current(), range(64))}) == 1
+
+
+# --- ComfyUI Desktop's port -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def desktop(installation: Installation) -> Iterator[FakeComfyUI]:
+    """A ComfyUI on the second port."""
+    with FakeComfyUI() as desktop:
+        installation.desktop_url = desktop.url
+        yield desktop
+
+
+def test_comfyui_desktops_port_is_probed_after_the_first(
+    installation: Installation, desktop: FakeComfyUI
+) -> None:
+    assert installation.selector().current().url == desktop.url
+    assert json.loads((installation.state / "engine-seen.json").read_text()) == {"url": desktop.url}
+
+
+def test_the_first_port_is_preferred_until_the_other_one_was_seen(
+    installation: Installation, desktop: FakeComfyUI
+) -> None:
+    installation.start_comfyui()
+    assert installation.selector().current().url == installation.comfy.url
+    assert desktop.stats_requests == 0
+    installation.stop_comfyui()
+
+
+def test_the_one_that_was_seen_stays_and_is_replaced_only_when_it_is_gone(
+    installation: Installation, desktop: FakeComfyUI
+) -> None:
+    selector = installation.selector()
+    assert selector.current().url == desktop.url
+    installation.start_comfyui()
+    installation.clock.now += 10
+    assert selector.current().url == desktop.url
+    desktop.call(desktop.crash())
+    installation.clock.now += 10
+    assert selector.current().url == installation.comfy.url
+    installation.stop_comfyui()
+    desktop.call(desktop.listen())
+
+
+@pytest.mark.parametrize(
+    "answer", ['{"system": {}}', '{"system": "comfyui_version"}', "[]", "<html>", "[" * 100_000]
+)
+def test_another_server_on_the_second_port_does_not_count(installation: Installation, answer: str) -> None:
+    with AnyServer(answer) as other:
+        installation.desktop_url = other.url
+        assert installation.selector().current().url == SKETCH
+    assert not (installation.state / "engine-seen.json").exists()
