@@ -1,5 +1,5 @@
 """What Easel relies on when it edits pictures: uploads to the temp folder, and the nodes that mask, repeat, composite
-and crop. True of 0.3.64, of 0.8.0 and of the sketch engine."""
+and crop. True of 0.3.64, 0.8.0, 0.33.0 and the sketch engine."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from PIL import Image, ImageChops, ImageDraw
 from raw_comfyui import (
     Comfy,
     Socket,
+    assert_steps,
     composite,
     data_of,
     edited,
@@ -138,7 +139,8 @@ def composite_on_blue(comfy: Comfy, batch: int, source: Image.Image, **inputs: A
     graph = flat(colour=0x0000FF, batch=batch)
     graph["over"] = {"class_type": "LoadImage", "inputs": {"image": comfy.upload_to_temp(source)}}
     if "mask" in inputs:
-        loaded = {"image": comfy.upload_to_temp(inputs["mask"]), "channel": "green"}
+        # In RGB, as Easel sends masks: newer engines load small grey pictures wrongly or not at all.
+        loaded = {"image": comfy.upload_to_temp(inputs["mask"].convert("RGB")), "channel": "green"}
         graph["mask"] = {"class_type": "LoadImageMask", "inputs": loaded}
         inputs["mask"] = ["mask", 0]
     graph["composite"] = composite(["source", 0], ["over", 0], **inputs)
@@ -295,15 +297,15 @@ def test_a_lower_strength_gives_fewer_steps_in_schedules_that_skip_steps(
     steps: int,
     strength: float,
     sent_steps: int,
+    is_newer: bool,
 ) -> None:
     inputs = SCHEDULES[scheduler] | {"steps": steps, "denoise": strength}
     with Socket(engine_url) as socket:
         graph = with_schedule(sampled(checkpoint), scheduler, inputs)
         messages = socket.read_job(comfy.submit_ok(graph, client_id=socket.client_id))
     assert "execution_success" in kinds(messages)
-    assert [(data["value"], data["max"]) for data in data_of(messages, "progress")] == [
-        (step, sent_steps) for step in range(1, sent_steps + 1)
-    ]
+    told = [(data["value"], data["max"]) for data in data_of(messages, "progress")]
+    assert_steps(told, [(step, sent_steps) for step in range(1, sent_steps + 1)], is_newer)
 
 
 @pytest.mark.parametrize(
@@ -329,9 +331,10 @@ def test_a_mask_may_have_another_size_than_the_image(comfy: Comfy, checkpoint: s
     assert drawn.crop((0, 0, 28, 64)).tobytes() == colourful(64, 64).crop((0, 0, 28, 64)).tobytes()
 
 
-def test_a_jpeg_upload_is_loaded_under_any_file_name(comfy: Comfy) -> None:
+def test_a_jpeg_upload_is_loaded_under_any_file_name(comfy: Comfy, is_newer: bool) -> None:
     out = io.BytesIO()
     colourful(32, 32).save(out, "JPEG", quality=95)
     stored = comfy.upload(out.getvalue(), type="temp", subfolder="easel")
     (loaded,) = comfy.pictures(loading(f"easel/{stored['name']} [temp]"))
-    assert largest_difference(loaded, picture_of(out.getvalue())) <= 1
+    # Newer engines decode by PyAV, which rounds differently; Easel therefore sends PNG.
+    assert largest_difference(loaded, picture_of(out.getvalue())) <= (12 if is_newer else 1)

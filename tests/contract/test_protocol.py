@@ -1,4 +1,5 @@
-"""What Easel relies on in ComfyUI's HTTP and WebSocket. True of 0.3.64, of 0.8.0 and of the sketch engine."""
+"""What Easel relies on in ComfyUI's HTTP and WebSocket. True of 0.3.64, 0.8.0, 0.33.0 and the sketch engine. Where they
+differ, a test names both answers."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import pytest
 from raw_comfyui import (
     Comfy,
     Socket,
+    assert_steps,
     changed,
     data_of,
     flat,
@@ -55,34 +57,52 @@ def test_a_body_without_a_prompt_gives_a_no_prompt_error(comfy: Comfy, body: Any
 
 
 @pytest.mark.parametrize("graph", [{}, [], {"source": flat()["source"]}])
-def test_a_graph_without_an_output_node_is_refused(comfy: Comfy, graph: Any) -> None:
+def test_a_graph_without_an_output_node_is_refused(comfy: Comfy, graph: Any, is_newer: bool) -> None:
     response = comfy.submit(graph)
+    if is_newer and isinstance(graph, list):
+        assert response.status_code == 500
+        return
     assert response.status_code == 400
     assert response.json()["error"]["type"] == "prompt_no_outputs"
     assert response.json()["error"]["message"] == "Prompt has no outputs"
 
 
+NO_CLASS = "Cannot execute because a node is missing the class_type property."
+
+
 @pytest.mark.parametrize(
-    ("node", "message"),
+    ("node", "older", "newer"),
     [
         (
             {"class_type": "NoSuchNode", "inputs": {}},
             "Cannot execute because node NoSuchNode does not exist.",
+            "Node 'NoSuchNode' not found. The custom node may not be installed.",
         ),
-        ({"inputs": {}}, "Cannot execute because a node is missing the class_type property."),
-        ("text", "Cannot execute because a node is missing the class_type property."),
+        (
+            {"inputs": {}},
+            NO_CLASS,
+            "Node 'ID #odd' has no class_type. The workflow may be corrupted or a custom node is missing.",
+        ),
     ],
 )
-def test_a_node_of_an_unknown_class_is_named_in_the_details(comfy: Comfy, node: Any, message: str) -> None:
+def test_a_node_of_an_unknown_class_is_named_in_the_details(
+    comfy: Comfy, node: Any, older: str, newer: str, is_newer: bool
+) -> None:
     response = comfy.submit({**flat(), "odd": node})
     assert response.status_code == 400
     error = response.json()["error"]
-    assert (error["type"], error["message"], error["details"]) == (
-        "invalid_prompt",
-        message,
-        "Node ID '#odd'",
-    )
+    kind, message = ("missing_node_type", newer) if is_newer else ("invalid_prompt", older)
+    assert (error["type"], error["message"], error["details"]) == (kind, message, "Node ID '#odd'")
     assert response.json()["node_errors"] == {}
+
+
+def test_a_node_that_is_no_object_is_refused(comfy: Comfy, is_newer: bool) -> None:
+    response = comfy.submit({**flat(), "odd": "text"})
+    if is_newer:
+        assert response.status_code == 500
+        return
+    assert response.status_code == 400
+    assert response.json()["error"]["message"] == NO_CLASS
 
 
 SAVE = flat(colour=1)
@@ -228,7 +248,7 @@ def test_a_linked_node_without_inputs_is_refused(comfy: Comfy) -> None:
     assert (error["type"], error["details"]) == ("exception_during_inner_validation", "'inputs'")
 
 
-def test_a_cycle_is_refused_without_naming_a_node(comfy: Comfy) -> None:
+def test_a_cycle_is_refused_and_newer_engines_name_its_nodes(comfy: Comfy, is_newer: bool) -> None:
     scaled = {"upscale_method": "nearest-exact", "width": 8, "height": 8, "crop": "disabled"}
     graph = {
         "a": {"class_type": "ImageScale", "inputs": {"image": ["b", 0], **scaled}},
@@ -238,7 +258,13 @@ def test_a_cycle_is_refused_without_naming_a_node(comfy: Comfy) -> None:
     response = comfy.submit(graph)
     assert response.status_code == 400
     assert response.json()["error"]["type"] == "prompt_outputs_failed_validation"
-    assert response.json()["node_errors"] == {}
+    if not is_newer:
+        assert response.json()["node_errors"] == {}
+        return
+    for node in response.json()["node_errors"]:
+        (error,) = _errors(response, node)
+        assert "a (ImageScale)" in error["details"]
+        assert set(error["extra_info"]["cycle_nodes"]) == {"a", "b"}
 
 
 def test_a_foreign_origin_gives_a_403(comfy: Comfy) -> None:
@@ -412,6 +438,19 @@ def test_a_body_that_is_not_json_gives_a_500(comfy: Comfy, path: str) -> None:
     assert comfy.post(path, data="{").status_code == 500
 
 
+def test_newer_engines_cancel_a_job_by_its_id_whether_it_is_pending_running_or_gone(
+    comfy: Comfy, endless: dict[str, Any], is_newer: bool
+) -> None:
+    if not is_newer:
+        assert comfy.post(f"/api/jobs/{new_id()}/cancel").status_code in (404, 405)
+        return
+    with comfy.running_job(endless) as running:
+        pending = comfy.submit_ok(flat())
+        answers = [comfy.post(f"/api/jobs/{job}/cancel").json() for job in (pending, running, new_id())]
+        assert answers == [{"cancelled": True}, {"cancelled": True}, {"cancelled": False}]
+        comfy.wait_until(lambda: not {pending, running} & {*comfy.running(), *comfy.pending()})
+
+
 # --- events ---------------------------------------------------------------------------------------------------
 
 
@@ -445,11 +484,13 @@ def test_a_success_sends_events_in_this_order(comfy: Comfy, engine_url: str) -> 
     assert data_of(messages, "execution_cached")[0]["nodes"] == []
 
 
-def test_each_step_of_a_sampler_sends_progress(comfy: Comfy, engine_url: str, checkpoint: str) -> None:
+def test_each_step_of_a_sampler_sends_progress(
+    comfy: Comfy, engine_url: str, checkpoint: str, is_newer: bool
+) -> None:
     with Socket(engine_url) as socket:
         messages = socket.read_job(comfy.submit_ok(sampled(checkpoint, steps=3), client_id=socket.client_id))
     steps = [(data["node"], data["value"], data["max"]) for data in data_of(messages, "progress")]
-    assert steps == [("sampler", 1, 3), ("sampler", 2, 3), ("sampler", 3, 3)]
+    assert_steps(steps, [("sampler", 1, 3), ("sampler", 2, 3), ("sampler", 3, 3)], is_newer)
 
 
 def test_a_failure_sends_an_error_and_no_success(comfy: Comfy, engine_url: str) -> None:
