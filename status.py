@@ -17,11 +17,10 @@ from filelock import FileLock, Timeout
 
 from arbiter import ActiveRequest, Arbiter, Claim, Snapshot
 from atomic_file import write_atomic
-from compiler import Catalogue, Model, compile_workflow, sample_requests
 from engine import Engine, EngineProcess, EngineStats, QueueState
-from errors import EaselError, FilesMissing, ModelNotDrawable
 from generation import Generator
 from llm import Stacks
+from readiness import ModelState, Readiness
 from state_files import read_state, set_aside
 
 log = logging.getLogger("easel.gpu")
@@ -34,8 +33,6 @@ _WAIT_TIMEOUT_S = 0.5
 _PROBE_TIMEOUT_S = 2.0
 _ENGINE_TIMEOUT_S = 1.5
 _STACK_TIMEOUT_S = 1.5
-_READINESS_INTERVAL_S = 10.0
-"""Between two checks of which models can be drawn"""
 _GB = 1e9
 _UNKNOWN: Mapping[str, Any] = {
     "at": 0.0,
@@ -46,7 +43,7 @@ _UNKNOWN: Mapping[str, Any] = {
     "container": "absent",
     "stacks": [],
     "models": [],
-    "models_at": 0.0,
+    "problem": None,
 }
 
 
@@ -69,12 +66,13 @@ class SystemStatus:
         generator: Generator,
         engine_process: EngineProcess,
         stacks: Stacks,
+        readiness: Readiness,
         folder: Path,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._arbiter, self._generator, self._stacks = arbiter, generator, stacks
-        self._engine_process = engine_process
+        self._engine_process, self._readiness = engine_process, readiness
         self._file, self._lock_file, self._clock = folder / "probes.json", folder / "probes.lock", clock
 
     def report(self) -> dict[str, Any]:
@@ -101,6 +99,7 @@ class SystemStatus:
             "mode": self._mode(snapshot, probes),
             "engine": _engine_state(probes, queue),
             "reachable": probes["reachable"],
+            "problem": probes["problem"],
             "container": {"name": process.name or None, "state": _container_state(process, probes)},
             "endpoint": (probes["stats"] or {}).get("url"),
             "version": (probes["stats"] or {}).get("version"),
@@ -230,52 +229,49 @@ class SystemStatus:
 
     def _probe_all(self, before: Mapping[str, Any]) -> dict[str, Any]:
         """Run all probes in parallel. One that does not finish in time counts as failed. `before`: the last results."""
-        pool = concurrent.futures.ThreadPoolExecutor(3, thread_name_prefix="probe")
+        pool = concurrent.futures.ThreadPoolExecutor(5, thread_name_prefix="probe")
         tasks = {
-            pool.submit(self._probe_engine, before): _NOT_REACHABLE,
+            pool.submit(self._probe_engine): _NOT_REACHABLE,
+            pool.submit(self._engine_problem): {},
+            pool.submit(self._model_readiness, before): {},
             pool.submit(lambda: {"container": self._engine_process.state()}): {"container": "absent"},
             pool.submit(self._probe_stacks): {"stacks": []},
         }
         concurrent.futures.wait(tasks, timeout=_PROBE_TIMEOUT_S)
         pool.shutdown(wait=False, cancel_futures=True)
-        results = {**_UNKNOWN, "models": before["models"], "models_at": before["models_at"]}
+        results = {**_UNKNOWN, "models": before["models"]}
         for task, fallback in tasks.items():
             succeeded = task.done() and not task.cancelled() and task.exception() is None
             results |= task.result() if succeeded else fallback
         return {**results, "at": self._clock()}
 
-    def _probe_engine(self, before: Mapping[str, Any]) -> dict[str, Any]:
+    def _probe_engine(self) -> dict[str, Any]:
         engine = self._generator.engine()
         stats, queue = engine.stats_and_queue(_ENGINE_TIMEOUT_S)
-        result = _engine_values(engine, stats, queue)
-        was_down = not before["reachable"]
-        if was_down or abs(self._clock() - before["models_at"]) >= _READINESS_INTERVAL_S:
-            result |= {"models": self._readiness(engine), "models_at": self._clock()}
-        return result
+        return _engine_values(engine, stats, queue)
 
     def _probe_stacks(self) -> dict[str, Any]:
         return {"stacks": [asdict(status) for status in self._stacks.status(_STACK_TIMEOUT_S)]}
 
-    def _readiness(self, engine: Engine) -> list[dict[str, Any]]:
-        catalogue = self._generator.catalogue()
-        return [self._model_readiness(model, catalogue, engine) for model in catalogue.visible_models]
+    def _engine_problem(self) -> dict[str, Any]:
+        """Why the engine cannot draw now. The message is without secrets, like every message of an error."""
+        error = self._readiness.engine(_ENGINE_TIMEOUT_S).error
+        return {"problem": {"code": error.code, "message": error.message} if error else None}
 
-    def _model_readiness(self, model: Model, catalogue: Catalogue, engine: Engine) -> dict[str, Any]:
-        """Whether this model can draw pictures now; if not, the error code and the missing files."""
-        refused = list(catalogue.undrawable.get(model.id, ()))
-        requests = sample_requests(model, catalogue)
-        entry = {"id": model.id, "ready": True, "code": None, "missing": [], "not_drawable": refused}
-        if not requests:
-            return entry | {"ready": False, "code": ModelNotDrawable.code}
-        try:
-            for request in requests:
-                self._generator.fitted_graphs(compile_workflow(request, catalogue), catalogue, engine)
-        except FilesMissing as error:
-            missing = [str(file["name"]) for file in error.details.get("files", ())]
-            return entry | {"ready": False, "code": error.code, "missing": missing}
-        except EaselError as error:
-            return entry | {"ready": False, "code": error.code}
-        return entry
+    def _model_readiness(self, before: Mapping[str, Any]) -> dict[str, Any]:
+        """The last known state while the engine does not answer."""
+        models = self._readiness.models(_ENGINE_TIMEOUT_S)
+        return {"models": before["models"] if models is None else [_model_entry(model) for model in models]}
+
+
+def _model_entry(model: ModelState) -> dict[str, Any]:
+    return {
+        "id": model.id,
+        "ready": model.is_ready,
+        "code": model.error.code if model.error else None,
+        "missing": list(model.missing),
+        "not_drawable": list(model.refused_tasks),
+    }
 
 
 _NOT_REACHABLE: Mapping[str, Any] = {"reachable": False, "stats": None, "running": [], "pending": []}

@@ -1,14 +1,18 @@
-"""GET /health (the process runs) and GET /ready (the engine is reachable)."""
+"""GET /health (the process runs) and GET /ready (pictures can be drawn now)."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from flask import Blueprint, Response, jsonify
 
 from api.services import Services
 from compiler import Catalogue
-from errors import EaselError
+from readiness import EngineState, ModelState
+
+_TIMEOUT_S = 1.5
+"""For all that /ready waits for: those who ask often give up after 2 s"""
 
 
 def health_blueprint(services: Services) -> Blueprint:
@@ -20,24 +24,66 @@ def health_blueprint(services: Services) -> Blueprint:
 
 
 def _ready(services: Services) -> Response:
-    engine = _engine_state(services)
+    began_at = time.monotonic()
     # The catalogue before its error: reading the catalogue is what detects an invalid edit.
     catalogue = services.catalogue()
     error = services.catalogue_error()
+    engine = services.readiness.engine(_TIMEOUT_S)
+    models = None
+    if engine.error is None:
+        models = services.readiness.models(max(0.0, began_at + _TIMEOUT_S - time.monotonic()))
+    status = _status(engine, models)
+    shows_messages = not services.options.api_keys  # the route needs no key
     body = {
-        "status": "ready" if engine["reachable"] else "engine_unreachable",
-        "engine": engine,
+        "status": status,
+        "engine": _engine(engine, shows_messages),
         "catalogue": {
             "models": len(catalogue.visible_models),
             "not_drawable": _not_drawable(services, catalogue),
-            # After an invalid edit the server keeps the last valid catalogue and reports the error here. The route
-            # needs no key, so the message, which quotes the file, is shown only if no keys are configured.
-            "error": (error.code if services.options.api_keys else error.message) if error else None,
+            # After an invalid edit the server keeps the last valid catalogue and reports the error here; the message
+            # quotes the file.
+            "error": (error.message if shows_messages else error.code) if error else None,
         },
+        "models_not_ready": [_problem(model, shows_messages) for model in models or () if not model.is_ready],
+        "warnings": [
+            _problem(model, shows_messages)
+            for model in models or ()
+            if model.id == catalogue.default_model and not model.is_ready
+        ],
     }
     response = jsonify(body)
-    response.status_code = 200 if engine["reachable"] else 503
+    response.status_code = 200 if status == "ready" else 503
     return response
+
+
+def _status(engine: EngineState, models: tuple[ModelState, ...] | None) -> str:
+    if not engine.reachable:
+        return "engine_unreachable"
+    if engine.error is not None:
+        return "engine_not_usable"
+    if models is None:
+        return "checking_models"
+    return "ready" if any(model.is_drawable for model in models) else "no_model"
+
+
+def _engine(state: EngineState, shows_message: bool) -> dict[str, Any]:
+    return {
+        "reachable": state.reachable,
+        "kind": ("sketch" if state.is_sketch else "comfyui") if state.reachable else None,
+        "version": state.version,
+        "code": state.error.code if state.error else None,
+        "message": state.error.message if state.error and shows_message else None,
+    }
+
+
+def _problem(model: ModelState, shows_message: bool) -> dict[str, Any]:
+    """Why a model cannot be drawn, or not for all of its tasks."""
+    return {
+        "model": model.id,
+        "code": model.error.code if model.error else None,
+        "missing": list(model.missing) if shows_message else [],
+        "message": model.error.message if model.error and shows_message else None,
+    }
 
 
 def _not_drawable(services: Services, catalogue: Catalogue) -> list[str]:
@@ -49,12 +95,3 @@ def _not_drawable(services: Services, catalogue: Catalogue) -> list[str]:
         for task, faults in catalogue.undrawable.get(model.id, {}).items()
         for fault in (faults[:1] if services.options.api_keys else faults)
     ]
-
-
-def _engine_state(services: Services) -> dict[str, Any]:
-    try:
-        stats = services.engine().stats()
-    except EaselError as error:
-        return {"reachable": False, "kind": None, "version": None, "code": error.code}
-    kind = "sketch" if stats.is_sketch else "comfyui"
-    return {"reachable": True, "kind": kind, "version": stats.version, "code": None}

@@ -12,6 +12,7 @@ from engine import Engine
 from errors import EaselError
 from generation import Generator
 from image_store import ImageStore
+from readiness import Readiness
 from status import SystemStatus
 
 WsgiApp = Callable[[dict[str, Any], Any], Iterable[bytes]]
@@ -48,5 +49,6 @@ class Services:
     engine: Callable[[], Engine]
     arbiter: Arbiter
     system_status: SystemStatus
+    readiness: Readiness
     fetch_image: Callable[[str, str], bytes] | None = None
     """(URL, param) -> the bytes at that URL; None if the setting `images.fetch_urls` is off"""

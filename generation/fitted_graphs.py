@@ -28,6 +28,10 @@ class FittedGraphs:
         """As `get`, with signatures that are requested from the engine now."""
         return self._fit(compiled, catalogue, engine, fresh=True)
 
+    def get_cached(self, compiled: Compiled, catalogue: Catalogue, engine: Engine) -> list[dict[str, Any]]:
+        """As `get`, with the signatures that were requested last."""
+        return self._fit(compiled, catalogue, engine, fresh=False)
+
     def _fit(
         self, compiled: Compiled, catalogue: Catalogue, engine: Engine, *, fresh: bool
     ) -> list[dict[str, Any]]:

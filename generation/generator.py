@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from arbiter import UNKNOWN_SENDER, Arbiter, Sender
-from compiler import Catalogue, Compiled, ImageRequest, compile_workflow
+from compiler import Catalogue, Compiled, ImageRequest, compile_workflow, sample_requests
+from compiler.signatures import NodeSignature
+from deadline import time_limit
 from engine import Engine, ProgressCallback
 from errors import EngineUnreachable
 from generation.admission import Admission
@@ -85,18 +87,21 @@ class Generator:
         compiled = compile_workflow(with_source(request, pictures), catalogue)
         uploads = {} if pictures is None else uploads_of(request.id, pictures, compiled.plan)
         compiled_at = self._clock()
-        engine = self.engine()
+        deadline = started_at + timeout_s
+        with time_limit(deadline - compiled_at):
+            engine = self.engine()
+            graphs = self._fit_if_reachable(engine, compiled, catalogue)
         return Drawing(
             self._deps,
             compiled,
             catalogue,
             engine,
-            self._fit_if_reachable(engine, compiled, catalogue),
+            graphs,
             uploads,
             id=request.id,
             started_at=started_at,
             compiled_at=compiled_at,
-            deadline=started_at + timeout_s,
+            deadline=deadline,
         )
 
     def _fit_if_reachable(
@@ -113,3 +118,23 @@ class Generator:
     def fitted_graphs(self, compiled: Compiled, catalogue: Catalogue, engine: Engine) -> list[dict[str, Any]]:
         """The graphs as `engine` would get them. Raises FilesMissing or NodesMissing for what it lacks."""
         return self._fitted_graphs.get(compiled, catalogue, engine)
+
+    def check_graphs(self, compiled: Compiled, catalogue: Catalogue, engine: Engine) -> None:
+        """As `fitted_graphs`, with the files that the engine had when `refresh_files` was called last."""
+        self._fitted_graphs.get_cached(compiled, catalogue, engine)
+
+    def refresh_files(self, catalogue: Catalogue, engine: Engine) -> None:
+        """Request again the lists of files of all nodes that the visible models use. Raises EngineUnreachable."""
+        classes = {
+            name
+            for model in catalogue.visible_models
+            for request in sample_requests(model, catalogue)
+            for graph in compile_workflow(request, catalogue).graphs
+            for name in graph.classes
+            if name in catalogue.signatures and _loads_files(catalogue.signatures[name])
+        }
+        engine.signatures(sorted(classes), fresh=True)
+
+
+def _loads_files(node: NodeSignature) -> bool:
+    return any(spec.is_model_file for spec in node.inputs.values())

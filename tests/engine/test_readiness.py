@@ -1,0 +1,162 @@
+"""GET /ready: whether pictures can be drawn now, answered in time whatever the engine does."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from freezing_proxy import FreezingProxy
+
+from shared_probe import SharedProbe
+from sketch import SketchProcess
+from tests.conftest import NODES, MakeApp
+from tests.waiting import wait_until
+
+ANSWER_TIMEOUT_S = 4.0
+"""It promises 2 s; a busy machine may take longer"""
+
+
+def ready(client: FlaskClient) -> tuple[int, dict[str, Any]]:
+    started_at = time.monotonic()
+    response = client.get("/ready")
+    assert time.monotonic() - started_at < ANSWER_TIMEOUT_S
+    return response.status_code, response.get_json()
+
+
+@pytest.fixture
+def proxy(sketch_url: str) -> Iterator[FreezingProxy]:
+    with FreezingProxy(sketch_url) as proxy:
+        yield proxy
+
+
+@pytest.mark.parametrize("path", ["/system_stats", "/ws", "/"])
+@pytest.mark.parametrize("manner", ["silent", "dripping head", "half body"])
+def test_it_answers_in_time_while_the_engine_is_frozen_and_is_ready_again_afterwards(
+    make_app: MakeApp, proxy: FreezingProxy, path: str, manner: str
+) -> None:
+    client = make_app(engine__url=proxy.url).test_client()
+    proxy.frozen = {path: manner}
+    status, body = ready(client)
+    assert status == 503
+    assert body["engine"]["code"] == "engine.unreachable"
+    proxy.frozen = {}
+    wait_until(lambda: ready(client)[0] == 200)
+
+
+def test_it_answers_in_time_while_the_nodes_are_slow_and_keeps_the_last_known_models(
+    make_app: MakeApp, proxy: FreezingProxy
+) -> None:
+    client = make_app(engine__url=proxy.url).test_client()
+    proxy.frozen = {"/object_info": "silent"}
+    status, body = ready(client)
+    assert (status, body["status"], body["engine"]["code"]) == (503, "checking_models", None)
+    known = make_app(engine__url=proxy.url).test_client()
+    proxy.frozen = {}
+    wait_until(lambda: ready(known)[0] == 200)
+    # The models are asked for again after two seconds, which this test therefore takes.
+    asked = proxy.paths.count("/object_info/CheckpointLoaderSimple")
+    proxy.frozen = {"/object_info": "silent"}
+    wait_until(lambda: ready(known)[0] and proxy.paths.count("/object_info/CheckpointLoaderSimple") > asked)
+    assert ready(known)[0] == 200
+
+
+def test_many_callers_share_one_probe(make_app: MakeApp, proxy: FreezingProxy) -> None:
+    app = make_app(engine__url=proxy.url)
+    began_at = time.monotonic()
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: ready(app.test_client())[0], range(64)))
+    rounds = time.monotonic() - began_at + 1
+    assert set(answers) == {200}
+    # One to see the state of the engine and one to know whether it is the sketch engine.
+    assert proxy.paths.count("/system_stats") <= 2 * rounds
+
+
+def without(files: dict[str, list[str]], *names: str) -> dict[str, list[str]]:
+    return {folder: [name for name in listed if name not in names] for folder, listed in files.items()}
+
+
+@pytest.mark.parametrize("keys", [(), ("k",)])
+def test_a_lost_file_of_the_default_model_is_a_warning_and_one_of_every_model_is_not_ready(
+    make_app: MakeApp, catalogue_files: dict[str, list[str]], keys: tuple[str, ...]
+) -> None:
+    lost = without(catalogue_files, "sd_xl_turbo_1.0_fp16.safetensors")
+    with SketchProcess(nodes=NODES, files=lost) as sketch:
+        status, body = ready(make_app(engine__url=sketch.url, api_keys=keys).test_client())
+    assert (status, body["status"]) == (200, "ready")
+    (warning,) = body["warnings"]
+    assert (warning["model"], warning["code"]) == ("sdxl-turbo", "model.files_missing")
+    assert warning["missing"] == ([] if keys else ["sd_xl_turbo_1.0_fp16.safetensors"])
+    assert warning in body["models_not_ready"]
+    with SketchProcess(nodes=NODES, files={}) as sketch:
+        status, body = ready(make_app(engine__url=sketch.url, api_keys=keys).test_client())
+    assert (status, body["status"]) == (503, "no_model")
+    assert len(body["models_not_ready"]) == body["catalogue"]["models"]
+
+
+def test_a_file_that_is_lost_and_put_back_shows_without_a_restart(
+    make_app: MakeApp, catalogue_files: dict[str, list[str]], tmp_path: Path
+) -> None:
+    path = tmp_path / "files.json"
+    path.write_text(json.dumps(catalogue_files))
+    with SketchProcess(nodes=NODES, files=path) as sketch:
+        client = make_app(engine__url=sketch.url).test_client()
+        assert ready(client)[1]["warnings"] == []
+        for files, lacks in (
+            (without(catalogue_files, "sd_xl_turbo_1.0_fp16.safetensors"), True),
+            (catalogue_files, False),
+        ):
+            replacement = tmp_path / "new.json"
+            replacement.write_text(json.dumps(files))
+            replacement.rename(path)
+            wait_until(lambda lacks=lacks: bool(ready(client)[1]["warnings"]) is lacks)
+            assert ready(client)[0] == 200
+
+
+# --- the shared probe -----------------------------------------------------------------------------------------------
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_probe_runs_once_in_its_interval() -> None:
+    results, clock = iter(range(10)), Clock()
+    probe = SharedProbe(lambda: next(results), 1.0, clock=clock)
+    assert [probe.latest(5), probe.latest(5)] == [0, 0]
+    clock.now += 1.0
+    assert probe.latest(5) == 1
+
+
+def test_a_probe_that_hangs_is_not_waited_for_and_not_run_a_second_time() -> None:
+    release, runs = threading.Event(), []
+
+    def hang() -> str:
+        runs.append(1)
+        release.wait()
+        return "done"
+
+    probe = SharedProbe(hang, 0.0)
+    assert [probe.latest(0.05) for _ in range(3)] == [None] * 3
+    assert (len(runs), probe.last) == (1, None)
+    release.set()
+    wait_until(lambda: probe.last)
+    assert probe.last == "done"
+
+
+def test_a_probe_that_found_out_nothing_keeps_the_last_result() -> None:
+    results, clock = iter(["known", None]), Clock()
+    probe = SharedProbe(lambda: next(results), 1.0, clock=clock)
+    assert probe.latest(5) == "known"
+    clock.now += 1
+    assert (probe.latest(5), probe.last) == (None, "known")
