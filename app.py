@@ -114,6 +114,8 @@ class Container:
             self.engine_url or None,
             sketch_url=self.sketch_url,
             state_dir=self.state_dir,
+            # Easel itself may listen on port 8000.
+            probe_urls=[url for url in PROBE_URLS if url.rpartition(":")[2] != str(self.settings["port"])],
             make_engine=self._make_engine,
         )
 

@@ -202,6 +202,8 @@ def _status_lines(status: dict[str, Any]) -> Iterator[str]:
     shared = "" if arbiter else " (no LLM stack is configured)"
     yield f"GPU        {status['mode']}{pinned}{shared}"
     yield f"engine     {status['engine']}{_version(status)}"
+    if status["problem"]:
+        yield f"  {status['problem']['code']}: {status['problem']['message']}"
     yield from _memory_lines(status["memory"])
     queue, waiting = status["queue"], len(status["tickets"])
     yield f"queue      {queue['running']} running, {queue['pending']} pending, {waiting} waiting"
