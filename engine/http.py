@@ -4,7 +4,7 @@ timeout and the time limit of its thread, whatever the server does."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -15,7 +15,7 @@ from deadline import limited, time_limit
 from engine.credentials import NO_CREDENTIALS, Credentials
 from engine.values import EngineStats, QueueState
 from errors import EngineAccessDenied, EngineUnreachable, UploadRefused
-from http_session import DirectSession
+from http_session import DirectSession, causes
 
 _POLL_TIMEOUT_S = 5.0
 """For polling a job: its caller may want to cancel meanwhile"""
@@ -208,9 +208,9 @@ class ComfyuiHttp:
         )
 
     def _unreachable(self, error: Exception) -> EngineUnreachable:
-        causes = list(_causes(error))
-        slow = _is_timeout(causes)
-        refused = any(isinstance(cause, ConnectionRefusedError) for cause in causes)
+        chain = list(causes(error))
+        slow = _is_timeout(chain)
+        refused = any(isinstance(cause, ConnectionRefusedError) for cause in chain)
         reason = "connection refused" if refused else "timed out" if slow else type(error).__name__
         message = f"ComfyUI at {self.url} does not answer: {reason}."
         return EngineUnreachable(message, url=self.url, refused=refused, slow=slow)
@@ -227,25 +227,17 @@ def access_denied(url: str, status: int, challenge: str, credentials: Credential
     return EngineAccessDenied(message, url=url, status=status)
 
 
-def _is_timeout(causes: Sequence[BaseException]) -> bool:
+def _is_timeout(chain: Sequence[BaseException]) -> bool:
     # urllib3 derives the error of a refused connection from that of a slow one.
     not_slow = urllib3.exceptions.NewConnectionError
-    return any(isinstance(cause, _TIMEOUTS) and not isinstance(cause, not_slow) for cause in causes)
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and all its causes: libraries put them into `args`, into `reason` or behind `raise … from`."""
-    yield error
-    for inner in (error.__cause__, getattr(error, "reason", None), *error.args):
-        if isinstance(inner, BaseException):
-            yield from _causes(inner)
+    return any(isinstance(cause, _TIMEOUTS) and not isinstance(cause, not_slow) for cause in chain)
 
 
 def _was_connection_closed(error: Exception) -> bool:
     """Whether an established connection was closed during the call (and not refused or slow)."""
-    causes = list(_causes(error))
-    is_closed = any(isinstance(cause, urllib3.exceptions.ProtocolError) for cause in causes)
-    return is_closed and not _is_timeout(causes)
+    chain = list(causes(error))
+    is_closed = any(isinstance(cause, urllib3.exceptions.ProtocolError) for cause in chain)
+    return is_closed and not _is_timeout(chain)
 
 
 def _parse_json(content: bytes) -> Any:

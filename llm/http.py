@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,7 +13,7 @@ import urllib3
 
 from deadline import time_limit
 from errors import StackRefused, StackUnreachable, shorten
-from http_session import DirectSession
+from http_session import DirectSession, causes
 from llm.responses import MISSING, field_at, parse_json
 from loopback import is_loopback
 
@@ -121,15 +120,15 @@ class LlmHttp:
         return NoResponse(f"{self.stack} at {self.url}: {reason}.", stack=self.stack)
 
     def _unreachable(self, error: Exception) -> StackUnreachable:
-        causes = list(_causes(error))
+        chain = list(causes(error))
         timed_out = any(
             isinstance(cause, TimeoutError | requests.Timeout | urllib3.exceptions.TimeoutError)
-            for cause in causes
+            for cause in chain
         )
-        if not any(isinstance(cause, _NEVER_CONNECTED) for cause in causes):
+        if not any(isinstance(cause, _NEVER_CONNECTED) for cause in chain):
             lost = f"the connection was lost ({type(error).__name__})"
             return self._no_response("the request timed out" if timed_out else lost)
-        if not any(isinstance(cause, ConnectionRefusedError) for cause in causes):
+        if not any(isinstance(cause, ConnectionRefusedError) for cause in chain):
             reason = "connecting timed out" if timed_out else "cannot connect"
             return StackUnreachable(f"{self.stack} at {self.url}: {reason}.", stack=self.stack)
         error_class = ServerNotRunning if is_loopback(urlsplit(self.url).hostname) else StackUnreachable
@@ -144,11 +143,3 @@ _NEVER_CONNECTED = (
     requests.exceptions.InvalidURL,
     requests.exceptions.InvalidSchema,
 )
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and all its causes: libraries put them into `args`, into `reason` or behind `raise … from`."""
-    yield error
-    for inner in (error.__cause__, getattr(error, "reason", None), *error.args):
-        if isinstance(inner, BaseException):
-            yield from _causes(inner)

@@ -21,6 +21,7 @@ from tests.api.sse import events_of
 from tests.api.test_edits import file, photo
 from tests.compiler.catalogues import as_template, exported, with_workflow, write_sources
 from tests.conftest import NODES, ROOT, MakeApp
+from tests.waiting import wait_until
 
 GENERATIONS, EDITS, VARIATIONS = "/v1/images/generations", "/v1/images/edits", "/v1/images/variations"
 
@@ -80,10 +81,11 @@ def test_models_ready_status_and_the_shell_name_it(make_app: MakeApp, tmp_path: 
     entry = client.get("/v1/models/mine").get_json()
     assert (entry["tasks"], entry["not_drawable"]) == ([], {"generate": [fault]})
     assert client.get("/v1/models/sd-1.5").get_json()["not_drawable"] == {}
+    wait_until(lambda: client.get("/ready").status_code == 200)
     ready = client.get("/ready")
-    assert ready.status_code == 200
     assert ready.get_json()["catalogue"]["not_drawable"] == [f"mine (generate): {fault}"]
-    states = {model["id"]: model for model in client.get("/api/comfyui/status").get_json()["models"]}
+    models = wait_until(lambda: client.get("/api/comfyui/status").get_json()["models"])
+    states = {model["id"]: model for model in models}
     assert states["mine"] == {
         "id": "mine", "ready": False, "code": "model.not_drawable", "missing": [], "not_drawable": ["generate"],
     }  # fmt: skip

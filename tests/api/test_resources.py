@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 
 from errors import CatalogueInvalid
 from tests.conftest import ROOT, MakeApp
+from tests.waiting import wait_until
 
 PATH = "/v1/images/generations"
 
@@ -135,6 +136,7 @@ def test_hidden_models_are_neither_listed_nor_usable(make_app: MakeApp) -> None:
 
 
 def test_ready_reports_the_kind_of_engine(client: FlaskClient, make_app: MakeApp) -> None:
+    wait_until(lambda: client.get("/ready").status_code == 200)
     body = client.get("/ready").get_json()
     assert (body["status"], body["engine"]["kind"], body["catalogue"]["models"]) == ("ready", "sketch", 5)
     unreachable = make_app(engine__url="http://127.0.0.1:9").test_client()

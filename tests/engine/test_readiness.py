@@ -30,6 +30,11 @@ def ready(client: FlaskClient) -> tuple[int, dict[str, Any]]:
     return response.status_code, response.get_json()
 
 
+def known(client: FlaskClient) -> tuple[int, dict[str, Any]]:
+    """The answer once the models are known, which on a busy machine may take longer than one request waits."""
+    return wait_until(lambda: answer if (answer := ready(client))[1]["status"] != "checking_models" else None)
+
+
 @pytest.fixture
 def proxy(sketch_url: str) -> Iterator[FreezingProxy]:
     with FreezingProxy(sketch_url) as proxy:
@@ -57,25 +62,26 @@ def test_it_answers_in_time_while_the_nodes_are_slow_and_keeps_the_last_known_mo
     proxy.frozen = {"/object_info": "silent"}
     status, body = ready(client)
     assert (status, body["status"], body["engine"]["code"]) == (503, "checking_models", None)
-    known = make_app(engine__url=proxy.url).test_client()
+    other = make_app(engine__url=proxy.url).test_client()
     proxy.frozen = {}
-    wait_until(lambda: ready(known)[0] == 200)
+    assert known(other)[0] == 200
     # The models are asked for again after two seconds, which this test therefore takes.
     asked = proxy.paths.count("/object_info/CheckpointLoaderSimple")
     proxy.frozen = {"/object_info": "silent"}
-    wait_until(lambda: ready(known)[0] and proxy.paths.count("/object_info/CheckpointLoaderSimple") > asked)
-    assert ready(known)[0] == 200
+    wait_until(lambda: ready(other)[0] and proxy.paths.count("/object_info/CheckpointLoaderSimple") > asked)
+    assert ready(other)[0] == 200
 
 
 def test_many_callers_share_one_probe(make_app: MakeApp, proxy: FreezingProxy) -> None:
     app = make_app(engine__url=proxy.url)
+    assert known(app.test_client())[0] == 200
+    proxy.paths.clear()
     began_at = time.monotonic()
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda _: ready(app.test_client())[0], range(64)))
     rounds = time.monotonic() - began_at + 1
     assert set(answers) == {200}
-    # One to see the state of the engine and one to know whether it is the sketch engine.
-    assert proxy.paths.count("/system_stats") <= 2 * rounds
+    assert proxy.paths.count("/system_stats") <= rounds
 
 
 def without(files: dict[str, list[str]], *names: str) -> dict[str, list[str]]:
@@ -88,14 +94,14 @@ def test_a_lost_file_of_the_default_model_is_a_warning_and_one_of_every_model_is
 ) -> None:
     lost = without(catalogue_files, "sd_xl_turbo_1.0_fp16.safetensors")
     with SketchProcess(nodes=NODES, files=lost) as sketch:
-        status, body = ready(make_app(engine__url=sketch.url, api_keys=keys).test_client())
+        status, body = known(make_app(engine__url=sketch.url, api_keys=keys).test_client())
     assert (status, body["status"]) == (200, "ready")
     (warning,) = body["warnings"]
     assert (warning["model"], warning["code"]) == ("sdxl-turbo", "model.files_missing")
     assert warning["missing"] == ([] if keys else ["sd_xl_turbo_1.0_fp16.safetensors"])
     assert warning in body["models_not_ready"]
     with SketchProcess(nodes=NODES, files={}) as sketch:
-        status, body = ready(make_app(engine__url=sketch.url, api_keys=keys).test_client())
+        status, body = known(make_app(engine__url=sketch.url, api_keys=keys).test_client())
     assert (status, body["status"]) == (503, "no_model")
     assert len(body["models_not_ready"]) == body["catalogue"]["models"]
 
@@ -107,7 +113,7 @@ def test_a_file_that_is_lost_and_put_back_shows_without_a_restart(
     path.write_text(json.dumps(catalogue_files))
     with SketchProcess(nodes=NODES, files=path) as sketch:
         client = make_app(engine__url=sketch.url).test_client()
-        assert ready(client)[1]["warnings"] == []
+        assert known(client)[1]["warnings"] == []
         for files, lacks in (
             (without(catalogue_files, "sd_xl_turbo_1.0_fp16.safetensors"), True),
             (catalogue_files, False),
