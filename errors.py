@@ -412,7 +412,7 @@ class EngineStalled(EngineError):
 
 class JobTimedOut(EngineError):
     code = "engine.timeout"
-    when = "The picture was not done within `request_timeout_s`; the job was cancelled."
+    when = "The picture was not done within `request_timeout_s`; Easel cancels the job."
     remedy = "Request fewer steps or a smaller size or n, or raise the setting."
 
 

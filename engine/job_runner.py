@@ -185,7 +185,7 @@ class JobRunner:
         if now >= self._deadline:
             state = "had not started" if self._job.started_at is None else "was running"
             raise JobTimedOut(
-                f"The job did not finish in time: it {state} in ComfyUI. It was cancelled.",
+                f"The job did not finish in time: it {state} in ComfyUI. Easel cancels it.",
                 prompt_id=self._job.prompt_id,
             )
         if now >= self._next_cancel_check_at:
