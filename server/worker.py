@@ -1,7 +1,7 @@
 """gunicorn's threaded worker, with an event loop that gives a thread only to complete requests.
 
 A connection costs no thread while its TLS handshake, its request head or its body is incomplete, while it is idle, and while
-its client has the response and has not closed yet. The design is described in `docs/decisions/0014-slow-clients.md`."""
+its client has the response and has not closed yet. The design is described in `docs/decisions/0015-slow-clients.md`."""
 
 from __future__ import annotations
 
