@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -15,7 +14,6 @@ from flask import Flask
 
 from api import HttpOptions, Services, register_api
 from arbiter import Arbiter, Policy
-from atomic_file import write_atomic
 from commands import register_commands
 from compiler import Catalogue, SourcePaths
 from deadline import remaining_s
@@ -30,7 +28,8 @@ from loopback import is_loopback
 from pictures import fetch_image
 from readiness import Readiness
 from settings import Settings, load_settings
-from sketch import SketchProcess, SketchSupervisor
+from sketch import SharedFiles, SketchProcess, SketchSupervisor
+from state_files import KeptFile, read_file
 from status import SystemStatus
 
 ROOT = Path(__file__).resolve().parent
@@ -42,7 +41,6 @@ class Container:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.state_dir = settings.path("state_dir")
-        self.sketch_nodes = self.state_dir / "sketch-nodes.json"
         key_variables = [entry["key_env"] for entry in settings["llm.stacks"] if "key_env" in entry]
         self.engine_process = EngineProcess.from_setting(
             settings["engine.start"], self.state_dir, key_variables
@@ -55,8 +53,11 @@ class Container:
         _check_combination(settings, self.stacks)
         self._is_command = False
         self._command_sketch_url: str | None = None
-        self.sketch_files = self.state_dir / "sketch-files.json"
-        self._sketch_catalogue: Catalogue | None = None
+        self._sketch_files = SharedFiles(
+            self.state_dir / "sketch-nodes.json", self.state_dir / "sketch-files.json"
+        )
+        self._keeps_sketch_files = False
+        """Only in the processes of a server: a command may use another catalogue"""
 
     @property
     def source_paths(self) -> SourcePaths:
@@ -83,23 +84,30 @@ class Container:
     def catalogue(self) -> Catalogue:
         """The current catalogue."""
         catalogue = self.live_catalogue.current()
-        if catalogue is not self._sketch_catalogue and self.sketch_allowed:
-            self._write_sketch_files(catalogue)
+        if self._keeps_sketch_files:
+            self._restore_sketch_files(catalogue, lambda: self.live_catalogue.is_latest(catalogue))
         return catalogue
 
-    def _write_sketch_files(self, catalogue: Catalogue) -> None:
-        """Write what the sketch engine pretends to have: all nodes that the catalogue knows and all files in it. The
-        sketch engine detects changes of these files."""
-        self._sketch_catalogue = catalogue
-        with contextlib.suppress(OSError):
-            write_atomic(self.sketch_nodes, json.dumps(catalogue.nodes).encode())
-            write_atomic(self.sketch_files, json.dumps(catalogue.files).encode())
+    def _restore_sketch_files(self, catalogue: Catalogue, is_latest: Callable[[], bool]) -> None:
+        """Make sure that the sketch engine has all nodes that the catalogue knows and all files in it."""
+        self._sketch_files.restore(catalogue, catalogue.nodes, catalogue.files, is_latest=is_latest)
+
+    def start_sketch_engine(self) -> None:
+        """For the master process of a server, before it forks. Does nothing if an engine is configured."""
+        if self.sketch_allowed:
+            self._keeps_sketch_files = True
+            self.catalogue()
+            self.sketch_supervisor.start()
 
     @cached_property
     def sketch_supervisor(self) -> SketchSupervisor:
         """Runs the sketch engine of a server; only the server's master process starts it."""
         return SketchSupervisor(
-            self.sketch_nodes, url_file=self.state_dir / "sketch-url", folder=self.state_dir / "sketch"
+            self._sketch_files,
+            url_file=self.state_dir / "sketch-url",
+            folder=self.state_dir / "sketch",
+            # The workers may have a newer catalogue: only files that the engine cannot read are replaced.
+            prepare=lambda: self._restore_sketch_files(self.live_catalogue.served, lambda: False),
         )
 
     def sketch_url(self) -> str | None:
@@ -274,18 +282,18 @@ class Container:
             return False
         return True
 
-    def write_server_address(self, host: str, port: int) -> None:
-        """Store the server's URL for commands that call it; needed if `port` is 0. Raises OSError."""
+    def address_file(self, host: str, port: int) -> KeptFile:
+        """The file that gives commands the server's URL; needed if `port` is 0."""
         address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
         url_host = f"[{address}]" if ":" in address else address
-        write_atomic(self._address_file, f"http://{url_host}:{port}".encode())
+        return KeptFile(self._address_file, f"http://{url_host}:{port}".encode())
 
     def server_address(self) -> tuple[str, str | None]:
         """The URL of this installation's server, and one of its API keys or None."""
         keys = self.settings["api_keys"]
         try:
-            url = self._address_file.read_text("utf-8")
-        except OSError:
+            url = read_file(self._address_file).decode()
+        except (OSError, UnicodeDecodeError):
             url = f"http://127.0.0.1:{self.settings['port']}"
         return url, keys[0] if keys else None
 

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from atomic_file import write_atomic
+
 T = TypeVar("T")
 
 log = logging.getLogger("easel.state")
@@ -71,6 +73,53 @@ def is_file_or_missing(path: Path) -> bool:
         return stat.S_ISREG(os.lstat(path).st_mode)
     except OSError:
         return True
+
+
+class KeptFile:
+    """A file of this content that other processes read. `restore` writes it again after it was deleted, damaged or
+    replaced. Threads and processes that keep the same content may call it at the same time."""
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        self._path, self._content = path, content
+        self._intact: tuple[int, int, int] | None = None
+        """How the file looked when its content was compared last and was right"""
+
+    def is_intact(self) -> bool:
+        """Whether the file has the content. It is read only if it has changed since the last call."""
+        version = _version(self._path)
+        if version is None or version == self._intact:
+            return version is not None
+        try:
+            is_same = read_file(self._path) == self._content
+        except OSError:
+            return False
+        self._intact = version if is_same else None
+        return is_same
+
+    def restore(self) -> bool:
+        """Write the file unless it is intact; true if it was written. What lies there and is no file is moved aside.
+        Raises OSError."""
+        if self.is_intact():
+            return False
+        ensure_folder(self._path.parent)
+        if not is_file_or_missing(self._path):
+            set_aside(self._path, IsADirectoryError("not a file"))
+        write_atomic(self._path, self._content)
+        return True
+
+    def remove(self) -> None:
+        """Delete the file, if there is one. Never raises."""
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+
+
+def _version(path: Path) -> tuple[int, int, int] | None:
+    """Equal versions mean equal content. None if there is no regular file."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return (found.st_ino, found.st_mtime_ns, found.st_size) if stat.S_ISREG(found.st_mode) else None
 
 
 def ensure_folder(path: Path, mode: int = 0o777) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import logging
@@ -18,6 +19,8 @@ from deadline import time_limit
 from engine.client import Engine
 from errors import EaselError, EngineUnreachable
 from http_session import DirectSession
+from state_files import read_file, set_aside
+from system_errors import shortage_in
 
 log = logging.getLogger("easel.engine")
 
@@ -32,12 +35,16 @@ class _Probe(enum.Enum):
     COMFYUI = "a ComfyUI answered"
     TIMED_OUT = "a server accepted the connection but did not answer in time"
     NO_COMFYUI = "no server listens, or it is not a ComfyUI"
+    NOT_ASKED = "this process had too few resources to connect"
 
 
 class EngineSelector:
     """A configured engine is always used. Otherwise the first ComfyUI that answers at one of `probe_urls` is used. Once
     any process that shares `state_dir` has seen one, the sketch engine is used no more, so that pictures do not turn
     back into sketches, and the one that was seen last is preferred. Before that, the sketch engine is used.
+
+    What was seen is kept in a file. A damaged one is written again by a process that knows what it said, and is moved
+    aside otherwise. After the file was deleted, the sketch engine is used again unless a ComfyUI answers.
 
     `sketch_url` gives the sketch engine's current address, or None. Thread-safe, and safe to use after a fork.
     """
@@ -64,13 +71,18 @@ class EngineSelector:
         self._next_probe_at = clock()
         self._answers: dict[str, _Probe] | None = None
         """What the last round of probes found at each URL"""
+        self._known_seen: str | None = None
+        """What the file said when it was read last"""
         self._engines: dict[str, Engine] = {}
         self._engines_lock = threading.Lock()
 
     def current(self) -> Engine:
-        """The engine to use for the next job. Raises EngineUnreachable."""
+        """The engine to use for the next job. Raises EngineUnreachable, and TooManyFiles and the other errors of
+        `shortage_in`."""
         if self._configured_url is not None:
             return self._engine(self._configured_url)
+        if self._known_seen is not None and self._seen_url() is None:
+            self._probe_again()
         answers, seen = self._probe_if_due(), self._seen_url()
         if seen is not None:
             return self._seen_engine(seen, answers)
@@ -95,14 +107,42 @@ class EngineSelector:
         return self._engine(url)
 
     def _seen_url(self) -> str | None:
-        """The ComfyUI that was seen last, by any process."""
+        """The ComfyUI that was seen last, by any process; None if none was. Raises the errors of `shortage_in`."""
         try:
-            url = json.loads(self._seen_file.read_bytes())["url"]
+            url = json.loads(read_file(self._seen_file))["url"]
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, LookupError, TypeError):
-            return self._probe_urls[0]
-        return url if url in self._probe_urls else self._probe_urls[0]
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+            if shortage := shortage_in(error):
+                raise shortage from error
+            return self._replace_damaged(error)
+        self._known_seen = url if url in self._probe_urls else self._probe_urls[0]
+        return self._known_seen
+
+    def _replace_damaged(self, error: Exception) -> str | None:
+        """Write again what the file said. What it said before this process started cannot be known."""
+        set_aside(self._seen_file, error)
+        if self._known_seen is not None:
+            self._write_seen(self._known_seen)
+        return self._known_seen
+
+    def _write_seen(self, url: str) -> None:
+        """If the state directory cannot be written, the file is written after the next probe."""
+        with contextlib.suppress(OSError):
+            write_atomic(self._seen_file, json.dumps({"url": url}).encode() + b"\n")
+
+    def _probe_again(self) -> None:
+        """The file was deleted, by the owner or with the whole directory. A ComfyUI that is there is seen again at once;
+        one that is only slow is not forgotten."""
+        with self._probe_lock:
+            known = self._known_seen
+            if known is None or self._seen_url() is not None:
+                return
+            self._known_seen = None
+            self._answers = self._probe_all(known)
+            if self._answers.get(known) in (_Probe.TIMED_OUT, _Probe.NOT_ASKED) and self._seen_url() is None:
+                self._known_seen = known
+                self._write_seen(known)
 
     def _probe_if_due(self) -> dict[str, _Probe]:
         """One caller at a time probes. The others use the last result; they wait only if there is none yet."""
@@ -119,21 +159,23 @@ class EngineSelector:
         finally:
             self._probe_lock.release()
 
-    def _probe_all(self) -> dict[str, _Probe]:
-        """Ask at each URL, the one that was seen first, until a ComfyUI answers."""
-        seen = self._seen_url()
+    def _probe_all(self, first: str | None = None) -> dict[str, _Probe]:
+        """Ask at each URL, the one that was seen (or `first`) first, until a ComfyUI answers."""
+        seen = self._seen_url() or first
         answers: dict[str, _Probe] = {}
         for url in sorted(self._probe_urls, key=lambda url: url != seen):
             answers[url] = _probe(url)
-            if answers[url] is _Probe.COMFYUI or (url == seen and answers[url] is _Probe.TIMED_OUT):
+            is_busy = url == seen and answers[url] in (_Probe.TIMED_OUT, _Probe.NOT_ASKED)
+            if answers[url] is _Probe.COMFYUI or is_busy:
                 break
         found = next((url for url, answer in answers.items() if answer is _Probe.COMFYUI), None)
         # An engine that was seen and is away is probed at every call, so that it is used as soon as it is back.
         is_away = seen is not None and found is None and answers.get(seen) is _Probe.NO_COMFYUI
         self._next_probe_at = self._clock() + (0.0 if is_away else self._probe_interval_s)
-        if found is not None and found != seen:
+        if found is not None and (found != seen or first is not None):
             log.info("found a ComfyUI at %s, it draws from now on", found)
-            write_atomic(self._seen_file, json.dumps({"url": found}).encode() + b"\n")
+            self._known_seen = found
+            self._write_seen(found)
         return answers
 
     def _engine(self, url: str) -> Engine:
@@ -168,6 +210,6 @@ def _probe(url: str) -> _Probe:
     except (
         *(requests.RequestException, urllib3.exceptions.HTTPError, OSError, RecursionError),
         *(ValueError, LookupError, TypeError, AttributeError),
-    ):
-        return _Probe.NO_COMFYUI
+    ) as error:
+        return _Probe.NOT_ASKED if shortage_in(error) else _Probe.NO_COMFYUI
     return _Probe.COMFYUI if is_comfyui else _Probe.NO_COMFYUI

@@ -91,6 +91,16 @@ class LiveCatalogue:
                 self._lock.release()
         return self._catalogue
 
+    @property
+    def served(self) -> Catalogue:
+        """What the last call of `current` returned."""
+        return self._catalogue
+
+    def is_latest(self, catalogue: Catalogue) -> bool:
+        """Whether this process serves `catalogue` and no other process has stored a newer one."""
+        sources = self._sources
+        return self._last_good.read() in (None, sources) and self._catalogue is catalogue
+
     def _is_outdated(self) -> bool:
         """Whether another process has stored a good catalogue since this one refused the files."""
         return self.error is not None and self._last_good.version() != self._last_good_version
@@ -128,7 +138,8 @@ class LiveCatalogue:
         return catalogue
 
     def _use(self, sources: Sources, catalogue: Catalogue) -> None:
-        self._sources, self._catalogue, self.loaded_at = sources, catalogue, int(time.time())
+        # In this order, for `is_latest` in another thread.
+        self._catalogue, self._sources, self.loaded_at = catalogue, sources, int(time.time())
 
     def _refuse(self, stamp: Stamp, error: EaselError) -> None:
         self._checked_stamp, self.error = stamp, error

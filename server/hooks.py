@@ -11,12 +11,13 @@ import sys
 import threading
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from app import Container, refuse_public_without_keys
 from engine.job_runner import CANCEL_TIMEOUT_S
 from errors import EaselError, ServerStopping, SettingsInvalid
 from generation import preload
+from server.state_keeper import StateKeeper
 from server.worker import block_stop_signals_until_forked
 from settings import Settings
 
@@ -71,7 +72,7 @@ class ServerHooks:
     def __init__(self, container: Container) -> None:
         self._container = container
         self._settings = container.settings
-        self._state_lock: FileLock | None = None
+        self._keeper: StateKeeper | None = None
 
     def on_starting(self, server: Any) -> None:
         """Check settings, state directory and catalogue before the first worker starts; on an error exit with one
@@ -94,11 +95,11 @@ class ServerHooks:
         """Start the sketch engine and store the server's address."""
         # The sketch engine is a child of the master: one for all workers. It is not started earlier, because it would
         # survive a start that fails at the bind.
-        if self._container.sketch_allowed:
-            self._container.sketch_supervisor.start(self._container.sketch_files)
+        self._container.start_sketch_engine()
         host, port = server.LISTENERS[0].sock.getsockname()[:2]
+        assert self._keeper is not None
         try:
-            self._container.write_server_address(host, port)
+            self._keeper.start(self._container.address_file(host, port))
         except OSError as error:
             server.log.error("flask gpu needs --url: the state directory cannot be written: %s", error)
         server.log.info("Easel is at %s://%s:%s", "https" if server.cfg.is_ssl else "http", host, port)
@@ -109,6 +110,8 @@ class ServerHooks:
 
     def on_exit(self, server: Any) -> None:
         """Hand the GPU back to the LLM servers and stop the sketch engine."""
+        if self._keeper is not None:
+            self._keeper.stop()
         arbiter = self._container.arbiter
         if arbiter.shares_gpu:
             is_hurried = threading.Event()
@@ -146,11 +149,8 @@ class ServerHooks:
 
     def _lock_state_dir(self) -> None:
         """Allow one server per state directory: two would run two sketch engines and delete each other's images."""
-        state_dir = self._container.state_dir
         try:
-            state_dir.mkdir(parents=True, exist_ok=True)
-            self._state_lock = FileLock(self._container.server_lock_file)
-            self._state_lock.acquire(blocking=False)
+            self._keeper = StateKeeper(self._container.server_lock_file)
         except Timeout:
             raise SettingsInvalid(
                 f"Another Easel already uses the state directory {self._settings['state_dir']!r}. "

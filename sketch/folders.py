@@ -20,6 +20,10 @@ class Folders:
         self.root = root.resolve()
         self._lock = threading.Lock()
         self._sizes: dict[str, dict[Path, int]] = {kind: {} for kind in KINDS}
+        self.restore()
+
+    def restore(self) -> None:
+        """Create the folders again if somebody has deleted them. Raises OSError."""
         for kind in KINDS:
             self.of(kind).mkdir(parents=True, exist_ok=True)
 
@@ -45,6 +49,7 @@ class Folders:
 
     def input_names(self) -> list[str]:
         """Names of the files directly in the input folder, sorted."""
+        self.restore()
         return sorted(entry.name for entry in os.scandir(self.of("input")) if entry.is_file())
 
     def image_path(self, name: str) -> Path | None:

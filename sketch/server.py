@@ -182,6 +182,7 @@ class Server:
         return response
 
     async def _upload(self, request: web.Request) -> web.Response:
+        self._folders.restore()  # the upload is written to a temporary file there
         form = await request.post()
         image = form.get("image")
         if image is None:

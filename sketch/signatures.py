@@ -4,13 +4,13 @@ read again when they change. Nodes learned from another ComfyUI are offered as t
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dynamic_inputs import AUTOGROW, DYNAMIC_COMBO, MATCH_TYPE, expand_inputs
+from sketch.shared_files import read_files, read_nodes
 
 VERSION = "0.3.64"
 VALUE_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
@@ -72,26 +72,35 @@ class Node:
         return self.output_matches[output] if output < len(self.output_matches) else None
 
 
+Version = tuple[int, int, int]
+"""Inode, modification time and size of a file: equal versions mean equal content"""
+
+
+def _version_of(path: Path) -> Version | None:
+    """None if there is no file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
 class FileLists:
-    """The model files by folder, from a JSON file that is read again when it changes. Empty while the file is missing."""
+    """The model files by folder, from a JSON file that is read again when it changes. While the file is missing or
+    damaged, they are what it was before."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._version: tuple[int, int] | None = None
+        self._version: Version | None = None
         self._lists: dict[str, list[str]] = {}
 
     def lists(self) -> dict[str, list[str]]:
         """Sorted names by folder."""
-        try:
-            stat = self._path.stat()
-        except OSError:
-            self._version, self._lists = None, {}
-            return self._lists
-        if (stat.st_mtime_ns, stat.st_size) != self._version:
-            self._lists = {
-                folder: sorted(names) for folder, names in json.loads(self._path.read_text()).items()
-            }
-            self._version = (stat.st_mtime_ns, stat.st_size)
+        version = _version_of(self._path)
+        if version is not None and version != self._version:
+            self._version = version
+            with contextlib.suppress(OSError, ValueError):
+                self._lists = read_files(self._path)
         return self._lists
 
 
@@ -101,27 +110,27 @@ class Signatures:
     def __init__(self, path: Path, files: FileLists, input_names: Callable[[], list[str]]) -> None:
         self._path, self._files, self._input_names = path, files, input_names
         self._nodes: dict[str, Node] = {}
-        self._version: tuple[int, int, int] | None = None
+        self._version = _version_of(path)
         self._read()
 
     @property
     def nodes(self) -> Mapping[str, Node]:
         """The signatures by class. A class once known stays, because a queued job may use it."""
-        with contextlib.suppress(OSError, ValueError):
-            self._read()
+        version = _version_of(self._path)
+        if version is not None and version != self._version:
+            self._version = version
+            # The file may be damaged in any way; what was read before stays.
+            with contextlib.suppress(Exception):
+                self._read()
         return self._nodes
 
     def _read(self) -> None:
-        stat = self._path.stat()
-        version = stat.st_ino, stat.st_mtime_ns, stat.st_size
-        if version != self._version:
-            document = json.loads(self._path.read_text(encoding="utf-8"))
-            reader = _Reader({VERSION, *document.get("learned", ())})
-            self._nodes = {
-                **self._nodes,
-                **{name: reader.node(entry) for name, entry in document["nodes"].items()},
-            }
-            self._version = version
+        document = read_nodes(self._path)
+        reader = _Reader({VERSION, *document.get("learned", ())})
+        self._nodes = {
+            **self._nodes,
+            **{name: reader.node(entry) for name, entry in document["nodes"].items()},
+        }
 
     def choices(self, node_input: Input) -> list[str]:
         """The values that a COMBO allows now."""

@@ -81,11 +81,20 @@ class Execution:
         self.signatures, self.sockets = signatures, sockets
         self.client = job.extra_data.get("client_id")
         self.keys = Fingerprints(job.prompt, signatures, folders).all()
-        self.cache = {key: cache[key] for key in self.keys.values() if key in cache}
+        self.cache = {
+            key: cache[key] for key in self.keys.values() if key in cache and self._has_files(cache[key])
+        }
         self.cached = {node_id for node_id, key in self.keys.items() if key in self.cache}
         self.executed: list[str] = []
         self.states: dict[str, dict[str, Any]] = {}
         self._messages: list[tuple[str, dict[str, Any]]] = []
+
+    def _has_files(self, result: NodeResult) -> bool:
+        """Whether the pictures that the node saved are still there."""
+        files = (result.ui or {}).get("images", ())
+        return all(
+            (self.folders.of(file["type"]) / file["subfolder"] / file["filename"]).exists() for file in files
+        )
 
     def run(self) -> dict[str, Any]:
         """Run the nodes and send events to the client. Returns the history entry, without the job itself."""

@@ -13,7 +13,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "dynamic_inputs": set(),
     "atomic_file": set(),
-    "state_files": set(),
+    "state_files": {"atomic_file"},
     "system_errors": {"errors"},
     "deadline": set(),
     "bounded_socket": {"deadline"},
@@ -26,12 +26,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compiler": {"dynamic_inputs", "errors", "schemas"},
     "engine": {
         *("atomic_file", "bounded_socket", "deadline", "errors", "gpu_tenant", "http_session", "loopback"),
+        *("state_files", "system_errors"),
     },
-    "sketch": {"dynamic_inputs", "errors", "atomic_file", "loopback", "scratch_folder"},
+    "sketch": {
+        *("dynamic_inputs", "errors", "atomic_file", "loopback", "scratch_folder"),
+        *("state_files", "system_errors"),
+    },
     "arbiter": {
         *("errors", "atomic_file", "deadline", "gpu_tenant", "schemas", "state_files", "system_errors"),
     },
-    "llm": {"deadline", "errors", "gpu_tenant", "http_session", "loopback", "schemas"},
+    "llm": {
+        *("deadline", "errors", "gpu_tenant", "http_session", "loopback", "schemas", "system_errors"),
+    },
     "image_store": {"errors", "atomic_file", "state_files", "system_errors"},
     "pictures": {"errors"},
     "generation": {
@@ -51,9 +57,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "app": {
         *("api", "arbiter", "commands", "compiler", "engine", "generation", "image_store", "llm", "pictures"),
-        *("readiness", "sketch", "status", "settings", "atomic_file", "deadline", "errors", "loopback"),
+        *("readiness", "sketch", "status", "settings", "deadline", "errors", "loopback", "state_files"),
     },
-    "server": {"api", "app", "engine", "errors", "generation", "settings"},
+    "server": {
+        *("api", "app", "engine", "errors", "generation", "settings", "state_files", "system_errors"),
+    },
     "wsgi": {"app", "errors"},
 }
 FORBIDDEN: dict[str, set[str]] = {

@@ -18,7 +18,7 @@ from tests.conftest import NODES, ROOT
 from tests.server.running import running
 
 SLOW_MS = 6000
-FAILING_TEMPLATE = '{% set prefix = "../../../outside" %}\n{% include "sd15_simple.json.j2" %}\n'
+FAILING_TEMPLATE = '{% set prefix = "../../../outside/" ~ prefix %}\n{% include "sd15_simple.json.j2" %}\n'
 """No engine saves under this prefix: the job runs, reports its progress, and fails at its last node."""
 HOSTS = "example.test,pictures.example"
 

@@ -154,13 +154,23 @@ def test_a_client_that_stopped_reading_delays_neither_other_clients_nor_the_shut
         stalled.shutdown()
 
 
-def test_a_file_list_is_read_again_when_it_changes(tmp_path: Path) -> None:
+def test_a_file_list_is_read_again_when_it_changes_and_kept_while_it_is_lost_or_damaged(
+    tmp_path: Path,
+) -> None:
     files = tmp_path / "files.json"
     with SketchProcess(nodes=NODES, files=files) as sketch:
         assert Client(sketch.url).post("/prompt", {"prompt": graph()}).status_code == 400
         files.write_text(json.dumps({"checkpoints": ["one.safetensors"]}))
         assert Client(sketch.url).post("/prompt", {"prompt": graph()}).status_code == 200
+        for damage in (b"{half", b'{"checkpoints": 5}', b"[]"):
+            files.write_bytes(damage)
+            assert Client(sketch.url).post("/prompt", {"prompt": graph()}).status_code == 200
         files.unlink()
+        assert Client(sketch.url).post("/prompt", {"prompt": graph()}).status_code == 200
+        files.mkdir()
+        assert Client(sketch.url).post("/prompt", {"prompt": graph()}).status_code == 200
+        files.rmdir()
+        files.write_text("{}")
         assert Client(sketch.url).post("/prompt", {"prompt": graph()}).status_code == 400
 
 
