@@ -4,6 +4,7 @@ does: a timeout for each single operation never ends if a server sends one byte 
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 import time
@@ -57,7 +58,12 @@ def connect(host: str, port: int, timeout_s: float | None) -> BoundedSocket:
     """A connected TCP socket with this timeout, which covers all addresses of the host together. Raises OSError."""
     timeout_s = limited(timeout_s)
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    addresses = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    try:
+        addresses = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    except socket.gaierror:
+        # If no file may be opened, the resolver says that there is no such host.
+        with open(os.devnull, "rb"):
+            raise
     last_error: OSError = OSError("the host has no address")
     for tried, (family, kind, protocol, _, address) in enumerate(addresses):
         raw = BoundedSocket(family, kind, protocol)

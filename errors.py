@@ -355,8 +355,11 @@ class EngineWithoutWebSocket(EngineUnreachable):
 
 class NodesMissing(EngineError):
     code = "engine.nodes_missing"
-    when = "ComfyUI lacks a node, or an option of a node, that the model's graph needs."
-    remedy = "Update ComfyUI or install the custom node that the message names."
+    when = "The engine lacks a node, or an option of a node, that the model's graph needs."
+    remedy = (
+        "Update ComfyUI or install the custom node that the message names. The sketch engine knows the nodes of ComfyUI "
+        "and those that `flask snapshot-nodes` has learned."
+    )
 
 
 class FilesMissing(EngineError):
@@ -364,8 +367,11 @@ class FilesMissing(EngineError):
     name could mean; `nearest`: files with similar names."""
 
     code = "model.files_missing"
-    when = "ComfyUI does not list a model file (weights) that the model needs."
-    remedy = "Download the named files into the named folders, or correct the name; no restart is needed."
+    when = "The engine does not list a model file (weights) that the model needs."
+    remedy = (
+        "Download the named files into the named folders, or correct the name; no restart is needed. The sketch engine "
+        "lists the files that the catalogue has under `files:`."
+    )
 
 
 class EngineRejected(EngineError):
@@ -382,6 +388,12 @@ class NodeFailed(EngineError):
     code = "engine.node_failed"
     when = "A node raised an exception while the graph ran."
     remedy = "The message names the node, its class and the cause."
+
+
+class SketchCannotRun(NodeFailed):
+    code = "engine.sketch_cannot_run"
+    when = "The built-in sketch engine draws without models, and cannot run a node of the model's graph or its size."
+    remedy = "Start a ComfyUI that has the node, or set `engine.url` to one. If it is the size, request fewer pixels."
 
 
 class EngineOutOfMemory(NodeFailed):

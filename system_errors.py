@@ -4,9 +4,13 @@ None of them is ever the fault of the client whose request met it."""
 from __future__ import annotations
 
 import errno
+import functools
 from collections.abc import Iterator
+from typing import Any, TypeVar, cast
 
 from errors import EaselError, OutOfMemory, StateUnwritable, StoreFull, TooManyFiles
+
+K = TypeVar("K", bound=EaselError)
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _TOO_MANY_FILES = frozenset({errno.EMFILE, errno.ENFILE})
@@ -28,6 +32,21 @@ def shortage_in(error: BaseException) -> EaselError | None:
     """The error to raise if this machine had too little memory, disk, threads or open files; None if `error`, and all that
     it was raised from, has another cause."""
     return next((found for found in map(_shortage, _chain(error)) if found is not None), None)
+
+
+def shortage_as(kind: type[K], error: BaseException) -> K | None:
+    """As `shortage_in`, as an error that is also a `kind`: code, message and status are those of the shortage, and code
+    that handles a `kind`, such as a server that cannot be reached, handles this too."""
+    shortage = shortage_in(error)
+    if shortage is None:
+        return None
+    combined: K = _combined(type(shortage), cast(Any, kind))(shortage.message)
+    return combined
+
+
+@functools.cache
+def _combined(shortage: Any, kind: Any) -> Any:
+    return type(f"{shortage.__name__}As{kind.__name__}", (shortage, kind), {"__doc__": shortage.__doc__})
 
 
 def system_error_in(error: BaseException) -> EaselError | None:

@@ -15,6 +15,7 @@ from flask import Request, g
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from errors import BodyTimeout, EaselError, InvalidRequest
+from system_errors import shortage_in
 
 BODY_IDLE_TIMEOUT_S = 15.0
 """Maximum time without new data while a body is read"""
@@ -38,7 +39,8 @@ def body_timeouts(
     idle_timeout_s: float = BODY_IDLE_TIMEOUT_S,
     total_timeout_s: float = BODY_TOTAL_TIMEOUT_S,
 ) -> Iterator[None]:
-    """Read the body inside this context. Turns all read errors into BodyTimeout or InvalidRequest."""
+    """Read the body inside this context. Turns all read errors into BodyTimeout or InvalidRequest, and a shortage of this
+    server (a full disk, no memory, too many open files) into its own error: the client is not to blame."""
     with (
         _socket_timeout(request.environ, idle_timeout_s),
         _read_deadline(request.environ, total_timeout_s) as has_expired,
@@ -49,6 +51,8 @@ def body_timeouts(
         except (RequestEntityTooLarge, EaselError):
             raise
         except Exception as error:
+            if shortage := shortage_in(error):
+                raise shortage from error
             if has_expired():
                 raise BodyTimeout(f"The body did not arrive within {total_timeout_s:g} s.") from error
             # werkzeug wraps a socket's timeout in its own error.

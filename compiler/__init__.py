@@ -16,7 +16,7 @@ from compiler.answer import answer_part, find_output
 from compiler.catalogue import Catalogue, LoraTags, Model
 from compiler.catalogue_file import learned_nodes, parse_catalogue
 from compiler.check import check, find_errors
-from compiler.fit import fit
+from compiler.fit import COMFYUI, SKETCH, fit
 from compiler.graph import render_nodes
 from compiler.proof import prove_catalogue
 from compiler.resolve import resolve
@@ -40,7 +40,9 @@ from compiler.values import (
 from errors import GraphInvalid
 
 __all__ = [
+    "COMFYUI",
     "MAX_SEED",
+    "SKETCH",
     "Catalogue",
     "Compiled",
     "Graph",

@@ -22,6 +22,24 @@ MAX_DEFAULT_ROUNDS = 8
 
 
 @dataclass(frozen=True)
+class EngineName:
+    """What messages call the engine, and what they say about its limits after a missing node and after missing files."""
+
+    name: str
+    nodes_hint: str = ""
+    files_hint: str = ""
+
+
+COMFYUI = EngineName("This ComfyUI")
+SKETCH = EngineName(
+    "Easel's sketch engine",
+    nodes_hint=" The sketch engine cannot run this node; a ComfyUI that has it can: set engine.url.",
+    files_hint=" It lists only the files that the catalogue has under `files:`; write the name there. A ComfyUI that has "
+    "the file draws without that: set engine.url.",
+)
+
+
+@dataclass(frozen=True)
 class MissingFile:
     """A file of weights that a node uses and the engine does not list. `folder` is None if it is not known."""
 
@@ -32,7 +50,13 @@ class MissingFile:
     match: FileMatch
 
 
-def fit(nodes: Nodes, live: Signatures, signatures: Signatures, files: Mapping[str, File]) -> dict[str, Any]:
+def fit(
+    nodes: Nodes,
+    live: Signatures,
+    signatures: Signatures,
+    files: Mapping[str, File],
+    engine: EngineName = COMFYUI,
+) -> dict[str, Any]:
     """The graph for the engine whose signatures are `live`; `signatures` are the catalogue's.
 
     Inputs that the engine requires and the graph does not set get their defaults. Inputs that the engine does not have
@@ -41,21 +65,24 @@ def fit(nodes: Nodes, live: Signatures, signatures: Signatures, files: Mapping[s
     """
     classes = sorted({node["class_type"] for node in nodes.values()} - set(live))
     if classes:
-        raise NodesMissing(f"This ComfyUI does not have the node {', '.join(classes)}.", nodes=classes)
-    _check_outputs(nodes, live)
+        message = f"{engine.name} does not have the node {', '.join(classes)}.{engine.nodes_hint}"
+        raise NodesMissing(message, nodes=classes)
+    _check_outputs(nodes, live, engine)
     missing = list(missing_files(nodes, live, signatures))
     if missing:
-        raise _files_missing(missing, files)
+        raise _files_missing(missing, files, engine)
     return {
         node_id: {
             **node,
-            "inputs": _fitted(node_id, node, live[node["class_type"]], signatures[node["class_type"]]),
+            "inputs": _fitted(
+                node_id, node, live[node["class_type"]], signatures[node["class_type"]], engine
+            ),
         }
         for node_id, node in nodes.items()
     }
 
 
-def _check_outputs(nodes: Nodes, live: Signatures) -> None:
+def _check_outputs(nodes: Nodes, live: Signatures, engine: EngineName) -> None:
     for node_id, node in nodes.items():
         for name, value in node["inputs"].items():
             if not is_link(value) or value[0] not in nodes:
@@ -63,7 +90,8 @@ def _check_outputs(nodes: Nodes, live: Signatures) -> None:
             class_type = nodes[value[0]]["class_type"]
             if value[1] >= len(live[class_type].outputs):
                 raise NodesMissing(
-                    f"This ComfyUI's {class_type} has no output {value[1]}, to which node {node_id!r} links {name}.",
+                    f"{engine.name}'s {class_type} has no output {value[1]}, to which node {node_id!r} links {name}."
+                    f"{engine.nodes_hint}",
                     node=node_id, class_type=class_type, input=name,
                 )  # fmt: skip
 
@@ -96,7 +124,7 @@ def _file_matches(
     }
 
 
-def _files_missing(missing: list[MissingFile], files: Mapping[str, File]) -> FilesMissing:
+def _files_missing(missing: list[MissingFile], files: Mapping[str, File], engine: EngineName) -> FilesMissing:
     by_name = {file.name: file for file in files.values()}
     entries, texts = [], []
     for file in missing:
@@ -115,7 +143,8 @@ def _files_missing(missing: list[MissingFile], files: Mapping[str, File]) -> Fil
                 "nearest": list(file.match.nearest),
             }
         )
-    return FilesMissing(f"ComfyUI does not have {'; '.join(texts)}.", files=entries)
+    name = "ComfyUI" if engine is COMFYUI else engine.name
+    return FilesMissing(f"{name} does not have {'; '.join(texts)}.{engine.files_hint}", files=entries)
 
 
 def _suggestion(match: FileMatch) -> str:
@@ -128,28 +157,30 @@ def _suggestion(match: FileMatch) -> str:
 
 
 def _fitted(
-    node_id: str, node: Mapping[str, Any], live: NodeSignature, known: NodeSignature
+    node_id: str, node: Mapping[str, Any], live: NodeSignature, known: NodeSignature, engine: EngineName
 ) -> dict[str, Any]:
     inputs = dict(node["inputs"])
     known_inputs, live_inputs = known.inputs_for(inputs), live.inputs_for(inputs)
     inputs |= {name: match.listed for name, (_, match) in _file_matches(inputs, live, known_inputs).items()}
     for name, value in node["inputs"].items():
         if name in live_inputs and name in known_inputs:
-            _check_value(node_id, node["class_type"], name, value, live_inputs[name], known_inputs[name])
+            _check_value(
+                node_id, node["class_type"], name, value, live_inputs[name], known_inputs[name], engine
+            )
     for name, value in node["inputs"].items():
         if name in known_inputs and name not in live_inputs:
-            _check_is_default(node_id, node["class_type"], name, value, known_inputs[name])
+            _check_is_default(node_id, node["class_type"], name, value, known_inputs[name], engine)
             del inputs[name]
-    return _with_defaults(node_id, node["class_type"], inputs, live)
+    return _with_defaults(node_id, node["class_type"], inputs, live, engine)
 
 
 def _with_defaults(
-    node_id: str, class_type: str, inputs: dict[str, Any], live: NodeSignature
+    node_id: str, class_type: str, inputs: dict[str, Any], live: NodeSignature, engine: EngineName
 ) -> dict[str, Any]:
     """`inputs` completed by the engine's defaults."""
     for _ in range(MAX_DEFAULT_ROUNDS):
         missing = {
-            name: _default(node_id, class_type, name, live_input)
+            name: _default(node_id, class_type, name, live_input, engine)
             for name, live_input in live.inputs_for(inputs).items()
             if live_input.required and name not in inputs
         }
@@ -159,27 +190,37 @@ def _with_defaults(
     return inputs
 
 
-def _check_is_default(node_id: str, class_type: str, name: str, value: Any, known: InputSignature) -> None:
+def _check_is_default(
+    node_id: str, class_type: str, name: str, value: Any, known: InputSignature, engine: EngineName
+) -> None:
     if not known.has_default or value != known.default:
         raise NodesMissing(
-            f"This ComfyUI's {class_type} has no input {name!r}, which node {node_id!r} sets to {value!r}.",
+            f"{engine.name}'s {class_type} has no input {name!r}, which node {node_id!r} sets to {value!r}."
+            f"{engine.nodes_hint}",
             node=node_id, class_type=class_type, input=name,
         )  # fmt: skip
 
 
-def _default(node_id: str, class_type: str, name: str, live: InputSignature) -> Any:
+def _default(node_id: str, class_type: str, name: str, live: InputSignature, engine: EngineName) -> Any:
     if live.has_default:
         return live.default
     if live.choices:
         return live.choices[0]  # as ComfyUI's own page does for a list without a default
     raise NodesMissing(
-        f"This ComfyUI's {class_type} requires an input {name!r} that node {node_id!r} does not set.",
+        f"{engine.name}'s {class_type} requires an input {name!r} that node {node_id!r} does not set."
+        f"{engine.nodes_hint}",
         node=node_id, class_type=class_type, input=name,
     )  # fmt: skip
 
 
 def _check_value(
-    node_id: str, class_type: str, name: str, value: Any, live: InputSignature, known: InputSignature
+    node_id: str,
+    class_type: str,
+    name: str,
+    value: Any,
+    live: InputSignature,
+    known: InputSignature,
+    engine: EngineName,
 ) -> None:
     """Raises NodesMissing if this engine does not offer the choice, or has a narrower range than the known versions."""
     if isinstance(value, list) or known.is_file:
@@ -189,12 +230,14 @@ def _check_value(
     # Without known choices, the engine checks the value by other means than its list.
     if live.choices is not None and known.choices is not None and not set(given) <= set(live.choices):
         raise NodesMissing(
-            f"This ComfyUI's {class_type} does not offer {name} {value!r}, which node {node_id!r} uses.",
+            f"{engine.name}'s {class_type} does not offer {name} {value!r}, which node {node_id!r} uses."
+            f"{engine.nodes_hint}",
             node=node_id, class_type=class_type, input=name, given=value, allowed=list(live.choices),
         )  # fmt: skip
     if is_out_of_range(value, live):
         raise NodesMissing(
-            f"This ComfyUI's {class_type} allows {name} from {live.minimum} to {live.maximum}; node {node_id!r} sets "
-            f"it to {value!r}.",
+            f"{engine.name}'s {class_type} allows {name} from {live.minimum} to {live.maximum}; node {node_id!r} sets "
+            f"it to {value!r}."
+            f"{engine.nodes_hint}",
             node=node_id, class_type=class_type, input=name, given=value, allowed=[live.minimum, live.maximum],
         )  # fmt: skip

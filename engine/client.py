@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import logging
 import os
 import threading
@@ -15,13 +16,14 @@ from typing import Any
 
 from deadline import remaining_s, time_limit
 from engine.credentials import NO_CREDENTIALS, Credentials
+from engine.errors import rejected
 from engine.http import ComfyuiHttp
 from engine.job import Job
 from engine.job_runner import CANCEL_TIMEOUT_S, INTERRUPT_INTERVAL_S, JobRunner, cancel_job, request_cancel
 from engine.listener import CancelSignal, Inbox, Listener
 from engine.values import EngineStats, Outcome, ProgressCallback, QueueState
 from engine.watchdog import Limits
-from errors import EaselError, EngineError, RequestCancelled
+from errors import EaselError, EngineRejected, RequestCancelled
 
 log = logging.getLogger(__name__)
 
@@ -146,8 +148,17 @@ class Engine:
                     keep_lease=keep_lease,
                 )
                 return runner.run(graph, client_id, previews)
+        except EngineRejected as error:
+            raise self._named(error) from error
         finally:
             self._inboxes.pop(prompt_id, None)
+
+    def _named(self, error: EngineRejected) -> EngineRejected:
+        """The same error; it says so if it was the sketch engine that refused."""
+        with contextlib.suppress(EaselError):
+            if self.is_sketch:
+                return rejected(error.details["errors"], "Easel's sketch engine")
+        return error
 
     def cancel(self, prompt_id: str) -> None:
         """Cancel a job of this process (its `run` raises RequestCancelled) or of another one. Never raises."""
@@ -255,15 +266,30 @@ class Engine:
             return
         wait_s = max(_MIN_ERASE_WAIT_S, min(_ERASE_TIMEOUT_S, remaining_s()))
         eraser = threading.Thread(target=self._erase, args=(names,), name="easel-erase", daemon=True)
-        eraser.start()
-        eraser.join(wait_s)
+        try:
+            eraser.start()
+        except RuntimeError:  # no more threads
+            self._erase(names)
+        else:
+            eraser.join(wait_s)
 
     def _erase(self, names: Sequence[str]) -> None:
+        """Try each, whatever happens to the others."""
+        failures = [error for name in names if (error := self._erase_one(name)) is not None]
+        if failures:
+            log.warning(
+                "%d of %d uploaded images stay in ComfyUI's temp folder until it restarts: %s",
+                len(failures),
+                len(names),
+                failures[0],
+            )
+
+    def _erase_one(self, name: str) -> Exception | None:
         try:
-            for name in names:
-                self._http.upload(_BLACK_PIXEL, name, _SUBFOLDER, timeout_s=_ERASE_TIMEOUT_S)
-        except EngineError as error:
-            log.warning("uploaded images stay in ComfyUI's temp folder until it restarts: %s", error)
+            self._http.upload(_BLACK_PIXEL, name, _SUBFOLDER, timeout_s=_ERASE_TIMEOUT_S)
+        except Exception as error:
+            return error
+        return None
 
     def close(self) -> None:
         """Close the connections; a later use opens new ones."""

@@ -7,7 +7,15 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from errors import EaselError, EngineOutOfMemory, EngineRejected, EngineUnreachable, NodeFailed, shorten
+from errors import (
+    EaselError,
+    EngineOutOfMemory,
+    EngineRejected,
+    EngineUnreachable,
+    NodeFailed,
+    SketchCannotRun,
+    shorten,
+)
 
 Graph = Mapping[str, Any]
 
@@ -25,6 +33,8 @@ _WEIGHTS_NAME = re.compile(
     r"[^/\\]+\.(?:safetensors|sft|ckpt|pt2?|pth|bin|gguf|onnx|engine|pkl)(?=\W|$)", re.IGNORECASE
 )
 
+_SKETCH_LIMIT = "sketch.nodes.CannotSketch"
+"""What the sketch engine raises for what it cannot do, in contrast to a graph that is wrong"""
 _OUT_OF_MEMORY_TYPES = ("OutOfMemoryError", "MemoryError", "MemoryAllocationError")
 _OUT_OF_MEMORY = re.compile(
     # CUDA, ROCm and MPS; OutOfMemory, OUT_OF_DEVICE_MEMORY and the like are names of codes (Metal, HIP, Level Zero)
@@ -63,7 +73,9 @@ def node_failure(data: Mapping[str, Any]) -> NodeFailed:
     reason = without_paths(text) or exception_type
     node, class_type = str(data.get("node_id")), str(data.get("node_type"))
     error_class = NodeFailed
-    if exception_type.endswith(_OUT_OF_MEMORY_TYPES) or _OUT_OF_MEMORY.search(text):
+    if exception_type == _SKETCH_LIMIT:
+        error_class = SketchCannotRun
+    elif exception_type.endswith(_OUT_OF_MEMORY_TYPES) or _OUT_OF_MEMORY.search(text):
         error_class = EngineOutOfMemory
         # The further lines are PyTorch's and ComfyUI's tips for their own users.
         reason = reason.partition("\n")[0]
@@ -108,8 +120,8 @@ def dropped_outputs(node_errors: Any, graph: Graph) -> EngineRejected:
     return rejected([*_node_errors(node_errors, graph)])
 
 
-def rejected(errors: list[dict[str, Any]]) -> EngineRejected:
-    """An EngineRejected whose message is the first of `errors` and the number of the others."""
+def rejected(errors: list[dict[str, Any]], engine: str = "ComfyUI") -> EngineRejected:
+    """An EngineRejected whose message is the first of `errors` and the number of the others. `engine`: its name."""
     first = errors[0]
     parts = []
     if first["input"]:
@@ -119,7 +131,7 @@ def rejected(errors: list[dict[str, Any]]) -> EngineRejected:
     location = " of ".join(parts)
     message = f"{location}: {first['message']}" if location else first["message"]
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return EngineRejected(f"ComfyUI refused the graph: {message}{more}", errors=errors)
+    return EngineRejected(f"{engine} refused the graph: {message}{more}", errors=errors)
 
 
 def _node_errors(node_errors: Any, graph: Graph) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,5 @@
-"""ComfyUI's HTTP routes as methods. Every failure to get a response raises EngineUnreachable. Every call ends within its
+"""ComfyUI's HTTP routes as methods. Every failure to get a response raises EngineUnreachable; one that is not ComfyUI's,
+because this process may open no more files, has the code of that shortage too (`shortage_as`). Every call ends within its
 timeout and the time limit of its thread, whatever the server does."""
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from engine.credentials import NO_CREDENTIALS, Credentials
 from engine.values import EngineStats, QueueState
 from errors import EngineAccessDenied, EngineUnreachable, UploadRefused
 from http_session import DirectSession, causes
+from system_errors import shortage_as
 
 _POLL_TIMEOUT_S = 5.0
 """For polling a job: its caller may want to cancel meanwhile"""
@@ -208,6 +210,8 @@ class ComfyuiHttp:
         )
 
     def _unreachable(self, error: Exception) -> EngineUnreachable:
+        if shortage := shortage_as(EngineUnreachable, error):
+            return shortage
         chain = list(causes(error))
         slow = _is_timeout(chain)
         refused = any(isinstance(cause, ConnectionRefusedError) for cause in chain)

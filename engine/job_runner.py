@@ -142,7 +142,10 @@ class JobRunner:
             finally:
                 release()
 
-        threading.Thread(target=cancel_later, name="easel-cancel", daemon=True).start()
+        try:
+            threading.Thread(target=cancel_later, name="easel-cancel", daemon=True).start()
+        except RuntimeError:  # no more threads
+            cancel_later()
 
     def _submit(self, body: bytes, graph: Graph) -> None:
         self._check_deadline_and_cancel()

@@ -23,6 +23,7 @@ from engine.credentials import NO_CREDENTIALS, Credentials
 from engine.http import access_denied
 from engine.messages import Event, Frame, parse_binary, parse_text
 from errors import EaselError, EngineUnreachable, EngineWithoutWebSocket
+from system_errors import shortage_as
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ class Listener:
         self._lock = threading.Lock()
         self._connection: _Connection | None = None
         self._failures = 0
+        self._last_failure: EngineUnreachable | None = None
 
     @contextlib.contextmanager
     def subscribe(self, prompt_id: str, inbox: Inbox) -> Iterator[str]:
@@ -99,8 +101,8 @@ class Listener:
                 return self._connection
             # Another thread failed to connect while this one waited for the lock. Trying again would make the waiting
             # threads time out one after another.
-            if self._failures != failures:
-                raise self._unreachable()
+            if self._failures != failures and self._last_failure is not None:
+                raise type(self._last_failure)(self._last_failure.message, **self._last_failure.details)
             self._connection = self._connect()
             use(self._connection)
             return self._connection
@@ -115,7 +117,8 @@ class Listener:
             connection = _Connection(
                 self._url, self._credentials, self._connect_timeout_s, self._ping_interval_s
             )
-        except EngineUnreachable:
+        except EngineUnreachable as error:
+            self._last_failure = error
             self._failures += 1
             raise
         self._on_connect()
@@ -140,7 +143,11 @@ class _Connection:
         self._executing: tuple[str, str | None] | None = None
         self._socket = _open_socket(url, self.client_id, credentials, connect_timeout_s)
         self._thread = threading.Thread(target=self._read_loop, name="easel-engine-listener", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._socket.shutdown()  # type: ignore[no-untyped-call]
+            raise shortage_as(EngineUnreachable, error) or error from error
 
     def subscribe(self, prompt_id: str, inbox: Inbox) -> bool:
         """False if the connection is closed: nothing would ever arrive."""
@@ -252,7 +259,9 @@ def _open_socket(url: str, client_id: str, credentials: Credentials, timeout_s: 
             return connection
     except (OSError, websocket.WebSocketException) as error:
         # Only a socket that was connected came to the handshake.
-        failure = _handshake_failure(url, error, credentials) if raw else _not_connected(url, error)
+        failure = shortage_as(EngineUnreachable, error) or (
+            _handshake_failure(url, error, credentials) if raw else _not_connected(url, error)
+        )
         if raw is not None:
             raw.close()
         # Not `from error`: websocket-client quotes the response, which may repeat a token.

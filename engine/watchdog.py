@@ -53,6 +53,8 @@ class Watchdog:
         limit = self._limits.stall_timeout_s if slow else self._limits.unreachable_timeout_s
         if now - self._last_response_at < limit:
             return None
+        if error.code != EngineUnreachable.code:
+            return error  # what prevents the call was not ComfyUI
         return EngineUnreachable(
             f"ComfyUI stopped answering while the job ran: {error.message}",
             prompt_id=self._prompt_id,

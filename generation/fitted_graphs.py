@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from compiler import Catalogue, Compiled, fit, parse_object_info
+from compiler import COMFYUI, SKETCH, Catalogue, Compiled, fit, parse_object_info
 from compiler.signatures import NodeSignature
 from engine import Engine
 from errors import FilesMissing, NodesMissing
@@ -41,7 +41,8 @@ class FittedGraphs:
         }
         model = catalogue.models[compiled.plan.model]
         files = {**model.files, **{name: lora.file for name, lora in catalogue.loras_for(model).items()}}
-        return [fit(graph.nodes, signatures, catalogue.signatures, files) for graph in compiled.graphs]
+        name = SKETCH if engine.is_sketch else COMFYUI
+        return [fit(graph.nodes, signatures, catalogue.signatures, files, name) for graph in compiled.graphs]
 
     def _parse(self, name: str, entry: Any) -> NodeSignature:
         cached = self._parsed.get(name)

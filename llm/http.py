@@ -16,6 +16,7 @@ from errors import StackRefused, StackUnreachable, shorten
 from http_session import DirectSession, causes
 from llm.responses import MISSING, field_at, parse_json
 from loopback import is_loopback
+from system_errors import shortage_as
 
 _MAX_RESPONSE_BYTES = 16_000_000
 _CHUNK_BYTES = 65_536
@@ -120,6 +121,8 @@ class LlmHttp:
         return NoResponse(f"{self.stack} at {self.url}: {reason}.", stack=self.stack)
 
     def _unreachable(self, error: Exception) -> StackUnreachable:
+        if shortage := shortage_as(StackUnreachable, error):
+            return shortage
         chain = list(causes(error))
         timed_out = any(
             isinstance(cause, TimeoutError | requests.Timeout | urllib3.exceptions.TimeoutError)

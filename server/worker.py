@@ -17,6 +17,7 @@ import ssl
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -41,6 +42,7 @@ from errors import (
 from server.connection import Connection, EaselRequest, Phase
 from server.framing import MAX_HEAD_BYTES
 from server.responses import PageRecorder, error_bytes
+from system_errors import shortage_in
 
 HEAD_TIMEOUT_S = 10.0
 """Maximum time for a TLS handshake, and again for the head of a request; it is not extended by data that arrives"""
@@ -61,6 +63,7 @@ _READ_SIZE = 256 * 1024
 _MAX_READS = 4
 """From one connection, before others get their turn"""
 _ACCEPT_PAUSE_S = 0.05
+_ACCEPT_LOG_INTERVAL_S = 10.0
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _IDLE_PHASES = (Phase.IDLE, Phase.HANDSHAKE, Phase.HEAD)
 _NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -119,6 +122,17 @@ class _MasterPipe:
 _master_pipe = _MasterPipe()
 
 
+class _ThreadPool(ThreadPoolExecutor):
+    """If the system gives no more threads, those that run handle the request later."""
+
+    def _adjust_thread_count(self) -> None:
+        try:
+            super()._adjust_thread_count()
+        except RuntimeError:
+            if not any(thread.is_alive() for thread in self._threads):
+                raise
+
+
 class EaselWorker(ThreadWorker):
     """gunicorn parses and judges the requests; only when a thread gets them is decided here, and HTML error pages become
     JSON."""
@@ -126,6 +140,10 @@ class EaselWorker(ThreadWorker):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)  # in the master
         _master_pipe.open()
+
+    def get_thread_pool(self) -> ThreadPoolExecutor:
+        """gunicorn's name for: create the threads that handle requests."""
+        return _ThreadPool(max_workers=self.cfg.threads)
 
     # --- start and stop ----------------------------------------------------------------------------
 
@@ -139,6 +157,7 @@ class EaselWorker(ThreadWorker):
         self._buffer = memoryview(bytearray(_READ_SIZE))
         self._buffered_bytes = 0
         self._is_orphan = False
+        self._accept_at = self._next_accept_log_at = 0.0
         self._tls = gunicorn_sockets.ssl_context(self.cfg) if self.cfg.is_ssl else None
         super().init_process()
 
@@ -162,8 +181,9 @@ class EaselWorker(ThreadWorker):
         self.poller.register(_master_pipe.reading_end(), selectors.EVENT_READ, self._end_with_master)
         while self.alive:
             self.notify()
-            self.set_accept_enabled(self.nr_conns < self.worker_connections)
-            self._handle_events()
+            pause_s = self._accept_at - time.monotonic()
+            self.set_accept_enabled(self.nr_conns < self.worker_connections and pause_s <= 0)
+            self._handle_events(pause_s if pause_s > 0 else 1.0)
         self._begin_stop()
         deadline = time.monotonic() + (ORPHAN_TIMEOUT_S if self._is_orphan else self.cfg.graceful_timeout)
         while self.nr_conns > 0 and time.monotonic() < deadline:
@@ -212,16 +232,29 @@ class EaselWorker(ThreadWorker):
             sock, client = listener.accept()
         except OSError as error:
             if error.errno in _NO_RESOURCES:
-                self.log.error("A connection cannot be accepted: %s", error)
-                self._drop_oldest_idle()
-                time.sleep(_ACCEPT_PAUSE_S)
+                self._pause_accepting(error)
+            return
+        folders = (self.cfg.tmp_upload_dir, None)
+        try:
+            conn = Connection(self.cfg, sock, client, listener.getsockname(), folders)
+        except (MemoryError, OSError) as error:
+            sock.close()
+            self._pause_accepting(error)
             return
         self.nr_conns += 1
-        folders = (self.cfg.tmp_upload_dir, None)
-        conn = Connection(self.cfg, sock, client, listener.getsockname(), folders)
         if self.nr_conns >= self.worker_connections:
             self._drop_oldest_idle()
         self._guarded(self._greet, conn)
+
+    def _pause_accepting(self, error: Exception) -> None:
+        """Too many files are open, or there is too little memory. The next connections wait in the backlog; meanwhile
+        the loop serves those that it has, whose end is what helps."""
+        now = time.monotonic()
+        if now >= self._next_accept_log_at:
+            self._next_accept_log_at = now + _ACCEPT_LOG_INTERVAL_S
+            self.log.error("Connections cannot be accepted at the moment: %s", error)
+        self._drop_oldest_idle()
+        self._accept_at = now + _ACCEPT_PAUSE_S
 
     def _greet(self, conn: Connection) -> None:
         address = _address(conn.client)
@@ -411,6 +444,9 @@ class EaselWorker(ThreadWorker):
             )
             self.log.warning("Invalid request from ip=%s: %s", _address(addr), message)
             response = error_bytes(InvalidRequest(message))
+        elif shortage := shortage_in(exc):
+            self.log.error("A request was refused: %s", exc)
+            response = error_bytes(shortage)
         else:
             recorder: Any = PageRecorder()
             super().handle_error(req, recorder, addr, exc)
@@ -485,12 +521,20 @@ class EaselWorker(ThreadWorker):
     # --- bookkeeping -------------------------------------------------------------------------------
 
     def _guarded(self, action: Any, conn: Connection) -> None:
-        """Call `action`; an error ends this connection and nothing else."""
+        """Call `action`; an error ends this connection and nothing else. A client whose request met a shortage of this
+        server gets its name."""
         try:
             action(conn)
         except Exception as error:
-            if not isinstance(error, OSError):
+            shortage = shortage_in(error)
+            if shortage is not None:
+                self.log.error("A request was refused: %s", error)
+            elif not isinstance(error, OSError):
                 self.log.exception("A connection failed.")
+            with contextlib.suppress(Exception):
+                if shortage is not None and conn.received.size and conn.phase is not Phase.CLOSING:
+                    self._refuse(conn, shortage)
+                    return
             with contextlib.suppress(Exception):
                 self._close(conn)
 

@@ -13,6 +13,10 @@ MAX_FILES = 2000
 MAX_BYTES = 4 * 1024**3
 
 
+class OutsideFolder(Exception):
+    """A name leads outside its folder."""
+
+
 class Folders:
     """Creates the folders in `root`, and resolves, names and numbers the files in them."""
 
@@ -64,13 +68,13 @@ class Folders:
     def next_file(self, prefix: str, kind: str, width: int, height: int) -> tuple[Path, str, str, int]:
         """Where to save a picture with this prefix: (directory, base name, subfolder, first free number).
 
-        Raises Exception, as ComfyUI does, if the prefix leads outside the folder.
+        Raises OutsideFolder if the prefix leads outside the folder.
         """
         relative = os.path.normpath(_fill_prefix(prefix, width, height))
         subfolder, name = os.path.split(relative)
         directory = resolve_inside(self.of(kind), subfolder)
         if directory is None:
-            raise Exception(f"the prefix {prefix!r} leads outside the output folder {self.of(kind)}")
+            raise OutsideFolder(f"the prefix {prefix!r} leads outside the output folder {self.of(kind)}")
         directory.mkdir(parents=True, exist_ok=True)
         return directory, name, subfolder, 1 + max(_used_numbers(directory, name), default=0)
 

@@ -14,17 +14,13 @@ from typing import Any
 
 from sketch.folders import Folders
 from sketch.jobs import Job, JobQueue
-from sketch.nodes import run_node
-from sketch.nodes.inputs import NodeInputs
+from sketch.nodes import CannotSketch, run_node
+from sketch.nodes.inputs import GraphFault, Interrupted, NodeInputs
 from sketch.nodes.values import Value
 from sketch.signatures import INPUT_FOLDER, Signatures
 from sketch.sockets import Sockets
 
 NEVER_CACHED = {"SaveImageWebsocket"}
-
-
-class Interrupted(Exception):
-    """The running job was interrupted."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +76,27 @@ class Execution:
         self.job, self.folders, self.render_s = job, folders, render_s
         self.signatures, self.sockets = signatures, sockets
         self.client = job.extra_data.get("client_id")
-        self.keys = Fingerprints(job.prompt, signatures, folders).all()
+        self._failure: Exception | None = None
+        """Why the graph as a whole cannot be run; it must not end the thread that runs all jobs"""
+        self.keys: dict[str, str] = {}
+        self._order: list[str] = []
+        self.cache: dict[str, NodeResult] = {}
+        self.cached: set[str] = set()
+        self.executed: list[str] = []
+        self.states: dict[str, dict[str, Any]] = {}
+        self._messages: list[tuple[str, dict[str, Any]]] = []
+        try:
+            self._plan(cache)
+        except Exception as error:
+            self._failure = error
+
+    def _plan(self, cache: Mapping[str, NodeResult]) -> None:
+        self.keys = Fingerprints(self.job.prompt, self.signatures, self.folders).all()
         self.cache = {
             key: cache[key] for key in self.keys.values() if key in cache and self._has_files(cache[key])
         }
         self.cached = {node_id for node_id, key in self.keys.items() if key in self.cache}
-        self.executed: list[str] = []
-        self.states: dict[str, dict[str, Any]] = {}
-        self._messages: list[tuple[str, dict[str, Any]]] = []
+        self._order = execution_order(self.job.prompt, self.job.outputs, self.cached, self.signatures)
 
     def _has_files(self, result: NodeResult) -> bool:
         """Whether the pictures that the node saved are still there."""
@@ -113,13 +122,20 @@ class Execution:
         return {"outputs": self._ui_outputs(), "status": status, "meta": self._meta()}
 
     def _run_nodes(self) -> bool:
-        for node_id in execution_order(self.job.prompt, self.job.outputs, self.cached, self.signatures):
+        for node_id in self.job.outputs if self._failure else self._order:
             try:
+                if self._failure:
+                    raise CannotSketch(
+                        "Easel's sketch engine, which draws without models, cannot run this graph "
+                        f"({type(self._failure).__name__}). A ComfyUI can: set engine.url."
+                    ) from self._failure
                 self._run_node(node_id)
             except Interrupted:
                 self._send_and_record("execution_interrupted", self._node_info(node_id))
                 return False
             except Exception as error:
+                if isinstance(error, GraphFault) and isinstance(error.__cause__, Exception):
+                    error = error.__cause__
                 details = self._node_info(node_id) | self._error_info(node_id, error)
                 self._send_and_record("execution_error", details)
                 return False

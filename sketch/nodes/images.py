@@ -6,10 +6,10 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sketch.drawing import NOTE_COLOUR, Box, Size, draw_caption
-from sketch.nodes.inputs import NodeContext, NodeInputs
+from sketch.nodes.inputs import GraphFault, NodeContext, NodeInputs
 from sketch.nodes.values import Caption, Images, Latent, Mask, check_memory, flat
 
 DEFAULT_SIDE = 512
@@ -239,7 +239,10 @@ def _alpha_mask(image: Image.Image) -> Image.Image:
 
 def _open(inputs: NodeInputs, context: NodeContext) -> Image.Image:
     path = context.folders.image_path(inputs.image_name())
-    if path is None:
-        raise FileNotFoundError(f"[Errno 2] No such file or directory: '{inputs.image_name()}'")
-    with Image.open(path) as image:
-        return ImageOps.exif_transpose(image)
+    try:
+        if path is None:
+            raise FileNotFoundError(f"[Errno 2] No such file or directory: '{inputs.image_name()}'")
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image)
+    except (FileNotFoundError, IsADirectoryError, UnidentifiedImageError) as error:
+        raise GraphFault from error

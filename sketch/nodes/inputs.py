@@ -20,6 +20,26 @@ FIRST_USE: dict[str, Callable[[Any], Any]] = {
     "VAE": attrgetter("decode"),
 }
 """What ComfyUI does first with a link of this type, so that a plain value in its place fails with the same message"""
+CORE_TYPES = {
+    *FIRST_USE,
+    "MASK",
+    "CLIP_VISION",
+    "CLIP_VISION_OUTPUT",
+    "CONTROL_NET",
+    "GUIDER",
+    "NOISE",
+    "SAMPLER",
+    "SIGMAS",
+}
+"""Types of ComfyUI itself"""
+
+
+class Interrupted(Exception):
+    """The running job was interrupted."""
+
+
+class GraphFault(Exception):
+    """The graph is wrong for every engine. `__cause__` is what ComfyUI raises for it."""
 
 
 class NodeContext(Protocol):
@@ -45,6 +65,17 @@ class NodeContext(Protocol):
 
     def progress(self, value: int, maximum: int, picture: tuple[str, bytes] | None = None) -> None:
         """Report a step, with a picture (mime type, bytes) if there is one; raises if the job is interrupted."""
+
+
+def _fail_as_comfyui(kind: str, name: str, value: Any) -> None:
+    """Raises GraphFault, or any Exception if only a custom node has the type."""
+    try:
+        FIRST_USE.get(kind, attrgetter("shape"))(value)
+        raise TypeError(f"{name}: a link was expected, not {value!r}")
+    except Exception as error:
+        if kind in CORE_TYPES:
+            raise GraphFault from error
+        raise
 
 
 class NodeInputs:
@@ -92,14 +123,14 @@ class NodeInputs:
         return next(iter(self.linked(kind, type_name)), None)
 
     def check_links(self) -> None:
-        """Fail as Python would if there is a plain value in place of a link: validation accepts that."""
+        """Fail as Python would if there is a plain value in place of a link: validation accepts that. Raises GraphFault;
+        any Exception for a type that only a custom node has, whose values this engine does not know."""
         for name, expected in self.inputs.items():
             if expected.is_plain or name not in self.values or not self._must_be_linked(expected):
                 continue
             value = self.values[name]
             if not isinstance(value, Value):
-                FIRST_USE.get(expected.type, attrgetter("shape"))(value)
-                raise TypeError(f"{name}: a link was expected, not {value!r}")
+                _fail_as_comfyui(expected.type, name, value)
 
     def _must_be_linked(self, expected: Input) -> bool:
         """Whether a plain value would fail; a type with several names, or with settings of a widget, takes one."""

@@ -12,7 +12,8 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from sketch.nodes.inputs import NodeContext, NodeInputs
+from sketch.folders import OutsideFolder
+from sketch.nodes.inputs import GraphFault, NodeContext, NodeInputs
 from sketch.nodes.values import Images
 
 TEMP_PREFIX = "ComfyUI_temp_" + "".join(random.choices(string.ascii_lowercase, k=5))
@@ -38,7 +39,10 @@ def _save(
     inputs: NodeInputs, context: NodeContext, prefix: str, kind: str, compress_level: int
 ) -> dict[str, Any]:
     images: Images = inputs.first_linked(Images, "IMAGE")
-    directory, name, subfolder, number = context.folders.next_file(prefix, kind, *images.size)
+    try:
+        directory, name, subfolder, number = context.folders.next_file(prefix, kind, *images.size)
+    except OutsideFolder as error:
+        raise GraphFault from Exception(str(error))  # ComfyUI raises a plain one
     metadata = PngInfo()
     metadata.add_text("prompt", json.dumps(context.prompt))
     extra = context.extra_data.get("extra_pnginfo") or {}

@@ -111,11 +111,15 @@ def flat(size: Size, batch: int, colour: tuple[int, int, int]) -> Images:
     return Images((Image.new("RGB", size, colour),) * batch)
 
 
+class TooManyPixels(Exception):
+    """A picture or a batch is larger than this engine draws."""
+
+
 def check_memory(size: Size, batch: int) -> None:
-    """Fail as an allocator does, long before this machine runs out of memory."""
+    """Raises TooManyPixels, long before this machine runs out of memory."""
     if size[0] * size[1] * batch > MAX_PIXELS:
-        raise RuntimeError(
-            f"not enough memory for {batch} picture(s) of {size[0]}x{size[1]}: a sketch has at most {MAX_PIXELS} pixels"
+        raise TooManyPixels(
+            f"{batch} picture(s) of {size[0]}x{size[1]} are more than the {MAX_PIXELS} pixels that a sketch may have"
         )
 
 
