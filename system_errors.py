@@ -40,7 +40,7 @@ def shortage_as(kind: type[K], error: BaseException) -> K | None:
     shortage = shortage_in(error)
     if shortage is None:
         return None
-    combined: K = _combined(type(shortage), cast(Any, kind))(shortage.message)
+    combined: K = _combined(cast(Any, type(shortage)), cast(Any, kind))(shortage.message)
     return combined
 
 
