@@ -79,8 +79,10 @@ def node_failure(data: Mapping[str, Any]) -> NodeFailed:
         error_class = EngineOutOfMemory
         # The further lines are PyTorch's and ComfyUI's tips for their own users.
         reason = reason.partition("\n")[0]
+    # The sketch engine names the class itself.
+    who = f"Node {node}" if error_class is SketchCannotRun else f"{class_type} (node {node}) failed"
     return error_class(
-        f"{class_type} (node {node}) failed: {reason}",
+        f"{who}: {reason}",
         node=node,
         class_type=class_type,
         exception_type=exception_type,

@@ -28,6 +28,8 @@ class FileStamp(NamedTuple):
     inode: int
     changed_ns: int
     size: int
+    is_learned: bool = False
+    """Whether it contains the nodes that `flask snapshot-nodes` has learned"""
 
 
 Stamp = tuple[FileStamp, ...]
@@ -37,6 +39,8 @@ ApplyChoices = Callable[[Catalogue], Catalogue]
 """Puts this installation's choices (default model, hidden models) into a new catalogue, or raises SettingsInvalid."""
 
 
+_LEARNED_WAIT_S = 10.0
+"""How long a request waits for the catalogue with nodes that were just learned; reading it takes about a second"""
 MAX_READS_AT_START = 5
 """How often the files are read again if they change while the first catalogue is checked"""
 
@@ -81,7 +85,7 @@ class LiveCatalogue:
         if self._pid != os.getpid():
             self._after_fork()
         stamp = self._read_stamp()
-        if (stamp != self._checked_stamp or self._is_outdated()) and self._lock.acquire(blocking=False):
+        if (stamp != self._checked_stamp or self._is_outdated()) and self._acquire_lock(stamp):
             try:
                 if stamp != self._checked_stamp:
                     self._reload(stamp)
@@ -90,6 +94,14 @@ class LiveCatalogue:
             finally:
                 self._lock.release()
         return self._catalogue
+
+    def _acquire_lock(self, stamp: Stamp) -> bool:
+        """While another thread reads an edit, the old catalogue serves. But who has learned nodes has waited for that,
+        and draws at once."""
+        has_learned = _learned(stamp) != _learned(self._checked_stamp)
+        return (
+            self._lock.acquire(timeout=_LEARNED_WAIT_S) if has_learned else self._lock.acquire(blocking=False)
+        )
 
     @property
     def served(self) -> Catalogue:
@@ -126,7 +138,9 @@ class LiveCatalogue:
 
     def _is_being_written(self, stamp: Stamp) -> bool:
         # A modification time in the future means that the clock was set back, not that the file is being written.
-        last_change = max((entry.changed_ns for entry in stamp), default=0) / 1e9
+        # Learned nodes are written in one step.
+        edited = [entry for entry in stamp if not entry.is_learned]
+        last_change = max((entry.changed_ns for entry in edited), default=0) / 1e9
         return 0 <= self._clock() - last_change < self._settle_s
 
     def _is_unchanged(self) -> bool:
@@ -174,8 +188,13 @@ class LiveCatalogue:
         for path in self._paths.files():
             with contextlib.suppress(OSError):
                 stat = path.stat()
-                stamp.append(FileStamp(path.name, stat.st_ino, stat.st_mtime_ns, stat.st_size))
+                is_learned = path == self._paths.learned_nodes
+                stamp.append(FileStamp(path.name, stat.st_ino, stat.st_mtime_ns, stat.st_size, is_learned))
         return tuple(stamp)
+
+
+def _learned(stamp: Stamp) -> Stamp:
+    return tuple(entry for entry in stamp if entry.is_learned)
 
 
 def _log_undrawable(catalogue: Catalogue) -> None:

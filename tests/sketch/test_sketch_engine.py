@@ -113,10 +113,10 @@ def test_empty_image_has_one_colour(client: Client) -> None:
     assert drawn.getcolors() == [(200, (10, 20, 30))]
 
 
-def test_an_excessive_size_fails_as_out_of_memory_and_the_next_job_runs(client: Client) -> None:
+def test_an_excessive_size_is_a_limit_of_the_sketch_engine_and_the_next_job_runs(client: Client) -> None:
     [error] = client.draw(graph(latent={"width": 16384, "height": 16384})).data_of("execution_error")
-    assert (error["exception_type"], error["node_id"]) == ("RuntimeError", "sampler")
-    assert "not enough memory" in error["exception_message"]
+    assert (error["exception_type"], error["node_id"]) == ("sketch.nodes.CannotSketch", "sampler")
+    assert "cannot run this node (KSampler): 1 picture(s) of 16384x16384" in error["exception_message"]
     assert client.draw(graph()).files
 
 

@@ -156,7 +156,10 @@ def test_a_node_that_cannot_be_played_says_so_in_words(client: Client) -> None:
     prompt["odd"] = {"class_type": "Odd", "inputs": {"image": ["decoded", 0], "amount": "three"}}
     (error,) = client.draw(prompt).data_of("execution_error")
     assert error["exception_type"] == "sketch.nodes.CannotSketch"
-    assert "cannot play this node" in error["exception_message"]
+    assert (
+        "sketch engine, which draws without models, cannot run this node (Odd)" in error["exception_message"]
+    )
+    assert "set engine.url" in error["exception_message"]
     assert "Error" not in error["exception_message"]
 
 

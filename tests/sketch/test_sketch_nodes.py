@@ -11,7 +11,7 @@ from PIL import Image
 
 from sketch.folders import Folders
 from sketch.nodes import run_node
-from sketch.nodes.inputs import NodeInputs
+from sketch.nodes.inputs import GraphFault, NodeInputs
 from sketch.nodes.values import Images, Latent, Mask, Token
 from sketch.signatures import FileLists, Node, Signatures
 
@@ -83,8 +83,9 @@ def test_a_plain_value_in_place_of_a_picture_raises_the_error_of_python(
     picture: Any, context: QuietContext, tmp_path: Path
 ) -> None:
     node = Signatures(NODES, FileLists(tmp_path / "none"), list).nodes["SaveImage"]
-    with pytest.raises((AttributeError, TypeError, KeyError)):
+    with pytest.raises(GraphFault) as caught:
         run_node(NodeInputs("SaveImage", node, {"images": picture, "filename_prefix": "x"}), context)
+    assert isinstance(caught.value.__cause__, AttributeError | TypeError | KeyError)
 
 
 @pytest.mark.parametrize(
