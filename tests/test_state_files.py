@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import shutil
 import socket
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import requests
 
 from errors import EaselError, OutOfMemory, StateUnwritable, StoreFull, StoreUnwritable, TooManyFiles
-from state_files import ensure_folder, read_state, set_aside
+from state_files import KeptFile, ensure_folder, read_state, set_aside
 from system_errors import shortage_in, write_error
 
 
@@ -133,3 +134,46 @@ def test_a_shortage_is_found_in_what_an_http_library_wraps() -> None:
     circle.__context__ = KeyError("inner")
     circle.__context__.__context__ = circle
     assert shortage_in(circle) is None
+
+
+# --- a file that is kept ---------------------------------------------------------------------------------------------
+
+
+def test_a_kept_file_is_written_again_whatever_happens_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "url"
+    kept = KeptFile(path, b"content")
+    assert kept.restore()
+    assert path.read_bytes() == b"content"
+    assert not kept.restore()
+
+    def to_link() -> None:
+        path.unlink()
+        path.symlink_to(tmp_path / "elsewhere")
+
+    harms = [
+        path.unlink,
+        lambda: path.write_bytes(b"other"),
+        lambda: path.write_bytes(b"CONTENT"),
+        lambda: (path.unlink(), path.mkdir()),
+        lambda: (path.unlink(), os.mkfifo(path)),
+        to_link,
+        lambda: shutil.rmtree(path.parent),
+        lambda: (shutil.rmtree(path.parent), path.parent.write_text("a file")),
+    ]
+    for harm in harms:
+        harm()
+        assert not kept.is_intact()
+        assert kept.restore()
+        assert path.is_file()
+        assert not path.is_symlink()
+        assert path.read_bytes() == b"content"
+        assert not kept.restore()
+
+
+def test_a_kept_file_is_read_only_if_it_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = KeptFile(tmp_path / "url", b"content")
+    kept.restore()
+    assert kept.is_intact()
+    monkeypatch.setattr("state_files.read_file", lambda path: pytest.fail("it was read"))
+    assert kept.is_intact()
+    assert not kept.restore()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from compiler import compile_workflow, find_errors, fit
+from compiler import SKETCH, compile_workflow, find_errors, fit
 from compiler.catalogue import File
 from compiler.engine_files import find_file
 from compiler.node_records import record_nodes
@@ -285,3 +285,38 @@ def test_outputs_that_only_one_version_has_are_kept_and_checked_against_the_engi
     assert fit(nodes, parse_object_info(entries["2"]), signatures, {}) == nodes
     with pytest.raises(NodesMissing, match="A has no output 1"):
         fit(nodes, parse_object_info(entries["1"]), signatures, {})
+
+
+@pytest.mark.parametrize(
+    ("live", "nodes"),
+    [
+        ({}, scaled()),
+        ({"Scale": SCALE_OLD}, scaled(upscale_method="new")),
+        ({"Scale": SCALE_OLD}, scaled(resolution_steps=8)),
+        ({"Scale": SCALE_OLD}, scaled(megapixels=99.0)),
+    ],
+)
+def test_what_the_sketch_engine_lacks_is_its_own_limit(live: dict[str, Any], nodes: dict[str, Any]) -> None:
+    with pytest.raises(NodesMissing) as caught:
+        fit(nodes, parse_object_info(live), parse_signatures(recorded()), {}, SKETCH)
+    message = caught.value.message
+    assert message.startswith("Easel's sketch engine")
+    assert "Scale" in message
+    assert "cannot run this node; a ComfyUI that has it can: set engine.url" in message
+    assert "This ComfyUI" not in message
+
+
+def test_a_file_that_the_sketch_engine_does_not_list_belongs_into_the_catalogue() -> None:
+    entry = {
+        "input": {"required": {"name": [["a.safetensors"], {}]}},
+        "output": ["MODEL"],
+        "output_node": False,
+    }
+    document = record_nodes(
+        {"versions": [], "nodes": {}}, {"Load": entry}, version="1", classes=["Load"], facts={}
+    )
+    nodes = {"load": {"class_type": "Load", "inputs": {"name": "b.safetensors"}}}
+    with pytest.raises(
+        FilesMissing, match=r"^Easel's sketch engine does not have b.safetensors.*under `files:`"
+    ):
+        fit(nodes, parse_object_info({"Load": entry}), parse_signatures(document), {}, SKETCH)

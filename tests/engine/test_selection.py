@@ -249,3 +249,80 @@ def test_another_server_on_the_second_port_does_not_count(installation: Installa
         installation.desktop_url = other.url
         assert installation.selector().current().url == SKETCH
     assert not (installation.state / "engine-seen.json").exists()
+
+
+# --- the file that says which ComfyUI was seen ----------------------------------------------------------------------
+
+DAMAGES = [b"", b"{half", b"[]", b'"x"', b"\xff", b"[" * 100_000, None]
+
+
+def harm(seen: Path, damage: bytes | None) -> None:
+    """Replace the file by these bytes; None: by a folder."""
+    seen.unlink(missing_ok=True)
+    seen.parent.mkdir(parents=True, exist_ok=True)
+    if damage is None:
+        seen.mkdir()
+    else:
+        seen.write_bytes(damage)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_moved_aside_if_nobody_knows_what_it_said(
+    installation: Installation, damage: bytes | None
+) -> None:
+    harm(installation.state / "engine-seen.json", damage)
+    assert installation.selector().current().url == SKETCH
+    assert [path.suffix for path in installation.state.iterdir()] == [".corrupt"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_written_again_by_a_process_that_knows_what_it_said(
+    installation: Installation, damage: bytes | None
+) -> None:
+    installation.start_comfyui()
+    selector = installation.selector()
+    selector.current()
+    installation.stop_comfyui()
+    harm(installation.state / "engine-seen.json", damage)
+    assert selector.current().url == installation.comfy.url
+    installation.clock.now += 6
+    for each in (selector, installation.selector()):
+        with pytest.raises(EngineUnreachable, match="does not go back to the sketch engine"):
+            each.current()
+
+
+def test_after_the_file_was_deleted_a_comfyui_that_answers_is_seen_again_at_once(
+    installation: Installation,
+) -> None:
+    installation.start_comfyui()
+    selector = installation.selector()
+    selector.current()
+    (installation.state / "engine-seen.json").unlink()
+    assert selector.current().url == installation.comfy.url
+    assert (installation.state / "engine-seen.json").exists()
+    installation.stop_comfyui()
+
+
+def test_after_the_file_was_deleted_a_comfyui_that_is_slow_is_not_forgotten(
+    installation: Installation,
+) -> None:
+    installation.start_comfyui()
+    selector = installation.selector()
+    selector.current()
+    installation.comfy.slow_stats = threading.Event()
+    (installation.state / "engine-seen.json").unlink()
+    assert selector.current().url == installation.comfy.url
+    assert (installation.state / "engine-seen.json").exists()
+    installation.comfy.slow_stats.set()
+    installation.stop_comfyui()
+
+
+def test_after_the_file_was_deleted_and_the_comfyui_removed_the_sketch_engine_draws(
+    installation: Installation,
+) -> None:
+    installation.start_comfyui()
+    selector = installation.selector()
+    selector.current()
+    installation.stop_comfyui()
+    (installation.state / "engine-seen.json").unlink()
+    assert selector.current().url == SKETCH

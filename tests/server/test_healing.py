@@ -190,7 +190,7 @@ SHORTAGES = {"server.too_many_files", "server.out_of_memory", "queue.full", "ser
 def test_with_too_few_files_clients_get_pictures_or_the_name_of_the_shortage_and_it_heals(
     tmp_path: Path,
 ) -> None:
-    with running(tmp_path / "state", EASEL_THREADS="16") as server:
+    with running(tmp_path / "state", EASEL_THREADS="32", EASEL_MAX_WAITING="24") as server:
         assert {server.draw().status_code for _ in range(4)} == {200}
         workers = server.workers()
         limits = {pid: resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in workers}
