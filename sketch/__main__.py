@@ -24,6 +24,8 @@ from sketch.sockets import Sockets
 from sketch.worker import Worker
 
 PARENT_CHECK_INTERVAL_S = 1.0
+MAX_RECURSION = 50_000
+"""A graph is followed along its links, with up to five calls for each node"""
 SHUTDOWN_TIMEOUT_S = 1.0
 """For running requests, and again for the worker; the whole shutdown must take less than `process.STOP_TIMEOUT_S`"""
 
@@ -31,6 +33,7 @@ SHUTDOWN_TIMEOUT_S = 1.0
 def main() -> None:
     """Read the arguments and serve until stopped."""
     options = argument_parser().parse_args()
+    sys.setrecursionlimit(MAX_RECURSION)
     sys.setswitchinterval(0.001)  # while the worker draws, HTTP waits for one interval at most
     if options.data:
         asyncio.run(serve(options, options.data))
