@@ -293,7 +293,9 @@ class Container:
         keys = self.settings["api_keys"]
         try:
             url = read_file(self._address_file).decode()
-        except (OSError, UnicodeDecodeError):
+            if not url.startswith("http"):
+                raise ValueError("damaged")
+        except (OSError, ValueError):
             url = f"http://127.0.0.1:{self.settings['port']}"
         return url, keys[0] if keys else None
 

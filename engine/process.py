@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from errors import EngineStartFailed, shorten
+from system_errors import shortage_as
 
 log = logging.getLogger("easel.engine")
 
@@ -106,7 +107,10 @@ class EngineProcess:
                     start_new_session=True,
                 )
         except OSError as error:
-            raise EngineStartFailed(f"{self.name} cannot be started: {error.strerror}.") from error
+            raise (
+                shortage_as(EngineStartFailed, error)
+                or EngineStartFailed(f"{self.name} cannot be started: {error.strerror}.")
+            ) from error
         process.returncode = 0  # nothing waits for it; `_pid_alive` detects its end by the pid
         # A command that has already exited may have left ComfyUI running, as a start script does.
         with contextlib.suppress(OSError):

@@ -21,6 +21,7 @@ from llm.http import LlmHttp
 from llm.parallel import parallel_map
 from llm.server import Limits, poll_with_backoff
 from llm.templates import fill_path, fill_text
+from system_errors import shortage_as
 
 PASSED_VARIABLES = (
     "PATH",
@@ -168,7 +169,7 @@ class CommandLlmServer:
                 )
             except OSError as error:
                 message = f"{self.name}: {program} cannot be run: {error.strerror}."
-                raise StackRefused(message, stack=self.name) from error
+                raise (shortage_as(StackRefused, error) or StackRefused(message, stack=self.name)) from error
             status = self._wait(process, program, timeout_s)
             return CommandResult(program, status, _read_start(out), _read_start(err))
 

@@ -28,12 +28,19 @@ from pictures.web_address import (
     redirect_url,
     resolve_host,
 )
+from system_errors import shortage_in
 
 _MAX_REDIRECTS = 3
 _REDIRECT_STATUSES = (301, 302, 303, 307, 308)
 _CONNECT_TIMEOUT_S = 5.0
 """For an address of the host, if there are others to try after it."""
 _FAILURES = (HTTPError, HTTPException, OSError, ValueError)
+
+
+def _raise_shortage(error: Exception) -> None:
+    """Raise the error of this server, if it had too few resources to fetch the picture."""
+    if shortage := shortage_in(error):
+        raise shortage from error
 
 
 def fetch_image(
@@ -97,6 +104,7 @@ class _Exchange:
         try:
             body = response.read(max_bytes + 1)
         except _FAILURES as error:
+            _raise_shortage(error)
             raise self._failed("closed the connection early or took too long") from error
         if len(body) > max_bytes:
             raise self._failed(f"sent more than {max_bytes} bytes")
@@ -120,7 +128,8 @@ class _Exchange:
                     raise self._failed("has no trusted certificate for its name") from error
                 except ssl.SSLError as error:
                     raise self._failed("does not speak TLS correctly") from error
-                except (HTTPError, OSError):
+                except (HTTPError, OSError) as error:
+                    _raise_shortage(error)
                     continue
                 unless_connected.pop_all()
                 return connection
@@ -153,6 +162,7 @@ class _Exchange:
             )
             return connection.getresponse()
         except _FAILURES as error:
+            _raise_shortage(error)
             raise self._failed("did not send a valid HTTP response in time") from error
 
     def _shut_down(self, connected: socket.socket) -> None:

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import quote, urljoin, urlsplit
 
-from errors import ImageUrlRefused
+from errors import EaselError, ImageUrlRefused
+from system_errors import shortage_in
 
 Resolve = Callable[[str, int], list[str]]
 """(host, port) -> addresses of the host; raises OSError"""
@@ -89,8 +90,13 @@ def public_addresses(
 
 
 def resolve_host(host: str, port: int) -> list[str]:
-    """Every address of `host`, in the system's order of preference."""
-    entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    """Every address of `host`, in the system's order of preference. Raises OSError."""
+    try:
+        entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except socket.gaierror:
+        # If no file may be opened, the resolver says that there is no such host.
+        with open("/dev/null", "rb"):
+            raise
     return [str(entry[4][0]).partition("%")[0] for entry in entries]
 
 
@@ -114,20 +120,23 @@ def _embedded_ipv4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | No
 
 def _resolve_within(timeout_s: float, address: WebAddress, resolve: Resolve) -> list[str]:
     """Empty if the host has no address or the lookup takes too long. The system's resolver cannot be interrupted, so a
-    lookup that takes too long goes on in its thread."""
-    results: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
+    lookup that takes too long goes on in its thread. Raises the errors of `shortage_in`."""
+    results: queue.SimpleQueue[list[str] | EaselError] = queue.SimpleQueue()
 
     def look_up() -> None:
         try:
             results.put(resolve(address.host, address.port))
-        except (OSError, UnicodeError):
-            results.put([])
+        except (OSError, UnicodeError) as error:
+            results.put(shortage_in(error) or [])
 
     threading.Thread(target=look_up, name="resolve", daemon=True).start()
     try:
-        return results.get(timeout=max(0.0, timeout_s))
+        result = results.get(timeout=max(0.0, timeout_s))
     except queue.Empty:
         return []
+    if isinstance(result, EaselError):
+        raise result
+    return result
 
 
 def _default_port(scheme: str) -> int:

@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("deadline", "errors", "gpu_tenant", "http_session", "loopback", "schemas", "system_errors"),
     },
     "image_store": {"errors", "atomic_file", "state_files", "system_errors"},
-    "pictures": {"errors"},
+    "pictures": {"errors", "system_errors"},
     "generation": {
         *("arbiter", "compiler", "engine", "image_store", "pictures"),
         *("atomic_file", "deadline", "errors", "state_files"),

@@ -20,8 +20,17 @@ from werkzeug.test import EnvironBuilder
 from api.connection import read_body
 from engine import Engine, EngineSelector
 from engine.watchdog import Limits, Watchdog
-from errors import EaselError, EngineUnreachable, OutOfMemory, StackUnreachable, StoreFull, TooManyFiles
+from errors import (
+    EaselError,
+    EngineUnreachable,
+    ImageUrlFailed,
+    OutOfMemory,
+    StackUnreachable,
+    StoreFull,
+    TooManyFiles,
+)
 from llm.http import LlmHttp
+from pictures import fetch_image
 from sketch import SharedFiles, SketchSupervisor
 from system_errors import shortage_as
 
@@ -72,6 +81,17 @@ def test_an_llm_server_is_not_called_unreachable_either(silent: str) -> None:
     with no_file_left(), pytest.raises(TooManyFiles) as caught:
         http.send("GET", "/models", timeout_s=0.2)
     assert isinstance(caught.value, StackUnreachable)
+
+
+def test_a_picture_url_is_not_blamed_either(silent: str) -> None:
+    options = {"resolve": lambda host, port: ["127.0.0.1"], "is_public": lambda ip: True}
+    with pytest.raises(ImageUrlFailed):
+        fetch_image(silent, max_bytes=10, timeout_s=0.2, **options)  # type: ignore[arg-type]
+    with no_file_left(), pytest.raises(TooManyFiles):
+        fetch_image(silent, max_bytes=10, timeout_s=5, **options)  # type: ignore[arg-type]
+    socket.getaddrinfo("localhost", 80)
+    with no_file_left(), pytest.raises(TooManyFiles):
+        fetch_image("http://no-such-host.invalid/a.png", max_bytes=10, timeout_s=30)
 
 
 def test_no_thread_for_the_socket_is_named_too(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
