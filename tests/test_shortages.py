@@ -31,6 +31,7 @@ from errors import (
 )
 from llm.http import LlmHttp
 from pictures import fetch_image
+from server.worker import _ThreadPool
 from sketch import SharedFiles, SketchSupervisor
 from system_errors import shortage_as
 
@@ -94,11 +95,33 @@ def test_a_picture_url_is_not_blamed_either(silent: str) -> None:
         fetch_image("http://no-such-host.invalid/a.png", max_bytes=10, timeout_s=30)
 
 
-def test_no_thread_for_the_socket_is_named_too(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shortage_can_be_an_error_of_the_engine_too() -> None:
     error = shortage_as(EngineUnreachable, RuntimeError("can't start new thread"))
     assert isinstance(error, OutOfMemory)
     assert isinstance(error, EngineUnreachable)
     assert shortage_as(EngineUnreachable, ConnectionRefusedError()) is None
+
+
+def test_without_more_threads_a_request_waits_for_those_that_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    may_end, begun = threading.Event(), threading.Event()
+
+    def occupy() -> str:
+        begun.set()
+        may_end.wait()
+        return "first"
+
+    def no_thread(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with _ThreadPool(max_workers=2) as pool:
+        first = pool.submit(occupy)
+        begun.wait()
+        monkeypatch.setattr(threading.Thread, "start", no_thread)
+        second = pool.submit(lambda: "second")
+        may_end.set()
+        assert (first.result(60), second.result(60)) == ("first", "second")
+    with _ThreadPool(max_workers=2) as empty, pytest.raises(RuntimeError, match="can't start new thread"):
+        empty.submit(lambda: "nobody runs it")
 
 
 def test_a_shortage_that_lasts_while_a_job_runs_keeps_its_name() -> None:
@@ -161,7 +184,7 @@ def test_a_body_that_this_server_cannot_take_is_not_blamed_on_the_client(
         read_body(Request(environ))
 
 
-def test_the_other_uploads_are_erased_if_one_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_other_uploads_are_erased_if_one_cannot_be() -> None:
     engine = Engine("http://127.0.0.1:1")
     tried: list[tuple[str, bool]] = []
 
