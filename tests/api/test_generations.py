@@ -376,15 +376,19 @@ def test_missing_files_are_reported_with_folder_and_node(make_app: MakeApp, tmp_
     assert (file["name"], file["folder"], file["node"]) == ("absent.safetensors", "models/vae", "vae")
 
 
-def test_a_failed_node_is_500_without_retry_and_without_traceback(make_app: MakeApp, tmp_path: Any) -> None:
+def test_a_node_that_the_sketch_engine_cannot_run_is_named_without_retry_and_without_traceback(
+    make_app: MakeApp, tmp_path: Any
+) -> None:
     text = (ROOT / "catalogue.yaml").read_text().replace("max: 1024x1024", "max: 16384x16384")
     (tmp_path / "catalogue.yaml").write_text(text)
     response = make_app(catalogue=str(tmp_path / "catalogue.yaml")).test_client().post(
         PATH, json={"prompt": "a", "size": "16384x16384"}
     )  # fmt: skip
     error = response.get_json()["error"]
-    assert response.status_code == 500
-    assert error["code"] in ("engine.node_failed", "engine.out_of_memory")
+    assert (response.status_code, error["code"]) == (503, "engine.sketch_cannot_run")
+    assert (
+        "sketch engine, which draws without models, cannot run this node (SamplerCustom)" in error["message"]
+    )
     assert response.headers["x-should-retry"] == "false"
     assert error["details"]["class_type"] == "SamplerCustom"
     assert "Traceback" not in response.text
