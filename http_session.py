@@ -41,9 +41,9 @@ class DirectSession(requests.Session):
         for scheme in ("http://", "https://"):
             self.mount(scheme, _Adapter(pool_size, secret_query))
 
-    def request(self, *args: Any, **options: Any) -> requests.Response:
-        """Like `requests.Session.request`, but returns redirects instead of following them."""
-        return super().request(*args, **{**options, "allow_redirects": False})
+    def get_redirect_target(self, response: requests.Response) -> None:
+        """No response is a redirect to follow. Without this, requests would read the target, which may be malformed, and
+        the whole body."""
 
 
 class _BoundedConnection:

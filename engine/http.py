@@ -44,7 +44,7 @@ class ComfyuiHttp:
         self._credentials = credentials
         self._session = DirectSession(pool_size=_POOL_SIZE, secret_query=credentials.query)
         self._session.headers.update(credentials.headers)
-        self._has_cancel_route: bool | None = None
+        self._lacks_cancel_route = False
 
     def close(self) -> None:
         self._session.close()
@@ -76,19 +76,18 @@ class ComfyuiHttp:
 
     def cancel(self, prompt_id: str) -> bool:
         """Cancel this job, pending or running, by the route of newer ComfyUIs, which never stops another job. False if
-        this ComfyUI has no such route; that is found out once. A job between the queue and its first node may go on, so
-        the caller looks again."""
-        if self._has_cancel_route is not False:
-            path = f"/api/jobs/{quote(prompt_id, safe='')}/cancel"
+        this ComfyUI has no such route, which is found out once, or if a proxy does not pass it. A job between the queue
+        and its first node may go on, so the caller looks again."""
+        if self._lacks_cancel_route:
+            return False
+        path = f"/api/jobs/{quote(prompt_id, safe='')}/cancel"
+        try:
             status, _, content = self._call("POST", path, timeout_s=_POLL_TIMEOUT_S, data=b"", headers=_JSON)
-            answer = _parse_json(content)
-            if status == 200 and isinstance(answer, dict) and "cancelled" in answer:
-                self._has_cancel_route = True
-            elif status in (404, 405):
-                self._has_cancel_route = False
-            else:
-                raise self._unexpected_response(path, status)
-        return self._has_cancel_route is True
+        except EngineAccessDenied:
+            return False
+        self._lacks_cancel_route = status in (404, 405)
+        answer = _parse_json(content)
+        return status == 200 and isinstance(answer, dict) and "cancelled" in answer
 
     def free(self) -> None:
         self._post("/free", {"unload_models": True, "free_memory": True})
@@ -200,8 +199,7 @@ class ComfyuiHttp:
         )
 
     def _redirected(self, response: requests.Response) -> EngineUnreachable:
-        target = urlsplit(response.headers["Location"])
-        place = f"{target.scheme}://{target.hostname}" if target.hostname else "another path"
+        place = _origin(response.headers["Location"]) or "another path"
         return EngineUnreachable(
             f"{self.url} redirects to {place}, which Easel does not follow. If ComfyUI is there, write that address into "
             f"engine.url; if it is a login page, give Easel credentials. {NO_CREDENTIALS.remedy('')}",
@@ -231,6 +229,16 @@ def access_denied(url: str, status: int, challenge: str, credentials: Credential
     return EngineAccessDenied(message, url=url, status=status)
 
 
+def _origin(location: str) -> str:
+    """Scheme, host and port of a redirect's target; empty if it names no host. The rest may contain a token."""
+    try:
+        target = urlsplit(location)
+        port = f":{target.port}" if target.port else ""
+    except ValueError:
+        return ""
+    return f"{target.scheme}://{target.hostname}{port}" if target.hostname else ""
+
+
 def _is_timeout(chain: Sequence[BaseException]) -> bool:
     # urllib3 derives the error of a refused connection from that of a slow one.
     not_slow = urllib3.exceptions.NewConnectionError
@@ -254,4 +262,8 @@ def _parse_json(content: bytes) -> Any:
 def _prompt_ids(entries: Any) -> tuple[str, ...]:
     """Prompt ids of queue entries `[number, prompt_id, …]` in the order they run; ComfyUI lists them in heap order."""
     valid = [entry for entry in entries or [] if isinstance(entry, list) and len(entry) > 1]
-    return tuple(str(entry[1]) for entry in sorted(valid, key=lambda entry: entry[0]))
+    return tuple(str(entry[1]) for entry in sorted(valid, key=_number))
+
+
+def _number(entry: list[Any]) -> float:
+    return entry[0] if isinstance(entry[0], int | float) else 0

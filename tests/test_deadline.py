@@ -146,3 +146,14 @@ def test_a_secret_query_is_sent_and_is_in_no_error() -> None:
                 session.get(f"http://127.0.0.1:{port}{path}", timeout=5)
             assert "s3cret" not in str(caught.value)
     assert [head.split(b" ")[1] for head in heads] == [b"/view?a=b&token=s3cret", b"/?token=s3cret"]
+
+
+@pytest.mark.parametrize("location", [b"/login", b"http://[", b"\xff\xfe", b"http://sso.example/"])
+def test_a_redirect_is_returned_as_it_is_however_malformed(location: bytes) -> None:
+    def redirect(connection: socket.socket, _: threading.Event) -> None:
+        connection.recv(10_000)
+        connection.sendall(b"HTTP/1.1 302 Found\r\nLocation: " + location + b"\r\nContent-Length: 0\r\n\r\n")
+
+    with server(redirect) as port, DirectSession() as session:
+        response = session.get(f"http://127.0.0.1:{port}", timeout=5)
+    assert (response.status_code, response.headers["Location"].encode("latin-1")) == (302, location)

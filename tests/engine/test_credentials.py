@@ -127,6 +127,27 @@ def test_credentials_do_not_follow_a_redirect(proxy: FreezingProxy, sketch_url: 
         engine.close()
 
 
+@pytest.mark.parametrize(
+    ("location", "place"),
+    [
+        ("https://me:s3cret@sso.example:8443/login?token=s3cret", "https://sso.example:8443"),
+        ("/login?token=s3cret", "another path"),
+        ("http://[s3cret", "another path"),
+        ("http://sso.example:s3cret/", "another path"),
+    ],
+)
+def test_a_redirect_is_named_by_its_host_however_malformed_it_is(
+    proxy: FreezingProxy, location: str, place: str
+) -> None:
+    proxy.redirects_to = location
+    engine = Engine(proxy.url)
+    with pytest.raises(EngineUnreachable, match="redirects to") as caught:
+        engine.stats()
+    assert f"redirects to {place}, which" in caught.value.message
+    assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+    engine.close()
+
+
 def test_the_engine_that_easel_found_by_itself_gets_no_credentials(make_app: MakeApp) -> None:
     container = make_app(engine__url="", engine__token="t0ken").extensions["easel"]
     assert container._make_engine("http://127.0.0.1:8188")._credentials.headers == {}
