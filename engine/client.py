@@ -124,8 +124,8 @@ class Engine:
         Raises EngineRejected, NodeFailed, EngineOutOfMemory, JobInterrupted, JobLost, JobTimedOut, NoPictures,
         EngineStalled, EngineUnreachable, RequestCancelled, and the reason given to `cancel_all`. Before any exception
         is raised, also one of `on_progress`, the job is cancelled, which takes up to 20 s. If `timeout_s` ends before
-        that, the job is cancelled in the background: `keep_lease` is called, and then what it returned, in another
-        thread, once the job is gone or the 20 s are over.
+        that, or if it is not known whether ComfyUI has the job, the job is cancelled in the background: `keep_lease` is
+        called, and then what it returned, in another thread, once the job is gone or after about two minutes.
         """
         if str(uuid.UUID(prompt_id)) != prompt_id:
             raise ValueError(f"not a canonical UUID: {prompt_id!r}")  # newer ComfyUIs refuse it

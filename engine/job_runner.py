@@ -34,6 +34,10 @@ CANCEL_TIMEOUT_S = 20.0
 """An interrupt takes effect at the next sampler step or node, so a slow step delays it."""
 _CANCEL_GRACE_S = 0.5
 """How long the request of a job waits for its cancel once its time has ended; the rest happens in the background"""
+_BACKGROUND_CANCEL_TIMEOUT_S = 120.0
+"""How long a job is cancelled in the background, so that an engine that froze does not run it once it goes on"""
+_LATE_SUBMISSION_S = 3.0
+"""A submission that was not answered may still be read: ComfyUI may list its queue before it has the job"""
 _CANCEL_POLL_INTERVAL_S = 0.2
 INTERRUPT_INTERVAL_S = 2.0
 _CANCEL_CHECK_INTERVAL_S = 0.5
@@ -94,6 +98,8 @@ class JobRunner:
         self._clock = clock
         self._stuck = stuck
         self._keep_lease = keep_lease
+        self._was_answered = False
+        """Whether ComfyUI answered the submission"""
         now = clock()
         self._deadline = now + timeout_s
         self._next_cancel_check_at = self._next_poll_at = now
@@ -131,21 +137,29 @@ class JobRunner:
         the background, and keeps its lease until it is gone."""
         remaining_s = self._deadline - self._clock()
         wait_s = max(_CANCEL_GRACE_S, min(CANCEL_TIMEOUT_S, remaining_s))
-        is_last = wait_s >= CANCEL_TIMEOUT_S
-        if cancel_job(self._http, self._job.prompt_id, self._inbox, wait_s, warns=is_last) or is_last:
+        is_gone = cancel_job(self._http, self._job.prompt_id, self._inbox, wait_s, warns=False)
+        if is_gone and self._was_answered:
             return
         release = self._keep_lease()
-
-        def cancel_later() -> None:
+        thread = threading.Thread(
+            target=self._cancel_later, args=(release,), name="easel-cancel", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads: the request waits for it
             try:
-                cancel_job(self._http, self._job.prompt_id, SimpleQueue(), CANCEL_TIMEOUT_S - wait_s)
+                cancel_job(self._http, self._job.prompt_id, SimpleQueue(), CANCEL_TIMEOUT_S)
             finally:
                 release()
 
+    def _cancel_later(self, release: Callable[[], None]) -> None:
         try:
-            threading.Thread(target=cancel_later, name="easel-cancel", daemon=True).start()
-        except RuntimeError:  # no more threads
-            cancel_later()
+            cancel_job(self._http, self._job.prompt_id, SimpleQueue(), _BACKGROUND_CANCEL_TIMEOUT_S)
+            if not self._was_answered:
+                time.sleep(_LATE_SUBMISSION_S)
+                cancel_job(self._http, self._job.prompt_id, SimpleQueue(), CANCEL_TIMEOUT_S)
+        finally:
+            release()
 
     def _submit(self, body: bytes, graph: Graph) -> None:
         self._check_deadline_and_cancel()
@@ -156,10 +170,12 @@ class JobRunner:
                 self._job.ended = True
                 raise
             if self._was_accepted():
+                self._was_answered = True
                 return
             if error.details.get("slow"):
                 raise  # ComfyUI may still be reading the first submission; a second would run the job twice
             status, response = self._http.submit(body)
+        self._was_answered = True
         if status != 200 or not isinstance(response, dict):
             self._job.ended = True  # ComfyUI refused the whole graph: there is no job to cancel
             raise submission_error(status, response, graph)
@@ -296,7 +312,7 @@ def cancel_job(
     stop the next job.
     """
     deadline, next_interrupt_at = time.monotonic() + timeout_s, 0.0
-    problem = "it was still in the queue"
+    problem, was_pending = "it was still in the queue", False
     while True:
         try:
             with no_time_limit(), time_limit(max(_CANCEL_GRACE_S, deadline - time.monotonic())):
@@ -313,7 +329,8 @@ def cancel_job(
             if error.details.get("refused"):
                 break
         else:
-            if is_pending and time.monotonic() < deadline:
+            if is_pending and not was_pending and time.monotonic() < deadline:
+                was_pending = True  # a job that was removed is gone at once
                 continue
         remaining_s = deadline - time.monotonic()
         if remaining_s <= 0:

@@ -29,8 +29,9 @@ class FakeComfyUI:
     `stats_requests`. Faulty behaviour that a test can set: `submit_response` to every submission,
     `break_next_submission` ("before" or "after" the job is accepted), `starts_when_deleted` (a job), `queue_errors`
     (how many requests get a 500), `ignored_interrupts` (how many interrupts of a job have no effect), `slow_stats`
-    (stats wait for this event). `has_cancel_route`: whether it has the route of newer ComfyUIs that cancels one job; it
-    records the jobs in `cancelled`.
+    (stats wait for this event), `late_submission` (submissions are accepted once it is set), `ignored_deletes` (how many
+    deletes have no effect). `has_cancel_route`: whether it has the route of newer ComfyUIs that cancels one job; it
+    records the jobs in `cancelled`, and answers `cancel_status` without that route.
     """
 
     def __init__(
@@ -46,6 +47,10 @@ class FakeComfyUI:
         self.cancelled: list[str] = []
         self.has_cancel_route = False
         self.cancel_requests = 0
+        self.cancel_status = 405
+        self.ignored_deletes = 0
+        self.late_submission: threading.Event | None = None
+        self.queue_requests = 0
         self.running: list[str] = []
         self.pending: list[str] = []
         self.history: dict[str, Any] = {}
@@ -216,6 +221,8 @@ class FakeComfyUI:
         body = await request.json()
         self.headers.append(request.headers.copy())
         self.submitted.append(body)
+        while self.late_submission is not None and not self.late_submission.is_set():
+            await self.pause()
         if self.submit_response is not None:
             status, content = self.submit_response
             if isinstance(content, str):
@@ -242,6 +249,7 @@ class FakeComfyUI:
         return web.json_response({job: self.history[job]} if job in self.history else {})
 
     async def _queue(self, _: web.Request) -> web.Response:
+        self.queue_requests += 1
         if self.queue_errors:
             self.queue_errors -= 1
             return web.Response(status=500)
@@ -258,14 +266,14 @@ class FakeComfyUI:
             self.deleted.append(job)
             if job == self.starts_when_deleted:
                 await self.start(job)
-            if job in self.pending:
+            if job in self.pending and self.deleted.count(job) > self.ignored_deletes:
                 self.pending.remove(job)
         return web.Response()
 
     async def _cancel(self, request: web.Request) -> web.Response:
         self.cancel_requests += 1
         if not self.has_cancel_route:
-            return web.Response(status=405)
+            return web.Response(status=self.cancel_status)
         job = request.match_info["id"]
         self.cancelled.append(job)
         is_queued = job in (*self.running, *self.pending)

@@ -656,6 +656,37 @@ def test_a_job_whose_time_has_ended_is_cancelled_in_the_background_and_keeps_its
         assert comfy.running == []
 
 
+def test_a_submission_that_is_read_after_its_request_has_ended_is_cancelled() -> None:
+    """Takes over 3 s: the job is looked for a second time after that."""
+    kept, released = threading.Event(), threading.Event()
+
+    def keep_lease() -> Callable[[], None]:
+        kept.set()
+        return released.set
+
+    with FakeComfyUI(endless) as comfy, engine_of(comfy) as engine:
+        comfy.late_submission = threading.Event()
+        with pytest.raises(EngineUnreachable):
+            run(engine, timeout_s=0.5, keep_lease=keep_lease)
+        assert kept.is_set()
+        # Asked by the request and after it: the job is in no queue yet.
+        comfy.wait_for(lambda: comfy.queue_requests >= 2)
+        comfy.late_submission.set()
+        comfy.wait_for(lambda: comfy.interrupted or comfy.deleted)
+        assert released.wait(TIMEOUT_S)
+        assert (comfy.running, comfy.pending) == ([], [])
+
+
+def test_a_pending_job_that_does_not_go_is_not_asked_to_in_a_tight_loop() -> None:
+    with FakeComfyUI() as comfy, engine_of(comfy) as engine:
+        comfy.ignored_deletes = 6
+        started_at = time.monotonic()
+        with pytest.raises(RequestCancelled):
+            run(engine, cancelled=lambda: bool(comfy.pending))
+        assert (comfy.pending, len(comfy.deleted)) == ([], 7)
+        assert time.monotonic() - started_at > 0.9
+
+
 def test_newer_engines_are_asked_to_cancel_by_their_atomic_route() -> None:
     with FakeComfyUI(endless) as comfy, engine_of(comfy) as engine:
         comfy.has_cancel_route, comfy.ignored_interrupts = True, 1
@@ -673,6 +704,15 @@ def test_an_older_engine_is_asked_only_once_whether_it_has_that_route() -> None:
                 run(engine, cancelled=lambda: bool(comfy.running))
         assert comfy.cancel_requests == 1
         assert len(comfy.interrupted) == 2
+
+
+@pytest.mark.parametrize("status", [200, 401, 403, 404, 405, 500, 501])
+def test_an_engine_or_a_proxy_that_refuses_that_route_is_asked_by_the_older_ones(status: int) -> None:
+    with FakeComfyUI(endless) as comfy, engine_of(comfy) as engine:
+        comfy.cancel_status = status
+        with pytest.raises(RequestCancelled):
+            run(engine, cancelled=lambda: bool(comfy.running))
+        assert (len(comfy.interrupted), comfy.running) == (1, [])
 
 
 @pytest.mark.parametrize("has_cancel_route", [True, False])
