@@ -4,10 +4,14 @@ does: a timeout for each single operation never ends if a server sends one byte 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import socket
 import ssl
+import threading
 import time
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from deadline import limited
@@ -53,13 +57,25 @@ class BoundedSocket(_KeepsTimeLimit, socket.socket):
 class BoundedTlsSocket(_KeepsTimeLimit, ssl.SSLSocket):
     """A TLS socket; for `SSLContext.sslsocket_class`"""
 
+    def do_handshake(self, block: bool = False) -> None:
+        self._apply_limit()
+        super().do_handshake(block)
 
-def connect(host: str, port: int, timeout_s: float | None) -> BoundedSocket:
-    """A connected TCP socket with this timeout, which covers all addresses of the host together. Raises OSError."""
+
+Resolve = Callable[[str, int], list[Any]]
+
+
+def _resolve(host: str, port: int) -> list[Any]:
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+
+def connect(host: str, port: int, timeout_s: float | None, *, resolve: Resolve = _resolve) -> BoundedSocket:
+    """A connected TCP socket with this timeout, which covers looking up the name and all addresses of the host together.
+    `resolve`: the results of `getaddrinfo`. Raises OSError."""
     timeout_s = limited(timeout_s)
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     try:
-        addresses = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+        addresses = _resolve_within(resolve, host.strip("[]"), port, timeout_s)
     except socket.gaierror:
         # If no file may be opened, the resolver says that there is no such host.
         with open(os.devnull, "rb"):
@@ -82,10 +98,39 @@ def connect(host: str, port: int, timeout_s: float | None) -> BoundedSocket:
     raise last_error
 
 
+def _resolve_within(resolve: Resolve, host: str, port: int, timeout_s: float | None) -> list[Any]:
+    """In a thread, because `getaddrinfo` has no timeout: a name server that does not answer holds it for half a minute."""
+    if timeout_s is None or _is_address(host):
+        return resolve(host, port)
+    results: SimpleQueue[list[Any] | Exception] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            results.put(resolve(host, port))
+        except (OSError, UnicodeError) as error:
+            results.put(error)
+
+    threading.Thread(target=run, name="resolve", daemon=True).start()
+    try:
+        result = results.get(timeout=timeout_s)
+    except Empty:
+        raise TimeoutError(f"looking up {host} timed out") from None
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
 def tls(raw: socket.socket, host: str) -> ssl.SSLSocket:
     """`raw` with TLS, verified against the certificates of the system. The handshake takes at most the socket's timeout
     and the remaining time. Raises OSError."""
     context = ssl.create_default_context()
     context.sslsocket_class = BoundedTlsSocket
-    raw.settimeout(limited(raw.gettimeout()))
     return context.wrap_socket(raw, server_hostname=host)

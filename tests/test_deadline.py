@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import pytest
 import requests
 import urllib3
 
-from bounded_socket import connect
+from bounded_socket import connect, tls
 from deadline import limited, no_time_limit, remaining_s, time_limit
 from http_session import DirectSession
 
@@ -132,6 +133,48 @@ def test_each_operation_still_has_its_own_timeout() -> None:
 def test_a_socket_is_not_connected_once_no_time_is_left() -> None:
     with pytest.raises(TimeoutError), time_limit(0):
         connect("127.0.0.1", 9, 5.0)
+
+
+def test_a_name_server_that_does_not_answer_does_not_hold_a_connection() -> None:
+    answered = threading.Event()
+
+    def resolve(host: str, port: int) -> list[Any]:
+        answered.wait()
+        return []
+
+    started_at = time.monotonic()
+    try:
+        with pytest.raises(TimeoutError), time_limit(LIMIT_S):
+            connect("comfyui.example", 8188, 30, resolve=resolve)
+        assert time.monotonic() - started_at < LIMIT_S + SLACK_S
+    finally:
+        answered.set()
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_a_name_is_looked_up_and_an_unknown_one_is_an_error(host: str) -> None:
+    with server(silent) as port, connect(host, port, 5) as connection:
+        assert connection.getpeername()[1] == port
+    with pytest.raises(socket.gaierror):
+        connect("no-such-name.invalid", 80, 5)
+
+
+@pytest.mark.parametrize("limit_s", [LIMIT_S, 30])
+def test_a_tls_handshake_that_does_not_end_keeps_to_the_limit_and_to_its_timeout(limit_s: float) -> None:
+    with server(silent) as port:
+        raw = connect("127.0.0.1", port, 30 if limit_s == LIMIT_S else LIMIT_S)
+        started_at = time.monotonic()
+        with pytest.raises(TimeoutError), time_limit(limit_s):
+            tls(raw, "127.0.0.1")
+        assert time.monotonic() - started_at < LIMIT_S + SLACK_S
+
+
+def test_a_tls_handshake_of_a_session_keeps_to_the_limit() -> None:
+    with server(silent) as port, DirectSession() as session:
+        started_at = time.monotonic()
+        with pytest.raises(FAILURES), time_limit(LIMIT_S):
+            session.get(f"https://127.0.0.1:{port}", timeout=30)
+        assert time.monotonic() - started_at < LIMIT_S + SLACK_S
 
 
 def test_a_secret_query_is_sent_and_is_in_no_error() -> None:
