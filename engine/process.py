@@ -46,20 +46,21 @@ class EngineProcess:
     argv: tuple[str, ...] = ()
     folder: Path = Path()
     hidden_variables: frozenset[str] = frozenset()
-    """Environment variables that the command does not get, in addition to EASEL_*"""
+    """Environment variables that the command, systemctl and docker do not get, in addition to EASEL_*"""
 
     @classmethod
     def from_setting(
         cls, start: Mapping[str, Any], folder: Path, hidden_variables: Iterable[str] = ()
     ) -> EngineProcess:
         """From the setting `engine.start`: {}, {systemd: UNIT}, {docker: CONTAINER} or {command: [ARG, …]}."""
+        hidden = frozenset(hidden_variables)
         if "systemd" in start:
-            return cls("systemd", start["systemd"])
+            return cls("systemd", start["systemd"], hidden_variables=hidden)
         if "docker" in start:
-            return cls("docker", start["docker"])
+            return cls("docker", start["docker"], hidden_variables=hidden)
         if "command" in start:
             argv = tuple(start["command"])
-            return cls("command", Path(argv[0]).name, argv, folder, frozenset(hidden_variables))
+            return cls("command", Path(argv[0]).name, argv, folder, hidden)
         return cls()
 
     @property
@@ -69,9 +70,13 @@ class EngineProcess:
     def state(self) -> ProcessState:
         """The state of the process; "absent" also if it cannot be found out. Takes at most 2 s, never raises."""
         if self.kind == "systemd":
-            return _STATES.get(_output_of(["systemctl", "is-active", self.name]), "absent")
+            return _STATES.get(
+                _output_of(["systemctl", "is-active", self.name], self._environment()), "absent"
+            )
         if self.kind == "docker":
-            output = _output_of(["docker", "inspect", "-f", "{{.State.Status}}", self.name])
+            output = _output_of(
+                ["docker", "inspect", "-f", "{{.State.Status}}", self.name], self._environment()
+            )
             return _STATES.get(output, "absent")
         if self.kind == "command":
             return "running" if self._pid_alive() else "exited"
@@ -81,9 +86,9 @@ class EngineProcess:
         """Start the process, unless it runs; returns before ComfyUI answers. Raises EngineStartFailed."""
         log.warning("starting ComfyUI: %s %s", self.kind, self.name)
         if self.kind == "systemd":
-            _run(["systemctl", "start", self.name])
+            _run(["systemctl", "start", self.name], self._environment())
         elif self.kind == "docker":
-            _run(["docker", "start", self.name])
+            _run(["docker", "start", self.name], self._environment())
         elif self.kind == "command" and not self._pid_alive():
             self._spawn()
 
@@ -144,20 +149,20 @@ def _start_time(pid: int) -> str:
     return fields[19]
 
 
-def _output_of(argv: Sequence[str]) -> str:
+def _output_of(argv: Sequence[str], environment: Mapping[str, str]) -> str:
     """What the command prints; empty if it cannot run or takes too long."""
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         result = subprocess.run(  # noqa: S603
-            argv, capture_output=True, text=True, timeout=_STATE_TIMEOUT_S, check=False
+            argv, capture_output=True, text=True, timeout=_STATE_TIMEOUT_S, check=False, env=environment
         )
         return result.stdout.strip()
     return ""
 
 
-def _run(argv: Sequence[str]) -> None:
+def _run(argv: Sequence[str], environment: Mapping[str, str]) -> None:
     try:
         result = subprocess.run(  # noqa: S603
-            argv, capture_output=True, text=True, timeout=_START_TIMEOUT_S, check=False
+            argv, capture_output=True, text=True, timeout=_START_TIMEOUT_S, check=False, env=environment
         )
     except FileNotFoundError as error:
         raise EngineStartFailed(

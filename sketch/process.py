@@ -21,6 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 5.0
 POLL_INTERVAL_S = 0.005
+_INHERITED = frozenset({"PATH", "HOME", "LANG", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH"})
+_INHERITED_PREFIXES = ("LC_", "PYTHON", "DYLD_")
+"""Environment variables that the engine gets"""
 
 
 class SketchProcess:
@@ -79,7 +82,7 @@ class SketchProcess:
                 [sys.executable, "-m", "sketch", *self._arguments(port_file)],
                 cwd=ROOT,
                 # Uploads are temporary files.
-                env={**os.environ, "TMPDIR": str(self._scratch.path)},
+                env={**_environment(), "TMPDIR": str(self._scratch.path)},
                 stdin=subprocess.PIPE,
                 start_new_session=True,
             )
@@ -122,6 +125,15 @@ class SketchProcess:
         code = self._process.poll() if self._process else None
         self.stop()
         raise EngineUnreachable(f"The sketch engine did not start (exit code {code}); see its output above.")
+
+
+def _environment() -> dict[str, str]:
+    """What a Python program needs: the rest may contain credentials of the engine and of the LLM servers."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
+    }
 
 
 def _as_path(document: Path | Mapping[str, Any], path: Path) -> Path:

@@ -247,6 +247,24 @@ def test_a_command_does_not_get_easels_settings(tmp_path: Path) -> None:
     assert "a-secret" not in (tmp_path / "engine.log").read_text()
 
 
+@pytest.mark.parametrize(("kind", "tool"), [("systemd", "systemctl"), ("docker", "docker")])
+def test_systemctl_and_docker_get_no_credentials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, tool: str
+) -> None:
+    program = tmp_path / tool
+    program.write_text(f"#!/bin/sh\nenv >> {tmp_path}/seen\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    for name in ("EASEL_ENGINE_PASSWORD", "LLAMA_KEY"):
+        monkeypatch.setenv(name, "s3cret")
+    process = EngineProcess.from_setting({kind: "comfyui"}, tmp_path, ["LLAMA_KEY"])
+    process.state()
+    process.start()
+    seen = (tmp_path / "seen").read_text()
+    assert seen.count("PATH=") >= 2
+    assert "s3cret" not in seen
+
+
 def test_a_command_that_does_not_exist_is_reported(tmp_path: Path) -> None:
     with pytest.raises(EngineStartFailed, match="cannot be started"):
         EngineProcess.from_setting({"command": [str(tmp_path / "none")]}, tmp_path).start()

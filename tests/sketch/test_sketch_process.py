@@ -128,6 +128,16 @@ def test_start_starts_a_new_process_if_the_old_one_was_killed(
         assert requests.get(f"{sketch.url}/queue", timeout=10).ok
 
 
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="shows the environment of a process")
+def test_it_gets_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("EASEL_ENGINE_PASSWORD", "EASEL_API_KEYS", "LLAMA_KEY"):
+        monkeypatch.setenv(name, "s3cret")
+    with SketchProcess(nodes=NODES) as sketch:
+        environment = Path(f"/proc/{sketch.pid}/environ").read_text()
+    assert "TMPDIR=" in environment
+    assert "s3cret" not in environment
+
+
 def test_an_engine_that_cannot_start_raises(tmp_path: Path) -> None:
     with pytest.raises(EngineUnreachable, match="did not start"):
         SketchProcess(nodes=tmp_path / "absent.json").start()
