@@ -35,8 +35,9 @@ class SharedProbe(Generic[Result]):
             if current is None or (
                 current.ended_at is not None and now - current.ended_at >= self._interval_s
             ):
-                current = self._round = _Round(began_at=now)
+                current = _Round(began_at=now)
                 threading.Thread(target=self._run, args=(current,), name="shared-probe", daemon=True).start()
+                self._round = current  # only now: without the thread nobody would end it
         current.done.wait(max(0.0, current.began_at + timeout_s - now))
         return current.result
 

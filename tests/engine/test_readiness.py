@@ -160,6 +160,18 @@ def test_a_probe_that_hangs_is_not_waited_for_and_not_run_a_second_time() -> Non
     assert probe.last == "done"
 
 
+def test_a_probe_whose_thread_does_not_start_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    probe = SharedProbe(lambda: "found", 1.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError):
+            probe.latest(5)
+    assert probe.latest(5) == "found"
+
+
 def test_a_probe_that_found_out_nothing_keeps_the_last_result() -> None:
     results, clock = iter(["known", None]), Clock()
     probe = SharedProbe(lambda: next(results), 1.0, clock=clock)
