@@ -32,6 +32,7 @@ from sketch import SharedFiles, SketchProcess, SketchSupervisor
 from state_files import KeptFile, read_file
 from status import SystemStatus
 
+log = logging.getLogger("easel")
 ROOT = Path(__file__).resolve().parent
 
 
@@ -118,6 +119,10 @@ class Container:
 
     @cached_property
     def engine_selector(self) -> EngineSelector:
+        if not self.engine_url and self.credentials != NO_CREDENTIALS:
+            log.warning(
+                "there are credentials for ComfyUI, but no engine.url: they are sent nowhere; set it too"
+            )
         return EngineSelector(
             self.engine_url or None,
             sketch_url=self.sketch_url,

@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -151,7 +151,8 @@ SETTINGS: tuple[Setting, ...] = (
         "engine.user",
         "text",
         "",
-        "User for a ComfyUI behind basic auth, with `EASEL_ENGINE_PASSWORD`; sent only to `engine.url`, as are the tokens.",
+        "User for a ComfyUI behind basic auth, with `EASEL_ENGINE_PASSWORD`; sent only to `engine.url`, and to a URL that "
+        "is given to a command, as are the tokens.",
         secret=True,
         environment_only=True,
     ),
@@ -368,11 +369,12 @@ _ROOT = Path(__file__).resolve().parent
 class Settings:
     """The settings of this installation. `settings["engine.url"]` returns a value of the kind given in SETTINGS."""
 
-    values: Mapping[str, Any]
+    values: Mapping[str, Any] = field(repr=False)
+    """Not in `repr`, like `text`: some are secret"""
     base: Path
     """Folder that relative paths are relative to: the folder of the configuration file"""
     file_name: str = ""
-    text: str = ""
+    text: str = field(default="", repr=False)
     """Name and content of the configuration file; empty without one"""
 
     def __getitem__(self, name: str) -> Any:
@@ -426,6 +428,10 @@ def _credential_errors(values: Mapping[str, Any]) -> Iterable[str]:
         yield "EASEL_ENGINE_USER and EASEL_ENGINE_TOKEN exclude each other: both are sent in the same header; unset one"
     if ":" in values["engine.user"]:
         yield "EASEL_ENGINE_USER must not contain a colon; the password belongs into EASEL_ENGINE_PASSWORD"
+    if " " in values["engine.token"].strip():
+        yield "EASEL_ENGINE_TOKEN must be the token alone: it must contain no space, and not the word Bearer"
+    if not values["engine.query_token_name"]:
+        yield "engine.query_token_name must not be empty; remove it, or write the name that the proxy wants"
     for name in ("engine.user", "engine.password", "engine.token", "engine.query_token"):
         text = str(values[name])
         is_header = name == "engine.token"
@@ -520,7 +526,9 @@ def _add_value(
 ) -> None:
     error = _error(setting, value)
     if error:
-        may_be_secret = setting.secret or (setting.kind == "url" and any(mark in str(value) for mark in "@?"))
+        may_be_secret = setting.secret or (
+            setting.kind == "url" and any(mark in str(value) for mark in "@?#")
+        )
         shown = "the given value" if may_be_secret else repr(value)
         errors.append(f"{location}: {shown} is not allowed; {error}")
     elif setting.kind in (*_LIST_KINDS, "objects"):

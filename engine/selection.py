@@ -204,7 +204,11 @@ def _probe(url: str) -> _Probe:
             session.get(f"{url}/system_stats", timeout=_PROBE_TIMEOUT_S, stream=True) as response,
         ):
             system = json.loads(response.raw.read(_MAX_PROBE_BYTES))["system"]
-            is_comfyui = "comfyui_version" in system and system.get("easel_sketch") is not True
+            is_comfyui = (
+                response.status_code == 200
+                and isinstance(system["comfyui_version"], str)
+                and system.get("easel_sketch") is not True
+            )
     except (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError):
         return _Probe.TIMED_OUT
     except (

@@ -176,7 +176,9 @@ def test_a_url_with_credentials_is_refused_with_the_variable_to_set(
         ({"USER": f"me:{SECRET}"}, "must not contain a colon"),
         ({"TOKEN": f"{SECRET}\nX: y"}, "EASEL_ENGINE_TOKEN"),
         ({"TOKEN": f"{SECRET}é"}, "only ASCII"),
+        ({"TOKEN": f"Bearer {SECRET}"}, "not the word Bearer"),
         ({"QUERY_TOKEN": f" {SECRET}"}, "no spaces around it"),
+        ({"URL": f"http://gpu/#{SECRET}"}, "EASEL_ENGINE_URL"),
     ],
 )
 def test_credentials_that_cannot_be_sent_are_refused_and_not_shown(
@@ -185,3 +187,14 @@ def test_credentials_that_cannot_be_sent_are_refused_and_not_shown(
     with pytest.raises(SettingsInvalid, match=expected) as caught:
         load_settings({f"EASEL_ENGINE_{name}": value for name, value in variables.items()})
     assert SECRET not in caught.value.message
+
+
+def test_the_text_form_of_settings_has_no_secrets(tmp_path: Path) -> None:
+    (tmp_path / "easel.yaml").write_text(f"api_keys: [{SECRET}]\n")
+    assert SECRET not in repr(load_settings({"EASEL_ENGINE_TOKEN": SECRET}, root=tmp_path))
+
+
+def test_a_query_token_needs_a_name(tmp_path: Path) -> None:
+    (tmp_path / "easel.yaml").write_text("engine: {query_token_name: ''}")
+    with pytest.raises(SettingsInvalid, match=r"engine\.query_token_name must not be empty"):
+        load_settings({}, root=tmp_path)

@@ -148,9 +148,11 @@ def test_a_redirect_is_named_by_its_host_however_malformed_it_is(
     engine.close()
 
 
-def test_the_engine_that_easel_found_by_itself_gets_no_credentials(make_app: MakeApp) -> None:
+def test_the_engine_that_easel_found_by_itself_gets_no_credentials(make_app: MakeApp, caplog: Any) -> None:
     container = make_app(engine__url="", engine__token="t0ken").extensions["easel"]
     assert container._make_engine("http://127.0.0.1:8188")._credentials.headers == {}
+    assert container.engine_selector
+    assert "they are sent nowhere" in caplog.text
     assert container.credentials.headers == {"Authorization": "Bearer t0ken"}
 
 

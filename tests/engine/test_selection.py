@@ -20,14 +20,14 @@ SKETCH = "http://127.0.0.1:1"
 
 
 class AnyServer:
-    """Answers every request with this text."""
+    """Answers every request with this text and status."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, status: int = 200) -> None:
         body = text.encode()
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self.send_response(200)
+                self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -241,11 +241,25 @@ def test_the_one_that_was_seen_stays_and_is_replaced_only_when_it_is_gone(
     desktop.call(desktop.listen())
 
 
+SYSTEM_STATS = '{"system": {"comfyui_version": "0.33.0"}}'
+
+
 @pytest.mark.parametrize(
-    "answer", ['{"system": {}}', '{"system": "comfyui_version"}', "[]", "<html>", "[" * 100_000]
+    ("answer", "status"),
+    [
+        *[
+            (text, 200)
+            for text in ('{"system": {}}', '{"system": "comfyui_version"}', "[]", "<html>", "[" * 100_000)
+        ],
+        ('{"system": {"comfyui_version": null}}', 200),
+        (SYSTEM_STATS, 404),
+        (SYSTEM_STATS, 503),
+    ],
 )
-def test_another_server_on_the_second_port_does_not_count(installation: Installation, answer: str) -> None:
-    with AnyServer(answer) as other:
+def test_another_server_on_the_second_port_does_not_count(
+    installation: Installation, answer: str, status: int
+) -> None:
+    with AnyServer(answer, status) as other:
         installation.desktop_url = other.url
         assert installation.selector().current().url == SKETCH
     assert not (installation.state / "engine-seen.json").exists()
