@@ -330,6 +330,11 @@ class EngineUnreachable(EngineError):
     remedy = "Start ComfyUI, or correct `engine.url`."
     retry = True
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether something answered, but not as ComfyUI should. `details["status"]`: the status of that answer."""
+        return "status" in self.details
+
 
 class EngineAccessDenied(EngineUnreachable):
     """A proxy in front of ComfyUI wants credentials. `details["status"]`: 401 or 403."""

@@ -3,6 +3,7 @@ files. Shared by all threads of a process, and never waits for an engine that do
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from compiler import Catalogue, Model, compile_workflow, sample_requests
@@ -85,14 +86,18 @@ class Readiness:
         try:
             with time_limit(_MODELS_TIMEOUT_S):
                 engine, catalogue = self._generator.engine(), self._generator.catalogue()
-                self._generator.refresh_files(catalogue, engine)
+                node_errors = self._generator.refresh_files(catalogue, engine)
                 return tuple(
-                    self._model_state(model, catalogue, engine) for model in catalogue.visible_models
+                    self._model_state(model, catalogue, engine, node_errors)
+                    for model in catalogue.visible_models
                 )
         except EaselError:
             return None
 
-    def _model_state(self, model: Model, catalogue: Catalogue, engine: Engine) -> ModelState:
+    def _model_state(
+        self, model: Model, catalogue: Catalogue, engine: Engine, node_errors: Mapping[str, EaselError]
+    ) -> ModelState:
+        """`node_errors`: why the engine does not describe a node, by its class"""
         refused = tuple(catalogue.undrawable.get(model.id, ()))
         requests = sample_requests(model, catalogue)
         errors: list[EaselError] = (
@@ -100,10 +105,13 @@ class Readiness:
         )
         for request in requests:
             try:
-                self._generator.check_graphs(compile_workflow(request, catalogue), catalogue, engine)
-            except EngineUnreachable:
-                raise
+                compiled = compile_workflow(request, catalogue)
+                self._generator.check_graphs(compiled, catalogue, engine)
+                classes = {name for graph in compiled.graphs for name in graph.classes}
+                errors += [node_errors[name] for name in sorted(classes & node_errors.keys())][:1]
             except EaselError as error:
+                if isinstance(error, EngineUnreachable) and not error.is_answered:
+                    raise
                 errors.append(error)
         missing = {
             str(file["name"]): None

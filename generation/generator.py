@@ -123,8 +123,9 @@ class Generator:
         """As `fitted_graphs`, with the files that the engine had when `refresh_files` was called last."""
         self._fitted_graphs.get_cached(compiled, catalogue, engine)
 
-    def refresh_files(self, catalogue: Catalogue, engine: Engine) -> None:
-        """Request again the lists of files of all nodes that the visible models use. Raises EngineUnreachable."""
+    def refresh_files(self, catalogue: Catalogue, engine: Engine) -> dict[str, EngineUnreachable]:
+        """Request again the lists of files of all nodes that the visible models use. Returns the errors of the nodes that
+        ComfyUI does not describe. Raises EngineUnreachable if it does not answer."""
         classes = {
             name
             for model in catalogue.visible_models
@@ -133,7 +134,15 @@ class Generator:
             for name in graph.classes
             if name in catalogue.signatures and _loads_files(catalogue.signatures[name])
         }
-        engine.signatures(sorted(classes), fresh=True)
+        errors: dict[str, EngineUnreachable] = {}
+        for name in sorted(classes):
+            try:
+                engine.signatures([name], fresh=True)
+            except EngineUnreachable as error:
+                if not error.is_answered:
+                    raise
+                errors[name] = error
+        return errors
 
 
 def _loads_files(node: NodeSignature) -> bool:

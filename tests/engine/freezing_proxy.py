@@ -17,8 +17,8 @@ _END_TIMEOUT_S = 20
 class FreezingProxy:
     """Listens on a free port, in its own thread.
 
-    `frozen`: path prefix -> how requests to it freeze: "silent" (no answer), "dripping head", "half body" or
-    "dripping body". `passes_websockets`: without it /ws is answered 400, as by nginx without the upgrade. `passes_events`:
+    `frozen`: path prefix -> how requests to it freeze: "silent" (no answer), "dripping head", "half body", "dripping
+    body", or a number: the status of the answer. `passes_websockets`: without it /ws is answered 400, as by nginx without the upgrade. `passes_events`:
     without it a WebSocket opens, but the engine's events do not arrive. `is_allowed`: whether a request has the right
     credentials; else it is answered 401 with `challenge`. Records the `paths` of requests and the `headers` of the last.
     """
@@ -98,6 +98,8 @@ class FreezingProxy:
 
     async def _freeze(self, request: web.Request, manner: str) -> web.StreamResponse:
         assert request.transport is not None
+        if manner.isdigit():
+            return web.Response(status=int(manner), text="<html>no</html>")
         if manner == "dripping head":
             await self._drip(request, b"HTTP/1.1 200 OK\r\nX-Filler: ")
         elif manner in ("half body", "dripping body"):

@@ -72,6 +72,25 @@ def test_it_answers_in_time_while_the_nodes_are_slow_and_keeps_the_last_known_mo
     assert ready(other)[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [("500", "engine.unreachable"), ("403", "engine.access_denied"), ("302", "engine.unreachable")],
+)
+def test_nodes_that_the_engine_does_not_describe_are_named_and_stop_only_their_models(
+    make_app: MakeApp, proxy: FreezingProxy, status: str, code: str
+) -> None:
+    proxy.frozen = {"/object_info/UNETLoader": status}
+    answer, body = known(make_app(engine__url=proxy.url).test_client())
+    assert (answer, body["status"]) == (200, "ready")
+    (problem,) = [entry for entry in body["models_not_ready"] if entry["model"] == "flux-schnell"]
+    assert problem["code"] == code
+    assert len(body["models_not_ready"]) < body["catalogue"]["models"]
+    proxy.frozen = {"/object_info": status}
+    answer, body = known(make_app(engine__url=proxy.url).test_client())
+    assert (answer, body["status"]) == (503, "no_model")
+    assert {entry["code"] for entry in body["models_not_ready"]} == {code}
+
+
 def test_many_callers_share_one_probe(make_app: MakeApp, proxy: FreezingProxy) -> None:
     app = make_app(engine__url=proxy.url)
     assert known(app.test_client())[0] == 200
