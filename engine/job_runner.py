@@ -98,8 +98,8 @@ class JobRunner:
         self._clock = clock
         self._stuck = stuck
         self._keep_lease = keep_lease
-        self._was_answered = False
-        """Whether ComfyUI answered the submission"""
+        self._may_be_unread = False
+        """Whether the job was submitted and ComfyUI did not answer: it may take the job later"""
         now = clock()
         self._deadline = now + timeout_s
         self._next_cancel_check_at = self._next_poll_at = now
@@ -138,7 +138,7 @@ class JobRunner:
         remaining_s = self._deadline - self._clock()
         wait_s = max(_CANCEL_GRACE_S, min(CANCEL_TIMEOUT_S, remaining_s))
         is_gone = cancel_job(self._http, self._job.prompt_id, self._inbox, wait_s, warns=False)
-        if is_gone and self._was_answered:
+        if is_gone and not self._may_be_unread:
             return
         release = self._keep_lease()
         thread = threading.Thread(
@@ -155,7 +155,7 @@ class JobRunner:
     def _cancel_later(self, release: Callable[[], None]) -> None:
         try:
             cancel_job(self._http, self._job.prompt_id, SimpleQueue(), _BACKGROUND_CANCEL_TIMEOUT_S)
-            if not self._was_answered:
+            if self._may_be_unread:
                 time.sleep(_LATE_SUBMISSION_S)
                 cancel_job(self._http, self._job.prompt_id, SimpleQueue(), CANCEL_TIMEOUT_S)
         finally:
@@ -163,6 +163,7 @@ class JobRunner:
 
     def _submit(self, body: bytes, graph: Graph) -> None:
         self._check_deadline_and_cancel()
+        self._may_be_unread = True
         try:
             status, response = self._http.submit(body)
         except EngineUnreachable as error:
@@ -170,12 +171,12 @@ class JobRunner:
                 self._job.ended = True
                 raise
             if self._was_accepted():
-                self._was_answered = True
+                self._may_be_unread = False
                 return
             if error.details.get("slow"):
                 raise  # ComfyUI may still be reading the first submission; a second would run the job twice
             status, response = self._http.submit(body)
-        self._was_answered = True
+        self._may_be_unread = False
         if status != 200 or not isinstance(response, dict):
             self._job.ended = True  # ComfyUI refused the whole graph: there is no job to cancel
             raise submission_error(status, response, graph)

@@ -677,6 +677,19 @@ def test_a_submission_that_is_read_after_its_request_has_ended_is_cancelled() ->
         assert (comfy.running, comfy.pending) == ([], [])
 
 
+def test_a_job_that_was_never_submitted_keeps_no_lease() -> None:
+    kept = threading.Event()
+
+    def keep_lease() -> Callable[[], None]:
+        kept.set()
+        return lambda: None
+
+    with FakeComfyUI(endless) as comfy, engine_of(comfy) as engine:
+        with pytest.raises(RequestCancelled):
+            run(engine, cancelled=lambda: True, keep_lease=keep_lease)
+        assert (comfy.submitted, kept.is_set()) == ([], False)
+
+
 def test_a_pending_job_that_does_not_go_is_not_asked_to_in_a_tight_loop() -> None:
     with FakeComfyUI() as comfy, engine_of(comfy) as engine:
         comfy.ignored_deletes = 6
