@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 import time
@@ -200,3 +201,12 @@ def test_a_redirect_is_returned_as_it_is_however_malformed(location: bytes) -> N
     with server(redirect) as port, DirectSession() as session:
         response = session.get(f"http://127.0.0.1:{port}", timeout=5)
     assert (response.status_code, response.headers["Location"].encode("latin-1")) == (302, location)
+
+
+def test_the_next_call_on_a_kept_connection_has_no_limit_of_the_last_one() -> None:
+    with server(silent) as port, connect("127.0.0.1", port, 30) as connection:
+        for limit_s, expected in ((10, 10), (1000, 30), (math.inf, 30)):
+            with time_limit(limit_s):
+                connection.sendall(b"x")
+            assert socket.socket.gettimeout(connection) == pytest.approx(expected, abs=5)
+            assert connection.gettimeout() == 30
