@@ -93,11 +93,16 @@ class Engine:
             self.url,
             connect_timeout_s=self._connect_timeout_s,
             ping_interval_s=_PING_INTERVAL_S,
-            on_connect=self._signatures.clear,  # it may be a newer ComfyUI, or have other nodes
+            on_connect=self._forget_version,
             credentials=self._credentials,
         )
         self._interrupted_at: dict[str, float] = {}
         self._is_sketch: bool | None = None
+
+    def _forget_version(self) -> None:
+        """After each new connection: it may be another ComfyUI, or have other nodes."""
+        self._signatures.clear()
+        self._http.forget_routes()
 
     def run(
         self,

@@ -49,6 +49,10 @@ class ComfyuiHttp:
     def close(self) -> None:
         self._session.close()
 
+    def forget_routes(self) -> None:
+        """Find out again which routes ComfyUI has."""
+        self._lacks_cancel_route = False
+
     def submit(self, body: bytes) -> tuple[int, Any]:
         """Status and JSON (None if the body is not JSON) of `POST /prompt`."""
         status, _, content = self._call(

@@ -719,6 +719,18 @@ def test_an_older_engine_is_asked_only_once_whether_it_has_that_route() -> None:
         assert len(comfy.interrupted) == 2
 
 
+def test_an_engine_that_restarts_with_another_version_is_cancelled_by_the_route_that_it_has() -> None:
+    with FakeComfyUI(endless) as comfy, engine_of(comfy) as engine:
+        for has_route in (True, False, True):
+            comfy.has_cancel_route = has_route
+            comfy.cancelled, comfy.interrupted = [], []
+            with pytest.raises(RequestCancelled):
+                run(engine, cancelled=lambda: bool(comfy.running))
+            assert (len(comfy.cancelled), len(comfy.interrupted)) == (int(has_route), int(not has_route))
+            comfy.call(comfy.restart())
+            engine.close()  # as the reader of the socket does when it sees that the engine is gone
+
+
 @pytest.mark.parametrize("status", [200, 401, 403, 404, 405, 500, 501])
 def test_an_engine_or_a_proxy_that_refuses_that_route_is_asked_by_the_older_ones(status: int) -> None:
     with FakeComfyUI(endless) as comfy, engine_of(comfy) as engine:
