@@ -5,6 +5,7 @@ timeout and the time limit of its thread, whatever the server does."""
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -134,7 +135,11 @@ class ComfyuiHttp:
         body = _parse_json(content)
         stored_as = (body.get("subfolder"), body.get("name")) if isinstance(body, dict) else None
         if status != 200 or stored_as != (subfolder, name):
-            raise UploadRefused(f"ComfyUI answered {status} to an uploaded image.", status=status)
+            message = f"ComfyUI, or a proxy in front of it, answered {status} to an uploaded image."
+            if status == 413:
+                megabytes = math.ceil(len(data) / 1e6)
+                message += f" Let the proxy pass bodies of {megabytes} MB and more; in nginx: `client_max_body_size 100m;`."
+            raise UploadRefused(message, status=status)
 
     def view(self, file: Mapping[str, str]) -> tuple[int, str, bytes]:
         """Status, content type and bytes of a file that a node wrote."""

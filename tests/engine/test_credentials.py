@@ -13,7 +13,7 @@ from aiohttp import web
 from freezing_proxy import FreezingProxy
 
 from engine import Credentials, Engine
-from errors import EngineAccessDenied, EngineUnreachable, EngineWithoutWebSocket
+from errors import EngineAccessDenied, EngineUnreachable, EngineWithoutWebSocket, UploadRefused
 from tests.conftest import MakeApp
 from tests.waiting import wait_until
 
@@ -182,3 +182,11 @@ def test_a_proxy_that_passes_no_websockets_is_named_with_what_to_set_in_it(
     result = app.test_cli_runner().invoke(args=["check-catalogue", "--check", proxy.url])
     assert result.exit_code == 3
     assert "proxy_set_header Upgrade" in result.output
+
+
+def test_a_proxy_that_refuses_large_uploads_is_named_with_what_to_set_in_it(proxy: FreezingProxy) -> None:
+    proxy.frozen = {"/upload/image": "413"}
+    engine = Engine(proxy.url)
+    with pytest.raises(UploadRefused, match=r"bodies of 2 MB and more; in nginx: `client_max_body_size"):
+        engine.upload(b"x" * 1_500_000, "photo.png")
+    engine.close()
