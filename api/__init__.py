@@ -8,7 +8,7 @@ from api.body_limit import HeadCheck, body_limit
 from api.errors import envelope, register_errors, retry_headers, status_of
 from api.gpu import gpu_blueprint
 from api.health import health_blueprint
-from api.host_rules import TrustedProxies
+from api.host_rules import TrustedProxies, in_networks
 from api.images import images_blueprint
 from api.middleware import PathNormalizer, register_middleware
 from api.models import models_blueprint
@@ -18,7 +18,16 @@ from api.services import HttpOptions, Services
 MAX_BYTES_WITHOUT_IMAGES = 1_000_000
 """Limit of the body of a route that takes no image"""
 
-__all__ = ["HttpOptions", "Services", "body_limit", "envelope", "register_api", "retry_headers", "status_of"]
+__all__ = [
+    "HttpOptions",
+    "Services",
+    "body_limit",
+    "envelope",
+    "in_networks",
+    "register_api",
+    "retry_headers",
+    "status_of",
+]
 
 
 def register_api(app: Flask, services: Services) -> None:

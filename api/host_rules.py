@@ -6,7 +6,7 @@ import functools
 import ipaddress
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -130,20 +130,27 @@ class TrustedProxies:
     def __init__(self, app: WsgiApp, proxies: Iterable[str]) -> None:
         self._app = app
         self._behind_proxy = ProxyFix(app, x_for=1, x_proto=1, x_host=1, x_prefix=1)
-        self._networks = tuple(ipaddress.ip_network(proxy, strict=False) for proxy in proxies)
-        self._is_trusted = functools.lru_cache(maxsize=1024)(self._is_in_networks)
+        self._is_trusted = in_networks(proxies)
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        if not self._networks or not self._is_trusted(environ.get("REMOTE_ADDR", "")):
+        if not self._is_trusted(environ.get("REMOTE_ADDR", "")):
             return self._app(environ, start_response)
         environ[_FORWARDED_KEY] = any(name in environ for name in _FORWARDED_HEADERS)
         return self._behind_proxy(environ, start_response)
 
-    def _is_in_networks(self, remote: str) -> bool:
+
+def in_networks(networks: Iterable[str]) -> Callable[[str], bool]:
+    """A function that tells whether an IP address lies in one of `networks`, which are addresses or networks."""
+    known = tuple(ipaddress.ip_network(network, strict=False) for network in networks)
+
+    @functools.lru_cache(maxsize=1024)
+    def is_in(remote: str) -> bool:
         try:
             address = ipaddress.ip_address(remote.partition("%")[0])
         except ValueError:
             return False
         # A socket for both families names IPv4 clients in IPv6's form.
         mapped = getattr(address, "ipv4_mapped", None) or address
-        return any(mapped in network for network in self._networks)
+        return any(mapped in network for network in known)
+
+    return is_in if known else lambda _: False

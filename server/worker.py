@@ -10,6 +10,7 @@ import errno
 import itertools
 import os
 import resource
+import select
 import selectors
 import signal
 import socket
@@ -17,6 +18,7 @@ import ssl
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -28,7 +30,7 @@ from gunicorn.http.wsgi import create as create_environ
 from gunicorn.util import write_nonblock
 from gunicorn.workers.gthread import ThreadWorker
 
-from api import body_limit
+from api import body_limit, in_networks
 from api.connection import BODY_IDLE_TIMEOUT_S, BODY_TOTAL_TIMEOUT_S
 from errors import (
     BodyTimeout,
@@ -52,8 +54,11 @@ STOP_CLOSE_TIMEOUT_S = 0.5
 """The same while the worker stops"""
 ORPHAN_TIMEOUT_S = 0.8
 """How long a worker whose master died waits until its requests have ended"""
+BLOCKED_SEND_TIMEOUT_S = 1.0
+"""How long a client may not read its response while other requests wait for a thread"""
 CHECK_DELAY_S = 0.1
 """How long a small body may be incomplete before the application is asked whether it refuses the request anyway"""
+MIN_CONNECTIONS = 16
 MAX_CONNECTIONS = 8192
 MAX_OPEN_FILES = 1_048_576
 """Linux's default for the highest limit that a process may set"""
@@ -63,7 +68,8 @@ _READ_SIZE = 256 * 1024
 _MAX_READS = 4
 """From one connection, before others get their turn"""
 _ACCEPT_PAUSE_S = 0.05
-_ACCEPT_LOG_INTERVAL_S = 10.0
+_SHORTAGE_LOG_INTERVAL_S = 60.0
+_BLOCKED_CHECK_S = 0.25
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _IDLE_PHASES = (Phase.IDLE, Phase.HANDSHAKE, Phase.HEAD)
 _NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -84,8 +90,9 @@ def raise_file_limit() -> int:
 
 def max_connections(file_limit: int, threads: int) -> int:
     """How many connections a worker may keep open: each may need a second file for its body, and a thread needs some for
-    its picture."""
-    return max(threads + 16, min(MAX_CONNECTIONS, (file_limit - 64 - 4 * threads) // 2))
+    its picture. At most half of the files are kept for the threads, few of which draw at the same time."""
+    reserved = min(64 + 4 * threads, file_limit // 2)
+    return max(MIN_CONNECTIONS, min(MAX_CONNECTIONS, (file_limit - reserved) // 2))
 
 
 def block_stop_signals_until_forked() -> None:
@@ -145,6 +152,10 @@ class EaselWorker(ThreadWorker):
         """gunicorn's name for: create the threads that handle requests."""
         return _ThreadPool(max_workers=self.cfg.threads)
 
+    @classmethod
+    def check_config(cls, cfg: Any, log: Any) -> None:
+        """gunicorn would warn if there are more threads than connections, which does not matter here."""
+
     # --- start and stop ----------------------------------------------------------------------------
 
     def init_process(self) -> None:
@@ -156,8 +167,13 @@ class EaselWorker(ThreadWorker):
         self._per_client: Counter[str] = Counter()
         self._buffer = memoryview(bytearray(_READ_SIZE))
         self._buffered_bytes = 0
+        self._next_shortage_log = self._next_blocked_check = 0.0
+        self._handled: set[Connection] = set()
+        """Connections that were given to a thread, or wait for one"""
+        self._blocked: dict[Connection, float] = {}
+        """Those whose clients do not read, and since when; only while requests wait for a thread"""
         self._is_orphan = False
-        self._accept_at = self._next_accept_log_at = 0.0
+        self._accept_at = 0.0
         self._tls = gunicorn_sockets.ssl_context(self.cfg) if self.cfg.is_ssl else None
         super().init_process()
 
@@ -171,8 +187,8 @@ class EaselWorker(ThreadWorker):
         super().load_wsgi()
         settings = self.wsgi.extensions["easel"].settings  # type: ignore[attr-defined]
         self._max_per_client: int = settings["max_client_connections"]
-        self._exempt_clients = frozenset(settings["trusted_proxies"])
-        self._max_buffered_bytes = MAX_BUFFERED_BODIES * self.wsgi.config["MAX_CONTENT_LENGTH"]  # type: ignore[attr-defined]
+        self._is_proxy = in_networks(settings["trusted_proxies"])
+        self._max_buffered_bytes = MAX_BUFFERED_BODIES * settings["max_request_mb"] * 1_000_000
 
     def run(self) -> None:
         """Handle events until a signal stops the worker or its master dies; then end what is running."""
@@ -182,6 +198,8 @@ class EaselWorker(ThreadWorker):
         while self.alive:
             self.notify()
             pause_s = self._accept_at - time.monotonic()
+            if self.nr_conns >= self.worker_connections:
+                self._make_room()
             self.set_accept_enabled(self.nr_conns < self.worker_connections and pause_s <= 0)
             self._handle_events(pause_s if pause_s > 0 else 1.0)
         self._begin_stop()
@@ -195,8 +213,11 @@ class EaselWorker(ThreadWorker):
         self.tpool.shutdown(wait=False)
 
     def _handle_events(self, timeout_s: float = 1.0) -> None:
-        self.wait_for_and_dispatch_events(timeout=timeout_s)
+        self.wait_for_and_dispatch_events(
+            timeout=min(timeout_s, _BLOCKED_CHECK_S) if self._blocked else timeout_s
+        )
         self._close_expired()
+        self._cut_blocked_responses()
 
     def _end_with_master(self, _: Any) -> None:
         """The master has died: free its port, cancel the running jobs, and end."""
@@ -243,17 +264,17 @@ class EaselWorker(ThreadWorker):
             return
         self.nr_conns += 1
         if self.nr_conns >= self.worker_connections:
-            self._drop_oldest_idle()
+            self._make_room()
         self._guarded(self._greet, conn)
 
     def _pause_accepting(self, error: Exception) -> None:
         """Too many files are open, or there is too little memory. The next connections wait in the backlog; meanwhile
         the loop serves those that it has, whose end is what helps."""
         now = time.monotonic()
-        if now >= self._next_accept_log_at:
-            self._next_accept_log_at = now + _ACCEPT_LOG_INTERVAL_S
+        if now >= self._next_shortage_log:
+            self._next_shortage_log = now + _SHORTAGE_LOG_INTERVAL_S
             self.log.error("Connections cannot be accepted at the moment: %s", error)
-        self._drop_oldest_idle()
+        self._make_room()
         self._accept_at = now + _ACCEPT_PAUSE_S
 
     def _greet(self, conn: Connection) -> None:
@@ -268,7 +289,8 @@ class EaselWorker(ThreadWorker):
             self._wait(conn, Phase.HANDSHAKE, HEAD_TIMEOUT_S)
         else:
             conn.start_parser()
-        is_exempt = not self._max_per_client or address in self._exempt_clients
+        # The client of a Unix socket is a proxy, too.
+        is_exempt = not self._max_per_client or not address or self._is_proxy(address)
         if not is_exempt and self._per_client[address] >= self._max_per_client:
             message = f"{address or 'This client'} already has {self._max_per_client} connections open."
             self._refuse(conn, TooManyConnections(message))
@@ -279,13 +301,23 @@ class EaselWorker(ThreadWorker):
             self._wait(conn, Phase.HEAD, HEAD_TIMEOUT_S)
             self._read(conn)
 
-    def _drop_oldest_idle(self) -> None:
-        """Make room: close the connection that has waited longest, never one whose request is complete or sends its
-        body."""
+    def _make_room(self) -> bool:
+        """Close the connection that has waited longest without a complete head. If there is none, refuse the body that has
+        not grown for the longest time, to close its connection at the next call. Never one whose request is complete.
+        Whether there was such a connection."""
         closing = list(itertools.islice(self._waiting[Phase.CLOSING], 1))
         idle = [conn for phase in _IDLE_PHASES for conn in itertools.islice(self._waiting[phase], 1)]
         if oldest := closing or idle:
             self._close(min(oldest, key=lambda conn: conn.since))
+            return True
+        for conn in itertools.islice(self._waiting[Phase.BODY], 1):
+            self._guarded(self._refuse_body, conn)
+            return True
+        return False
+
+    def _refuse_body(self, conn: Connection) -> None:
+        message = "Too many requests send their bodies at the same time."
+        self._refuse(conn, QueueFull(message, retry_after_s=5))
 
     # --- reading -----------------------------------------------------------------------------------
 
@@ -361,9 +393,7 @@ class EaselWorker(ThreadWorker):
         elif conn.body.size > conn.body_limit:
             self._hand_over(conn)  # the application says that it is too large
         elif self._buffered_bytes > self._max_buffered_bytes:
-            self._refuse(
-                conn, QueueFull("Too many requests send their bodies at the same time.", retry_after_s=5)
-            )
+            self._refuse_body(conn)
         else:
             self._wait(conn, Phase.BODY, BODY_IDLE_TIMEOUT_S)
 
@@ -409,10 +439,30 @@ class EaselWorker(ThreadWorker):
         self._release(conn)
         self._unwatch(conn)
         conn.hand_over(reads_socket=reads_socket)
+        self._handled.add(conn)
         self.enqueue_req(conn)
+
+    def _cut_blocked_responses(self) -> None:
+        """If requests wait for a thread, cut the responses that their clients do not read: each blocks a thread, for
+        SEND_TIMEOUT_S otherwise."""
+        waiting = len(self._handled) - self.cfg.threads
+        if waiting <= 0:
+            self._blocked = {}
+            return
+        now = time.monotonic()
+        if now < self._next_blocked_check:
+            return
+        self._next_blocked_check = now + _BLOCKED_CHECK_S
+        self._blocked = {conn: self._blocked.get(conn, now) for conn in _not_writable(self._handled)}
+        for conn in sorted(self._blocked, key=self._blocked.__getitem__)[:waiting]:
+            if now - self._blocked[conn] >= BLOCKED_SEND_TIMEOUT_S:
+                # The method of the plain socket: a thread uses the TLS layer.
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(conn.sock, socket.SHUT_RDWR)
 
     def finish_request(self, conn: Connection, fs: Any) -> None:  # type: ignore[override]
         """A thread has handled the request: read the next one, or close."""
+        self._handled.discard(conn)
         try:
             is_kept = bool(fs.result()) if not fs.cancelled() else False
         except Exception:
@@ -578,3 +628,17 @@ class EaselWorker(ThreadWorker):
 def _address(client: Any) -> str:
     """The client's IP address; empty for a Unix socket."""
     return str(client[0]) if isinstance(client, tuple) else ""
+
+
+def _not_writable(connections: Iterable[Connection]) -> list[Connection]:
+    """Those with a full send buffer."""
+    poll = select.poll()
+    by_descriptor = {}
+    for conn in connections:
+        descriptor = conn.sock.fileno()
+        if descriptor >= 0:  # a thread may have closed it
+            poll.register(descriptor, select.POLLOUT)
+            by_descriptor[descriptor] = conn
+    for descriptor, _ in poll.poll(0):
+        del by_descriptor[descriptor]
+    return list(by_descriptor.values())

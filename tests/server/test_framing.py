@@ -10,6 +10,29 @@ from server.received import MAX_IN_MEMORY_BYTES, ReceivedBytes
 CHUNKED = b"5;name=value\r\nhello\r\n1a\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\nTrailer: x\r\n\r\n"
 
 
+@pytest.mark.parametrize("step", [1, 2, 3, 1000])
+@pytest.mark.parametrize(
+    ("received", "end"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: a\r\n\r\nbody\n\r\n\r\n", 27),
+        (b"GET / HTTP/1.1\r\nHost: a\n\r\n\r\n", 24),
+        (b"GET / HTTP/1.1\nHost: a\r\n\r\n", 15),
+        (b"\nGET / HTTP/1.1\r\n\r\n", 1),
+        (b"GET / HTTP/1.1\r\r\n\r\n", 19),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n\r", None),
+    ],
+)
+def test_a_head_ends_at_its_empty_line_or_at_a_bare_line_feed(
+    step: int, received: bytes, end: int | None
+) -> None:
+    found = None
+    for position in range(step, len(received) + step, step):
+        found = end_of_head(received[:position], max(0, position - step))
+        if found is not None:
+            break
+    assert found == end
+
+
 @pytest.mark.parametrize("step", [1, 2, 3, 7, 1000])
 def test_a_chunked_body_is_complete_at_its_last_byte(step: int) -> None:
     body = ChunkedBody()

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from server.worker import max_connections
 from tests.conftest import ROOT
 from tests.server.attacks import (
     BODY_WITHOUT_ROUTE,
@@ -237,11 +238,67 @@ def test_a_client_may_open_only_so_many_connections(tmp_path: Path, sketch_url: 
         )
         connections[0].close()
         wait_until(lambda: requests.get(f"{server.url}/health", timeout=20).status_code == 200)
+
+
+@pytest.mark.parametrize("proxies", ["127.0.0.1", "127.0.0.0/8"])
+def test_trusted_proxies_may_open_any_number_of_connections(
+    tmp_path: Path, sketch_url: str, proxies: str
+) -> None:
+    variables = {"EASEL_WORKERS": "1", "EASEL_ENGINE_URL": sketch_url, "EASEL_MAX_CLIENT_CONNECTIONS": "5"}
     with (
-        running(tmp_path / "state", EASEL_TRUSTED_PROXIES="127.0.0.1", **variables) as server,
+        running(tmp_path / "state", EASEL_TRUSTED_PROXIES=proxies, **variables) as server,
         attack(server, b"", 20),
     ):
         assert requests.get(f"{server.url}/health", timeout=20).status_code == 200
+
+
+def test_the_limit_of_connections_leaves_files_for_pictures() -> None:
+    assert max_connections(1_048_576, threads=128) == 8192
+    assert max_connections(1024, threads=128) == 256
+    assert max_connections(256, threads=128) == 64
+    assert max_connections(64, threads=128) == 16
+
+
+def test_bodies_that_fill_a_worker_make_room_for_others(tmp_path: Path, sketch_url: str) -> None:
+    options = with_short_deadlines(
+        tmp_path, "worker_connections = 20", "server.worker.BODY_IDLE_TIMEOUT_S = 60"
+    )
+    variables = {"EASEL_WORKERS": "1", "EASEL_ENGINE_URL": sketch_url, "GUNICORN_CMD_ARGS": options}
+    with running(tmp_path / "state", **variables) as server, attack(server, HALF_BODY, 60) as bodies:
+        assert b"queue.full" in read_to_end(bodies[0])
+        assert server.draw().status_code == 200
+
+
+def test_responses_that_are_not_read_are_cut_when_requests_wait_for_a_thread(
+    tmp_path: Path, sketch_url: str
+) -> None:
+    """gunicorn's own worker would wait for each of them in a thread, for a minute."""
+    variables = {
+        "EASEL_WORKERS": "1",
+        "EASEL_THREADS": "8",
+        "EASEL_MAX_WAITING": "4",
+        "EASEL_ENGINE_URL": sketch_url,
+    }
+    with running(tmp_path / "state", **variables) as server, contextlib.ExitStack() as stack:
+        for _ in range(16):
+            client = stack.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(address(server))
+            client.setblocking(False)
+            client.send(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 200)
+        assert requests.get(f"{server.url}/health", timeout=30).status_code == 200
+        assert server.draw().status_code == 200
+
+
+def test_a_large_body_is_received_next_to_others(server: Server) -> None:
+    body = b"{" + b" " * 20_000_000
+    head = HEAD.replace(b"generations", b"edits") + b"Content-Length: %d\r\n\r\n" % len(body)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(server, head + body[:-1])) for _ in range(3)]
+        for client in clients:
+            client.sendall(body[-1:])
+            client.shutdown(socket.SHUT_WR)
+            assert b"is not valid JSON" in read_to_end(client)
 
 
 # --- TLS -------------------------------------------------------------------------------------------
