@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -287,21 +288,27 @@ class Container:
             return False
         return True
 
-    def address_file(self, host: str, port: int) -> KeptFile:
-        """The file that gives commands the server's URL; needed if `port` is 0."""
-        address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-        url_host = f"[{address}]" if ":" in address else address
-        return KeptFile(self._address_file, f"http://{url_host}:{port}".encode())
+    def address_file(self, address: tuple[str, int] | None, scheme: str = "http") -> KeptFile | None:
+        """The file that gives commands the server's URL; needed if `port` is 0. `address`: host and port, None if the
+        server has only a Unix socket; there is no file then."""
+        if address is None:
+            return None
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address[0], address[0])  # noqa: S104
+        url_host = f"[{host}]" if ":" in host else host
+        return KeptFile(self._address_file, f"{scheme}://{url_host}:{address[1]}".encode())
+
+    def remove_address_file(self) -> None:
+        """Remove the address of an earlier server."""
+        with contextlib.suppress(OSError):
+            self._address_file.unlink()
 
     def server_address(self) -> tuple[str, str | None]:
         """The URL of this installation's server, and one of its API keys or None."""
         keys = self.settings["api_keys"]
-        try:
-            url = read_file(self._address_file).decode()
-            if not url.startswith("http"):
-                raise ValueError("damaged")
-        except (OSError, ValueError):
-            url = f"http://127.0.0.1:{self.settings['port']}"
+        url = f"http://127.0.0.1:{self.settings['port']}"
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            stored = read_file(self._address_file).decode("ascii")
+            url = stored if _URL.fullmatch(stored) else url
         return url, keys[0] if keys else None
 
     @property
@@ -319,6 +326,7 @@ _RESTORE_TIMEOUT_S = 38.0
 """How long a server that stops waits for the LLMs to be loaded again: its workers may have taken 47 s to end, and systemd
 kills it after 90 s"""
 _STOP_TIMEOUT_S = 1.0
+_URL = re.compile(r"https?://[^\s/]+:\d+")
 _FETCH_MAX_BYTES = 50_000_000
 _FETCH_TIMEOUT_S = 20.0
 

@@ -23,7 +23,7 @@ from settings import Settings
 
 JOB_GRACE_S = 20
 """How long running jobs may continue after SIGTERM. Unfinished jobs are then cancelled in the engine. The clients get their
-error error response when the engine has stopped them."""
+error response when the engine has stopped them."""
 GRACEFUL_TIMEOUT_S = JOB_GRACE_S + int(CANCEL_TIMEOUT_S) + 7
 """gunicorn's `graceful_timeout`: after it a worker is killed, and its clients get no response. A job notices its
 cancellation only when a call to the engine ends, which takes up to 5 s if the engine does not react."""
@@ -96,13 +96,18 @@ class ServerHooks:
         # The sketch engine is a child of the master: one for all workers. It is not started earlier, because it would
         # survive a start that fails at the bind.
         self._container.start_sketch_engine()
-        host, port = server.LISTENERS[0].sock.getsockname()[:2]
+        scheme = "https" if server.cfg.is_ssl else "http"
+        names = [listener.sock.getsockname() for listener in server.LISTENERS]
+        address = next((name[:2] for name in names if isinstance(name, tuple)), None)
         assert self._keeper is not None
+        self._container.remove_address_file()
         try:
-            self._keeper.start(self._container.address_file(host, port))
+            self._keeper.start(self._container.address_file(address, scheme))
         except OSError as error:
             server.log.error("flask gpu needs --url: the state directory cannot be written: %s", error)
-        server.log.info("Easel is at %s://%s:%s", "https" if server.cfg.is_ssl else "http", host, port)
+        # A Unix socket has a path.
+        place = f"{scheme}://{address[0]}:{address[1]}" if address else f"unix:{names[0]}"
+        server.log.info("Easel is at %s", place)
 
     def pre_fork(self, server: Any, worker: Any) -> None:
         """Make sure that no stop signal is lost while a worker starts."""

@@ -30,13 +30,14 @@ class StateKeeper:
         self._thread: threading.Thread | None = None
         self._has_rival = False
 
-    def start(self, address: KeptFile) -> None:
-        """Write the address and keep the files from now on. Raises OSError if it cannot be written now; it is written
-        as soon as it can be."""
+    def start(self, address: KeptFile | None) -> None:
+        """Write the address, if there is one, and keep the files from now on. Raises OSError if it cannot be written now;
+        it is written as soon as it can be."""
         self._address = address
         self._thread = threading.Thread(target=self._run, name="state-keeper", daemon=True)
         self._thread.start()
-        address.restore()
+        if address is not None:
+            address.restore()
 
     def stop(self) -> None:
         """Keep the lock, and no longer restore anything."""

@@ -44,7 +44,7 @@ from errors import (
 from server.connection import Connection, EaselRequest, Phase
 from server.framing import MAX_HEAD_BYTES
 from server.responses import PageRecorder, error_bytes
-from system_errors import shortage_in
+from system_errors import shortage_in, write_error
 
 HEAD_TIMEOUT_S = 10.0
 """Maximum time for a TLS handshake, and again for the head of a request; it is not extended by data that arrives"""
@@ -62,6 +62,8 @@ MIN_CONNECTIONS = 16
 MAX_CONNECTIONS = 8192
 MAX_OPEN_FILES = 1_048_576
 """Linux's default for the highest limit that a process may set"""
+MAX_READING_SHARE = 0.25
+"""Of the threads: so many may read a body that cannot be stored on disk, however slowly it arrives"""
 MAX_BUFFERED_BODIES = 16
 """Of the largest size, per worker: more data of requests that are not complete is refused"""
 _READ_SIZE = 256 * 1024
@@ -167,9 +169,12 @@ class EaselWorker(ThreadWorker):
         self._per_client: Counter[str] = Counter()
         self._buffer = memoryview(bytearray(_READ_SIZE))
         self._buffered_bytes = 0
-        self._next_shortage_log = self._next_blocked_check = 0.0
+        self._next_shortage_log: dict[str, float] = {}
+        self._next_blocked_check = 0.0
         self._handled: set[Connection] = set()
         """Connections that were given to a thread, or wait for one"""
+        self._reading: set[Connection] = set()
+        """Those whose thread reads the body, because it could not be stored"""
         self._blocked: dict[Connection, float] = {}
         """Those whose clients do not read, and since when; only while requests wait for a thread"""
         self._is_orphan = False
@@ -270,12 +275,15 @@ class EaselWorker(ThreadWorker):
     def _pause_accepting(self, error: Exception) -> None:
         """Too many files are open, or there is too little memory. The next connections wait in the backlog; meanwhile
         the loop serves those that it has, whose end is what helps."""
-        now = time.monotonic()
-        if now >= self._next_shortage_log:
-            self._next_shortage_log = now + _SHORTAGE_LOG_INTERVAL_S
-            self.log.error("Connections cannot be accepted at the moment: %s", error)
+        self._log_shortage("Connections cannot be accepted at the moment: %s", error)
         self._make_room()
-        self._accept_at = now + _ACCEPT_PAUSE_S
+        self._accept_at = time.monotonic() + _ACCEPT_PAUSE_S
+
+    def _log_shortage(self, message: str, error: Exception) -> None:
+        """It may happen for every connection."""
+        if time.monotonic() >= self._next_shortage_log.get(message, 0):
+            self._next_shortage_log[message] = time.monotonic() + _SHORTAGE_LOG_INTERVAL_S
+            self.log.error(message, error)
 
     def _greet(self, conn: Connection) -> None:
         address = _address(conn.client)
@@ -370,8 +378,11 @@ class EaselWorker(ThreadWorker):
         try:
             conn.add(data)
         except OSError as error:
-            self.log.error("A request body cannot be buffered on disk: %s", error)
-            self._hand_over(conn, reads_socket=True)
+            self._log_shortage("A request body cannot be buffered on disk: %s", error)
+            if len(self._reading) < self.cfg.threads * MAX_READING_SHARE:
+                self._hand_over(conn, reads_socket=True)
+            else:
+                self._refuse(conn, write_error(error, "the folder for incomplete requests"))
             return
         if conn.phase is Phase.BODY:
             self._count(conn, len(data))
@@ -440,6 +451,8 @@ class EaselWorker(ThreadWorker):
         self._unwatch(conn)
         conn.hand_over(reads_socket=reads_socket)
         self._handled.add(conn)
+        if reads_socket:
+            self._reading.add(conn)
         self.enqueue_req(conn)
 
     def _cut_blocked_responses(self) -> None:
@@ -463,6 +476,7 @@ class EaselWorker(ThreadWorker):
     def finish_request(self, conn: Connection, fs: Any) -> None:  # type: ignore[override]
         """A thread has handled the request: read the next one, or close."""
         self._handled.discard(conn)
+        self._reading.discard(conn)
         try:
             is_kept = bool(fs.result()) if not fs.cancelled() else False
         except Exception:

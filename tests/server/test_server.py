@@ -14,31 +14,19 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 import requests
 
+from app import Container
 from engine import Engine
+from settings import load_settings
 from sketch import SketchProcess
 from tests.conftest import NODES, ROOT
 from tests.processes import is_alive
-from tests.server.attacks import HEAD, attack
+from tests.server.attacks import HEAD, address, attack, read_to_end
 from tests.server.running import Server, running, started
 from tests.waiting import wait_until
-
-
-def read_to_end(connection: socket.socket) -> bytes:
-    received = b""
-    while part := connection.recv(65536):
-        received += part
-    return received
-
-
-def address(server: Server) -> tuple[str, int]:
-    parts = urlsplit(server.url)
-    return str(parts.hostname), int(parts.port or 0)
-
 
 # --- the first start -------------------------------------------------------------------------------
 
@@ -365,6 +353,49 @@ def test_the_default_catalogue_is_found_from_a_configuration_file_in_another_fol
     config.write_text("threads: 64\nmax_waiting: 32\n")
     with running(tmp_path / "state", EASEL_CONFIG=str(config)) as server:
         assert "sdxl-turbo" in models(server)
+
+
+def test_a_unix_socket_is_served_and_is_no_address_for_commands(tmp_path: Path, sketch_url: str) -> None:
+    path = tmp_path / "easel.sock"
+    variables = {
+        "EASEL_ENGINE_URL": sketch_url,
+        "GUNICORN_CMD_ARGS": f"--bind unix:{path}",
+        "EASEL_WORKERS": "1",
+        "EASEL_MAX_CLIENT_CONNECTIONS": "1",
+    }
+    with started(tmp_path / "state", **variables) as server:
+        assert server.wait_for(r"Easel is at (\S+)")[1] == f"unix:{path}"
+        # The clients behind such a socket cannot be told apart: the limit of connections is not for them.
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(3)]
+            for client in clients:
+                client.settimeout(60)
+                client.connect(str(path))
+                client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert all(client.recv(65536).startswith(b"HTTP/1.1 200") for client in clients)
+        assert not (tmp_path / "state" / "server-url").exists()
+
+
+@pytest.mark.parametrize("stored", [b"https://127.0.0.1:9000", b"http:///:t", b"\xff\x00", None])
+def test_the_stored_address_is_used_only_if_it_is_one(tmp_path: Path, stored: bytes | None) -> None:
+    container = Container(load_settings({"EASEL_STATE_DIR": str(tmp_path), "EASEL_PORT": "8099"}))
+    path = tmp_path / "server-url"
+    if stored is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(stored)
+    url, _ = container.server_address()
+    assert url == (
+        "https://127.0.0.1:9000" if stored == b"https://127.0.0.1:9000" else "http://127.0.0.1:8099"
+    )
+    container.write_server_address(("0.0.0.0", 8098), "https")
+    assert container.server_address()[0] == "https://127.0.0.1:8098"
+
+
+def test_a_folder_in_place_of_the_lock_file_is_moved_aside(tmp_path: Path, sketch_url: str) -> None:
+    (tmp_path / "server.lock" / "x").mkdir(parents=True)
+    with running(tmp_path, EASEL_ENGINE_URL=sketch_url, EASEL_WORKERS="1"):
+        assert (tmp_path / "server.lock").is_file()
 
 
 @pytest.mark.parametrize("app", ["wsgi", "app"])

@@ -10,6 +10,7 @@ import json
 import socket
 import ssl
 import statistics
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -286,8 +287,40 @@ def test_responses_that_are_not_read_are_cut_when_requests_wait_for_a_thread(
             client.connect(address(server))
             client.setblocking(False)
             client.send(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 200)
+        # Until then there is room in the buffers of the sockets.
+        sent = -1
+        while sent < (sent := server.log.count("/openapi.json 200")):
+            time.sleep(1.5)
+        assert requests.get(f"{server.url}/health", timeout=30).status_code == 200
+        assert server.draw(timeout=30).status_code == 200
+
+
+def test_bodies_that_cannot_be_stored_leave_threads_for_others(tmp_path: Path, sketch_url: str) -> None:
+    # A limit of the size of files stands for a full disk: writing fails the same way, in every folder.
+    options = with_short_deadlines(
+        tmp_path,
+        "server.worker.BODY_IDLE_TIMEOUT_S = 60",
+        "import resource",
+        "def post_worker_init(worker):",
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))",
+        "    _hooks.post_worker_init(worker)",
+    )
+    variables = {
+        "EASEL_WORKERS": "1",
+        "EASEL_THREADS": "8",
+        "EASEL_MAX_WAITING": "4",
+        "EASEL_ENGINE_URL": sketch_url,
+    }
+    half = HEAD.replace(b"generations", b"edits") + b"Content-Length: 900000\r\n\r\n" + b" " * 500_000
+    with (
+        running(tmp_path / "state", GUNICORN_CMD_ARGS=options, **variables) as server,
+        attack(server, half, 12) as bodies,
+    ):
         assert requests.get(f"{server.url}/health", timeout=30).status_code == 200
         assert server.draw().status_code == 200
+        assert b"HTTP/1.1 507" in read_to_end(bodies[-1])
+        bodies[0].sendall(b" " * 400_000)
+        assert b"HTTP/1.1 400" in bodies[0].recv(65536)
 
 
 def test_a_large_body_is_received_next_to_others(server: Server) -> None:
