@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from state_files import KeptFile, ensure_folder, is_file_or_missing, set_aside
+from state_files import KeptFile, is_file_or_missing, set_aside
 
 log = logging.getLogger("easel.state")
 
@@ -68,7 +68,8 @@ class StateKeeper:
         self._lock, self._inode, self._has_rival = lock, inode, False
 
     def _acquire(self) -> tuple[FileLock, int | None]:
-        ensure_folder(self._lock_file.parent)
+        # Not `ensure_folder`: the setting may name somebody's file by mistake.
+        self._lock_file.parent.mkdir(parents=True, exist_ok=True)
         if not is_file_or_missing(self._lock_file):
             set_aside(self._lock_file, IsADirectoryError("not a file"))
         # Not thread-local: it is acquired in one thread and replaced in another.

@@ -56,6 +56,8 @@ ORPHAN_TIMEOUT_S = 0.8
 """How long a worker whose master died waits until its requests have ended"""
 BLOCKED_SEND_TIMEOUT_S = 1.0
 """How long a client may not read its response while other requests wait for a thread"""
+STOP_SEND_TIMEOUT_S = 5.0
+"""The same while the worker stops"""
 CHECK_DELAY_S = 0.1
 """How long a small body may be incomplete before the application is asked whether it refuses the request anyway"""
 MIN_CONNECTIONS = 16
@@ -456,9 +458,9 @@ class EaselWorker(ThreadWorker):
         self.enqueue_req(conn)
 
     def _cut_blocked_responses(self) -> None:
-        """If requests wait for a thread, cut the responses that their clients do not read: each blocks a thread, for
-        SEND_TIMEOUT_S otherwise."""
-        waiting = len(self._handled) - self.cfg.threads
+        """If requests wait for a thread, or the worker stops, cut the responses that their clients do not read: each blocks
+        a thread, for SEND_TIMEOUT_S otherwise."""
+        waiting = len(self._handled) - (self.cfg.threads if self.alive else 0)
         if waiting <= 0:
             self._blocked = {}
             return
@@ -467,8 +469,9 @@ class EaselWorker(ThreadWorker):
             return
         self._next_blocked_check = now + _BLOCKED_CHECK_S
         self._blocked = {conn: self._blocked.get(conn, now) for conn in _not_writable(self._handled)}
+        timeout_s = BLOCKED_SEND_TIMEOUT_S if self.alive else STOP_SEND_TIMEOUT_S
         for conn in sorted(self._blocked, key=self._blocked.__getitem__)[:waiting]:
-            if now - self._blocked[conn] >= BLOCKED_SEND_TIMEOUT_S:
+            if now - self._blocked[conn] >= timeout_s:
                 # The method of the plain socket: a thread uses the TLS layer.
                 with contextlib.suppress(OSError):
                     socket.socket.shutdown(conn.sock, socket.SHUT_RDWR)

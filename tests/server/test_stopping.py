@@ -82,6 +82,21 @@ def test_incomplete_requests_and_idle_connections_do_not_extend_a_stop(
         assert time.monotonic() - sent_at < GRACEFUL_TIMEOUT_S / 2
 
 
+def test_a_response_that_is_not_read_does_not_extend_a_stop(tmp_path: Path, sketch_url: str) -> None:
+    request = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with (
+        running(tmp_path / "state", EASEL_ENGINE_URL=sketch_url, EASEL_WORKERS="1") as server,
+        connect(server, request * 500),
+    ):
+        sent = -1
+        while sent < (sent := server.log.count("/openapi.json 200")):
+            time.sleep(1.0)
+        server.process.send_signal(signal.SIGTERM)
+        sent_at = time.monotonic()
+        assert server.process.wait(GRACEFUL_TIMEOUT_S * 2) == 0
+        assert time.monotonic() - sent_at < GRACEFUL_TIMEOUT_S / 2
+
+
 def test_the_time_to_stop_covers_the_grace_and_a_cancellation() -> None:
     assert JOB_GRACE_S + CANCEL_TIMEOUT_S < GRACEFUL_TIMEOUT_S
     assert GRACEFUL_TIMEOUT_S < 50, (
