@@ -189,6 +189,12 @@ class EaselWorker(ThreadWorker):
         super().init_signals()
         _unblock_stop_signals()
 
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """Stop without waiting for requests: the process ends when its threads have, so none may be blocked."""
+        for conn in _not_writable(tuple(self._handled)):
+            _cut(conn)
+        super().handle_quit(sig, frame)
+
     def load_wsgi(self) -> None:
         """Load the application and what it says about connections."""
         super().load_wsgi()
@@ -472,9 +478,7 @@ class EaselWorker(ThreadWorker):
         timeout_s = BLOCKED_SEND_TIMEOUT_S if self.alive else STOP_SEND_TIMEOUT_S
         for conn in sorted(self._blocked, key=self._blocked.__getitem__)[:waiting]:
             if now - self._blocked[conn] >= timeout_s:
-                # The method of the plain socket: a thread uses the TLS layer.
-                with contextlib.suppress(OSError):
-                    socket.socket.shutdown(conn.sock, socket.SHUT_RDWR)
+                _cut(conn)
 
     def finish_request(self, conn: Connection, fs: Any) -> None:  # type: ignore[override]
         """A thread has handled the request: read the next one, or close."""
@@ -645,6 +649,13 @@ class EaselWorker(ThreadWorker):
 def _address(client: Any) -> str:
     """The client's IP address; empty for a Unix socket."""
     return str(client[0]) if isinstance(client, tuple) else ""
+
+
+def _cut(conn: Connection) -> None:
+    """End the sending that a thread is blocked in."""
+    # The method of the plain socket: the thread uses the TLS layer.
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(conn.sock, socket.SHUT_RDWR)
 
 
 def _not_writable(connections: Iterable[Connection]) -> list[Connection]:

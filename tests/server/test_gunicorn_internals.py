@@ -30,6 +30,8 @@ def test_gunicorn_is_the_version_that_the_worker_was_written_for() -> None:
         (gthread.ThreadWorker.handle, "self, conn"),
         (gthread.ThreadWorker.handle_request, "self, req, conn"),
         (gthread.ThreadWorker.handle_exit, "self, sig, frame"),
+        (gthread.ThreadWorker.handle_quit, "self, sig, frame"),
+        (gthread.ThreadWorker.check_config, "cfg, log"),
         (gthread.ThreadWorker.init_process, "self"),
         (gthread.ThreadWorker.run, "self"),
         (gthread.ThreadWorker.set_accept_enabled, "self, enabled"),

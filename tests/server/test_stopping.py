@@ -82,7 +82,10 @@ def test_incomplete_requests_and_idle_connections_do_not_extend_a_stop(
         assert time.monotonic() - sent_at < GRACEFUL_TIMEOUT_S / 2
 
 
-def test_a_response_that_is_not_read_does_not_extend_a_stop(tmp_path: Path, sketch_url: str) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_response_that_is_not_read_does_not_extend_a_stop(
+    tmp_path: Path, sketch_url: str, number: signal.Signals
+) -> None:
     request = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with (
         running(tmp_path / "state", EASEL_ENGINE_URL=sketch_url, EASEL_WORKERS="1") as server,
@@ -91,7 +94,7 @@ def test_a_response_that_is_not_read_does_not_extend_a_stop(tmp_path: Path, sket
         sent = -1
         while sent < (sent := server.log.count("/openapi.json 200")):
             time.sleep(1.0)
-        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(number)
         sent_at = time.monotonic()
         assert server.process.wait(GRACEFUL_TIMEOUT_S * 2) == 0
         assert time.monotonic() - sent_at < GRACEFUL_TIMEOUT_S / 2
