@@ -226,9 +226,11 @@ class EaselWorker(ThreadWorker):
         self.tpool.shutdown(wait=False)
 
     def _handle_events(self, timeout_s: float = 1.0) -> None:
-        self.wait_for_and_dispatch_events(
-            timeout=min(timeout_s, _BLOCKED_CHECK_S) if self._blocked else timeout_s
-        )
+        if self._unchecked:
+            timeout_s = min(timeout_s, CHECK_DELAY_S)
+        if self._blocked:
+            timeout_s = min(timeout_s, _BLOCKED_CHECK_S)
+        self.wait_for_and_dispatch_events(timeout=timeout_s)
         self._close_expired()
         self._cut_blocked_responses()
 

@@ -116,6 +116,17 @@ def test_a_body_that_stops_gets_the_body_timeout(server: Server) -> None:
         assert b"request.body_timeout" in read_to_end(connection)
 
 
+def test_a_small_body_that_nobody_wants_is_refused_soon(server: Server) -> None:
+    times = []
+    for _ in range(5):
+        started_at = time.monotonic()
+        with connect(server, BODY_WITHOUT_ROUTE) as connection:
+            assert connection.recv(100).startswith(b"HTTP/1.1 404")
+        times.append(time.monotonic() - started_at)
+    # The loop wakes once a second otherwise; on a busy machine some attempts may take long.
+    assert min(times) < 0.9
+
+
 def test_a_head_that_is_too_large_is_431(server: Server) -> None:
     with connect(
         server, b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"a" * 70_000
