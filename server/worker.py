@@ -201,7 +201,8 @@ class EaselWorker(ThreadWorker):
         settings = self.wsgi.extensions["easel"].settings  # type: ignore[attr-defined]
         self._max_per_client: int = settings["max_client_connections"]
         self._is_proxy = in_networks(settings["trusted_proxies"])
-        self._max_buffered_bytes = MAX_BUFFERED_BODIES * settings["max_request_mb"] * 1_000_000
+        # Not the application's MAX_CONTENT_LENGTH, which is for the routes without images.
+        self._max_buffered_bytes = int(MAX_BUFFERED_BODIES * settings["max_request_mb"] * 1_000_000)
 
     def run(self) -> None:
         """Handle events until a signal stops the worker or its master dies; then end what is running."""

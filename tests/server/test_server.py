@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from PIL import Image
 
 from app import Container
 from engine import Engine
@@ -482,6 +484,16 @@ def test_a_body_that_is_too_large_is_refused_while_it_is_still_being_sent(
     with running(tmp_path / "state", EASEL_ENGINE_URL=sketch_url, EASEL_MAX_REQUEST_MB="1") as server:
         response = server.draw(prompt="x" * 20_000_000)
         assert (response.status_code, response.json()["error"]["code"]) == (413, "request.too_large")
+
+
+def test_a_body_of_twenty_times_the_limit_of_other_routes_is_read(server: Server) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (256, 256)).save(buffer, "PNG")
+    files = {"image": ("a.png", buffer.getvalue() + bytes(20_000_000))}
+    response = requests.post(
+        f"{server.url}/v1/images/edits", files=files, data={"prompt": "a cat"}, timeout=60
+    )
+    assert response.status_code == 200, response.text[:500]
 
 
 def test_unfinished_bodies_do_not_count_as_waiting_requests(tmp_path: Path, sketch_url: str) -> None:
