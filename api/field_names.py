@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from api.field_values import convert_fields
 from api.prompt_fields import extract_extra_args, flat_sample_params, split_prompt
+from api.request_images import is_image_name, is_mask_name
+from api.unsupported_fields import REFUSED_FIELDS, REFUSED_WITH_AN_IMAGE
 from compiler.values import Note
 from errors import InvalidValue
 from schemas import load_schema
@@ -31,16 +34,31 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "schedule": ("scheduler", "schedule_method"),
     "strength": ("denoise", "denoising_strength", "prompt_strength"),
     "seed": ("random_seed",),
-    "negative_prompt": ("negativePrompt", "neg_prompt"),
-    "aspect_ratio": ("aspectRatio", "ratio", "aspect"),
-    "image_size": ("imageSize", "resolution", "dimensions"),
+    "negative_prompt": ("neg_prompt",),
+    "aspect_ratio": ("ratio", "aspect", "aspectratio", "image_aspect_ratio", "image_ratio"),
+    "image_size": (
+        "resolution",
+        "image_resolution",
+        "output_resolution",
+        "output_size",
+        "target_size",
+        "dimensions",
+        "image_dimensions",
+    ),
+    "width": ("image_width", "output_width", "target_width", "w"),
+    "height": ("image_height", "output_height", "target_height", "h"),
     "lora": ("loras",),
 }
 """Canonical name -> names that other servers use. The first one present in the request wins."""
+_ALIAS_NAMES = frozenset(alias for aliases in ALIASES.values() for alias in aliases)
+_CONTAINERS = ("image_config", "parameters", "params", "input", "options")
+"""Objects in which clients of other servers send some or all fields"""
 _MAX_COUNT = 1000
 _BATCH_SIZE, _BATCH_COUNTS = "batch_size", ("n_iter", "batch_count")
 
 _EXTRA_ARGS = "<sd_cpp_extra_args>"
+_WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|-")
+_MAX_NAME_LENGTH = 100
 
 
 def canonical_fields(
@@ -54,11 +72,11 @@ def canonical_fields(
     """
     inputs = inputs or {}
     schemas = _schemas(inputs)
-    outer, extra = dict(body), body.get("extra_body")
-    outer.pop("extra_body", None)
-    outer = _present(convert_fields(outer, schemas, is_form=is_form))
-    inner = _present(_extra_body(extra, schemas, is_form=is_form))
-    in_prompt, notes = _fields_in_prompt(outer if "prompt" in outer else inner, schemas)
+    outer = _in_snake_case(body, inputs)
+    extra = outer.pop("extra_body", None)
+    outer = _present(convert_fields(_flat(outer, inputs), schemas, is_form=is_form))
+    inner = _present(_extra_body(extra, schemas, inputs, is_form=is_form))
+    in_prompt, notes = _fields_in_prompt(outer if "prompt" in outer else inner, schemas, inputs)
     if nested := inner.pop("extra_body", None):
         notes.append(Note("extra_body.extra_body", nested, None, "nested extra_body is ignored"))
     sources = [_with_flat_params(source, schemas) for source in (in_prompt, outer, inner)]
@@ -75,16 +93,57 @@ def canonical_fields(
     return fields, notes
 
 
-def _extra_body(value: Any, schemas: Mapping[str, Any], *, is_form: bool) -> dict[str, Any]:
+def _flat(fields: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """`fields` with the known names in snake_case, and with the content of the containers beside the others, which win."""
+    named = _in_snake_case(fields, inputs)
+    flat: dict[str, Any] = {}
+    for name in [name for name in _CONTAINERS if name not in inputs and isinstance(named.get(name), Mapping)]:
+        flat |= _in_snake_case(named.pop(name), inputs)
+    return flat | {name: value for name, value in named.items() if value is not None or name not in flat}
+
+
+def _in_snake_case(fields: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """`fields` with `aspectRatio`, `AspectRatio` and `aspect-ratio` under `aspect_ratio`, if that is a known name and not
+    in `fields` too."""
+    result = {}
+    for name, value in fields.items():
+        known = None if name in inputs or _is_known(name) else _known_name(name)
+        result[name if known is None or known in fields else known] = value
+    return result
+
+
+def _known_name(name: str) -> str | None:
+    """`name` in snake_case if that is a known name, or without any underscores: `LoRAs` is `loras`."""
+    if len(name) > _MAX_NAME_LENGTH:
+        return None
+    snake = _WORD_START.sub("_", name).lower()
+    return next((known for known in (snake, snake.replace("_", "")) if _is_known(known)), None)
+
+
+def _is_known(name: str) -> bool:
+    return (
+        name in SCHEMA["properties"]
+        or name in _ALIAS_NAMES
+        or name in _CONTAINERS
+        or name in REFUSED_FIELDS
+        or name in REFUSED_WITH_AN_IMAGE
+        or is_image_name(name)
+        or is_mask_name(name)
+    )
+
+
+def _extra_body(
+    value: Any, schemas: Mapping[str, Any], inputs: Mapping[str, Any], *, is_form: bool
+) -> dict[str, Any]:
     if isinstance(value, dict):
-        return convert_fields(value, schemas, is_form=is_form)
+        return convert_fields(_flat(value, inputs), schemas, is_form=is_form)
     # As text it is JSON, whose strings are no numbers.
     fields = convert_fields({"extra_body": value}, schemas, is_form=is_form)["extra_body"]
     if fields in (None, ""):
         return {}
     if not isinstance(fields, dict):
         raise InvalidValue("`extra_body` must be an object.", param="extra_body")
-    return convert_fields(fields, schemas)
+    return convert_fields(_flat(fields, inputs), schemas)
 
 
 def _schemas(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,7 +162,7 @@ def _present(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fields_in_prompt(
-    source: dict[str, Any], schemas: Mapping[str, Any]
+    source: dict[str, Any], schemas: Mapping[str, Any], inputs: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[Note]]:
     """The fields in the <sd_cpp_extra_args> of the prompt, which is replaced in `source` by the prompt without them."""
     prompt = source.get("prompt")
@@ -114,7 +173,7 @@ def _fields_in_prompt(
         return {}, []
     why = f"{_EXTRA_ARGS} was removed from the prompt, and its fields are used"
     note = Note("prompt", _EXTRA_ARGS, ", ".join(map(str, fields)) or "no fields", why)
-    return _present(convert_fields(fields, schemas)), [note]
+    return _present(convert_fields(_flat(fields, inputs), schemas)), [note]
 
 
 def _with_flat_params(fields: dict[str, Any], schemas: Mapping[str, Any]) -> dict[str, Any]:

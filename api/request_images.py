@@ -9,20 +9,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from api.field_values import parse_json_field
+from api.unsupported_fields import ONE_IMAGE, REFUSED_FIELDS, not_supported
 from compiler.values import Note, Task
 from errors import FieldNotSupported, ImageRequired, ImageUrlRefused, InvalidValue
 from generation import Pictures
 from pictures import InputImage, decode_text, has_transparency, read_image
 
 MAX_IMAGES = 16
-_NUMBER = r"(?:\[(\d{0,4})\])?"
+_NUMBER = r"(?:\[(\d{0,4})\]|_?(\d{1,2}))?"
 _IMAGE_NAMES = re.compile(
-    r"(?:images?|(?:input|init|initial|source|base|ref|reference)_images?(?:_urls?)?|image_(?:urls?|base64|b64|data)"
-    rf"|imageUrls?|file){_NUMBER}"
+    r"(?:(?:(?:input|init|initial|source|base|base64|original|user|ref|reference|conditioning|first_frame)_)?"
+    r"(?:image|img|picture|photo)s?(?:_(?:url|uri|base64|b64|b64_json|data|file|input|ref|reference|list)s?)?"
+    rf"|input_references?|file){_NUMBER}"
 )
 _EDIT_IMAGE_NAMES = re.compile(rf"(?:{_IMAGE_NAMES.pattern.removesuffix(_NUMBER)}|urls?){_NUMBER}")
 """In edits also SGLang's `url`, which is not an image in every request to generations"""
-_MASK_NAMES = re.compile(r"(?:mask|(?:mask|inpaint)_(?:image|mask|url|base64|b64|data))(?:\[\d{0,4}\])?")
+_MASK_NAMES = re.compile(
+    r"(?:mask|(?:mask|inpaint)_(?:image|mask|url|uri|base64|b64|b64_json|data|file)(?:_url)?)(?:\[\d{0,4}\])?"
+)
 _ALPHA_IS_MASK_MODEL = "dall-e-2"
 """The only model whose clients expect the transparent area of an image to be its mask if the request has no mask"""
 
@@ -53,16 +57,20 @@ def remove_empty_images(fields: dict[str, Any], inputs: Mapping[str, Any]) -> bo
 
     `fields` are those of a request to generations; `inputs` are the inputs of the model's workflows, which are no images.
     """
-    names = [
-        name for name in fields if name not in inputs and (_IMAGE_NAMES.fullmatch(name) or _is_mask(name))
-    ]
+    names = [name for name in fields if name not in inputs and (is_image_name(name) or is_mask_name(name))]
     for name in names:
         if not _as_list(fields[name], name):
             del fields[name]
     return any(name in fields for name in names)
 
 
-def _is_mask(name: str) -> bool:
+def is_image_name(name: str) -> bool:
+    """Whether a field of this name is an image to redraw, on every path."""
+    return _IMAGE_NAMES.fullmatch(name) is not None
+
+
+def is_mask_name(name: str) -> bool:
+    """Whether a field of this name is a mask."""
     return _MASK_NAMES.fullmatch(name) is not None
 
 
@@ -76,17 +84,16 @@ def extract_images(
     """Read the images from `fields` and `files`, and remove them from `fields` (in place). `path_task`: the task that
     the path stands for.
 
-    Raises ImageRequired, InvalidImage, InvalidValue for more than 16 images, FieldNotSupported for a mask in a variation,
-    and what `fetch` raises.
+    Raises ImageRequired, InvalidImage, InvalidValue for more than 16 images, FieldNotSupported for a mask in a variation
+    and for a file in any other field, and what `fetch` raises.
     """
     image_names = _IMAGE_NAMES if path_task == "generate" else _EDIT_IMAGE_NAMES
     images = _extract(image_names, "image", fields, files)
     masks = _extract(_MASK_NAMES, "mask", fields, files)
-    notes = [
-        Note(name, "(a file)", None, "this server has no such field")
-        for name, _ in files
-        if not (image_names.fullmatch(name) or _is_mask(name))
-    ]
+    for name, data in files:
+        if data and not (image_names.fullmatch(name) or is_mask_name(name)):
+            raise not_supported(name, REFUSED_FIELDS.get(name, ONE_IMAGE))
+    notes: list[Note] = []
     if not images:
         reason = "The request has a `mask` and no image. " if masks else ""
         raise ImageRequired(f"{reason}An image is required: send {_FORMS}.", param="image")
@@ -138,7 +145,7 @@ def _extract(
 
 
 def _rank(match: re.Match[str]) -> tuple[bool, int]:
-    number = match[1] if match.re.groups else None
+    number = next(filter(None, match.groups()), None)
     return match[0].startswith("ref"), int(number) if number else 0
 
 

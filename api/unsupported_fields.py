@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from errors import FieldNotSupported
+from schemas import load_schema
 
 _IN_THE_PROMPT = "describe it in `prompt`"
-_ONE_IMAGE = "send the image as `image` to redraw it"
+ONE_IMAGE = "send the image as `image` to redraw it"
+_LORA = "use a LoRA of the catalogue (`lora`)"
 _SIZE = "request the final size with `size`"
 _WHOLE_PROMPT = "write the whole text in `prompt`, or `negative_prompt`"
 
@@ -20,25 +22,26 @@ REFUSED_FIELDS: Mapping[str, str] = {
     ),
     **dict.fromkeys(("tile", "tiling", "seamless"), "this server draws no seamless tiles"),
     **dict.fromkeys(("remove_background", "transparent_background"), "all models draw opaque pictures"),
-    **dict.fromkeys(
-        ("embeddings", "textual_inversion", "hypernetwork"), "use a LoRA of the catalogue (`lora`)"
-    ),
+    **dict.fromkeys(("embeddings", "textual_inversion", "hypernetwork"), _LORA),
+    **dict.fromkeys(("lora_weights", "lora_name", "lora_url", "lora_path", "lora_model", "lora_id"), _LORA),
+    **dict.fromkeys(("lora_file", "hf_lora", "extra_lora"), _LORA),
     # more than one text
     **dict.fromkeys(("prompt_2", "prompt_3", "text_prompts", "additional_prompts"), _WHOLE_PROMPT),
     **dict.fromkeys(("negative_prompt_2", "negative_prompt_3"), _WHOLE_PROMPT),
     # images that are not redrawn
     **dict.fromkeys(
-        ("control", "control_image", "control_images", "control_net_image", "controlnet"), _ONE_IMAGE
+        ("control", "control_image", "control_images", "control_net_image", "controlnet"), ONE_IMAGE
     ),
-    **dict.fromkeys(("controlnets", "controlnet_units", "controlnet_image", "alwayson_scripts"), _ONE_IMAGE),
+    **dict.fromkeys(("controlnets", "controlnet_units", "controlnet_image", "alwayson_scripts"), ONE_IMAGE),
     **dict.fromkeys(
-        ("image_prompt", "image_prompts", "image_guidance", "ip_adapter", "ip_adapters"), _ONE_IMAGE
+        ("image_prompt", "image_prompts", "image_guidance", "ip_adapter", "ip_adapters"), ONE_IMAGE
     ),
-    **dict.fromkeys(("ip_adapter_image", "style_image", "style_reference", "style_references"), _ONE_IMAGE),
-    **dict.fromkeys(("character_reference", "character_reference_images", "subject_reference"), _ONE_IMAGE),
-    **dict.fromkeys(("style_reference_images", "pulid_image", "id_images", "photo_maker"), _ONE_IMAGE),
+    **dict.fromkeys(("ip_adapter_image", "style_image", "style_reference", "style_references"), ONE_IMAGE),
+    **dict.fromkeys(("character_reference", "character_reference_images", "subject_reference"), ONE_IMAGE),
+    **dict.fromkeys(("style_reference_images", "pulid_image", "id_images", "photo_maker"), ONE_IMAGE),
     "markup": "mark the area in `mask`, and describe the change in `prompt`",
     # other sizes
+    "orientation": "send `aspect_ratio` or `size`",
     **dict.fromkeys(("enable_hr", "hires", "hires_fix", "enable_hires", "upscale", "upscale_factor"), _SIZE),
     **dict.fromkeys(("upscaler", "upscale_by", "rotate"), _SIZE),
     # other models and programs
@@ -59,6 +62,10 @@ REFUSED_WITH_AN_IMAGE: Mapping[str, str] = {
     ),
 }
 """The same for fields that have no effect on a picture that is drawn from a prompt only"""
+_KNOWN_FIELDS = frozenset(load_schema("image_request")["properties"])
+_MIN_IMAGE_LENGTH = 60
+"""Characters; the smallest pictures have more, even in base64"""
+_BASE64_STARTS = ("iVBORw0KGgo", "/9j/", "UklGR", "R0lGOD")
 _FACTORS = ("upscale", "upscale_factor", "upscale_by")
 
 _NEUTRAL_TEXTS = ("", "none", "null", "false", "off", "no", "0", "auto", "default")
@@ -72,9 +79,24 @@ def refuse_unsupported(fields: Mapping[str, Any], inputs: Mapping[str, Any], *, 
     refused = {**REFUSED_FIELDS, **REFUSED_WITH_AN_IMAGE} if has_image else REFUSED_FIELDS
     for name in fields:
         if name in refused and name not in inputs and not _is_off(name, fields[name]):
-            raise _not_supported(name, refused[name])
+            raise not_supported(name, refused[name])
+        if name not in inputs and name not in _KNOWN_FIELDS and _contains_image(fields[name]):
+            raise not_supported(name, ONE_IMAGE)
     if "style" in fields and "style" not in inputs and not _is_off("style", fields["style"], _OPENAI_STYLES):
-        raise _not_supported("style", _IN_THE_PROMPT)
+        raise not_supported("style", _IN_THE_PROMPT)
+
+
+def _contains_image(value: Any) -> bool:
+    """Whether `value` is or contains a picture: a data URL, or base64 of PNG, JPEG, WebP or GIF."""
+    if isinstance(value, Mapping):
+        return any(map(_contains_image, value.values()))
+    if isinstance(value, list):
+        return any(map(_contains_image, value))
+    if not isinstance(value, str) or len(value) < _MIN_IMAGE_LENGTH:
+        return False
+    return value[:_MIN_IMAGE_LENGTH].lstrip().lower().startswith("data:image/") or value.startswith(
+        _BASE64_STARTS
+    )
 
 
 def _is_off(name: str, value: Any, neutral: tuple[str, ...] = ()) -> bool:
@@ -86,7 +108,8 @@ def _is_off(name: str, value: Any, neutral: tuple[str, ...] = ()) -> bool:
     return not value or (name in _FACTORS and value == 1 and value is not True)
 
 
-def _not_supported(name: str, remedy: str) -> FieldNotSupported:
+def not_supported(name: str, remedy: str) -> FieldNotSupported:
+    """The error for the field `name`; `remedy` is what to do instead."""
     return FieldNotSupported(
         f"`{name}` changes the picture in a way that this server does not support. Leave it out; {remedy}.",
         param=name,

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from api.field_names import canonical_fields
 from api.unsupported_fields import REFUSED_FIELDS, REFUSED_WITH_AN_IMAGE, refuse_unsupported
 from errors import FieldNotSupported
 from tests.api.test_edits import EDITS, VARIATIONS, data_url, mask, photo, pictures
@@ -57,6 +58,18 @@ SHAPES: list[tuple[dict[str, Any], tuple[int, int]]] = [
     ({"image_size": "1K", "aspect_ratio": "16:9"}, (1024, 576)),
     ({"imageSize": "0.5k", "aspect_ratio": "1:1"}, (512, 512)),
     ({"resolution": "2K"}, (1024, 1024)),
+    ({"image_width": 768, "image_height": "512"}, (768, 512)),
+    ({"targetWidth": 768, "targetHeight": 512}, (768, 512)),
+    ({"w": 768, "h": 512}, (768, 512)),
+    ({"Size": "768x512"}, (768, 512)),
+    ({"output_size": "768x512"}, (768, 512)),
+    ({"imageAspectRatio": "16:9"}, (680, 384)),
+    ({"AspectRatio": "16:9"}, (680, 384)),
+    ({"aspect-ratio": "16:9"}, (680, 384)),
+    ({"imageConfig": {"aspectRatio": "16:9", "imageSize": "0.5K"}}, (680, 384)),
+    ({"parameters": {"size": "768*512"}}, (768, 512)),
+    ({"parameters": {"size": "256x256"}, "size": "768x512"}, (768, 512)),
+    ({"extra_body": {"imageConfig": {"aspectRatio": "16:9"}}}, (680, 384)),
     ({"size": "2K", "aspect_ratio": "3:4"}, (768, 1024)),
     ({"size": "16:9"}, (680, 384)),
     ({"size": "square"}, (512, 512)),
@@ -166,6 +179,9 @@ IMAGE_FIELDS = [
         "reference_image_urls",
     ),
     *("source_image", "base_image", "image_base64", "image_b64", "imageUrl", "file"),
+    *("initImage", "refImages", "referenceImages", "inputImage", "ImageURL", "image-url", "imageBase64"),
+    *("image_input", "image_file", "image_1", "image2", "img", "img_url", "picture", "photo", "user_image"),
+    *("conditioning_image", "first_frame_image", "input_reference", "base64_image"),
 ]
 
 
@@ -283,6 +299,56 @@ def test_a_field_about_the_image_is_refused_only_with_an_image(name: str) -> Non
         refuse_unsupported({name: 0.5}, {}, has_image=True)
 
 
+@pytest.mark.parametrize("name", ["attachments", "messages", "face", "anything_new"])
+@pytest.mark.parametrize("path", [PATH, EDITS])
+def test_an_image_in_any_other_field_is_refused(client: FlaskClient, name: str, path: str) -> None:
+    url, image = data_url(photo()), {"image": data_url(photo())} if path == EDITS else {}
+    for value in (url, url.partition(",")[2], [{"content": [{"image_url": {"url": url}}]}]):
+        refuse(client, "request.field_not_supported", name, path, **image, **{name: value})
+
+
+@pytest.mark.parametrize("name", ["control_image", "markup", "style_image", "anything_new"])
+def test_a_file_in_any_other_field_is_refused(client: FlaskClient, name: str) -> None:
+    fields = {"prompt": "a hat", "image": upload(photo()), name: upload(photo())}
+    response = client.post(EDITS, data=fields, content_type="multipart/form-data")
+    error = response.get_json()["error"]
+    assert (response.status_code, error["code"], error["param"]) == (400, "request.field_not_supported", name)
+
+
+def test_numbered_image_fields_are_images_in_this_order(client: FlaskClient) -> None:
+    body = send_form(client, image_2=upload(photo(300, 300)), image_1=upload(photo(320, 260)))
+    assert body["size"] == "320x260"
+    assert listed(body, "ignored") == ["image"]
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("stylePreset", "style_preset"),
+        ("ControlNet", "controlnet"),
+        ("controlImage", "control_image"),
+        ("LoRAs", "lora"),
+        ("numInferenceSteps", "steps"),
+        ("CFGScale", "cfg"),
+        ("Model", "model"),
+    ],
+)
+def test_names_in_camel_case_are_the_same_names(name: str, known: str) -> None:
+    fields, _ = canonical_fields({"prompt": "a cat", name: "x"})
+    assert set(fields) == {"prompt", known}
+
+
+def test_both_spellings_of_a_name_and_unknown_names_are_kept() -> None:
+    body = {"aspect_ratio": "1:1", "aspectRatio": "16:9", "safetyChecker": True, "imageSize": "1K"}
+    fields, _ = canonical_fields(body)
+    assert fields == {
+        "aspect_ratio": "1:1",
+        "aspectRatio": "16:9",
+        "safetyChecker": True,
+        "image_size": "1K",
+    }
+
+
 def test_image_strength_is_refused_with_an_image_and_listed_without(client: FlaskClient) -> None:
     refuse(
         client, "request.field_not_supported", "image_strength", image=data_url(photo()), image_strength=0.5
@@ -301,6 +367,9 @@ def test_image_strength_is_refused_with_an_image_and_listed_without(client: Flas
         ({"tiling": True}, True),
         ({"alwayson_scripts": {"ADetailer": {"args": [True]}}}, True),
         ({"controlnet": {"enabled": False}}, False),
+        ({"lora_weights": "https://example.com/a.safetensors"}, True),
+        ({"orientation": "landscape"}, True),
+        ({"metadata": {"size": "big"}}, False),
         ({"enable_hr": True, "clip_skip": 2}, True),
         ({"clip_skip": 2, "user": "x"}, False),
     ],

@@ -476,7 +476,7 @@ def test_a_mask_that_selects_nothing_is_refused(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("path", [EDITS, VARIATIONS])
-@pytest.mark.parametrize("fields", [{}, {"image": ""}, {"picture": "x"}])
+@pytest.mark.parametrize("fields", [{}, {"image": ""}, {"drawing": "x"}])
 def test_a_missing_image_is_400(client: FlaskClient, path: str, fields: dict[str, str]) -> None:
     refuse(client, 400, "image.image_required", "image", path, **fields)
 
