@@ -7,33 +7,40 @@ import json
 import re
 from typing import Any
 
-from api.json_body import is_nested_too_deeply
+from api.json_body import MAX_VALUES, has_too_many_values, is_nested_too_deeply
 from compiler.values import Note
 from errors import InvalidValue
+from schemas import load_schema
 
 _START, _END = "<sd_cpp_extra_args>", "</sd_cpp_extra_args>"
+_MAX_PROMPT_LENGTH: int = load_schema("image_request")["properties"]["prompt"]["maxLength"]
+_MAX_EXTRA_ARGS = 16
 _IN_BRACKETS = re.compile(r"\{[^{}]*\}|\[[^\[\]]*\]|\([^()]*\)|<[^<>]*>")
 """Wildcards and prompt syntax such as {red|blue} and [cow|horse], where a `|` has another meaning"""
 
 
 def extract_extra_args(prompt: str) -> tuple[str, dict[str, Any]]:
     """`prompt` without `<sd_cpp_extra_args>{…}</sd_cpp_extra_args>`, and the fields in its JSON. Raises InvalidValue."""
+    first, *parts = prompt.split(_START, _MAX_EXTRA_ARGS + 1)
+    if not parts:
+        return prompt, {}
+    if len(parts) > _MAX_EXTRA_ARGS:
+        raise _invalid_args(f"it has more than {_MAX_EXTRA_ARGS} of them")
     fields: dict[str, Any] = {}
-    texts, rest = [], prompt
-    while _START in rest:
-        before, _, rest = rest.partition(_START)
-        content, end, rest = rest.partition(_END)
+    texts = [first.strip()]
+    for part in parts:
+        content, end, text = part.partition(_END)
         if not end:
             raise _invalid_args(f"{_END} is missing")
-        texts.append(before.strip())
+        texts.append(text.strip())
         fields |= flat_sample_params(_json_object(content))
-    if not texts:
-        return prompt, {}
     fields.pop("prompt", None)  # this text is the prompt
-    return " ".join(filter(None, (*texts, rest.strip()))), fields
+    return " ".join(filter(None, texts)), fields
 
 
 def _json_object(text: str) -> dict[str, Any]:
+    if has_too_many_values(text.encode("utf-8", "surrogatepass")):
+        raise _invalid_args(f"its content has more than {MAX_VALUES} values")
     try:
         value = json.loads(text, parse_constant=str)
     except (ValueError, RecursionError) as error:
@@ -72,8 +79,10 @@ def split_prompt(fields: dict[str, Any], *, is_localai: bool) -> Note | None:
     A request is LocalAI's if it has its field `step`, which no other server has.
     """
     prompt = fields.get("prompt")
+    if not isinstance(prompt, str) or len(prompt) > _MAX_PROMPT_LENGTH:
+        return None  # refused later
     # Several of them are more likely a table than two prompts.
-    if not isinstance(prompt, str) or prompt.count("|") != 1 or "|" not in _IN_BRACKETS.sub("", prompt):
+    if prompt.count("|") != 1 or "|" not in _IN_BRACKETS.sub("", prompt):
         return None
     if not is_localai or "negative_prompt" in fields:
         why = "a `|` is drawn as part of the prompt; send what the picture must not show as `negative_prompt`"

@@ -91,7 +91,7 @@ def _parse(param: str, value: Any) -> Size | float | int | None:
         return Size.parse(text)
     except ValueError as error:
         more = "" if param == "size" else ", an area such as 1K or 2K"
-        raise SizeNotAllowed(f"`{param}`: {error}{more}, or auto.", param=param) from error
+        raise _invalid(param, value, f"write WIDTHxHEIGHT, such as 1024x1024{more}, or auto") from error
 
 
 def _is_side(value: Any) -> bool:

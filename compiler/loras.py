@@ -17,6 +17,8 @@ MAX_LORAS = 8
 MAX_LORA_STRENGTH = 4.0
 """Same limits as those of the field `lora`."""
 _TAG = re.compile(r"<(lora|lyco|hypernet):([^<>]{0,300})>", re.IGNORECASE)
+_TAG_WITHOUT_GROUPS = re.compile(r"<(?:lora|lyco|hypernet):[^<>]{0,300}>", re.IGNORECASE)
+_COMMA_BEFORE_COMMA = re.compile(r",[ \t]*(?=,)")
 _LORA_KINDS = ("lora", "lyco")
 _WEIGHTS_SUFFIX = re.compile(r"\.(safetensors|ckpt|pt|pth|bin)$")
 
@@ -104,8 +106,10 @@ def _number(text: str) -> float | None:
 
 def _without_tags(prompt: str) -> str:
     """The prompt without the tags, and without the commas and spaces that they leave behind."""
-    text = re.sub(rf"[ \t]*{_TAG.pattern}", "", prompt, flags=re.IGNORECASE)
-    return re.sub(r",[ \t]*(?=,)", "", text).strip().strip(",").strip()
+    # The spaces before a tag are cut afterwards: an expression that begins with them would try each run from every space.
+    first, *others = _TAG_WITHOUT_GROUPS.split(prompt)
+    text = "".join((*(part.rstrip(" \t") for part in (first, *others[:-1])), *others[-1:]))
+    return _COMMA_BEFORE_COMMA.sub("", text).strip().strip(",").strip()
 
 
 def _planned(choices: tuple[LoraChoice, ...], model: Model, catalogue: Catalogue) -> list[dict[str, Any]]:

@@ -156,6 +156,11 @@ def test_contradictions_and_shapes_that_are_not_valid_are_refused_and_name_the_f
     assert all(name in message for name in names), message
 
 
+@pytest.mark.parametrize("name", ["size", "image_size", "aspect_ratio"])
+def test_a_long_text_is_not_repeated_in_the_message(client: FlaskClient, name: str) -> None:
+    assert len(refuse(client, "image.size_not_allowed", name, **{name: "x" * 100_000})) < 300
+
+
 @pytest.mark.parametrize("value", [0, -1, 1.5, "wide", True, 10**6])
 def test_a_side_must_be_a_whole_number(client: FlaskClient, value: Any) -> None:
     refuse(client, "request.invalid_value", "width", width=value, height=512)
@@ -500,6 +505,16 @@ def test_extra_args_that_are_not_valid_are_refused(client: FlaskClient, text: st
     response = client.post(PATH, json={"prompt": f"a <sd_cpp_extra_args>{text}</sd_cpp_extra_args>"})
     assert response.status_code == 400
     refuse(client, "request.invalid_value", "prompt", prompt="a <sd_cpp_extra_args>{}")
+
+
+def test_many_extra_args_and_many_values_in_them_are_refused_before_they_are_parsed(
+    client: FlaskClient,
+) -> None:
+    tag = "<sd_cpp_extra_args>{}</sd_cpp_extra_args>"
+    assert "more than 16" in refuse(client, "request.invalid_value", "prompt", prompt=tag * 500_000)
+    values = "{}," * 10_000
+    prompt = f'<sd_cpp_extra_args>{{"a": [{values}1]}}</sd_cpp_extra_args>'
+    assert "more than 10000 values" in refuse(client, "request.invalid_value", "prompt", prompt=prompt)
 
 
 def test_localais_negative_prompt_behind_a_pipe_is_one(labelled: FlaskClient) -> None:

@@ -97,6 +97,12 @@ def test_a_prompt_of_tags_only_is_blank() -> None:
         plan("<lora:ink:1>, ")
 
 
+def test_a_million_spaces_beside_a_tag_are_read_once() -> None:
+    spaces = " " * 1_000_000
+    with pytest.raises(InvalidValue, match="1000002 characters"):
+        plan(f"a{spaces}b<lora:ink:1>")
+
+
 def test_the_setting_refuses_tags_or_draws_them_as_text() -> None:
     with pytest.raises(InvalidValue, match=r"images\.lora_tags"):
         plan("a <lora:ink:1>", replace(TWO, lora_tags="refuse"))
