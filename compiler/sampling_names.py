@@ -93,9 +93,10 @@ def _check_same_schedule(
     if not isinstance(given, str) or not given.strip():
         return
     rule = rules.get(_SCHEDULE)
-    if find_sampling_name(_SCHEDULE, given, rule, catalogue) != find_sampling_name(
-        _SCHEDULE, schedule, rule, catalogue
-    ):
+    found = find_sampling_name(_SCHEDULE, given, rule, catalogue)
+    if found is not None and found.name is None:
+        return  # `Automatic`: the one of the sampler
+    if found != find_sampling_name(_SCHEDULE, schedule, rule, catalogue):
         raise InvalidValue(
             f"`sampler` {given_value(inputs[_SAMPLER])} and `schedule` {given_value(given)} contradict each other; send "
             "the sampler without its schedule, or leave out `schedule`.",

@@ -100,6 +100,7 @@ def test_a1111s_schedules_are_understood(name: str, schedule: str) -> None:
 def test_the_same_schedule_may_be_given_twice_and_another_one_is_refused() -> None:
     assert sampling({"sampler": "DPM++ 2M Karras", "schedule": "karras"}) == ("dpmpp_2m", "karras")
     assert sampling({"sampler": "k_dpmpp_2m_ka"}) == ("dpmpp_2m", "karras")
+    assert sampling({"sampler": "DPM++ 2M Karras", "schedule": "Automatic"}) == ("dpmpp_2m", "karras")
     with pytest.raises(InvalidValue, match=r"DPM\+\+ 2M Karras.*simple") as caught:
         sampling({"sampler": "DPM++ 2M Karras", "schedule": "simple"})
     assert caught.value.param == "schedule"
