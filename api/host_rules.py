@@ -22,7 +22,8 @@ log = logging.getLogger("easel.access")
 _FORWARDED_KEY = "easel.forwarded"
 _FORWARDED_HEADERS = ("HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PROTO")
 _MAX_LOGGED = 100
-_PLAIN = re.compile(r"[\x21-\x7e]+")
+_PLAIN = re.compile(r"[\w.:/*\[\]@+-]+", re.ASCII)
+"""What a shell takes literally, and the lists of variables as one value"""
 
 
 class HostRules:
@@ -37,7 +38,7 @@ class HostRules:
         self._checks_hosts = options.on_loopback
         self._hosts = frozenset(map(host_name, (*options.allowed_hosts, public.netloc))) - {""}
         self._origins = frozenset(map(_comparable, options.allowed_origins))
-        self._public_origin = f"{public.scheme}://{public.netloc}".lower() if public.netloc else None
+        self._public_origin = _comparable(f"{public.scheme}://{public.netloc}") if public.netloc else None
         self._logged: set[str] = set()
 
     @property
@@ -52,13 +53,7 @@ class HostRules:
             return
         if request.environ.get(_FORWARDED_KEY):
             return
-        error = HostNotAllowed(
-            f"This server listens on loopback and does not accept the host name {shorten(name)!r}. "
-            f"{_remedy('allowed_hosts', name)} Behind a reverse proxy, set public_url or trusted_proxies instead.",
-            host=name,
-            setting="allowed_hosts",
-            value=name,
-        )
+        error = _host_error(name, is_proxied=_FORWARDED_KEY in request.environ)
         self._log_once(error)
         raise error
 
@@ -67,7 +62,7 @@ class HostRules:
         origin = request.headers.get("Origin")
         if origin is None or request.method in ("GET", "HEAD", "OPTIONS") or self.is_allowed_origin(origin):
             return
-        if origin.lower() in (request.host_url.rstrip("/").lower(), self._public_origin):
+        if _comparable(origin) in (_comparable(request.host_url), self._public_origin):
             return
         # The proxy before a proxy may have ended the encryption, so that a forwarded scheme is not the page's.
         if request.environ.get(_FORWARDED_KEY) and urlsplit(origin).netloc.lower() == request.host.lower():
@@ -92,7 +87,32 @@ class HostRules:
 
 
 def _comparable(origin: str) -> str:
-    return origin.rstrip("/").lower()
+    """An origin as it is compared: in lower case, without the default port of its scheme."""
+    origin = origin.rstrip("/").lower()
+    scheme = origin.partition(":")[0]
+    return origin.removesuffix({"http": ":80", "https": ":443"}.get(scheme, ":"))
+
+
+def _host_error(name: str, *, is_proxied: bool) -> HostNotAllowed:
+    if not name:
+        return HostNotAllowed(
+            "The request has no valid Host header. Send the name or address of this server, such as 127.0.0.1.",
+            host="",
+        )
+    if is_proxied:
+        proxy = (
+            "The request comes from a trusted proxy without X-Forwarded-For, -Proto or -Host, as a web page on this machine "
+            "could send it: let the proxy send them, or set public_url."
+        )
+    else:
+        proxy = "Behind a reverse proxy, set public_url or trusted_proxies instead."
+    return HostNotAllowed(
+        f"This server listens on loopback and does not accept the host name {shorten(name)!r}. "
+        f"{_remedy('allowed_hosts', name)} {proxy}",
+        host=name,
+        setting="allowed_hosts",
+        value=name,
+    )
 
 
 def _origin_error(origin: str) -> OriginNotAllowed:
@@ -107,7 +127,7 @@ def _origin_error(origin: str) -> OriginNotAllowed:
 
 def _remedy(setting: str, value: str) -> str:
     shown = shorten(value)
-    # A client chose the value, and it goes into the log: only what cannot break a line is shown without repr.
+    # A client chose the value: the owner may copy this to a shell, where `$(…)` would run.
     variable = f" (EASEL_{setting.upper()}={shown})" if _PLAIN.fullmatch(shown) else ""
     return f"To allow it, add {shown!r} to the setting {setting}{variable}."
 

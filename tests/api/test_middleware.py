@@ -213,7 +213,10 @@ def test_probes_description_and_stored_images_need_no_key(client_with_keys: Flas
         ("/v1/openai/images/edits", "/v1/images/edits"),
         ("/openai/deployments/gpt-image-1/images/generations", "/v1/images/generations"),
         ("/models", "/v1/models"),
-        ("/api/v1/models/sd-1.5", "/v1/models/sd-1.5"),
+        ("/models/images/generations", "/v1/images/generations"),
+        ("/V1/Images/Generations", "/v1/images/generations"),
+        ("/v1/image/generation", "/v1/images/generations"),
+        ("/v1/images/generations ", "/v1/images/generations"),
     ],
 )
 def test_a_path_under_a_wrong_base_url_is_told_the_right_one(
@@ -226,7 +229,20 @@ def test_a_path_under_a_wrong_base_url_is_told_the_right_one(
     assert client.options(right).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/sdapi/v1/txt2img"])
+@pytest.mark.parametrize("path", ["/api/v1/models/sd-1.5", "/v1/v1/models/Sd-1.5"])
+def test_a_model_under_a_wrong_base_url_is_told_the_right_one(client: FlaskClient, path: str) -> None:
+    right = path[path.index("/v1/models") :]
+    assert client.get(path).get_json()["error"]["message"].endswith(f"with it the path becomes {right}.")
+    assert client.get(right).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/chat/completions", "/v1/responses", "/api/chat"])
+def test_a_client_that_wants_to_chat_is_told_what_this_server_does(client: FlaskClient, path: str) -> None:
+    error = client.post(path, json=SMALL, base_url="http://localhost:8080").get_json()["error"]
+    assert "POST http://localhost:8080/v1/images/generations" in error["message"]
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/sdapi/v1/txt2img", "/v1/sdapi/v1/txt2img"])
 def test_the_root_and_other_apis_are_told_the_base_url(make_app: MakeApp, path: str) -> None:
     app = make_app(public_url="https://art.example/x/")
     error = app.test_client().get(path).get_json()["error"]
@@ -282,6 +298,43 @@ def test_a_refused_origin_is_told_the_setting_and_the_value(make_app: MakeApp, o
     response = make_app(allowed_origins=(origin,)).test_client().post(PATH, json=SMALL, headers=headers)
     assert response.status_code == 200
     assert response.headers["Access-Control-Allow-Origin"] == origin
+
+
+@pytest.mark.parametrize("origin", ["http://x$(reboot)", "http://x;y", "http://a,b", "http://x`y`", "'"])
+def test_no_line_to_copy_has_what_a_shell_would_run(client: FlaskClient, origin: str) -> None:
+    error = client.post(PATH, json=SMALL, headers={"Origin": origin}).get_json()["error"]
+    assert error["details"]["value"] == origin
+    assert "EASEL_ALLOWED_ORIGINS=" not in error["message"]
+
+
+@pytest.mark.parametrize("host", ["", "a b", "x;y", "me@127.0.0.1"])
+def test_a_host_that_is_not_valid_is_not_to_be_allowed(make_app: MakeApp, host: str) -> None:
+    response = make_app().test_client().get("/v1/models", headers={"Host": host})
+    error = response.get_json()["error"]
+    assert (response.status_code, error["code"]) == (403, "auth.foreign_host")
+    assert "no valid Host header" in error["message"]
+    assert "allowed_hosts" not in error["message"]
+
+
+def test_a_trusted_proxy_that_forwards_nothing_is_told_what_to_send(make_app: MakeApp) -> None:
+    client = make_app(trusted_proxies=("127.0.0.1",)).test_client()
+    error = client.get("/v1/models", headers={"Host": "art.example"}).get_json()["error"]
+    assert "let the proxy send them, or set public_url" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("public_url", "origin"),
+    [
+        ("https://art.example:443/x", "https://art.example"),
+        ("https://ART.example", "https://art.example:443"),
+        ("http://art.example", "http://art.example:80"),
+    ],
+)
+def test_the_default_port_makes_no_other_origin(make_app: MakeApp, public_url: str, origin: str) -> None:
+    client = make_app(public_url=public_url).test_client()
+    assert client.post(PATH, json=SMALL, headers={"Origin": origin}).status_code == 200
+    other = client.post(PATH, json=SMALL, headers={"Origin": "https://art.example:8443"})
+    assert other.status_code == 403
 
 
 def test_refusals_are_logged_once_without_the_line_breaks_of_a_client(
