@@ -22,7 +22,7 @@ from api.host_rules import own_url
 from api.paths import STORED_IMAGES
 from api.services import HttpOptions
 from api.unknown_path import unknown_path
-from errors import EaselError
+from errors import EaselError, shorten
 from system_errors import system_error_in
 
 log = logging.getLogger("easel.api")
@@ -91,6 +91,8 @@ STATUS: Mapping[type[EaselError], int] = {
 _TYPES = {401: "invalid_request_error", 403: "permission_error", 429: "rate_limit_error"}
 _STATUSES_RETRIED_BY_CLIENTS = (408, 409, 429)
 _DEFAULT_RETRY_AFTER_S = 5
+_MAX_DETAIL_LENGTH = 4000
+"""Characters of one text in `details`; a value that is refused may have 30 million"""
 
 
 def status_of(error_class: type[EaselError]) -> int:
@@ -113,9 +115,11 @@ def envelope(error: EaselError) -> dict[str, Any]:
 
 
 def _json_safe(value: Any) -> Any:
-    """Replace infinity and NaN, which JSON does not have, by strings."""
+    """Replace infinity and NaN, which JSON does not have, by strings, and shorten texts that a client sent."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
+    if isinstance(value, str):
+        return shorten(value, _MAX_DETAIL_LENGTH)
     if isinstance(value, Mapping):
         return {key: _json_safe(inner) for key, inner in value.items()}
     return [_json_safe(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -11,7 +11,7 @@ from typing import Any
 
 from compiler import Shape, Size
 from compiler.size import has_ratio
-from errors import SizeNotAllowed
+from errors import SizeNotAllowed, shorten
 from schemas.explain import given_value
 
 _AUTO = ("auto", "default", "match_input_image")
@@ -64,7 +64,10 @@ def read_size(fields: Mapping[str, Any], image: Size | None) -> tuple[Size | Non
     # The area is what a model may not have; without one, the ratio.
     param = next(iter(areas or ratios))
     return None, Shape(
-        next(iter(ratios.values()), None), next(iter(areas.values()), None), param, str(fields[param])
+        next(iter(ratios.values()), None),
+        next(iter(areas.values()), None),
+        param,
+        shorten(str(fields[param])),
     )
 
 

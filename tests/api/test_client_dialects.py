@@ -161,6 +161,20 @@ def test_a_long_text_is_not_repeated_in_the_message(client: FlaskClient, name: s
     assert len(refuse(client, "image.size_not_allowed", name, **{name: "x" * 100_000})) < 300
 
 
+@pytest.mark.parametrize("fields", [{"sampler": "x" * 100_000}, {"lora": "x" * 100_000}])
+def test_a_long_text_is_not_repeated_in_the_details(client: FlaskClient, fields: dict[str, Any]) -> None:
+    response = client.post(PATH, json={"prompt": "a cat", **fields})
+    assert response.status_code == 400
+    assert len(response.data) < 10_000
+
+
+def test_spaces_in_a_ratio_are_not_repeated(client: FlaskClient) -> None:
+    wide = "16" + " " * 100_000 + ":1"
+    response = client.post(PATH, json={"prompt": "a cat", "aspect_ratio": wide})
+    assert response.status_code == 400
+    assert len(response.data) < 10_000
+
+
 @pytest.mark.parametrize("value", [0, -1, 1.5, "wide", True, 10**6])
 def test_a_side_must_be_a_whole_number(client: FlaskClient, value: Any) -> None:
     refuse(client, "request.invalid_value", "width", width=value, height=512)
