@@ -74,9 +74,10 @@ def canonical_fields(
     schemas = _schemas(inputs)
     outer = _in_snake_case(body, inputs)
     extra = outer.pop("extra_body", None)
-    outer = _present(convert_fields(_flat(outer, inputs), schemas, is_form=is_form))
-    inner = _present(_extra_body(extra, schemas, inputs, is_form=is_form))
-    in_prompt, notes = _fields_in_prompt(outer if "prompt" in outer else inner, schemas, inputs)
+    notes: list[Note] = []
+    outer = _present(convert_fields(_flat(outer, inputs, notes), schemas, is_form=is_form))
+    inner = _present(_extra_body(extra, schemas, inputs, notes, is_form=is_form))
+    in_prompt = _fields_in_prompt(outer if "prompt" in outer else inner, schemas, inputs, notes)
     if nested := inner.pop("extra_body", None):
         notes.append(Note("extra_body.extra_body", nested, None, "nested extra_body is ignored"))
     sources = [_with_flat_params(source, schemas) for source in (in_prompt, outer, inner)]
@@ -93,13 +94,17 @@ def canonical_fields(
     return fields, notes
 
 
-def _flat(fields: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """`fields` with the known names in snake_case, and with the content of the containers beside the others, which win."""
+def _flat(fields: Mapping[str, Any], inputs: Mapping[str, Any], notes: list[Note]) -> dict[str, Any]:
+    """`fields` with the known names in snake_case, and with the content of the containers beside the others, which win;
+    `notes` gets those that lose."""
     named = _in_snake_case(fields, inputs)
-    flat: dict[str, Any] = {}
-    for name in [name for name in _CONTAINERS if name not in inputs and isinstance(named.get(name), Mapping)]:
-        flat |= _in_snake_case(named.pop(name), inputs)
-    return flat | {name: value for name, value in named.items() if value is not None or name not in flat}
+    containers = [name for name in _CONTAINERS if name not in inputs and isinstance(named.get(name), Mapping)]
+    contents = {name: _in_snake_case(named.pop(name), inputs) for name in containers}
+    flat = {name: value for name, value in named.items() if value is not None}
+    for container, content in contents.items():
+        notes += _overridden(content, flat, f"{container}.", f"`{{}}` outside {container} wins")
+        flat = {**content, **flat}
+    return flat
 
 
 def _in_snake_case(fields: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,17 +138,17 @@ def _is_known(name: str) -> bool:
 
 
 def _extra_body(
-    value: Any, schemas: Mapping[str, Any], inputs: Mapping[str, Any], *, is_form: bool
+    value: Any, schemas: Mapping[str, Any], inputs: Mapping[str, Any], notes: list[Note], *, is_form: bool
 ) -> dict[str, Any]:
     if isinstance(value, dict):
-        return convert_fields(_flat(value, inputs), schemas, is_form=is_form)
+        return convert_fields(_flat(value, inputs, notes), schemas, is_form=is_form)
     # As text it is JSON, whose strings are no numbers.
     fields = convert_fields({"extra_body": value}, schemas, is_form=is_form)["extra_body"]
     if fields in (None, ""):
         return {}
     if not isinstance(fields, dict):
         raise InvalidValue("`extra_body` must be an object.", param="extra_body")
-    return convert_fields(_flat(fields, inputs), schemas)
+    return convert_fields(_flat(fields, inputs, notes), schemas)
 
 
 def _schemas(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,18 +167,22 @@ def _present(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fields_in_prompt(
-    source: dict[str, Any], schemas: Mapping[str, Any], inputs: Mapping[str, Any]
-) -> tuple[dict[str, Any], list[Note]]:
+    source: dict[str, Any], schemas: Mapping[str, Any], inputs: Mapping[str, Any], notes: list[Note]
+) -> dict[str, Any]:
     """The fields in the <sd_cpp_extra_args> of the prompt, which is replaced in `source` by the prompt without them."""
     prompt = source.get("prompt")
     if not isinstance(prompt, str):
-        return {}, []
+        return {}
     source["prompt"], fields = extract_extra_args(prompt)
     if source["prompt"] == prompt:
-        return {}, []
+        return {}
+    if "prompt" in fields:
+        notes.append(
+            Note("prompt", fields.pop("prompt"), None, f"the text around {_EXTRA_ARGS} is the prompt")
+        )
     why = f"{_EXTRA_ARGS} was removed from the prompt, and its fields are used"
-    note = Note("prompt", _EXTRA_ARGS, ", ".join(map(str, fields)) or "no fields", why)
-    return _present(convert_fields(_flat(fields, inputs), schemas)), [note]
+    notes.append(Note("prompt", _EXTRA_ARGS, ", ".join(map(str, fields)) or "no fields", why))
+    return _present(convert_fields(_flat(fields, inputs, notes), schemas))
 
 
 def _with_flat_params(fields: dict[str, Any], schemas: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,6 @@ def extract_extra_args(prompt: str) -> tuple[str, dict[str, Any]]:
             raise _invalid_args(f"{_END} is missing")
         texts.append(text.strip())
         fields |= flat_sample_params(_json_object(content))
-    fields.pop("prompt", None)  # this text is the prompt
     return " ".join(filter(None, texts)), fields
 
 
@@ -81,10 +80,13 @@ def split_prompt(fields: dict[str, Any], *, is_localai: bool) -> Note | None:
     prompt = fields.get("prompt")
     if not isinstance(prompt, str) or len(prompt) > _MAX_PROMPT_LENGTH:
         return None  # refused later
-    # Several of them are more likely a table than two prompts.
-    if prompt.count("|") != 1 or "|" not in _IN_BRACKETS.sub("", prompt):
+    if "|" not in prompt:
         return None
-    if not is_localai or "negative_prompt" in fields:
+    outside = _IN_BRACKETS.sub("", prompt).count("|")
+    # For others than LocalAI, several of them are more likely a table than two prompts.
+    if outside == 0 or (outside > 1 and not is_localai):
+        return None
+    if not is_localai or prompt.count("|") > 1 or "negative_prompt" in fields:
         why = "a `|` is drawn as part of the prompt; send what the picture must not show as `negative_prompt`"
         return Note("prompt", "|", None, why)
     positive, _, negative = (part.strip() for part in prompt.partition("|"))

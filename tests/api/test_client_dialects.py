@@ -68,7 +68,6 @@ SHAPES: list[tuple[dict[str, Any], tuple[int, int]]] = [
     ({"aspect-ratio": "16:9"}, (680, 384)),
     ({"imageConfig": {"aspectRatio": "16:9", "imageSize": "0.5K"}}, (680, 384)),
     ({"parameters": {"size": "768*512"}}, (768, 512)),
-    ({"parameters": {"size": "256x256"}, "size": "768x512"}, (768, 512)),
     ({"extra_body": {"imageConfig": {"aspectRatio": "16:9"}}}, (680, 384)),
     ({"size": "2K", "aspect_ratio": "3:4"}, (768, 1024)),
     ({"size": "16:9"}, (680, 384)),
@@ -531,6 +530,14 @@ def test_many_extra_args_and_many_values_in_them_are_refused_before_they_are_par
     assert "more than 10000 values" in refuse(client, "request.invalid_value", "prompt", prompt=prompt)
 
 
+def test_a_field_that_loses_against_another_is_listed(client: FlaskClient) -> None:
+    body = draw(client, input={"prompt": "a dog", "seed": 3}, parameters={"size": "256x256"}, size="512x512")
+    assert listed(body, "ignored") == ["parameters.size", "input.prompt"]
+    assert body["_hal0"]["images"][0]["seed"] == 3
+    body = draw(client, prompt=f"a cat {extra_args(prompt='a dog', seed=4)}")
+    assert listed(body, "ignored") == ["prompt"]
+
+
 def test_localais_negative_prompt_behind_a_pipe_is_one(labelled: FlaskClient) -> None:
     text, body = prompt_in(
         labelled, prompt="a castle|blurry, low quality", step=25, model="sd-1.5", size="256x256"
@@ -556,6 +563,11 @@ def test_a_pipe_of_other_clients_is_drawn_and_a_single_one_is_listed(
     text, body = prompt_in(labelled, prompt=prompt)
     assert text == prompt
     assert listed(body, "ignored") == (["prompt"] if is_listed else [])
+
+
+@pytest.mark.parametrize("prompt", ["a | b | c", "a {red|blue} castle|blurry"])
+def test_localais_pipes_that_are_drawn_are_listed(client: FlaskClient, prompt: str) -> None:
+    assert listed(draw(client, prompt=prompt, step=1), "ignored") == ["prompt"]
 
 
 def test_a_lora_tag_is_applied_and_no_text(labelled: FlaskClient, make_app: MakeApp) -> None:
