@@ -97,11 +97,11 @@ class KeptFile:
         return is_same
 
     def restore(self) -> bool:
-        """Write the file unless it is intact; true if it was written. What lies there and is no file is moved aside.
-        Raises OSError."""
+        """Write the file unless it is intact; true if it was written. What lies there and is no file is moved aside, but
+        not a file in place of its folder: a setting may name it by mistake. Raises OSError."""
         if self.is_intact():
             return False
-        ensure_folder(self._path.parent)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         if not is_file_or_missing(self._path):
             set_aside(self._path, IsADirectoryError("not a file"))
         write_atomic(self._path, self._content)

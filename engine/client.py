@@ -249,9 +249,11 @@ class Engine:
         return {name: entry for name, entry in entries.items() if entry is not None}
 
     def _signature(self, name: str, fresh: bool) -> Any:
-        if fresh or self._signatures.get(name) is None:
-            self._signatures[name] = self._http.signature(name)
-        return self._signatures[name]
+        # A new connection clears the cache in another thread, at any time.
+        entry = None if fresh else self._signatures.get(name)
+        if entry is None:
+            entry = self._signatures[name] = self._http.signature(name)
+        return entry
 
     def upload(self, data: bytes, name: str) -> str:
         """Store an input image under a unique name; returns `upload_name(name)`, for LoadImage.

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from atomic_file import write_atomic
 from compiler import SourcePaths, Sources
-from state_files import ensure_folder, read_state
+from state_files import read_state
 
 Version = tuple[int, int]
 """Inode and modification time of the file: equal versions mean equal content."""
@@ -91,6 +91,6 @@ class LastGoodFile:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        ensure_folder(self._path.parent)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self._path.with_name(f"{self._path.name}.lock"), timeout=LOCK_TIMEOUT_S):
             yield

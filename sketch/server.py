@@ -259,7 +259,10 @@ async def _refuse_foreign_origins(request: web.Request, handler: Handler) -> web
         return web.Response(status=403)
     if request.method == "OPTIONS":
         return web.Response()
-    return await handler(request)
+    try:
+        return await handler(request)
+    except ConnectionResetError:
+        return web.Response(status=400)  # a client that was killed while it sent; nobody gets this
 
 
 def _is_foreign(host: str, origin: str) -> bool:

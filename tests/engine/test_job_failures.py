@@ -301,6 +301,24 @@ def test_after_a_lost_socket_the_next_job_gets_a_new_socket_with_a_new_client_id
     assert first != second
 
 
+def test_a_connection_that_clears_the_signatures_meanwhile_loses_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = Engine("http://127.0.0.1:9")
+
+    class ClearedAtOnce(dict[str, Any]):
+        """As if another thread connected again right after each entry was stored."""
+
+        def __setitem__(self, name: str, entry: Any) -> None:
+            super().__setitem__(name, entry)
+            self.clear()
+
+    monkeypatch.setattr(engine, "_signatures", ClearedAtOnce())
+    monkeypatch.setattr(engine._http, "signature", lambda name: {"name": name})
+    assert engine.signatures(["KSampler"]) == {"KSampler": {"name": "KSampler"}}
+    engine.close()
+
+
 def test_node_signatures_are_remembered_until_the_engine_is_connected_to_again() -> None:
     """After a reconnect it may be a newer ComfyUI, or have other nodes."""
     old, new = {"input": {"required": {}}}, {"input": {"required": {"steps": ["INT", {}]}}}
