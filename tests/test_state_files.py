@@ -182,6 +182,6 @@ def test_a_kept_file_is_read_only_if_it_has_changed(tmp_path: Path, monkeypatch:
 def test_a_file_that_the_setting_names_as_state_directory_is_never_moved(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("somebody's")
     kept = KeptFile(tmp_path / "state/server-url", b"x")
-    with pytest.raises(OSError, match="File exists|Not a directory"):
+    with pytest.raises(OSError, match=r"File exists|Not a directory"):
         kept.restore()
     assert (tmp_path / "state").read_text() == "somebody's"
