@@ -27,11 +27,10 @@ from image_store import ImageStore
 from llm import Stacks, read_stacks
 from loopback import is_loopback
 from pictures import fetch_image
-from readiness import Readiness
 from settings import Settings, load_settings
 from sketch import SharedFiles, SketchProcess, SketchSupervisor
 from state_files import KeptFile, read_file
-from status import SystemStatus
+from status import Readiness, SystemStatus
 
 log = logging.getLogger("easel")
 ROOT = Path(__file__).resolve().parent

@@ -9,7 +9,7 @@ from flask import Blueprint, Response, jsonify
 
 from api.services import Services
 from compiler import Catalogue
-from readiness import EngineState, ModelState
+from status import EngineState, ModelState
 
 _TIMEOUT_S = 1.5
 """For all that /ready waits for: those who ask often give up after 2 s"""

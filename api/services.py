@@ -12,8 +12,7 @@ from engine import Engine
 from errors import EaselError
 from generation import Generator
 from image_store import ImageStore
-from readiness import Readiness
-from status import SystemStatus
+from status import Readiness, SystemStatus
 
 WsgiApp = Callable[[dict[str, Any], Any], Iterable[bytes]]
 

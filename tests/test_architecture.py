@@ -44,11 +44,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("arbiter", "compiler", "engine", "image_store", "pictures"),
         *("atomic_file", "deadline", "errors", "state_files"),
     },
-    "shared_probe": set(),
-    "readiness": {"compiler", "engine", "generation", "deadline", "errors", "shared_probe"},
-    "status": {"arbiter", "engine", "generation", "llm", "readiness", "atomic_file", "state_files"},
+    "status": {
+        *("arbiter", "compiler", "engine", "generation", "llm"),
+        *("atomic_file", "deadline", "errors", "state_files"),
+    },
     "api": {
-        *("arbiter", "compiler", "engine", "generation", "image_store", "pictures", "readiness", "status"),
+        *("arbiter", "compiler", "engine", "generation", "image_store", "pictures", "status"),
         *("deadline", "errors", "loopback", "schemas", "system_errors"),
     },
     "commands": {
@@ -57,7 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "app": {
         *("api", "arbiter", "commands", "compiler", "engine", "generation", "image_store", "llm", "pictures"),
-        *("readiness", "sketch", "status", "settings", "deadline", "errors", "loopback", "state_files"),
+        *("sketch", "status", "settings", "deadline", "errors", "loopback", "state_files"),
     },
     "server": {
         *("api", "app", "engine", "errors", "generation", "settings", "state_files", "system_errors"),

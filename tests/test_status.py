@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from status import _memory
+from status.system_status import _memory
 
 STATS: dict[str, Any] = {
     "device": "cuda:0", "tells_gpu_memory": True, "vram_total": 24_000_000_000, "vram_free": 20_000_000_000,

@@ -14,8 +14,8 @@ import pytest
 from flask.testing import FlaskClient
 from freezing_proxy import FreezingProxy
 
-from shared_probe import SharedProbe
 from sketch import SketchProcess
+from status.shared_probe import SharedProbe
 from tests.conftest import NODES, MakeApp
 from tests.waiting import wait_until
 

@@ -20,8 +20,8 @@ from atomic_file import write_atomic
 from engine import Engine, EngineProcess, EngineStats, QueueState
 from generation import Generator
 from llm import Stacks
-from readiness import ModelState, Readiness
 from state_files import read_state, set_aside
+from status.readiness import ModelState, Readiness
 
 log = logging.getLogger("easel.gpu")
 

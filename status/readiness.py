@@ -11,7 +11,7 @@ from deadline import time_limit
 from engine import Engine
 from errors import EaselError, EngineUnreachable, FilesMissing, ModelNotDrawable
 from generation import Generator
-from shared_probe import SharedProbe
+from status.shared_probe import SharedProbe
 
 _ENGINE_INTERVAL_S = 1.0
 _ENGINE_TIMEOUT_S = 3.0
