@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import requests
@@ -96,11 +95,3 @@ class _Adapter(HTTPAdapter):
             "http": type("_Pool", (HTTPConnectionPool,), plain),
             "https": type("_TlsPool", (HTTPSConnectionPool,), secure),
         }
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and all its causes: libraries put them into `args`, into `reason` or behind `raise … from`."""
-    yield error
-    for inner in (error.__cause__, getattr(error, "reason", None), *error.args):
-        if isinstance(inner, BaseException):
-            yield from causes(inner)

@@ -40,6 +40,8 @@ def read_state(path: Path, parse: Callable[[Any], T]) -> T | None:
         return None
     try:
         return parse(json.loads(content))
+    except MemoryError:
+        return None  # nothing is wrong with the file
     except Exception as error:
         set_aside(path, error)
         return None

@@ -19,6 +19,19 @@ _NO_THREAD = "can't start new thread"
 _MAX_WRAPPED = 20
 
 
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and all that it wraps or was raised after: HTTP libraries keep these in `args` and `reason` only."""
+    pending, seen = [error], set[int]()
+    while pending and len(seen) < _MAX_WRAPPED:
+        current = pending.pop(0)
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        wrapped = (current.__cause__, current.__context__, getattr(current, "reason", None), *current.args)
+        pending += [inner for inner in wrapped if isinstance(inner, BaseException)]
+
+
 def write_error(error: OSError, place: str, unwritable: type[EaselError] = StateUnwritable) -> EaselError:
     """The error to raise after `error`, which prevented writing in `place`, such as "the state directory"."""
     if error.errno in DISK_FULL:
@@ -31,7 +44,7 @@ def write_error(error: OSError, place: str, unwritable: type[EaselError] = State
 def shortage_in(error: BaseException) -> EaselError | None:
     """The error to raise if this machine had too little memory, disk, threads or open files; None if `error`, and all that
     it was raised from, has another cause."""
-    return next((found for found in map(_shortage, _chain(error)) if found is not None), None)
+    return next((found for found in map(_shortage, causes(error)) if found is not None), None)
 
 
 def shortage_as(kind: type[K], error: BaseException) -> K | None:
@@ -51,7 +64,7 @@ def _combined(shortage: Any, kind: Any) -> Any:
 
 def system_error_in(error: BaseException) -> EaselError | None:
     """As `shortage_in`, and StateUnwritable if this server may not read or write one of its files."""
-    denied = any(isinstance(one, OSError) and one.errno in _NO_ACCESS for one in _chain(error))
+    denied = any(isinstance(one, OSError) and one.errno in _NO_ACCESS for one in causes(error))
     return shortage_in(error) or (
         StateUnwritable("This server may not read or write one of its files.") if denied else None
     )
@@ -68,16 +81,3 @@ def _shortage(error: BaseException) -> EaselError | None:
     if number in DISK_FULL:
         return StoreFull("A disk of this server is full.")
     return None
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and those that it wraps; HTTP libraries keep these in `args` and `reason` only."""
-    pending, seen = [error], set[int]()
-    while pending and len(seen) < _MAX_WRAPPED:
-        current = pending.pop(0)
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        wrapped = (current.__cause__, current.__context__, getattr(current, "reason", None), *current.args)
-        pending += [inner for inner in wrapped if isinstance(inner, BaseException)]

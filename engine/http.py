@@ -17,8 +17,8 @@ from deadline import limited, time_limit
 from engine.credentials import NO_CREDENTIALS, Credentials
 from engine.values import EngineStats, QueueState
 from errors import EngineAccessDenied, EngineUnreachable, UploadRefused
-from http_session import DirectSession, causes
-from system_errors import shortage_as
+from http_session import DirectSession
+from system_errors import causes, shortage_as
 
 _POLL_TIMEOUT_S = 5.0
 """For polling a job: its caller may want to cancel meanwhile"""

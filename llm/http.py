@@ -13,10 +13,10 @@ import urllib3
 
 from deadline import time_limit
 from errors import StackRefused, StackUnreachable, shorten
-from http_session import DirectSession, causes
+from http_session import DirectSession
 from llm.responses import MISSING, field_at, parse_json
 from loopback import is_loopback
-from system_errors import shortage_as
+from system_errors import causes, shortage_as
 
 _MAX_RESPONSE_BYTES = 16_000_000
 _CHUNK_BYTES = 65_536

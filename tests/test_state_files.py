@@ -184,3 +184,14 @@ def test_a_file_that_the_setting_names_as_state_directory_is_never_moved(tmp_pat
     with pytest.raises(OSError, match=r"File exists|Not a directory"):
         kept.restore()
     assert (tmp_path / "state").read_text() == "somebody's"
+
+
+def test_too_little_memory_is_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("5")
+
+    def parse(document: Any) -> int:
+        raise MemoryError
+
+    assert read_state(path, parse) is None
+    assert read_state(path, number) == 5
