@@ -19,7 +19,7 @@ from bench.processes import cpu_model
 from bench.report import report
 from bench.starting import measure_memory, measure_start
 from bench.streams import measure_streams
-from bench.testbed import Options, Testbed, get_json, open_testbed
+from bench.testbed import Options, Peer, Testbed, get_json, open_testbed
 from bench.throughput import measure_throughput
 
 MEASUREMENTS: Mapping[str, Callable[[Testbed], Any]] = {
@@ -36,8 +36,7 @@ MEASUREMENTS: Mapping[str, Callable[[Testbed], Any]] = {
 
 def main() -> None:
     arguments = argument_parser().parse_args()
-    options = Options(arguments.url, arguments.quick, arguments.size, arguments.checkpoint)
-    results = measure(options, arguments.only)
+    results = measure(options_of(arguments), arguments.only)
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1), "utf-8")
     print(report(results))
@@ -46,23 +45,75 @@ def main() -> None:
 def argument_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    add_engine_arguments(parser)
     parser.add_argument(
-        "--url", help="a running ComfyUI, such as http://127.0.0.1:8188; default: the sketch engine"
+        "--sizes", type=_numbers, metavar="64,512,...", help="the sides of the pictures, in pixels"
+    )
+    parser.add_argument("--clients", type=_numbers, metavar="1,8,...", help="how many clients draw at once")
+    parser.add_argument(
+        "--model-size",
+        metavar="WxH",
+        help="with --url: the size of each model's picture; default: the model's",
     )
     parser.add_argument(
-        "--checkpoint", help="with --url: the Stable Diffusion 1.x checkpoint to measure with"
-    )
+        "--peer", action="append", default=[], type=_pair, metavar="NAME=URL",
+        help="measure this server with OpenAI's images API too; it must draw 64x64 and the other sizes; may be repeated",
+    )  # fmt: skip
     parser.add_argument(
-        "--size", help="with --url: the size of each model's picture; default: the model's default size"
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="few repetitions, to check that the benchmark itself works"
-    )
+        "--peer-model", action="append", default=[], type=_pair, metavar="NAME=MODEL",
+        help="the `model` in the requests to the peer NAME; default: no model",
+    )  # fmt: skip
     parser.add_argument(
         "--only", choices=MEASUREMENTS, action="append", help="run only this measurement; may be repeated"
     )
     parser.add_argument("--json", type=Path, metavar="PATH", help="write all raw numbers to this file")
     return parser
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that choose the engine and how long to measure."""
+    parser.add_argument(
+        "--url", help="a running ComfyUI, such as http://127.0.0.1:8188; default: the sketch engine"
+    )
+    parser.add_argument(
+        "--engine-pid", type=int, metavar="PID",
+        help="with --url: ComfyUI's process, for its CPU time; default: the one that listens there, if it is local",
+    )  # fmt: skip
+    parser.add_argument(
+        "--checkpoint",
+        help="with --url: the Stable Diffusion 1.x checkpoint for streams; default: a likely one",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="few repetitions, to check that the benchmark itself works"
+    )
+
+
+def options_of(arguments: argparse.Namespace) -> Options:
+    """Exits if a --peer-model has no --peer."""
+    models = dict(arguments.peer_model)
+    if unknown := models.keys() - dict(arguments.peer).keys():
+        raise SystemExit(f"--peer-model {', '.join(sorted(unknown))}: there is no --peer of this name.")
+    return Options(
+        url=arguments.url,
+        quick=arguments.quick,
+        model_size=arguments.model_size,
+        checkpoint=arguments.checkpoint,
+        engine_pid=arguments.engine_pid,
+        sizes=arguments.sizes or (),
+        clients=arguments.clients or (),
+        peers=[Peer(name, url.rstrip("/"), models.get(name)) for name, url in arguments.peer],
+    )
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not (name and sign and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
 
 
 def measure(options: Options, only: list[str] | None) -> dict[str, Any]:
@@ -73,6 +124,7 @@ def measure(options: Options, only: list[str] | None) -> dict[str, Any]:
         selected.remove("models")  # the sketch engine has no weights to load
     with open_testbed(options) as testbed:
         results: dict[str, Any] = {"machine": machine(testbed)}
+        results["is_sketch"] = testbed.engine.is_sketch
         for name in selected:
             print(f"measuring {name}", file=sys.stderr, flush=True)
             results[name] = MEASUREMENTS[name](testbed)
@@ -82,13 +134,17 @@ def measure(options: Options, only: list[str] | None) -> dict[str, Any]:
 
 def machine(testbed: Testbed) -> dict[str, str]:
     """The engine, device, CPU and gateway that the run measures."""
-    stats = get_json(f"{testbed.engine_url}/system_stats")
+    stats = get_json(f"{testbed.engine.url}/system_stats")
     system, devices = stats["system"], stats["devices"]
+    pid = testbed.engine.pid
     kind = "Easel's sketch engine, as ComfyUI" if system.get("easel_sketch") else "ComfyUI"
     names = ", ".join(f"{device['name']} ({device['type']})" for device in devices)
     versions = f"Python {system['python_version'].split()[0]}, PyTorch {system['pytorch_version']}"
     return {
         "engine": f"{kind} {system['comfyui_version']}; {versions}",
+        "its CPU": f"of process {pid}"
+        if pid
+        else "not measured: the process is not on this machine; see --engine-pid",
         "device": names,
         "CPU": cpu_model(),
         "gateway": f"two workers (the default); Python {platform.python_version()}, {platform.platform()}",

@@ -1,43 +1,57 @@
-"""The clients that are compared: one sends requests to the gateway, one directly to the engine, as a plain client
-would. Both keep their connections open and use the same HTTP library with the same options."""
+"""The clients that are compared: one sends requests to the gateway (or to another server with the same API), one directly
+to the engine. Both do as little as a client can: the standard library's HTTP on kept connections, a plain socket for the
+engine's events, and no message is parsed that does not matter. So the difference is what the gateway costs."""
 
 from __future__ import annotations
 
 import base64
 import json
+import struct
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
+from urllib.parse import urlencode, urlsplit
 
 import requests
-import websocket
 
+from bench.http import Http, wire_bytes
 from bench.lines import lines_of
+from bench.photo import MARGIN
+from bench.websocket import BINARY, WebSocket
 
 PROMPT = "a lighthouse above a calm sea"
 TIMEOUT_S = 900.0
-_JSON = {"Content-Type": "application/json"}
 _PNG = b"\x89PNG\r\n\x1a\n"
+_PREVIEW_HEADER_BYTES = 8
+"""What ComfyUI puts before a picture in a binary message: the kind of the message and the picture's format"""
+
+
+_FAILURES = ("execution_error", "execution_interrupted")
+_FAILURE_MARKS = tuple(f'"{kind}"'.encode() for kind in _FAILURES)
 
 
 @dataclass(frozen=True)
-class Timing:
-    """How long one picture took, in seconds, in all and for each stage that the client can tell apart."""
+class Drawn:
+    """A picture as PNG, and how long it took, in seconds, in all and for each stage that the client can tell apart."""
 
+    picture: bytes
     total_s: float
-    stages: Mapping[str, float]
+    stages: Mapping[str, float] = field(default_factory=dict)
 
 
 class Client(Protocol):
     """One client with its own connections, for one thread."""
 
-    def draw(self, seed: int) -> Timing:
+    def draw(self, seed: int) -> Drawn:
         """Request a picture that was not drawn before and wait for its bytes."""
 
     def first_step_s(self, seed: int) -> float:
         """Seconds until the first sampler step of such a picture is reported. Returns when the picture is done."""
+
+    def wire_bytes(self) -> int | None:
+        """Bytes sent and received so far; None if the system does not count them."""
 
     def close(self) -> None: ...
 
@@ -54,27 +68,33 @@ class Route(Protocol):
 
 @dataclass(frozen=True)
 class DirectRoute:
-    """Directly to the engine, with the graph that the gateway would compile. `graph` is in API format."""
+    """Directly to the engine, with the graph that the gateway would compile. `graph` is in API format and saves the
+    picture of `size` x `size` pixels. `over_socket`: SaveImageWebsocket takes the place of SaveImage."""
 
     url: str
     graph: Mapping[str, Any]
-    name: str = "direct"
+    size: int
+    over_socket: bool = False
+
+    @property
+    def name(self) -> str:
+        return "direct, WebSocket" if self.over_socket else "direct"
 
     def open(self) -> Client:
-        return _DirectClient(self)
+        return _SocketPictureClient(self) if self.over_socket else _DirectClient(self)
 
 
 @dataclass(frozen=True)
 class GatewayRoute:
-    """Through Easel. `fields`: request fields besides prompt, seed and response_format."""
+    """Through a server with OpenAI's images API. `fields`: request fields besides prompt, seed, size and response_format.
+    `moves`: the model is one of `bench_photo`, which takes another part of the photo for each seed."""
 
     url: str
     fields: Mapping[str, Any]
+    size: int
     as_url: bool = False
-
-    @property
-    def name(self) -> str:
-        return "gateway, url + GET" if self.as_url else "gateway, b64_json"
+    moves: bool = False
+    name: str = "gateway"
 
     def open(self) -> Client:
         return _GatewayClient(self)
@@ -82,140 +102,162 @@ class GatewayRoute:
 
 def session() -> requests.Session:
     """A session that keeps connections open and ignores the environment, so that no proxy is used for loopback
-    addresses."""
+    addresses. For requests whose time is not compared."""
     result = requests.Session()
     result.trust_env = False
     return result
 
 
 class _DirectClient:
-    """Makes as few calls as possible: it reads the file's name from the WebSocket and never requests the history."""
+    """Submits, reads the file's name from the event `executed`, fetches the file. Never requests queue or history."""
 
     def __init__(self, route: DirectRoute) -> None:
-        self._url, self._graph = route.url, route.graph
-        self._client_id = uuid.uuid4().hex
-        self._session = session()
-        self._session.get(f"{route.url}/prompt", timeout=TIMEOUT_S).raise_for_status()
-        self._socket = websocket.create_connection(
-            f"{route.url.replace('http', 'ws', 1)}/ws?clientId={self._client_id}",
-            timeout=TIMEOUT_S,
-            suppress_origin=True,
-            skip_utf8_validation=True,
-        )
-        self._socket.recv()
+        self._graph, self._size = route.graph, route.size
+        client_id = uuid.uuid4().hex
+        self._submission = {"client_id": client_id, "extra_data": {}}
+        self._http = Http(route.url, TIMEOUT_S)
+        self._http.call("GET", "/prompt")
+        self._socket = WebSocket(f"{route.url}/ws?clientId={client_id}", TIMEOUT_S)
+        self._socket.receive()  # the first message says that the engine knows this client
 
-    def draw(self, seed: int) -> Timing:
+    def draw(self, seed: int) -> Drawn:
         started_at = time.perf_counter()
-        prompt_id = self._submit(seed)
+        job = self._submit(seed)
         submitted_at = time.perf_counter()
-        file = self._wait(prompt_id)
+        file = self._event(job, "executed")["output"]["images"][0]
         ended_at = time.perf_counter()
-        response = self._session.get(f"{self._url}/view", params=file, timeout=TIMEOUT_S)
-        _check_picture(response)
+        picture = self._http.call("GET", f"/view?{urlencode(file)}")
+        check_png(picture, self._size)
         fetched_at = time.perf_counter()
         stages = {
             "submit_s": submitted_at - started_at,
             "engine_s": ended_at - submitted_at,
             "fetch_s": fetched_at - ended_at,
         }
-        return Timing(fetched_at - started_at, stages)
+        return Drawn(picture, fetched_at - started_at, stages)
 
     def first_step_s(self, seed: int) -> float:
         started_at = time.perf_counter()
-        prompt_id = self._submit(seed)
-        elapsed_s = None
-        while True:
-            message = self._socket.recv()
-            event = json.loads(message) if isinstance(message, str) else {}
-            if event.get("data", {}).get("prompt_id") != prompt_id:
-                continue
-            if event["type"] == "progress" and elapsed_s is None:
-                elapsed_s = time.perf_counter() - started_at
-            elif event["type"] == "execution_success":
-                assert elapsed_s is not None, "the engine reported no step"
-                return elapsed_s
+        job = self._submit(seed)
+        self._event(job, "progress")
+        elapsed_s = time.perf_counter() - started_at
+        self._event(job, "execution_success")
+        return elapsed_s
 
     def _submit(self, seed: int) -> str:
-        prompt_id = str(uuid.uuid4())
-        graph = with_seed(self._graph, seed, f"easel/{uuid.uuid4()}-0")
-        body = {"prompt": graph, "prompt_id": prompt_id, "client_id": self._client_id, "extra_data": {}}
-        response = self._session.post(
-            f"{self._url}/prompt", data=json.dumps(body), headers=_JSON, timeout=TIMEOUT_S
-        )
-        response.raise_for_status()
-        return prompt_id
+        job = str(uuid.uuid4())
+        body = {
+            **self._submission,
+            "prompt": with_seed(self._graph, seed, f"easel/{job}-0"),
+            "prompt_id": job,
+        }
+        self._http.call("POST", "/prompt", json.dumps(body).encode())
+        return job
 
-    def _wait(self, prompt_id: str) -> Mapping[str, str]:
-        """The file of the job's picture, once the job has succeeded. Raises RuntimeError if it fails."""
-        files: list[Mapping[str, str]] = []
+    def _event(self, job: str, kind: str) -> Any:
+        """The data of the job's next event of this kind. Raises RuntimeError if the job ends before."""
+        job_mark, kind_mark = job.encode(), f'"{kind}"'.encode()
         while True:
-            message = self._socket.recv()
-            event = json.loads(message) if isinstance(message, str) else {}
-            data = event.get("data", {})
-            if data.get("prompt_id") != prompt_id:
+            opcode, message = self._socket.receive()
+            if opcode == BINARY or job_mark not in message:
                 continue
-            if event["type"] == "executed":
-                files += data["output"].get("images", [])
-            elif event["type"] in ("execution_error", "execution_interrupted"):
-                raise RuntimeError(f"the job failed: {event}")
-            elif event["type"] == "execution_success":
-                return files[0]
+            if kind_mark in message or any(mark in message for mark in _FAILURE_MARKS):
+                event = json.loads(message)
+                if event["type"] == kind:
+                    return event["data"]
+                check_event(event)
+
+    def wire_bytes(self) -> int | None:
+        return wire_bytes([self._http.socket, self._socket.socket])
 
     def close(self) -> None:
         self._socket.close()
-        self._session.close()
+        self._http.close()
+
+
+class _SocketPictureClient(_DirectClient):
+    """The same with SaveImageWebsocket, which sends the picture over the WebSocket."""
+
+    def __init__(self, route: DirectRoute) -> None:
+        super().__init__(route)
+        self._graph = over_socket(route.graph)
+
+    def draw(self, seed: int) -> Drawn:
+        started_at = time.perf_counter()
+        job = self._submit(seed)
+        submitted_at = time.perf_counter()
+        picture = self._picture(job)
+        check_png(picture, self._size)
+        received_at = time.perf_counter()
+        stages = {"submit_s": submitted_at - started_at, "engine_s": received_at - submitted_at}
+        return Drawn(picture, received_at - started_at, stages)
+
+    def _picture(self, job: str) -> bytes:
+        """The next picture. It can only be of this job: there is one picture in a job, and one job at a time."""
+        job_mark = job.encode()
+        while True:
+            opcode, message = self._socket.receive()
+            if opcode == BINARY:
+                if message.startswith(_PNG, _PREVIEW_HEADER_BYTES):
+                    return message[_PREVIEW_HEADER_BYTES:]
+            elif job_mark in message and any(mark in message for mark in _FAILURE_MARKS):
+                check_event(json.loads(message))
 
 
 class _GatewayClient:
     def __init__(self, route: GatewayRoute) -> None:
         self._route = route
-        self._session = session()
-        self._session.get(f"{route.url}/health", timeout=TIMEOUT_S).raise_for_status()
+        self._http = Http(route.url, TIMEOUT_S)
+        response_format = "url" if route.as_url else "b64_json"
+        self._fields = {
+            **route.fields,
+            "prompt": PROMPT,
+            "size": f"{route.size}x{route.size}",
+            "response_format": response_format,
+        }
 
-    def draw(self, seed: int) -> Timing:
+    def draw(self, seed: int) -> Drawn:
         started_at = time.perf_counter()
-        response_format = "url" if self._route.as_url else "b64_json"
-        fields = {**self._route.fields, "prompt": PROMPT, "seed": seed, "response_format": response_format}
-        response = self._session.post(
-            f"{self._route.url}/v1/images/generations",
-            data=json.dumps(fields),
-            headers=_JSON,
-            timeout=TIMEOUT_S,
-        )
-        if response.status_code != 200:
-            raise RuntimeError(f"the gateway responded {response.status_code}: {response.text[:500]}")
-        body = response.json()
-        self._read_picture(body["data"][0])
-        return Timing(time.perf_counter() - started_at, body["_hal0"]["timings"])
+        answer = json.loads(self._http.call("POST", "/v1/images/generations", self._body(seed)))
+        picture = self._picture(answer["data"][0])
+        check_png(picture, self._route.size)
+        ended_at = time.perf_counter()
+        return Drawn(picture, ended_at - started_at, answer.get("_hal0", {}).get("timings", {}))
 
     def first_step_s(self, seed: int) -> float:
         started_at = time.perf_counter()
-        fields = {**self._route.fields, "prompt": PROMPT, "seed": seed, "stream": True, "stream_options": {}}
-        url = f"{self._route.url}/v1/images/generations"
+        body = self._body(seed, stream=True, stream_options={})
+        response = self._http.open("POST", "/v1/images/generations", body)
         elapsed_s = None
-        with self._session.post(
-            url, data=json.dumps(fields), headers=_JSON, timeout=TIMEOUT_S, stream=True
-        ) as response:
-            response.raise_for_status()
-            for line in lines_of(response):
-                if elapsed_s is None and b'"progress":' in line and b'"progress":0.0' not in line:
-                    elapsed_s = time.perf_counter() - started_at
-        assert elapsed_s is not None, "the gateway reported no step"
+        for line in lines_of(response):
+            if elapsed_s is None and b'"progress":' in line and b'"progress":0.0' not in line:
+                elapsed_s = time.perf_counter() - started_at
+        if elapsed_s is None:
+            raise RuntimeError(f"{self._route.name} reported no step.")
         return elapsed_s
 
-    def _read_picture(self, item: Mapping[str, str]) -> None:
-        if self._route.as_url:
-            _check_picture(self._session.get(item["url"], timeout=TIMEOUT_S))
-        else:
-            _check_png(base64.b64decode(item["b64_json"]))
+    def _body(self, seed: int, **more: Any) -> bytes:
+        moved = dict(zip(("left", "top"), window(seed), strict=True)) if self._route.moves else {}
+        return json.dumps({**self._fields, **moved, "seed": seed, **more}).encode()
+
+    def _picture(self, item: Mapping[str, str]) -> bytes:
+        if encoded := item.get("b64_json"):
+            return base64.b64decode(encoded)
+        parts = urlsplit(item["url"])
+        return self._http.call("GET", f"{parts.path}?{parts.query}" if parts.query else parts.path)
+
+    def wire_bytes(self) -> int | None:
+        return wire_bytes([self._http.socket])
 
     def close(self) -> None:
-        self._session.close()
+        self._http.close()
 
 
 def with_seed(graph: Mapping[str, Any], seed: int, prefix: str) -> dict[str, Any]:
-    """The graph with another seed and file name prefix, so that the engine does not return a cached picture."""
-    new = {"seed": seed, "filename_prefix": prefix}
+    """The graph with another seed, file name prefix and part of the photo, so that the engine does not return a cached
+    picture."""
+    left, top = window(seed)
+    new = {"seed": seed, "filename_prefix": prefix, "x": left, "y": top}
     return {
         node: {
             **entry,
@@ -225,11 +267,30 @@ def with_seed(graph: Mapping[str, Any], seed: int, prefix: str) -> dict[str, Any
     }
 
 
-def _check_picture(response: requests.Response) -> None:
-    response.raise_for_status()
-    _check_png(response.content)
+def over_socket(graph: Mapping[str, Any]) -> dict[str, Any]:
+    """The graph with SaveImageWebsocket in place of SaveImage."""
+    return {
+        node: {"class_type": "SaveImageWebsocket", "inputs": {"images": entry["inputs"]["images"]}}
+        if entry["class_type"] == "SaveImage"
+        else entry
+        for node, entry in graph.items()
+    }
 
 
-def _check_png(data: bytes) -> None:
+def window(seed: int) -> tuple[int, int]:
+    """Left and top edge of the part of the photo that a picture shows."""
+    return seed % MARGIN, seed // MARGIN % MARGIN
+
+
+def check_event(event: Mapping[str, Any]) -> None:
+    """Raises RuntimeError if the event says that a job failed."""
+    if event["type"] in _FAILURES:
+        raise RuntimeError(f"The engine's job failed: {event}")
+
+
+def check_png(data: bytes, size: int) -> None:
+    """Raises RuntimeError unless this is a PNG of size x size pixels."""
     if not data.startswith(_PNG):
-        raise RuntimeError("the picture is not a PNG")
+        raise RuntimeError(f"The answer is not a PNG: {data[:60]!r}")
+    if (found := struct.unpack(">II", data[16:24])) != (size, size):
+        raise RuntimeError(f"The picture has {found[0]}x{found[1]} pixels instead of {size}x{size}.")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 _MB = 1_000_000
+_LISTENING = "0A"
 Memory = dict[str, float]
 
 
@@ -17,6 +20,25 @@ def child_pids(pid: int) -> list[int]:
         if stat and int(stat[1]) == pid:
             pids.append(int(entry.name))
     return sorted(pids)
+
+
+def listening_pid(port: int) -> int | None:
+    """The process that listens on this TCP port of this machine; None if it is not known, as for other users' processes."""
+    inodes = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
+    for entry in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if inodes and os.readlink(entry) in inodes:
+                return int(entry.parts[2])
+    return None
+
+
+def _listening_inodes(port: int) -> Iterator[str]:
+    """From the kernel's tables of TCP sockets: the fields are number, local address, remote address, state, …, inode."""
+    for path in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        lines = path.read_text().splitlines()[1:] if path.exists() else []
+        for fields in map(str.split, lines):
+            if fields[3] == _LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
+                yield fields[9]
 
 
 def cpu_s(pid: int) -> float:

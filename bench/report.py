@@ -27,31 +27,34 @@ def _machine(machine: Mapping[str, Any]) -> Lines:
 
 
 def _latency(latency: Mapping[str, Any]) -> Lines:
-    count = len(latency["direct"]["values"])
-    yield f"One 64 px picture after another ({count} for each client, in rotation); ms"
-    yield f"  {'':<24}{'median':>9}{'added':>9}{'ratio':>9}{'p95':>9}"
-    direct = latency["direct"]
-    yield f"  {'direct client':<24}{_ms(direct['median'])}{'':>9}{'':>9}{_ms(direct['p95'])}"
-    for name, title in (("b64_json", "gateway, b64_json"), ("url_and_get", "gateway, url + GET")):
-        gateway = latency[name]
-        ratio = f"{gateway['ratio']:>8.2f}x"
-        yield f"  {title:<24}{_ms(gateway['median'])}{_ms(gateway['added_s'])}{ratio}{_ms(gateway['p95'])}"
-    yield ""
-    yield from _stages(latency["stages"]["gateway"], latency["stages"]["direct"])
+    yield "One picture after another, routes in rotation; medians, ms. Ratio: to the direct client with SaveImage"
+    headings = ("median", "added", "ratio", "p95", "pictures", "PNG, kB", "wire, kB")
+    yield f"  {'size':<9}{'route':<20}" + "".join(f"{heading:>10}" for heading in headings)
+    for size, entry in latency.items():
+        for name, times in entry["routes"].items():
+            pixels = entry["pixels"].get(name, {})
+            cells = [_ms(times["median"]), _ms(times["added_s"]), f"{times['ratio']:.2f}x", _ms(times["p95"])]
+            cells += [str(len(times["values"])), _kb(pixels.get("png_bytes")), _kb(pixels.get("wire_bytes"))]
+            note = "" if pixels.get("same_pixels", True) else "  other pixels"
+            yield f"  {size:>4} px  {name:<20}" + "".join(f"{cell.strip():>10}" for cell in cells) + note
+    yield "  Every route of this engine gave the same pixels. Wire: what the client sent and received for a picture."
+    for size, entry in latency.items():
+        yield ""
+        yield from _stages(size, entry["stages"]["gateway"], entry["stages"]["direct"])
 
 
 _STAGES = (
     ("compile", "compile_s"),
     ("fit the graph, POST /prompt", "submit_s"),
     ("the engine's work: queued + run", "engine_s"),
-    ("fetch: GET /view", "fetch_s"),
+    ("fetch", "fetch_s"),
     ("finish: metadata, format, store", "finish_s"),
     ("the rest: HTTP, JSON, base64", "http_s"),
 )
 
 
-def _stages(gateway: Mapping[str, float], direct: Mapping[str, float]) -> Lines:
-    yield "Time of each stage of one picture (b64_json); medians, ms"
+def _stages(size: str, gateway: Mapping[str, float], direct: Mapping[str, float]) -> Lines:
+    yield f"Time of each stage of one picture of {size} px; medians, ms"
     yield f"  {'':<34}{'gateway':>9}{'direct':>9}"
     for title, name in _STAGES:
         direct_ms = _ms(direct[name]) if name in direct else ""
@@ -64,32 +67,23 @@ def _stages(gateway: Mapping[str, float], direct: Mapping[str, float]) -> Lines:
 
 
 def _throughput(entries: list[Mapping[str, Any]]) -> Lines:
-    yield "Throughput, pictures/s (medians of rounds, routes in rotation); CPU in ms per picture"
+    yield "Pictures per second (medians of rounds, routes in rotation), p95 of a picture and CPU per picture in ms"
     if any(entry["render_ms"] == 0 for entry in entries):
-        yield "  An instant render mostly measures how clients, gateway and engine compete for the CPU, for example"
-        yield "  on two shared cores. The simulated render is the relevant case."
-    headings = (
-        "ratio",
-        "of rounds",
-        "gateway",
-        "direct",
-        "CPU: gateway",
-        "engine",
-        "its client",
-        "direct client",
-    )
-    yield f"  {'render':<11}{'clients':>7}" + "".join(f"{heading:>14}" for heading in headings)
+        yield "  An instant render mostly measures how clients, gateway and engine compete for the CPU."
+    headings = ("pictures/s", "ratio", "of rounds", "p95", "CPU: gateway", "engine", "client")
+    title = f"  {'size':<9}{'render':<9}{'clients':<9}{'route':<20}"
+    yield title + "".join(f"{heading:>13}" for heading in headings)
     for entry in entries:
-        gateway, direct = entry["gateway"], entry["direct"]
-        cpu = gateway["cpu_s_per_picture"]
-        cpus = [cpu["gateway"], cpu.get("engine"), cpu["client"], direct["cpu_s_per_picture"]["client"]]
-        lowest, highest = min(entry["ratios"]), max(entry["ratios"])
-        cells = [f"{entry['ratio']:.2f}x", f"{lowest:.2f}..{highest:.2f}"]
-        cells += [f"{gateway['pictures_per_s']:.1f}", f"{direct['pictures_per_s']:.1f}"]
-        cells += [_ms(seconds).strip() if seconds is not None else "?" for seconds in cpus]
-        yield f"  {_render(entry['render_ms']):<11}{entry['clients']:>7}" + "".join(
-            f"{cell:>14}" for cell in cells
-        )
+        start = f"  {entry['size']:>4} px  {_render(entry['render_ms']):<9}{entry['clients']:>7}  "
+        if "routes" not in entry:
+            yield f"{start}left out: about {entry['expected_s']:.0f} s; --sizes and --clients measure it"
+            continue
+        for name, route in entry["routes"].items():
+            cells = [f"{route['pictures_per_s']:.1f}", f"{route['ratio']:.2f}x"]
+            cells += [f"{min(route['ratios']):.2f}..{max(route['ratios']):.2f}", _ms(route["p95_s"])]
+            cpu = route["cpu_s_per_picture"]
+            cells += [_ms(cpu[each]) if each in cpu else "?" for each in ("gateway", "engine", "client")]
+            yield f"{start}{name:<20}" + "".join(f"{cell.strip():>13}" for cell in cells)
 
 
 def _render(render_ms: float | None) -> str:
@@ -136,8 +130,10 @@ def _gpu(gpu: Mapping[str, Any]) -> Lines:
 
 
 def _streams(streams: Mapping[str, Any]) -> Lines:
-    direct, gateway = streams["direct_s"], streams["gateway_s"]
-    ratio = gateway["median"] / direct["median"]
+    if not streams:
+        yield "Streams: not measured, because the engine has no checkpoint"
+        return
+    direct, gateway, ratio = streams["direct_s"], streams["gateway_s"], streams["ratio"]
     yield "Streams: from the request to the first reported step; ms         median      p95"
     yield f"  {'direct client':<58} {_ms(direct['median'])} {_ms(direct['p95'])}"
     yield f"  {'gateway':<58} {_ms(gateway['median'])} {_ms(gateway['p95'])}   {ratio:.2f}x"
@@ -173,3 +169,7 @@ _SECTIONS: Mapping[str, Callable[[Any], Lines]] = {
 
 def _ms(seconds: float) -> str:
     return f"{seconds * 1000:>9.2f}"
+
+
+def _kb(count: int | None) -> str:
+    return "" if count is None else f"{count / 1000:.1f}"

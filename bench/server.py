@@ -23,10 +23,20 @@ _URL = re.compile(r"Easel is at (http://\S+)")
 
 
 class Server:
-    """`with Server(engine_url=…, catalogue=…) as server: server.url`. It has its own state directory."""
+    """`with Server(engine_url=…, catalogue=…) as server: server.url`. It has its own state directory.
 
-    def __init__(self, *, engine_url: str, catalogue: Path) -> None:
+    `templates`: the folder of the catalogue's templates. `root`: the checkout that is run."""
+
+    def __init__(
+        self,
+        *,
+        engine_url: str,
+        catalogue: Path,
+        templates: Path = ROOT / "templates_wf",
+        root: Path = ROOT,
+    ) -> None:
         self._engine_url, self._catalogue = engine_url, catalogue
+        self._templates, self._root = templates, root
         self.url = ""
         self.started_at = 0.0
         """When gunicorn was started, on the clock of time.perf_counter"""
@@ -40,7 +50,7 @@ class Server:
             self.started_at = time.perf_counter()
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "gunicorn", "wsgi:app"],
-                cwd=ROOT,
+                cwd=self._root,
                 env=self._environment(folder),
                 stdout=log,
                 stderr=log,
@@ -77,7 +87,7 @@ class Server:
             "EASEL_PORT": "0",
             "EASEL_ENGINE_URL": self._engine_url,
             "EASEL_CATALOGUE": str(self._catalogue),
-            "EASEL_TEMPLATES": str(ROOT / "templates_wf"),
+            "EASEL_TEMPLATES": str(self._templates),
         }
 
     def _wait_for_url(self) -> str:

@@ -7,25 +7,30 @@ import contextlib
 import json
 from typing import Any
 
-from bench.clients import PROMPT, TIMEOUT_S, session
+from bench.clients import PROMPT, TIMEOUT_S, DirectRoute, GatewayRoute, session
 from bench.processes import peak_memory_mb, reset_peak_memory
 from bench.summary import summarize
 from bench.testbed import Testbed
 
+SIZE, _MODEL = 64, "bench"
 STEPS, QUICK_STEPS = 40, 5
 LARGE, QUICK_LARGE = 10, 2
 """Pictures of 2048x2048 in one response"""
 
 
 def measure_streams(testbed: Testbed) -> dict[str, Any]:
-    """Times in seconds; the peak memory of a large response also as a multiple of the size of its base64."""
+    """Times in seconds; the peak memory of a large response also as a multiple of the size of its base64. Empty if the
+    engine has no checkpoint, because without a sampler there are no steps."""
+    if not testbed.engine.checkpoint:
+        return {}
     direct, gateway = _first_steps(testbed, QUICK_STEPS if testbed.options.quick else STEPS)
     results: dict[str, Any] = {
         "direct_s": direct,
         "gateway_s": gateway,
         "added_s": gateway["median"] - direct["median"],
+        "ratio": gateway["median"] / direct["median"],
     }
-    if not testbed.options.url:
+    if testbed.engine.is_sketch:
         count = QUICK_LARGE if testbed.options.quick else LARGE
         results["large"] = {
             name: _large(testbed, count, stream) for name, stream in (("response", False), ("stream", True))
@@ -34,16 +39,16 @@ def measure_streams(testbed: Testbed) -> dict[str, Any]:
 
 
 def _first_steps(testbed: Testbed, times: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    with (
-        contextlib.closing(testbed.direct.open()) as direct,
-        contextlib.closing(testbed.gateway().open()) as gateway,
-    ):
-        for client in (direct, gateway):
+    graph = testbed.sources.graph(_MODEL, SIZE)
+    routes = (
+        DirectRoute(testbed.engine.url, graph, SIZE),
+        GatewayRoute(testbed.server.url, {"model": _MODEL}, SIZE),
+    )
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(contextlib.closing(route.open())) for route in routes]
+        for client in clients:
             client.first_step_s(next(testbed.seeds))
-        pairs = [
-            (direct.first_step_s(next(testbed.seeds)), gateway.first_step_s(next(testbed.seeds)))
-            for _ in range(times)
-        ]
+        pairs = [[client.first_step_s(next(testbed.seeds)) for client in clients] for _ in range(times)]
     return summarize([pair[0] for pair in pairs]), summarize([pair[1] for pair in pairs])
 
 
@@ -51,7 +56,14 @@ def _large(testbed: Testbed, count: int, stream: bool) -> dict[str, float]:
     """By how much the memory of the worker that served the request grew, and the size of the pictures in base64."""
     workers = testbed.server.workers
     before = {pid: reset_peak_memory(pid) for pid in workers}
-    body = {"prompt": PROMPT, "model": "large", "n": count, "response_format": "b64_json", "stream": stream}
+    body = {
+        "prompt": PROMPT,
+        "model": _MODEL,
+        "size": "2048x2048",
+        "n": count,
+        "response_format": "b64_json",
+        "stream": stream,
+    }
     size = 0
     with session() as http, http.post(
         f"{testbed.server.url}/v1/images/generations", data=json.dumps(body), stream=True, timeout=TIMEOUT_S,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Results = Mapping[str, Any]
+Reader = Callable[[Results], float | None]
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class Target:
     """One measured value: how to read it from the results (None: not measured), its limit, and how it is printed."""
 
     title: str
-    read: Callable[[Results], float | None]
+    read: Reader
     limit: float
     at_least: bool = False
     scale: float = 1.0
@@ -29,17 +30,42 @@ class Target:
         bound = "at least" if self.at_least else "at most"
         measured, limit = (f"{number * self.scale:.3g}{self.unit}" for number in (value, self.limit))
         verdict = "met" if is_met else "NOT MET"
-        return f"  {self.title:<54} {measured:>10}   target: {bound} {limit:<8} {verdict}"
+        return f"  {self.title:<58} {measured:>10}   target: {bound} {limit:<8} {verdict}"
 
 
-def _latency(results: Results) -> float | None:
-    return float(results["latency"]["b64_json"]["added_s"]) if "latency" in results else None
+def _time(size: int, *, on_sketch: bool) -> Reader:
+    """The time of one picture through the gateway, as a multiple of the direct client's."""
+
+    def read(results: Results) -> float | None:
+        entry = results.get("latency", {}).get(str(size))
+        is_measured = entry and results["is_sketch"] == on_sketch
+        return float(entry["routes"]["gateway"]["ratio"]) if is_measured else None
+
+    return read
 
 
-def _eight_clients(results: Results) -> float | None:
-    """The last entry: with the sketch engine the one with a simulated render, with a real engine its only one."""
-    entries = [entry for entry in results.get("throughput", []) if entry["clients"] == 8]
-    return entries[-1]["ratio"] if entries else None
+def _throughput(size: int, *, on_sketch: bool, with_render: bool = False) -> Reader:
+    """The pictures per second of eight clients of the gateway, as a multiple of direct clients'."""
+
+    def read(results: Results) -> float | None:
+        entry = _entry(results, size, 8, with_render=with_render)
+        is_measured = entry and results["is_sketch"] == on_sketch
+        return float(entry["routes"]["gateway"]["ratio"]) if entry and is_measured else None
+
+    return read
+
+
+def _gateway_cpu(results: Results) -> float | None:
+    entry = _entry(results, 64, 8, with_render=False)
+    return float(entry["routes"]["gateway"]["cpu_s_per_picture"]["gateway"]) if entry else None
+
+
+def _entry(results: Results, size: int, clients: int, *, with_render: bool) -> Mapping[str, Any] | None:
+    for entry in results.get("throughput", []):
+        key = (entry["size"], entry["clients"], (entry["render_ms"] or 0) > 0)
+        if key == (size, clients, with_render) and "routes" in entry:
+            return dict(entry)
+    return None
 
 
 def _compile(results: Results) -> float | None:
@@ -61,12 +87,12 @@ def _memory(results: Results) -> float | None:
     return max(worker["rss_mb"] for worker in workers) if workers else None
 
 
-def _gpu(name: str) -> Callable[[Results], float | None]:
+def _gpu(name: str) -> Reader:
     return lambda results: results["gpu"][name]["median"] if "gpu" in results else None
 
 
 def _first_step(results: Results) -> float | None:
-    return float(results["streams"]["added_s"]) if "streams" in results else None
+    return results.get("streams", {}).get("ratio")
 
 
 def _large(results: Results) -> float | None:
@@ -75,13 +101,36 @@ def _large(results: Results) -> float | None:
 
 
 TARGETS = (
-    Target("time added to one picture, median", _latency, 0.003, scale=1000, unit=" ms"),
-    Target("throughput relative to direct, 8 clients, with render", _eight_clients, 0.9, at_least=True),
+    Target("time, 64 px, relative to direct", _time(64, on_sketch=True), 1.2, unit="x"),
+    Target("time, 512 px, relative to direct", _time(512, on_sketch=False), 1.0, unit="x"),
+    Target("time, 1024 px, relative to direct", _time(1024, on_sketch=False), 0.95, unit="x"),
+    Target(
+        "pictures/s, 1024 px, 8 clients, relative to direct",
+        _throughput(1024, on_sketch=False),
+        1.3,
+        at_least=True,
+        unit="x",
+    ),
+    Target(
+        "pictures/s, 64 px, 8 clients, instant, relative to direct",
+        _throughput(64, on_sketch=True),
+        1.0,
+        at_least=True,
+        unit="x",
+    ),
+    Target(
+        "pictures/s, 64 px, 8 clients, with render, same",
+        _throughput(64, on_sketch=True, with_render=True),
+        0.9,
+        at_least=True,
+        unit="x",
+    ),
+    Target("gateway's CPU for a picture, 64 px, 8 clients", _gateway_cpu, 0.0035, scale=1000, unit=" ms"),
+    Target("first step of a stream, relative to direct", _first_step, 1.25, unit="x"),
     Target("compiling one request (slowest model's median)", _compile, 0.001, scale=1000, unit=" ms"),
     Target("reading and checking a catalogue of 1,000 models", _catalogue, 2.0, unit=" s"),
     Target("from start to the first response, median", _start, 1.5, unit=" s"),
-    Target("memory of a worker (largest RSS)", _memory, 90.0, unit=" MB"),
-    Target("added until the first reported step, median", _first_step, 0.02, scale=1000, unit=" ms"),
+    Target("memory of a worker (largest RSS)", _memory, 50.0, unit=" MB"),
     Target("peak memory of ten 2048x2048, relative to their base64", _large, 4.0, unit="x"),
     Target("an uncontended lease, median", _gpu("lease_s"), 0.001, scale=1000, unit=" ms"),
     Target("overhead of a switchover, median", _gpu("switch_s"), 0.25, scale=1000, unit=" ms"),

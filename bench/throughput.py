@@ -1,97 +1,151 @@
-"""Pictures per second through the gateway and directly, with 1, 8 and 32 clients."""
+"""Pictures per second on each route, for each size and number of clients."""
 
 from __future__ import annotations
 
 import contextlib
 import statistics
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from bench.clients import Route
 from bench.load import LoadGenerator
 from bench.processes import cpu_s
 from bench.summary import summarize
-from bench.testbed import Testbed, open_testbed
+from bench.testbed import CLIENTS, EngineUnderTest, Testbed, open_testbed
 
-CLIENTS = (1, 8, 32)
 RENDER_MS, QUICK_RENDER_MS = 200.0, 25.0
 ROUNDS, QUICK_ROUNDS = 3, 1
-BUDGET_S, QUICK_BUDGET_S = 2.5, 0.2
+BUDGET_S, QUICK_BUDGET_S = 1.2, 0.2
 """About how long one route takes in one round; longer if it needs more to give each client one picture"""
+MAX_ENTRY_S, QUICK_MAX_ENTRY_S = 40.0, 4.0
+"""A size with a number of clients that would take longer is left out, unless the command names it."""
+DIRECT = "direct"
 
 
 def measure_throughput(testbed: Testbed) -> list[dict[str, Any]]:
-    """With the engine as it is (`render_ms` None for a real one); the sketch engine also with a simulated render."""
+    """With the engine as it is (`render_ms` None for a real one); the sketch engine also with a simulated render, for the
+    smallest pictures. An entry without `routes` was left out and has the seconds that it would take."""
+    options = testbed.options
     with LoadGenerator() as load:
-        entries = _measure(testbed, load, None if testbed.options.url else 0.0)
-        if not testbed.options.url:
-            render_ms = QUICK_RENDER_MS if testbed.options.quick else RENDER_MS
-            with open_testbed(testbed.options, render_ms=render_ms) as slow:
-                entries += _measure(slow, load, render_ms)
+        render_ms = None if options.url else 0.0
+        entries = [
+            entry
+            for size in testbed.sizes
+            for entry in _measure(testbed, load, testbed.routes(size), size, render_ms)
+        ]
+        if not options.url:
+            render_ms = QUICK_RENDER_MS if options.quick else RENDER_MS
+            with open_testbed(options, render_ms=render_ms) as slow:
+                size = min(slow.sizes)
+                entries += _measure(slow, load, [slow.direct(size), slow.gateway(size)], size, render_ms)
     return entries
 
 
-def _measure(testbed: Testbed, load: LoadGenerator, render_ms: float | None) -> list[dict[str, Any]]:
-    one_s = _seconds_per_picture(testbed)
-    budget_s = QUICK_BUDGET_S if testbed.options.quick else BUDGET_S
+def _measure(
+    testbed: Testbed, load: LoadGenerator, routes: Sequence[Route], size: int, render_ms: float | None
+) -> list[dict[str, Any]]:
+    options = testbed.options
+    one_s = _seconds_per_picture(testbed, routes[0])
+    budget_s = QUICK_BUDGET_S if options.quick else BUDGET_S
+    rounds = QUICK_ROUNDS if options.quick else ROUNDS
     entries = []
-    for clients in CLIENTS:
+    for clients in options.clients or CLIENTS:
         pictures = max(clients, round(budget_s / one_s))
-        entries.append({"render_ms": render_ms, **_compare(testbed, load, clients, pictures)})
+        expected_s = pictures * one_s * rounds * len(routes)
+        entry = {"size": size, "render_ms": render_ms, "clients": clients, "pictures": pictures}
+        max_s = QUICK_MAX_ENTRY_S if options.quick else MAX_ENTRY_S
+        is_left_out = render_ms in (None, 0.0) and expected_s > max_s and not options.clients
+        if is_left_out:
+            entries.append({**entry, "expected_s": expected_s})
+        else:
+            meter = Meter(testbed.server.workers, testbed.engine)
+            runs = _run_rounds(testbed, load, routes, meter, clients, pictures, rounds)
+            entries.append({**entry, "routes": _compare(runs)})
     return entries
 
 
-def _seconds_per_picture(testbed: Testbed) -> float:
-    with contextlib.closing(testbed.direct.open()) as client:
+def _seconds_per_picture(testbed: Testbed, route: Route) -> float:
+    with contextlib.closing(route.open()) as client:
         client.draw(next(testbed.seeds))
-        return statistics.median(client.draw(next(testbed.seeds)).total_s for _ in range(5))
+        return statistics.median(client.draw(next(testbed.seeds)).total_s for _ in range(3))
 
 
-def _compare(testbed: Testbed, load: LoadGenerator, clients: int, pictures: int) -> dict[str, Any]:
-    """The order is A B, B A, A B. The two routes of a round are compared with each other, because the load on the
+@dataclass(frozen=True)
+class Meter:
+    """The CPU time of a gateway and its engine."""
+
+    workers: Sequence[int]
+    engine: EngineUnderTest
+
+    def read(self) -> dict[str, float | None]:
+        """Seconds so far; the engine's None if its process is not known."""
+        engine_s = None if self.engine.pid is None else cpu_s(self.engine.pid)
+        return {"gateway": sum(map(cpu_s, self.workers)), "engine": engine_s}
+
+
+def _run_rounds(
+    testbed: Testbed,
+    load: LoadGenerator,
+    routes: Sequence[Route],
+    meter: Meter,
+    clients: int,
+    pictures: int,
+    rounds: int,
+) -> dict[str, list[dict[str, Any]]]:
+    """The order is A B C, C B A, A B C. The routes of a round are compared with each other, because the load on the
     machine may change from round to round."""
-    routes = {"direct": testbed.direct, "gateway": testbed.gateway()}
-    rounds = QUICK_ROUNDS if testbed.options.quick else ROUNDS
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in routes}
-    names = list(routes)
+    runs: dict[str, list[dict[str, Any]]] = {route.name: [] for route in routes}
+    order = list(routes)
     for _ in range(rounds):
-        for name in names:
-            runs[name].append(_run(testbed, load, routes[name], clients, pictures))
-        names.reverse()
-    pairs = zip(runs["gateway"], runs["direct"], strict=True)
-    ratios = [gateway["pictures_per_s"] / direct["pictures_per_s"] for gateway, direct in pairs]
-    return {
-        "clients": clients,
-        "pictures": pictures,
-        "ratio": statistics.median(ratios),
-        "ratios": ratios,
-        **{name: _summary(route_runs) for name, route_runs in runs.items()},
-    }
+        for route in order:
+            seeds = [next(testbed.seeds) for _ in range(pictures)]
+            runs[route.name].append(measured_run(load, route, meter, clients, seeds))
+        order.reverse()
+    return runs
 
 
-def _run(testbed: Testbed, load: LoadGenerator, route: Route, clients: int, pictures: int) -> dict[str, Any]:
-    engine = [testbed.engine_pid] if testbed.engine_pid else []
-    before = [sum(map(cpu_s, pids)) for pids in (testbed.server.workers, engine)]
-    result = load.run(route, clients, [next(testbed.seeds) for _ in range(pictures)])
-    after = [sum(map(cpu_s, pids)) for pids in (testbed.server.workers, engine)]
-    gateway_s, engine_s = (late - early for early, late in zip(before, after, strict=True))
+def measured_run(
+    load: LoadGenerator, route: Route, meter: Meter, clients: int, seeds: Sequence[int]
+) -> dict[str, Any]:
+    """One picture for each seed: pictures per second, CPU seconds per picture by process, and the latencies."""
+    before = meter.read()
+    result = load.run(route, clients, seeds)
+    after = meter.read()
     count = len(result.latencies_s)
+    used = {
+        name: None if late is None else (late - (before[name] or 0.0)) / count for name, late in after.items()
+    }
     return {
         "pictures_per_s": result.pictures_per_s,
-        "cpu_s_per_picture": {
-            "client": result.client_cpu_s / count,
-            "gateway": gateway_s / count,
-            "engine": engine_s / count if engine else None,
-        },
+        "cpu_s_per_picture": {"client": result.client_cpu_s / count, **used},
         "latency": summarize(result.latencies_s),
     }
 
 
+def _compare(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """By route; `ratios`: to the direct client of the same round."""
+    return {
+        name: {
+            **_summary(route_runs),
+            "ratios": (ratios := _ratios(route_runs, runs[DIRECT])),
+            "ratio": statistics.median(ratios),
+        }
+        for name, route_runs in runs.items()
+    }
+
+
+def _ratios(runs: list[dict[str, Any]], direct: list[dict[str, Any]]) -> list[float]:
+    return [run["pictures_per_s"] / other["pictures_per_s"] for run, other in zip(runs, direct, strict=True)]
+
+
 def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    cpu: list[Mapping[str, float | None]] = [run["cpu_s_per_picture"] for run in runs]
-    known = [name for name in ("client", "gateway", "engine") if cpu[0][name] is not None]
+    names = [name for name, value in runs[0]["cpu_s_per_picture"].items() if value is not None]
     return {
         "pictures_per_s": statistics.median(run["pictures_per_s"] for run in runs),
-        "cpu_s_per_picture": {name: statistics.median(times[name] or 0.0 for times in cpu) for name in known},
+        "p95_s": statistics.median(run["latency"]["p95"] for run in runs),
+        "cpu_s_per_picture": {
+            name: statistics.median(run["cpu_s_per_picture"][name] for run in runs) for name in names
+        },
         "runs": runs,
     }

@@ -37,9 +37,8 @@ def test_a_quick_run_measures_everything_and_the_values_are_positive(run):
         values = list(numbers(results[name]))
         assert values
         assert all(value > 0 for key, value in values if key not in MAY_BE_ZERO), (name, values)
-    assert {(entry["render_ms"] > 0, entry["clients"]) for entry in results["throughput"]} == {
-        (has_render, clients) for has_render in (False, True) for clients in (1, 8, 32)
-    }
+    measured = {(e["size"], e["render_ms"] > 0, e["clients"]) for e in results["throughput"] if "routes" in e}
+    assert measured >= {(64, has_render, clients) for has_render in (False, True) for clients in (1, 8, 32)}
     assert results["compile"]["catalogue"]["models"] == 1000
     if sys.platform == "linux":
         assert len(results["memory"]["workers"]) == 2
@@ -49,12 +48,21 @@ def test_a_quick_run_measures_everything_and_the_values_are_positive(run):
 def test_the_report_shows_each_measured_value_beside_its_target(run):
     report, _ = run
     lines = [line for line in report.splitlines() if "target: at " in line]
-    assert len(lines) == (11 if sys.platform == "linux" else 10)
+    assert len(lines) == (13 if sys.platform == "linux" else 12)
     assert all(line.endswith(("met", "NOT MET")) for line in lines)
 
 
+def test_every_route_gives_the_same_picture_of_each_size(run):
+    _, results = run
+    for entry in results["latency"].values():
+        assert set(entry["pixels"]) == {"direct", "direct, WebSocket", "gateway"}
+        assert all(route["same_pixels"] for route in entry["pixels"].values())
+        if sys.platform == "linux":
+            assert all(route["wire_bytes"] > route["png_bytes"] for route in entry["pixels"].values())
+
+
 # A difference, a setting, or a time too short for the clock that measures it.
-MAY_BE_ZERO = {"added_s", "render_ms", "client", "gateway", "engine", "compile_s", "finish_s", "queued_s"}
+MAY_BE_ZERO = {"added_s", "render_ms", "client", "gateway", "engine", "compile_s", "finish_s", "queued_s", "fetch_s"}
 
 
 def numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:

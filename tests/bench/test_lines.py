@@ -41,7 +41,7 @@ def served(*chunks: bytes, go_on: threading.Event) -> Iterator[requests.Response
 def test_a_line_is_returned_before_the_next_one_is_sent() -> None:
     go_on = threading.Event()
     with served(b"first\nsec", b"ond\n\nlast", go_on=go_on) as response:
-        lines = lines_of(response)
+        lines = lines_of(response.raw)
         assert next(lines) == b"first"
         go_on.set()
         assert list(lines) == [b"second", b"", b"last"]
@@ -53,6 +53,6 @@ def test_a_line_of_forty_megabytes_takes_linear_time() -> None:
     chunk = b"x" * 1_000_000
     started_at = time.monotonic()
     with served(*[chunk] * 40, b"\n", go_on=go_on) as response:
-        (line,) = lines_of(response)
+        (line,) = lines_of(response.raw)
     assert len(line) == 40_000_000
     assert time.monotonic() - started_at < 20  # a quadratic reader needs hours

@@ -40,7 +40,7 @@ def slow(tmp_path: Path, catalogue_files: dict[str, list[str]]) -> Iterator[tupl
 
 
 def lines(response: requests.Response) -> Iterator[bytes]:
-    return (line for line in lines_of(response) if line)
+    return (line for line in lines_of(response.raw) if line)
 
 
 def stream(server: Server, path: str = "/v1-openai/image/generate", **fields: Any) -> requests.Response:

@@ -1,0 +1,61 @@
+"""A kept HTTP connection of the standard library, and the counters of a socket."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import struct
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+_JSON = {"Content-Type": "application/json"}
+_COUNTERS_AT = 120
+"""Where Linux's `struct tcp_info` has the bytes that the peer acknowledged and the bytes received, 64 bits each"""
+
+
+class Http:
+    """One connection to the server at `url`, for one thread. No proxy is used, whatever the environment says."""
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        parts = urlsplit(url)
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._connection = kind(parts.hostname or "", parts.port, timeout=timeout_s)
+        self._prefix = parts.path.rstrip("/")
+        self._name = url
+        self._connection.connect()
+
+    def call(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        """The content of a 200 response. Raises RuntimeError with the response for any other status."""
+        response = self.open(method, path, body)
+        return response.read()
+
+    def open(self, method: str, path: str, body: bytes | None = None) -> http.client.HTTPResponse:
+        """The 200 response, whose content must be read to its end before the next call."""
+        self._connection.request(method, self._prefix + path, body, _JSON if body is not None else {})
+        response = self._connection.getresponse()
+        if response.status != 200:
+            raise RuntimeError(
+                f"{method} {self._name}{path} gave {response.status}: {response.read()[:500]!r}"
+            )
+        return response
+
+    @property
+    def socket(self) -> socket.socket | None:
+        """The socket, to read its counters; None if the server has closed the connection."""
+        return self._connection.sock
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def wire_bytes(sockets: Iterable[socket.socket | None]) -> int | None:
+    """All bytes that these sockets have sent and received so far. None on systems other than Linux."""
+    total = 0
+    for each in sockets:
+        if each is None or not hasattr(socket, "TCP_INFO"):
+            return None
+        info = each.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _COUNTERS_AT + 16)
+        if len(info) < _COUNTERS_AT + 16:
+            return None
+        total += sum(struct.unpack_from("=QQ", info, _COUNTERS_AT))
+    return total
