@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import select
 import socket
 import struct
 from collections.abc import Iterable
@@ -31,6 +32,8 @@ class Http:
 
     def open(self, method: str, path: str, body: bytes | None = None) -> http.client.HTTPResponse:
         """The 200 response, whose content must be read to its end before the next call."""
+        if self._was_closed():
+            self._connection.close()  # the request opens it again
         self._connection.request(method, self._prefix + path, body, _JSON if body is not None else {})
         response = self._connection.getresponse()
         if response.status != 200:
@@ -38,6 +41,11 @@ class Http:
                 f"{method} {self._name}{path} gave {response.status}: {response.read()[:500]!r}"
             )
         return response
+
+    def _was_closed(self) -> bool:
+        """Whether the server has closed the idle connection. Between two responses there is nothing else to read."""
+        sock = self._connection.sock
+        return sock is not None and bool(select.select([sock], [], [], 0)[0])
 
     @property
     def socket(self) -> socket.socket | None:
