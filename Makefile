@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 JOBS ?= 4
 PIP_FLAGS := --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: help run test lint hooks test-comfyui test-llama test-clients soak bench docs requirements clean
+.PHONY: help run test lint hooks test-comfyui test-llama test-clients soak bench bench-compare docs requirements clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -52,6 +52,10 @@ soak: $(VENV)/dev  ## 2,000 random interleavings of GPU requests, switches and k
 
 bench: $(VENV)/dev  ## Measure latency, throughput, memory and start-up: make bench [URL=http://127.0.0.1:8188]
 	$(BIN)/python -m bench $(if $(URL),--url $(URL)) $(ARGS)
+
+bench-compare: $(VENV)/dev  ## Compare the working tree with a commit: make bench-compare REF=main [URL=http://127.0.0.1:8188]
+	@test -n "$(REF)" || { echo "set REF: make bench-compare REF=main" >&2; exit 2; }
+	$(BIN)/python -m bench.compare $(REF) $(if $(URL),--url $(URL)) $(ARGS)
 
 docs: $(VENV)/run  ## Write the generated tables into docs/
 	$(BIN)/flask --app app write-docs
