@@ -89,6 +89,11 @@ class Container:
             self._restore_sketch_files(catalogue, lambda: self.live_catalogue.is_latest(catalogue))
         return catalogue
 
+    def watch_catalogue(self) -> None:
+        """Look at the catalogue's files in a thread from now on. For each worker of a server."""
+        # The sketch engine gets a new catalogue there, too: no request has to write its files.
+        self.live_catalogue.watch(after_each_look=self.catalogue)
+
     def _restore_sketch_files(self, catalogue: Catalogue, is_latest: Callable[[], bool]) -> None:
         """Make sure that the sketch engine has all nodes that the catalogue knows and all files in it."""
         self._sketch_files.restore(catalogue, catalogue.nodes, catalogue.files, is_latest=is_latest)

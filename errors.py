@@ -3,7 +3,7 @@ to a status. The table in `docs/api.md` is generated from `code`, `when` and `re
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 
@@ -25,6 +25,16 @@ class EaselError(Exception):
         self.message = message
         self.param = param
         self.details = details
+
+
+MAX_NAMED = 100
+"""Names in a message; a large catalogue has more"""
+
+
+def list_names(names: Sequence[str]) -> str:
+    """The names with commas; only the first MAX_NAMED of more, and how many there are besides."""
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
 
 
 def shorten(text: str, limit: int = 80) -> str:

@@ -25,7 +25,7 @@ def health_blueprint(services: Services) -> Blueprint:
 
 def _ready(services: Services) -> Response:
     began_at = time.monotonic()
-    # The catalogue before its error: reading the catalogue is what detects an invalid edit.
+    # The catalogue before its error: where the files are not watched, reading it detects an invalid edit.
     catalogue = services.catalogue()
     error = services.catalogue_error()
     engine = services.readiness.engine(_TIMEOUT_S)

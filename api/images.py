@@ -31,12 +31,14 @@ from compiler import Catalogue, Model, Size, Task
 from compiler.values import TASK_SOURCES, Note
 from deadline import time_limit
 from errors import (
+    MAX_NAMED,
     ImageNotSupported,
     ImagesDisabled,
     InvalidImage,
     InvalidValue,
     ModelNotCurated,
     NotJson,
+    list_names,
     shorten,
 )
 from generation import Drawing, OutputOptions
@@ -186,13 +188,13 @@ def _check_edits(fields: Mapping[str, Any], catalogue: Catalogue) -> None:
     if model is None or set(model.workflows) - {"generate"}:
         return
     others = [other.id for other in catalogue.visible_models if "edit" in catalogue.drawable_tasks(other)]
-    names = f" with a model that edits images: {', '.join(others)}" if others else ""
+    names = f" with a model that edits images: {list_names(others)}" if others else ""
     raise ImageNotSupported(
         f"The model {model.id!r} only draws from a prompt and cannot use the image. Leave it out, or send the request to "
         f"{EDIT_PATHS[0]}{names or '; no model here edits images yet'}.",
         param="image",
         model=model.id,
-        models=others,
+        models=others[:MAX_NAMED],
     )
 
 

@@ -14,7 +14,7 @@ from compiler.render import TemplateRenderer
 from compiler.signatures import Signatures
 from compiler.size import Size, SizeRule
 from compiler.values import TASKS, Task
-from errors import ModelNotCurated
+from errors import MAX_NAMED, ModelNotCurated, list_names
 
 LoraTags = Literal["apply", "refuse", "text"]
 """Apply the LoRA and remove the tag from the prompt; refuse the request; draw the tag as part of the prompt."""
@@ -207,7 +207,7 @@ class Catalogue:
     proofs: Mapping[str, Mapping[Task, TaskProof]] = field(default_factory=dict)
     """model id -> task -> proof; empty if the templates were not checked"""
 
-    @property
+    @cached_property
     def visible_models(self) -> tuple[Model, ...]:
         return tuple(model for model in self.models.values() if model.id not in self.hidden)
 
@@ -220,10 +220,10 @@ class Catalogue:
         if model_id is None:
             known = [model.id for model in self.visible_models]
             raise ModelNotCurated(
-                f"The model {name!r} is not in the catalogue, which has {', '.join(known)}.",
+                f"The model {name!r} is not in the catalogue, which has {list_names(known)}.",
                 param="model",
                 model=name,
-                models=known,
+                models=known[:MAX_NAMED],
             )
         return self.models[model_id]
 
@@ -246,9 +246,17 @@ class Catalogue:
         }
         return {model: tasks for model, tasks in faults.items() if tasks}
 
-    def loras_for(self, model: Model) -> dict[str, Lora]:
+    def loras_for(self, model: Model) -> Mapping[str, Lora]:
         """The LoRAs that this model can use, by id."""
-        return {name: lora for name, lora in self.loras.items() if model.family in lora.families}
+        return self._loras_by_family.get(model.family, {})
+
+    @cached_property
+    def _loras_by_family(self) -> dict[str, dict[str, Lora]]:
+        families: dict[str, dict[str, Lora]] = {}
+        for name, lora in self.loras.items():
+            for family in lora.families:
+                families.setdefault(family, {})[name] = lora
+        return families
 
     @cached_property
     def _names(self) -> dict[str, str]:

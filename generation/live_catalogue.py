@@ -1,6 +1,7 @@
 """The current catalogue, reloaded when its files change. A valid edit takes effect without a restart; an invalid one
 is refused and the last good catalogue stays. That is the one stored last by any process of the server, see
-`last_good`: after an invalid edit all workers serve the same catalogue."""
+`last_good`: after an invalid edit all workers serve the same catalogue. A worker of a server reads and checks an edit in
+a thread of its own, so that no request waits for that."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -39,6 +40,8 @@ ApplyChoices = Callable[[Catalogue], Catalogue]
 """Puts this installation's choices (default model, hidden models) into a new catalogue, or raises SettingsInvalid."""
 
 
+CHECK_INTERVAL_S = 0.25
+"""Between two looks at the files of a catalogue that is watched"""
 _LEARNED_WAIT_S = 10.0
 """How long a request waits for the catalogue with nodes that were just learned; reading it takes about a second"""
 MAX_READS_AT_START = 5
@@ -46,7 +49,10 @@ MAX_READS_AT_START = 5
 
 
 class LiveCatalogue:
-    """`current()` returns the current catalogue. Thread-safe; each process has its own."""
+    """`current()` returns the current catalogue. Thread-safe; each process has its own.
+
+    In a process that called `watch`, a thread looks at the files. In others, such as a command, `current` does.
+    """
 
     def __init__(
         self,
@@ -67,6 +73,8 @@ class LiveCatalogue:
         self._settle_s, self._clock = settle_s, clock
         self._lock = threading.Lock()
         self._pid = os.getpid()
+        self._watching_pid = 0
+        """The process whose thread looks at the files; not a child forked from it"""
         self.error: EaselError | None = None
         """Why the files as they are now were refused, or None."""
         self._last_good_version: Version | None = None
@@ -81,7 +89,34 @@ class LiveCatalogue:
         """Unix time at which the current catalogue was loaded"""
 
     def current(self) -> Catalogue:
-        """The current catalogue. Checks the files' modification times; never raises for an invalid edit."""
+        """The current catalogue. Reads no files where they are watched, except for one `stat`; never raises for an
+        invalid edit."""
+        # Who has just learned nodes draws with them at once: that is worth a `stat`, and worth waiting for.
+        if self._watching_pid != os.getpid() or self._has_learned():
+            self.refresh()
+        return self._catalogue
+
+    def watch(self, after_each_look: Callable[[], object] = lambda: None) -> None:
+        """Look at the files now, and then in a thread until this process ends. Call it in each worker after the fork.
+        `after_each_look` is called in that thread."""
+        self.refresh()
+        threading.Thread(
+            target=self._watch, args=(after_each_look,), name="catalogue-watch", daemon=True
+        ).start()
+        self._watching_pid = os.getpid()
+
+    def _watch(self, after_each_look: Callable[[], object]) -> None:
+        while True:
+            time.sleep(CHECK_INTERVAL_S)
+            try:
+                self.refresh()
+                after_each_look()
+            except Exception:
+                # Such as too little memory. Without this thread no edit would ever be noticed.
+                log.exception("cannot look at the files of the catalogue")
+
+    def refresh(self) -> None:
+        """Look at the files' modification times, and load the catalogue again if they have changed."""
         if self._pid != os.getpid():
             self._after_fork()
         stamp = self._read_stamp()
@@ -93,7 +128,6 @@ class LiveCatalogue:
                     self._use_last_good()
             finally:
                 self._lock.release()
-        return self._catalogue
 
     def _acquire_lock(self, stamp: Stamp) -> bool:
         """While another thread reads an edit, the old catalogue serves. But who has learned nodes has waited for that,
@@ -122,19 +156,21 @@ class LiveCatalogue:
             return
         try:
             sources = read_sources(self._paths)
-            catalogue = self._parse(sources)
+            is_new = sources != self._sources
+            catalogue = self._parse(sources) if is_new else self._catalogue
         except EaselError as error:
             self._refuse(stamp, error)
         except Exception as error:
-            # A parser may raise anything. That must refuse the edit, not fail the request that happened to notice it.
+            # A parser may raise anything. That must refuse the edit, and fail nothing else.
             text = f"{self._paths.catalogue.name}: {type(error).__name__}: {shorten(str(error), 300)}"
             self._refuse(stamp, CatalogueInvalid(text))
         else:
-            # Otherwise the files have changed again: the next request reads them once they have settled.
+            # Otherwise the files have changed again: the next look reads them once they have settled.
             if self._last_good.store(sources, lambda: self._read_stamp() == stamp):
                 self._checked_stamp, self.error = stamp, None
-                self._use(sources, catalogue)
-                log.info("catalogue reloaded: %d models", len(catalogue.models))
+                if is_new:
+                    self._use(sources, catalogue)
+                    log.info("catalogue reloaded: %d models", len(catalogue.models))
 
     def _is_being_written(self, stamp: Stamp) -> bool:
         # A modification time in the future means that the clock was set back, not that the file is being written.
@@ -183,14 +219,24 @@ class LiveCatalogue:
         with self._lock:
             self._use_last_good()
 
+    def _has_learned(self) -> bool:
+        """Whether `flask snapshot-nodes` has learned nodes that the current catalogue does not have yet."""
+        path = self._paths.learned_nodes
+        return path is not None and _stamp_of([path], path) != _learned(self._checked_stamp)
+
     def _read_stamp(self) -> Stamp:
-        stamp: list[FileStamp] = []
-        for path in self._paths.files():
-            with contextlib.suppress(OSError):
-                stat = path.stat()
-                is_learned = path == self._paths.learned_nodes
-                stamp.append(FileStamp(path.name, stat.st_ino, stat.st_mtime_ns, stat.st_size, is_learned))
-        return tuple(stamp)
+        return _stamp_of(self._paths.files(), self._paths.learned_nodes)
+
+
+def _stamp_of(paths: Iterable[Path], learned_nodes: Path | None) -> Stamp:
+    """Without the files that do not exist."""
+    stamp: list[FileStamp] = []
+    for path in paths:
+        with contextlib.suppress(OSError):
+            stat = path.stat()
+            is_learned = path == learned_nodes
+            stamp.append(FileStamp(path.name, stat.st_ino, stat.st_mtime_ns, stat.st_size, is_learned))
+    return tuple(stamp)
 
 
 def _learned(stamp: Stamp) -> Stamp:

@@ -128,7 +128,8 @@ class ServerHooks:
         self._container.sketch_supervisor.stop()
 
     def post_worker_init(self, worker: Any) -> None:
-        """Handle SIGTERM, start the reconciler and, in the first worker, check the LLM stacks and preload models."""
+        """Handle SIGTERM, start the reconciler, watch the catalogue and, in the first worker, check the LLM stacks and
+        preload models."""
         default_handler = signal.getsignal(signal.SIGTERM)
 
         def stop(number: int, frame: Any) -> None:
@@ -140,6 +141,7 @@ class ServerHooks:
                 default_handler(number, frame)
 
         signal.signal(signal.SIGTERM, stop)
+        self._container.watch_catalogue()
         self._container.arbiter.reconciler.start()
         if worker.age == 1:
             threading.Thread(target=self._container.stacks.log_problems, daemon=True).start()

@@ -119,6 +119,50 @@ def test_models_can_be_filtered_by_type(client: FlaskClient, query: str, count: 
     assert len(client.get(f"/v1/models?{query}").get_json()["data"]) == count
 
 
+def test_the_models_can_be_listed_in_pages(client: FlaskClient) -> None:
+    full = client.get("/v1/models").get_json()
+    ids = [entry["id"] for entry in full["data"]]
+    assert (full["first_id"], full["last_id"], full["has_more"]) == (ids[0], "img", False)
+    pages, query = [], "limit=4"
+    while not pages or pages[-1]["has_more"]:
+        pages.append(client.get(f"/v1/models?{query}").get_json())
+        query = f"limit=4&after={pages[-1]['last_id'].upper()}"
+    assert [entry for page in pages for entry in page["data"]] == full["data"]
+    assert [len(page["data"]) for page in pages] == [4, 2]
+    rest = client.get(f"/v1/models?after={ids[2]}").get_json()
+    assert [entry["id"] for entry in rest["data"]] == ids[3:]
+    empty = client.get("/v1/models?after=img").get_json()
+    assert (empty["data"], empty["first_id"], empty["last_id"], empty["has_more"]) == ([], None, None, False)
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [
+        *((f"limit={text}", "limit") for text in ("0", "-1", "1.5", "many", "%C2%B2", "9" * 5000)),
+        ("after=gone", "after"),
+        ("after=" + "x" * 5000, "after"),
+    ],
+)
+def test_a_page_that_does_not_exist_is_refused(client: FlaskClient, query: str, param: str) -> None:
+    response = client.get(f"/v1/models?{query}")
+    error = response.get_json()["error"]
+    assert (response.status_code, error["code"], error["param"]) == (400, "request.invalid_value", param)
+    assert len(error["message"]) < 500
+
+
+def test_a_page_follows_an_edit_of_the_catalogue(make_app: MakeApp, tmp_path: Any) -> None:
+    path = tmp_path / "catalogue.yaml"
+    text = (ROOT / "catalogue.yaml").read_text()
+    path.write_text(text)
+    client = make_app(catalogue=str(path)).test_client()
+    assert "flux-schnell-fp8" in client.get("/v1/models").text
+    path.write_text(text.replace("  flux-schnell-fp8:\n", "  mine:\n"))
+    os.utime(path, (1e9, 1e9))
+    assert '"mine"' in client.get("/v1/models").text
+    assert client.get("/v1/models/mine").status_code == 200
+    assert client.get("/v1/models?after=flux-schnell-fp8").status_code == 400
+
+
 @pytest.mark.parametrize("name", ["sdxl-turbo", "stabilityai/sdxl-turbo", "SDXL_TURBO", "gpt-image-1"])
 def test_a_model_is_found_by_id_or_alias(client: FlaskClient, name: str) -> None:
     assert client.get(f"/v1/models/{name}").get_json()["id"] == "sdxl-turbo"

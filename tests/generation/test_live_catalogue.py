@@ -6,8 +6,10 @@ import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from compiler import Catalogue, SourcePaths, load_catalogue, read_sources
 from errors import CatalogueInvalid, SettingsInvalid
 from generation.live_catalogue import LiveCatalogue, installation_choices
 from tests.conftest import ROOT
+from tests.waiting import TIMEOUT_S, wait_until
 
 
 @dataclass
@@ -42,14 +45,18 @@ class Installation:
     def last_good(self) -> Path:
         return self.root / "state/last_good.json"
 
-    def load(self, during_check: Callable[[], None] = lambda: None) -> LiveCatalogue:
+    def load(
+        self, during_check: Callable[[], None] = lambda: None, paths: SourcePaths | None = None
+    ) -> LiveCatalogue:
         """`during_check` is called between reading the files and storing them."""
 
         def apply_choices(catalogue: Catalogue) -> Catalogue:
             during_check()
             return catalogue
 
-        return LiveCatalogue(self.paths, self.last_good, apply_choices=apply_choices, clock=self.clock)
+        return LiveCatalogue(
+            paths or self.paths, self.last_good, apply_choices=apply_choices, clock=self.clock
+        )
 
     def set_title(self, text: str) -> None:
         """Edit the title of SDXL Turbo; the file has settled afterwards. `text` "" makes the catalogue invalid."""
@@ -112,7 +119,7 @@ def test_a_replacement_with_an_older_modification_time_is_loaded_at_once(install
 def test_an_edited_template_is_loaded_too(installation: Installation) -> None:
     live = installation.load()
     before = live.current()
-    installation.edit("templates_wf/sd15_simple.json.j2", '"denoise": 1.0', '"denoise": 0.9')
+    installation.edit("templates_wf/sd15_simple.json.j2", '"coeff": 1.2', '"coeff": 1.3')
     for _ in range(2):
         installation.clock.now += 0.3
         live.current()
@@ -225,6 +232,91 @@ def test_a_start_with_an_invalid_catalogue_fails(installation: Installation) -> 
 def test_a_state_directory_that_is_not_writable_does_not_prevent_loading(installation: Installation) -> None:
     (installation.root / "state").write_text("a file instead of a folder")
     assert title(installation.load()) == "SDXL Turbo"
+
+
+def test_files_with_an_old_content_and_a_new_time_are_not_loaded_again(installation: Installation) -> None:
+    live = installation.load()
+    before = live.current()
+    installation.edit("catalogue.yaml", "title: SDXL Turbo\n", "title: SDXL Turbo\n")
+    installation.clock.now += 1
+    assert live.current() is before
+
+
+# --- a process that watches the files ---------------------------------------------------------------
+
+
+class SlowCheck:
+    """Lets a test decide when the check of an edit ends."""
+
+    def __init__(self) -> None:
+        self.began, self.may_end = threading.Event(), threading.Event()
+        self.may_end.set()
+
+    def __call__(self) -> None:
+        self.began.set()
+        assert self.may_end.wait(TIMEOUT_S)
+
+
+def test_a_watched_edit_is_loaded_in_a_thread_while_the_old_catalogue_serves(
+    installation: Installation,
+) -> None:
+    check = SlowCheck()
+    live = installation.load(check)
+    live.watch()
+    check.began.clear()
+    check.may_end.clear()
+    installation.set_title("v2")
+    assert check.began.wait(TIMEOUT_S)
+    assert title(live) == "SDXL Turbo"
+    check.may_end.set()
+    wait_until(lambda: live.served.models["sdxl-turbo"].title == "v2")
+
+
+def test_a_watched_edit_that_is_invalid_is_reported_without_a_request(installation: Installation) -> None:
+    live = installation.load()
+    live.watch()
+    installation.set_title("")
+    wait_until(lambda: live.error)
+    assert title(live) == "SDXL Turbo"
+    installation.set_title("v2")
+    wait_until(lambda: live.error is None and title(live) == "v2")
+
+
+def test_nodes_that_were_just_learned_are_waited_for_although_a_thread_watches(
+    installation: Installation,
+) -> None:
+    check = SlowCheck()
+    paths = replace(installation.paths, learned_nodes=installation.root / "nodes.json")
+    live = installation.load(check, paths)
+    live.watch()
+    check.began.clear()
+    check.may_end.clear()
+    record = {"inputs": {}, "outputs": ["IMAGE"]}
+    temporary = installation.root / "new.json"
+    temporary.write_text(json.dumps({"versions": {"1": {"Polish": record}}}))
+    temporary.replace(paths.learned_nodes or temporary)
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(live.current) for _ in range(4)]
+        assert check.began.wait(TIMEOUT_S)
+        assert not any(answer.done() for answer in answers)
+        check.may_end.set()
+        assert all("Polish" in answer.result(TIMEOUT_S).signatures for answer in answers)
+
+
+def test_the_watch_goes_on_after_a_look_that_failed(
+    installation: Installation, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures = [OSError("no memory")]
+
+    def after_each_look() -> None:
+        if failures:
+            raise failures.pop()
+
+    live = installation.load()
+    live.watch(after_each_look)
+    wait_until(lambda: "cannot look at the files" in caplog.text)
+    installation.set_title("v2")
+    wait_until(lambda: live.served.models["sdxl-turbo"].title == "v2")
 
 
 # --- several processes, each with its own LiveCatalogue -------------------------------------------------
