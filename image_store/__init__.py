@@ -56,15 +56,16 @@ class ImageStore:
     - A name belongs to a complete image or to nothing: an image is written to a temporary file, flushed to the disk,
       then renamed. (The rename itself is not flushed: a power cut may lose the images of the last seconds, but only
       completely.)
-    - Whenever no `keep` is running, the images have at most `max_bytes`, or are the two latest ones if those alone are
-      larger. Meanwhile there may be one more image for each running `keep`. A process that dies in `keep` may leave an
-      image uncounted until the next sweep.
+    - Whenever no `keep` and no sweep is running, the images have at most `max_bytes`, or are the two latest ones if
+      those alone are larger. Meanwhile there may be one more image for each running `keep`, and those that are kept
+      while a thread sweeps (see `sweep_in_background`). A process that dies in `keep` may leave an image uncounted
+      until the next sweep.
     - There are at most `max_count` images (or those two), except that this limit evicts no image that was kept or
       opened in the last `min_age_s` seconds. Only the byte limit does.
     - The byte limit evicts an image only if it and the images used after it do not fit into 15/16 of the limit. So an
       image whose response is still being sent stays, if the limit is large enough for all responses of that moment.
-    - With more than 500 images, a sweep continues to 1/16 below the limit that it enforces. A `keep` reads the folder
-      only if a limit is exceeded, every 512 keeps or 15 minutes, and once after a process starts.
+    - With more than 500 images, a sweep continues to 1/16 below the limit that it enforces. The folder is read only if
+      a limit is exceeded, every 512 keeps or 15 minutes, and after the first keep of a process.
     - Files that the store did not name are never opened and never removed.
     """
 
@@ -81,6 +82,11 @@ class ImageStore:
         self._max_bytes = max_bytes
         self._clock = clock
         self._retention = Retention(directory, Limits(max_count, max_bytes, min_age_s), clock)
+
+    def sweep_in_background(self) -> None:
+        """Evict in a thread of this process from now on, so that `keep` does not wait for it. For each worker of a
+        server, after the fork. If the disk is full, `keep` evicts by itself all the same."""
+        self._retention.start()
 
     def keep(self, data: bytes, extension: Extension) -> KeptImage:
         """Keep a picture under a new name.

@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -143,7 +144,8 @@ class Retention:
     `kept BYTES` that each keep appends without a lock. A sweep (under `.evict.lock`) first empties the tally, then
     reads the folder, so an image that is kept meanwhile may be counted twice but is never missed. A process that dies
     between its keep and its line leaves one image uncounted until the next sweep. Every process sweeps with its first
-    keep, and then every 15 minutes or 512 keeps.
+    keep, and then every 15 minutes or 512 keeps. In a process that called `start`, a thread does that; in others, such
+    as a command, `record_keep` does.
     """
 
     def __init__(self, directory: Path, limits: Limits, clock: Callable[[], float]) -> None:
@@ -152,22 +154,57 @@ class Retention:
         self._clock = clock
         self._tally_path = directory / ".tally"
         self._swept_by_pid = 0  # the process that has swept and may use the tally; not a child forked from it
+        self._sweeping_pid = 0  # the process whose thread sweeps; not a child forked from it
+        self._has_kept = threading.Event()
+        self._latest = ""
+
+    def start(self) -> None:
+        """Sweep in a thread from now on, so that no request waits for it. Call it in each worker after the fork."""
+        self._has_kept = threading.Event()
+        threading.Thread(target=self._run, name="image-sweeps", daemon=True).start()
+        self._sweeping_pid = os.getpid()
+
+    def _run(self) -> None:
+        while self._has_kept.wait():
+            self._has_kept.clear()
+            try:
+                self._sweep_if_due()
+            except Exception:
+                # Such as too little memory. Without this thread the folder would grow without a limit.
+                log.exception("cannot evict images")
 
     def record_keep(self, name: str, size: int) -> None:
-        """Count a new image and evict what exceeds the limits. Never raises, because the image is already kept.
+        """Count a new image, and see that what exceeds the limits is evicted. Never raises, because the image is already
+        kept."""
+        try:
+            self._append(f"kept {size}\n")
+        except OSError as error:
+            self._give_up(error)
+            return
+        self._latest = name
+        if self._sweeping_pid == os.getpid():
+            self._has_kept.set()
+        else:
+            self._sweep_if_due()
+
+    def _sweep_if_due(self) -> None:
+        """Evict what exceeds the limits, but not the latest image.
 
         A process that does not get the lock leaves the sweep to its holder, who checks again after releasing the lock.
         """
         try:
-            self._append(f"kept {size}\n")
             due = self._sweep_is_due()
             while due and self._sweep(
-                lambda images, now: images_to_evict(images, self._limits, now, protected=name)
+                lambda images, now: images_to_evict(images, self._limits, now, protected=self._latest)
             ):
                 due = self._exceeds_limits(self._tally())
         except OSError as error:
-            self._swept_by_pid = 0
-            log.warning("cannot evict images: %s", error)
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        """The next keep sweeps, because the tally may be wrong."""
+        self._swept_by_pid = 0
+        log.warning("cannot evict images: %s", error)
 
     def free_space(self, size: int) -> None:
         """Evict expired images of twice `size` bytes together, if there are that many; for a full disk."""

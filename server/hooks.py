@@ -128,8 +128,8 @@ class ServerHooks:
         self._container.sketch_supervisor.stop()
 
     def post_worker_init(self, worker: Any) -> None:
-        """Handle SIGTERM, start the reconciler, watch the catalogue and, in the first worker, check the LLM stacks and
-        preload models."""
+        """Handle SIGTERM, start the worker's threads and, in the first worker, check the LLM stacks and preload
+        models."""
         default_handler = signal.getsignal(signal.SIGTERM)
 
         def stop(number: int, frame: Any) -> None:
@@ -142,6 +142,7 @@ class ServerHooks:
 
         signal.signal(signal.SIGTERM, stop)
         self._container.watch_catalogue()
+        self._container.store.sweep_in_background()
         self._container.arbiter.reconciler.start()
         if worker.age == 1:
             threading.Thread(target=self._container.stacks.log_problems, daemon=True).start()

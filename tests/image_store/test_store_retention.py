@@ -15,6 +15,7 @@ import pytest
 from errors import ImageNotFound
 from image_store import ImageStore
 from image_store.retention import ImageEntry, Limits, Retention, expired_images, images_to_evict, parse_tally
+from tests.waiting import TIMEOUT_S, wait_until
 
 HOUR = 3600.0
 
@@ -317,6 +318,39 @@ def test_the_limits_are_kept_whenever_no_keep_is_running(tmp_path: Path) -> None
         for _ in range(40):
             list(pool.map(lambda _: store.keep(b"x", "png"), range(8)))
             assert len(image_names(tmp_path)) <= 300
+
+
+def test_a_sweep_in_the_background_delays_no_keep_and_keeps_the_limits(tmp_path: Path) -> None:
+    may_sweep, main = threading.Event(), threading.current_thread()
+
+    def clock() -> float:
+        if threading.current_thread() is not main:
+            assert may_sweep.wait(TIMEOUT_S)
+        return time.time()
+
+    old = fill(tmp_path, 30)
+    store = ImageStore(tmp_path, max_count=1000, max_bytes=100, clock=clock)
+    store.sweep_in_background()
+    kept = [store.keep(b"x" * 10, "png").name for _ in range(5)]
+    assert image_names(tmp_path) == {*old, *kept}
+    may_sweep.set()
+    wait_until(lambda: len(image_names(tmp_path)) <= 10)
+    assert image_names(tmp_path) >= set(kept)
+    for _ in range(20):
+        latest = store.keep(b"x" * 10, "png").name
+    wait_until(lambda: len(image_names(tmp_path)) <= 10)
+    assert latest in image_names(tmp_path)
+
+
+def test_sweeps_in_the_background_go_on_after_the_folder_was_deleted(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    store = ImageStore(folder, max_count=1000, max_bytes=100)
+    store.sweep_in_background()
+    for attempt in range(3):
+        for _ in range(15):
+            store.keep(b"x" * 10, "png")
+        wait_until(lambda: len(image_names(folder)) <= 10)
+        folder.rename(tmp_path / f"gone-{attempt}")
 
 
 def test_keeping_is_fast_in_a_store_of_20000_images(tmp_path: Path) -> None:
