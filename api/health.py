@@ -9,7 +9,7 @@ from flask import Blueprint, Response, jsonify
 
 from api.services import Services
 from compiler import Catalogue
-from status import EngineState, ModelState
+from status import EngineState, ModelState, ModelStates
 
 _TIMEOUT_S = 1.5
 """For all that /ready waits for: those who ask often give up after 2 s"""
@@ -32,7 +32,7 @@ def _ready(services: Services) -> Response:
     models = None
     if engine.error is None:
         models = services.readiness.models(max(0.0, began_at + _TIMEOUT_S - time.monotonic()))
-    status = _status(engine, models)
+    status, states = _status(engine, models), models.states if models else ()
     shows_messages = not services.options.api_keys  # the route needs no key
     body = {
         "status": status,
@@ -44,10 +44,10 @@ def _ready(services: Services) -> Response:
             # quotes the file.
             "error": (error.message if shows_messages else error.code) if error else None,
         },
-        "models_not_ready": [_problem(model, shows_messages) for model in models or () if not model.is_ready],
+        "models_not_ready": [_problem(model, shows_messages) for model in states if not model.is_ready],
         "warnings": [
             _problem(model, shows_messages)
-            for model in models or ()
+            for model in states
             if model.id == catalogue.default_model and not model.is_ready
         ],
     }
@@ -56,14 +56,14 @@ def _ready(services: Services) -> Response:
     return response
 
 
-def _status(engine: EngineState, models: tuple[ModelState, ...] | None) -> str:
+def _status(engine: EngineState, models: ModelStates | None) -> str:
     if not engine.reachable:
         return "engine_unreachable"
     if engine.error is not None:
         return "engine_not_usable"
-    if models is None:
-        return "checking_models"
-    return "ready" if any(model.is_drawable for model in models) else "no_model"
+    if models is not None and any(model.is_drawable for model in models.states):
+        return "ready"
+    return "no_model" if models is not None and models.is_complete else "checking_models"
 
 
 def _engine(state: EngineState, shows_message: bool) -> dict[str, Any]:

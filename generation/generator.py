@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from arbiter import UNKNOWN_SENDER, Arbiter, Sender
-from compiler import Catalogue, Compiled, ImageRequest, compile_workflow, sample_requests
+from compiler import Catalogue, Compiled, ImageRequest, compile_workflow
 from compiler.signatures import NodeSignature
 from deadline import time_limit
 from engine import Engine, ProgressCallback
@@ -120,29 +120,15 @@ class Generator:
         return self._fitted_graphs.get(compiled, catalogue, engine)
 
     def check_graphs(self, compiled: Compiled, catalogue: Catalogue, engine: Engine) -> None:
-        """As `fitted_graphs`, with the files that the engine had when `refresh_files` was called last."""
+        """As `fitted_graphs`, with the nodes and files that the engine had when `describe_node` was called last."""
         self._fitted_graphs.get_cached(compiled, catalogue, engine)
 
-    def refresh_files(self, catalogue: Catalogue, engine: Engine) -> dict[str, EngineUnreachable]:
-        """Request again the lists of files of all nodes that the visible models use. Returns the errors of the nodes that
-        ComfyUI does not describe. Raises EngineUnreachable if it does not answer."""
-        classes = {
-            name
-            for model in catalogue.visible_models
-            for request in sample_requests(model, catalogue)
-            for graph in compile_workflow(request, catalogue).graphs
-            for name in graph.classes
-            if name in catalogue.signatures and _loads_files(catalogue.signatures[name])
-        }
-        errors: dict[str, EngineUnreachable] = {}
-        for name in sorted(classes):
-            try:
-                engine.signatures([name], fresh=True)
-            except EngineUnreachable as error:
-                if not error.is_answered:
-                    raise
-                errors[name] = error
-        return errors
+    def describe_node(self, name: str, catalogue: Catalogue, engine: Engine) -> Any:
+        """What the engine says about a node class; None if it does not have it. It is asked again for a node that loads
+        files, and once for any other. Raises EngineUnreachable."""
+        node = catalogue.signatures.get(name)
+        fresh = node is not None and _loads_files(node)
+        return engine.signatures([name], fresh=fresh).get(name)
 
 
 def _loads_files(node: NodeSignature) -> bool:

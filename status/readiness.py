@@ -1,10 +1,12 @@
 """Whether pictures can be drawn now: the engine answers, its WebSocket opens, and which models have all their nodes and
-files. Shared by all threads of a process, and never waits for an engine that does not respond."""
+files. Shared by all threads of a process, and never waits for an engine that does not respond, or for the check of a
+large catalogue."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
+from typing import Any
 
 from compiler import Catalogue, Model, compile_workflow, sample_requests
 from deadline import time_limit
@@ -20,6 +22,8 @@ _MODELS_INTERVAL_S = 2.0
 """A file that was added or deleted shows after about this time"""
 _MODELS_TIMEOUT_S = 300.0
 """An engine that is loading a large model may take 20 s for each node; until then the last result holds"""
+_PUBLISH_INTERVAL_S = 0.5
+"""Between two publications while models are checked: 10,000 take half a minute"""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,15 @@ class ModelState:
     """Tasks that the check of the catalogue refuses"""
 
 
+@dataclass(frozen=True)
+class ModelStates:
+    """The states of the visible models, as far as they are known."""
+
+    states: tuple[ModelState, ...]
+    is_complete: bool
+    """Whether every visible model was checked"""
+
+
 class Readiness:
     """The state of the engine and of the visible models."""
 
@@ -54,6 +67,7 @@ class Readiness:
         self._generator = generator
         self._engine_probe = SharedProbe(self._probe_engine, _ENGINE_INTERVAL_S)
         self._models_probe = SharedProbe(self._probe_models, _MODELS_INTERVAL_S)
+        self._checks = _Checks(generator)
 
     def engine(self, timeout_s: float) -> EngineState:
         """The state of the engine; of one that does not answer in time, that it does not answer."""
@@ -63,10 +77,10 @@ class Readiness:
         error = EngineUnreachable(f"ComfyUI does not answer within {timeout_s:g} s.", slow=True)
         return EngineState(reachable=False, error=error)
 
-    def models(self, timeout_s: float) -> tuple[ModelState, ...] | None:
-        """The state of each visible model; the last known one if the engine does not answer in time, None if there is
+    def models(self, timeout_s: float) -> ModelStates | None:
+        """The states of the visible models; those that are known if the check does not end in time, None if there are
         none."""
-        return self._models_probe.latest(timeout_s) or self._models_probe.last
+        return self._models_probe.latest(timeout_s) or self._checks.known
 
     def _probe_engine(self) -> EngineState:
         url = version = None
@@ -81,38 +95,120 @@ class Readiness:
             return EngineState(reachable, url, version, is_sketch, error)
         return EngineState(reachable, url, version, is_sketch)
 
-    def _probe_models(self) -> tuple[ModelState, ...] | None:
+    def _probe_models(self) -> ModelStates | None:
         """None if the engine does not answer."""
         try:
             with time_limit(_MODELS_TIMEOUT_S):
-                engine, catalogue = self._generator.engine(), self._generator.catalogue()
-                node_errors = self._generator.refresh_files(catalogue, engine)
-                return tuple(
-                    self._model_state(model, catalogue, engine, node_errors)
-                    for model in catalogue.visible_models
-                )
+                self._checks.update(self._generator.catalogue(), self._generator.engine())
         except EaselError:
             return None
+        return self._checks.known
 
-    def _model_state(
-        self, model: Model, catalogue: Catalogue, engine: Engine, node_errors: Mapping[str, EaselError]
-    ) -> ModelState:
-        """`node_errors`: why the engine does not describe a node, by its class"""
-        refused = tuple(catalogue.undrawable.get(model.id, ()))
+
+@dataclass(frozen=True)
+class _Check:
+    state: ModelState
+    classes: frozenset[str]
+    """The nodes that the state depends on"""
+
+
+class _Checks:
+    """The checks of all visible models. A model is checked again only if the catalogue or the engine is another one, or
+    if the engine says something else about a node that the model uses. For one thread at a time, but for `known`."""
+
+    def __init__(self, generator: Generator) -> None:
+        self._generator = generator
+        self.known: ModelStates | None = None
+        """Published while a check of many models runs, too"""
+        self._of: tuple[Catalogue, Engine] | None = None
+        self._checks: dict[str, _Check] = {}
+        self._last_states: dict[str, ModelState] = {}
+        """Of models that are to be checked again"""
+        self._descriptions: dict[str, Any] = {}
+        """node class -> what the engine says about it, or why it does not"""
+
+    def update(self, catalogue: Catalogue, engine: Engine) -> None:
+        """Check what has changed. Raises EngineUnreachable if the engine does not answer; what was checked until then
+        stays known."""
+        if self._of is None or self._of[0] is not catalogue or self._of[1] is not engine:
+            self._of, self._descriptions = (catalogue, engine), {}
+            self._forget(set(self._checks))
+        self._forget_changed()
+        published_at = 0.0  # the first one at once: pictures can be drawn
+        for model in catalogue.visible_models:
+            if model.id in self._checks:
+                continue
+            began_at = time.thread_time()
+            self._checks[model.id] = self._check(model)
+            if time.monotonic() - published_at >= _PUBLISH_INTERVAL_S:
+                self._publish()
+                published_at = time.monotonic()
+            # As long as it took: requests need the interpreter, too.
+            time.sleep(time.thread_time() - began_at)
+        self._last_states = {}
+        self._publish()
+
+    def _forget_changed(self) -> None:
+        """Ask the engine again about each node, and forget the checks that depend on a changed one."""
+        before, self._descriptions = self._descriptions, {}
+        try:
+            for name in sorted(before):
+                self._describe(name)
+        except EaselError:
+            self._descriptions = before  # what the checks depend on
+            raise
+        changed = {name for name, description in before.items() if self._descriptions[name] != description}
+        if changed:
+            self._forget({name for name, check in self._checks.items() if check.classes & changed})
+
+    def _forget(self, models: set[str]) -> None:
+        """Check them again; until then their states stay as they are."""
+        self._last_states |= {name: self._checks.pop(name).state for name in models}
+
+    def _publish(self) -> None:
+        assert self._of is not None
+        models, last = self._of[0].visible_models, self._last_states
+        checks = {name: check.state for name, check in self._checks.items()}
+        states = tuple(state for model in models if (state := checks.get(model.id) or last.get(model.id)))
+        self.known = ModelStates(states, is_complete=len(states) == len(models))
+
+    def _describe(self, name: str) -> Any:
+        """What the engine says about a node class in this round. Raises EngineUnreachable if it does not answer."""
+        if name not in self._descriptions:
+            assert self._of is not None
+            try:
+                self._descriptions[name] = self._generator.describe_node(name, *self._of)
+            except EngineUnreachable as error:
+                if not error.is_answered:
+                    raise
+                self._descriptions[name] = _NotDescribed(error.code, error.message, error)
+        return self._descriptions[name]
+
+    def _check(self, model: Model) -> _Check:
+        assert self._of is not None
+        catalogue, engine = self._of
         requests = sample_requests(model, catalogue)
         errors: list[EaselError] = (
             [] if requests else [ModelNotDrawable("The check of the catalogue refuses it.")]
         )
+        used: set[str] = set()
         for request in requests:
             try:
                 compiled = compile_workflow(request, catalogue)
+                classes = sorted({name for graph in compiled.graphs for name in graph.classes})
+                used |= set(classes)
+                described = [self._describe(name) for name in classes]
                 self._generator.check_graphs(compiled, catalogue, engine)
-                classes = {name for graph in compiled.graphs for name in graph.classes}
-                errors += [node_errors[name] for name in sorted(classes & node_errors.keys())][:1]
+                errors += [entry.error for entry in described if isinstance(entry, _NotDescribed)][:1]
             except EaselError as error:
                 if isinstance(error, EngineUnreachable) and not error.is_answered:
                     raise
                 errors.append(error)
+        return _Check(self._state(model, len(requests), errors), frozenset(used))
+
+    def _state(self, model: Model, requests: int, errors: list[EaselError]) -> ModelState:
+        """`requests`: how many samples were tried, each with at most one error"""
+        assert self._of is not None
         missing = {
             str(file["name"]): None
             for error in errors
@@ -122,8 +218,17 @@ class Readiness:
         return ModelState(
             model.id,
             is_ready=not errors,
-            is_drawable=len(errors) < len(requests),
+            is_drawable=len(errors) < requests,
             error=errors[0] if errors else None,
             missing=tuple(missing),
-            refused_tasks=refused,
+            refused_tasks=tuple(self._of[0].undrawable.get(model.id, ())),
         )
+
+
+@dataclass(frozen=True)
+class _NotDescribed:
+    """Why the engine does not describe a node. Equal for equal reasons."""
+
+    code: str
+    message: str
+    error: EngineUnreachable = field(compare=False)

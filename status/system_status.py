@@ -1,5 +1,6 @@
 """The system status: who has the GPU, the state of the engine and the LLM servers, what runs and waits. The servers are
-probed at most once a second, for all processes together; one that does not respond is reported as such."""
+probed at most once a second, for all processes together; one that does not respond is reported as such. The check of the
+models, which takes long for a large catalogue, is published by itself."""
 
 from __future__ import annotations
 
@@ -33,6 +34,10 @@ _WAIT_TIMEOUT_S = 0.5
 _PROBE_TIMEOUT_S = 2.0
 _ENGINE_TIMEOUT_S = 1.5
 _STACK_TIMEOUT_S = 1.5
+_FIRST_MODELS_WAIT_S = 0.3
+"""So that the first report of a small catalogue has the states of its models"""
+_MODELS_WAIT_S = 0.5
+"""After a round of probes, for the check of the models; the next round publishes one that ends later"""
 _GB = 1e9
 _UNKNOWN: Mapping[str, Any] = {
     "at": 0.0,
@@ -42,7 +47,6 @@ _UNKNOWN: Mapping[str, Any] = {
     "pending": [],
     "container": "absent",
     "stacks": [],
-    "models": [],
     "problem": None,
 }
 
@@ -74,6 +78,7 @@ class SystemStatus:
         self._arbiter, self._generator, self._stacks = arbiter, generator, stacks
         self._engine_process, self._readiness = engine_process, readiness
         self._file, self._lock_file, self._clock = folder / "probes.json", folder / "probes.lock", clock
+        self._models = _ModelsFile(folder / "models.json")
 
     def report(self) -> dict[str, Any]:
         """The whole status as plain JSON, of the shape of `schemas/comfyui_status.schema.json`. Never raises."""
@@ -117,7 +122,7 @@ class SystemStatus:
             "switchover": _switchover(snapshot, self._clock()),
             "arbiter": self._arbiter_block(snapshot),
             "stacks": probes["stacks"],
-            "models": probes["models"],
+            "models": self._models.read(),
             "probed_at": probes["at"],
         }
 
@@ -220,26 +225,33 @@ class SystemStatus:
 
     def _run_round(self, lock: FileLock) -> None:
         try:
-            results = self._probe_all(self._last_results())
+            self._readiness.models(0)  # begins to check them
+            results = self._probe_all()
+            self._publish_models(0 if self._models.read() else _FIRST_MODELS_WAIT_S)
             write_atomic(self._file, json.dumps(results).encode())
+            self._publish_models(_MODELS_WAIT_S)
         except Exception:
             log.exception("a round of probes failed")
         finally:
             lock.release()
 
-    def _probe_all(self, before: Mapping[str, Any]) -> dict[str, Any]:
-        """Run all probes in parallel. One that does not finish in time counts as failed. `before`: the last results."""
-        pool = concurrent.futures.ThreadPoolExecutor(5, thread_name_prefix="probe")
+    def _publish_models(self, timeout_s: float) -> None:
+        models = self._readiness.models(timeout_s)
+        if models is not None:
+            self._models.write([_model_entry(model) for model in models.states])
+
+    def _probe_all(self) -> dict[str, Any]:
+        """Run all probes in parallel. One that does not finish in time counts as failed."""
+        pool = concurrent.futures.ThreadPoolExecutor(4, thread_name_prefix="probe")
         tasks = {
             pool.submit(self._probe_engine): _NOT_REACHABLE,
             pool.submit(self._engine_problem): {},
-            pool.submit(self._model_readiness, before): {},
             pool.submit(lambda: {"container": self._engine_process.state()}): {"container": "absent"},
             pool.submit(self._probe_stacks): {"stacks": []},
         }
         concurrent.futures.wait(tasks, timeout=_PROBE_TIMEOUT_S)
         pool.shutdown(wait=False, cancel_futures=True)
-        results = {**_UNKNOWN, "models": before["models"]}
+        results = dict(_UNKNOWN)
         for task, fallback in tasks.items():
             succeeded = task.done() and not task.cancelled() and task.exception() is None
             results |= task.result() if succeeded else fallback
@@ -258,10 +270,43 @@ class SystemStatus:
         error = self._readiness.engine(_ENGINE_TIMEOUT_S).error
         return {"problem": {"code": error.code, "message": error.message} if error else None}
 
-    def _model_readiness(self, before: Mapping[str, Any]) -> dict[str, Any]:
-        """The last known state while the engine does not answer."""
-        models = self._readiness.models(_ENGINE_TIMEOUT_S)
-        return {"models": before["models"] if models is None else [_model_entry(model) for model in models]}
+
+class _ModelsFile:
+    """The state of each model as it was published last, shared by all processes. It is written and parsed only when it
+    changes: that of 10,000 models has a megabyte."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: tuple[tuple[int, int, int], list[dict[str, Any]]] | None = None
+        """The file's inode, time and size, and its content"""
+
+    def read(self) -> list[dict[str, Any]]:
+        """Empty before the first check."""
+        try:
+            found = self._path.lstat()
+        except OSError:
+            return []
+        version, known = (found.st_ino, found.st_mtime_ns, found.st_size), self._known
+        if known is None or known[0] != version:
+            known = self._known = version, read_state(self._path, _model_entries) or []
+        return known[1]
+
+    def write(self, entries: list[dict[str, Any]]) -> None:
+        """Raises OSError."""
+        if entries != self.read():
+            write_atomic(self._path, json.dumps(entries).encode())
+
+
+def _model_entries(document: Any) -> list[dict[str, Any]]:
+    """Raises TypeError if the document is not what `_ModelsFile.write` writes."""
+    if not isinstance(document, list) or not all(
+        isinstance(entry, dict) and entry.keys() == _ENTRY_KEYS for entry in document
+    ):
+        raise TypeError("not a list of models")
+    return document
+
+
+_ENTRY_KEYS = {"id", "ready", "code", "missing", "not_drawable"}
 
 
 def _model_entry(model: ModelState) -> dict[str, Any]:

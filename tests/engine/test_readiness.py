@@ -14,9 +14,15 @@ import pytest
 from flask.testing import FlaskClient
 from freezing_proxy import FreezingProxy
 
+from app import Container
+from bench.compiling import multiply_models
+from compiler import Catalogue, Compiled
+from engine import Engine
+from generation import Generator
 from sketch import SketchProcess
+from status.readiness import _Checks
 from status.shared_probe import SharedProbe
-from tests.conftest import NODES, MakeApp
+from tests.conftest import NODES, ROOT, MakeApp
 from tests.waiting import wait_until
 
 ANSWER_TIMEOUT_S = 4.0
@@ -142,6 +148,78 @@ def test_a_file_that_is_lost_and_put_back_shows_without_a_restart(
             replacement.rename(path)
             wait_until(lambda lacks=lacks: bool(ready(client)[1]["warnings"]) is lacks)
             assert ready(client)[0] == 200
+
+
+def test_a_server_is_ready_while_the_nodes_of_other_models_are_slow(
+    make_app: MakeApp, proxy: FreezingProxy
+) -> None:
+    proxy.frozen = {"/object_info/UNETLoader": "silent"}
+    status, body = known(make_app(engine__url=proxy.url).test_client())
+    assert (status, body["status"], body["models_not_ready"]) == (200, "ready", [])
+
+
+class CountingGenerator(Generator):
+    """Counts the models that are checked."""
+
+    def __init__(self, generator: Generator) -> None:
+        vars(self).update(vars(generator))
+        self.checks = 0
+
+    def check_graphs(self, compiled: Compiled, catalogue: Catalogue, engine: Engine) -> None:
+        self.checks += 1
+        super().check_graphs(compiled, catalogue, engine)
+
+
+def test_only_models_that_use_a_changed_node_are_checked_again(
+    make_app: MakeApp, catalogue_files: dict[str, list[str]], tmp_path: Path
+) -> None:
+    path = tmp_path / "files.json"
+    path.write_text(json.dumps(catalogue_files))
+    with SketchProcess(nodes=NODES, files=path) as sketch:
+        container: Container = make_app(engine__url=sketch.url).extensions["easel"]
+        generator = CountingGenerator(container.generator)
+        checks = _Checks(generator)
+        engine = generator.engine()
+        for _ in range(3):
+            checks.update(generator.catalogue(), engine)
+        assert generator.checks == len(generator.catalogue().visible_models)
+        replacement = tmp_path / "new.json"
+        replacement.write_text(json.dumps(without(catalogue_files, "flux1-schnell.safetensors")))
+        replacement.rename(path)
+        checks.update(generator.catalogue(), engine)
+        assert checks.known is not None
+        assert [state.id for state in checks.known.states if not state.is_ready] == ["flux-schnell"]
+        assert generator.checks == len(generator.catalogue().visible_models) + 1
+
+
+def test_a_large_catalogue_and_slow_nodes_do_not_make_the_status_call_a_live_engine_stopped(
+    make_app: MakeApp, proxy: FreezingProxy, tmp_path: Path
+) -> None:
+    catalogue = tmp_path / "catalogue.yaml"
+    catalogue.write_text(multiply_models((ROOT / "catalogue.yaml").read_text(), 1200))
+    client = make_app(engine__url=proxy.url, catalogue=str(catalogue)).test_client()
+    proxy.frozen = {"/object_info": "silent"}
+    status = wait_until(lambda: engine_that_runs(client))
+    assert (status["reachable"], status["models"]) == (True, [])
+    other = make_app(
+        engine__url=proxy.url, catalogue=str(catalogue), state_dir=str(tmp_path / "other")
+    ).test_client()
+    proxy.frozen = {}
+    states = []
+
+    def is_complete() -> bool:
+        status = other.get("/api/comfyui/status").get_json()
+        states.append(status["engine"])
+        return len(status["models"]) == 1200
+
+    wait_until(is_complete)
+    # On a busy machine, a probe of the engine itself may take too long now and then.
+    assert states.count("running") > len(states) / 2
+
+
+def engine_that_runs(client: FlaskClient) -> Any:
+    status = client.get("/api/comfyui/status").get_json()
+    return status if status["engine"] == "running" else None
 
 
 # --- the shared probe -----------------------------------------------------------------------------------------------
