@@ -342,7 +342,7 @@ SETTINGS: tuple[Setting, ...] = (
         "images.metadata",
         "text",
         "none",
-        "Metadata in pictures: none, the parameters as text, or the complete ComfyUI graph.",
+        "Metadata in pictures: none, the parameters as text, or these and the complete ComfyUI graph.",
         choices=("none", "parameters", "workflow"),
     ),
     Setting(

@@ -42,7 +42,8 @@ def compile_command(model: str, prompt: str, output_format: str, url: str | None
     compiled = compile_workflow(with_source(request, pictures), catalogue)
     graphs: list[Any] = [graph.nodes for graph in compiled.graphs]
     if url:
-        graphs = services().generator.fitted_graphs(compiled, catalogue, engine_at(url))
+        fitted = services().generator.fitted_graphs(compiled, catalogue, engine_at(url))
+        graphs = [graph.nodes for graph in fitted]
         click.secho(f"{url} can run this graph.", err=True, fg="green")
     if output_format == "explain":
         click.echo(explanation(compiled, request.seed_origin))

@@ -16,7 +16,7 @@ from compiler.answer import answer_part, find_output
 from compiler.catalogue import Catalogue, LoraTags, Model
 from compiler.catalogue_file import learned_nodes, parse_catalogue
 from compiler.check import check, find_errors
-from compiler.fit import COMFYUI, SKETCH, fit
+from compiler.fit import COMFYUI, SKETCH, SOCKET_OUTPUT, fit, over_socket
 from compiler.graph import render_nodes
 from compiler.proof import prove_catalogue
 from compiler.resolve import resolve
@@ -43,6 +43,7 @@ __all__ = [
     "COMFYUI",
     "MAX_SEED",
     "SKETCH",
+    "SOCKET_OUTPUT",
     "Catalogue",
     "Compiled",
     "Graph",
@@ -63,6 +64,7 @@ __all__ = [
     "fit",
     "learned_nodes",
     "load_catalogue",
+    "over_socket",
     "parse_object_info",
     "read_sources",
     "resolve",

@@ -12,6 +12,7 @@ from typing import Any
 from compiler.catalogue import File
 from compiler.check import is_out_of_range
 from compiler.engine_files import FileMatch, find_file, with_slashes
+from compiler.links import sources_of
 from compiler.signatures import InputSignature, NodeSignature, Signatures, plain_value
 from compiler.values import Nodes
 from dynamic_inputs import is_link
@@ -37,6 +38,11 @@ SKETCH = EngineName(
     files_hint=" It lists only the files that the catalogue has under `files:`; write the name there. A ComfyUI that has "
     "the file draws without that: set engine.url.",
 )
+
+
+SOCKET_OUTPUT = "SaveImageWebsocket"
+_SAVING_INPUTS = {"SaveImage": {"images", "filename_prefix"}, "PreviewImage": {"images"}}
+"""The output nodes that do nothing but write 8-bit PNGs, and all of their inputs. SaveImageAdvanced also writes 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,22 @@ def _check_outputs(nodes: Nodes, live: Signatures, engine: EngineName) -> None:
                     f"{engine.nodes_hint}",
                     node=node_id, class_type=class_type, input=name,
                 )  # fmt: skip
+
+
+def over_socket(nodes: Nodes, output: str, live: Signatures) -> dict[str, Any] | None:
+    """A fitted graph whose node `output` sends the same pixels over the WebSocket, and writes no file on the engine's disk.
+
+    None if the engine has no SaveImageWebsocket that takes pictures and nothing else, or if the node does more than save
+    them: another node may use what it returns.
+    """
+    node, sender = nodes[output], live.get(SOCKET_OUTPUT)
+    inputs = _SAVING_INPUTS.get(node["class_type"], set())
+    is_only_saved = set(node["inputs"]) <= inputs and "images" in node["inputs"]
+    is_used = any(output in sources_of(nodes, other) for other in nodes)
+    if sender is None or set(sender.inputs) != {"images"} or not is_only_saved or is_used:
+        return None
+    images = {"images": node["inputs"]["images"]}
+    return {**nodes, output: {**node, "class_type": SOCKET_OUTPUT, "inputs": images}}
 
 
 # --- files ----------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
 
@@ -18,12 +19,19 @@ from deadline import remaining_s, time_limit
 from engine.credentials import NO_CREDENTIALS, Credentials
 from engine.errors import rejected
 from engine.http import ComfyuiHttp
-from engine.job import Job
-from engine.job_runner import CANCEL_TIMEOUT_S, INTERRUPT_INTERVAL_S, JobRunner, cancel_job, request_cancel
-from engine.listener import CancelSignal, Inbox, Listener
+from engine.job import SOCKET_OUTPUT, Job
+from engine.job_runner import (
+    CANCEL_TIMEOUT_S,
+    INTERRUPT_INTERVAL_S,
+    JobRunner,
+    PicturesLost,
+    cancel_job,
+    request_cancel,
+)
+from engine.listener import CancelSignal, Connection, Inbox, Listener, SocketLost
 from engine.values import EngineStats, Outcome, ProgressCallback, QueueState
 from engine.watchdog import Limits
-from errors import EaselError, EngineRejected, RequestCancelled
+from errors import EaselError, EngineRejected, EngineUnreachable, NoPictures, RequestCancelled
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +41,8 @@ _BLACK_PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mNgYGAAAAAEAAHI6uv5AAAAAElFTkSuQmCC"
 )
 """A PNG of one pixel, in RGB: newer ComfyUIs cannot load small grey ones"""
+_MAX_ATTEMPTS = 3
+"""How often a job is run whose pictures are lost with the socket"""
 _ERASE_TIMEOUT_S = 3.0
 _MIN_ERASE_WAIT_S = 0.5
 """How long a request whose time has ended waits for its images to be erased; the rest happens in the background"""
@@ -41,6 +51,10 @@ _FREE_POLL_INTERVAL_S = 0.2
 _FREE_STEADY_POLLS = 4
 """After so many polls in a row without more free memory, freeing counts as finished."""
 _FREE_NOISE_BYTES = 32 * 2**20
+
+
+_UNKNOWN = object()
+"""For a node class that ComfyUI was not asked about; None for one that it does not have"""
 
 
 def upload_name(name: str) -> str:
@@ -98,9 +112,12 @@ class Engine:
         )
         self._interrupted_at: dict[str, float] = {}
         self._is_sketch: bool | None = None
+        self._socket_is_silent = False
+        """Whether a proxy opens the WebSocket but passes no messages, as far as is known since it was opened"""
 
     def _forget_version(self) -> None:
         """After each new connection: it may be another ComfyUI, or have other nodes."""
+        self._socket_is_silent = False
         self._signatures.clear()
         self._http.forget_routes()
 
@@ -111,6 +128,7 @@ class Engine:
         prompt_id: str,
         timeout_s: float,
         output: str | None = None,
+        saving_graph: Mapping[str, Any] | None = None,
         on_progress: ProgressCallback = lambda _: None,
         on_queued: Callable[[int], None] = lambda _: None,
         cancelled: Callable[[], bool] = lambda: False,
@@ -126,6 +144,9 @@ class Engine:
         fully cached job returns the file names of the previous job, whose files may be gone (NoPictures) or, with
         `--cache-lru`, belong to another job.
 
+        Pictures of SaveImageWebsocket are lost with the socket. The job is then submitted again, under the same id; the
+        last time as `saving_graph`, if there is one: the same graph, whose pictures do not need the socket.
+
         Raises EngineRejected, NodeFailed, EngineOutOfMemory, JobInterrupted, JobLost, JobTimedOut, NoPictures,
         EngineStalled, EngineUnreachable, RequestCancelled, and the reason given to `cancel_all`. Before any exception
         is raised, also one of `on_progress`, the job is cancelled, which takes up to 20 s. If `timeout_s` ends before
@@ -137,26 +158,78 @@ class Engine:
         inbox: Inbox = SimpleQueue()
         self._inboxes[prompt_id] = inbox
         deadline = self._clock() + timeout_s
+
+        def attempt(graph: Mapping[str, Any], connection: Connection | None) -> Outcome:
+            runner = JobRunner(
+                self._http,
+                Job(prompt_id, graph, on_progress, self._clock, output),
+                inbox,
+                limits=self._limits,
+                poll_interval_s=self._poll_interval_s,
+                timeout_s=deadline - self._clock(),
+                cancelled=cancelled,
+                on_queued=on_queued,
+                clock=self._clock,
+                stuck=self._stuck,
+                keep_lease=keep_lease,
+                socket_received_at=lambda: connection.received_at if connection else 0.0,
+            )
+            if connection is None:
+                inbox.put(SocketLost())  # so that its end is found by polling
+            return runner.run(graph, connection.client_id if connection else uuid.uuid4().hex, previews)
+
         try:
-            with time_limit(timeout_s), self._listener.subscribe(prompt_id, inbox) as client_id:
-                runner = JobRunner(
-                    self._http,
-                    Job(prompt_id, graph, on_progress, self._clock, output),
-                    inbox,
-                    limits=self._limits,
-                    poll_interval_s=self._poll_interval_s,
-                    timeout_s=deadline - self._clock(),
-                    cancelled=cancelled,
-                    on_queued=on_queued,
-                    clock=self._clock,
-                    stuck=self._stuck,
-                    keep_lease=keep_lease,
-                )
-                return runner.run(graph, client_id, previews)
+            with time_limit(timeout_s):
+                return self._run_until_received(attempt, prompt_id, inbox, graph, saving_graph)
         except EngineRejected as error:
             raise self._named(error) from error
         finally:
             self._inboxes.pop(prompt_id, None)
+
+    def _run_until_received(
+        self,
+        attempt: Callable[[Mapping[str, Any], Connection | None], Outcome],
+        prompt_id: str,
+        inbox: Inbox,
+        graph: Mapping[str, Any],
+        saving_graph: Mapping[str, Any] | None,
+    ) -> Outcome:
+        """Run the job again if its pictures are lost with the socket. The nodes above its output are in ComfyUI's cache; if
+        not, the same seed gives the same picture."""
+        lost: list[PicturesLost] = []
+        while len(lost) < _MAX_ATTEMPTS:
+            is_last = len(lost) == _MAX_ATTEMPTS - 1 or self._socket_is_silent
+            with contextlib.ExitStack() as subscription:
+                connection = None
+                try:
+                    connection = subscription.enter_context(self._listener.subscribe(prompt_id, inbox))
+                except EngineUnreachable:
+                    # HTTP may work where the WebSocket no longer does.
+                    if not lost or saving_graph is None:
+                        raise
+                    is_last = True
+                try:
+                    outcome = attempt(saving_graph or graph if is_last else graph, connection)
+                except PicturesLost as error:
+                    lost.append(error)
+                else:
+                    return _with_times_of(lost, outcome)
+            self._prepare_next_attempt(prompt_id, lost[-1])
+        raise NoPictures(
+            f"The WebSocket to ComfyUI was lost {len(lost)} times before the pictures of the job had arrived.",
+            prompt_id=prompt_id,
+        )
+
+    def _prepare_next_attempt(self, prompt_id: str, lost: PicturesLost) -> None:
+        if lost.is_silent and not self._socket_is_silent:
+            self._socket_is_silent = True
+            log.warning(
+                "the WebSocket to ComfyUI at %s opens but delivers nothing: until it is opened again, pictures are saved in "
+                "ComfyUI's output folder and fetched from there",
+                self.url,
+            )
+        log.warning("job %s: the pictures were lost with the socket; it is submitted again", prompt_id)
+        self._http.forget(prompt_id)
 
     def _named(self, error: EngineRejected) -> EngineRejected:
         """The same error; it says so if it was the sketch engine that refused."""
@@ -242,6 +315,12 @@ class Engine:
     def queue(self) -> QueueState:
         return self._http.queue()
 
+    @property
+    def sends_pictures(self) -> bool:
+        """Whether ComfyUI can send pictures over the WebSocket: it has the node SaveImageWebsocket, as a default
+        installation does. Raises EngineUnreachable."""
+        return SOCKET_OUTPUT in self.signatures([SOCKET_OUTPUT])
+
     def signatures(self, classes: Iterable[str], *, fresh: bool = False) -> dict[str, Any]:
         """The raw `/object_info` entry of each class that the engine has. Entries are cached until the engine restarts;
         `fresh` requests them again."""
@@ -250,8 +329,8 @@ class Engine:
 
     def _signature(self, name: str, fresh: bool) -> Any:
         # A new connection clears the cache in another thread, at any time.
-        entry = None if fresh else self._signatures.get(name)
-        if entry is None:
+        entry = _UNKNOWN if fresh else self._signatures.get(name, _UNKNOWN)
+        if entry is _UNKNOWN:
             entry = self._signatures[name] = self._http.signature(name)
         return entry
 
@@ -302,6 +381,15 @@ class Engine:
         """Close the connections; a later use opens new ones."""
         self._listener.close()
         self._http.close()
+
+
+def _with_times_of(lost: Sequence[PicturesLost], outcome: Outcome) -> Outcome:
+    """The outcome, with the seconds of the attempts before it."""
+    return replace(
+        outcome,
+        queued_s=outcome.queued_s + sum(attempt.queued_s for attempt in lost),
+        run_s=outcome.run_s + sum(attempt.run_s for attempt in lost),
+    )
 
 
 def _free_memory(stats: EngineStats) -> int:

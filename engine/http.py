@@ -67,6 +67,10 @@ class ComfyuiHttp:
         entry = entries.get(prompt_id)
         return entry if isinstance(entry, dict) else None
 
+    def forget(self, prompt_id: str) -> None:
+        """Remove the entry of a finished job from history."""
+        self._post("/history", {"delete": [prompt_id]})
+
     def queue(self, timeout_s: float = _POLL_TIMEOUT_S) -> QueueState:
         state = self._get_object("/queue", timeout_s)
         return QueueState(_prompt_ids(state.get("queue_running")), _prompt_ids(state.get("queue_pending")))

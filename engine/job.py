@@ -29,7 +29,8 @@ _MIMES = {
     "tiff": "image/tiff",
     "avif": "image/avif",
 }
-_WEBSOCKET_OUTPUT = "SaveImageWebsocket"
+SOCKET_OUTPUT = "SaveImageWebsocket"
+"""The node that sends its pictures as frames, and writes no file"""
 _MAX_LOGGED_CHARS = 2000
 
 
@@ -37,7 +38,8 @@ class Job:
     """Takes events, frames or the history entry; raises the error that ended the job.
 
     `succeeded` and `ended` give the state; `started_at` is in the time of `clock`. `left_engine`: ComfyUI is done
-    with the job and has written its history.
+    with the job and has written its history. `success_was_sent`: the socket delivered the success, and so every frame
+    before it.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Job:
         self.succeeded = False
         self.ended = False
         self.left_engine = False
+        self.success_was_sent = False
         self.cached_nodes: tuple[str, ...] = ()
         self._graph = graph
         self._on_progress = on_progress
@@ -62,10 +65,17 @@ class Job:
         self._outputs: dict[str, list[Picture | File]] = {}
         self._last_step: Progress | None = None
 
+    @property
+    def sends_frames(self) -> bool:
+        """Whether pictures that are wanted come over the socket, so that they are lost with it."""
+        wanted = self._graph if self.output is None else [self.output]
+        return any(class_of(node, self._graph) == SOCKET_OUTPUT for node in wanted)
+
     def handle(self, item: Event | Frame) -> None:
         if isinstance(item, Frame):
             self._handle_frame(item)
         elif item.kind in _EVENT_HANDLERS:
+            self.success_was_sent = self.success_was_sent or item.kind == "execution_success"
             _EVENT_HANDLERS[item.kind](self, item.data)
 
     def outputs(self) -> list[tuple[str, Picture | File]]:
@@ -94,7 +104,7 @@ class Job:
         self._on_success({})
 
     def _handle_frame(self, frame: Frame) -> None:
-        if frame.node is not None and class_of(frame.node, self._graph) == _WEBSOCKET_OUTPUT:
+        if frame.node is not None and class_of(frame.node, self._graph) == SOCKET_OUTPUT:
             self._outputs.setdefault(frame.node, []).append(Picture(frame.data, frame.node, frame.mime))
         else:
             self._on_progress(Preview(self.prompt_id, frame.node, frame.mime, frame.data))
@@ -110,7 +120,7 @@ class Job:
         node = data.get("node")
         node = node if isinstance(node, str) else None
         value, maximum = _finite_int(data.get("value")), _finite_int(data.get("max"))
-        if node is not None and class_of(node, self._graph) == _WEBSOCKET_OUTPUT:
+        if node is not None and class_of(node, self._graph) == SOCKET_OUTPUT:
             return  # it counts pictures, not steps
         if value is not None and maximum is not None:
             step = Progress(self.prompt_id, node, value, maximum)

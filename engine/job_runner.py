@@ -45,7 +45,23 @@ _HISTORY_TIMEOUT_S = 3.0
 """How long a successful job may be missing from history; ComfyUI writes it a moment after it reports success."""
 _DRAIN_TIMEOUT_S = 0.5
 """Once history has the job, its last events are awaited until the socket is silent for this long."""
+_FRAMES_TIMEOUT_S = 10.0
+"""The same for a job whose pictures come over the socket, and for silence of the whole socket: ComfyUI encodes the pictures
+of all jobs one after another"""
 _END_EVENTS = ("execution_success", "execution_error", "execution_interrupted")
+
+
+class PicturesLost(Exception):
+    """The job's pictures were lost with the socket, or would be: ComfyUI no longer has the job, which can be submitted
+    again. In seconds: `queued_s` and `run_s` of the job so far. `is_silent`: the socket is open, but delivers nothing."""
+
+    def __init__(self, queued_s: float, run_s: float, *, is_silent: bool) -> None:
+        super().__init__("the pictures were lost with the socket")
+        self.queued_s, self.run_s, self.is_silent = queued_s, run_s, is_silent
+
+
+class _Withdrawn(Exception):
+    """The job was taken out of ComfyUI's queue before it started."""
 
 
 def submission(graph: Graph, prompt_id: str, client_id: str, previews: bool = False) -> bytes:
@@ -87,8 +103,9 @@ class JobRunner:
         clock: Callable[[], float],
         stuck: set[str],
         keep_lease: Callable[[], Callable[[], None]] = lambda: lambda: None,
+        socket_received_at: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """`keep_lease`: see `Engine.run`"""
+        """`keep_lease`: see `Engine.run`. `socket_received_at`: when the last message of any job came, on `clock`"""
         self._http = http
         self._job = job
         self._inbox = inbox
@@ -98,6 +115,7 @@ class JobRunner:
         self._clock = clock
         self._stuck = stuck
         self._keep_lease = keep_lease
+        self._socket_received_at = socket_received_at
         self._may_be_unread = False
         """Whether the job was submitted and ComfyUI did not answer: it may take the job later"""
         now = clock()
@@ -106,12 +124,16 @@ class JobRunner:
         self._watchdog = Watchdog(job.prompt_id, limits, now)
 
     def run(self, graph: Graph, client_id: str, previews: bool = False) -> Outcome:
-        """Submit, follow, fetch. If anything fails, the job is removed from the engine first."""
+        """Submit, follow, fetch. If anything fails, the job is removed from the engine first. Raises PicturesLost if the
+        job must be submitted again."""
         body = submission(graph, self._job.prompt_id, client_id, previews)
+        submitted_at = self._clock()
         try:
             self._submit(body, graph)
             submitted_at = self._clock()
             self._follow()
+        except _Withdrawn:
+            raise PicturesLost(self._clock() - submitted_at, 0.0, is_silent=False) from None
         except EngineStalled:
             self._stuck.add(self._job.prompt_id)
             cancel_job(self._http, self._job.prompt_id, self._inbox, 0.0)
@@ -122,15 +144,12 @@ class JobRunner:
             raise
         ended_at = self._clock()
         started_at = self._job.started_at or submitted_at
+        queued_s, run_s = max(0.0, started_at - submitted_at), ended_at - started_at
+        if self._job.sends_frames and not self._job.success_was_sent:
+            raise PicturesLost(queued_s, run_s, is_silent=not self._watchdog.socket_lost)
         pictures = self._fetch_pictures()
-        return Outcome(
-            self._job.prompt_id,
-            pictures,
-            self._job.cached_nodes,
-            queued_s=max(0.0, started_at - submitted_at),
-            run_s=ended_at - started_at,
-            fetch_s=self._clock() - ended_at,
-        )
+        fetch_s = self._clock() - ended_at
+        return Outcome(self._job.prompt_id, pictures, self._job.cached_nodes, queued_s, run_s, fetch_s)
 
     def _cancel(self) -> None:
         """Cancel the job and wait until it is gone, as long as the request has time. After that the job is cancelled in
@@ -208,7 +227,10 @@ class JobRunner:
                 f"The job did not finish in time: it {state} in ComfyUI. Easel cancels it.",
                 prompt_id=self._job.prompt_id,
             )
-        if now >= self._next_cancel_check_at:
+        self._check_cancelled()
+
+    def _check_cancelled(self) -> None:
+        if (now := self._clock()) >= self._next_cancel_check_at:
             self._next_cancel_check_at = now + _CANCEL_CHECK_INTERVAL_S
             if self._cancelled():
                 raise RequestCancelled("The caller cancelled the job.", prompt_id=self._job.prompt_id)
@@ -236,6 +258,8 @@ class JobRunner:
                 queue = self._http.queue()
                 error = self._watchdog.check_queue(now, queue, frozenset(self._stuck))
                 if self._job.prompt_id in queue.pending:
+                    if self._watchdog.socket_lost and self._job.sends_frames:
+                        self._withdraw()
                     self._on_queued(len(queue.running) + queue.pending.index(self._job.prompt_id))
         except EngineUnreachable as unreachable:
             entry, error = None, self._watchdog.check_unreachable(self._clock(), unreachable)
@@ -248,28 +272,36 @@ class JobRunner:
             self._job.ended = not (isinstance(error, EngineStalled) or error.details.get("slow"))
             raise error
 
+    def _withdraw(self) -> None:
+        """Take a pending job out of the queue: its pictures would be sent to a socket that is gone. Raises _Withdrawn,
+        unless ComfyUI has started it meanwhile."""
+        self._http.delete(self._job.prompt_id)
+        queue = self._http.queue()
+        if self._job.prompt_id in (*queue.running, *queue.pending):
+            return
+        if self._http.history(self._job.prompt_id) is None:
+            raise _Withdrawn
+
     def _drain_inbox(self) -> None:
         """Handle the events that ComfyUI sent before the job ended. On a busy machine they may still be on their way,
-        and history does not contain the progress."""
+        and history contains neither the progress nor the pictures of SaveImageWebsocket."""
         while not (self._job.ended or self._job.left_engine or self._watchdog.socket_lost):
             if self._clock() >= self._deadline:
                 return
+            self._check_cancelled()
             try:
-                item = self._inbox.get(timeout=_DRAIN_TIMEOUT_S)
+                self._handle(self._inbox.get(timeout=_DRAIN_TIMEOUT_S))
             except Empty:
-                return
-            if isinstance(item, SocketLost):
-                return
-            self._handle(item)
+                silent_s = self._clock() - self._socket_received_at()
+                if not self._job.sends_frames or silent_s >= _FRAMES_TIMEOUT_S:
+                    return
 
     def _fetch_pictures(self) -> tuple[Picture, ...]:
         outputs = self._job.outputs() or self._outputs_from_history()
         if not outputs:
             node = "" if self._job.output is None else f" for node {self._job.output!r}"
             raise NoPictures(
-                f"The job succeeded but reported no picture{node}. If its graph ends in SaveImageWebsocket, the socket "
-                "was lost before the picture arrived.",
-                prompt_id=self._job.prompt_id,
+                f"The job succeeded but reported no picture{node}.", prompt_id=self._job.prompt_id
             )
         return tuple(
             output if isinstance(output, Picture) else self._fetch(node, output) for node, output in outputs

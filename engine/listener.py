@@ -9,6 +9,7 @@ import logging
 import math
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -68,17 +69,17 @@ class Listener:
         self._ping_interval_s = ping_interval_s
         self._on_connect = on_connect
         self._lock = threading.Lock()
-        self._connection: _Connection | None = None
+        self._connection: Connection | None = None
         self._failures = 0
         self._last_failure: EngineUnreachable | None = None
 
     @contextlib.contextmanager
-    def subscribe(self, prompt_id: str, inbox: Inbox) -> Iterator[str]:
-        """Deliver the messages of this job to `inbox`; yields the client id to submit with. Raises
+    def subscribe(self, prompt_id: str, inbox: Inbox) -> Iterator[Connection]:
+        """Deliver the messages of this job to `inbox`; yields the connection, whose client id to submit with. Raises
         EngineUnreachable."""
         connection = self._subscribed_connection(prompt_id, inbox)
         try:
-            yield connection.client_id
+            yield connection
         finally:
             connection.unsubscribe(prompt_id)
 
@@ -86,10 +87,10 @@ class Listener:
         """Make sure that there is a connection. Raises EngineUnreachable."""
         self._with_connection(lambda connection: connection.is_open)
 
-    def _subscribed_connection(self, prompt_id: str, inbox: Inbox) -> _Connection:
+    def _subscribed_connection(self, prompt_id: str, inbox: Inbox) -> Connection:
         return self._with_connection(lambda connection: connection.subscribe(prompt_id, inbox))
 
-    def _with_connection(self, use: Callable[[_Connection], bool]) -> _Connection:
+    def _with_connection(self, use: Callable[[Connection], bool]) -> Connection:
         """The connection, after `use` of it; a new one if `use` is false, because the old one is closed."""
         failures = self._failures
         # Another thread may be connecting for as long as the engine does not answer.
@@ -112,9 +113,9 @@ class Listener:
     def _unreachable(self) -> EngineUnreachable:
         return EngineUnreachable(f"ComfyUI at {self._url} does not answer.", url=self._url, slow=True)
 
-    def _connect(self) -> _Connection:
+    def _connect(self) -> Connection:
         try:
-            connection = _Connection(
+            connection = Connection(
                 self._url, self._credentials, self._connect_timeout_s, self._ping_interval_s
             )
         except EngineUnreachable as error:
@@ -131,7 +132,9 @@ class Listener:
             connection.close()
 
 
-class _Connection:
+class Connection:
+    """One socket and the thread that reads it. `received_at`: when its last message came, on the clock of time.monotonic."""
+
     def __init__(
         self, url: str, credentials: Credentials, connect_timeout_s: float, ping_interval_s: float
     ) -> None:
@@ -140,6 +143,7 @@ class _Connection:
         self._lock = threading.Lock()
         self._inboxes: dict[str, Inbox] = {}
         self._open = True
+        self.received_at = time.monotonic()
         self._executing: tuple[str, str | None] | None = None
         self._socket = _open_socket(url, self.client_id, credentials, connect_timeout_s)
         self._thread = threading.Thread(target=self._read_loop, name="easel-engine-listener", daemon=True)
@@ -189,6 +193,8 @@ class _Connection:
                 awaiting_pong = False
                 if opcode == websocket.ABNF.OPCODE_CLOSE:
                     return
+                if opcode != websocket.ABNF.OPCODE_PONG:
+                    self.received_at = time.monotonic()
                 self._deliver(opcode, message)
         except (OSError, websocket.WebSocketException) as error:
             log.debug("the WebSocket to ComfyUI closed: %s", error)

@@ -4,20 +4,20 @@ pictures of each."""
 from __future__ import annotations
 
 import contextlib
+import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from arbiter import UNKNOWN_SENDER, Arbiter, Lease, Sender, Waiting, WaitReport
 from compiler import Catalogue, Compiled, Graph, Note, Plan, Size
 from deadline import time_limit
 from engine import Engine, Outcome, Preview, Progress, ProgressCallback
 from errors import EngineRejected, EngineUnreachable, JobTimedOut, NoPictures
-from generation.fitted_graphs import FittedGraphs
+from generation.fitted_graphs import FittedGraph, FittedGraphs
 from generation.values import MIME, Image, MetadataPolicy, OutputOptions, Timings
 from image_store import ImageStore
-from pictures import apply_policy, as_png, crop_canvas, encode, png_size
+from pictures import as_png, crop, encode, png_size, size_in_canvas, with_texts
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Drawing:
         compiled: Compiled,
         catalogue: Catalogue,
         engine: Engine,
-        graphs: list[dict[str, Any]],
+        graphs: list[FittedGraph],
         uploads: Mapping[str, bytes],
         *,
         id: str,
@@ -104,10 +104,10 @@ class Drawing:
         callbacks = _Callbacks(on_progress, on_wait, cancelled)
         try:
             with listed:
-                for index, (job, graph) in enumerate(zip(jobs, self._compiled.graphs, strict=True)):
+                for index, job in enumerate(jobs):
                     with self._time_limit():
                         outcome = self._run_job(index, job, callbacks, previews)
-                    yield from self._finish_pictures(graph, outcome, output)
+                    yield from self._finish_pictures(index, outcome, output)
         except EngineRejected:
             # A file may have been deleted since the graph was fitted. Fitting it again then raises FilesMissing,
             # which names the file in the model's own terms.
@@ -135,11 +135,13 @@ class Drawing:
             if not self._graphs:
                 self._graphs = self._deps.fitted_graphs.get(self._compiled, self._catalogue, self._engine)
             self._upload()
+            fitted = self._graphs[index]
             outcome = self._engine.run(
-                self._graphs[index],
+                fitted.socket_nodes or fitted.nodes,
                 prompt_id=prompt_id,
                 timeout_s=self._remaining_s(),
                 output=self._compiled.graphs[index].output,
+                saving_graph=fitted.nodes if fitted.socket_nodes else None,
                 on_progress=_report_to_lease(held, callbacks.on_progress),
                 on_queued=lambda before: report(held.waiting_in_engine(before)),
                 cancelled=lambda: callbacks.cancelled() or held.is_void(),
@@ -178,7 +180,9 @@ class Drawing:
 
     # --- the pictures ------------------------------------------------------------------------------
 
-    def _finish_pictures(self, graph: Graph, outcome: Outcome, output: OutputOptions) -> Iterator[Image]:
+    def _finish_pictures(self, job: int, outcome: Outcome, output: OutputOptions) -> Iterator[Image]:
+        """`job`: its index"""
+        graph = self._compiled.graphs[job]
         made, wanted = len(outcome.pictures), graph.job.batch
         if made < wanted:
             raise NoPictures(
@@ -188,9 +192,10 @@ class Drawing:
         if made > wanted:
             why = f"node {graph.output!r} of the workflow makes more pictures than its job has; the first are sent"
             self._note(Note("n", made, wanted, why))
+        texts = self._texts(job)
         for index, picture in enumerate(outcome.pictures[:wanted]):
             started_at = self._deps.clock()
-            image = self._finish_picture(as_png(picture.data), index, graph, outcome.prompt_id, output)
+            image = self._finish_picture(as_png(picture.data), index, graph, texts, outcome.prompt_id, output)
             self._add_times(finish_s=self._deps.clock() - started_at)
             yield image
 
@@ -200,32 +205,53 @@ class Drawing:
             self.adjusted = (*self.adjusted, note)
 
     def _finish_picture(
-        self, png: bytes, index: int, graph: Graph, prompt_id: str, output: OutputOptions
+        self,
+        png: bytes,
+        index: int,
+        graph: Graph,
+        texts: Mapping[str, str],
+        prompt_id: str,
+        output: OutputOptions,
     ) -> Image:
-        if not graph.crops:
-            wanted, canvas = self.plan.size, self.plan.canvas
-            png = crop_canvas(png, (wanted.width, wanted.height), (canvas.width, canvas.height))
-        size = Size(*png_size(png))
+        size = self._shown_size(png, graph)
         if size != self.plan.size:
             why = f"node {graph.output!r} of the workflow makes pictures of another size"
             self._note(Note("size", str(self.plan.size), str(size), why))
-        policy, seed = self._deps.metadata, graph.job.seed if self.plan.has_seed else None
-        text = parameters_text(self.plan, seed) if policy != "none" else None
+        pixels = (size.width, size.height)
         if output.format == "png":
-            data = apply_policy(png, policy, parameters=text)
+            data = with_texts(crop(png, pixels), texts)
         else:
-            data = encode(png, output.format, output.quality, text)
+            data = encode(png, output.format, output.quality, texts.get("parameters"), size=pixels)
         kept = self._deps.store.keep(data, output.format) if output.keep else None
         return Image(
             data=data,
             mime=MIME[output.format],
             size=size,
-            seed=seed,
+            seed=graph.job.seed if self.plan.has_seed else None,
             index=index,
             batch=graph.job.batch,
             prompt_id=prompt_id,
             kept=kept,
         )
+
+    def _shown_size(self, png: bytes, graph: Graph) -> Size:
+        if graph.crops:
+            return Size(*png_size(png))
+        wanted, canvas = self.plan.size, self.plan.canvas
+        return Size(
+            *size_in_canvas(png, (wanted.width, wanted.height), (canvas.width, canvas.height)),
+        )
+
+    def _texts(self, job: int) -> dict[str, str]:
+        """The texts that the setting allows in the pictures of a job, by keyword. Of a graph whose pictures came over the
+        WebSocket, the one that saves them: that is what people load into ComfyUI."""
+        if self._deps.metadata == "none":
+            return {}
+        seed = self._compiled.graphs[job].job.seed if self.plan.has_seed else None
+        texts = {"parameters": parameters_text(self.plan, seed)}
+        if self._deps.metadata == "workflow":
+            texts["prompt"] = json.dumps(self._graphs[job].nodes)
+        return texts
 
 
 def _report_to_lease(lease: Lease, on_progress: ProgressCallback) -> ProgressCallback:

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from compiler import COMFYUI, SKETCH, Catalogue, Compiled, fit, parse_object_info
+from compiler import (
+    COMFYUI,
+    SKETCH,
+    SOCKET_OUTPUT,
+    Catalogue,
+    Compiled,
+    fit,
+    over_socket,
+    parse_object_info,
+)
 from compiler.signatures import NodeSignature
 from engine import Engine
 from errors import FilesMissing, NodesMissing
+
+
+@dataclass(frozen=True)
+class FittedGraph:
+    """A graph as one engine needs it. `nodes` saves its pictures as the template says; `socket_nodes` is the same graph
+    with its pictures sent over the WebSocket, or None if the engine or the template does not allow that."""
+
+    nodes: dict[str, Any]
+    socket_nodes: dict[str, Any] | None
 
 
 class FittedGraphs:
@@ -16,7 +35,7 @@ class FittedGraphs:
     def __init__(self) -> None:
         self._parsed: dict[str, tuple[Any, NodeSignature]] = {}
 
-    def get(self, compiled: Compiled, catalogue: Catalogue, engine: Engine) -> list[dict[str, Any]]:
+    def get(self, compiled: Compiled, catalogue: Catalogue, engine: Engine) -> list[FittedGraph]:
         """The graphs as `engine` needs them. Raises FilesMissing or NodesMissing for what it lacks."""
         try:
             return self._fit(compiled, catalogue, engine, fresh=False)
@@ -24,25 +43,30 @@ class FittedGraphs:
             # The cache may be old: ComfyUI needs no restart to see a file that was added since.
             return self.get_uncached(compiled, catalogue, engine)
 
-    def get_uncached(self, compiled: Compiled, catalogue: Catalogue, engine: Engine) -> list[dict[str, Any]]:
+    def get_uncached(self, compiled: Compiled, catalogue: Catalogue, engine: Engine) -> list[FittedGraph]:
         """As `get`, with signatures that are requested from the engine now."""
         return self._fit(compiled, catalogue, engine, fresh=True)
 
-    def get_cached(self, compiled: Compiled, catalogue: Catalogue, engine: Engine) -> list[dict[str, Any]]:
+    def get_cached(self, compiled: Compiled, catalogue: Catalogue, engine: Engine) -> list[FittedGraph]:
         """As `get`, with the signatures that were requested last."""
         return self._fit(compiled, catalogue, engine, fresh=False)
 
     def _fit(
         self, compiled: Compiled, catalogue: Catalogue, engine: Engine, *, fresh: bool
-    ) -> list[dict[str, Any]]:
+    ) -> list[FittedGraph]:
         classes = frozenset().union(*(graph.classes for graph in compiled.graphs))
         signatures = {
-            name: self._parse(name, entry) for name, entry in engine.signatures(classes, fresh=fresh).items()
+            name: self._parse(name, entry)
+            for name, entry in engine.signatures(classes | {SOCKET_OUTPUT}, fresh=fresh).items()
         }
         model = catalogue.models[compiled.plan.model]
         files = {**model.files, **{name: lora.file for name, lora in catalogue.loras_for(model).items()}}
         name = SKETCH if engine.is_sketch else COMFYUI
-        return [fit(graph.nodes, signatures, catalogue.signatures, files, name) for graph in compiled.graphs]
+        fitted = []
+        for graph in compiled.graphs:
+            nodes = fit(graph.nodes, signatures, catalogue.signatures, files, name)
+            fitted.append(FittedGraph(nodes, over_socket(nodes, graph.output, signatures)))
+        return fitted
 
     def _parse(self, name: str, entry: Any) -> NodeSignature:
         cached = self._parsed.get(name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 from arbiter import UNKNOWN_SENDER, Arbiter, Sender
 from compiler import Catalogue, Compiled, ImageRequest, compile_workflow
@@ -15,7 +14,7 @@ from engine import Engine, ProgressCallback
 from errors import EngineUnreachable
 from generation.admission import Admission
 from generation.drawing import Deps, Drawing
-from generation.fitted_graphs import FittedGraphs
+from generation.fitted_graphs import FittedGraph, FittedGraphs
 from generation.uploads import uploads_of, with_source
 from generation.values import Generation, MetadataPolicy, OutputOptions, Pictures
 from image_store import ImageStore
@@ -106,7 +105,7 @@ class Generator:
 
     def _fit_if_reachable(
         self, engine: Engine, compiled: Compiled, catalogue: Catalogue
-    ) -> list[dict[str, Any]]:
+    ) -> list[FittedGraph]:
         """The graphs as `engine` needs them; empty if it is down and will be started when the GPU is leased."""
         try:
             return self._fitted_graphs.get(compiled, catalogue, engine)
@@ -115,7 +114,7 @@ class Generator:
                 raise
             return []
 
-    def fitted_graphs(self, compiled: Compiled, catalogue: Catalogue, engine: Engine) -> list[dict[str, Any]]:
+    def fitted_graphs(self, compiled: Compiled, catalogue: Catalogue, engine: Engine) -> list[FittedGraph]:
         """The graphs as `engine` would get them. Raises FilesMissing or NodesMissing for what it lacks."""
         return self._fitted_graphs.get(compiled, catalogue, engine)
 

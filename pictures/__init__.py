@@ -4,16 +4,15 @@ canvas that a graph draws on; encodes drawn pictures. The only package besides t
 from pictures.canvas import fit_image
 from pictures.data_url import decode_text
 from pictures.decoding import InputImage, has_transparency, read_image
-from pictures.encoding import BrokenPicture, apply_policy, as_png, crop_canvas, encode, png_size
+from pictures.encoding import BrokenPicture, as_png, crop, encode, png_size, size_in_canvas, with_texts
 from pictures.fetch import fetch_image
 from pictures.mask import fit_mask
 
 __all__ = [
     "BrokenPicture",
     "InputImage",
-    "apply_policy",
     "as_png",
-    "crop_canvas",
+    "crop",
     "decode_text",
     "encode",
     "fetch_image",
@@ -22,4 +21,6 @@ __all__ = [
     "has_transparency",
     "png_size",
     "read_image",
+    "size_in_canvas",
+    "with_texts",
 ]

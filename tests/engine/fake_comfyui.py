@@ -31,7 +31,8 @@ class FakeComfyUI:
     (how many requests get a 500), `ignored_interrupts` (how many interrupts of a job have no effect), `slow_stats`
     (stats wait for this event), `late_submission` (submissions are accepted once it is set), `ignored_deletes` (how many
     deletes have no effect). `has_cancel_route`: whether it has the route of newer ComfyUIs that cancels one job; it
-    records the jobs in `cancelled`, and answers `cancel_status` without that route.
+    records the jobs in `cancelled`, and answers `cancel_status` without that route. `opens_sockets`: without it new
+    WebSockets are answered 502. `forgotten`: the jobs whose history was deleted.
     """
 
     def __init__(
@@ -49,6 +50,8 @@ class FakeComfyUI:
         self.cancel_requests = 0
         self.cancel_status = 405
         self.ignored_deletes = 0
+        self.opens_sockets = True
+        self.forgotten: list[str] = []
         self.late_submission: threading.Event | None = None
         self.queue_requests = 0
         self.running: list[str] = []
@@ -180,6 +183,7 @@ class FakeComfyUI:
                 web.get("/ws", self._ws),
                 web.post("/prompt", self._prompt),
                 web.get("/history/{id}", self._history),
+                web.post("/history", self._forget),
                 web.get("/queue", self._queue),
                 web.post("/queue", self._delete),
                 web.post("/interrupt", self._interrupt),
@@ -204,7 +208,9 @@ class FakeComfyUI:
             await socket.close(code=WSCloseCode.GOING_AWAY)
         await self._runner.cleanup()
 
-    async def _ws(self, request: web.Request) -> web.WebSocketResponse:
+    async def _ws(self, request: web.Request) -> web.StreamResponse:
+        if not self.opens_sockets:
+            return web.Response(status=502)
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         client = request.query["clientId"]
@@ -247,6 +253,12 @@ class FakeComfyUI:
         job = request.match_info["id"]
         self.history_requests += 1
         return web.json_response({job: self.history[job]} if job in self.history else {})
+
+    async def _forget(self, request: web.Request) -> web.Response:
+        for job in (await request.json())["delete"]:
+            self.forgotten.append(job)
+            self.history.pop(job, None)
+        return web.Response()
 
     async def _queue(self, _: web.Request) -> web.Response:
         self.queue_requests += 1

@@ -18,15 +18,18 @@ class FreezingProxy:
     """Listens on a free port, in its own thread.
 
     `frozen`: path prefix -> how requests to it freeze: "silent" (no answer), "dripping head", "half body", "dripping
-    body", or a number: the status of the answer. `passes_websockets`: without it /ws is answered 400, as by nginx without the upgrade. `passes_events`:
-    without it a WebSocket opens, but the engine's events do not arrive. `is_allowed`: whether a request has the right
-    credentials; else it is answered 401 with `challenge`. Records the `paths` of requests and the `headers` of the last.
+    body", or a number: the status of the answer. `has_socket_output`: without it the engine lacks SaveImageWebsocket,
+    so that pictures are fetched by /view. `passes_websockets`: without it /ws is answered 400, as by nginx without the
+    upgrade. `passes_events`: without it a WebSocket opens, but the engine's events do not arrive. `is_allowed`: whether
+    a request has the right credentials; else it is answered 401 with `challenge`. Records the `paths` of requests and
+    the `headers` of the last.
     """
 
     def __init__(self, backend: str) -> None:
         self.backend = backend
         self.frozen: dict[str, str] = {}
         self.passes_websockets = True
+        self.has_socket_output = True
         self.passes_events = True
         self.is_allowed: Callable[[web.Request], bool] = lambda request: True
         self.challenge = "Basic"
@@ -79,6 +82,8 @@ class FreezingProxy:
             return web.Response(
                 status=401, headers={"WWW-Authenticate": self.challenge}, text="<html>log in</html>"
             )
+        if request.path == "/object_info/SaveImageWebsocket" and not self.has_socket_output:
+            return web.json_response({})
         for prefix, manner in self.frozen.items():
             if request.path.startswith(prefix):
                 return await self._freeze(request, manner)

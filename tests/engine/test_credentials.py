@@ -47,6 +47,7 @@ def test_credentials_reach_every_call_and_are_shown_nowhere(
     make_app: MakeApp, proxy: FreezingProxy, kind: str, caplog: Any
 ) -> None:
     values, proxy.is_allowed = KINDS[kind]
+    proxy.has_socket_output = False
     caplog.set_level(logging.DEBUG)
     app = make_app(engine__url=proxy.url, **{f"engine__{name}": value for name, value in values.items()})
     client = app.test_client()

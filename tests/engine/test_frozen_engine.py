@@ -70,7 +70,7 @@ PATHS = ["/system_stats", "/object_info", "/upload/image", "/ws", "/prompt", "/v
 def test_an_engine_that_says_nothing_does_not_hold_a_request(
     client: FlaskClient, proxy: FreezingProxy, path: str
 ) -> None:
-    proxy.frozen = {path: "silent"}
+    proxy.frozen, proxy.has_socket_output = {path: "silent"}, path != "/view"
     edit_until_it_reaches(path, client, proxy)
 
 
@@ -79,7 +79,7 @@ def test_an_engine_that_says_nothing_does_not_hold_a_request(
 def test_an_engine_that_answers_byte_by_byte_or_stops_in_the_middle_does_not_hold_a_request(
     client: FlaskClient, proxy: FreezingProxy, path: str, manner: str
 ) -> None:
-    proxy.frozen = {path: manner}
+    proxy.frozen, proxy.has_socket_output = {path: manner}, path != "/view"
     edit_until_it_reaches(path, client, proxy)
 
 

@@ -7,13 +7,13 @@ import random
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
 from errors import EaselError, InvalidValue
-from pictures import BrokenPicture, apply_policy, as_png, crop_canvas, encode, png_size
+from pictures import BrokenPicture, as_png, crop, encode, png_size, size_in_canvas, with_texts
 
 PROMPT = "a red fox, 雪の中の狐, лиса"
 MARK = "a red fox"
@@ -192,8 +192,8 @@ def assert_no_prompt(data: bytes) -> None:
 
 @all_pictures
 def test_none_keeps_the_pixels_and_removes_the_prompt(plain: bytes) -> None:
-    stripped = apply_policy(with_metadata(plain), "none", parameters=PARAMETERS)
-    assert stripped == apply_policy(plain, "none")
+    stripped = with_texts(with_metadata(plain))
+    assert stripped == with_texts(plain)
     assert_no_prompt(stripped)
     assert zlib.compress(PROMPT.encode()) not in stripped
     assert same_pixels(plain, stripped)
@@ -204,19 +204,19 @@ def test_none_keeps_every_chunk_that_the_pixels_need() -> None:
     needed = [b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"pHYs", b"bKGD", b"cICP"]
     plain = palette_with_transparency()
     full = plain[:33] + b"".join(chunk(kind, b"\0" * 4) for kind in needed) + plain[33:]
-    assert apply_policy(full, "none") == full
+    assert with_texts(full) == full
     assert {b"PLTE", b"tRNS"} <= set(kinds(plain))
     animation = animated()
-    assert apply_policy(animation, "none") == animation
+    assert with_texts(animation) == animation
     assert {b"acTL", b"fcTL", b"fdAT"} <= set(kinds(animation))
     profile = with_colour_profile()
-    assert apply_policy(profile, "none") == profile
+    assert with_texts(profile) == profile
     assert b"iCCP" in kinds(profile)
 
 
 @all_pictures
 def test_parameters_writes_one_text_chunk_before_the_pixels(plain: bytes) -> None:
-    written = apply_policy(with_metadata(plain), "parameters", parameters=PARAMETERS)
+    written = with_texts(with_metadata(plain), {"parameters": PARAMETERS})
     assert same_pixels(plain, written)
     texts = [(kind, data) for kind, data in chunks(written) if kind in (b"tEXt", b"zTXt", b"iTXt")]
     assert texts == [(b"tEXt", b"parameters\0" + PARAMETERS.encode())]
@@ -238,7 +238,7 @@ def test_parameters_writes_one_text_chunk_before_the_pixels(plain: bytes) -> Non
     ],
 )
 def test_parameters_can_be_written_in_any_script(text: str, kind: bytes) -> None:
-    written = apply_policy(saved(noise()), "parameters", parameters=text)
+    written = with_texts(saved(noise()), {"parameters": text})
     assert kinds(written).count(kind) == 1
     image = decoded(written)
     assert isinstance(image, PngImagePlugin.PngImageFile)
@@ -247,36 +247,26 @@ def test_parameters_can_be_written_in_any_script(text: str, kind: bytes) -> None
 
 @pytest.mark.parametrize("text", ["nul \0 inside", "lone \ud800 surrogate"])
 def test_characters_that_a_text_chunk_cannot_contain_are_removed_or_replaced(text: str) -> None:
-    written = apply_policy(saved(noise()), "parameters", parameters=text)
+    written = with_texts(saved(noise()), {"parameters": text})
     assert decoded(written).info["parameters"] in ("nul  inside", "lone ? surrogate")
 
 
-def test_parameters_without_a_text_is_the_same_as_none() -> None:
-    plain = saved(noise())
-    assert apply_policy(with_metadata(plain), "parameters") == plain
-
-
-def test_workflow_keeps_the_chunks_of_comfyui_unchanged() -> None:
+def test_several_texts_are_written_and_those_of_comfyui_are_replaced() -> None:
     info = PngImagePlugin.PngInfo()
-    info.add_text("prompt", '{"1": {"class_type": "KSampler"}}')
+    info.add_text("prompt", '{"1": {"class_type": "SaveImageWebsocket"}}')
     info.add_text("workflow", '{"nodes": "狐"}')
-    info.add_text("prompter", "other")
     drawn = saved(noise(), pnginfo=info)
-    kept = apply_policy(drawn + b"garbage", "workflow", parameters=PARAMETERS)
-    assert decoded(kept).info == {
-        "prompt": '{"1": {"class_type": "KSampler"}}',
-        "workflow": '{"nodes": "狐"}',
-    }
-    assert same_pixels(drawn, kept)
-    assert set(chunks(kept)) < set(chunks(drawn))
+    written = with_texts(drawn + b"garbage", {"parameters": PARAMETERS, "prompt": '{"1": "狐"}'})
+    assert decoded(written).info == {"parameters": PARAMETERS, "prompt": '{"1": "狐"}'}
+    assert same_pixels(drawn, written)
 
 
-@pytest.mark.parametrize("policy", ["none", "parameters", "workflow"])
-def test_a_truncated_picture_is_refused(policy: Literal["none", "parameters", "workflow"]) -> None:
+@pytest.mark.parametrize("texts", [{}, {"parameters": PARAMETERS}])
+def test_a_truncated_picture_is_refused(texts: dict[str, str]) -> None:
     picture = saved(noise(size=(4, 4)))
     for end in range(len(picture)):
         with pytest.raises(BrokenPicture):
-            apply_policy(picture[:end], policy)
+            with_texts(picture[:end], texts)
 
 
 def header(width: int, height: int, depth: int = 8, colour: int = 0) -> bytes:
@@ -307,7 +297,7 @@ INVALID = {
 @pytest.mark.parametrize("invalid", INVALID.values(), ids=INVALID)
 def test_invalid_data_is_a_broken_picture(invalid: bytes) -> None:
     with pytest.raises(BrokenPicture) as caught:
-        apply_policy(invalid, "none")
+        with_texts(invalid)
     assert isinstance(caught.value, ValueError)
     assert isinstance(caught.value, EaselError)
 
@@ -318,7 +308,7 @@ def test_a_picture_with_a_changed_byte_is_broken_or_has_no_metadata() -> None:
         damaged = bytearray(picture)
         damaged[rng.randrange(len(picture))] = rng.randrange(256)
         try:
-            stripped = apply_policy(bytes(damaged), "none")
+            stripped = with_texts(bytes(damaged))
         except BrokenPicture:
             continue
         assert set(kinds_unchecked(stripped)) <= {b"IHDR", b"IDAT", b"IEND"}
@@ -439,27 +429,40 @@ def test_pixels_that_cannot_be_decoded_are_a_broken_picture(
 # --- pictures as the engine made them ---------------------------------------------------------------
 
 
-def test_a_canvas_is_cropped_to_its_top_left_part_with_its_pixels_and_metadata() -> None:
+def test_a_picture_is_cropped_to_its_top_left_part_with_its_pixels() -> None:
     image = noise(size=(24, 16))
-    png = with_metadata(saved(image)).partition(b"trailing ")[0]
-    cropped = crop_canvas(png, (21, 13), (24, 16))
+    cropped = crop(with_metadata(saved(image)), (21, 13))
     assert png_size(cropped) == (21, 13)
     assert decoded(cropped).tobytes() == image.crop((0, 0, 21, 13)).tobytes()
-    texts = [data for kind, data in chunks(png) if kind in (b"tEXt", b"iTXt", b"zTXt")]
-    assert [data for kind, data in chunks(cropped) if kind in (b"tEXt", b"iTXt", b"zTXt")] == texts
-    assert texts
+    assert_no_prompt(cropped)
+    assert crop(png := saved(image), (24, 16)) is png
 
 
-def test_a_canvas_that_was_enlarged_is_cropped_in_proportion_and_a_whole_one_is_not_changed() -> None:
-    png = saved(noise(size=(48, 32)))
-    assert png_size(crop_canvas(png, (21, 13), (24, 16))) == (42, 26)
-    assert crop_canvas(png, (24, 16), (24, 16)) is png
+def test_a_picture_that_is_cropped_and_converted_is_not_encoded_as_a_png_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    image, written = noise(size=(24, 16)), []
+    png, save = saved(image), Image.Image.save
+
+    def record(self: Image.Image, target: Any, format: str, **options: Any) -> None:
+        written.append(format)
+        save(self, target, format, **options)
+
+    monkeypatch.setattr(Image.Image, "save", record)
+    for form in ("jpeg", "webp"):
+        assert decoded(encode(png, form, None, None, size=(21, 13))).size == (21, 13)
+    assert written == ["jpeg", "webp"]
+
+
+def test_the_part_of_a_canvas_that_was_enlarged_is_in_proportion() -> None:
+    assert size_in_canvas(saved(noise(size=(48, 32))), (21, 13), (24, 16)) == (42, 26)
+    assert size_in_canvas(saved(noise(size=(24, 16))), (21, 13), (24, 16)) == (21, 13)
 
 
 def test_a_canvas_that_is_damaged_or_huge_is_a_broken_picture() -> None:
     for data in (b"no png", saved(noise())[:-20], header(60_000, 60_000)):
         with pytest.raises(BrokenPicture):
-            crop_canvas(data, (12, 8), (24, 16))
+            crop(data, (12, 8))
 
 
 @pytest.mark.parametrize("form", ["JPEG", "WEBP", "BMP", "TIFF"])
