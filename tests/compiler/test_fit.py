@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from compiler import SKETCH, compile_workflow, find_errors, fit
+from compiler import SKETCH, compile_workflow, find_errors, fit, over_socket
 from compiler.catalogue import File
 from compiler.engine_files import find_file
 from compiler.node_records import record_nodes
@@ -320,3 +320,55 @@ def test_a_file_that_the_sketch_engine_does_not_list_belongs_into_the_catalogue(
         FilesMissing, match=r"^Easel's sketch engine does not have b.safetensors.*under `files:`"
     ):
         fit(nodes, parse_object_info({"Load": entry}), parse_signatures(document), {}, SKETCH)
+
+
+# --- pictures over the WebSocket --------------------------------------------------------------------
+
+SENDER = {"input": {"required": {"images": ["IMAGE"]}}, "output": [], "output_node": True}
+
+
+def ending_in(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {
+        "source": {"class_type": "EmptyImage", "inputs": {}},
+        "end": {
+            "class_type": class_type,
+            "inputs": {"images": ["source", 0], **inputs},
+            "_meta": {"title": "x"},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    "nodes", [ending_in("SaveImage", filename_prefix="a"), ending_in("SaveImage"), ending_in("PreviewImage")]
+)
+def test_an_output_that_only_saves_sends_its_pictures_instead(nodes: dict[str, Any]) -> None:
+    sending = over_socket(nodes, "end", parse_object_info({"SaveImageWebsocket": SENDER}))
+    assert sending == {
+        "source": nodes["source"],
+        "end": {
+            "class_type": "SaveImageWebsocket",
+            "inputs": {"images": ["source", 0]},
+            "_meta": {"title": "x"},
+        },
+    }
+    assert nodes["end"]["class_type"] != "SaveImageWebsocket"
+
+
+def test_an_output_that_does_more_than_save_8_bits_is_kept() -> None:
+    live = parse_object_info({"SaveImageWebsocket": SENDER})
+    used = ending_in("SaveImage", filename_prefix="a") | {
+        "other": {"class_type": "PreviewImage", "inputs": {"images": ["end", 0]}}
+    }
+    for nodes in (
+        ending_in("SaveImageAdvanced", format="png"),
+        ending_in("SaveImage", filename_prefix="a", quality=3),
+        ending_in("SaveImageWebsocket"),
+        used,
+    ):
+        assert over_socket(nodes, "end", live) is None
+
+
+def test_an_output_is_kept_if_the_engine_cannot_send_pictures() -> None:
+    other = {**SENDER, "input": {"required": {"images": ["IMAGE"], "quality": ["INT", {}]}}}
+    for live in ({}, {"SaveImageWebsocket": other}):
+        assert over_socket(ending_in("SaveImage"), "end", parse_object_info(live)) is None
