@@ -46,6 +46,8 @@ _MAX_ATTEMPTS = 3
 _ERASE_TIMEOUT_S = 3.0
 _MIN_ERASE_WAIT_S = 0.5
 """How long a request whose time has ended waits for its images to be erased; the rest happens in the background"""
+_MAX_SILENCE_S = 10.0
+"""So long after its last sign of life, an engine that answers late counts as busy"""
 _FREE_TIMEOUT_S = 15.0
 _FREE_POLL_INTERVAL_S = 0.2
 _FREE_STEADY_POLLS = 4
@@ -314,6 +316,12 @@ class Engine:
 
     def queue(self) -> QueueState:
         return self._http.queue()
+
+    def is_busy(self, error: EngineUnreachable) -> bool:
+        """Whether an engine that did not answer in time gave a sign of life moments ago. ComfyUI's event loop answers
+        nothing while it encodes pictures for SaveImageWebsocket, and while some models load."""
+        heard_at = max(self._http.answered_at, self._listener.received_at)
+        return bool(error.details.get("slow")) and self._clock() - heard_at < _MAX_SILENCE_S
 
     @property
     def sends_pictures(self) -> bool:

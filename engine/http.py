@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -46,6 +47,8 @@ class ComfyuiHttp:
         self._session = DirectSession(pool_size=_POOL_SIZE, secret_query=credentials.query)
         self._session.headers.update(credentials.headers)
         self._lacks_cancel_route = False
+        self.answered_at = -math.inf
+        """When the last answer came, on the clock of time.monotonic"""
 
     def close(self) -> None:
         self._session.close()
@@ -204,7 +207,9 @@ class ComfyuiHttp:
             if response.is_redirect:
                 raise self._redirected(response)
             # Read from `raw` at once: requests itself reads in pieces of 10 KB.
-            return response.status_code, response.headers.get("Content-Type", ""), response.raw.read()
+            content = response.raw.read()
+            self.answered_at = time.monotonic()
+            return response.status_code, response.headers.get("Content-Type", ""), content
 
     def _access_denied(self, response: requests.Response) -> EngineAccessDenied:
         return access_denied(

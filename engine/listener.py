@@ -73,6 +73,12 @@ class Listener:
         self._failures = 0
         self._last_failure: EngineUnreachable | None = None
 
+    @property
+    def received_at(self) -> float:
+        """When the last message came, on the clock of time.monotonic; -inf if none did on this connection."""
+        connection = self._connection
+        return -math.inf if connection is None else connection.received_at
+
     @contextlib.contextmanager
     def subscribe(self, prompt_id: str, inbox: Inbox) -> Iterator[Connection]:
         """Deliver the messages of this job to `inbox`; yields the connection, whose client id to submit with. Raises

@@ -68,14 +68,22 @@ class Readiness:
         self._engine_probe = SharedProbe(self._probe_engine, _ENGINE_INTERVAL_S)
         self._models_probe = SharedProbe(self._probe_models, _MODELS_INTERVAL_S)
         self._checks = _Checks(generator)
+        self._last_usable: tuple[Engine, EngineState] | None = None
 
     def engine(self, timeout_s: float) -> EngineState:
-        """The state of the engine; of one that does not answer in time, that it does not answer."""
+        """The state of the engine; of one that does not answer in time, that it does not answer, or the last one if it is
+        only busy."""
         state = self._engine_probe.latest(timeout_s)
         if state is not None:
             return state
         error = EngineUnreachable(f"ComfyUI does not answer within {timeout_s:g} s.", slow=True)
-        return EngineState(reachable=False, error=error)
+        return self._state_if_busy(error) or EngineState(reachable=False, error=error)
+
+    def _state_if_busy(self, error: EaselError) -> EngineState | None:
+        if self._last_usable is None or not isinstance(error, EngineUnreachable):
+            return None
+        engine, state = self._last_usable
+        return state if engine.is_busy(error) else None
 
     def models(self, timeout_s: float) -> ModelStates | None:
         """The states of the visible models; those that are known if the check does not end in time, None if there are
@@ -92,8 +100,10 @@ class Readiness:
                 reachable, url, version, is_sketch = True, engine.url, stats.version, stats.is_sketch
                 engine.connect()
         except EaselError as error:
-            return EngineState(reachable, url, version, is_sketch, error)
-        return EngineState(reachable, url, version, is_sketch)
+            return self._state_if_busy(error) or EngineState(reachable, url, version, is_sketch, error)
+        state = EngineState(reachable, url, version, is_sketch)
+        self._last_usable = engine, state
+        return state
 
     def _probe_models(self) -> ModelStates | None:
         """None if the engine does not answer."""

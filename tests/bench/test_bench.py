@@ -62,7 +62,17 @@ def test_every_route_gives_the_same_picture_of_each_size(run):
 
 
 # A difference, a setting, or a time too short for the clock that measures it.
-MAY_BE_ZERO = {"added_s", "render_ms", "client", "gateway", "engine", "compile_s", "finish_s", "queued_s", "fetch_s"}
+MAY_BE_ZERO = {
+    "added_s",
+    "render_ms",
+    "client",
+    "gateway",
+    "engine",
+    "compile_s",
+    "finish_s",
+    "queued_s",
+    "fetch_s",
+}
 
 
 def numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:

@@ -275,3 +275,27 @@ def test_a_probe_that_found_out_nothing_keeps_the_last_result() -> None:
     assert probe.latest(5) == "known"
     clock.now += 1
     assert (probe.latest(5), probe.last) == (None, "known")
+
+
+def test_an_engine_that_answered_moments_ago_and_is_late_now_is_busy(
+    make_app: MakeApp, proxy: FreezingProxy
+) -> None:
+    """ComfyUI answers nothing while it encodes pictures for the WebSocket."""
+    client = make_app(engine__url=proxy.url).test_client()
+    assert known(client)[0] == 200
+    proxy.frozen = {"/system_stats": "silent"}
+    asked = proxy.paths.count("/system_stats")
+    # The next round of probes begins a second after the last one.
+    wait_until(lambda: ready(client)[0] and proxy.paths.count("/system_stats") > asked)
+    assert ready(client)[0] == 200
+
+
+def test_an_engine_that_stays_silent_is_unreachable_in_the_end(
+    make_app: MakeApp, proxy: FreezingProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.client._MAX_SILENCE_S", 0.5)
+    client = make_app(engine__url=proxy.url).test_client()
+    assert known(client)[0] == 200
+    proxy.frozen = {"/": "silent"}
+    status, body = wait_until(lambda: answer if (answer := ready(client))[0] == 503 else None)
+    assert (status, body["engine"]["code"]) == (503, "engine.unreachable")
