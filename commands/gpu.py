@@ -204,6 +204,8 @@ def _status_lines(status: dict[str, Any]) -> Iterator[str]:
     yield f"engine     {status['engine']}{_version(status)}"
     if status["problem"]:
         yield f"  {status['problem']['code']}: {status['problem']['message']}"
+    if status["picture_delivery"] == "file":
+        yield "pictures   stay in ComfyUI's output folder: it has no node SaveImageWebsocket"
     yield from _memory_lines(status["memory"])
     queue, waiting = status["queue"], len(status["tickets"])
     yield f"queue      {queue['running']} running, {queue['pending']} pending, {waiting} waiting"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from arbiter import UNKNOWN_SENDER, Arbiter, Sender
 from compiler import Catalogue, Compiled, ImageRequest, compile_workflow

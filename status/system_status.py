@@ -18,7 +18,9 @@ from filelock import FileLock, Timeout
 
 from arbiter import ActiveRequest, Arbiter, Claim, Snapshot
 from atomic_file import write_atomic
+from deadline import time_limit
 from engine import Engine, EngineProcess, EngineStats, QueueState
+from errors import EaselError, EngineUnreachable
 from generation import Generator
 from llm import Stacks
 from state_files import read_state, set_aside
@@ -109,6 +111,7 @@ class SystemStatus:
             "endpoint": (probes["stats"] or {}).get("url"),
             "version": (probes["stats"] or {}).get("version"),
             "sketch": bool((probes["stats"] or {}).get("is_sketch")),
+            "picture_delivery": (probes["stats"] or {}).get("picture_delivery"),
             "memory": _memory(probes["stats"]),
             "queue": queue,
             "it_s": first["it_s"],
@@ -226,7 +229,7 @@ class SystemStatus:
     def _run_round(self, lock: FileLock) -> None:
         try:
             self._readiness.models(0)  # begins to check them
-            results = self._probe_all()
+            results = self._probe_all(self._last_results())
             self._publish_models(0 if self._models.read() else _FIRST_MODELS_WAIT_S)
             write_atomic(self._file, json.dumps(results).encode())
             self._publish_models(_MODELS_WAIT_S)
@@ -240,11 +243,11 @@ class SystemStatus:
         if models is not None:
             self._models.write([_model_entry(model) for model in models.states])
 
-    def _probe_all(self) -> dict[str, Any]:
-        """Run all probes in parallel. One that does not finish in time counts as failed."""
+    def _probe_all(self, before: Mapping[str, Any]) -> dict[str, Any]:
+        """Run all probes in parallel. One that does not finish in time counts as failed. `before`: the last results."""
         pool = concurrent.futures.ThreadPoolExecutor(4, thread_name_prefix="probe")
         tasks = {
-            pool.submit(self._probe_engine): _NOT_REACHABLE,
+            pool.submit(self._probe_engine, before): _NOT_REACHABLE,
             pool.submit(self._engine_problem): {},
             pool.submit(lambda: {"container": self._engine_process.state()}): {"container": "absent"},
             pool.submit(self._probe_stacks): {"stacks": []},
@@ -257,10 +260,17 @@ class SystemStatus:
             results |= task.result() if succeeded else fallback
         return {**results, "at": self._clock()}
 
-    def _probe_engine(self) -> dict[str, Any]:
+    def _probe_engine(self, before: Mapping[str, Any]) -> dict[str, Any]:
+        """The last known facts of an engine that is only busy."""
         engine = self._generator.engine()
-        stats, queue = engine.stats_and_queue(_ENGINE_TIMEOUT_S)
-        return _engine_values(engine, stats, queue)
+        try:
+            with time_limit(_ENGINE_TIMEOUT_S):
+                return _engine_values(engine, *engine.stats_and_queue(_ENGINE_TIMEOUT_S))
+        except EngineUnreachable as error:
+            was_reachable = before["reachable"] and (before["stats"] or {}).get("url") == engine.url
+            if not (was_reachable and engine.is_busy(error)):
+                raise
+            return {name: before[name] for name in _NOT_REACHABLE}
 
     def _probe_stacks(self) -> dict[str, Any]:
         return {"stacks": [asdict(status) for status in self._stacks.status(_STACK_TIMEOUT_S)]}
@@ -326,10 +336,23 @@ _NO_JOB: Mapping[str, Any] = {"id": None, "step": None, "steps": None, "it_s": N
 def _engine_values(engine: Engine, stats: EngineStats, queue: QueueState) -> dict[str, Any]:
     return {
         "reachable": True,
-        "stats": {**asdict(stats), "url": engine.url, "tells_gpu_memory": stats.reports_gpu_memory},
+        "stats": {
+            **asdict(stats),
+            "url": engine.url,
+            "tells_gpu_memory": stats.reports_gpu_memory,
+            "picture_delivery": _picture_delivery(engine),
+        },
         "running": list(queue.running),
         "pending": list(queue.pending),
     }
+
+
+def _picture_delivery(engine: Engine) -> str | None:
+    """How pictures come from the engine; None if it does not say in time."""
+    try:
+        return "websocket" if engine.sends_pictures else "file"
+    except EaselError:
+        return None
 
 
 def _engine_state(probes: Mapping[str, Any], queue: Mapping[str, int]) -> str:

@@ -299,3 +299,30 @@ def test_an_engine_that_stays_silent_is_unreachable_in_the_end(
     proxy.frozen = {"/": "silent"}
     status, body = wait_until(lambda: answer if (answer := ready(client))[0] == 503 else None)
     assert (status, body["engine"]["code"]) == (503, "engine.unreachable")
+
+
+def status_of(client: FlaskClient) -> dict[str, Any]:
+    body: dict[str, Any] = client.get("/api/comfyui/status").get_json()
+    return body
+
+
+def test_the_status_keeps_the_last_facts_of_an_engine_that_is_busy(
+    make_app: MakeApp, proxy: FreezingProxy
+) -> None:
+    client = make_app(engine__url=proxy.url).test_client()
+    before = wait_until(lambda: status if (status := status_of(client))["reachable"] else None)
+    proxy.frozen = {"/": "silent"}
+    after = wait_until(
+        lambda: status if (status := status_of(client))["probed_at"] > before["probed_at"] else None
+    )
+    assert (after["reachable"], after["engine"], after["problem"]) == (True, "running", None)
+    assert after["version"] == before["version"]
+
+
+@pytest.mark.parametrize(("can_send", "delivery"), [(True, "websocket"), (False, "file")])
+def test_the_status_says_how_pictures_come(
+    make_app: MakeApp, proxy: FreezingProxy, can_send: bool, delivery: str
+) -> None:
+    proxy.has_socket_output = can_send
+    client = make_app(engine__url=proxy.url).test_client()
+    wait_until(lambda: status_of(client)["picture_delivery"] == delivery)
