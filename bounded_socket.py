@@ -21,9 +21,10 @@ class _KeepsTimeLimit:
     """For a socket class: each operation waits no longer than its own timeout and the remaining time."""
 
     _timeout_s: float | None = None
+    _applied_s: float | None = None
 
     def settimeout(self, value: float | None) -> None:
-        self._timeout_s = value
+        self._timeout_s = self._applied_s = value
         super().settimeout(value)  # type: ignore[misc]
 
     def gettimeout(self) -> float | None:
@@ -46,8 +47,9 @@ class _KeepsTimeLimit:
         super().sendall(*args)  # type: ignore[misc]
 
     def _apply_limit(self) -> None:
-        if self._timeout_s != 0:
-            super().settimeout(limited(self._timeout_s))  # type: ignore[misc]
+        if self._timeout_s != 0 and (timeout_s := limited(self._timeout_s)) != self._applied_s:
+            self._applied_s = timeout_s
+            super().settimeout(timeout_s)  # type: ignore[misc]
 
 
 class BoundedSocket(_KeepsTimeLimit, socket.socket):
@@ -128,9 +130,9 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def tls(raw: socket.socket, host: str) -> ssl.SSLSocket:
-    """`raw` with TLS, verified against the certificates of the system. The handshake takes at most the socket's timeout
-    and the remaining time. Raises OSError."""
-    context = ssl.create_default_context()
+def tls(raw: socket.socket, host: str, context: ssl.SSLContext | None = None) -> ssl.SSLSocket:
+    """`raw` with TLS, verified as `context` says, by default against the certificates of the system. The handshake takes at
+    most the socket's timeout and the remaining time. Raises OSError."""
+    context = context or ssl.create_default_context()
     context.sslsocket_class = BoundedTlsSocket
     return context.wrap_socket(raw, server_hostname=host)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,10 +46,10 @@ class StreamedJson:
             if not isinstance(value, Base64):
                 raise TypeError(f"{type(value).__name__} is not JSON serializable")
             pictures.append(value)
-            return f"{marker}{len(pictures) - 1}"
+            return marker
 
         text = json.dumps(document, default=placeholder, separators=(",", ":"))
-        self._texts = [part.encode("ascii") for part in re.split(rf"{marker}\d+", text)]
+        self._texts = [part.encode("ascii") for part in text.split(marker)]
         self._pictures = pictures
 
     def __len__(self) -> int:

@@ -7,19 +7,19 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from http.client import HTTPException
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
-import requests
-import urllib3
+from urllib3.filepost import encode_multipart_formdata
 
-from deadline import limited, time_limit
+from deadline import time_limit
+from engine.connections import ConnectionPool, Response
 from engine.credentials import NO_CREDENTIALS, Credentials
 from engine.values import EngineStats, QueueState
 from errors import EngineAccessDenied, EngineUnreachable, UploadRefused
-from http_session import DirectSession
-from system_errors import causes, shortage_as
+from system_errors import shortage_as
 
 _POLL_TIMEOUT_S = 5.0
 """For polling a job: its caller may want to cancel meanwhile"""
@@ -27,8 +27,10 @@ _DEFAULT_TIMEOUT_S = 10.0
 _SLOW_TIMEOUT_S = 60.0
 """Validating a graph reads files, and a picture may come over a slow network."""
 _UPLOAD_TIMEOUT_S = 120.0
-_POOL_SIZE = 128
+_MAX_KEPT_CONNECTIONS = 128
 _JSON = {"Content-Type": "application/json"}
+_VIEW = "/view"
+_REDIRECTS = frozenset((301, 302, 303, 307, 308))
 
 
 class ComfyuiHttp:
@@ -42,16 +44,20 @@ class ComfyuiHttp:
         self, url: str, *, connect_timeout_s: float, credentials: Credentials = NO_CREDENTIALS
     ) -> None:
         self.url = url
-        self._connect_timeout_s = connect_timeout_s
         self._credentials = credentials
-        self._session = DirectSession(pool_size=_POOL_SIZE, secret_query=credentials.query)
-        self._session.headers.update(credentials.headers)
+        self._connections = ConnectionPool(
+            url,
+            connect_timeout_s=connect_timeout_s,
+            max_kept=_MAX_KEPT_CONNECTIONS,
+            headers=credentials.headers,
+            secret_query=credentials.query,
+        )
         self._lacks_cancel_route = False
         self.answered_at = -math.inf
         """When the last answer came, on the clock of time.monotonic"""
 
     def close(self) -> None:
-        self._session.close()
+        self._connections.close()
 
     def forget_routes(self) -> None:
         """Find out again which routes ComfyUI has."""
@@ -60,7 +66,7 @@ class ComfyuiHttp:
     def submit(self, body: bytes) -> tuple[int, Any]:
         """Status and JSON (None if the body is not JSON) of `POST /prompt`."""
         status, _, content = self._call(
-            "POST", "/prompt", timeout_s=_SLOW_TIMEOUT_S, retry=False, data=body, headers=_JSON
+            "POST", "/prompt", timeout_s=_SLOW_TIMEOUT_S, retry=False, body=body, headers=_JSON
         )
         return status, _parse_json(content)
 
@@ -94,7 +100,7 @@ class ComfyuiHttp:
             return False
         path = f"/api/jobs/{quote(prompt_id, safe='')}/cancel"
         try:
-            status, _, content = self._call("POST", path, timeout_s=_POLL_TIMEOUT_S, data=b"", headers=_JSON)
+            status, _, content = self._call("POST", path, timeout_s=_POLL_TIMEOUT_S, body=b"", headers=_JSON)
         except EngineAccessDenied:
             return False
         self._lacks_cancel_route = status in (404, 405)
@@ -132,12 +138,14 @@ class ComfyuiHttp:
 
     def upload(self, data: bytes, name: str, subfolder: str, timeout_s: float = _UPLOAD_TIMEOUT_S) -> None:
         """Store an image in the temp folder, replacing a file of the same name. Raises UploadRefused."""
+        form, content_type = encode_multipart_formdata(
+            [
+                ("image", (name, data, "application/octet-stream")),
+                *(("subfolder", subfolder), ("type", "temp"), ("overwrite", "true")),
+            ]
+        )
         status, _, content = self._call(
-            "POST",
-            "/upload/image",
-            timeout_s=timeout_s,
-            files={"image": (name, data, "application/octet-stream")},
-            data={"subfolder": subfolder, "type": "temp", "overwrite": "true"},
+            "POST", "/upload/image", timeout_s=timeout_s, body=form, headers={"Content-Type": content_type}
         )
         body = _parse_json(content)
         stored_as = (body.get("subfolder"), body.get("name")) if isinstance(body, dict) else None
@@ -150,7 +158,7 @@ class ComfyuiHttp:
 
     def view(self, file: Mapping[str, str]) -> tuple[int, str, bytes]:
         """Status, content type and bytes of a file that a node wrote."""
-        return self._call("GET", "/view", timeout_s=_SLOW_TIMEOUT_S, params=file)
+        return self._call("GET", f"{_VIEW}?{urlencode(file)}", timeout_s=_SLOW_TIMEOUT_S)
 
     def _get_object(self, path: str, timeout_s: float = _DEFAULT_TIMEOUT_S) -> dict[str, Any]:
         status, _, content = self._call("GET", path, timeout_s=timeout_s)
@@ -160,7 +168,7 @@ class ComfyuiHttp:
         return body
 
     def _post(self, path: str, body: Mapping[str, Any]) -> None:
-        status, _, _ = self._call("POST", path, data=json.dumps(body).encode(), headers=_JSON)
+        status, _, _ = self._call("POST", path, body=json.dumps(body).encode(), headers=_JSON)
         if status != 200:
             raise self._unexpected_response(path, status)
 
@@ -173,70 +181,55 @@ class ComfyuiHttp:
     def _call(
         self,
         method: str,
-        path: str,
+        target: str,
         *,
         timeout_s: float = _DEFAULT_TIMEOUT_S,
         retry: bool = True,
-        **request: Any,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> tuple[int, str, bytes]:
         """Status, content type and body. With `retry`, a call is repeated once if ComfyUI closed the kept connection
         that it was sent on."""
         try:
-            return self._call_once(method, path, timeout_s, request)
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            with time_limit(timeout_s):
+                response = self._connections.call(
+                    method, target, timeout_s=timeout_s, body=body, headers=headers
+                )
+        except (HTTPException, OSError) as error:
             if retry and _was_connection_closed(error):
-                return self._call(method, path, timeout_s=timeout_s, retry=False, **request)
+                return self._call(
+                    method, target, timeout_s=timeout_s, retry=False, body=body, headers=headers
+                )
             raise self._unreachable(error) from error
+        # ComfyUI itself answers 403 only to a file outside its folders.
+        if response.status == 401 or (response.status == 403 and not target.startswith(_VIEW)):
+            raise self._access_denied(response)
+        if response.status in _REDIRECTS and "location" in response.headers:
+            raise self._redirected(response)
+        self.answered_at = time.monotonic()
+        return response.status, response.headers.get("content-type", ""), response.content
 
-    def _call_once(
-        self, method: str, path: str, timeout_s: float, request: dict[str, Any]
-    ) -> tuple[int, str, bytes]:
-        with (
-            time_limit(timeout_s),
-            self._session.request(
-                method,
-                self.url + path,
-                timeout=(limited(self._connect_timeout_s), timeout_s),
-                stream=True,
-                **request,
-            ) as response,
-        ):
-            # ComfyUI itself answers 403 only to a file outside its folders.
-            if response.status_code == 401 or (response.status_code == 403 and path != "/view"):
-                raise self._access_denied(response)
-            if response.is_redirect:
-                raise self._redirected(response)
-            # Read from `raw` at once: requests itself reads in pieces of 10 KB.
-            content = response.raw.read()
-            self.answered_at = time.monotonic()
-            return response.status_code, response.headers.get("Content-Type", ""), content
-
-    def _access_denied(self, response: requests.Response) -> EngineAccessDenied:
+    def _access_denied(self, response: Response) -> EngineAccessDenied:
         return access_denied(
-            self.url, response.status_code, response.headers.get("WWW-Authenticate", ""), self._credentials
+            self.url, response.status, response.headers.get("www-authenticate", ""), self._credentials
         )
 
-    def _redirected(self, response: requests.Response) -> EngineUnreachable:
-        place = _origin(response.headers["Location"]) or "another path"
+    def _redirected(self, response: Response) -> EngineUnreachable:
+        place = _origin(response.headers["location"]) or "another path"
         return EngineUnreachable(
             f"{self.url} redirects to {place}, which Easel does not follow. If ComfyUI is there, write that address into "
             f"engine.url; if it is a login page, give Easel credentials. {NO_CREDENTIALS.remedy('')}",
             url=self.url,
-            status=response.status_code,
+            status=response.status,
         )
 
     def _unreachable(self, error: Exception) -> EngineUnreachable:
         if shortage := shortage_as(EngineUnreachable, error):
             return shortage
-        chain = list(causes(error))
-        slow = _is_timeout(chain)
-        refused = any(isinstance(cause, ConnectionRefusedError) for cause in chain)
+        slow, refused = isinstance(error, TimeoutError), isinstance(error, ConnectionRefusedError)
         reason = "connection refused" if refused else "timed out" if slow else type(error).__name__
         message = f"ComfyUI at {self.url} does not answer: {reason}."
         return EngineUnreachable(message, url=self.url, refused=refused, slow=slow)
-
-
-_TIMEOUTS = (TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError)
 
 
 def access_denied(url: str, status: int, challenge: str, credentials: Credentials) -> EngineAccessDenied:
@@ -257,17 +250,11 @@ def _origin(location: str) -> str:
     return f"{target.scheme}://{target.hostname}{port}" if target.hostname else ""
 
 
-def _is_timeout(chain: Sequence[BaseException]) -> bool:
-    # urllib3 derives the error of a refused connection from that of a slow one.
-    not_slow = urllib3.exceptions.NewConnectionError
-    return any(isinstance(cause, _TIMEOUTS) and not isinstance(cause, not_slow) for cause in chain)
-
-
 def _was_connection_closed(error: Exception) -> bool:
     """Whether an established connection was closed during the call (and not refused or slow)."""
-    chain = list(causes(error))
-    is_closed = any(isinstance(cause, urllib3.exceptions.ProtocolError) for cause in chain)
-    return is_closed and not _is_timeout(chain)
+    return isinstance(error, HTTPException | ConnectionError) and not isinstance(
+        error, ConnectionRefusedError
+    )
 
 
 def _parse_json(content: bytes) -> Any:

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from queue import SimpleQueue
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import websocket
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _FEATURE_FLAGS = json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
 _MAX_UNREAD_PREVIEWS = 32
+_READ_BYTES = 65536
 
 
 @dataclass(frozen=True)
@@ -245,6 +247,26 @@ class Connection:
             inbox.put(SocketLost())
 
 
+class _BufferedSocket:
+    """A socket for websocket-client, which reads the head of a frame in steps of a few bytes, and the handshake byte by
+    byte: here those are no system calls."""
+
+    def __init__(self, raw: socket.socket) -> None:
+        self._raw = raw
+        self._unread, self._position = b"", 0
+
+    def recv(self, size: int) -> bytes:
+        """As a socket's."""
+        if self._position >= len(self._unread):
+            self._unread, self._position = self._raw.recv(_READ_BYTES), 0
+        start = self._position
+        self._position += size
+        return self._unread[start : start + size]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+
 def _open_socket(url: str, client_id: str, credentials: Credentials, timeout_s: float) -> websocket.WebSocket:
     """A socket that ComfyUI has registered (its first `status` arrived) and that has asked for previews with ids, within
     `timeout_s`.
@@ -259,7 +281,7 @@ def _open_socket(url: str, client_id: str, credentials: Credentials, timeout_s: 
             connection = websocket.create_connection(
                 f"{_websocket_url(url)}/ws?{query}",
                 timeout=timeout_s,
-                socket=raw,
+                socket=_BufferedSocket(raw),
                 header=credentials.headers,
                 suppress_origin=True,
                 enable_multithread=True,

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 _MIMES = {1: "image/jpeg", 2: "image/png"}
+_REPEATED = b'{"type": "progress_state"'
+"""ComfyUI sends it with each event that starts, continues or ends a node, and it grows with the graph: it tells nothing
+that those do not."""
 _PLAIN_IMAGE, _IMAGE_WITH_METADATA = 1, 4
 
 
@@ -35,6 +38,8 @@ class Frame:
 
 
 def parse_text(message: bytes) -> Event | None:
+    if message.startswith(_REPEATED):
+        return None
     try:
         body = json.loads(message)
     except (ValueError, RecursionError):
