@@ -41,9 +41,10 @@ def body_timeouts(
 ) -> Iterator[None]:
     """Read the body inside this context. Turns all read errors into BodyTimeout or InvalidRequest, and a shortage of this
     server (a full disk, no memory, too many open files) into its own error: the client is not to blame."""
+    connection = _body_socket(request.environ)
     with (
-        _socket_timeout(request.environ, idle_timeout_s),
-        _read_deadline(request.environ, total_timeout_s) as has_expired,
+        _socket_timeout(connection, idle_timeout_s),
+        _read_deadline(connection, total_timeout_s) as has_expired,
     ):
         try:
             yield
@@ -69,21 +70,18 @@ def body_timeouts(
 def discard_body(request: Request) -> None:
     """Read and drop the rest of a body that the application did not read, for a short time only.
 
-    Otherwise gunicorn would block a thread for seconds to read it, for every client that sends only a part. Nothing is done
-    if the server received the body before it called the application, as `server.worker` does.
+    Otherwise gunicorn would block a thread for seconds to read it, for every client that sends only a part.
     """
-    if getattr(request.environ["wsgi.input"], "is_received", False):
-        return
-    connection = request.environ.get("gunicorn.socket")
+    connection = _body_socket(request.environ)
     has_body = request.content_length or "Transfer-Encoding" in request.headers
-    if not isinstance(connection, socket.socket) or not has_body or g.get("body_was_read"):
+    if connection is None or not has_body or g.get("body_was_read"):
         return
     # The socket timeout is not enough: one read by gunicorn continues as long as single bytes arrive.
     timer = threading.Timer(DISCARD_TOTAL_TIMEOUT_S, _shut_down_reading, [connection])
     timer.daemon = True
     timer.start()
     try:
-        with _socket_timeout(request.environ, DISCARD_IDLE_TIMEOUT_S):
+        with _socket_timeout(connection, DISCARD_IDLE_TIMEOUT_S):
             while request.environ["wsgi.input"].read(65536):
                 pass
     except Exception:
@@ -92,13 +90,20 @@ def discard_body(request: Request) -> None:
         timer.cancel()
 
 
+def _body_socket(environ: dict[str, Any]) -> socket.socket | None:
+    """The socket that the body is read from. None if the server does not expose it, or received the whole body before it
+    called the application, as `server.worker` does."""
+    connection = environ.get("gunicorn.socket")
+    is_received = getattr(environ["wsgi.input"], "is_received", False)
+    return connection if isinstance(connection, socket.socket) and not is_received else None
+
+
 @contextlib.contextmanager
-def _read_deadline(environ: dict[str, Any], timeout_s: float) -> Iterator[Callable[[], bool]]:
+def _read_deadline(connection: socket.socket | None, timeout_s: float) -> Iterator[Callable[[], bool]]:
     """Stop reading after `timeout_s`; yields a function that tells whether this happened. The socket timeout is not
     enough: one read by gunicorn continues as long as single bytes arrive."""
-    connection = environ.get("gunicorn.socket")
     expired = threading.Event()
-    if not isinstance(connection, socket.socket):
+    if connection is None:
         yield expired.is_set
         return
 
@@ -163,9 +168,8 @@ def _shut_down_reading(connection: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def _socket_timeout(environ: dict[str, Any], timeout_s: float) -> Iterator[None]:
-    connection = environ.get("gunicorn.socket")
-    if not isinstance(connection, socket.socket):
+def _socket_timeout(connection: socket.socket | None, timeout_s: float) -> Iterator[None]:
+    if connection is None:
         yield
         return
     previous = connection.gettimeout()

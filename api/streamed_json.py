@@ -57,6 +57,12 @@ class StreamedJson:
         return sum(map(len, self._texts)) + sum(picture.length for picture in self._pictures)
 
     def __iter__(self) -> Iterator[bytes]:
+        if len(self) <= _SLICE_BYTES:
+            yield b"".join(self._parts())  # the server sends each piece on its own
+        else:
+            yield from self._parts()
+
+    def _parts(self) -> Iterator[bytes]:
         yield self._texts[0]
         for picture, text in zip(self._pictures, self._texts[1:], strict=True):
             yield from picture.slices()

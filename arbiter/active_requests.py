@@ -8,12 +8,13 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, lock_descriptor
+from filelock import lock_descriptor
 
+from arbiter.locked_file import LockedFile
 from state_files import ensure_folder, read_state
 
 _MAX_TEMPORARY_AGE_S = 60.0
@@ -63,22 +64,22 @@ class ActiveRequests:
         request = ActiveRequest(
             id, sender.request_id, model, sender.client, self._clock(), tuple(jobs), uses_gpu
         )
-        path = self._folder / f"{id}.json"
-        # Locked before it has its final name: no process can see it unlocked and remove it.
-        temporary = self._folder / f".{id}"
-        lock = FileLock(temporary, is_singleton=False, thread_local=False)
+        listing: LockedFile | None = None
+        with contextlib.suppress(OSError):
+            listing = self._list(request)
         try:
-            with contextlib.suppress(OSError):
-                ensure_folder(self._folder)
-                lock.acquire(timeout=1, poll_interval=0.001)
-                temporary.write_text(json.dumps(asdict(request)), "utf-8")
-                os.rename(temporary, path)
             yield
         finally:
-            for name in (path, temporary):
-                with contextlib.suppress(OSError):
-                    name.unlink()
-            lock.release()
+            if listing is not None:
+                listing.remove()
+
+    def _list(self, request: ActiveRequest) -> LockedFile:
+        folder, name, content = str(self._folder), f"{request.id}.json", json.dumps(vars(request)).encode()
+        try:
+            return LockedFile(folder, name, content)
+        except (FileNotFoundError, NotADirectoryError):
+            ensure_folder(self._folder)
+            return LockedFile(folder, name, content)
 
     def all(self) -> tuple[ActiveRequest, ...]:
         """The requests of living processes, the oldest first. Removes those of dead ones."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -87,14 +88,14 @@ class JobProgressStore:
         (self._folder / f"{job}.cancelled").touch()
 
     def is_cancelled(self, job: str) -> bool:
-        return (self._folder / f"{job}.cancelled").exists()
+        return os.path.exists(f"{self._folder}/{job}.cancelled")
 
     def remove(self, job: str) -> None:
         """Remove the files of a job that has ended."""
-        self._reported.pop(job, None)
-        for suffix in (".json", ".cancelled"):
+        was_reported = self._reported.pop(job, None) is not None
+        for suffix in (".json", ".cancelled") if was_reported else (".cancelled",):
             with contextlib.suppress(OSError):
-                (self._folder / f"{job}{suffix}").unlink()
+                os.unlink(f"{self._folder}/{job}{suffix}")
 
     def keep_only(self, jobs: Iterable[str]) -> None:
         """Remove the files of all other jobs: a killed process could not remove its own."""

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
-from filelock import FileLock, lock_descriptor
+from filelock import lock_descriptor
 
+from arbiter.locked_file import LockedFile
 from arbiter.values import Mode
 from state_files import ensure_folder
 
@@ -69,28 +70,20 @@ class OwnClaim:
     """A claim of this process. `change` needs the state store's mutex, `end` does not."""
 
     def __init__(self, folder: Path, claim: Claim) -> None:
-        self._folder = folder
         self.claim = claim
         self.run_s: float | None = None
         """How long the engine worked on the job, once that is known"""
-        # Locked before it has its final name: no process can see it unlocked and reclaim it.
-        temporary = folder / f".{claim.name}"
-        self._lock = FileLock(temporary, is_singleton=False, thread_local=False)
-        self._lock.acquire(timeout=1, poll_interval=0.001)
-        os.rename(temporary, folder / claim.name)
+        self._file = LockedFile(str(folder), claim.name)
 
     def change(self, **changes: object) -> None:
-        """Rename the file. The lock belongs to the file, so it is held throughout."""
+        """Rename the file, which stays locked."""
         changed = replace(self.claim, **changes)  # type: ignore[arg-type]
-        os.rename(self._folder / self.claim.name, self._folder / changed.name)
+        self._file.rename(changed.name)
         self.claim = changed
 
     def end(self) -> None:
         """Remove the file and unlock it; a second call does nothing."""
-        # The name first: unlocked under its name, the claim would look like that of a dead process.
-        with contextlib.suppress(OSError):
-            os.unlink(self._folder / self.claim.name)
-        self._lock.release()
+        self._file.remove()
 
 
 class ClaimFolder:
@@ -109,8 +102,11 @@ class ClaimFolder:
 
     def create(self, claim: Claim) -> OwnClaim:
         """Create and lock a claim of this process. Raises OSError, for instance when the disk is full."""
-        ensure_folder(self.folder)
-        return OwnClaim(self.folder, claim)
+        try:
+            return OwnClaim(self.folder, claim)
+        except (FileNotFoundError, NotADirectoryError):
+            ensure_folder(self.folder)
+            return OwnClaim(self.folder, claim)
 
     def dead(self) -> tuple[Claim, ...]:
         """Claims whose process has ended."""
