@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,12 +12,13 @@ from typing import Any
 from bench.compiling import measure_compile
 from bench.gpu import measure_gpu
 from bench.latency import measure_latency
+from bench.machine import load_average, machine
 from bench.models import measure_models
-from bench.processes import cpu_model
+from bench.options import Options, Peer, add_engine_arguments
 from bench.report import report
 from bench.starting import measure_memory, measure_start
 from bench.streams import measure_streams
-from bench.testbed import Options, Peer, Testbed, get_json, open_testbed
+from bench.testbed import Testbed, open_testbed
 from bench.throughput import measure_throughput
 
 MEASUREMENTS: Mapping[str, Callable[[Testbed], Any]] = {
@@ -70,24 +69,6 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that choose the engine and how long to measure."""
-    parser.add_argument(
-        "--url", help="a running ComfyUI, such as http://127.0.0.1:8188; default: the sketch engine"
-    )
-    parser.add_argument(
-        "--engine-pid", type=int, metavar="PID",
-        help="with --url: ComfyUI's process, for its CPU time; default: the one that listens there, if it is local",
-    )  # fmt: skip
-    parser.add_argument(
-        "--checkpoint",
-        help="with --url: the Stable Diffusion 1.x checkpoint for streams; default: a likely one",
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="few repetitions, to check that the benchmark itself works"
-    )
-
-
 def options_of(arguments: argparse.Namespace) -> Options:
     """Exits if a --peer-model has no --peer."""
     models = dict(arguments.peer_model)
@@ -128,32 +109,8 @@ def measure(options: Options, only: list[str] | None) -> dict[str, Any]:
         for name in selected:
             print(f"measuring {name}", file=sys.stderr, flush=True)
             results[name] = MEASUREMENTS[name](testbed)
-    results["machine"]["load"] += f", at the end {_load_average()}"
+    results["machine"]["load"] += f", at the end {load_average()}"
     return results
-
-
-def machine(testbed: Testbed) -> dict[str, str]:
-    """The engine, device, CPU and gateway that the run measures."""
-    stats = get_json(f"{testbed.engine.url}/system_stats")
-    system, devices = stats["system"], stats["devices"]
-    pid = testbed.engine.pid
-    kind = "Easel's sketch engine, as ComfyUI" if system.get("easel_sketch") else "ComfyUI"
-    names = ", ".join(f"{device['name']} ({device['type']})" for device in devices)
-    versions = f"Python {system['python_version'].split()[0]}, PyTorch {system['pytorch_version']}"
-    return {
-        "engine": f"{kind} {system['comfyui_version']}; {versions}",
-        "its CPU": f"of process {pid}"
-        if pid
-        else "not measured: the process is not on this machine; see --engine-pid",
-        "device": names,
-        "CPU": cpu_model(),
-        "gateway": f"two workers (the default); Python {platform.python_version()}, {platform.platform()}",
-        "load": f"load average at the start {_load_average()}",
-    }
-
-
-def _load_average() -> str:
-    return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
 
 
 if __name__ == "__main__":

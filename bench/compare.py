@@ -16,12 +16,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.__main__ import add_engine_arguments, machine
 from bench.checkout import Checkout, checked_out
 from bench.load import LoadGenerator
+from bench.machine import machine
+from bench.options import Options, add_engine_arguments
 from bench.processes import memory_mb
 from bench.server import ROOT, Server
-from bench.testbed import Options, Testbed, gateway_route, open_testbed
+from bench.testbed import Testbed, gateway_route, open_testbed
 from bench.throughput import Meter, measured_run
 
 SIZE, CLIENTS = 64, 8

@@ -38,32 +38,33 @@ def _latency(latency: Mapping[str, Any]) -> Lines:
             note = "" if pixels.get("same_pixels", True) else "  other pixels"
             yield f"  {size:>4} px  {name:<20}" + "".join(f"{cell.strip():>10}" for cell in cells) + note
     yield "  Every route of this engine gave the same pixels. Wire: what the client sent and received for a picture."
-    for size, entry in latency.items():
-        yield ""
-        yield from _stages(size, entry["stages"]["gateway"], entry["stages"]["direct"])
+    yield ""
+    yield from _stages({size: entry["stages"] for size, entry in latency.items()})
 
 
 _STAGES = (
     ("compile", "compile_s"),
     ("fit the graph, POST /prompt", "submit_s"),
-    ("the engine's work: queued + run", "engine_s"),
+    ("queued until the engine starts", "queued_s"),
+    ("run in the engine", "run_s"),
+    ("both: the engine's work", "engine_s"),
     ("fetch", "fetch_s"),
     ("finish: metadata, format, store", "finish_s"),
     ("the rest: HTTP, JSON, base64", "http_s"),
+    ("everything but the engine", "around_s"),
 )
 
 
-def _stages(size: str, gateway: Mapping[str, float], direct: Mapping[str, float]) -> Lines:
-    yield f"Time of each stage of one picture of {size} px; medians, ms"
-    yield f"  {'':<34}{'gateway':>9}{'direct':>9}"
+def _stages(sizes: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Lines:
+    yield "Time of each stage of one picture; medians, ms"
+    yield f"  {'':<34}" + "".join(f"{f'{size} px':>20}" for size in sizes)
+    yield f"  {'':<34}" + f"{'gateway':>12}{'direct':>8}" * len(sizes)
     for title, name in _STAGES:
-        direct_ms = _ms(direct[name]) if name in direct else ""
-        yield f"  {title:<34}{_ms(gateway[name])}{direct_ms}"
-    around = gateway["around_s"], direct["around_s"]
-    added = _ms(around[0] - around[1])
-    yield f"  {'everything but the engine':<34}{_ms(around[0])}{_ms(around[1])}{added} added"
-    queued, run = gateway["queued_s"] * 1000, gateway["run_s"] * 1000
-    yield f"  the engine's work through the gateway: {queued:.2f} queued, {run:.2f} run"
+        row = ""
+        for stages in sizes.values():
+            gateway, direct = stages["gateway"][name], stages["direct"].get(name)
+            row += f"{_ms(gateway).strip():>12}{'' if direct is None else _ms(direct).strip():>8}"
+        yield f"  {title:<34}{row}"
 
 
 def _throughput(entries: list[Mapping[str, Any]]) -> Lines:
@@ -109,12 +110,18 @@ def _start(start: Mapping[str, Any]) -> Lines:
 
 
 def _memory(memory: Mapping[str, Any]) -> Lines:
-    yield "Memory after the run, MB (PSS: shared memory divided by its number of users)"
-    processes = [(f"worker {index + 1}", worker) for index, worker in enumerate(memory["workers"])]
-    processes += [("sketch engine", memory["engine"])] if memory["engine"] else []
-    for name, usage in processes:
-        yield f"  {name:<24}RSS {usage['rss_mb']:6.1f}   PSS {usage['pss_mb']:6.1f}"
-    if not processes:
+    yield "Memory, MB (PSS: shared memory divided by its number of users)"
+    title = f"after {memory['pictures']} of {memory['size']} px"
+    groups = ((title, memory["workers"]), ("after this whole run", memory["after_the_run"]))
+    rows = [
+        (f"worker {index + 1}, {when}", worker)
+        for when, workers in groups
+        for index, worker in enumerate(workers)
+    ]
+    rows += [("engine", memory["engine"])] if memory["engine"] else []
+    for name, usage in rows:
+        yield f"  {name:<34}RSS {usage['rss_mb']:7.1f}   PSS {usage['pss_mb']:7.1f}"
+    if not rows:
         yield "  not available on this system"
 
 

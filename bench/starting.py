@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from bench.load import LoadGenerator
-from bench.processes import memory_mb
+from bench.processes import Memory, memory_mb
 from bench.summary import summarize
 from bench.testbed import Testbed, gateway_route
 
@@ -36,12 +37,22 @@ def start_and_draw(testbed: Testbed, size: int) -> tuple[float, float]:
 
 
 def measure_memory(testbed: Testbed) -> dict[str, Any]:
-    """After the other measurements and some more pictures, so that every worker has drawn."""
-    count = QUICK_PICTURES if testbed.options.quick or testbed.options.url else PICTURES
-    with LoadGenerator() as load:
-        load.run(testbed.gateway(min(testbed.sizes)), 8, [next(testbed.seeds) for _ in range(count)])
-    workers = [memory_mb(pid) for pid in testbed.server.workers]
+    """A new gateway's workers once each has drawn small pictures; and those that have served all measurements so far."""
+    count = QUICK_PICTURES if testbed.options.quick else PICTURES
+    size = min(testbed.sizes)
+    with LoadGenerator() as load, testbed.another_server() as server:
+        seeds = [next(testbed.seeds) for _ in range(count)]
+        load.run(gateway_route(server.url, testbed.engine, size), 8, seeds)
+        workers = _memories(server.workers)
     return {
-        "workers": [worker for worker in workers if worker],
+        "size": size,
+        "pictures": count,
+        "workers": workers,
+        "after_the_run": _memories(testbed.server.workers),
         "engine": memory_mb(testbed.engine.pid) if testbed.engine.pid else None,
     }
+
+
+def _memories(pids: Sequence[int]) -> list[Memory]:
+    """Empty on systems without /proc."""
+    return [memory for memory in map(memory_mb, pids) if memory]

@@ -38,7 +38,7 @@ def measure_streams(testbed: Testbed) -> dict[str, Any]:
     return results
 
 
-def _first_steps(testbed: Testbed, times: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _first_steps(testbed: Testbed, count: int) -> tuple[dict[str, Any], dict[str, Any]]:
     graph = testbed.sources.graph(_MODEL, SIZE)
     routes = (
         DirectRoute(testbed.engine.url, graph, SIZE),
@@ -48,8 +48,11 @@ def _first_steps(testbed: Testbed, times: int) -> tuple[dict[str, Any], dict[str
         clients = [stack.enter_context(contextlib.closing(route.open())) for route in routes]
         for client in clients:
             client.first_step_s(next(testbed.seeds))
-        pairs = [[client.first_step_s(next(testbed.seeds)) for client in clients] for _ in range(times)]
-    return summarize([pair[0] for pair in pairs]), summarize([pair[1] for pair in pairs])
+        times: tuple[list[float], list[float]] = ([], [])
+        for number in range(count):
+            for side in (0, 1) if number % 2 == 0 else (1, 0):
+                times[side].append(clients[side].first_step_s(next(testbed.seeds)))
+    return summarize(times[0]), summarize(times[1])
 
 
 def _large(testbed: Testbed, count: int, stream: bool) -> dict[str, float]:

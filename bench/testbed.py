@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import requests
 
 from bench.clients import PROMPT, DirectRoute, GatewayRoute, Route, session
+from bench.options import Options
 from bench.photo import photo_jpeg
 from bench.processes import listening_pid
 from bench.server import ROOT, Server
@@ -36,30 +37,6 @@ CLIENTS = (1, 8, 32)
 _PLACEHOLDER = "bench.safetensors"
 _LIKELY_NAMES = ("sd15", "sd-1.5", "sd1.5", "v1-5")
 _PHOTO_FOLDER = "easel-bench"
-
-
-@dataclass(frozen=True)
-class Peer:
-    """Another server with OpenAI's images API. `model`: the one to request; None: the server's default."""
-
-    name: str
-    url: str
-    model: str | None
-
-
-@dataclass(frozen=True)
-class Options:
-    """The command line's options. `url`: a running ComfyUI; None: the sketch engine. `quick`: few repetitions.
-    `model_size`: of the per-model pictures; None: the default. `sizes` and `clients`: empty for the usual ones."""
-
-    url: str | None = None
-    quick: bool = False
-    model_size: str | None = None
-    checkpoint: str | None = None
-    engine_pid: int | None = None
-    sizes: Sequence[int] = ()
-    clients: Sequence[int] = ()
-    peers: Sequence[Peer] = ()
 
 
 @dataclass(frozen=True)

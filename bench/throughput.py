@@ -18,7 +18,7 @@ RENDER_MS, QUICK_RENDER_MS = 200.0, 25.0
 ROUNDS, QUICK_ROUNDS = 3, 1
 BUDGET_S, QUICK_BUDGET_S = 1.2, 0.2
 """About how long one route takes in one round; longer if it needs more to give each client one picture"""
-MAX_ENTRY_S, QUICK_MAX_ENTRY_S = 40.0, 4.0
+MAX_ENTRY_S, QUICK_MAX_ENTRY_S = 25.0, 4.0
 """A size with a number of clients that would take longer is left out, unless the command names it."""
 DIRECT = "direct"
 
