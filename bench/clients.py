@@ -22,6 +22,8 @@ from bench.photo import MARGIN
 from bench.websocket import BINARY, WebSocket
 
 PROMPT = "a lighthouse above a calm sea"
+REQUEST_ID = "bench-request"
+"""The id in the graphs of `DirectRoute`. Each submission has its own instead."""
 TIMEOUT_S = 900.0
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PREVIEW_HEADER_BYTES = 8
@@ -148,7 +150,7 @@ class _DirectClient:
         job = str(uuid.uuid4())
         body = {
             **self._submission,
-            "prompt": with_seed(self._graph, seed, f"easel/{job}-0"),
+            "prompt": with_seed(self._graph, seed, job),
             "prompt_id": job,
         }
         self._http.call("POST", "/prompt", json.dumps(body).encode())
@@ -253,18 +255,19 @@ class _GatewayClient:
         self._http.close()
 
 
-def with_seed(graph: Mapping[str, Any], seed: int, prefix: str) -> dict[str, Any]:
-    """The graph with another seed, file name prefix and part of the photo, so that the engine does not return a cached
-    picture."""
+def with_seed(graph: Mapping[str, Any], seed: int, request_id: str) -> dict[str, Any]:
+    """The graph of another request: with its seed, its part of the photo and its file name, so that the engine does not
+    return a cached picture."""
     left, top = window(seed)
-    new = {"seed": seed, "filename_prefix": prefix, "x": left, "y": top}
-    return {
-        node: {
-            **entry,
-            "inputs": {name: new.get(name, value) for name, value in entry["inputs"].items()},
-        }
-        for node, entry in graph.items()
-    }
+    new = {"seed": seed, "x": left, "y": top}
+
+    def changed(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        result = {name: new.get(name, value) for name, value in inputs.items()}
+        if prefix := inputs.get("filename_prefix"):
+            result["filename_prefix"] = prefix.replace(REQUEST_ID, request_id)
+        return result
+
+    return {node: {**entry, "inputs": changed(entry["inputs"])} for node, entry in graph.items()}
 
 
 def over_socket(graph: Mapping[str, Any]) -> dict[str, Any]:

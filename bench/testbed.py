@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from bench.clients import PROMPT, DirectRoute, GatewayRoute, Route, session
+from bench.clients import PROMPT, REQUEST_ID, DirectRoute, GatewayRoute, Route, session
 from bench.options import Options
 from bench.photo import photo_jpeg
 from bench.processes import listening_pid
@@ -72,7 +72,7 @@ class Sources:
 
     def graph(self, model: str, size: int) -> dict[str, Any]:
         """The graph that the gateway compiles for the benchmark's request."""
-        request = ImageRequest(prompt=PROMPT, seed=0, id="bench", model=model, size=Size(size, size))
+        request = ImageRequest(prompt=PROMPT, seed=0, id=REQUEST_ID, model=model, size=Size(size, size))
         (graph,) = compile_workflow(request, self.load()).graphs
         return dict(graph.nodes)
 
