@@ -37,7 +37,7 @@ from compiler.size import Size, SizeRule
 from compiler.sources import TEMPLATE_SUFFIX, SourcePaths, Sources, read_learned_nodes
 from compiler.values import TASKS
 from errors import CatalogueInvalid, shorten
-from schemas import LocatedError, line_of, located_errors, read_yaml
+from schemas import LocatedError, is_valid, line_of, located_errors, read_yaml
 
 MAX_ERRORS = 20
 """further errors are only counted"""
@@ -147,8 +147,10 @@ def _checked_document(sources: Sources) -> Any:
         document = read_yaml(sources.catalogue, repeated_sections=True)
     except ValueError as error:
         raise CatalogueInvalid(f"{sources.catalogue_name}:{error}") from error
-    validator = Draft202012Validator(json.loads(sources.catalogue_schema))
-    errors = list(located_errors(validator, document))
+    schema = json.loads(sources.catalogue_schema)
+    errors = (
+        [] if is_valid(schema, document) else list(located_errors(Draft202012Validator(schema), document))
+    )
     if errors:
         raise _invalid(sources, errors)
     return document

@@ -26,7 +26,27 @@ _cache_lock = threading.Lock()
 def prove_catalogue(catalogue: Catalogue) -> dict[str, dict[Task, TaskProof]]:
     """model id -> task -> proof, for every model of the catalogue."""
     proofs = _TemplateProofs(catalogue)
-    return {model.id: _prove_model(model, proofs) for model in catalogue.models.values()}
+    by_content: dict[_Key, dict[Task, TaskProof]] = {}
+    found = {}
+    for model in catalogue.models.values():
+        key = _content_key(model)
+        if key not in by_content:
+            by_content[key] = _prove_model(model, proofs)
+        found[model.id] = by_content[key].copy()
+    return found
+
+
+def _content_key(model: Model) -> _Key:
+    """What the proof of a model depends on: neither on its names nor on those of its files."""
+    return (
+        tuple(model.workflows.items()),
+        tuple(sorted((role, file.folder) for role, file in model.files.items())),
+        model.family,
+        model.limit_batch,
+        model.size,
+        repr(model.defaults),
+        repr(model.presets),
+    )
 
 
 def _prove_model(model: Model, proofs: _TemplateProofs) -> dict[Task, TaskProof]:

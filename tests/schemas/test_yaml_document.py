@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
 import pytest
 
 from schemas import line_of, read_yaml
+from schemas.yaml_document import _PlainReader, _read_nodes
 from tests.conftest import ROOT
 
 KEYS = [
@@ -123,3 +129,106 @@ def test_sections_may_be_repeated_where_that_is_allowed() -> None:
 def test_an_entry_given_twice_in_repeated_sections_is_refused(text: str, line: int) -> None:
     with pytest.raises(ValueError, match=f"{line}: the key '[ax]' is given twice"):
         read_yaml(text, repeated_sections=True)
+
+
+# --- the fast reader ---------------------------------------------------------------------------------
+
+
+def outcome(read: Callable[[], Any]) -> str:
+    """The value with its types, or what is wrong."""
+    try:
+        return repr(read())
+    except ValueError as error:
+        return f"refused: {error}"
+
+
+SCALARS = (
+    *(
+        "a",
+        "b c",
+        "1",
+        "-7",
+        "1.5",
+        "1e3",
+        "010",
+        "13:59",
+        "1_000",
+        "yes",
+        "No",
+        "null",
+        "~",
+        "",
+        "=",
+        ".nan",
+    ),
+    *(
+        '"1"',
+        "'yes'",
+        '"a\\nb"',
+        "!!str 1",
+        "!!int '3'",
+        "2024-01-31",
+        "&x 1",
+        "*x",
+        "*y",
+        "ä",
+        "|\n    text\n",
+    ),
+)
+KEY_TEXTS = ("a", "b", "c d", '"1"', "1", "<<", '"<<"', "yes", "ä", "&k e", "*x", "? f\n", "=")
+
+
+def random_document(random: Random, indent: int = 0) -> str:
+    """Mostly valid YAML with what people write, and what they should not."""
+    pad = " " * indent
+    kind = random.random()
+    if indent > 6 or kind < 0.35:
+        return f" {random.choice(SCALARS)}\n"
+    anchor = random.choice(("", "", "", " &x", " &y", " !!map", " !!omap"))
+    if kind < 0.45:
+        inner = ", ".join(random.choice(SCALARS[:20]) for _ in range(random.randrange(4)))
+        return f"{anchor} [{inner}]\n"
+    if kind < 0.55:
+        return f"{anchor} {{a: {random.choice(SCALARS[:20])}, <<: *x}}\n"
+    if kind < 0.7:
+        items = (random_document(random, indent + 2) for _ in range(random.randrange(1, 4)))
+        return f"{anchor}\n" + "".join(f"{pad}-{item}" for item in items)
+    entries = (
+        (random.choice(KEY_TEXTS), random_document(random, indent + 2)) for _ in range(random.randrange(1, 5))
+    )
+    return f"{anchor}\n" + "".join(f"{pad}{key}:{value}" for key, value in entries)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_documents_are_read_as_by_the_tree_of_nodes(seed: int) -> None:
+    random, fast = Random(seed), 0
+    for _ in range(600):
+        text = random_document(random)
+        expected = outcome(lambda text=text: _read_nodes(text, False))
+        assert outcome(lambda text=text: read_yaml(text)) == expected, text
+        try:
+            value = _PlainReader(text).read()
+        except Exception:
+            continue
+        fast += 1
+        assert repr(value) == expected, text
+    assert fast > 50
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("*.yaml")) + sorted(ROOT.glob("*/*.yaml")), ids=lambda path: path.name
+)
+def test_the_projects_own_documents_are_read_fast(path: Path) -> None:
+    text = path.read_text("utf-8") + "\nan_end: 1\n"
+    assert repr(_PlainReader(text).read()) == repr(_read_nodes(text, False))
+
+
+def test_equal_texts_are_one_object() -> None:
+    first, second = read_yaml("- {name: some text}\n- {name: 'some text'}\n")
+    assert first["name"] is second["name"]
+
+
+def test_merged_mappings_are_read_fast() -> None:
+    text = "x: &x {a: 1, b: 2}\ny:\n  b: 3\n  <<: *x\n  c: 4\n"
+    assert repr(_PlainReader(text).read()) == repr(_read_nodes(text, False))
+    assert list(read_yaml(text)["y"].items()) == [("a", 1), ("b", 3), ("c", 4)]
