@@ -211,6 +211,10 @@ class Catalogue:
     def visible_models(self) -> tuple[Model, ...]:
         return tuple(model for model in self.models.values() if model.id not in self.hidden)
 
+    def prepare(self) -> None:
+        """Make the tables of names and files now, which otherwise the first requests would do."""
+        _ = self.visible_models, self._names, self._loras_by_family, self.files, self.undrawable
+
     def find(self, name: str | None) -> Model:
         """The model that a client requests by id or alias, in upper or lower case. No name, or the name of one of
         OpenAI's image models, means the default model. Raises ModelNotCurated."""

@@ -184,6 +184,7 @@ class LiveCatalogue:
 
     def _parse(self, sources: Sources) -> Catalogue:
         catalogue = self._apply_choices(load_catalogue(sources))
+        catalogue.prepare()
         _log_undrawable(catalogue)
         return catalogue
 

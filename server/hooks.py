@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import signal
@@ -92,7 +93,7 @@ class ServerHooks:
         _log_to_stderr()
 
     def when_ready(self, server: Any) -> None:
-        """Start the sketch engine and store the server's address."""
+        """Start the sketch engine, store the server's address, and prepare the memory that the workers share."""
         # The sketch engine is a child of the master: one for all workers. It is not started earlier, because it would
         # survive a start that fails at the bind.
         self._container.start_sketch_engine()
@@ -108,6 +109,10 @@ class ServerHooks:
         # A Unix socket has a path.
         place = f"{scheme}://{address[0]}:{address[1]}" if address else f"unix:{names[0]}"
         server.log.info("Easel is at %s", place)
+        # A garbage collection in a worker writes to every object that it looks at, which copies the page: the workers would
+        # soon share nothing. Nothing of what is loaded now becomes garbage.
+        gc.collect()
+        gc.freeze()
 
     def pre_fork(self, server: Any, worker: Any) -> None:
         """Make sure that no stop signal is lost while a worker starts."""
