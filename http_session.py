@@ -1,4 +1,4 @@
-"""The HTTP session that all packages use for the servers that the owner configured."""
+"""The HTTP session for the servers that the owner configured. The jobs of ComfyUI have `engine.connections`."""
 
 from __future__ import annotations
 
@@ -19,26 +19,23 @@ from urllib3.util.ssl_ import create_urllib3_context
 
 from bounded_socket import BoundedTlsSocket, connect
 
-_POOL_SIZE = 10
-
 
 class DirectSession(requests.Session):
     """A `requests.Session` that connects to the given URL and nothing else.
 
     It ignores proxies, passwords and certificates in the environment, does not follow redirects and does not request
     compression. Every call keeps to the time limit of its thread (see `deadline`), from connecting to the last byte of
-    the body. `secret_query` is appended to the query of each call where it is sent, so that no exception and no log line
-    contains it.
+    the body.
     """
 
-    def __init__(self, *, pool_size: int = _POOL_SIZE, secret_query: str = "") -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.trust_env = False
         self.headers = requests.structures.CaseInsensitiveDict(
             {"User-Agent": "easel", "Accept-Encoding": "identity"}
         )
         for scheme in ("http://", "https://"):
-            self.mount(scheme, _Adapter(pool_size, secret_query))
+            self.mount(scheme, _Adapter())
 
     def get_redirect_target(self, response: requests.Response) -> None:
         """No response is a redirect to follow. Without this, requests would read the target, which may be malformed, and
@@ -46,9 +43,7 @@ class DirectSession(requests.Session):
 
 
 class _BoundedConnection:
-    """For urllib3's connection classes: a socket that keeps to the time limit, and the secret query."""
-
-    secret_query = ""
+    """For urllib3's connection classes: a socket that keeps to the time limit"""
 
     def _new_conn(self) -> socket.socket:
         connection: Any = self
@@ -63,11 +58,6 @@ class _BoundedConnection:
         except OSError as error:
             raise NewConnectionError(connection, f"Failed to establish a connection: {error}") from error
 
-    def putrequest(self, method: str, url: str, *args: Any, **options: Any) -> None:
-        if self.secret_query:
-            url += ("&" if "?" in url else "?") + self.secret_query
-        super().putrequest(method, url, *args, **options)  # type: ignore[misc]
-
 
 class _Connection(_BoundedConnection, HTTPConnection):
     pass
@@ -81,17 +71,15 @@ class _TlsConnection(_BoundedConnection, HTTPSConnection):
         super().connect()
 
 
-class _Adapter(HTTPAdapter):
-    def __init__(self, pool_size: int, secret_query: str) -> None:
-        self._secret_query = secret_query
-        super().__init__(pool_maxsize=pool_size)
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
 
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+
+
+class _Adapter(HTTPAdapter):
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         super().init_poolmanager(*args, **options)
-        fields = {"secret_query": self._secret_query}
-        plain = {"ConnectionCls": type("_Connection", (_Connection,), fields)}
-        secure = {"ConnectionCls": type("_TlsConnection", (_TlsConnection,), fields)}
-        self.poolmanager.pool_classes_by_scheme = {
-            "http": type("_Pool", (HTTPConnectionPool,), plain),
-            "https": type("_TlsPool", (HTTPSConnectionPool,), secure),
-        }
+        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}

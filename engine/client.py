@@ -12,13 +12,13 @@ import uuid
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from queue import SimpleQueue
 from typing import Any
 
 from deadline import remaining_s, time_limit
 from engine.credentials import NO_CREDENTIALS, Credentials
 from engine.errors import rejected
 from engine.http import ComfyuiHttp
+from engine.inbox import CancelSignal, Inbox, SocketLost
 from engine.job import SOCKET_OUTPUT, Job
 from engine.job_runner import (
     CANCEL_TIMEOUT_S,
@@ -28,7 +28,8 @@ from engine.job_runner import (
     cancel_job,
     request_cancel,
 )
-from engine.listener import CancelSignal, Connection, Inbox, Listener, SocketLost
+from engine.listener import Connection, Listener
+from engine.queue_looks import QueueLooks
 from engine.values import EngineStats, Outcome, ProgressCallback, QueueState
 from engine.watchdog import Limits
 from errors import EaselError, EngineRejected, EngineUnreachable, NoPictures, RequestCancelled
@@ -102,6 +103,7 @@ class Engine:
         self._http = ComfyuiHttp(
             self.url, connect_timeout_s=self._connect_timeout_s, credentials=self._credentials
         )
+        self._queue_looks = QueueLooks(self._http.queue)
         self._inboxes: dict[str, Inbox] = {}
         self._signatures: dict[str, Any] = {}
         self._stuck: set[str] = set()
@@ -157,7 +159,7 @@ class Engine:
         """
         if str(uuid.UUID(prompt_id)) != prompt_id:
             raise ValueError(f"not a canonical UUID: {prompt_id!r}")  # newer ComfyUIs refuse it
-        inbox: Inbox = SimpleQueue()
+        inbox = Inbox()
         self._inboxes[prompt_id] = inbox
         deadline = self._clock() + timeout_s
 
@@ -166,6 +168,7 @@ class Engine:
                 self._http,
                 Job(prompt_id, graph, on_progress, self._clock, output),
                 inbox,
+                queue_looks=self._queue_looks,
                 limits=self._limits,
                 poll_interval_s=self._poll_interval_s,
                 timeout_s=deadline - self._clock(),
@@ -246,7 +249,7 @@ class Engine:
         if inbox is not None:
             inbox.put(CancelSignal(RequestCancelled("The job was cancelled.", prompt_id=prompt_id)))
         else:
-            cancel_job(self._http, prompt_id, SimpleQueue(), CANCEL_TIMEOUT_S)
+            cancel_job(self._http, prompt_id, Inbox(), CANCEL_TIMEOUT_S)
 
     def cancel_all(self, reason: EaselError) -> None:
         """Make every `run` of this process cancel its job and raise `reason`. Returns at once."""

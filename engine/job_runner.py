@@ -8,15 +8,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from queue import Empty, SimpleQueue
+from queue import Empty
 
 from deadline import no_time_limit, time_limit
 from engine.errors import Graph, dropped_outputs, is_dropped, rejected, submission_error
 from engine.http import ComfyuiHttp
+from engine.inbox import CancelSignal, Inbox, Item, QueueLook, SocketLost
 from engine.job import Job, mime_of
-from engine.listener import CancelSignal, Inbox, Item, SocketLost
 from engine.messages import Event
-from engine.values import Outcome, Picture
+from engine.queue_looks import QueueLooks
+from engine.values import Outcome, Picture, QueueState
 from engine.watchdog import Limits, Watchdog
 from errors import (
     EngineAccessDenied,
@@ -95,6 +96,7 @@ class JobRunner:
         job: Job,
         inbox: Inbox,
         *,
+        queue_looks: QueueLooks,
         limits: Limits,
         poll_interval_s: float,
         timeout_s: float,
@@ -109,6 +111,7 @@ class JobRunner:
         self._http = http
         self._job = job
         self._inbox = inbox
+        self._queue_looks = queue_looks
         self._poll_interval_s = poll_interval_s
         self._cancelled = cancelled
         self._on_queued = on_queued
@@ -121,6 +124,8 @@ class JobRunner:
         now = clock()
         self._deadline = now + timeout_s
         self._next_cancel_check_at = self._next_poll_at = now
+        self._last_look = queue_looks.begun
+        """The look at the queue that was used last. An older one says nothing new about this job."""
         self._watchdog = Watchdog(job.prompt_id, limits, now)
 
     def run(self, graph: Graph, client_id: str, previews: bool = False) -> Outcome:
@@ -130,6 +135,7 @@ class JobRunner:
         submitted_at = self._clock()
         try:
             self._submit(body, graph)
+            self._last_look = self._queue_looks.begun
             submitted_at = self._clock()
             self._follow()
         except _Withdrawn:
@@ -167,16 +173,16 @@ class JobRunner:
             thread.start()
         except RuntimeError:  # no more threads: the request waits for it
             try:
-                cancel_job(self._http, self._job.prompt_id, SimpleQueue(), CANCEL_TIMEOUT_S)
+                cancel_job(self._http, self._job.prompt_id, Inbox(), CANCEL_TIMEOUT_S)
             finally:
                 release()
 
     def _cancel_later(self, release: Callable[[], None]) -> None:
         try:
-            cancel_job(self._http, self._job.prompt_id, SimpleQueue(), _BACKGROUND_CANCEL_TIMEOUT_S)
+            cancel_job(self._http, self._job.prompt_id, Inbox(), _BACKGROUND_CANCEL_TIMEOUT_S)
             if self._may_be_unread:
                 time.sleep(_LATE_SUBMISSION_S)
-                cancel_job(self._http, self._job.prompt_id, SimpleQueue(), CANCEL_TIMEOUT_S)
+                cancel_job(self._http, self._job.prompt_id, Inbox(), CANCEL_TIMEOUT_S)
         finally:
             release()
 
@@ -214,7 +220,7 @@ class JobRunner:
             self._check_deadline_and_cancel()
             next_action_at = min(self._next_cancel_check_at, self._next_poll_at, self._deadline)
             try:
-                self._handle(self._inbox.get(timeout=max(0.0, next_action_at - self._clock())))
+                self._handle(self._inbox.get(max(0.0, next_action_at - self._clock())))
             except Empty:
                 if self._clock() >= self._next_poll_at:
                     self._poll()
@@ -242,32 +248,58 @@ class JobRunner:
             self._watchdog.on_socket_lost()
             self._next_poll_at = self._clock()
             return
+        if isinstance(item, QueueLook):
+            self._handle_look(item)
+            return
         self._job.handle(item)
         now = self._clock()
         self._watchdog.on_event(now)
         self._next_poll_at = now if self._job.left_engine else now + self._poll_interval_s
 
     def _poll(self) -> None:
-        """Read history and queue, because ComfyUI does not send missed events again."""
-        now = self._clock()
-        self._next_poll_at = now + self._poll_interval_s
-        error: EngineError | None = None
+        """Find out what became of the job, because ComfyUI does not send missed events again: by a look at the queue,
+        which all jobs of this process share, then by the history of a job that has left it."""
+        self._next_poll_at = self._clock() + self._poll_interval_s
+        if self._job.left_engine:
+            self._read_history(None)
+        else:
+            self._queue_looks.request(self._inbox, newer_than=self._last_look)
+
+    def _handle_look(self, look: QueueLook) -> None:
+        if look.number <= self._last_look:
+            return  # it began before the job was submitted, which happens if it is submitted again
+        self._last_look = look.number
+        if isinstance(look.result, EngineUnreachable):
+            self._end_with(self._watchdog.check_unreachable(self._clock(), look.result))
+        elif self._job.prompt_id in (*look.result.running, *look.result.pending):
+            self._check_queue(look.result)
+        else:
+            self._read_history(look.result)
+
+    def _check_queue(self, queue: QueueState) -> None:
+        self._end_with(self._watchdog.check_queue(self._clock(), queue, frozenset(self._stuck)))
+        if self._job.prompt_id in queue.pending and self._job.started_at is None:
+            if self._watchdog.socket_lost and self._job.sends_frames:
+                self._withdraw()
+            self._on_queued(len(queue.running) + queue.pending.index(self._job.prompt_id))
+
+    def _read_history(self, queue: QueueState | None) -> None:
+        """End the job as its history says. `queue`: a queue without the job; None: it was not asked for."""
         try:
             entry = self._http.history(self._job.prompt_id)
-            if entry is None:
-                queue = self._http.queue()
-                error = self._watchdog.check_queue(now, queue, frozenset(self._stuck))
-                if self._job.prompt_id in queue.pending:
-                    if self._watchdog.socket_lost and self._job.sends_frames:
-                        self._withdraw()
-                    self._on_queued(len(queue.running) + queue.pending.index(self._job.prompt_id))
-        except EngineUnreachable as unreachable:
-            entry, error = None, self._watchdog.check_unreachable(self._clock(), unreachable)
+        except EngineUnreachable as error:
+            self._end_with(self._watchdog.check_unreachable(self._clock(), error))
+            return
         if entry is not None:
             self._drain_inbox()
             if not self._job.ended:
                 self._job.read_history(entry)
-        elif error is not None:
+        elif queue is not None:
+            self._check_queue(queue)
+
+    def _end_with(self, error: EngineError | None) -> None:
+        """Raise `error`, if it is one."""
+        if error is not None:
             # An engine that stalled or answers too late may still have the job; in the other cases it has not.
             self._job.ended = not (isinstance(error, EngineStalled) or error.details.get("slow"))
             raise error
@@ -275,12 +307,16 @@ class JobRunner:
     def _withdraw(self) -> None:
         """Take a pending job out of the queue: its pictures would be sent to a socket that is gone. Raises _Withdrawn,
         unless ComfyUI has started it meanwhile."""
-        self._http.delete(self._job.prompt_id)
-        queue = self._http.queue()
-        if self._job.prompt_id in (*queue.running, *queue.pending):
-            return
-        if self._http.history(self._job.prompt_id) is None:
-            raise _Withdrawn
+        try:
+            self._http.delete(self._job.prompt_id)
+            queue = self._http.queue()
+            is_queued = self._job.prompt_id in (*queue.running, *queue.pending)
+            is_gone = not is_queued and self._http.history(self._job.prompt_id) is None
+        except EngineUnreachable as error:
+            self._end_with(self._watchdog.check_unreachable(self._clock(), error))
+        else:
+            if is_gone:
+                raise _Withdrawn
 
     def _drain_inbox(self) -> None:
         """Handle the events that ComfyUI sent before the job ended. On a busy machine they may still be on their way,
@@ -290,11 +326,14 @@ class JobRunner:
                 return
             self._check_cancelled()
             try:
-                self._handle(self._inbox.get(timeout=_DRAIN_TIMEOUT_S))
+                item = self._inbox.get(_DRAIN_TIMEOUT_S)
             except Empty:
                 silent_s = self._clock() - self._socket_received_at()
                 if not self._job.sends_frames or silent_s >= _FRAMES_TIMEOUT_S:
                     return
+            else:
+                if not isinstance(item, QueueLook):
+                    self._handle(item)
 
     def _fetch_pictures(self) -> tuple[Picture, ...]:
         outputs = self._job.outputs() or self._outputs_from_history()
@@ -390,7 +429,7 @@ def _wait_for_event(kinds: tuple[str, ...], inbox: Inbox, timeout_s: float) -> N
     deadline = time.monotonic() + timeout_s
     while (remaining_s := deadline - time.monotonic()) > 0:
         try:
-            item = inbox.get(timeout=remaining_s)
+            item = inbox.get(remaining_s)
         except Empty:
             break
         if isinstance(item, Event) and item.kind in kinds:

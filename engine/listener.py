@@ -12,8 +12,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from queue import SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -23,8 +21,9 @@ from bounded_socket import connect, tls
 from deadline import remaining_s, time_limit
 from engine.credentials import NO_CREDENTIALS, Credentials
 from engine.http import access_denied
+from engine.inbox import Inbox, SocketLost
 from engine.messages import Event, Frame, parse_binary, parse_text
-from errors import EaselError, EngineUnreachable, EngineWithoutWebSocket
+from errors import EngineUnreachable, EngineWithoutWebSocket
 from system_errors import shortage_as
 
 log = logging.getLogger(__name__)
@@ -32,22 +31,6 @@ log = logging.getLogger(__name__)
 _FEATURE_FLAGS = json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
 _MAX_UNREAD_PREVIEWS = 32
 _READ_BYTES = 65536
-
-
-@dataclass(frozen=True)
-class SocketLost:
-    """The socket closed. ComfyUI does not send the missed events of its jobs again."""
-
-
-@dataclass(frozen=True)
-class CancelSignal:
-    """Another thread of this process cancels the job, for this reason."""
-
-    reason: EaselError
-
-
-Item = Event | Frame | SocketLost | CancelSignal
-Inbox = SimpleQueue[Item]
 
 
 class Listener:
@@ -227,7 +210,8 @@ class Connection:
             self._executing = (event.prompt_id, node) if isinstance(node, str) else None
         inbox = self._inboxes.get(event.prompt_id)
         if inbox is not None:
-            inbox.put(event)
+            # That a node starts only proves that the job runs. It can wait for the next event.
+            inbox.put(event, wakes=event.kind != "executing" or event.data.get("node") is None)
 
     def _deliver_frame(self, frame: Frame) -> None:
         # A frame without ids belongs to our job only while our job executes a node: ComfyUI runs one job at a time, and
@@ -235,7 +219,7 @@ class Connection:
         if frame.prompt_id is None and self._executing is not None:
             frame = Frame(*self._executing, frame.mime, frame.data)
         inbox = self._inboxes.get(frame.prompt_id) if frame.prompt_id is not None else None
-        if inbox is not None and (frame.mime == "image/png" or inbox.qsize() < _MAX_UNREAD_PREVIEWS):
+        if inbox is not None and (frame.mime == "image/png" or len(inbox) < _MAX_UNREAD_PREVIEWS):
             inbox.put(frame)
 
     def _mark_closed(self) -> None:

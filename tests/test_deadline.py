@@ -6,8 +6,6 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -17,6 +15,7 @@ import urllib3
 from bounded_socket import connect, tls
 from deadline import limited, no_time_limit, remaining_s, time_limit
 from http_session import DirectSession
+from tests.raw_server import SLOW_ANSWERS, Serve, raw_server, silent
 
 LIMIT_S = 0.4
 FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
@@ -58,60 +57,11 @@ def test_a_new_thread_has_no_limit() -> None:
     assert seen == [float("inf")]
 
 
-@contextmanager
-def server(serve: Callable[[socket.socket, threading.Event], None]) -> Iterator[int]:
-    """The port of a server that treats each connection with `serve` until the event is set."""
-    stopped = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def run(connection: socket.socket) -> None:
-            with connection, suppress(OSError):
-                serve(connection, stopped)
-
-        def accept() -> None:
-            while True:
-                try:
-                    connection, _ = listener.accept()
-                except OSError:
-                    return
-                threading.Thread(target=run, args=(connection,), daemon=True).start()
-
-        threading.Thread(target=accept, daemon=True).start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            stopped.set()
-            listener.shutdown(socket.SHUT_RDWR)
-
-
-def silent(connection: socket.socket, stopped: threading.Event) -> None:
-    stopped.wait()
-
-
-def dripping(start: bytes) -> Callable[[socket.socket, threading.Event], None]:
-    def serve(connection: socket.socket, stopped: threading.Event) -> None:
-        connection.sendall(start)
-        while not stopped.wait(0.02):
-            connection.sendall(b"x")
-
-    return serve
-
-
-@pytest.mark.parametrize(
-    "serve",
-    [
-        silent,
-        dripping(b"HTTP/1.1 200 "),
-        dripping(b"HTTP/1.1 200 OK\r\nX-Filler: "),
-        dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"),
-        dripping(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10000\r\n"),
-    ],
-    ids=["silent", "status", "headers", "body", "chunk"],
-)
+@pytest.mark.parametrize("serve", SLOW_ANSWERS.values(), ids=SLOW_ANSWERS)
 def test_a_call_ends_within_the_limit_however_slowly_the_server_answers(
-    serve: Callable[[socket.socket, threading.Event], None],
+    serve: Serve,
 ) -> None:
-    with server(serve) as port, DirectSession() as session:
+    with raw_server(serve) as port, DirectSession() as session:
         started_at = time.monotonic()
         with pytest.raises(FAILURES), time_limit(LIMIT_S):
             session.get(f"http://127.0.0.1:{port}", timeout=30, stream=True).raw.read()
@@ -119,7 +69,7 @@ def test_a_call_ends_within_the_limit_however_slowly_the_server_answers(
 
 
 def test_a_server_that_does_not_read_an_upload_does_not_hold_the_call_either() -> None:
-    with server(silent) as port, DirectSession() as session:
+    with raw_server(silent) as port, DirectSession() as session:
         started_at = time.monotonic()
         with pytest.raises(FAILURES), time_limit(LIMIT_S):
             session.post(f"http://127.0.0.1:{port}", data=b"x" * 50_000_000, timeout=30)
@@ -127,7 +77,12 @@ def test_a_server_that_does_not_read_an_upload_does_not_hold_the_call_either() -
 
 
 def test_each_operation_still_has_its_own_timeout() -> None:
-    with server(silent) as port, DirectSession() as session, time_limit(60), pytest.raises(requests.Timeout):
+    with (
+        raw_server(silent) as port,
+        DirectSession() as session,
+        time_limit(60),
+        pytest.raises(requests.Timeout),
+    ):
         session.get(f"http://127.0.0.1:{port}", timeout=0.1)
 
 
@@ -154,7 +109,7 @@ def test_a_name_server_that_does_not_answer_does_not_hold_a_connection() -> None
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
 def test_a_name_is_looked_up_and_an_unknown_one_is_an_error(host: str) -> None:
-    with server(silent) as port, connect(host, port, 5) as connection:
+    with raw_server(silent) as port, connect(host, port, 5) as connection:
         assert connection.getpeername()[1] == port
     with pytest.raises(socket.gaierror):
         connect("no-such-name.invalid", 80, 5)
@@ -162,7 +117,7 @@ def test_a_name_is_looked_up_and_an_unknown_one_is_an_error(host: str) -> None:
 
 @pytest.mark.parametrize("limit_s", [LIMIT_S, 30])
 def test_a_tls_handshake_that_does_not_end_keeps_to_the_limit_and_to_its_timeout(limit_s: float) -> None:
-    with server(silent) as port:
+    with raw_server(silent) as port:
         raw = connect("127.0.0.1", port, 30 if limit_s == LIMIT_S else LIMIT_S)
         started_at = time.monotonic()
         with pytest.raises(TimeoutError), time_limit(limit_s):
@@ -171,25 +126,11 @@ def test_a_tls_handshake_that_does_not_end_keeps_to_the_limit_and_to_its_timeout
 
 
 def test_a_tls_handshake_of_a_session_keeps_to_the_limit() -> None:
-    with server(silent) as port, DirectSession() as session:
+    with raw_server(silent) as port, DirectSession() as session:
         started_at = time.monotonic()
         with pytest.raises(FAILURES), time_limit(LIMIT_S):
             session.get(f"https://127.0.0.1:{port}", timeout=30)
         assert time.monotonic() - started_at < LIMIT_S + SLACK_S
-
-
-def test_a_secret_query_is_sent_and_is_in_no_error() -> None:
-    heads: list[bytes] = []
-
-    def refuse(connection: socket.socket, _: threading.Event) -> None:
-        heads.append(connection.recv(10_000))
-
-    with server(refuse) as port, DirectSession(secret_query="token=s3cret") as session:
-        for path in ("/view?a=b", "/"):
-            with pytest.raises(requests.RequestException) as caught:
-                session.get(f"http://127.0.0.1:{port}{path}", timeout=5)
-            assert "s3cret" not in str(caught.value)
-    assert [head.split(b" ")[1] for head in heads] == [b"/view?a=b&token=s3cret", b"/?token=s3cret"]
 
 
 @pytest.mark.parametrize("location", [b"/login", b"http://[", b"\xff\xfe", b"http://sso.example/"])
@@ -198,13 +139,13 @@ def test_a_redirect_is_returned_as_it_is_however_malformed(location: bytes) -> N
         connection.recv(10_000)
         connection.sendall(b"HTTP/1.1 302 Found\r\nLocation: " + location + b"\r\nContent-Length: 0\r\n\r\n")
 
-    with server(redirect) as port, DirectSession() as session:
+    with raw_server(redirect) as port, DirectSession() as session:
         response = session.get(f"http://127.0.0.1:{port}", timeout=5)
     assert (response.status_code, response.headers["Location"].encode("latin-1")) == (302, location)
 
 
 def test_the_next_call_on_a_kept_connection_has_no_limit_of_the_last_one() -> None:
-    with server(silent) as port, connect("127.0.0.1", port, 30) as connection:
+    with raw_server(silent) as port, connect("127.0.0.1", port, 30) as connection:
         for limit_s, expected in ((10, 10), (1000, 30), (math.inf, 30)):
             with time_limit(limit_s):
                 connection.sendall(b"x")

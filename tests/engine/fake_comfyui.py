@@ -29,7 +29,7 @@ class FakeComfyUI:
     `stats_requests`. Faulty behaviour that a test can set: `submit_response` to every submission,
     `break_next_submission` ("before" or "after" the job is accepted), `starts_when_deleted` (a job), `queue_errors`
     (how many requests get a 500), `ignored_interrupts` (how many interrupts of a job have no effect), `slow_stats`
-    (stats wait for this event), `late_submission` (submissions are accepted once it is set), `ignored_deletes` (how many
+    (stats wait for this event), `slow_queue` (the queue waits for it), `late_submission` (submissions are accepted once it is set), `ignored_deletes` (how many
     deletes have no effect). `has_cancel_route`: whether it has the route of newer ComfyUIs that cancels one job; it
     records the jobs in `cancelled`, and answers `cancel_status` without that route. `opens_sockets`: without it new
     WebSockets are answered 502. `forgotten`: the jobs whose history was deleted.
@@ -70,6 +70,7 @@ class FakeComfyUI:
         self.stats_requests = 0
         self.sketch = False
         self.slow_stats: threading.Event | None = None
+        self.slow_queue: threading.Event | None = None
         self.port = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
@@ -262,6 +263,8 @@ class FakeComfyUI:
 
     async def _queue(self, _: web.Request) -> web.Response:
         self.queue_requests += 1
+        while self.slow_queue is not None and not self.slow_queue.is_set():
+            await self.pause()
         if self.queue_errors:
             self.queue_errors -= 1
             return web.Response(status=500)

@@ -83,17 +83,17 @@ def test_an_engine_that_answers_byte_by_byte_or_stops_in_the_middle_does_not_hol
     edit_until_it_reaches(path, client, proxy)
 
 
-@pytest.mark.parametrize("path", ["/history", "/queue"])
+@pytest.mark.parametrize(("path", "render_ms"), [("/queue", 600_000), ("/history", 0)])
 def test_an_engine_that_freezes_while_the_job_runs_does_not_hold_a_request(
-    make_app: MakeApp, catalogue_files: dict[str, list[str]], path: str
+    make_app: MakeApp, catalogue_files: dict[str, list[str]], path: str, render_ms: float
 ) -> None:
-    timeout_s = 2.0  # a job without events is looked for after a second
+    timeout_s = 2.0  # a job without events is looked for after a second: in the queue, and once it has left that in history
     with (
-        SketchProcess(nodes=NODES, files=catalogue_files, render_ms=600_000) as endless,
-        FreezingProxy(endless.url) as proxy,
+        SketchProcess(nodes=NODES, files=catalogue_files, render_ms=render_ms) as engine,
+        FreezingProxy(engine.url) as proxy,
     ):
         client = make_app(engine__url=proxy.url, request_timeout_s=timeout_s).test_client()
-        proxy.frozen = {path: "silent"}
+        proxy.frozen, proxy.passes_events = {path: "silent"}, False
         edit_until_it_reaches(path, client, proxy, timeout_s)
 
 

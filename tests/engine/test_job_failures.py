@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from queue import SimpleQueue
 from typing import Any, cast
 
 import pytest
@@ -20,8 +19,10 @@ from fake_comfyui import PICTURE, FakeComfyUI, Script
 
 from engine import Engine, Outcome, Picture, Preview, Progress, QueueState
 from engine.http import ComfyuiHttp
+from engine.inbox import Inbox
 from engine.job import Job
 from engine.job_runner import JobRunner
+from engine.queue_looks import QueueLooks
 from engine.watchdog import Limits
 from errors import (
     EngineAccessDenied,
@@ -233,7 +234,8 @@ def test_a_submission_that_was_not_answered_in_time_is_not_sent_again() -> None:
     runner = JobRunner(
         cast("ComfyuiHttp", http),
         Job(prompt_id, GRAPH, lambda _: None, time.monotonic),
-        SimpleQueue(),
+        Inbox(),
+        queue_looks=QueueLooks(http.queue),
         limits=Limits(stall_timeout_s=5, idle_timeout_s=5, unreachable_timeout_s=5),
         poll_interval_s=0.1,
         timeout_s=5,
@@ -797,7 +799,7 @@ def test_a_cancel_is_repeated_while_the_engine_answers_with_errors() -> None:
         comfy.queue_errors = 3
         with pytest.raises(JobTimedOut):
             run(engine, timeout_s=0.3)
-        assert comfy.running == []
+        comfy.wait_for(lambda: comfy.running == [])
 
 
 def test_a_job_that_starts_while_it_is_being_deleted_is_interrupted() -> None:

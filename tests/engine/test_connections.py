@@ -1,0 +1,206 @@
+"""The connections to ComfyUI: time limits, whatever the server sends, and what is sent."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from http.client import HTTPException
+
+import pytest
+
+from deadline import time_limit
+from engine.connections import ConnectionPool
+from tests.raw_server import SLOW_ANSWERS, Serve, raw_server, silent
+
+LIMIT_S, SLACK_S = 0.4, 1.0
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+def pool_of(port: int, **options: str) -> ConnectionPool:
+    return ConnectionPool(f"http://127.0.0.1:{port}", connect_timeout_s=5, max_kept=4, **options)  # type: ignore[arg-type]
+
+
+def answering(*answers: bytes) -> tuple[Serve, list[bytes]]:
+    """Sends the next of `answers` to each request on a connection, then closes it. Records the requests."""
+    requests: list[bytes] = []
+
+    def serve(connection: socket.socket, _: threading.Event) -> None:
+        for answer in answers:
+            request = b""
+            while b"\r\n\r\n" not in request:
+                data = connection.recv(65536)
+                if not data:
+                    return
+                request += data
+            requests.append(request)
+            connection.sendall(answer)
+
+    return serve, requests
+
+
+@pytest.mark.parametrize("serve", SLOW_ANSWERS.values(), ids=SLOW_ANSWERS)
+def test_a_call_ends_within_the_limit_however_slowly_the_server_answers(serve: Serve) -> None:
+    with raw_server(serve) as port:
+        started_at = time.monotonic()
+        with pytest.raises(TimeoutError), time_limit(LIMIT_S):
+            pool_of(port).call("GET", "/", timeout_s=30)
+        assert time.monotonic() - started_at < LIMIT_S + SLACK_S
+
+
+def test_a_server_that_does_not_read_an_upload_does_not_hold_the_call_either() -> None:
+    with raw_server(silent) as port:
+        started_at = time.monotonic()
+        with pytest.raises(TimeoutError), time_limit(LIMIT_S):
+            pool_of(port).call("POST", "/", timeout_s=30, body=b"x" * 50_000_000)
+        assert time.monotonic() - started_at < LIMIT_S + SLACK_S
+
+
+def test_each_operation_has_its_own_timeout() -> None:
+    with raw_server(silent) as port, time_limit(60), pytest.raises(TimeoutError):
+        pool_of(port).call("GET", "/", timeout_s=0.1)
+
+
+def test_a_tls_handshake_keeps_to_the_limit() -> None:
+    with raw_server(silent) as port:
+        pool = ConnectionPool(f"https://127.0.0.1:{port}", connect_timeout_s=30, max_kept=4)
+        started_at = time.monotonic()
+        with pytest.raises(TimeoutError), time_limit(LIMIT_S):
+            pool.call("GET", "/", timeout_s=30)
+        assert time.monotonic() - started_at < LIMIT_S + SLACK_S
+
+
+def test_a_secret_query_and_the_headers_are_sent_and_are_in_no_error() -> None:
+    serve, requests = answering(OK, b"")
+    with raw_server(serve) as port:
+        pool = ConnectionPool(
+            f"http://127.0.0.1:{port}/comfy",
+            connect_timeout_s=5,
+            max_kept=4,
+            headers={"Authorization": "Bearer t0ken"},
+            secret_query="token=s3cret",
+        )
+        pool.call("GET", "/view?a=b", timeout_s=5)
+        with pytest.raises(ConnectionError) as caught:
+            pool.call("POST", "/prompt", timeout_s=5, body=b"{}")
+        assert "s3cret" not in repr(caught.value)
+        assert "t0ken" not in repr(caught.value)
+    heads = [request.decode().split("\r\n") for request in requests]
+    assert [head[0] for head in heads] == [
+        "GET /comfy/view?a=b&token=s3cret HTTP/1.1",
+        "POST /comfy/prompt?token=s3cret HTTP/1.1",
+    ]
+    assert {f"Host: 127.0.0.1:{port}", "Authorization: Bearer t0ken"} <= set(heads[0])
+    assert heads[1][-1] == "{}"
+    assert "Content-Length: 2" in heads[1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "content", "is_kept"),
+    [
+        (OK, b"ok", True),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" + OK, b"ok", True),
+        (b"HTTP/1.1 200\r\ncontent-length: 2\r\n\r\nok", b"ok", True),
+        (b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok", b"ok", True),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", b"", True),
+        (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok", b"ok", False),
+        (b"HTTP/1.1 200 OK\r\n\r\nuntil the end", b"until the end", False),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", b"ok", False),
+        (b"HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\nContent-Length: 2\r\n\r\nok", b"ok", True),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nA;x=y\r\n0123456789\r\n0\r\nT: 1\r\n\r\n",
+            b"abc0123456789",
+            True,
+        ),
+    ],
+)
+def test_a_response_ends_where_its_head_says_and_its_connection_is_used_again(
+    answer: bytes, content: bytes, is_kept: bool
+) -> None:
+    connections: list[socket.socket] = []
+    answer_to, _ = answering(answer, OK)
+
+    def serve(connection: socket.socket, stopped: threading.Event) -> None:
+        connections.append(connection)
+        if not is_kept:
+            answering(answer)[0](connection, stopped)
+        else:
+            answer_to(connection, stopped)
+
+    with raw_server(serve) as port:
+        pool = pool_of(port)
+        assert pool.call("GET", "/", timeout_s=5).content == content
+        pool.call("GET", "/", timeout_s=5)
+        assert len(connections) == (1 if is_kept else 2)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH\r\n",
+        b"HTTP/1.1 abc\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Le",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-3\r\nabc\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nab",
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 300 + b"\r\n",
+        b"",
+    ],
+)
+def test_an_answer_that_is_cut_or_is_no_http_is_an_error(answer: bytes) -> None:
+    serve, _ = answering(answer)
+    with raw_server(serve) as port, pytest.raises((HTTPException, ConnectionError)):
+        pool_of(port).call("GET", "/", timeout_s=5)
+
+
+def test_a_kept_connection_that_the_server_closed_is_replaced() -> None:
+    closed = threading.Event()
+
+    def serve(connection: socket.socket, stopped: threading.Event) -> None:
+        answering(OK)[0](connection, stopped)
+        connection.shutdown(socket.SHUT_RDWR)
+        closed.set()
+
+    with raw_server(serve) as port:
+        pool = pool_of(port)
+        for _ in range(3):
+            assert pool.call("POST", "/prompt", timeout_s=5, body=b"{}").status == 200
+            assert closed.wait(5)
+            closed.clear()
+
+
+def test_a_server_that_refuses_a_large_body_before_it_has_read_it_is_heard() -> None:
+    def serve(connection: socket.socket, _: threading.Event) -> None:
+        connection.recv(1000)
+        connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(65536):
+            pass
+
+    with raw_server(serve) as port:
+        assert pool_of(port).call("POST", "/", timeout_s=5, body=b"x" * 5_000_000).status == 413
+
+
+def test_repeated_headers_are_joined_and_a_redirect_is_returned_as_it_is() -> None:
+    serve, _ = answering(
+        b"HTTP/1.1 302 Found\r\nLocation: http://[\r\nWWW-Authenticate: Basic\r\nWWW-Authenticate: Bearer\r\n"
+        b"Content-Length: 0\r\n\r\n"
+    )
+    with raw_server(serve) as port:
+        response = pool_of(port).call("GET", "/", timeout_s=5)
+    assert (response.status, response.headers["location"]) == (302, "http://[")
+    assert response.headers["www-authenticate"] == "Basic, Bearer"
+
+
+def test_closing_leaves_no_connection_and_the_pool_can_still_be_used() -> None:
+    serve, _ = answering(OK, OK, OK)
+    with raw_server(serve) as port:
+        pool = pool_of(port)
+        pool.call("GET", "/", timeout_s=5)
+        pool.close()
+        assert pool.call("GET", "/", timeout_s=5).content == b"ok"
+        pool.close()

@@ -1,0 +1,135 @@
+"""All waiting jobs of a process share one look at ComfyUI's queue."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from queue import Empty
+
+import pytest
+from fake_comfyui import FakeComfyUI
+
+from engine import Engine, QueueState
+from engine.inbox import Inbox, QueueLook
+from engine.queue_looks import QueueLooks
+from errors import EngineUnreachable, ServerStopping
+from tests.waiting import TIMEOUT_S, wait_until
+
+JOBS, REPORTS = 64, 10
+GRAPH = {"save": {"class_type": "SaveImage", "inputs": {}}}
+
+
+def run_until_stopped(engine: Engine, reports: list[int]) -> None:
+    with pytest.raises(ServerStopping):
+        engine.run(GRAPH, prompt_id=str(uuid.uuid4()), timeout_s=600, on_queued=reports.append)
+
+
+def test_waiting_jobs_share_the_requests_for_the_queue_and_make_none_for_their_history() -> None:
+    reports: list[list[int]] = [[] for _ in range(JOBS)]
+    with FakeComfyUI() as comfy, ThreadPoolExecutor(JOBS) as pool:
+        engine = Engine(comfy.url, poll_interval_s=0.2, idle_timeout_s=600)
+        jobs = [pool.submit(run_until_stopped, engine, own) for own in reports]
+        wait_until(lambda: min(map(len, reports)) >= REPORTS)
+        looks, used = comfy.queue_requests, sum(map(len, reports))
+        engine.cancel_all(ServerStopping("The server is stopping."))
+        for job in jobs:
+            job.result(TIMEOUT_S)
+        engine.close()
+    assert looks * 6 < used, "of its own looks, each job would have used one"
+    assert comfy.history_requests == 0
+    assert {own[-1] for own in reports} == set(range(JOBS)), "each job knows its own place"
+
+
+def test_a_slow_look_delays_neither_the_check_for_a_cancel_nor_the_end_of_the_time() -> None:
+    checks = itertools.count()
+    seen: list[int] = []
+
+    def cancelled() -> bool:
+        seen.append(next(checks))
+        return False
+
+    with FakeComfyUI() as comfy:
+        engine = Engine(comfy.url, poll_interval_s=0.05)
+        comfy.slow_queue = threading.Event()
+        with ThreadPoolExecutor(1) as pool:
+            job = pool.submit(
+                engine.run, GRAPH, prompt_id=str(uuid.uuid4()), timeout_s=600, cancelled=cancelled
+            )
+            comfy.wait_for(lambda: comfy.queue_requests)
+            before = len(seen)
+            wait_until(lambda: len(seen) >= before + 3)
+            assert comfy.queue_requests == 1
+            engine.cancel_all(ServerStopping("The server is stopping."))
+            comfy.slow_queue.set()
+            with pytest.raises(ServerStopping):
+                job.result(TIMEOUT_S)
+        engine.close()
+
+
+class Queue:
+    """Each look waits until it may end."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Semaphore(0)
+        self.may_end = threading.Semaphore(0)
+
+    def __call__(self) -> QueueState:
+        self.begun.release()
+        assert self.may_end.acquire(timeout=TIMEOUT_S)
+        return QueueState((), ())
+
+
+def look_in(inbox: Inbox) -> QueueLook:
+    item = inbox.get(TIMEOUT_S)
+    assert isinstance(item, QueueLook)
+    return item
+
+
+def test_a_job_never_gets_a_look_that_began_before_it_asked_for_a_newer_one() -> None:
+    queue, early, late = Queue(), Inbox(), Inbox()
+    looks = QueueLooks(queue)
+    looks.request(early, newer_than=0)
+    assert queue.begun.acquire(timeout=TIMEOUT_S)
+    looks.request(late, newer_than=looks.begun)  # as a job that was submitted meanwhile
+    queue.may_end.release()
+    assert look_in(early).number == 1
+    with pytest.raises(Empty):
+        late.get(0)
+    queue.may_end.release()
+    assert look_in(late).number == 2
+
+
+def test_the_latest_look_serves_every_job_that_has_not_used_it() -> None:
+    queue, first, second = Queue(), Inbox(), Inbox()
+    looks = QueueLooks(queue)
+    queue.may_end.release()
+    looks.request(first, newer_than=0)
+    assert look_in(first).number == 1
+    looks.request(second, newer_than=0)
+    assert look_in(second).number == 1
+
+
+def test_a_failed_look_is_given_to_all_who_wait_for_it() -> None:
+    gone = EngineUnreachable("ComfyUI does not answer.", refused=True)
+
+    def queue() -> QueueState:
+        raise gone
+
+    inboxes = [Inbox(), Inbox()]
+    looks = QueueLooks(queue)
+    for inbox in inboxes:
+        looks.request(inbox, newer_than=0)
+    assert [look_in(inbox).result for inbox in inboxes] == [gone, gone]
+
+
+def test_an_item_that_wakes_nobody_comes_before_the_next_one_and_at_the_end_of_the_time() -> None:
+    inbox, first, second = Inbox(), QueueLook(1, QueueState((), ())), QueueLook(2, QueueState((), ()))
+    inbox.put(first, wakes=False)
+    inbox.put(second)
+    assert [inbox.get(0), inbox.get(0)] == [first, second]
+    with pytest.raises(Empty):
+        inbox.get(0.01)
+    inbox.put(first, wakes=False)
+    assert inbox.get(0) == first
