@@ -19,7 +19,9 @@ ROUNDS, QUICK_ROUNDS = 3, 1
 BUDGET_S, QUICK_BUDGET_S = 1.2, 0.2
 """About how long one route takes in one round; longer if it needs more to give each client one picture"""
 MAX_ENTRY_S, QUICK_MAX_ENTRY_S = 25.0, 4.0
-"""A size with a number of clients that would take longer is left out, unless the command names it."""
+ALWAYS_SIZE, ALWAYS_CLIENTS = 1024, 8
+"""Larger pictures or more clients are left out if they would take longer than MAX_ENTRY_S, unless the command names
+numbers of clients."""
 DIRECT = "direct"
 
 
@@ -55,8 +57,8 @@ def _measure(
         expected_s = pictures * one_s * rounds * len(routes)
         entry = {"size": size, "render_ms": render_ms, "clients": clients, "pictures": pictures}
         max_s = QUICK_MAX_ENTRY_S if options.quick else MAX_ENTRY_S
-        is_left_out = render_ms in (None, 0.0) and expected_s > max_s and not options.clients
-        if is_left_out:
+        may_be_left_out = size > ALWAYS_SIZE or clients > ALWAYS_CLIENTS
+        if may_be_left_out and not options.clients and not render_ms and expected_s > max_s:
             entries.append({**entry, "expected_s": expected_s})
         else:
             meter = Meter(testbed.server.workers, testbed.engine)
