@@ -18,6 +18,7 @@ from compiler.catalogue_file import learned_nodes, parse_catalogue
 from compiler.check import check, find_errors
 from compiler.fit import COMFYUI, SKETCH, SOCKET_OUTPUT, fit, over_socket
 from compiler.graph import render_nodes
+from compiler.graph_shapes import ShapeKey
 from compiler.proof import prove_catalogue
 from compiler.resolve import resolve
 from compiler.sample import sample_requests
@@ -88,6 +89,13 @@ def compile_workflow(request: ImageRequest, catalogue: Catalogue) -> Compiled:
 
 
 def _graph(plan: Plan, job: JobPlan, values: Mapping[str, Any], catalogue: Catalogue) -> Graph:
+    shapes, key = catalogue.shapes, ShapeKey.of(plan, values)
+    if (
+        key is not None
+        and (shape := shapes.get(key)) is not None
+        and (nodes := shape.fill(values)) is not None
+    ):
+        return Graph(nodes, job, plan.template, shape.output)
     nodes = render_nodes(plan.template, values, catalogue)
     _check(nodes, catalogue, plan.template)
     output = find_output(
@@ -101,6 +109,15 @@ def _graph(plan: Plan, job: JobPlan, values: Mapping[str, Any], catalogue: Catal
     if values["crop"] is not None:
         uncropped = render_nodes(plan.template, {**values, "crop": None}, catalogue)
         crops = output not in uncropped or answer_part(uncropped, output) != answer_part(nodes, output)
+    if key is not None and shapes.wants(key):
+        shapes.add(
+            key,
+            values,
+            nodes,
+            output,
+            catalogue.signatures,
+            lambda slots: render_nodes(plan.template, slots, catalogue),
+        )
     return Graph(nodes, job, plan.template, output, crops)
 
 

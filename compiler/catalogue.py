@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from jsonschema import Draft202012Validator
 
+from compiler.graph_shapes import GraphShapes
 from compiler.openai_names import model_key, names_no_model
 from compiler.render import TemplateRenderer
 from compiler.signatures import Signatures
@@ -206,6 +207,8 @@ class Catalogue:
     """Models that this installation hides."""
     proofs: Mapping[str, Mapping[Task, TaskProof]] = field(default_factory=dict)
     """model id -> task -> proof; empty if the templates were not checked"""
+    shapes: GraphShapes = field(default_factory=GraphShapes, compare=False, repr=False)
+    """Of the graphs that were compiled"""
 
     @cached_property
     def visible_models(self) -> tuple[Model, ...]:

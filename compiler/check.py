@@ -227,6 +227,11 @@ def _value_errors(
         yield new_error(node_id, name, value, _describe(expected), "the value is out of range")
 
 
+def is_valid_value(value: Any, expected: InputSignature) -> bool:
+    """Whether the check of a graph accepts this plain value for an input."""
+    return not any(_value_errors("", "", plain_value(value), expected, _ErrorFactory("")))
+
+
 def _has_no_json(value: Any) -> bool:
     """Whether the value is, or contains, a number such as NaN that Python reads but JSON does not have."""
     if isinstance(value, float):

@@ -8,9 +8,9 @@ no comma before or after it. The objects are merged; a repeated node id is an er
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import (
     DictLoader,
@@ -24,8 +24,10 @@ from jinja2.meta import find_referenced_templates
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from compiler.exports import export_error, export_error_in, placeholder_error, quotes_hint
+from compiler.slots import Slot, refuses_slots
 from errors import TemplateInvalid
 
+_Functions = dict[str, Callable[..., Any]]
 _RANDOM_FILTERS = ("random",)
 _RANDOM_GLOBALS = ("lipsum",)
 """Templates do not have these: equal values must give equal graphs."""
@@ -54,6 +56,8 @@ class TemplateRenderer:
             del environment.filters[name]
         for name in _RANDOM_GLOBALS:
             del environment.globals[name]
+        for functions in (cast(_Functions, environment.filters), cast(_Functions, environment.tests)):
+            functions.update({name: refuses_slots(each) for name, each in functions.items()})
         return environment
 
     def render(self, template: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,6 +118,8 @@ class TemplateRenderer:
 def _as_json(value: Any) -> str:
     if isinstance(value, Undefined):
         str(value)  # StrictUndefined raises here and names the variable; the error of json would not
+    if isinstance(value, Slot):
+        return value.marker_json
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 

@@ -143,10 +143,10 @@ class Engine:
 
         `prompt_id` is a new `str(uuid4())`; `timeout_s` covers queueing too. `on_progress` is called in this thread;
         `on_queued` there too, about once a second while the job is pending, with the number of jobs before it;
-        `cancelled` at least every 0.5 s while the engine answers. `previews` asks for them; ComfyUIs before 0.8 send
-        them only if started with `--preview-method`, and then always. Give every SaveImage its own `filename_prefix`: a
-        fully cached job returns the file names of the previous job, whose files may be gone (NoPictures) or, with
-        `--cache-lru`, belong to another job.
+        `cancelled` at least every 0.5 s while the engine answers. Without `previews` the engine makes none; with it, those
+        of ComfyUI 0.8 and newer do; older ones do as they were started (`--preview-method`). Give every SaveImage its own
+        `filename_prefix`: a fully cached job returns the file names of the previous job, whose files may be gone
+        (NoPictures) or, with `--cache-lru`, belong to another job.
 
         Pictures of SaveImageWebsocket are lost with the socket. The job is then submitted again, under the same id; the
         last time as `saving_graph`, if there is one: the same graph, whose pictures do not need the socket.

@@ -82,7 +82,8 @@ def submission(graph: Graph, prompt_id: str, client_id: str, previews: bool = Fa
                 "message": "the node has no `inputs` object; it would stop ComfyUI's worker, so the graph was not sent",
             }
             raise rejected([error])
-    extra = {"preview_method": "auto"} if previews else {}
+    # "none": a ComfyUI that was started with --preview-method would encode previews that nobody reads.
+    extra = {"preview_method": "auto" if previews else "none"}
     body = {"prompt": graph, "prompt_id": prompt_id, "client_id": client_id, "extra_data": extra}
     return json.dumps(body).encode()
 

@@ -210,8 +210,7 @@ class Connection:
             self._executing = (event.prompt_id, node) if isinstance(node, str) else None
         inbox = self._inboxes.get(event.prompt_id)
         if inbox is not None:
-            # That a node starts only proves that the job runs. It can wait for the next event.
-            inbox.put(event, wakes=event.kind != "executing" or event.data.get("node") is None)
+            inbox.put(event, wakes=not _can_wait(event))
 
     def _deliver_frame(self, frame: Frame) -> None:
         # A frame without ids belongs to our job only while our job executes a node: ComfyUI runs one job at a time, and
@@ -229,6 +228,14 @@ class Connection:
         self._socket.shutdown()  # type: ignore[no-untyped-call]
         for inbox in inboxes:
             inbox.put(SocketLost())
+
+
+def _can_wait(event: Event) -> bool:
+    """Whether the job may learn of it with its next event: which nodes are cached, or that one starts, is used only when
+    the job ends or is silent."""
+    return event.kind == "execution_cached" or (
+        event.kind == "executing" and event.data.get("node") is not None
+    )
 
 
 class _BufferedSocket:

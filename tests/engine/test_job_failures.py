@@ -97,7 +97,8 @@ def test_a_submission_has_only_the_safe_fields() -> None:
         outcome = run(engine)
         (body,) = comfy.submitted
     assert set(body) == {"prompt", "prompt_id", "client_id", "extra_data"}
-    assert (body["prompt"], body["prompt_id"], body["extra_data"]) == (GRAPH, outcome.prompt_id, {})
+    assert (body["prompt"], body["prompt_id"]) == (GRAPH, outcome.prompt_id)
+    assert body["extra_data"] == {"preview_method": "none"}
     assert isinstance(body["client_id"], str)
     assert body["client_id"]
 

@@ -1,0 +1,98 @@
+"""Stand-ins for values of a template that differ in each request, such as the prompt. A template can do nothing with a slot
+but write it into the graph with `{{ name }}`: everything else raises SlotUsed. So if a template renders with slots, its
+graph is the same for all values, but for the places of the slots."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from typing import Any
+
+
+class SlotUsed(Exception):
+    """The template computes with a value, compares it or branches on it."""
+
+
+class Slot:
+    """The value of one variable."""
+
+    def __init__(self, name: str) -> None:
+        object.__setattr__(self, "marker", f"\0{name}\0")
+
+    @property
+    def marker_json(self) -> str:
+        """What `{{ name }}` writes: a text that no other value has."""
+        return json.dumps(object.__getattribute__(self, "marker"))
+
+
+def _refuse(*_: Any, **__: Any) -> Any:
+    raise SlotUsed
+
+
+_OPERATIONS = (
+    *(
+        "bool",
+        "str",
+        "repr",
+        "format",
+        "len",
+        "iter",
+        "next",
+        "contains",
+        "getitem",
+        "call",
+        "hash",
+        "index",
+        "int",
+    ),
+    *(
+        "float",
+        "complex",
+        "round",
+        "bytes",
+        "reversed",
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "neg",
+        "pos",
+        "abs",
+    ),
+    *("invert", "getattr", "setattr"),
+    *(
+        prefix + name
+        for prefix in ("", "r")
+        for name in (
+            "add",
+            "sub",
+            "mul",
+            "truediv",
+            "floordiv",
+            "mod",
+            "divmod",
+            "pow",
+            "matmul",
+            "and",
+            "or",
+            "xor",
+        )
+    ),
+)
+for _name in _OPERATIONS:
+    setattr(Slot, f"__{_name}__", _refuse)
+
+
+def refuses_slots(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter or test of Jinja that raises SlotUsed for a slot: many tell what type a value has without using it."""
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **options: Any) -> Any:
+        if any(isinstance(each, Slot) for each in (*args, *options.values())):
+            raise SlotUsed
+        return function(*args, **options)
+
+    return guarded
