@@ -47,24 +47,28 @@ def measure_throughput(testbed: Testbed) -> list[dict[str, Any]]:
 def _measure(
     testbed: Testbed, load: LoadGenerator, routes: Sequence[Route], size: int, render_ms: float | None
 ) -> list[dict[str, Any]]:
-    options = testbed.options
     one_s = _seconds_per_picture(testbed, routes[0])
-    budget_s = QUICK_BUDGET_S if options.quick else BUDGET_S
-    rounds = QUICK_ROUNDS if options.quick else ROUNDS
+    budget_s = QUICK_BUDGET_S if testbed.options.quick else BUDGET_S
     entries = []
-    for clients in options.clients or CLIENTS:
+    for clients in testbed.options.clients or CLIENTS:
         pictures = max(clients, round(budget_s / one_s))
-        expected_s = pictures * one_s * rounds * len(routes)
+        expected_s = pictures * one_s * _rounds(testbed) * len(routes)
         entry = {"size": size, "render_ms": render_ms, "clients": clients, "pictures": pictures}
-        max_s = QUICK_MAX_ENTRY_S if options.quick else MAX_ENTRY_S
-        may_be_left_out = size > ALWAYS_SIZE or clients > ALWAYS_CLIENTS
-        if may_be_left_out and not options.clients and not render_ms and expected_s > max_s:
+        if not render_ms and _is_left_out(testbed, size, clients, expected_s):
             entries.append({**entry, "expected_s": expected_s})
         else:
-            meter = Meter(testbed.server.workers, testbed.engine)
-            runs = _run_rounds(testbed, load, routes, meter, clients, pictures, rounds)
+            runs = _run_rounds(testbed, load, routes, clients, pictures)
             entries.append({**entry, "routes": _compare(runs)})
     return entries
+
+
+def _rounds(testbed: Testbed) -> int:
+    return QUICK_ROUNDS if testbed.options.quick else ROUNDS
+
+
+def _is_left_out(testbed: Testbed, size: int, clients: int, expected_s: float) -> bool:
+    may_be = (size > ALWAYS_SIZE or clients > ALWAYS_CLIENTS) and not testbed.options.clients
+    return may_be and expected_s > (QUICK_MAX_ENTRY_S if testbed.options.quick else MAX_ENTRY_S)
 
 
 def _seconds_per_picture(testbed: Testbed, route: Route) -> float:
@@ -87,19 +91,14 @@ class Meter:
 
 
 def _run_rounds(
-    testbed: Testbed,
-    load: LoadGenerator,
-    routes: Sequence[Route],
-    meter: Meter,
-    clients: int,
-    pictures: int,
-    rounds: int,
+    testbed: Testbed, load: LoadGenerator, routes: Sequence[Route], clients: int, pictures: int
 ) -> dict[str, list[dict[str, Any]]]:
     """The order is A B C, C B A, A B C. The routes of a round are compared with each other, because the load on the
     machine may change from round to round."""
+    meter = Meter(testbed.server.workers, testbed.engine)
     runs: dict[str, list[dict[str, Any]]] = {route.name: [] for route in routes}
     order = list(routes)
-    for _ in range(rounds):
+    for _ in range(_rounds(testbed)):
         for route in order:
             seeds = [next(testbed.seeds) for _ in range(pictures)]
             runs[route.name].append(measured_run(load, route, meter, clients, seeds))
