@@ -26,10 +26,10 @@ from bench.testbed import Testbed, gateway_route, open_testbed
 from bench.throughput import Meter, measured_run
 
 SIZE, CLIENTS = 64, 8
-BLOCKS, BLOCK_PICTURES, QUICK_BLOCKS = 20, 12, 2
+BLOCKS, QUICK_BLOCKS, BLOCK_PICTURES = 40, 2, 12
 """Each block of pictures, one after another, gives one ratio."""
-ROUNDS, QUICK_ROUNDS = 8, 1
-BUDGET_S, QUICK_BUDGET_S = 1.5, 0.3
+ROUNDS, START_ROUNDS, QUICK_ROUNDS = 16, 6, 1
+BUDGET_S, QUICK_BUDGET_S = 1.0, 0.3
 """About how long eight clients of one commit draw in one round"""
 LOAD_PICTURES = 40
 """Pictures before the memory is measured"""
@@ -213,7 +213,7 @@ def _starts(testbed: Testbed, roots: Sequence[Path], load: LoadGenerator) -> lis
     answers: tuple[list[float], list[float]] = ([], [])
     pictures: tuple[list[float], list[float]] = ([], [])
     memory: tuple[list[float], list[float]] = ([], [])
-    for order in _in_turn(QUICK_ROUNDS if testbed.options.quick else ROUNDS):
+    for order in _in_turn(QUICK_ROUNDS if testbed.options.quick else START_ROUNDS):
         for side in order:
             with testbed.another_server(roots[side]) as server:
                 answers[side].append(time.perf_counter() - server.started_at)
