@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -44,6 +45,7 @@ CHECK_INTERVAL_S = 0.25
 """Between two looks at the files of a catalogue that is watched"""
 _LEARNED_WAIT_S = 10.0
 """How long a request waits for the catalogue with nodes that were just learned; reading it takes about a second"""
+_TURN_S = 0.0005
 MAX_READS_AT_START = 5
 """How often the files are read again if they change while the first catalogue is checked"""
 
@@ -183,8 +185,9 @@ class LiveCatalogue:
         return self._read_stamp() == self._checked_stamp
 
     def _parse(self, sources: Sources) -> Catalogue:
-        catalogue = self._apply_choices(load_catalogue(sources))
-        catalogue.prepare()
+        with _short_turns():
+            catalogue = self._apply_choices(load_catalogue(sources))
+            catalogue.prepare()
         _log_undrawable(catalogue)
         return catalogue
 
@@ -238,6 +241,18 @@ def _stamp_of(paths: Iterable[Path], learned_nodes: Path | None) -> Stamp:
             is_learned = path == learned_nodes
             stamp.append(FileStamp(path.name, stat.st_ino, stat.st_mtime_ns, stat.st_size, is_learned))
     return tuple(stamp)
+
+
+@contextlib.contextmanager
+def _short_turns() -> Iterator[None]:
+    """Let threads that want the interpreter wait for 0.5 ms instead of Python's 5 ms. A request asks for it about twenty
+    times: beside the check of 10,000 models a picture takes 0.1 s then, instead of 0.2 s."""
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(_TURN_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval_s)
 
 
 def _learned(stamp: Stamp) -> Stamp:
