@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from compiler.signatures import Signatures
@@ -124,6 +125,7 @@ def placeholder_error(text: str) -> str | None:
     return f"placeholders of another program: {'; '.join(remedies.values())}"
 
 
+@lru_cache(maxsize=64)  # the check of a catalogue asks hundreds of times about the same template
 def quotes_hint(text: str) -> str:
     """A sentence about the first mistake in the text of a template that makes its JSON invalid although the text looks
     right: a `{{ value }}` in quotes, a byte order mark; empty if there is none."""

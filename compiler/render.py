@@ -120,7 +120,7 @@ def _as_json(value: Any) -> str:
         str(value)  # StrictUndefined raises here and names the variable; the error of json would not
     if isinstance(value, Slot):
         return value.marker_json
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def _located_message(template: str, error: Exception) -> str:
@@ -137,12 +137,11 @@ def _located_message(template: str, error: Exception) -> str:
 
 
 def _merge_objects(text: str, template: str) -> dict[str, Any]:
-    decoder = json.JSONDecoder(object_pairs_hook=_unique_keys)
     nodes: dict[str, Any] = {}
     position = _skip_space(text, 0)
     while position < len(text):
         try:
-            part, position = decoder.raw_decode(text, position)
+            part, position = _DECODER.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
             raise TemplateInvalid(
                 f"{template}: does not render to JSON: {error}", template=template
@@ -172,3 +171,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         repeated = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {repeated!r} is given twice")
     return result
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys)
