@@ -12,7 +12,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import websocket
@@ -20,6 +19,7 @@ import websocket
 from bounded_socket import connect, tls
 from deadline import remaining_s, time_limit
 from engine.credentials import NO_CREDENTIALS, Credentials
+from engine.frames import FrameSocket
 from engine.http import access_denied
 from engine.inbox import Inbox, SocketLost
 from engine.messages import Event, Frame, parse_binary, parse_text
@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 
 _FEATURE_FLAGS = json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
 _MAX_UNREAD_PREVIEWS = 32
-_READ_BYTES = 65536
 
 
 class Listener:
@@ -136,7 +135,7 @@ class Connection:
         self._open = True
         self.received_at = time.monotonic()
         self._executing: tuple[str, str | None] | None = None
-        self._socket = _open_socket(url, self.client_id, credentials, connect_timeout_s)
+        self._socket, self._frames = _open_socket(url, self.client_id, credentials, connect_timeout_s)
         self._thread = threading.Thread(target=self._read_loop, name="easel-engine-listener", daemon=True)
         try:
             self._thread.start()
@@ -174,8 +173,8 @@ class Connection:
             awaiting_pong = False
             while True:
                 try:
-                    opcode, message = self._socket.recv_data(control_frame=True)
-                except websocket.WebSocketTimeoutException:
+                    opcode, message = self._frames.next_message()
+                except TimeoutError:
                     if awaiting_pong:
                         return
                     self._socket.ping()
@@ -184,8 +183,8 @@ class Connection:
                 awaiting_pong = False
                 if opcode == websocket.ABNF.OPCODE_CLOSE:
                     return
-                if opcode != websocket.ABNF.OPCODE_PONG:
-                    self.received_at = time.monotonic()
+                if opcode == websocket.ABNF.OPCODE_PING:
+                    self._socket.pong(message)
                 self._deliver(opcode, message)
         except (OSError, websocket.WebSocketException) as error:
             log.debug("the WebSocket to ComfyUI closed: %s", error)
@@ -193,6 +192,8 @@ class Connection:
             self._mark_closed()
 
     def _deliver(self, opcode: int, message: bytes) -> None:
+        if opcode in (websocket.ABNF.OPCODE_TEXT, websocket.ABNF.OPCODE_BINARY):
+            self.received_at = time.monotonic()
         if opcode == websocket.ABNF.OPCODE_TEXT:
             event = parse_text(message)
             if event is not None:
@@ -238,29 +239,11 @@ def _can_wait(event: Event) -> bool:
     )
 
 
-class _BufferedSocket:
-    """A socket for websocket-client, which reads the head of a frame in steps of a few bytes, and the handshake byte by
-    byte: here those are no system calls."""
-
-    def __init__(self, raw: socket.socket) -> None:
-        self._raw = raw
-        self._unread, self._position = b"", 0
-
-    def recv(self, size: int) -> bytes:
-        """As a socket's."""
-        if self._position >= len(self._unread):
-            self._unread, self._position = self._raw.recv(_READ_BYTES), 0
-        start = self._position
-        self._position += size
-        return self._unread[start : start + size]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._raw, name)
-
-
-def _open_socket(url: str, client_id: str, credentials: Credentials, timeout_s: float) -> websocket.WebSocket:
-    """A socket that ComfyUI has registered (its first `status` arrived) and that has asked for previews with ids, within
-    `timeout_s`.
+def _open_socket(
+    url: str, client_id: str, credentials: Credentials, timeout_s: float
+) -> tuple[websocket.WebSocket, FrameSocket]:
+    """A WebSocket to send with, and the socket below it to read from. ComfyUI has registered it (its first `status`
+    arrived), and it has asked for previews with ids. Takes at most `timeout_s`.
 
     Offers no compression: ComfyUI would deflate a picture of 3 MB in its event loop.
     """
@@ -268,11 +251,11 @@ def _open_socket(url: str, client_id: str, credentials: Credentials, timeout_s: 
     query = f"clientId={client_id}" + (f"&{credentials.query}" if credentials.query else "")
     try:
         with time_limit(timeout_s):
-            raw = _connect_tcp(url, timeout_s)
+            raw = FrameSocket(_connect_tcp(url, timeout_s))
             connection = websocket.create_connection(
                 f"{_websocket_url(url)}/ws?{query}",
                 timeout=timeout_s,
-                socket=_BufferedSocket(raw),
+                socket=raw,
                 header=credentials.headers,
                 suppress_origin=True,
                 enable_multithread=True,
@@ -281,7 +264,7 @@ def _open_socket(url: str, client_id: str, credentials: Credentials, timeout_s: 
             )
             connection.send(_FEATURE_FLAGS)
             connection.recv()
-            return connection
+            return connection, raw
     except (OSError, websocket.WebSocketException) as error:
         # Only a socket that was connected came to the handshake.
         failure = shortage_as(EngineUnreachable, error) or (
