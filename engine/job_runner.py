@@ -17,7 +17,7 @@ from engine.inbox import CancelSignal, Inbox, Item, QueueLook, SocketLost
 from engine.job import Job, mime_of
 from engine.messages import Event
 from engine.queue_looks import QueueLooks
-from engine.values import Outcome, Picture, QueueState
+from engine.values import Outcome, Picture
 from engine.watchdog import Limits, Watchdog
 from errors import (
     EngineAccessDenied,
@@ -261,42 +261,39 @@ class JobRunner:
         """Find out what became of the job, because ComfyUI does not send missed events again: by a look at the queue,
         which all jobs of this process share, then by the history of a job that has left it."""
         self._next_poll_at = self._clock() + self._poll_interval_s
-        if self._job.left_engine:
-            self._read_history(None)
-        else:
+        if not (self._job.left_engine and self._ends_by_history()):
             self._queue_looks.request(self._inbox, newer_than=self._last_look)
 
     def _handle_look(self, look: QueueLook) -> None:
         if look.number <= self._last_look:
             return  # it began before the job was submitted, which happens if it is submitted again
         self._last_look = look.number
-        if isinstance(look.result, EngineUnreachable):
-            self._end_with(self._watchdog.check_unreachable(self._clock(), look.result))
-        elif self._job.prompt_id in (*look.result.running, *look.result.pending):
-            self._check_queue(look.result)
-        else:
-            self._read_history(look.result)
-
-    def _check_queue(self, queue: QueueState) -> None:
+        queue = look.result
+        if isinstance(queue, EngineUnreachable):
+            self._end_with(self._watchdog.check_unreachable(self._clock(), queue))
+            return
+        is_queued = self._job.prompt_id in (*queue.running, *queue.pending)
+        if not is_queued and self._ends_by_history():
+            return
         self._end_with(self._watchdog.check_queue(self._clock(), queue, frozenset(self._stuck)))
         if self._job.prompt_id in queue.pending and self._job.started_at is None:
             if self._watchdog.socket_lost and self._job.sends_frames:
                 self._withdraw()
             self._on_queued(len(queue.running) + queue.pending.index(self._job.prompt_id))
 
-    def _read_history(self, queue: QueueState | None) -> None:
-        """End the job as its history says. `queue`: a queue without the job; None: it was not asked for."""
+    def _ends_by_history(self) -> bool:
+        """End the job as its history says. False if it has none; no answer says neither, so it is asked again later."""
         try:
             entry = self._http.history(self._job.prompt_id)
         except EngineUnreachable as error:
             self._end_with(self._watchdog.check_unreachable(self._clock(), error))
-            return
-        if entry is not None:
-            self._drain_inbox()
-            if not self._job.ended:
-                self._job.read_history(entry)
-        elif queue is not None:
-            self._check_queue(queue)
+            return True
+        if entry is None:
+            return False
+        self._drain_inbox()
+        if not self._job.ended:
+            self._job.read_history(entry)
+        return True
 
     def _end_with(self, error: EngineError | None) -> None:
         """Raise `error`, if it is one."""

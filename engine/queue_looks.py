@@ -9,6 +9,7 @@ from collections.abc import Callable
 from engine.inbox import Inbox, QueueLook
 from engine.values import QueueState
 from errors import EngineUnreachable
+from system_errors import shortage_as
 
 
 class QueueLooks:
@@ -50,8 +51,8 @@ class QueueLooks:
         result: QueueState | EngineUnreachable
         try:
             result = self._queue()
-        except EngineUnreachable as error:
-            result = error
+        except Exception as error:
+            result = _unreachable(error)
         with self._lock:
             self._latest = look = QueueLook(number, result)
             served = [inbox for newer_than, inbox in self._waiting if number > newer_than]
@@ -60,3 +61,11 @@ class QueueLooks:
             for inbox in served:
                 inbox.put(look)
             return self._is_looking
+
+
+def _unreachable(error: Exception) -> EngineUnreachable:
+    """Whatever the error is, those who wait must hear of it, and the next look must be able to begin."""
+    if isinstance(error, EngineUnreachable):
+        return error
+    message = f"ComfyUI's queue could not be read: {type(error).__name__}."
+    return shortage_as(EngineUnreachable, error) or EngineUnreachable(message)

@@ -74,6 +74,7 @@ _MAX_READS = 4
 _ACCEPT_PAUSE_S = 0.05
 _SHORTAGE_LOG_INTERVAL_S = 60.0
 _BLOCKED_CHECK_S = 0.25
+_NOTIFY_INTERVAL_S = 1.0
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _IDLE_PHASES = (Phase.IDLE, Phase.HANDSHAKE, Phase.HEAD)
 _NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -172,7 +173,7 @@ class EaselWorker(ThreadWorker):
         self._buffer = memoryview(bytearray(_READ_SIZE))
         self._buffered_bytes = 0
         self._next_shortage_log: dict[str, float] = {}
-        self._next_blocked_check = 0.0
+        self._next_blocked_check = self._next_notify = 0.0
         self._handled: set[Connection] = set()
         """Connections that were given to a thread, or wait for one"""
         self._reading: set[Connection] = set()
@@ -225,6 +226,12 @@ class EaselWorker(ThreadWorker):
             # Threads that still run would keep the process.
             os._exit(1)
         self.tpool.shutdown(wait=False)
+
+    def notify(self) -> None:
+        """Tell the master that this worker lives, for which gunicorn writes to a file; once a second is enough."""
+        if (now := time.monotonic()) >= self._next_notify:
+            self._next_notify = now + _NOTIFY_INTERVAL_S
+            super().notify()
 
     def _handle_events(self, timeout_s: float = 1.0) -> None:
         if self._unchecked:

@@ -350,6 +350,18 @@ def test_a_job_without_any_event_ends_by_its_history() -> None:
     assert outcome_of(script).pictures
 
 
+def test_a_job_that_left_the_engine_and_has_no_history_is_lost() -> None:
+    """Another client may have cleared the history."""
+
+    async def script(comfy: FakeComfyUI, job: str) -> None:
+        await comfy.start(job)
+        comfy.running.remove(job)
+        await comfy.send(job, "executing", node=None)
+
+    with pytest.raises(JobLost):
+        outcome_of(script)
+
+
 def test_a_success_without_file_names_waits_for_its_history() -> None:
     async def script(comfy: FakeComfyUI, job: str) -> None:
         await comfy.start(job)

@@ -111,17 +111,19 @@ def test_the_latest_look_serves_every_job_that_has_not_used_it() -> None:
     assert look_in(second).number == 1
 
 
-def test_a_failed_look_is_given_to_all_who_wait_for_it() -> None:
-    gone = EngineUnreachable("ComfyUI does not answer.", refused=True)
-
+@pytest.mark.parametrize(
+    "error", [EngineUnreachable("ComfyUI does not answer."), MemoryError(), KeyError("x")]
+)
+def test_a_failed_look_is_given_to_all_who_wait_for_it_and_the_next_one_can_begin(error: Exception) -> None:
     def queue() -> QueueState:
-        raise gone
+        raise error
 
     inboxes = [Inbox(), Inbox()]
     looks = QueueLooks(queue)
-    for inbox in inboxes:
-        looks.request(inbox, newer_than=0)
-    assert [look_in(inbox).result for inbox in inboxes] == [gone, gone]
+    for number in range(2):
+        for inbox in inboxes:
+            looks.request(inbox, newer_than=number)
+        assert all(isinstance(look_in(inbox).result, EngineUnreachable) for inbox in inboxes)
 
 
 def test_an_item_that_wakes_nobody_comes_before_the_next_one_and_at_the_end_of_the_time() -> None:
