@@ -211,7 +211,10 @@ class ComfyuiHttp:
 
     def _access_denied(self, response: Response) -> EngineAccessDenied:
         return access_denied(
-            self.url, response.status, response.headers.get("www-authenticate", ""), self._credentials
+            self.url,
+            response.status,
+            ", ".join(response.headers.get_all("www-authenticate", [])),
+            self._credentials,
         )
 
     def _redirected(self, response: Response) -> EngineUnreachable:
