@@ -215,8 +215,9 @@ class Catalogue:
         return tuple(model for model in self.models.values() if model.id not in self.hidden)
 
     def prepare(self) -> None:
-        """Make the tables of names and files now, which otherwise the first requests would do."""
+        """Make the tables of names and files, and compile the templates, which otherwise the first requests would do."""
         _ = self.visible_models, self._names, self._loras_by_family, self.files, self.undrawable
+        self.renderer.prepare(workflow.template for workflow in self.workflows.values())
 
     def find(self, name: str | None) -> Model:
         """The model that a client requests by id or alias, in upper or lower case. No name, or the name of one of

@@ -7,8 +7,9 @@ no comma before or after it. The objects are merged; a repeated node id is an er
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any, cast
 
@@ -77,6 +78,12 @@ class TemplateRenderer:
         if wrong := export_error(nodes):
             raise TemplateInvalid(f"{template}: {wrong}", template=template)
         return nodes
+
+    def prepare(self, templates: Iterable[str]) -> None:
+        """Compile these templates and what they include. Those that are wrong are left to `render`, which says why."""
+        for name in {part for template in templates for part, _ in self.content(template)}:
+            with contextlib.suppress(Exception):
+                self._environment.get_template(name)
 
     def quotes_hint(self, template: str) -> str:
         """A sentence for an error message, if the template has a `{{ value }}` in quotes; otherwise empty."""

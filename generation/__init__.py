@@ -4,7 +4,7 @@ returns a `Drawing`, whose `images` runs the jobs one after another."""
 from generation.admission import Admission
 from generation.drawing import Drawing, parameters_text
 from generation.generator import Generator
-from generation.preloading import PRELOAD_INTERVAL_S, preload
+from generation.preloading import PRELOAD_INTERVAL_S, preload, warm_up
 from generation.uploads import with_source
 from generation.values import (
     MIME,
@@ -32,5 +32,6 @@ __all__ = [
     "Timings",
     "parameters_text",
     "preload",
+    "warm_up",
     "with_source",
 ]

@@ -1,4 +1,4 @@
-"""Loads models before the first request for them."""
+"""Prepares a process for its first request, and loads models before the first request for them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,30 @@ import time
 import uuid
 from collections.abc import Callable
 
-from compiler import ImageRequest
+from compiler import ImageRequest, compile_workflow, sample_requests
+from deadline import time_limit
 from errors import EngineUnreachable
 from generation.generator import Generator
 from generation.values import OutputOptions
 
 log = logging.getLogger("easel.generation")
 
+WARM_UP_TIMEOUT_S = 10.0
 PRELOAD_INTERVAL_S = 5.0
 """Between attempts while the engine does not answer: a ComfyUI takes 10 to 20 s to start"""
+
+
+def warm_up(generator: Generator) -> None:
+    """Connect to the engine, and fit a graph of the default model to it, as the first request would do. Never raises: if
+    the engine does not answer yet, the first request does it."""
+    try:
+        with time_limit(WARM_UP_TIMEOUT_S):
+            catalogue, engine = generator.catalogue(), generator.engine()
+            engine.connect()
+            for request in sample_requests(catalogue.find(None), catalogue):
+                generator.fitted_graphs(compile_workflow(request, catalogue), catalogue, engine)
+    except Exception as error:
+        log.debug("could not prepare for the first request: %s", error)
 
 
 def preload(

@@ -17,7 +17,7 @@ from filelock import Timeout
 from app import Container, refuse_public_without_keys
 from engine.job_runner import CANCEL_TIMEOUT_S
 from errors import EaselError, ServerStopping, SettingsInvalid
-from generation import preload
+from generation import preload, warm_up
 from server.state_keeper import StateKeeper
 from server.worker import block_stop_signals_until_forked
 from settings import Settings
@@ -133,8 +133,8 @@ class ServerHooks:
         self._container.sketch_supervisor.stop()
 
     def post_worker_init(self, worker: Any) -> None:
-        """Handle SIGTERM, start the worker's threads and, in the first worker, check the LLM stacks and preload
-        models."""
+        """Handle SIGTERM, start the worker's threads, prepare for the first request and, in the first worker, check the
+        LLM stacks and preload models."""
         default_handler = signal.getsignal(signal.SIGTERM)
 
         def stop(number: int, frame: Any) -> None:
@@ -149,6 +149,7 @@ class ServerHooks:
         self._container.watch_catalogue()
         self._container.store.sweep_in_background()
         self._container.arbiter.reconciler.start()
+        threading.Thread(target=warm_up, args=[self._container.generator], daemon=True).start()
         if worker.age == 1:
             threading.Thread(target=self._container.stacks.log_problems, daemon=True).start()
         models = self._settings["images.preload"]
