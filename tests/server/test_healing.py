@@ -39,17 +39,28 @@ def empty(folder: Path) -> None:
 
 
 def damage(text: str) -> Callable[[Path], object]:
-    return lambda path: (remove(path), path.write_text(text))
+    def write(path: Path) -> None:
+        with path.open("x") as file:
+            file.write(text)
+
+    return lambda path: turn_into(path, write)
+
+
+def turn_into(path: Path, make: Callable[[Path], object]) -> None:
+    """Again if the server has written the file in between."""
+    while True:
+        remove(path)
+        with contextlib.suppress(FileExistsError):
+            make(path)
+            return
 
 
 def to_folder(path: Path) -> None:
-    remove(path)
-    path.mkdir()
+    turn_into(path, Path.mkdir)
 
 
 def to_pipe(path: Path) -> None:
-    remove(path)
-    os.mkfifo(path)
+    turn_into(path, os.mkfifo)
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
