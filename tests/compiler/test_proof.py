@@ -551,6 +551,28 @@ def test_models_that_differ_in_files_sizes_and_limits_share_one_proof(proved: li
     assert sorted(proved) == sorted((name, task) for name in catalogue.workflows for task in TASKS)
 
 
+def test_models_that_differ_only_in_names_share_all_results() -> None:
+    def change(document: Any) -> None:
+        model = {**document["models"]["sdxl-turbo"], "aliases": []}
+        checkpoint = model["files"]["checkpoint"]
+        document["models"] = {
+            f"m{index}": {
+                **model,
+                "title": f"Model {index}",
+                "files": {"checkpoint": {**checkpoint, "name": f"{index}.safetensors"}},
+            }
+            for index in range(100)
+        }
+        document["default_model"] = "m0"
+        del document["loras"]
+
+    catalogue = load_catalogue(with_document(change))
+    proofs = [proof for tasks in catalogue.proofs.values() for proof in tasks.values()]
+    assert len(proofs) == 100 * len(TASKS)
+    assert len({id(proof) for proof in proofs}) == len(TASKS)
+    assert catalogue.undrawable == {}
+
+
 def test_a_reload_proves_only_what_has_changed(proved: list[tuple[str, Task]]) -> None:
     load_catalogue(SOURCES)
     proved.clear()

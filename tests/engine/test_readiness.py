@@ -18,7 +18,7 @@ from app import Container
 from bench.compiling import multiply_models
 from compiler import Catalogue, Compiled
 from engine import Engine
-from generation import Generator
+from generation import Generator, warm_up
 from sketch import SketchProcess
 from status.readiness import _Checks
 from status.shared_probe import SharedProbe
@@ -220,6 +220,25 @@ def test_a_large_catalogue_and_slow_nodes_do_not_make_the_status_call_a_live_eng
 def engine_that_runs(client: FlaskClient) -> Any:
     status = client.get("/api/comfyui/status").get_json()
     return status if status["engine"] == "running" else None
+
+
+# --- before the first request ----------------------------------------------------------------------------------------
+
+
+def test_after_the_warm_up_the_first_picture_asks_for_no_nodes_and_opens_no_socket(
+    make_app: MakeApp, proxy: FreezingProxy
+) -> None:
+    app = make_app(engine__url=proxy.url)
+    warm_up(app.extensions["easel"].generator)
+    assert proxy.paths.count("/ws") == 1
+    proxy.paths.clear()
+    body = {"prompt": "a", "size": "256x256"}
+    assert app.test_client().post("/v1/images/generations", json=body).status_code == 200
+    assert [path for path in proxy.paths if path.startswith(("/object_info", "/ws"))] == []
+
+
+def test_a_warm_up_without_an_engine_ends_and_raises_nothing(make_app: MakeApp) -> None:
+    warm_up(make_app(engine__url="http://127.0.0.1:1").extensions["easel"].generator)
 
 
 # --- the shared probe -----------------------------------------------------------------------------------------------
