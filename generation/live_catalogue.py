@@ -101,7 +101,7 @@ class LiveCatalogue:
     def watch(self, after_each_look: Callable[[], object] = lambda: None) -> None:
         """Look at the files now, and then in a thread until this process ends. Call it in each worker after the fork.
         `after_each_look` is called in that thread."""
-        self.refresh()
+        self._try(self.refresh)
         threading.Thread(
             target=self._watch, args=(after_each_look,), name="catalogue-watch", daemon=True
         ).start()
@@ -110,12 +110,15 @@ class LiveCatalogue:
     def _watch(self, after_each_look: Callable[[], object]) -> None:
         while True:
             time.sleep(CHECK_INTERVAL_S)
-            try:
-                self.refresh()
-                after_each_look()
-            except Exception:
-                # Such as too little memory. Without this thread no edit would ever be noticed.
-                log.exception("cannot look at the files of the catalogue")
+            self._try(self.refresh)
+            self._try(after_each_look)
+
+    def _try(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except Exception:
+            # Such as too little memory. Without the thread no edit would ever be noticed.
+            log.exception("cannot look at the files of the catalogue")
 
     def refresh(self) -> None:
         """Look at the files' modification times, and load the catalogue again if they have changed."""

@@ -5,6 +5,7 @@ models, which takes long for a large catalogue, is published by itself."""
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
 import logging
 import threading
@@ -241,7 +242,8 @@ class SystemStatus:
     def _publish_models(self, timeout_s: float) -> None:
         models = self._readiness.models(timeout_s)
         if models is not None:
-            self._models.write([_model_entry(model) for model in models.states])
+            with contextlib.suppress(OSError):  # the state of the engine must not depend on this file
+                self._models.write([_model_entry(model) for model in models.states])
 
     def _probe_all(self, before: Mapping[str, Any]) -> dict[str, Any]:
         """Run all probes in parallel. One that does not finish in time counts as failed. `before`: the last results."""
