@@ -77,6 +77,7 @@ class LiveCatalogue:
         self._pid = os.getpid()
         self._watching_pid = 0
         """The process whose thread looks at the files; not a child forked from it"""
+        self._last_failure = ""
         self.error: EaselError | None = None
         """Why the files as they are now were refused, or None."""
         self._last_good_version: Version | None = None
@@ -116,9 +117,11 @@ class LiveCatalogue:
     def _try(self, action: Callable[[], object]) -> None:
         try:
             action()
-        except Exception:
+        except Exception as error:
             # Such as too little memory. Without the thread no edit would ever be noticed.
-            log.exception("cannot look at the files of the catalogue")
+            if self._last_failure != str(error):  # four times a second would fill the log
+                log.exception("cannot look at the files of the catalogue")
+            self._last_failure = str(error)
 
     def refresh(self) -> None:
         """Look at the files' modification times, and load the catalogue again if they have changed."""
