@@ -90,12 +90,13 @@ def _draw(services: Services, endpoint: Endpoint) -> Response:
         admission.enter_context(services.generator.admission)
         body, files, is_text = _read_body(endpoint)
         deadline = time.monotonic() + services.options.request_timeout_s
-        inputs = _workflow_inputs(body, services.generator.catalogue())
+        catalogue = services.generator.catalogue()
+        inputs = _workflow_inputs(body, catalogue)
         fields, notes = canonical_fields(body, inputs, is_form=is_text)
         if endpoint.task == "generate" and remove_empty_images(fields, inputs):
             endpoint = replace(endpoint, task="edit", path_task="generate")
         try:
-            parsed, drawing = _prepare(fields, files, notes, inputs, endpoint, services, deadline)
+            parsed, drawing = _prepare(fields, files, notes, inputs, endpoint, services, catalogue, deadline)
         except InvalidImage as error:
             return _invalid_image_response(error, fields, endpoint)
         del body, fields, files  # up to a hundred megabytes, not needed while the request waits for the GPU
@@ -143,6 +144,7 @@ def _prepare(
     inputs: Mapping[str, Any],
     endpoint: Endpoint,
     services: Services,
+    catalogue: Catalogue,
     deadline: float,
 ) -> tuple[ParsedRequest, Drawing]:
     """`deadline`: the end of the request's time, of `time.monotonic`. An image that is fetched from a URL takes part of
@@ -152,14 +154,14 @@ def _prepare(
     if endpoint.task != "generate":
         # Before the images are read: a model that cannot use them is the first thing to say.
         if endpoint.path_task == "generate":
-            _check_edits(fields, services.generator.catalogue())
+            _check_edits(fields, catalogue)
         with time_limit(deadline - time.monotonic()):
             images = extract_images(
                 fields, files, services.fetch_image or refuse_image_url, path_task=endpoint.response_task
             )
         if images.pictures.mask is not None:
             endpoint = replace(endpoint, task="inpaint")
-    endpoint = _with_supported_task(endpoint, fields, services.generator.catalogue())
+    endpoint = _with_supported_task(endpoint, fields, catalogue)
     parsed = read_image_request(
         fields,
         endpoint=endpoint,
@@ -178,6 +180,7 @@ def _prepare(
         parsed.request,
         timeout_s=deadline - time.monotonic(),
         pictures=images.pictures if images else None,
+        catalogue=catalogue,
     )
     return parsed, drawing
 

@@ -75,15 +75,21 @@ class Generator:
         )
 
     def prepare(
-        self, request: ImageRequest, *, timeout_s: float, pictures: Pictures | None = None
+        self,
+        request: ImageRequest,
+        *,
+        timeout_s: float,
+        pictures: Pictures | None = None,
+        catalogue: Catalogue | None = None,
     ) -> Drawing:
         """Do everything that needs no GPU. Raises the errors of the request itself, and FilesMissing or NodesMissing
         for what the engine lacks.
 
         `request.source` is filled in from `pictures`. `timeout_s` is counted from now to the end of the last job.
+        `catalogue`: the one that the request was read with; None: the current one.
         """
         started_at = self._clock()
-        catalogue = self.catalogue()
+        catalogue = catalogue or self.catalogue()
         compiled = compile_workflow(with_source(request, pictures), catalogue)
         uploads = {} if pictures is None else uploads_of(request.id, pictures, compiled.plan)
         compiled_at = self._clock()
