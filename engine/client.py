@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import logging
+import math
 import os
 import threading
 import time
@@ -34,7 +35,7 @@ from engine.values import EngineStats, Outcome, ProgressCallback, QueueState
 from engine.watchdog import Limits
 from errors import EaselError, EngineRejected, EngineUnreachable, NoPictures, RequestCancelled
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("easel.engine")
 
 _PING_INTERVAL_S = 20.0
 _SUBFOLDER = "easel"
@@ -116,12 +117,11 @@ class Engine:
         )
         self._interrupted_at: dict[str, float] = {}
         self._is_sketch: bool | None = None
-        self._socket_is_silent = False
-        """Whether a proxy opens the WebSocket but passes no messages, as far as is known since it was opened"""
+        self._silent_at = -math.inf
+        """When a WebSocket that is open was last found to deliver nothing, as behind a proxy that holds messages back"""
 
     def _forget_version(self) -> None:
         """After each new connection: it may be another ComfyUI, or have other nodes."""
-        self._socket_is_silent = False
         self._signatures.clear()
         self._http.forget_routes()
 
@@ -203,38 +203,61 @@ class Engine:
         not, the same seed gives the same picture."""
         lost: list[PicturesLost] = []
         while len(lost) < _MAX_ATTEMPTS:
-            is_last = len(lost) == _MAX_ATTEMPTS - 1 or self._socket_is_silent
+            was_silent = bool(lost) and lost[-1].is_silent
             with contextlib.ExitStack() as subscription:
                 connection = None
                 try:
-                    connection = subscription.enter_context(self._listener.subscribe(prompt_id, inbox))
+                    # A silent socket may still deliver the end of the earlier run, which has the same id.
+                    if not was_silent:
+                        connection = subscription.enter_context(self._listener.subscribe(prompt_id, inbox))
                 except EngineUnreachable:
                     # HTTP may work where the WebSocket no longer does.
                     if not lost or saving_graph is None:
                         raise
-                    is_last = True
+                is_last = len(lost) == _MAX_ATTEMPTS - 1 or connection is None or self._socket_is_silent
                 try:
                     outcome = attempt(saving_graph or graph if is_last else graph, connection)
                 except PicturesLost as error:
                     lost.append(error)
                 else:
                     return _with_times_of(lost, outcome)
-            self._prepare_next_attempt(prompt_id, lost[-1])
+            if lost[-1].is_silent:
+                self._mark_silent()
+                if saving_graph is None:
+                    raise NoPictures(
+                        "The WebSocket to ComfyUI is open, but the pictures of the job did not arrive. Let the proxy in "
+                        "front of ComfyUI pass WebSocket messages at once, or end the workflow with a SaveImage.",
+                        prompt_id=prompt_id,
+                    )
+            self._prepare_next_attempt(prompt_id, inbox)
         raise NoPictures(
             f"The WebSocket to ComfyUI was lost {len(lost)} times before the pictures of the job had arrived.",
             prompt_id=prompt_id,
         )
 
-    def _prepare_next_attempt(self, prompt_id: str, lost: PicturesLost) -> None:
-        if lost.is_silent and not self._socket_is_silent:
-            self._socket_is_silent = True
+    @property
+    def _socket_is_silent(self) -> bool:
+        """Whether the WebSocket has delivered nothing since it was found to deliver nothing."""
+        return self._listener.received_at < self._silent_at
+
+    def _mark_silent(self) -> None:
+        if not self._socket_is_silent:
             log.warning(
-                "the WebSocket to ComfyUI at %s opens but delivers nothing: until it is opened again, pictures are saved in "
+                "the WebSocket to ComfyUI at %s is open but delivers nothing: until it does, pictures are saved in "
                 "ComfyUI's output folder and fetched from there",
                 self.url,
             )
+        self._silent_at = self._clock()
+
+    def _prepare_next_attempt(self, prompt_id: str, inbox: Inbox) -> None:
         log.warning("job %s: the pictures were lost with the socket; it is submitted again", prompt_id)
-        self._http.forget(prompt_id)
+        try:
+            self._http.forget(prompt_id)
+        except EngineUnreachable:
+            if remaining_s() > 0:
+                raise
+            # The next attempt raises JobTimedOut.
+        inbox.drop_messages()
 
     def _named(self, error: EngineRejected) -> EngineRejected:
         """The same error; it says so if it was the sketch engine that refused."""
@@ -329,8 +352,8 @@ class Engine:
     @property
     def sends_pictures(self) -> bool:
         """Whether ComfyUI can send pictures over the WebSocket: it has the node SaveImageWebsocket, as a default
-        installation does. Raises EngineUnreachable."""
-        return SOCKET_OUTPUT in self.signatures([SOCKET_OUTPUT])
+        installation does, and nothing holds back what it sends. Raises EngineUnreachable."""
+        return not self._socket_is_silent and SOCKET_OUTPUT in self.signatures([SOCKET_OUTPUT])
 
     def signatures(self, classes: Iterable[str], *, fresh: bool = False) -> dict[str, Any]:
         """The raw `/object_info` entry of each class that the engine has. Entries are cached until the engine restarts;

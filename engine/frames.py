@@ -4,6 +4,7 @@ and many times the CPU for each of the dozens of messages that ComfyUI sends for
 from __future__ import annotations
 
 import socket
+import time
 from typing import Any
 
 from websocket import ABNF, WebSocketConnectionClosedException, WebSocketProtocolException
@@ -23,6 +24,9 @@ class FrameSocket:
         self._opcode: int | None = None
         self._parts: list[bytes] = []
         """Of a message in several frames that is not complete, and its opcode"""
+        self.received_at = time.monotonic()
+        """When bytes of a message came last, also of one that is not complete: a picture takes long over a slow network.
+        Control frames do not count, because a proxy answers pings itself."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._raw, name)
@@ -43,6 +47,7 @@ class FrameSocket:
             opcode, is_last, content = self._next_frame()
             if opcode in _CONTROL:
                 return opcode, content
+            self.received_at = time.monotonic()
             if (opcode == ABNF.OPCODE_CONT) != (self._opcode is not None):
                 raise WebSocketProtocolException(
                     "a message begins inside another one, or goes on without a beginning"
@@ -62,6 +67,8 @@ class FrameSocket:
             if not data:
                 raise WebSocketConnectionClosedException("the server closed the connection")
             self._unread += data
+            if self._unread[0] & 0x0F not in _CONTROL:
+                self.received_at = time.monotonic()
         head, content = (self._take(count) for count in size)
         opcode, is_last = head[0] & 0x0F, bool(head[0] & _FIN)
         if (

@@ -55,6 +55,13 @@ class Inbox:
             with contextlib.suppress(RuntimeError):  # it was not taken since the last call
                 self._wake.release()
 
+    def drop_messages(self) -> None:
+        """Keep only what cancels the job. For the thread that takes the items."""
+        for _ in range(len(self._items)):
+            item = self._items.popleft()
+            if isinstance(item, CancelSignal):
+                self._items.append(item)
+
     def get(self, timeout_s: float) -> Item:
         """The oldest item. Raises queue.Empty if there is none within `timeout_s`."""
         deadline = time.monotonic() + timeout_s

@@ -29,7 +29,7 @@ from errors import (
     RequestCancelled,
 )
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("easel.engine")
 
 CANCEL_TIMEOUT_S = 20.0
 """An interrupt takes effect at the next sampler step or node, so a slow step delays it."""
@@ -47,8 +47,8 @@ _HISTORY_TIMEOUT_S = 3.0
 _DRAIN_TIMEOUT_S = 0.5
 """Once history has the job, its last events are awaited until the socket is silent for this long."""
 _FRAMES_TIMEOUT_S = 10.0
-"""The same for a job whose pictures come over the socket, and for silence of the whole socket: ComfyUI encodes the pictures
-of all jobs one after another"""
+"""The same for a job whose pictures come over the socket, and for silence of the whole socket, on which not even a part of
+a message comes: ComfyUI encodes and sends the pictures of all jobs one after another"""
 _END_EVENTS = ("execution_success", "execution_error", "execution_interrupted")
 
 
@@ -108,7 +108,7 @@ class JobRunner:
         keep_lease: Callable[[], Callable[[], None]] = lambda: lambda: None,
         socket_received_at: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """`keep_lease`: see `Engine.run`. `socket_received_at`: when the last message of any job came, on `clock`"""
+        """`keep_lease`: see `Engine.run`. `socket_received_at`: when bytes of any job's messages came last, on `clock`"""
         self._http = http
         self._job = job
         self._inbox = inbox
@@ -153,6 +153,7 @@ class JobRunner:
         started_at = self._job.started_at or submitted_at
         queued_s, run_s = max(0.0, started_at - submitted_at), ended_at - started_at
         if self._job.sends_frames and not self._job.success_was_sent:
+            self._check_deadline_and_cancel()
             raise PicturesLost(queued_s, run_s, is_silent=not self._watchdog.socket_lost)
         pictures = self._fetch_pictures()
         fetch_s = self._clock() - ended_at
@@ -319,6 +320,7 @@ class JobRunner:
     def _drain_inbox(self) -> None:
         """Handle the events that ComfyUI sent before the job ended. On a busy machine they may still be on their way,
         and history contains neither the progress nor the pictures of SaveImageWebsocket."""
+        began_at = self._clock()
         while not (self._job.ended or self._job.left_engine or self._watchdog.socket_lost):
             if self._clock() >= self._deadline:
                 return
@@ -326,7 +328,7 @@ class JobRunner:
             try:
                 item = self._inbox.get(_DRAIN_TIMEOUT_S)
             except Empty:
-                silent_s = self._clock() - self._socket_received_at()
+                silent_s = self._clock() - max(began_at, self._socket_received_at())
                 if not self._job.sends_frames or silent_s >= _FRAMES_TIMEOUT_S:
                     return
             else:

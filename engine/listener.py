@@ -9,7 +9,6 @@ import logging
 import math
 import socket
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit, urlunsplit
@@ -26,7 +25,7 @@ from engine.messages import Event, Frame, parse_binary, parse_text
 from errors import EngineUnreachable, EngineWithoutWebSocket
 from system_errors import shortage_as
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("easel.engine")
 
 _FEATURE_FLAGS = json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
 _MAX_UNREAD_PREVIEWS = 32
@@ -59,7 +58,7 @@ class Listener:
 
     @property
     def received_at(self) -> float:
-        """When the last message came, on the clock of time.monotonic; -inf if none did on this connection."""
+        """When bytes of a message came last, on the clock of time.monotonic; -inf without a connection."""
         connection = self._connection
         return -math.inf if connection is None else connection.received_at
 
@@ -123,7 +122,7 @@ class Listener:
 
 
 class Connection:
-    """One socket and the thread that reads it. `received_at`: when its last message came, on the clock of time.monotonic."""
+    """One socket and the thread that reads it."""
 
     def __init__(
         self, url: str, credentials: Credentials, connect_timeout_s: float, ping_interval_s: float
@@ -133,7 +132,6 @@ class Connection:
         self._lock = threading.Lock()
         self._inboxes: dict[str, Inbox] = {}
         self._open = True
-        self.received_at = time.monotonic()
         self._executing: tuple[str, str | None] | None = None
         self._socket, self._frames = _open_socket(url, self.client_id, credentials, connect_timeout_s)
         self._thread = threading.Thread(target=self._read_loop, name="easel-engine-listener", daemon=True)
@@ -153,6 +151,11 @@ class Connection:
     @property
     def is_open(self) -> bool:
         return self._open
+
+    @property
+    def received_at(self) -> float:
+        """When bytes of a message came last, on the clock of time.monotonic."""
+        return self._frames.received_at
 
     def unsubscribe(self, prompt_id: str) -> None:
         with self._lock:
@@ -192,8 +195,6 @@ class Connection:
             self._mark_closed()
 
     def _deliver(self, opcode: int, message: bytes) -> None:
-        if opcode in (websocket.ABNF.OPCODE_TEXT, websocket.ABNF.OPCODE_BINARY):
-            self.received_at = time.monotonic()
         if opcode == websocket.ABNF.OPCODE_TEXT:
             event = parse_text(message)
             if event is not None:

@@ -114,6 +114,13 @@ class FakeComfyUI:
         if socket is not None and not socket.closed:
             await (socket.send_str(message) if isinstance(message, str) else socket.send_bytes(message))
 
+    def transport_of(self, job: str) -> asyncio.Transport:
+        """What the messages of a job are written to."""
+        request = self.sockets[self.clients[job]]._req
+        assert request is not None
+        assert request.transport is not None
+        return request.transport  # type: ignore[return-value]
+
     async def start(self, job: str) -> None:
         self.pending.remove(job)
         self.running.append(job)

@@ -111,3 +111,22 @@ def test_the_end_of_the_connection_is_an_error_of_its_own(
     theirs.shutdown(socket.SHUT_WR)
     with pytest.raises(WebSocketConnectionClosedException):
         frames.next_message()
+
+
+def test_parts_of_messages_count_as_received_and_control_frames_do_not(
+    pair: tuple[FrameSocket, socket.socket],
+) -> None:
+    frames, theirs = pair
+    frames.received_at = 0.0
+    theirs.sendall(frame(PONG) + frame(PING, b"x"))
+    assert [frames.next_message()[0] for _ in range(2)] == [PONG, PING]
+    assert frames.received_at == 0.0
+    theirs.sendall(frame(PONG) + frame(TEXT, b"whole"))
+    assert [frames.next_message()[0] for _ in range(2)] == [PONG, TEXT]
+    assert frames.received_at > 0.0
+    frames.received_at = 0.0
+    theirs.sendall(frame(BINARY, b"x" * 1000)[:500])
+    frames.settimeout(0.05)
+    with pytest.raises(TimeoutError):
+        frames.next_message()
+    assert frames.received_at > 0.0
