@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from image_store.names import is_image, is_temporary
 from state_files import is_file_or_missing, read_file, set_aside
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("easel.images")
 
 SMALL_STORE = 500
 """Up to this many images, a sweep stops at the limits, because reading such a folder costs almost nothing."""
