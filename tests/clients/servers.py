@@ -18,8 +18,10 @@ from tests.conftest import NODES, ROOT
 from tests.server.running import running
 
 SLOW_MS = 6000
-FAILING_TEMPLATE = '{% set prefix = "../../../outside/" ~ prefix %}\n{% include "sd15_simple.json.j2" %}\n'
-"""No engine saves under this prefix: the job runs, reports its progress, and fails at its last node."""
+FAILING_TEMPLATE = """{% include "sd15_simple.json.j2" %}
+{"outside": {"class_type": "SaveImage", "inputs": {"images": ["decoded", 0], "filename_prefix": "../../../outside/x"}}}
+"""
+"""No engine saves under this prefix: the job runs, reports its progress, and fails at the end."""
 HOSTS = "example.test,pictures.example"
 
 
@@ -73,7 +75,11 @@ def _failing_model(folder: Path) -> dict[str, str]:
     shutil.copytree(ROOT / "templates_wf", templates)
     (templates / "fails.json.j2").write_text(FAILING_TEMPLATE, "utf-8")
     document = yaml.safe_load((ROOT / "catalogue.yaml").read_text("utf-8"))
-    document["workflows"]["fails"] = {**document["workflows"]["sd15_simple"], "title": "Fails"}
+    document["workflows"]["fails"] = {
+        **document["workflows"]["sd15_simple"],
+        "title": "Fails",
+        "output": "picture",
+    }
     model = document["models"]["sd-1.5-pruned-emaonly"]
     document["models"]["fails"] = {**model, "title": "Fails", "workflow": "fails", "aliases": []}
     catalogue.write_text(yaml.safe_dump(document, sort_keys=False), "utf-8")
