@@ -24,6 +24,7 @@ from compiler.resolve import resolve
 from compiler.sample import sample_requests
 from compiler.signatures import parse_object_info
 from compiler.size import Size
+from compiler.slots import SlotUsed
 from compiler.sources import SourcePaths, Sources, read_sources
 from compiler.values import (
     MAX_SEED,
@@ -116,9 +117,15 @@ def _graph(plan: Plan, job: JobPlan, values: Mapping[str, Any], catalogue: Catal
             nodes,
             output,
             catalogue.signatures,
-            lambda slots: render_nodes(plan.template, slots, catalogue),
+            lambda slots: _render_with_slots(plan.template, slots, catalogue),
         )
     return Graph(nodes, job, plan.template, output, crops)
+
+
+def _render_with_slots(template: str, values: Mapping[str, Any], catalogue: Catalogue) -> Mapping[str, Any]:
+    if catalogue.renderer.reads_output(template):
+        raise SlotUsed
+    return render_nodes(template, values, catalogue)
 
 
 def _check(nodes: Mapping[str, Any], catalogue: Catalogue, template: str) -> None:

@@ -25,7 +25,7 @@ from jinja2.meta import find_referenced_templates
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from compiler.exports import export_error, export_error_in, placeholder_error, quotes_hint
-from compiler.slots import Slot, refuses_slots
+from compiler.slots import Slot, marker_json, reads_output, refuses_slots
 from errors import TemplateInvalid
 
 _Functions = dict[str, Callable[..., Any]]
@@ -85,6 +85,11 @@ class TemplateRenderer:
             with contextlib.suppress(Exception):
                 self._environment.get_template(name)
 
+    def reads_output(self, template: str) -> bool:
+        """Whether `template`, or a template that it includes, may compute with what it has written: then its graph cannot
+        be rendered with slots. Raises what Jinja raises for a template that is wrong."""
+        return any(reads_output(self._environment.parse(text)) for _, text in self.content(template))
+
     def quotes_hint(self, template: str) -> str:
         """A sentence for an error message, if the template has a `{{ value }}` in quotes; otherwise empty."""
         return quotes_hint(self._texts.get(template, ""))
@@ -126,7 +131,7 @@ def _as_json(value: Any) -> str:
     if isinstance(value, Undefined):
         str(value)  # StrictUndefined raises here and names the variable; the error of json would not
     if isinstance(value, Slot):
-        return value.marker_json
+        return marker_json(value)
     return _ENCODER.encode(value)
 
 

@@ -144,6 +144,33 @@ def load_cached(template: str) -> Catalogue:
     return _loaded[template]
 
 
+READS_OUTPUT = {
+    "macro": "{% macro m(x) %}{{ x }}{% endmacro %}{% set found = 'dog' in m(prompt) %}",
+    "block set": "{% set text %}{{ prompt }}{% endset %}{% set found = 'dog' in text %}",
+    "recursive loop": "{% for x in [[1]] recursive %}{% if x is iterable %}{% set found = 'dog' in loop(x) %}"
+    "{% endif %}{% endfor %}",
+}
+FILTERED = "{% filter replace('dog', 'cat') %}" + PLAIN + "{% endfilter %}"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        *(text + text_of("{{ 'found' if found is true else prompt }}") for text in READS_OUTPUT.values()),
+        FILTERED,
+    ],
+    ids=[*READS_OUTPUT, "filter block"],
+)
+def test_a_template_that_reads_its_output_is_rendered_for_each_request(template: str) -> None:
+    """The first two prompts would make the shape."""
+    loaded = load_cached(template)
+    catalogue = replace(loaded, shapes=GraphShapes())
+    for prompt in ("a cat", "a bird", "a dog", "a dog in a basket with a cat beside it"):
+        request = image_request(prompt, model="sd-1.5-pruned-emaonly", seed=1, id="x")
+        assert graphs_of(request, catalogue) == graphs_of(request, replace(loaded, shapes=NoShapes()))
+    assert not is_filled(catalogue)
+
+
 def test_a_value_that_its_input_does_not_take_is_refused_with_the_same_error() -> None:
     template = PLAIN.replace("{{ steps }}", "{{ seed }}")
     catalogue = load_cached(template)
