@@ -4,6 +4,7 @@ then filled in. Rendering and checking every graph would be a quarter of the CPU
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -75,6 +76,7 @@ class GraphShapes:
         self._shapes: dict[ShapeKey, Shape | None] = {}
         """None: the template has no shape for these values"""
         self._seen: set[ShapeKey] = set()
+        self._lock = threading.Lock()
 
     def get(self, key: ShapeKey) -> Shape | None:
         return self._shapes.get(key)
@@ -107,9 +109,10 @@ class GraphShapes:
             shape = _shape(render({**values, **slots}), key.slots, output, signatures)
         if shape is not None and shape.fill(values) != nodes:
             shape = None
-        if len(self._shapes) >= MAX_SHAPES:
-            self._shapes.pop(next(iter(self._shapes)), None)
-        self._shapes[key] = shape
+        with self._lock:
+            if len(self._shapes) >= MAX_SHAPES:
+                del self._shapes[next(iter(self._shapes))]
+            self._shapes[key] = shape
 
 
 def _shape(nodes: Nodes, slots: tuple[str, ...], output: str, signatures: Signatures) -> Shape | None:

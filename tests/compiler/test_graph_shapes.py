@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compiler import MAX_SEED, Catalogue, Graph, ImageRequest, compile_workflow, load_catalogue
-from compiler.graph_shapes import MAX_SHAPES, GraphShapes
+from compiler.graph_shapes import MAX_SHAPES, GraphShapes, ShapeKey
 from errors import EaselError, GraphInvalid
 from tests.compiler.catalogues import CATALOGUE, image_request, with_template
 
@@ -198,3 +199,16 @@ def test_the_number_of_shapes_is_limited() -> None:
                 compile_workflow(image_request(model="sdxl-base-1.0", inputs=inputs), catalogue)
     assert len(catalogue.shapes._shapes) == MAX_SHAPES
     assert len(catalogue.shapes._seen) <= MAX_SHAPES
+
+
+def test_threads_that_add_and_drop_shapes_at_once_do_not_disturb_each_other() -> None:
+    shapes = GraphShapes()
+
+    def add(thread: int) -> None:
+        for number in range(3 * MAX_SHAPES):
+            key = ShapeKey("t", "w", (), f"{thread} {number}")
+            shapes.add(key, {}, {}, "x", {}, lambda slots: {})
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(8)))
+    assert len(shapes._shapes) == MAX_SHAPES
