@@ -110,7 +110,7 @@ class ClaimFolder:
 
     def dead(self) -> tuple[Claim, ...]:
         """Claims whose process has ended."""
-        return tuple(claim for claim in self.all() if self._is_unlocked(claim))
+        return tuple(claim for claim in self.all() if self._is_dead(claim))
 
     def remove(self, claim: Claim) -> None:
         """Remove the claim of a dead process."""
@@ -124,10 +124,17 @@ class ClaimFolder:
                 if time.time() - path.stat().st_mtime > _MAX_TEMPORARY_AGE_S:
                     path.unlink()
 
-    def _is_unlocked(self, claim: Claim) -> bool:
+    def _is_dead(self, claim: Claim) -> bool:
         with _opened(self.folder / claim.name) as descriptor:
-            # Not FileLock: it would create the file if it was just removed.
-            return descriptor is not None and lock_descriptor(descriptor, blocking=False)
+            return descriptor is not None and is_abandoned(descriptor)
+
+
+def is_abandoned(descriptor: int) -> bool:
+    """Whether the process of an open claim file ended without removing it. Locks the file if so."""
+    # Not FileLock: it would create the file if it was just removed.
+    is_unlocked = lock_descriptor(descriptor, blocking=False)
+    # Its process may have removed and unlocked it after this process opened it: then it has no name any more.
+    return is_unlocked and os.fstat(descriptor).st_nlink > 0
 
 
 @contextlib.contextmanager

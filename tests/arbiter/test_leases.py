@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from arbiter.leases import Claim, ClaimFolder
+from arbiter.leases import Claim, ClaimFolder, is_abandoned
 from arbiter.values import MODES, Mode
 from tests.waiting import wait_until
 
@@ -147,6 +147,14 @@ def test_an_ended_claim_leaves_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     own_claim.end()  # a second call does nothing
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_that_ends_while_another_process_looks_at_it_is_not_dead(tmp_path: Path) -> None:
+    own_claim = ClaimFolder(tmp_path).create(claim(1))
+    with open(tmp_path / own_claim.claim.name, "r+b") as seen:
+        assert not is_abandoned(seen.fileno())
+        own_claim.end()
+        assert not is_abandoned(seen.fileno())
 
 
 def test_a_ticket_that_becomes_a_lease_stays_locked_all_the_time(tmp_path: Path) -> None:
