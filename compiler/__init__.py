@@ -74,8 +74,9 @@ __all__ = [
 ]
 
 
-def compile_workflow(request: ImageRequest, catalogue: Catalogue) -> Compiled:
-    """The plan of `request` and one checked graph for each of its jobs.
+def compile_workflow(request: ImageRequest, catalogue: Catalogue, *, shares_shapes: bool = True) -> Compiled:
+    """The plan of `request` and one checked graph for each of its jobs. `shares_shapes`: false for a request that is not
+    drawn, so that it takes no place among the shapes of those that are.
 
     Raises what `resolve` raises if the request is wrong or the model cannot be drawn, TemplateInvalid or GraphInvalid if
     the template does not handle the request's values.
@@ -85,12 +86,14 @@ def compile_workflow(request: ImageRequest, catalogue: Catalogue) -> Compiled:
     graphs = []
     for index, job in enumerate(plan.jobs):
         job_values = {"seed": job.seed, "batch": job.batch, "prefix": f"{plan.prefix}-{index}"}
-        graphs.append(_graph(plan, job, {**values, **job_values}, catalogue))
+        graphs.append(_graph(plan, job, {**values, **job_values}, catalogue, shares_shapes))
     return Compiled(plan, tuple(graphs))
 
 
-def _graph(plan: Plan, job: JobPlan, values: Mapping[str, Any], catalogue: Catalogue) -> Graph:
-    shapes, key = catalogue.shapes, ShapeKey.of(plan, values)
+def _graph(
+    plan: Plan, job: JobPlan, values: Mapping[str, Any], catalogue: Catalogue, shares_shapes: bool
+) -> Graph:
+    shapes, key = catalogue.shapes, ShapeKey.of(plan, values) if shares_shapes else None
     if (
         key is not None
         and (shape := shapes.get(key)) is not None

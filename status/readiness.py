@@ -140,9 +140,13 @@ class _Checks:
     def update(self, catalogue: Catalogue, engine: Engine) -> None:
         """Check what has changed. Raises EngineUnreachable if the engine does not answer; what was checked until then
         stays known."""
-        if self._of is None or self._of[0] is not catalogue or self._of[1] is not engine:
-            self._of, self._descriptions = (catalogue, engine), {}
+        if self._of is None or self._of[1] is not engine:
+            # What another engine has says nothing about this one.
+            self.known, self._checks, self._last_states, self._descriptions = None, {}, {}, {}
+        elif self._of[0] is not catalogue:
+            self._descriptions = {}
             self._forget(set(self._checks))
+        self._of = catalogue, engine
         self._forget_changed()
         published_at = 0.0  # the first one at once: pictures can be drawn
         for model in catalogue.visible_models:
@@ -204,7 +208,7 @@ class _Checks:
         used: set[str] = set()
         for request in requests:
             try:
-                compiled = compile_workflow(request, catalogue)
+                compiled = compile_workflow(request, catalogue, shares_shapes=False)
                 classes = sorted({name for graph in compiled.graphs for name in graph.classes})
                 used |= set(classes)
                 described = [self._describe(name) for name in classes]

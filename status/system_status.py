@@ -242,8 +242,16 @@ class SystemStatus:
     def _publish_models(self, timeout_s: float) -> None:
         models = self._readiness.models(timeout_s)
         if models is not None:
+            entries = {model.id: _model_entry(model) for model in models.states}
+            if not models.is_complete:
+                entries = {**self._known_entries(), **entries}
             with contextlib.suppress(OSError):  # the state of the engine must not depend on this file
-                self._models.write([_model_entry(model) for model in models.states])
+                self._models.write(list(entries.values()))
+
+    def _known_entries(self) -> dict[str, Any]:
+        """Those that are published already: a process that has just started has not checked what others have."""
+        visible = {model.id for model in self._generator.catalogue().visible_models}
+        return {entry["id"]: entry for entry in self._models.read() if entry["id"] in visible}
 
     def _probe_all(self, before: Mapping[str, Any]) -> dict[str, Any]:
         """Run all probes in parallel. One that does not finish in time counts as failed. `before`: the last results."""

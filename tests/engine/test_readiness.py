@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -17,7 +18,9 @@ from freezing_proxy import FreezingProxy
 from app import Container
 from bench.compiling import multiply_models
 from compiler import Catalogue, Compiled
+from deadline import time_limit
 from engine import Engine
+from errors import EngineUnreachable
 from generation import Generator, warm_up
 from sketch import SketchProcess
 from status.readiness import _Checks
@@ -190,6 +193,59 @@ def test_only_models_that_use_a_changed_node_are_checked_again(
         assert checks.known is not None
         assert [state.id for state in checks.known.states if not state.is_ready] == ["flux-schnell"]
         assert generator.checks == len(generator.catalogue().visible_models) + 1
+
+
+def test_the_check_of_the_models_takes_no_place_among_the_shapes_of_requests(make_app: MakeApp) -> None:
+    container: Container = make_app().extensions["easel"]
+    checks = _Checks(container.generator)
+    catalogue, engine = container.catalogue(), container.generator.engine()
+    for _ in range(2):  # the second graph of a kind would become a shape
+        checks.update(catalogue, engine)
+        checks._forget({model.id for model in catalogue.visible_models})
+    assert (catalogue.shapes._seen, catalogue.shapes._shapes) == (set(), {})
+
+
+def test_what_another_engine_has_is_forgotten(
+    make_app: MakeApp, catalogue_files: dict[str, list[str]], proxy: FreezingProxy, tmp_path: Path
+) -> None:
+    path = tmp_path / "files.json"
+    path.write_text(json.dumps(without(catalogue_files, "flux1-schnell.safetensors")))
+    container: Container = make_app(engine__url=proxy.url).extensions["easel"]
+    checks = _Checks(container.generator)
+    catalogue = container.catalogue()
+    checks.update(catalogue, container.generator.engine())
+    assert checks.known is not None
+    assert all(state.is_ready for state in checks.known.states)
+    with (
+        SketchProcess(nodes=NODES, files=path) as sketch,
+        FreezingProxy(sketch.url) as other,
+        contextlib.closing(Engine(other.url)) as engine,
+    ):
+        other.frozen = {"/object_info": "silent"}
+        with pytest.raises(EngineUnreachable), time_limit(0.5):
+            checks.update(catalogue, engine)
+        assert checks.known is None
+        other.frozen = {}
+        checks.update(catalogue, engine)
+        assert [state.id for state in checks.known.states if not state.is_ready] == ["flux-schnell"]
+
+
+def test_a_process_that_has_just_started_leaves_the_published_models_as_they_are(
+    make_app: MakeApp, proxy: FreezingProxy
+) -> None:
+    app = make_app(engine__url=proxy.url)
+    visible = [model.id for model in app.extensions["easel"].catalogue().visible_models]
+    wait_until(lambda: len(status_of(app.test_client())["models"]) == len(visible))
+    proxy.frozen = {"/object_info/UNETLoader": "silent"}
+    other = make_app(engine__url=proxy.url)
+    readiness = other.extensions["easel"].readiness
+    first = wait_until(lambda: readiness.models(0.1))
+    assert not first.is_complete
+    began_at = time.time()
+    status = wait_until(
+        lambda: status if (status := status_of(other.test_client()))["probed_at"] > began_at else None
+    )
+    assert sorted(entry["id"] for entry in status["models"]) == sorted(visible)
 
 
 def test_a_large_catalogue_and_slow_nodes_do_not_make_the_status_call_a_live_engine_stopped(
