@@ -39,9 +39,10 @@ class _Listing:
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
-        """Every id in the order of the list. hal0's name of its image slot is the last one, unless a model has it."""
+        """Every id in the order of the list. hal0's name of its image slot is the last one, unless a model has it, in
+        upper or lower case."""
         ids = tuple(model.id for model in self.catalogue.visible_models)
-        return ids if SLOT_NAME in ids else (*ids, SLOT_NAME)
+        return ids if SLOT_NAME in map(str.casefold, ids) else (*ids, SLOT_NAME)
 
     @cached_property
     def positions(self) -> dict[str, int]:
@@ -80,11 +81,11 @@ class _Listing:
         model = self.catalogue.models.get(model_id)
         if model is not None and model_id not in self.catalogue.hidden:
             return model_entry(model, self.catalogue, self.loaded_at)
-        default = self.catalogue.models[self.catalogue.default_model]
+        drawn = self.catalogue.find(SLOT_NAME)  # the default model, unless this is an alias of another one
         return {
-            **model_entry(default, self.catalogue, self.loaded_at),
+            **model_entry(drawn, self.catalogue, self.loaded_at),
             "id": SLOT_NAME,
-            "slot_of": default.id,
+            "slot_of": drawn.id,
         }
 
 

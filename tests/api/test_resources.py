@@ -150,6 +150,35 @@ def test_a_page_that_does_not_exist_is_refused(client: FlaskClient, query: str, 
     assert len(error["message"]) < 500
 
 
+@pytest.mark.parametrize(
+    ("name", "alias", "listed", "drawn"),
+    [
+        ("IMG", "other", ["IMG"], "IMG"),
+        ("mine", "img", ["mine", "img"], "mine"),
+        ("mine", "other", ["mine", "img"], "sdxl-turbo"),
+    ],
+)
+def test_the_image_slot_is_what_a_request_for_it_draws(
+    make_app: MakeApp, tmp_path: Any, name: str, alias: str, listed: list[str], drawn: str
+) -> None:
+    path = tmp_path / "catalogue.yaml"
+    text = (ROOT / "catalogue.yaml").read_text()
+    path.write_text(
+        text.replace("  flux-schnell-fp8:\n", f"  {name}:\n").replace("flux-schnell-checkpoint", alias)
+    )
+    app = make_app(catalogue=str(path))
+    client = app.test_client()
+    ids = [entry["id"] for entry in client.get("/v1/models").get_json()["data"]]
+    assert [model_id for model_id in ids if model_id in (name, "img")] == listed
+    rest = client.get(f"/v1/models?after={name}").get_json()["data"]
+    assert [entry["id"] for entry in rest] == ids[ids.index(name) + 1 :]
+    entry = client.get("/v1/models/img").get_json()
+    assert entry.get("slot_of", entry["id"]) == drawn
+    body = {"prompt": "a", "model": "img", "size": "256x256"}
+    answer = client.post("/v1/images/generations", json=body).get_json()
+    assert answer["_hal0"]["model"] == drawn
+
+
 def test_a_page_follows_an_edit_of_the_catalogue(make_app: MakeApp, tmp_path: Any) -> None:
     path = tmp_path / "catalogue.yaml"
     text = (ROOT / "catalogue.yaml").read_text()
