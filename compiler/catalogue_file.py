@@ -37,7 +37,7 @@ from compiler.size import Size, SizeRule
 from compiler.sources import TEMPLATE_SUFFIX, SourcePaths, Sources, read_learned_nodes
 from compiler.values import TASKS
 from errors import CatalogueInvalid, shorten
-from schemas import LocatedError, is_valid, line_of, located_errors, read_yaml
+from schemas import LocatedError, is_valid, lines_of, located_errors, read_yaml
 
 MAX_ERRORS = 20
 """further errors are only counted"""
@@ -132,10 +132,11 @@ def _merged_facts(shipped: NodeFacts, own: NodeFacts) -> NodeFacts:
 
 
 def _invalid(sources: Sources, errors: list[LocatedError]) -> CatalogueInvalid:
-    further = len(errors) - MAX_ERRORS
+    named, further = errors[:MAX_ERRORS], len(errors) - MAX_ERRORS
+    numbers = lines_of(sources.catalogue, [path for path, _ in named])
     lines = [
-        f"{sources.catalogue_name}:{line_of(sources.catalogue, path)}: {'.'.join(map(str, path)) or 'document'}: {text}"
-        for path, text in errors[:MAX_ERRORS]
+        f"{sources.catalogue_name}:{number}: {'.'.join(map(str, path)) or 'document'}: {text}"
+        for number, (path, text) in zip(numbers, named, strict=True)
     ]
     if further > 0:
         lines.append(f"and {further} more")

@@ -3,7 +3,7 @@ and explains errors. Imports no other package but `errors`."""
 
 from schemas.explain import LocatedError, allowed_values, explain, first_error, is_valid, located_errors
 from schemas.loading import load_schema, load_yaml, validator_of
-from schemas.yaml_document import line_of, read_yaml
+from schemas.yaml_document import line_of, lines_of, read_yaml
 
 __all__ = [
     "LocatedError",
@@ -12,6 +12,7 @@ __all__ = [
     "first_error",
     "is_valid",
     "line_of",
+    "lines_of",
     "load_schema",
     "load_yaml",
     "located_errors",

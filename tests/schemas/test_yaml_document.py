@@ -8,8 +8,9 @@ from random import Random
 from typing import Any
 
 import pytest
+import yaml
 
-from schemas import line_of, read_yaml
+from schemas import line_of, lines_of, read_yaml
 from schemas.yaml_document import _PlainReader, _read_nodes
 from tests.conftest import ROOT
 
@@ -129,6 +130,21 @@ def test_sections_may_be_repeated_where_that_is_allowed() -> None:
 def test_an_entry_given_twice_in_repeated_sections_is_refused(text: str, line: int) -> None:
     with pytest.raises(ValueError, match=f"{line}: the key '[ax]' is given twice"):
         read_yaml(text, repeated_sections=True)
+
+
+def test_the_lines_of_many_places_are_found_with_one_look_at_the_text(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts: list[str] = []
+    compose = yaml.compose
+
+    def counted(text: str, **options: Any) -> Any:
+        texts.append(text)
+        return compose(text, **options)
+
+    monkeypatch.setattr(yaml, "compose", counted)
+    assert lines_of(SECTIONS, [["a", "z"], ["b"], [], ["b", "gone"]]) == [6, 3, 1, 3]
+    assert len(texts) == 1
 
 
 # --- the fast reader ---------------------------------------------------------------------------------
