@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from bench.compiling import multiply_models
 from compiler import Catalogue, SourcePaths, load_catalogue, read_sources
+from compiler.values import TASKS
 from errors import CatalogueInvalid, SettingsInvalid
 from generation.live_catalogue import LiveCatalogue, installation_choices
 from tests.conftest import ROOT
@@ -317,6 +319,56 @@ def test_the_watch_goes_on_after_a_look_that_failed(
     wait_until(lambda: "cannot look at the files" in caplog.text)
     installation.set_title("v2")
     wait_until(lambda: live.served.models["sdxl-turbo"].title == "v2")
+
+
+def test_a_look_that_keeps_failing_is_logged_once_and_again_after_it_has_succeeded(
+    installation: Installation, caplog: pytest.LogCaptureFixture
+) -> None:
+    # MemoryError has no text, and the two actions of a look fail for different reasons.
+    outcomes: list[Exception | None] = [MemoryError(), MemoryError(), MemoryError(), None, MemoryError()]
+
+    def after_each_look() -> None:
+        if outcomes and (error := outcomes.pop(0)):
+            raise error
+
+    live = installation.load()
+    live.watch(after_each_look)
+    wait_until(lambda: not outcomes)
+    installation.set_title("v2")
+    wait_until(lambda: live.served.models["sdxl-turbo"].title == "v2")
+    assert caplog.text.count("cannot look at the files") == 2
+
+
+def test_two_failures_of_one_look_are_logged_once_each(
+    installation: Installation, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[None] = []
+
+    def after_each_look() -> None:
+        looks.append(None)
+        raise MemoryError
+
+    def refresh() -> None:
+        raise OSError("no files")
+
+    live = installation.load()
+    monkeypatch.setattr(live, "refresh", refresh)
+    live.watch(after_each_look)
+    wait_until(lambda: len(looks) >= 3)
+    assert caplog.text.count("cannot look at the files") == 2
+
+
+def test_a_mistake_in_a_template_is_one_line_in_the_log_for_all_of_its_models(
+    installation: Installation, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = installation.root / "catalogue.yaml"
+    path.write_text(multiply_models(path.read_text(), 500))
+    template = installation.root / "templates_wf/sd15_simple.json.j2"
+    template.write_text(template.read_text().replace('"inputs"', '"inputz"'))
+    installation.load()
+    lines = [record.getMessage() for record in caplog.records if "cannot draw" in record.getMessage()]
+    assert 1 <= len(lines) <= len(TASKS)
+    assert all("`inputs` is not an object" in line for line in lines)
 
 
 # --- several processes, each with its own LiveCatalogue -------------------------------------------------
