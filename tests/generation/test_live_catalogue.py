@@ -371,6 +371,17 @@ def test_a_mistake_in_a_template_is_one_line_in_the_log_for_all_of_its_models(
     assert all("`inputs` is not an object" in line for line in lines)
 
 
+def test_the_error_of_a_refused_edit_keeps_nothing_of_the_document(installation: Installation) -> None:
+    live = installation.load()
+    for text in ("default_model: [", "default_model: 1"):
+        path = installation.root / "catalogue.yaml"
+        path.write_text(text)
+        os.utime(path, (1e9, 1e9))
+        live.current()
+        assert live.error is not None
+        assert (live.error.__traceback__, live.error.__cause__, live.error.__context__) == (None,) * 3
+
+
 # --- several processes, each with its own LiveCatalogue -------------------------------------------------
 
 
