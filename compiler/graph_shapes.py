@@ -31,12 +31,14 @@ class ShapeKey:
 
     @classmethod
     def of(cls, plan: Plan, values: Mapping[str, Any]) -> ShapeKey | None:
-        """None if no other request will have the same: the names of its images differ in each."""
+        """None if no other request will have the same, because the names of its images differ in each, or if a value could
+        be taken for a slot."""
         if plan.task != "generate" or values["crop"] is not None:
             return None
         slots = tuple(name for name, kind in _SLOTS.items() if type(values.get(name)) is kind)
-        others = {name: value for name, value in values.items() if name not in slots}
-        return cls(plan.template, plan.workflow, slots, repr(others))
+        others = repr({name: value for name, value in values.items() if name not in slots})
+        # A value with a NUL could look like the marker of a slot.
+        return None if repr("\0")[1:-1] in others else cls(plan.template, plan.workflow, slots, others)
 
 
 @dataclass(frozen=True)

@@ -212,3 +212,10 @@ def test_threads_that_add_and_drop_shapes_at_once_do_not_disturb_each_other() ->
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(add, range(8)))
     assert len(shapes._shapes) == MAX_SHAPES
+
+
+def test_a_value_that_could_be_taken_for_a_slot_gives_no_shape() -> None:
+    plan = compile_workflow(image_request(), CATALOGUE).plan
+    values = {"prompt": "\0seed\0", "crop": None}
+    assert ShapeKey.of(plan, {**values, "style": "seed"}) is not None
+    assert ShapeKey.of(plan, {**values, "style": "\0prompt\0"}) is None

@@ -28,8 +28,8 @@ from status.shared_probe import SharedProbe
 from tests.conftest import NODES, ROOT, MakeApp
 from tests.waiting import wait_until
 
-ANSWER_TIMEOUT_S = 10.0
-"""It promises 2 s; a busy machine has taken 4.8. The engine of these tests does not answer at all."""
+ANSWER_TIMEOUT_S = 4.0
+"""It promises 2 s; a busy machine may take longer"""
 
 
 def ready(client: FlaskClient) -> tuple[int, dict[str, Any]]:
