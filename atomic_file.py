@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -15,15 +16,15 @@ def write_atomic(
     temporary: Path | None = None,
     mode: int = 0o644,
     folder_mode: int = 0o777,
-    modified: float | None = None,
+    modified: Callable[[], float] | None = None,
     flush: bool = False,
 ) -> None:
     """Replace `path` with `data` in one step, creating its folder if it is missing.
 
-    `temporary` is the file in the same folder that is written first; a random hidden name if None. `modified` sets the
-    modification time in Unix seconds. With `flush` the call returns only after the bytes are on the disk, because a
-    quota or a network disk may report only then that it is full. (The rename itself is not flushed.) Raises OSError
-    and removes the temporary file if writing fails.
+    `temporary` is the file in the same folder that is written first; a random hidden name if None. `modified` returns
+    the modification time in Unix seconds; it is called when all is written, which may take long. With `flush` the call
+    returns only after the bytes are on the disk, because a quota or a network disk may report only then that it is
+    full. (The rename itself is not flushed.) Raises OSError and removes the temporary file if writing fails.
     """
     temporary = temporary or path.with_name(f".{uuid.uuid4().hex}.tmp")
     descriptor = _create(temporary, folder_mode)
@@ -32,10 +33,10 @@ def write_atomic(
             os.fchmod(descriptor, mode)
             file.write(data)
             file.flush()
-            if modified is not None:
-                os.utime(descriptor, (modified, modified))
             if flush:
                 os.fsync(descriptor)
+            if modified is not None:
+                os.utime(descriptor, (time := modified(), time))
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -143,7 +143,7 @@ class ImageStore:
             temporary=self.directory / temporary_name(),
             mode=0o600,
             folder_mode=0o700,
-            modified=self._clock(),
+            modified=self._clock,
             flush=True,
         )
 

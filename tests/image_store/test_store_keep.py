@@ -44,6 +44,19 @@ def test_an_image_can_be_opened_by_another_store_on_the_same_folder(tmp_path: Pa
     assert make_store(tmp_path).open(kept.name).data == b"picture"
 
 
+def test_an_image_counts_as_used_when_it_is_complete_not_when_its_writing_began(tmp_path: Path) -> None:
+    complete_at: list[float] = []
+
+    def clock() -> float:
+        now = 1_000.0 + len(complete_at)
+        if [path.stat().st_size for path in tmp_path.glob(".*.part")] == [8]:
+            complete_at.append(now)
+        return now
+
+    kept = ImageStore(tmp_path, max_count=100, max_bytes=1000, clock=clock).keep(b"complete", "png")
+    assert (tmp_path / kept.name).stat().st_mtime in complete_at
+
+
 def test_the_folder_and_its_files_are_private_to_the_user(tmp_path: Path) -> None:
     directory = tmp_path / "var" / "images"
     kept = make_store(directory).keep(b"picture", "png")

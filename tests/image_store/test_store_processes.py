@@ -92,11 +92,12 @@ def test_concurrent_processes_never_see_incomplete_images_and_end_within_the_lim
 
 
 def keep_and_open(directory: Path, pipe: Connection) -> None:
-    store = ImageStore(directory, max_count=10_000, max_bytes=1_000_000)
+    # Room for half of the images that the others keep: on a busy machine one process may rest that long.
+    store = ImageStore(directory, max_count=10_000, max_bytes=3_000_000)
     pipe.send("ready")
     pipe.recv()
     lost = 0
-    for _ in range(150):
+    for _ in range(250):
         name = store.keep(with_checksum(10_000), "png").name
         try:
             store.open(name)
@@ -107,7 +108,7 @@ def keep_and_open(directory: Path, pipe: Connection) -> None:
 
 def test_no_image_is_evicted_before_its_own_process_has_opened_it(tmp_path: Path) -> None:
     assert in_children(keep_and_open, tmp_path, 3) == [0, 0, 0]
-    assert sum(path.stat().st_size for path in tmp_path.glob("*.png")) <= 1_000_000
+    assert sum(path.stat().st_size for path in tmp_path.glob("*.png")) <= 3_000_000
 
 
 def keep_forever(directory: Path, pipe: Connection) -> None:
