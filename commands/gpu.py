@@ -8,11 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
-import requests
 
 from commands.context import handle_errors, services
 from errors import InvalidCancel, ServerUnreachable, SwitchInProgress, error_from_code
-from http_session import DirectSession
 
 _CALL_TIMEOUT_S = 10.0
 _POLL_INTERVAL_S = 0.25
@@ -33,6 +31,11 @@ class Server:
 
     def call(self, method: str, path: str, body: Any = None, *, timeout_s: float = _CALL_TIMEOUT_S) -> Any:
         """The JSON of the response. Raises the error that the response contains, and ServerUnreachable."""
+        # Not above: every worker imports the commands, and requests takes 3 MB.
+        import requests
+
+        from http_session import DirectSession
+
         try:
             with DirectSession() as session:
                 response = session.request(

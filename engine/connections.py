@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPMessage
 from urllib.parse import urlsplit
 
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
+import certifi
 
 from bounded_socket import BoundedSocket, connect, tls
 from deadline import limited
@@ -65,9 +65,10 @@ class ConnectionPool:
         timeout_s: float,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        max_bytes: int | None = None,
     ) -> Response:
         """The response of one call. `target`: encoded path and query, behind the path of the pool's URL; `timeout_s`: of
-        each operation on the socket.
+        each operation on the socket. Of a longer body only the first `max_bytes` are read.
 
         Raises OSError, HTTPException. If the server closed the connection before it answered, that is a ConnectionError.
         """
@@ -81,13 +82,14 @@ class ConnectionPool:
                     method, self._path + target, body, {**self._fixed_headers, **(headers or {})}
                 )
             answer = connection.getresponse()
-            response = Response(answer.status, answer.headers, answer.read())
+            response = Response(answer.status, answer.headers, answer.read(max_bytes))
         except BaseException as error:
             connection.close()
             if isinstance(error, ValueError):  # a length below zero
                 raise HTTPException("not an answer of HTTP") from None
             raise
-        if connection.sock is not None and len(self._kept) < self._max_kept:
+        is_complete = connection.sock is not None and answer.isclosed()
+        if is_complete and len(self._kept) < self._max_kept:
             self._kept.append(connection)
         else:
             connection.close()
@@ -120,7 +122,7 @@ class ConnectionPool:
             return raw
         try:
             if self._context is None:
-                self._context = ssl.create_default_context(cafile=DEFAULT_CA_BUNDLE_PATH)
+                self._context = ssl.create_default_context(cafile=certifi.where())
             return tls(raw, self._host, self._context)
         except BaseException:
             raw.close()

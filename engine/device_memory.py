@@ -7,8 +7,6 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import pynvml  # type: ignore[import-untyped]
-
 _SYSFS = Path("/sys/class/drm")
 
 
@@ -20,6 +18,11 @@ def free_bytes(sysfs: Path = _SYSFS) -> int | None:
 
 
 def _nvidia() -> Iterator[int]:
+    try:
+        # Not above: it takes 2 MB in each worker, and is needed only while ComfyUI is down.
+        import pynvml  # type: ignore[import-untyped]
+    except OSError:  # too many open files
+        return
     with contextlib.suppress(pynvml.NVMLError):
         pynvml.nvmlInit()
         try:

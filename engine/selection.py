@@ -9,16 +9,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from http.client import HTTPException
 from pathlib import Path
-
-import requests
-import urllib3
 
 from atomic_file import write_atomic
 from deadline import time_limit
 from engine.client import Engine
+from engine.connections import ConnectionPool
 from errors import EaselError, EngineUnreachable
-from http_session import DirectSession
 from state_files import read_file, set_aside
 from system_errors import shortage_in
 
@@ -197,22 +195,22 @@ class EngineSelector:
 
 def _probe(url: str) -> _Probe:
     """Anything may listen there, so it gets no credentials and little time, and only the answer of a ComfyUI counts."""
+    connections = ConnectionPool(url, connect_timeout_s=_PROBE_TIMEOUT_S, max_kept=0)
     try:
-        with (
-            time_limit(_PROBE_TIMEOUT_S),
-            DirectSession() as session,
-            session.get(f"{url}/system_stats", timeout=_PROBE_TIMEOUT_S, stream=True) as response,
-        ):
-            system = json.loads(response.raw.read(_MAX_PROBE_BYTES))["system"]
-            is_comfyui = (
-                response.status_code == 200
-                and isinstance(system["comfyui_version"], str)
-                and system.get("easel_sketch") is not True
+        with time_limit(_PROBE_TIMEOUT_S):
+            response = connections.call(
+                "GET", "/system_stats", timeout_s=_PROBE_TIMEOUT_S, max_bytes=_MAX_PROBE_BYTES
             )
-    except (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError):
+        system = json.loads(response.content)["system"]
+        is_comfyui = (
+            response.status == 200
+            and isinstance(system["comfyui_version"], str)
+            and system.get("easel_sketch") is not True
+        )
+    except TimeoutError:
         return _Probe.TIMED_OUT
     except (
-        *(requests.RequestException, urllib3.exceptions.HTTPError, OSError, RecursionError),
+        *(HTTPException, OSError, RecursionError),
         *(ValueError, LookupError, TypeError, AttributeError),
     ) as error:
         return _Probe.NOT_ASKED if shortage_in(error) else _Probe.NO_COMFYUI

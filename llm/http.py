@@ -15,6 +15,7 @@ from deadline import time_limit
 from errors import StackRefused, StackUnreachable, shorten
 from http_session import DirectSession
 from llm.responses import MISSING, field_at, parse_json
+from llm.server import NoResponse, ServerNotRunning
 from loopback import is_loopback
 from system_errors import causes, shortage_as
 
@@ -24,14 +25,6 @@ _MAX_QUOTED_CHARS = 200
 _SECRET = re.compile(r"(?i)((?:api[-_]?key|token|password|secret|bearer)[\"']?[\s:=]+[\"']?)[^\s\"',}]+")
 _ERROR_FIELDS = ("error.message", "detail.error.message", "error", "detail", "message")
 """Where LLM servers put an error message, by priority."""
-
-
-class ServerNotRunning(StackUnreachable):
-    """A loopback address refused the connection: the server's process is not running, so no model is loaded."""
-
-
-class NoResponse(StackUnreachable):
-    """The server accepted the connection but sent no complete response in time; it may still carry out the call."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from errors import StackError, StackRefused
 from gpu_tenant import Failure, Resident
 from llm.drivers import BusyProbe, Call, Driver, Listing, SavedField
-from llm.http import LlmHttp, NoResponse, Response, ServerNotRunning
+from llm.http import LlmHttp, Response
 from llm.parallel import parallel_map
 from llm.responses import (
     MISSING,
@@ -23,7 +23,7 @@ from llm.responses import (
     prometheus_sum,
     require_fields,
 )
-from llm.server import Limits, poll_with_backoff
+from llm.server import Limits, NoResponse, ServerNotRunning, poll_with_backoff
 from llm.templates import fill_json, fill_path
 
 _NO_METRICS_STATUSES = (400, 404, 405, 501)

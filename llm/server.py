@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from errors import StackUnreachable
 from gpu_tenant import Failure, Resident
 
 
@@ -17,6 +18,14 @@ class Limits:
     call_s: float
     unload_s: float
     load_s: float
+
+
+class ServerNotRunning(StackUnreachable):
+    """A loopback address refused the connection: the server's process is not running, so no model is loaded."""
+
+
+class NoResponse(StackUnreachable):
+    """The server accepted the connection but sent no complete response in time; it may still carry out the call."""
 
 
 class LlmServer(Protocol):

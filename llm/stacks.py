@@ -11,9 +11,8 @@ from typing import Literal, TypeVar
 
 from errors import EaselError, StackUnreachable
 from gpu_tenant import Failure, Resident
-from llm.http import ServerNotRunning
 from llm.parallel import parallel_map, parallel_within
-from llm.server import LlmServer
+from llm.server import LlmServer, ServerNotRunning
 
 log = logging.getLogger("easel.llm")
 Result = TypeVar("Result")

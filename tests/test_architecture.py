@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "settings": {"errors", "schemas"},
     "compiler": {"dynamic_inputs", "errors", "schemas"},
     "engine": {
-        *("atomic_file", "bounded_socket", "deadline", "errors", "gpu_tenant", "http_session", "loopback"),
+        *("atomic_file", "bounded_socket", "deadline", "errors", "gpu_tenant", "loopback"),
         *("state_files", "system_errors"),
     },
     "sketch": {
@@ -67,7 +67,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 FORBIDDEN: dict[str, set[str]] = {
     "compiler": {"flask", "requests", "websocket", "os", "time", "random", "secrets", "socket"},
-    "engine": {"flask", "jinja2", "yaml", "jsonschema"},
+    "engine": {"flask", "jinja2", "yaml", "jsonschema", "requests"},
     "sketch": {"flask", "jinja2", "yaml", "jsonschema", "requests", "websocket"},
     "image_store": {"flask", "requests", "websocket"},
     "pictures": {"flask", "requests", "websocket", "os"},

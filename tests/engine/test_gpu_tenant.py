@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pynvml
 import pytest
 
 from engine import Engine, EngineProcess, EngineStats, EngineTenant, device_memory
@@ -165,9 +166,9 @@ def test_the_amdgpu_driver_tells_what_is_free_unless_there_are_two_gpus(
 
 def test_a_machine_without_an_nvidia_driver_reports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
-        raise device_memory.pynvml.NVMLError(device_memory.pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
 
-    monkeypatch.setattr(device_memory.pynvml, "nvmlInit", fail)
+    monkeypatch.setattr(pynvml, "nvmlInit", fail)
     assert list(device_memory._nvidia()) == []
 
 

@@ -14,8 +14,9 @@ from deadline import remaining_s, time_limit
 from errors import StackUnreachable
 from gpu_tenant import Resident
 from llm import read_stacks
-from llm.http import LlmHttp, NoResponse
+from llm.http import LlmHttp
 from llm.parallel import parallel_map
+from llm.server import NoResponse
 from tests.llm.fake_servers import FakeOllama
 from tests.llm.stack_helpers import ids, stacks_of
 from tests.processes import free_port
