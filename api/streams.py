@@ -17,13 +17,17 @@ from generation import Drawing, OutputOptions
 log = logging.getLogger("easel.api")
 
 KEEP_ALIVE_INTERVAL_S = 15.0
+HEAD_START_S = 0.05
+"""How long a response may wait until the engine has its job"""
+_IDLE_TIMEOUT_S = 60.0
+"""How long a thread that draws is kept for the next stream"""
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 MIME = "text/event-stream"
 
 
 class ImageStream:
-    """The body of a streamed response. Drawing starts on construction; `close`, which the server also calls when the
-    client disconnects, cancels it.
+    """The body of a streamed response. Drawing starts on construction, which returns when the engine has the job, or after
+    HEAD_START_S; `close`, which the server also calls when the client disconnects, cancels it.
 
     `release` is called when both drawing and sending have ended. `sender` is for the log and the status.
     """
@@ -38,20 +42,22 @@ class ImageStream:
         cancelled: Callable[[], bool],
         release: Callable[[], None],
         keep_alive_interval_s: float = KEEP_ALIVE_INTERVAL_S,
+        head_start_s: float = HEAD_START_S,
     ) -> None:
         self._drawing, self._output, self._events = drawing, output, events
         self._sender = sender
         self._cancelled, self._keep_alive_interval_s = cancelled, keep_alive_interval_s
         self._queue: SimpleQueue[EncodedEvents | None] = SimpleQueue()
-        self._closed = threading.Event()
+        self._closed, self._is_under_way = threading.Event(), threading.Event()
         # One use by the thread that draws, one by the server that sends.
         self._uses = UseCount(2, release)
-        self._thread = threading.Thread(target=self._draw, name="easel-stream", daemon=True)
         try:
-            self._thread.start()
+            _threads.run(self._draw)
         except BaseException:
             release()
             raise
+        # Both threads need the interpreter: the head of the response is made while the engine works, not before.
+        self._is_under_way.wait(head_start_s)
 
     def __iter__(self) -> Iterator[bytes]:
         yield from self._events.opening()
@@ -77,6 +83,7 @@ class ImageStream:
             self._put(self._events.on_error(self._to_easel_error(error)))
         finally:
             self._queue.put(None)
+            self._is_under_way.set()
             self._uses.end_one()
 
     def _draw_images(self) -> None:
@@ -84,6 +91,7 @@ class ImageStream:
             self._output,
             on_progress=lambda event: self._put(self._events.on_progress(event)),
             on_wait=lambda waiting: self._put(self._events.on_wait(waiting)),
+            on_submitted=self._is_under_way.set,
             sender=self._sender,
             cancelled=lambda: self._closed.is_set() or self._cancelled(),
             previews=self._events.wants_previews,
@@ -119,3 +127,42 @@ class UseCount:
             is_zero = self._count == 0
         if is_zero:
             self._on_zero()
+
+
+class KeptThreads:
+    """Runs functions at once in threads of their own, which are kept for the next ones: to start a thread takes a request
+    about as long as to compile its graph."""
+
+    def __init__(self, idle_timeout_s: float = _IDLE_TIMEOUT_S) -> None:
+        self._idle_timeout_s = idle_timeout_s
+        self._functions: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._lock = threading.Lock()
+        self.idle = 0
+        """Threads that no function in the queue is meant for"""
+
+    def run(self, function: Callable[[], None]) -> None:
+        """Returns at once. Raises RuntimeError if the system gives no more threads."""
+        with self._lock:
+            if self.idle:
+                self.idle -= 1
+            else:
+                threading.Thread(target=self._serve, name="easel-stream", daemon=True).start()
+            self._functions.put(function)
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                function = self._functions.get(timeout=self._idle_timeout_s)
+            except Empty:
+                with self._lock:
+                    if self.idle:
+                        self.idle -= 1
+                        return
+                continue  # a function has just been put, for this thread
+            function()
+            del function  # and with it the pictures that it has drawn
+            with self._lock:
+                self.idle += 1
+
+
+_threads = KeptThreads()

@@ -137,13 +137,15 @@ class Engine:
         on_queued: Callable[[int], None] = lambda _: None,
         cancelled: Callable[[], bool] = lambda: False,
         previews: bool = False,
+        on_submitted: Callable[[], None] = lambda: None,
         keep_lease: Callable[[], Callable[[], None]] = lambda: lambda: None,
     ) -> Outcome:
         """Run a graph in API format and fetch the pictures of its node `output`; None: those of all nodes.
 
         `prompt_id` is a new `str(uuid4())`; `timeout_s` covers queueing too. `on_progress` is called in this thread;
-        `on_queued` there too, about once a second while the job is pending, with the number of jobs before it;
-        `cancelled` at least every 0.5 s while the engine answers. Without `previews` the engine makes none; with it, those
+        `on_submitted` there too, once ComfyUI has the job, and again if it is submitted again; `on_queued` about once a
+        second while the job is pending, with the number of jobs before it; `cancelled` at least every 0.5 s while the
+        engine answers. Without `previews` the engine makes none; with it, those
         of ComfyUI 0.8 and newer do; older ones do as they were started (`--preview-method`). Give every SaveImage its own
         `filename_prefix`: a fully cached job returns the file names of the previous job, whose files may be gone
         (NoPictures) or, with `--cache-lru`, belong to another job.
@@ -176,6 +178,7 @@ class Engine:
                 on_queued=on_queued,
                 clock=self._clock,
                 stuck=self._stuck,
+                on_submitted=on_submitted,
                 keep_lease=keep_lease,
                 socket_received_at=lambda: connection.received_at if connection else 0.0,
             )

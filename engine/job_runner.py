@@ -105,10 +105,12 @@ class JobRunner:
         on_queued: Callable[[int], None],
         clock: Callable[[], float],
         stuck: set[str],
+        on_submitted: Callable[[], None] = lambda: None,
         keep_lease: Callable[[], Callable[[], None]] = lambda: lambda: None,
         socket_received_at: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """`keep_lease`: see `Engine.run`. `socket_received_at`: when bytes of any job's messages came last, on `clock`"""
+        """`on_submitted`, `keep_lease`: see `Engine.run`. `socket_received_at`: when bytes of any job's messages came last,
+        on `clock`"""
         self._http = http
         self._job = job
         self._inbox = inbox
@@ -118,6 +120,7 @@ class JobRunner:
         self._on_queued = on_queued
         self._clock = clock
         self._stuck = stuck
+        self._on_submitted = on_submitted
         self._keep_lease = keep_lease
         self._socket_received_at = socket_received_at
         self._may_be_unread = False
@@ -138,6 +141,7 @@ class JobRunner:
             self._submit(body, graph)
             self._last_look = self._queue_looks.begun
             submitted_at = self._clock()
+            self._on_submitted()
             self._follow()
         except _Withdrawn:
             raise PicturesLost(self._clock() - submitted_at, 0.0, is_silent=False) from None

@@ -36,6 +36,7 @@ class Deps:
 class _Callbacks:
     on_progress: ProgressCallback
     on_wait: Callable[[Waiting], None]
+    on_submitted: Callable[[], None]
     cancelled: Callable[[], bool]
 
 
@@ -85,15 +86,16 @@ class Drawing:
         *,
         on_progress: ProgressCallback = lambda event: None,
         on_wait: Callable[[Waiting], None] = lambda waiting: None,
+        on_submitted: Callable[[], None] = lambda: None,
         cancelled: Callable[[], bool] = lambda: False,
         previews: bool = False,
         sender: Sender = UNKNOWN_SENDER,
     ) -> Iterator[Image]:
         """Run the jobs one after another; yields the images of each as it ends. Iterate it only once.
 
-        `on_wait`: called while a job waits for the GPU, or for other jobs in the engine. `previews`: ask the engine for
-        previews, which it sends if it can. `sender`: who sent the request, for the status of all processes. Raises what
-        `Generator.generate` raises once the GPU is needed.
+        `on_wait`: called while a job waits for the GPU, or for other jobs in the engine; `on_submitted`: when the engine
+        has a job. `previews`: ask the engine for previews, which it sends if it can. `sender`: who sent the request, for
+        the status of all processes. Raises what `Generator.generate` raises once the GPU is needed.
         """
         jobs = [str(uuid.uuid4()) for _ in self._compiled.graphs]
         with self._time_limit():
@@ -101,7 +103,7 @@ class Drawing:
         listed = self._deps.arbiter.listed(
             self._id, model=self.plan.model, jobs=jobs, sender=sender, uses_gpu=uses_gpu
         )
-        callbacks = _Callbacks(on_progress, on_wait, cancelled)
+        callbacks = _Callbacks(on_progress, on_wait, on_submitted, cancelled)
         try:
             with listed:
                 for index, job in enumerate(jobs):
@@ -146,6 +148,7 @@ class Drawing:
                 on_queued=lambda before: report(held.waiting_in_engine(before)),
                 cancelled=lambda: callbacks.cancelled() or held.is_void(),
                 previews=previews,
+                on_submitted=callbacks.on_submitted,
                 keep_lease=held.keep,
             )
             held.record_run(outcome.run_s)

@@ -7,6 +7,7 @@ import io
 import json
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,10 +19,11 @@ from api.dialect import Endpoint, StreamFormat
 from api.request_fields import read_image_request
 from api.responses import Links
 from api.stream_events import StreamEvents
-from api.streams import ImageStream
+from api.streams import ImageStream, KeptThreads
 from arbiter import Sender
 from compiler import ImageRequest, compile_workflow
 from engine import Preview
+from errors import EaselError, EngineUnreachable
 from generation import OutputOptions
 from sketch import SketchProcess
 from tests.api.sse import Event, events_of, stream
@@ -332,19 +334,24 @@ class SilentDrawing:
 def silent_stream(
     stream_format: StreamFormat, release: Callable[[], None] = lambda: None
 ) -> tuple[SilentDrawing, ImageStream]:
-    drawing: Any = SilentDrawing()
+    drawing = SilentDrawing()
+    return drawing, stream_of(drawing, stream_format, release)
+
+
+def stream_of(
+    drawing: Any, stream_format: StreamFormat, release: Callable[[], None] = lambda: None, **options: Any
+) -> ImageStream:
     request = read_image_request({"prompt": "a"}, endpoint=Endpoint(), request_id="x", random_seed=lambda: 1)
     events = StreamEvents(drawing, request, stream_format, Links(""), arrived_at=0.0)
-    body = ImageStream(
+    return ImageStream(
         drawing,
         request.output,
         events,
         sender=Sender("x"),
         cancelled=lambda: False,
         release=release,
-        keep_alive_interval_s=0.1,
+        **{"keep_alive_interval_s": 0.1, **options},
     )
-    return drawing, body
 
 
 @pytest.mark.parametrize(
@@ -370,6 +377,88 @@ def test_a_stream_closed_before_its_first_chunk_is_read_is_cancelled_and_release
     body.close()
     assert drawing.ended.wait(0.3)
     assert released.wait(1)
+
+
+class HeldDrawing(SilentDrawing):
+    """A drawing whose job is submitted when `may_submit` is set, and runs until it is cancelled; or that fails instead."""
+
+    def __init__(self, error: EaselError | None = None) -> None:
+        super().__init__()
+        self.may_submit, self.was_submitted = threading.Event(), threading.Event()
+        self._error = error
+
+    def images(
+        self, finish: OutputOptions, *, cancelled: Callable[[], bool], **callbacks: Any
+    ) -> Iterator[Image.Image]:
+        self.may_submit.wait(60)
+        if self._error is not None:
+            raise self._error
+        self.was_submitted.set()
+        callbacks["on_submitted"]()
+        wait_until(cancelled, 60)
+        self.ended.set()
+        yield from ()
+
+
+def test_a_stream_is_made_while_the_engine_works_and_not_before() -> None:
+    drawing = HeldDrawing()
+    threading.Timer(0.2, drawing.may_submit.set).start()
+    body = stream_of(drawing, StreamFormat(True, False, None, True), head_start_s=60.0)
+    assert drawing.was_submitted.is_set()
+    assert not drawing.ended.is_set()
+    body.close()
+    assert drawing.ended.wait(20)
+
+
+def test_a_stream_waits_for_its_job_only_for_a_moment() -> None:
+    drawing = HeldDrawing()
+    body = stream_of(drawing, StreamFormat(True, False, None, True), head_start_s=0.01)
+    assert not drawing.was_submitted.is_set()
+    body.close()
+    drawing.may_submit.set()
+    assert drawing.ended.wait(20)
+
+
+def test_a_stream_whose_job_is_not_submitted_waits_no_longer_than_its_failure() -> None:
+    drawing = HeldDrawing(EngineUnreachable("gone"))
+    threading.Timer(0.2, drawing.may_submit.set).start()
+    started_at = time.monotonic()
+    body = stream_of(drawing, StreamFormat(True, False, None, True), head_start_s=60.0)
+    assert time.monotonic() - started_at < 40
+    assert b"engine.unreachable" in b"".join(body)
+
+
+def test_threads_are_kept_for_the_next_function_and_hold_nothing_meanwhile() -> None:
+    threads, idents = KeptThreads(), []
+
+    class Function:
+        def __call__(self) -> None:
+            idents.append(threading.get_ident())
+
+    for _ in range(3):
+        function = Function()
+        is_gone = weakref.ref(function)
+        threads.run(function)
+        del function
+        wait_until(lambda is_gone=is_gone: is_gone() is None and threads.idle == 1, 5)
+    assert len(idents) == 3
+    assert len(set(idents)) == 1
+
+
+def test_every_function_runs_at_once_however_many_there_are() -> None:
+    threads, all_run = KeptThreads(), threading.Barrier(21)
+    for _ in range(20):
+        threads.run(lambda: (all_run.wait(20), None)[1])
+    all_run.wait(20)
+
+
+def test_functions_that_come_when_idle_threads_end_run_nevertheless() -> None:
+    threads, run = KeptThreads(idle_timeout_s=0.001), list[int]()
+    for number in range(300):
+        threads.run(lambda number=number: run.append(number))  # type: ignore[misc]
+        time.sleep(0.001 if number % 2 else 0)
+    wait_until(lambda: len(run) == 300, 10)
+    wait_until(lambda: threads.idle == 0, 10)
 
 
 def test_sixty_four_concurrent_streams_lose_no_event(client: FlaskClient) -> None:

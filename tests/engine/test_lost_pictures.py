@@ -90,10 +90,11 @@ def test_a_lost_picture_is_drawn_again_under_the_same_id_with_another_client(
     async def script(comfy: FakeComfyUI, job: str) -> None:
         await (draw_and_lose if len(comfy.submitted) == 1 else draw)(comfy, job)
 
-    comfy.script = script
-    outcome = run(engine_of_comfy)
+    comfy.script, submitted = script, list[int]()
+    outcome = run(engine_of_comfy, on_submitted=lambda: submitted.append(len(comfy.submitted)))
     assert [picture.data for picture in outcome.pictures] == [PICTURE]
     assert graphs(comfy) == [SENDING, SENDING]
+    assert submitted == [1, 2]
     assert {body["prompt_id"] for body in comfy.submitted} == {outcome.prompt_id}
     assert len({body["client_id"] for body in comfy.submitted}) == 2
     assert comfy.forgotten == [outcome.prompt_id]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,18 @@ def test_the_steps_of_a_job_are_reported(generator: Generator) -> None:
 
     generator.generate(REQUEST, OutputOptions(keep=False), timeout_s=30, on_progress=on_progress)
     assert steps == [1, 2, 3]
+
+
+def test_a_job_is_reported_when_the_engine_has_it_and_before_its_steps(generator: Generator) -> None:
+    reported: list[str] = []
+    drawing = generator.prepare(replace(REQUEST, seed=77), timeout_s=30)
+    images = drawing.images(
+        OutputOptions(keep=False),
+        on_submitted=lambda: reported.append("submitted"),
+        on_progress=lambda event: reported.append(type(event).__name__),
+    )
+    assert len(tuple(images)) == 1
+    assert reported == ["submitted", "Progress", "Progress", "Progress"]
 
 
 @pytest.fixture
