@@ -11,17 +11,19 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.checkout import Checkout, checked_out
+from bench.clients import Client, GatewayRoute, Route
 from bench.load import LoadGenerator
 from bench.machine import machine
 from bench.options import Options, add_engine_arguments
 from bench.processes import memory_mb
 from bench.server import ROOT, Server
+from bench.streams import SAMPLED_MODEL
 from bench.testbed import Testbed, gateway_route, open_testbed
 from bench.throughput import Meter, measured_run
 
@@ -139,7 +141,7 @@ def compare(testbed: Testbed, checkout: Checkout) -> list[Comparison]:
     with LoadGenerator() as load:
         with _started(testbed.another_server(checkout.root), checkout) as other:
             servers = (other, testbed.server)
-            comparisons = [_latency(testbed, servers), *_throughput(testbed, servers, load)]
+            comparisons = [*_latency(testbed, servers), *_throughput(testbed, servers, load)]
         return [*comparisons, *_starts(testbed, (checkout.root, ROOT), load)]
 
 
@@ -161,24 +163,36 @@ def _in_turn(count: int) -> Iterator[tuple[int, int]]:
     return ((0, 1) if number % 2 == 0 else (1, 0) for number in range(count))
 
 
-def _latency(testbed: Testbed, servers: Sequence[Server]) -> Comparison:
+def _latency(testbed: Testbed, servers: Sequence[Server]) -> list[Comparison]:
+    """One client. The first step is not compared if the engine has no checkpoint, without which there are no steps."""
+    routes = [gateway_route(server.url, testbed.engine, SIZE) for server in servers]
+    pictures = _blocks(testbed, routes, lambda client, seed: client.draw(seed).total_s)
+    comparisons = [Comparison("one picture after another, 64 px", "ms", *pictures)]
+    if testbed.engine.checkpoint:
+        routes = [GatewayRoute(server.url, {"model": SAMPLED_MODEL}, SIZE) for server in servers]
+        steps = _blocks(testbed, routes, lambda client, seed: client.first_step_s(seed))
+        comparisons.append(Comparison("first step of a stream, 64 px", "ms", *steps))
+    return comparisons
+
+
+def _blocks(
+    testbed: Testbed, routes: Sequence[Route], measure_s: Callable[[Client, int], float]
+) -> tuple[list[float], list[float]]:
+    """The median of each block, in milliseconds, for both commits. `measure_s`: draws a picture with this seed."""
     blocks = QUICK_BLOCKS if testbed.options.quick else BLOCKS
     medians: tuple[list[float], list[float]] = ([], [])
     with contextlib.ExitStack() as stack:
-        clients = [
-            stack.enter_context(contextlib.closing(gateway_route(server.url, testbed.engine, SIZE).open()))
-            for server in servers
-        ]
+        clients = [stack.enter_context(contextlib.closing(route.open())) for route in routes]
         for client in clients * 3:
-            client.draw(next(testbed.seeds))
+            measure_s(client, next(testbed.seeds))
         for _ in range(blocks):
             times: tuple[list[float], list[float]] = ([], [])
             for order in _in_turn(BLOCK_PICTURES):
                 for side in order:
-                    times[side].append(clients[side].draw(next(testbed.seeds)).total_s * 1000)
+                    times[side].append(measure_s(clients[side], next(testbed.seeds)) * 1000)
             for side in (0, 1):
                 medians[side].append(statistics.median(times[side]))
-    return Comparison("one picture after another, 64 px", "ms", *medians)
+    return medians
 
 
 def _throughput(testbed: Testbed, servers: Sequence[Server], load: LoadGenerator) -> list[Comparison]:

@@ -12,7 +12,7 @@ from bench.processes import peak_memory_mb, reset_peak_memory
 from bench.summary import summarize
 from bench.testbed import Testbed
 
-SIZE, _MODEL = 64, "bench"
+SIZE, SAMPLED_MODEL = 64, "bench"
 STEPS, QUICK_STEPS = 40, 5
 LARGE, QUICK_LARGE = 10, 2
 """Pictures of 2048x2048 in one response"""
@@ -39,10 +39,10 @@ def measure_streams(testbed: Testbed) -> dict[str, Any]:
 
 
 def _first_steps(testbed: Testbed, count: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    graph = testbed.sources.graph(_MODEL, SIZE)
+    graph = testbed.sources.graph(SAMPLED_MODEL, SIZE)
     routes = (
         DirectRoute(testbed.engine.url, graph, SIZE),
-        GatewayRoute(testbed.server.url, {"model": _MODEL}, SIZE),
+        GatewayRoute(testbed.server.url, {"model": SAMPLED_MODEL}, SIZE),
     )
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(contextlib.closing(route.open())) for route in routes]
@@ -61,7 +61,7 @@ def _large(testbed: Testbed, count: int, stream: bool) -> dict[str, float]:
     before = {pid: reset_peak_memory(pid) for pid in workers}
     body = {
         "prompt": PROMPT,
-        "model": _MODEL,
+        "model": SAMPLED_MODEL,
         "size": "2048x2048",
         "n": count,
         "response_format": "b64_json",

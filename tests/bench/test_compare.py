@@ -40,7 +40,7 @@ def test_a_quick_comparison_prints_every_value_and_leaves_nothing_behind(tmp_pat
     output, errors = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, errors
     lines = [line for line in output.splitlines() if line.endswith("too few rounds")]
-    assert len(lines) == (6 if sys.platform == "linux" else 4)
+    assert len(lines) == (7 if sys.platform == "linux" else 5)
     assert list(tmp_path.glob("easel-bench*")) == []
 
 
