@@ -129,10 +129,10 @@ class _Deadlines:
         """Call `callback` after `timeout_s`, unless the context ends before."""
         key = object()
         with self._lock:
-            self._pending[key] = (time.monotonic() + timeout_s, callback)
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="easel-deadlines", daemon=True)
                 self._thread.start()
+            self._pending[key] = (time.monotonic() + timeout_s, callback)
         try:
             yield
         finally:

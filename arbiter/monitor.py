@@ -51,7 +51,11 @@ class Monitor:
             return None
         if self._observation is None and may_start:
             self._is_checking.set()
-            self._run_in_background(lambda: self._check(switch_number))
+            try:
+                self._run_in_background(lambda: self._check(switch_number))
+            except BaseException:  # no more threads: nobody would end it
+                self._is_checking.clear()
+                raise
         if self._is_checking.is_set():
             return None
         observation, self._observation = self._observation, None
@@ -89,8 +93,9 @@ class QuickCheck:
         with self._lock:
             check = self._running
             if check is None:
-                check = self._running = _Check()
+                check = _Check()
                 threading.Thread(target=self._read, args=(check,), name="gpu-check", daemon=True).start()
+                self._running = check  # only now: without the thread nobody would end it
         check.done.wait(min(_QUICK_CHECK_TIMEOUT_S + _HUNG_CHECK_TIMEOUT_S, remaining_s()))
         return check.residents
 

@@ -66,8 +66,9 @@ class Reconciler:
         """Whether this process's reconciler is the elected one"""
 
     def start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="gpu-reconciler", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name="gpu-reconciler", daemon=True)
+        thread.start()
+        self._thread = thread
 
     def stop(self, timeout_s: float | None = None) -> None:
         """Waits until the active switch has ended, or `timeout_s`; one that no request waits for is cancelled."""

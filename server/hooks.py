@@ -10,6 +10,8 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from filelock import Timeout
@@ -128,8 +130,12 @@ class ServerHooks:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
                 signal.signal(number, lambda *_: is_hurried.set())
             # The workers have ended, so the master becomes the leader.
-            arbiter.reconciler.start()
-            self._container.hand_gpu_back(is_hurried.is_set)
+            try:
+                arbiter.reconciler.start()
+            except RuntimeError as error:  # no more threads
+                server.log.error("The GPU is not handed back to the LLM servers: %s", error)
+            else:
+                self._container.hand_gpu_back(is_hurried.is_set)
         self._container.sketch_supervisor.stop()
 
     def post_worker_init(self, worker: Any) -> None:
@@ -141,21 +147,26 @@ class ServerHooks:
             self._container.arbiter.fail_waiting(_stopping())
             timer = threading.Timer(JOB_GRACE_S, self._container.stop_jobs, [_stopping()])
             timer.daemon = True
-            timer.start()
+            try:
+                timer.start()
+            except RuntimeError as error:  # no more threads
+                worker.log.error("Running jobs are cancelled now instead of in %d s: %s", JOB_GRACE_S, error)
+                self._container.stop_jobs(_stopping())
             if callable(default_handler):
                 default_handler(number, frame)
 
         signal.signal(signal.SIGTERM, stop)
-        self._container.watch_catalogue()
-        self._container.store.sweep_in_background()
-        self._container.arbiter.reconciler.start()
-        threading.Thread(target=warm_up, args=[self._container.generator], daemon=True).start()
+        generator, models = self._container.generator, self._settings["images.preload"]
+        # Requests do what the first two do, as long as those have not started.
+        worker.keep_trying("catalogue-watch", self._container.watch_catalogue)
+        worker.keep_trying("image-sweeps", self._container.store.sweep_in_background)
+        worker.keep_trying("gpu-reconciler", self._container.arbiter.reconciler.start)
+        worker.keep_trying("warm-up", lambda: _start_thread(partial(warm_up, generator)))
         if worker.age == 1:
-            threading.Thread(target=self._container.stacks.log_problems, daemon=True).start()
-        models = self._settings["images.preload"]
+            worker.keep_trying("stack-check", lambda: _start_thread(self._container.stacks.log_problems))
         if worker.age == 1 and models:
-            arguments = (self._container.generator, models)
-            threading.Thread(target=preload, args=arguments, kwargs={"timeout_s": 3600}, daemon=True).start()
+            work = partial(preload, generator, models, timeout_s=3600)
+            worker.keep_trying("preload", lambda: _start_thread(work))
 
     def worker_int(self, worker: Any) -> None:
         """On Ctrl-C, cancel the running jobs at once."""
@@ -180,6 +191,11 @@ def _log_to_stderr() -> None:
     root = logging.getLogger("easel")
     root.addHandler(handler)
     root.propagate = False
+
+
+def _start_thread(work: Callable[[], object]) -> None:
+    """Raises RuntimeError if the system gives no more threads."""
+    threading.Thread(target=work, daemon=True).start()
 
 
 def _stopping() -> ServerStopping:

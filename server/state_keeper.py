@@ -34,8 +34,9 @@ class StateKeeper:
         """Write the address, if there is one, and keep the files from now on. Raises OSError if it cannot be written now;
         it is written as soon as it can be."""
         self._address = address
-        self._thread = threading.Thread(target=self._run, name="state-keeper", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name="state-keeper", daemon=True)
+        thread.start()
+        self._thread = thread
         if address is not None:
             address.restore()
 

@@ -46,8 +46,9 @@ class SketchSupervisor:
         KeptFile(self._url_file, b"").remove()
         shutil.rmtree(self._folder, ignore_errors=True)  # if the last server was killed
         self._stopping.clear()
-        self._thread = threading.Thread(target=self._supervise, name="sketch-supervisor", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._supervise, name="sketch-supervisor", daemon=True)
+        thread.start()
+        self._thread = thread
 
     def stop(self) -> None:
         """Stop the engine if this process started it."""

@@ -26,6 +26,7 @@ from generation import Generator
 from llm import Stacks
 from state_files import read_state, set_aside
 from status.readiness import ModelState, Readiness
+from system_errors import shortage_in
 
 log = logging.getLogger("easel.gpu")
 
@@ -199,8 +200,8 @@ class SystemStatus:
         """The results of the last round. Starts the next round when it is due, and waits for it only if the last
         results are old, for a limited time."""
         results = self._last_results()
-        if self._age(results) >= _PROBE_INTERVAL_S:
-            self._start_round()
+        if self._age(results) >= _PROBE_INTERVAL_S and (error := self._start_round()):
+            return {**results, "problem": _problem(error)}
         timeout_s = _WAIT_TIMEOUT_S if results["at"] else _PROBE_TIMEOUT_S + _WAIT_TIMEOUT_S
         deadline = time.monotonic() + timeout_s
         while self._age(results) >= _MAX_AGE_S and time.monotonic() < deadline:
@@ -214,18 +215,23 @@ class SystemStatus:
     def _last_results(self) -> Mapping[str, Any]:
         return read_state(self._file, _probe_results) or _UNKNOWN
 
-    def _start_round(self) -> None:
+    def _start_round(self) -> EaselError | None:
         """Start a round of probes unless another process runs one. In a thread: the caller must not wait for a server
-        that does not respond."""
+        that does not respond. The error if the system gives no more threads."""
         lock = FileLock(self._lock_file, is_singleton=False, thread_local=False)
         try:
             lock.acquire(blocking=False)
         except (Timeout, OSError):
-            return
+            return None
         if self._age(self._last_results()) < _PROBE_INTERVAL_S:
             lock.release()
-            return
-        threading.Thread(target=self._run_round, args=(lock,), name="probes", daemon=True).start()
+            return None
+        try:
+            threading.Thread(target=self._run_round, args=(lock,), name="probes", daemon=True).start()
+        except RuntimeError as error:
+            lock.release()
+            return shortage_in(error)
+        return None
 
     def _run_round(self, lock: FileLock) -> None:
         try:
@@ -287,8 +293,7 @@ class SystemStatus:
 
     def _engine_problem(self) -> dict[str, Any]:
         """Why the engine cannot draw now. The message is without secrets, like every message of an error."""
-        error = self._readiness.engine(_ENGINE_TIMEOUT_S).error
-        return {"problem": {"code": error.code, "message": error.message} if error else None}
+        return {"problem": _problem(self._readiness.engine(_ENGINE_TIMEOUT_S).error)}
 
 
 class _ModelsFile:
@@ -341,6 +346,10 @@ def _model_entry(model: ModelState) -> dict[str, Any]:
 
 _NOT_REACHABLE: Mapping[str, Any] = {"reachable": False, "stats": None, "running": [], "pending": []}
 _NO_JOB: Mapping[str, Any] = {"id": None, "step": None, "steps": None, "it_s": None, "eta_s": None}
+
+
+def _problem(error: EaselError | None) -> dict[str, str] | None:
+    return {"code": error.code, "message": error.message} if error else None
 
 
 def _engine_values(engine: Engine, stats: EngineStats, queue: QueueState) -> dict[str, Any]:

@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "status": {
         *("arbiter", "compiler", "engine", "generation", "llm"),
-        *("atomic_file", "deadline", "errors", "state_files"),
+        *("atomic_file", "deadline", "errors", "state_files", "system_errors"),
     },
     "api": {
         *("arbiter", "compiler", "engine", "generation", "image_store", "pictures", "status"),

@@ -11,13 +11,14 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from flask import Flask, Request
 from werkzeug.test import EnvironBuilder
 
-from api.connection import read_body
+from api.connection import _Deadlines, read_body
+from arbiter.monitor import Monitor, QuickCheck
 from engine import Engine, EngineSelector
 from engine.watchdog import Limits, Watchdog
 from errors import (
@@ -29,11 +30,14 @@ from errors import (
     StoreFull,
     TooManyFiles,
 )
+from gpu_tenant import Resident, Tenant
 from llm.http import LlmHttp
 from pictures import fetch_image
 from server.worker import _ThreadPool
 from sketch import SharedFiles, SketchSupervisor
 from system_errors import shortage_as
+from tests.conftest import MakeApp
+from tests.waiting import TIMEOUT_S, wait_until
 
 
 @contextlib.contextmanager
@@ -110,9 +114,6 @@ def test_without_more_threads_a_request_waits_for_those_that_run(monkeypatch: py
         may_end.wait()
         return "first"
 
-    def no_thread(self: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
     with _ThreadPool(max_workers=2) as pool:
         first = pool.submit(occupy)
         begun.wait()
@@ -122,6 +123,60 @@ def test_without_more_threads_a_request_waits_for_those_that_run(monkeypatch: py
         assert (first.result(60), second.result(60)) == ("first", "second")
     with _ThreadPool(max_workers=2) as empty, pytest.raises(RuntimeError, match="can't start new thread"):
         empty.submit(lambda: "nobody runs it")
+
+
+def no_thread(self: threading.Thread) -> None:
+    """In place of `Thread.start`"""
+    raise RuntimeError("can't start new thread")
+
+
+class LoadedLlm:
+    """A tenant with one LLM."""
+
+    def known_residents(self, timeout_s: float) -> tuple[Resident, ...]:
+        return (Resident("llama", "chat"),)
+
+
+def test_a_check_of_the_tenants_that_could_not_start_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor = Monitor(None, lambda: True)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(RuntimeError):
+            monitor.poll(1, may_start=True)
+    observation = wait_until(lambda: monitor.poll(1, may_start=True))
+    assert observation.is_engine_down
+
+
+def test_a_check_of_the_llms_that_could_not_start_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = QuickCheck(cast(Tenant, LoadedLlm()))
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(RuntimeError):
+            check.run()
+    assert check.run() == (Resident("llama", "chat"),)
+
+
+def test_a_deadline_that_could_not_be_watched_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection serves other requests later."""
+    deadlines, called, other = _Deadlines(), threading.Event(), threading.Event()
+    monkeypatch.setattr("api.connection._DEADLINE_POLL_INTERVAL_S", 0.01)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(RuntimeError), deadlines.call_after(0, called.set):
+            pass
+    with deadlines.call_after(0, other.set):
+        assert other.wait(TIMEOUT_S)
+    assert not called.is_set()
+
+
+def test_a_status_without_probes_says_why(make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = make_app().test_client()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        problem = client.get("/api/comfyui/status").json["problem"]
+    assert problem["code"] == "server.out_of_memory"
+    assert "cannot start more threads" in problem["message"]
+    wait_until(lambda: client.get("/api/comfyui/status").json["problem"] is None)
 
 
 def test_a_shortage_that_lasts_while_a_job_runs_keeps_its_name() -> None:

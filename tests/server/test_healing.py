@@ -193,6 +193,49 @@ def learn(folder: Path, variables: dict[str, str]) -> None:
     subprocess.run([*command, *arguments], cwd=ROOT, env=environment, check=True, capture_output=True)
 
 
+# --- no more threads -------------------------------------------------------------------------------
+
+
+def test_a_worker_without_its_threads_serves_says_so_and_starts_them_later(tmp_path: Path) -> None:
+    catalogue, shortage, config = tmp_path / "catalogue.yaml", tmp_path / "shortage", tmp_path / "gunicorn.py"
+    shutil.copy(ROOT / "catalogue.yaml", catalogue)
+    shortage.touch()
+    config.write_text(
+        f"""
+exec(open({str(ROOT / "gunicorn.conf.py")!r}).read())
+import os, threading
+
+def post_worker_init(worker):
+    start = threading.Thread.start
+    def start_unless_short(thread):
+        if thread.name in {THREADS} and os.path.exists({str(shortage)!r}):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+    threading.Thread.start = start_unless_short
+    _hooks.post_worker_init(worker)
+"""
+    )
+    variables = {
+        "EASEL_CATALOGUE": str(catalogue),
+        "GUNICORN_CMD_ARGS": f"--config {config}",
+        "EASEL_WORKERS": "1",
+    }
+    with running(tmp_path / "state", **variables) as server:
+        for name in THREADS:
+            server.wait_for(f"The thread {name} cannot be started, will retry: can't start new thread")
+        assert server.draw().status_code == 200
+        text = catalogue.read_text()
+        catalogue.write_text(text.replace("default_model: ", "default_model: no-such-"))
+        wait_until(lambda: server.draw().status_code == 200 and "is not valid; the last good" in server.log)
+        shortage.unlink()
+        for name in THREADS:
+            server.wait_for(f"The thread {name} has started")
+        assert server.draw().status_code == 200
+
+
+THREADS = ("catalogue-watch", "image-sweeps", "gpu-reconciler")
+
+
 # --- too many open files ---------------------------------------------------------------------------
 
 SHORTAGES = {"server.too_many_files", "server.out_of_memory", "queue.full", "server.too_many_connections"}
