@@ -5,20 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from bench.clients import ROUTE_NAMES
 from bench.compiling import measure_compile
+from bench.ending import clean_ending
 from bench.gpu import measure_gpu
 from bench.latency import measure_latency
 from bench.machine import load_average, machine
 from bench.models import measure_models
-from bench.options import Options, Peer, add_engine_arguments
+from bench.options import Options, Peer, add_engine_arguments, writable_path
 from bench.report import report
 from bench.starting import measure_memory, measure_start
 from bench.streams import measure_streams
-from bench.testbed import Testbed, open_testbed
+from bench.testbed import ALLOWED_SIZES, Testbed, open_testbed
 from bench.throughput import measure_throughput
 
 MEASUREMENTS: Mapping[str, Callable[[Testbed], Any]] = {
@@ -35,10 +36,16 @@ MEASUREMENTS: Mapping[str, Callable[[Testbed], Any]] = {
 
 def main() -> None:
     arguments = argument_parser().parse_args()
-    results = measure(options_of(arguments), arguments.only)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1), "utf-8")
-    print(report(results))
+    options = options_of(arguments)
+    results: dict[str, Any] = {}
+    with clean_ending():
+        try:
+            measure(options, selected_measurements(options, arguments.only), results)
+        finally:  # what was measured before something failed is worth reading
+            if results.keys() & MEASUREMENTS.keys():
+                print(report(results))
+        if arguments.json:
+            arguments.json.write_text(json.dumps(results, indent=1), "utf-8")
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -46,7 +53,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     add_engine_arguments(parser)
     parser.add_argument(
-        "--sizes", type=_numbers, metavar="64,512,...", help="the sides of the pictures, in pixels"
+        "--sizes", type=_sizes, metavar="64,512,...", help="the sides of the pictures, in pixels"
     )
     parser.add_argument("--clients", type=_numbers, metavar="1,8,...", help="how many clients draw at once")
     parser.add_argument(
@@ -65,13 +72,17 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", choices=MEASUREMENTS, action="append", help="run only this measurement; may be repeated"
     )
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write all raw numbers to this file")
+    parser.add_argument(
+        "--json", type=writable_path, metavar="PATH", help="write all raw numbers to this file"
+    )
     return parser
 
 
 def options_of(arguments: argparse.Namespace) -> Options:
-    """Exits if a --peer-model has no --peer."""
-    models = dict(arguments.peer_model)
+    """Exits if names of peers are wrong."""
+    models, names = dict(arguments.peer_model), [name for name, _ in arguments.peer]
+    if taken := {name for name in names if name in ROUTE_NAMES or names.count(name) > 1}:
+        raise SystemExit(f"--peer {', '.join(sorted(taken))}: this name is taken; choose another one.")
     if unknown := models.keys() - dict(arguments.peer).keys():
         raise SystemExit(f"--peer-model {', '.join(sorted(unknown))}: there is no --peer of this name.")
     return Options(
@@ -86,8 +97,19 @@ def options_of(arguments: argparse.Namespace) -> Options:
     )
 
 
+def _sizes(text: str) -> list[int]:
+    sizes = _numbers(text)
+    if any(size not in ALLOWED_SIZES for size in sizes):
+        first, last, step = ALLOWED_SIZES[0], ALLOWED_SIZES[-1], ALLOWED_SIZES.step
+        raise argparse.ArgumentTypeError(f"sizes are multiples of {step} from {first} to {last}")
+    return sizes
+
+
 def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+    """Each once, in ascending order, so that "the smallest" is the first one."""
+    if not all(part.isdecimal() and int(part) for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers from 1, such as 1,8")
+    return sorted({int(part) for part in text.split(",")})
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -97,20 +119,26 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def measure(options: Options, only: list[str] | None) -> dict[str, Any]:
-    """Run all measurements, or those named in `only`, against one engine. Returns the results by measurement name, in
-    seconds and 10^6 bytes."""
-    selected = [name for name in MEASUREMENTS if not only or name in only]
-    if not options.url and "models" in selected:
-        selected.remove("models")  # the sketch engine has no weights to load
+def selected_measurements(options: Options, only: list[str] | None) -> list[str]:
+    """All, or those named in `only`. Exits if nothing is left."""
+    names = [name for name in MEASUREMENTS if not only or name in only]
+    if not options.url:
+        if names == ["models"]:
+            raise SystemExit("--only models needs --url: the sketch engine has no weights to load.")
+        names = [name for name in names if name != "models"]
+    return names
+
+
+def measure(options: Options, selected: Sequence[str], results: dict[str, Any]) -> None:
+    """Run the measurements `selected` against one engine. Adds each result to `results` under its name, in seconds and
+    10^6 bytes."""
     with open_testbed(options) as testbed:
-        results: dict[str, Any] = {"machine": machine(testbed)}
+        results["machine"] = machine(testbed)
         results["is_sketch"] = testbed.engine.is_sketch
         for name in selected:
             print(f"measuring {name}", file=sys.stderr, flush=True)
             results[name] = MEASUREMENTS[name](testbed)
     results["machine"]["load"] += f", at the end {load_average()}"
-    return results
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import json
 import struct
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlencode, urlsplit
@@ -25,7 +25,15 @@ PROMPT = "a lighthouse above a calm sea"
 REQUEST_ID = "bench-request"
 """The id in the graphs of `DirectRoute`. Each submission has its own instead."""
 TIMEOUT_S = 900.0
+DIRECT, DIRECT_SOCKET, GATEWAY, GATEWAY_URL = ROUTE_NAMES = (
+    "direct",
+    "direct, WebSocket",
+    "gateway",
+    "gateway, url + GET",
+)
 _PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"IEND\xaeB`\x82"
+_COMPARED_BYTES = 65_536
 _PREVIEW_HEADER_BYTES = 8
 """What ComfyUI puts before a picture in a binary message: the kind of the message and the picture's format"""
 
@@ -80,7 +88,7 @@ class DirectRoute:
 
     @property
     def name(self) -> str:
-        return "direct, WebSocket" if self.over_socket else "direct"
+        return DIRECT_SOCKET if self.over_socket else DIRECT
 
     def open(self) -> Client:
         return _SocketPictureClient(self) if self.over_socket else _DirectClient(self)
@@ -96,7 +104,7 @@ class GatewayRoute:
     size: int
     as_url: bool = False
     moves: bool = False
-    name: str = "gateway"
+    name: str = GATEWAY
 
     def open(self) -> Client:
         return _GatewayClient(self)
@@ -220,8 +228,12 @@ class _GatewayClient:
 
     def draw(self, seed: int) -> Drawn:
         started_at = time.perf_counter()
-        answer = json.loads(self._http.call("POST", "/v1/images/generations", self._body(seed)))
-        picture = self._picture(answer["data"][0])
+        content = self._http.call("POST", "/v1/images/generations", self._body(seed))
+        try:
+            answer = json.loads(content)
+            picture = self._picture(answer["data"][0])
+        except (ValueError, LookupError, TypeError) as error:
+            raise RuntimeError(f"{self._route.name} sent no picture: {content[:200]!r}") from error
         check_png(picture, self._route.size)
         ended_at = time.perf_counter()
         return Drawn(picture, ended_at - started_at, answer.get("_hal0", {}).get("timings", {}))
@@ -231,11 +243,13 @@ class _GatewayClient:
         body = self._body(seed, stream=True, stream_options={})
         response = self._http.open("POST", "/v1/images/generations", body)
         elapsed_s = None
+        has_picture = False
         for line in lines_of(response):
             if elapsed_s is None and b'"progress":' in line and b'"progress":0.0' not in line:
                 elapsed_s = time.perf_counter() - started_at
-        if elapsed_s is None:
-            raise RuntimeError(f"{self._route.name} reported no step.")
+            has_picture = has_picture or b'"b64_json":' in line
+        if elapsed_s is None or not has_picture:
+            raise RuntimeError(f"{self._route.name} reported no {'picture' if elapsed_s else 'step'}.")
         return elapsed_s
 
     def _body(self, seed: int, **more: Any) -> bytes:
@@ -292,8 +306,20 @@ def check_event(event: Mapping[str, Any]) -> None:
 
 
 def check_png(data: bytes, size: int) -> None:
-    """Raises RuntimeError unless this is a PNG of size x size pixels."""
-    if not data.startswith(_PNG):
-        raise RuntimeError(f"The answer is not a PNG: {data[:60]!r}")
+    """Raises RuntimeError unless this is a PNG of size x size pixels, from its beginning to its end."""
+    if not (data.startswith(_PNG) and data.endswith(_PNG_END)):
+        raise RuntimeError(f"The answer is not a complete PNG: {data[:60]!r} … {data[-20:]!r}")
     if (found := struct.unpack(">II", data[16:24])) != (size, size):
         raise RuntimeError(f"The picture has {found[0]}x{found[1]} pixels instead of {size}x{size}.")
+
+
+def fingerprint(picture: bytes) -> int:
+    """Equal for equal pictures, and practically never for others. Of a large picture it takes a sample, so that it costs
+    nothing beside the drawing: the bytes of another PNG differ almost everywhere after the first other pixel."""
+    return hash(picture[:: 1 + len(picture) // _COMPARED_BYTES])
+
+
+def check_all_new(name: str, fingerprints: Sequence[int]) -> None:
+    """Raises RuntimeError if the route `name` gave one picture for two seeds: it did not draw each of them."""
+    if len(set(fingerprints)) < len(fingerprints):
+        raise RuntimeError(f"{name} sent the same picture for different seeds, so its times mean nothing.")

@@ -7,9 +7,7 @@ import argparse
 import contextlib
 import json
 import math
-import signal
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -18,9 +16,11 @@ from typing import Any
 
 from bench.checkout import Checkout, checked_out
 from bench.clients import Client, GatewayRoute, Route
+from bench.ending import clean_ending
+from bench.equality import same_pixels
 from bench.load import LoadGenerator
 from bench.machine import machine
-from bench.options import Options, add_engine_arguments
+from bench.options import Options, add_engine_arguments, writable_path
 from bench.processes import memory_mb
 from bench.server import ROOT, Server
 from bench.streams import SAMPLED_MODEL
@@ -94,7 +94,6 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # cleans up
     arguments = argument_parser().parse_args()
     options = Options(
         url=arguments.url,
@@ -103,12 +102,9 @@ def main() -> None:
         engine_pid=arguments.engine_pid,
         sizes=[SIZE],
     )
-    try:
-        with checked_out(arguments.commit) as checkout, open_testbed(options) as testbed:
-            comparisons = compare(testbed, checkout)
-            print(report(machine(testbed), checkout, comparisons))
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+    with clean_ending(), checked_out(arguments.commit) as checkout, open_testbed(options) as testbed:
+        comparisons = compare(testbed, checkout)
+        print(report(machine(testbed), checkout, comparisons))
     if arguments.json:
         entries = [asdict(comparison) | {"ratios": comparison.ratios} for comparison in comparisons]
         arguments.json.write_text(json.dumps(entries, indent=1), "utf-8")
@@ -119,7 +115,9 @@ def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__)
     parser.add_argument("commit", help="the commit, branch or tag that the working tree is compared with")
     add_engine_arguments(parser)
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write all raw numbers to this file")
+    parser.add_argument(
+        "--json", type=writable_path, metavar="PATH", help="write all raw numbers to this file"
+    )
     return parser
 
 
@@ -141,6 +139,7 @@ def compare(testbed: Testbed, checkout: Checkout) -> list[Comparison]:
     with LoadGenerator() as load:
         with _started(testbed.another_server(checkout.root), checkout) as other:
             servers = (other, testbed.server)
+            _check_pixels(testbed, servers, checkout)
             comparisons = [*_latency(testbed, servers), *_throughput(testbed, servers, load)]
         return [*comparisons, *_starts(testbed, (checkout.root, ROOT), load)]
 
@@ -156,6 +155,15 @@ def _started(server: Server, checkout: Checkout) -> Iterator[Server]:
                 f"catalogue of the working tree, so it cannot be compared: {error}"
             ) from error
         yield server
+
+
+def _check_pixels(testbed: Testbed, servers: Sequence[Server], checkout: Checkout) -> None:
+    """Raises RuntimeError if the two draw different pictures: their times cannot be compared."""
+    routes = [gateway_route(server.url, testbed.engine, SIZE) for server in servers]
+    if not same_pixels(routes, next(testbed.seeds)):
+        raise RuntimeError(
+            f"{checkout.commit} and the working tree draw different pictures for the same request and seed."
+        )
 
 
 def _in_turn(count: int) -> Iterator[tuple[int, int]]:

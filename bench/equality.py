@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image, ImageChops
@@ -12,15 +13,15 @@ from bench.clients import Route
 from bench.testbed import Testbed
 
 
-def compare_pixels(testbed: Testbed, size: int) -> dict[str, Any]:
-    """One picture from every route with the same seed. By route: whether its pixels are those of the direct client (those
+def compare_pixels(testbed: Testbed, routes: Sequence[Route], size: int) -> dict[str, Any]:
+    """One picture from each of `routes` with the same seed. By route: whether its pixels are those of the first one (those
     of other servers may differ), the bytes of the PNG, and the bytes sent and received for it by the client.
 
     Raises RuntimeError if a route of this engine gives other pixels: the comparison would mean nothing."""
     seed, others = next(testbed.seeds), {peer.name for peer in testbed.options.peers}
     expected: Image.Image | None = None
     results = {}
-    for route in testbed.routes(size):
+    for route in routes:
         picture, wire = _draw(route, seed)
         pixels = Image.open(io.BytesIO(picture)).convert("RGB")
         expected = expected or pixels
@@ -29,6 +30,12 @@ def compare_pixels(testbed: Testbed, size: int) -> dict[str, Any]:
             raise RuntimeError(f"{route.name} gives other pixels than the direct client at {size}x{size}.")
         results[route.name] = {"same_pixels": is_same, "png_bytes": len(picture), "wire_bytes": wire}
     return results
+
+
+def same_pixels(routes: Sequence[Route], seed: int) -> bool:
+    """Whether all routes draw the same picture with this seed."""
+    pictures = [Image.open(io.BytesIO(_draw(route, seed)[0])).convert("RGB") for route in routes]
+    return all(ImageChops.difference(pictures[0], other).getbbox() is None for other in pictures[1:])
 
 
 def _draw(route: Route, seed: int) -> tuple[bytes, int | None]:

@@ -23,19 +23,29 @@ class Http:
         self._connection = kind(parts.hostname or "", parts.port, timeout=timeout_s)
         self._prefix = parts.path.rstrip("/")
         self._name = url
-        self._connection.connect()
+        try:
+            self._connection.connect()
+        except OSError as error:
+            raise RuntimeError(f"{url} cannot be reached: {error}") from error
 
     def call(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        """The content of a 200 response. Raises RuntimeError with the response for any other status."""
+        """The content of a 200 response. Raises RuntimeError with the response for any other status, and if there is
+        none."""
         response = self.open(method, path, body)
-        return response.read()
+        try:
+            return response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise RuntimeError(f"{method} {self._name}{path} failed: {error!r}") from error
 
     def open(self, method: str, path: str, body: bytes | None = None) -> http.client.HTTPResponse:
         """The 200 response, whose content must be read to its end before the next call."""
         if self._was_closed():
             self._connection.close()  # the request opens it again
-        self._connection.request(method, self._prefix + path, body, _JSON if body is not None else {})
-        response = self._connection.getresponse()
+        try:
+            self._connection.request(method, self._prefix + path, body, _JSON if body is not None else {})
+            response = self._connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            raise RuntimeError(f"{method} {self._name}{path} failed: {error!r}") from error
         if response.status != 200:
             raise RuntimeError(
                 f"{method} {self._name}{path} gave {response.status}: {response.read()[:500]!r}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from bench.clients import Client, Drawn, Route
+from bench.clients import DIRECT, GATEWAY, Client, Drawn, Route, check_all_new, fingerprint
 from bench.equality import compare_pixels
 from bench.summary import summarize
 from bench.testbed import Testbed
@@ -21,9 +22,10 @@ def measure_latency(testbed: Testbed) -> dict[str, Any]:
     """By size. The smallest pictures also by URL, because the difference does not depend on the size."""
     results = {}
     for size in testbed.sizes:
-        pixels = compare_pixels(testbed, size)
         by_url = [testbed.gateway(size, as_url=True)] if size == min(testbed.sizes) else []
-        results[str(size)] = {**_measure(testbed, [*testbed.routes(size), *by_url]), "pixels": pixels}
+        routes = [*testbed.routes(size), *by_url]
+        pixels = compare_pixels(testbed, routes, size)
+        results[str(size)] = {**_measure(testbed, routes), "pixels": pixels}
     return results
 
 
@@ -32,25 +34,29 @@ def _measure(testbed: Testbed, routes: Sequence[Route]) -> dict[str, Any]:
         clients = {route.name: stack.enter_context(contextlib.closing(route.open())) for route in routes}
         _draw(clients, testbed, WARM_UP_ROUNDS)
         drawn = _draw(clients, testbed, QUICK_ROUNDS if testbed.options.quick else ROUNDS)
-    direct = drawn["direct"]
+    direct = drawn[DIRECT]
     return {
         "routes": {name: _compared(pictures, direct) for name, pictures in drawn.items()},
-        "stages": {"direct": _direct_stages(direct), "gateway": _gateway_stages(drawn["gateway"])},
+        "stages": {"direct": _direct_stages(direct), "gateway": _gateway_stages(drawn[GATEWAY])},
     }
 
 
 def _draw(clients: dict[str, Client], testbed: Testbed, rounds: int) -> dict[str, list[Drawn]]:
-    """The routes in rotation (A B C, B C A, C A B, …), so that other load on the machine affects all of them equally."""
+    """Each route once in a round, so that other load on the machine affects all of them equally. In random order, because
+    the engine may still end the job of the last picture while the next one is requested: each route follows each."""
     drawn: dict[str, list[Drawn]] = {name: [] for name in clients}
+    fingerprints: dict[str, list[int]] = {name: [] for name in clients}
     budget_s = QUICK_BUDGET_S if testbed.options.quick else BUDGET_S
     names, deadline = list(clients), time.monotonic() + budget_s
     for count in range(rounds):
         if count >= MIN_ROUNDS and time.monotonic() > deadline:
             break
-        for name in names:
+        for name in random.sample(names, len(names)):
             picture = clients[name].draw(next(testbed.seeds))
             drawn[name].append(Drawn(b"", picture.total_s, picture.stages))
-        names.append(names.pop(0))
+            fingerprints[name].append(fingerprint(picture.picture))
+    for name, values in fingerprints.items():
+        check_all_new(name, values)
     return drawn
 
 

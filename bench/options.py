@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,14 @@ class Options:
     sizes: Sequence[int] = ()
     clients: Sequence[int] = ()
     peers: Sequence[Peer] = ()
+
+
+def writable_path(text: str) -> Path:
+    """For argparse: a file that can probably be written once everything is measured."""
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a file in a folder that can be written")
+    return path
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:

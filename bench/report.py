@@ -27,7 +27,7 @@ def _machine(machine: Mapping[str, Any]) -> Lines:
 
 
 def _latency(latency: Mapping[str, Any]) -> Lines:
-    yield "One picture after another, routes in rotation; medians, ms. Ratio: to the direct client with SaveImage"
+    yield "One picture after another, routes in random order; medians, ms. Ratio: to the direct client with SaveImage"
     headings = ("median", "added", "ratio", "p95", "pictures", "PNG, kB", "wire, kB")
     yield f"  {'size':<9}{'route':<20}" + "".join(f"{heading:>10}" for heading in headings)
     for size, entry in latency.items():

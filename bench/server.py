@@ -16,6 +16,8 @@ from bench.processes import child_pids
 from scratch_folder import ScratchFolder
 
 ROOT = Path(__file__).resolve().parent.parent
+WORKERS = 2
+"""The default of Easel"""
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 20.0
 _POLL_INTERVAL_S = 0.002
@@ -75,8 +77,16 @@ class Server:
 
     @property
     def workers(self) -> list[int]:
-        """The process ids of its workers."""
-        return child_pids(self._process.pid)
+        """The process ids of its workers, once all have started: gunicorn forks the second one up to 0.1 s later. Empty on
+        systems without /proc. Raises RuntimeError if one is missing."""
+        deadline = time.perf_counter() + START_TIMEOUT_S
+        while len(pids := child_pids(self._process.pid)) < WORKERS and pids:
+            if time.perf_counter() > deadline:
+                raise RuntimeError(
+                    f"the gateway has not all of its workers; its log:\n{self._log.read_text()}"
+                )
+            time.sleep(_POLL_INTERVAL_S)
+        return pids
 
     def _environment(self, folder: Path) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("EASEL_")}
@@ -85,6 +95,7 @@ class Server:
             "EASEL_CONFIG": str(folder / "easel.yaml"),
             "EASEL_STATE_DIR": str(folder / "state"),
             "EASEL_PORT": "0",
+            "EASEL_WORKERS": str(WORKERS),
             "EASEL_ENGINE_URL": self._engine_url,
             "EASEL_CATALOGUE": str(self._catalogue),
             "EASEL_TEMPLATES": str(self._templates),

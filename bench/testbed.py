@@ -14,7 +14,16 @@ from urllib.parse import urlsplit
 
 import requests
 
-from bench.clients import PROMPT, REQUEST_ID, DirectRoute, GatewayRoute, Route, session
+from bench.clients import (
+    GATEWAY,
+    GATEWAY_URL,
+    PROMPT,
+    REQUEST_ID,
+    DirectRoute,
+    GatewayRoute,
+    Route,
+    session,
+)
 from bench.options import Options
 from bench.photo import photo_jpeg
 from bench.processes import listening_pid
@@ -33,6 +42,8 @@ from sketch import SketchProcess
 
 SIZES, QUICK_SIZES = (64, 512, 1024, 2048), (64, 256)
 """Sides of the pictures, in pixels"""
+ALLOWED_SIZES = range(64, 2048 + 1, 8)
+"""Those that the models of bench/catalogue.yaml have"""
 CLIENTS = (1, 8, 32)
 _PLACEHOLDER = "bench.safetensors"
 _LIKELY_NAMES = ("sd15", "sd-1.5", "sd1.5", "v1-5")
@@ -117,7 +128,7 @@ class Testbed:
 
 def gateway_route(url: str, engine: EngineUnderTest, size: int, *, as_url: bool = False) -> GatewayRoute:
     """To an Easel at `url` that has the benchmark's catalogue and uses this engine."""
-    name = "gateway, url + GET" if as_url else "gateway"
+    name = GATEWAY_URL if as_url else GATEWAY
     return GatewayRoute(url, {"model": engine.model}, size, as_url, engine.model == "photo", name)
 
 
@@ -161,7 +172,7 @@ def _running_engine(options: Options, url: str) -> EngineUnderTest:
     system = get_json(f"{url}/system_stats")["system"]
     return EngineUnderTest(
         url,
-        options.engine_pid or _local_pid(url),
+        _engine_pid(options, url),
         options.checkpoint or guess_checkpoint(list_checkpoints(url)),
         system.get("easel_sketch") is True,
         _has_node(url, "SaveImageWebsocket"),
@@ -170,6 +181,12 @@ def _running_engine(options: Options, url: str) -> EngineUnderTest:
 
 def _has_node(url: str, class_type: str) -> bool:
     return class_type in get_json(f"{url}/object_info/{class_type}")
+
+
+def _engine_pid(options: Options, url: str) -> int | None:
+    if options.engine_pid and not Path(f"/proc/{options.engine_pid}/stat").exists():
+        raise RuntimeError(f"--engine-pid {options.engine_pid}: there is no such process on this machine")
+    return options.engine_pid or _local_pid(url)
 
 
 def _local_pid(url: str) -> int | None:

@@ -6,9 +6,10 @@ import contextlib
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from bench.clients import Route
+from bench.clients import DIRECT, Route
 from bench.load import LoadGenerator
 from bench.processes import cpu_s
 from bench.summary import summarize
@@ -22,7 +23,6 @@ MAX_ENTRY_S, QUICK_MAX_ENTRY_S = 25.0, 4.0
 ALWAYS_SIZE, ALWAYS_CLIENTS = 1024, 8
 """Larger pictures or more clients are left out if they would take longer than MAX_ENTRY_S, unless the command names
 numbers of clients."""
-DIRECT = "direct"
 
 
 def measure_throughput(testbed: Testbed) -> list[dict[str, Any]]:
@@ -85,7 +85,10 @@ class Meter:
     engine: EngineUnderTest
 
     def read(self) -> dict[str, float | None]:
-        """Seconds so far; the engine's None if its process is not known."""
+        """Seconds so far; the engine's None if its process is not known. Raises RuntimeError if one of the workers has
+        ended: its seconds would be missing."""
+        if ended := [pid for pid in self.workers if not Path(f"/proc/{pid}/stat").exists()]:
+            raise RuntimeError(f"the gateway's worker {ended[0]} has ended")
         engine_s = None if self.engine.pid is None else cpu_s(self.engine.pid)
         return {"gateway": sum(map(cpu_s, self.workers)), "engine": engine_s}
 

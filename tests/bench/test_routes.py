@@ -64,14 +64,18 @@ def test_a_peer_is_measured_as_the_gateway_is() -> None:
         options = Options(sizes=[64], peers=[Peer("other", other.server.url, "bench")])
         with open_testbed(options) as testbed:
             assert [route.name for route in testbed.routes(64)][-1] == "other"
-            entry = compare_pixels(testbed, 64)["other"]
+            entry = compare_pixels(testbed, testbed.routes(64), 64)["other"]
     assert entry["same_pixels"]
     assert entry["png_bytes"] > 1000
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [(b'{"error": "no"}', "not a PNG"), (png(64, 72), "64x72 pixels instead of 64x64")],
+    [
+        (b'{"error": "no"}', "not a complete PNG"),
+        (png(64, 64)[:-1], "not a complete PNG"),
+        (png(64, 72), "64x72 pixels instead of 64x64"),
+    ],
 )
 def test_an_answer_without_the_requested_picture_is_an_error(data: bytes, message: str) -> None:
     with pytest.raises(RuntimeError, match=message):
