@@ -3,6 +3,7 @@ signatures. Reports all errors together, with file, line and path."""
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -241,13 +242,19 @@ def _lora(name: str, entry: Mapping[str, Any]) -> Lora:
 
 def _size_rule(entry: Mapping[str, Any]) -> SizeRule:
     return SizeRule(
-        default=Size.parse(entry["default"]),
+        default=_size(entry["default"]),
         multiple_of=entry["multiple_of"],
-        min=Size.parse(entry["min"]),
-        max=Size.parse(entry["max"]),
+        min=_size(entry["min"]),
+        max=_size(entry["max"]),
         max_pixels=entry.get("max_pixels"),
-        suggested=tuple(Size.parse(text) for text in entry.get("suggested", ())),
+        suggested=tuple(map(_size, entry.get("suggested", ()))),
     )
+
+
+@functools.lru_cache(maxsize=1024)
+def _size(text: str) -> Size:
+    """One object for each size: 10,000 models name the same few again and again, and would need 12 MB for them."""
+    return Size.parse(text)
 
 
 def _sampling_names(text: str) -> dict[str, dict[str, ValueMapping]]:

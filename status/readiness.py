@@ -136,6 +136,8 @@ class _Checks:
         """Of models that are to be checked again"""
         self._descriptions: dict[str, Any] = {}
         """node class -> what the engine says about it, or why it does not"""
+        self._class_sets: dict[tuple[str, ...], frozenset[str]] = {}
+        """One object for equal sets: 10,000 models use few different ones, each of which takes 0.7 kB"""
 
     def update(self, catalogue: Catalogue, engine: Engine) -> None:
         """Check what has changed. Raises EngineUnreachable if the engine does not answer; what was checked until then
@@ -144,7 +146,7 @@ class _Checks:
             # What another engine has says nothing about this one.
             self.known, self._checks, self._last_states, self._descriptions = None, {}, {}, {}
         elif self._of[0] is not catalogue:
-            self._descriptions = {}
+            self._descriptions, self._class_sets = {}, {}
             self._forget(set(self._checks))
         self._of = catalogue, engine
         self._forget_changed()
@@ -218,7 +220,8 @@ class _Checks:
                 if isinstance(error, EngineUnreachable) and not error.is_answered:
                     raise
                 errors.append(error)
-        return _Check(self._state(model, len(requests), errors), frozenset(used))
+        all_classes = self._class_sets.setdefault(tuple(sorted(used)), frozenset(used))
+        return _Check(self._state(model, len(requests), errors), all_classes)
 
     def _state(self, model: Model, requests: int, errors: list[EaselError]) -> ModelState:
         """`requests`: how many samples were tried, each with at most one error"""

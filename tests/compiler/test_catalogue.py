@@ -327,3 +327,10 @@ def test_a_model_and_a_workflow_can_be_added_with_yaml_and_jinja_only() -> None:
 def test_sources_can_be_dumped_and_loaded() -> None:
     assert Sources.load(SOURCES.dump()) == SOURCES
     assert parse_catalogue(Sources.load(SOURCES.dump())).models == parse_catalogue(SOURCES).models
+
+
+def test_models_with_the_same_sizes_share_them_so_that_large_catalogues_stay_small() -> None:
+    catalogue = load_catalogue(SOURCES)
+    rules = [model.size for model in catalogue.models.values()]
+    sizes = [size for rule in rules for size in (rule.default, rule.min, rule.max, *rule.suggested)]
+    assert len({id(size) for size in sizes}) == len(set(sizes)) < len(sizes)

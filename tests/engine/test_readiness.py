@@ -205,6 +205,14 @@ def test_the_check_of_the_models_takes_no_place_among_the_shapes_of_requests(mak
     assert (catalogue.shapes._seen, catalogue.shapes._shapes) == (set(), {})
 
 
+def test_checks_of_models_with_the_same_nodes_share_their_set(make_app: MakeApp) -> None:
+    container: Container = make_app().extensions["easel"]
+    checks = _Checks(container.generator)
+    checks.update(container.catalogue(), container.generator.engine())
+    sets = [check.classes for check in checks._checks.values()]
+    assert len({id(classes) for classes in sets}) == len(set(sets)) < len(sets)
+
+
 def test_what_another_engine_has_is_forgotten(
     make_app: MakeApp, catalogue_files: dict[str, list[str]], proxy: FreezingProxy, tmp_path: Path
 ) -> None:
