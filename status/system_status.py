@@ -5,7 +5,6 @@ models, which takes long for a large catalogue, is published by itself."""
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import json
 import logging
 import threading
@@ -83,6 +82,11 @@ class SystemStatus:
         self._engine_process, self._readiness = engine_process, readiness
         self._file, self._lock_file, self._clock = folder / "probes.json", folder / "probes.lock", clock
         self._models = _ModelsFile(folder / "models.json")
+        self._is_probing = threading.Lock()
+        self._own_results = _UNKNOWN
+        """Of this process's last round: all that there is while the state directory cannot be written"""
+        self._write_failures: set[str | None] = set()
+        """Those that are logged already"""
 
     def report(self) -> dict[str, Any]:
         """The whole status as plain JSON, of the shape of `schemas/comfyui_status.schema.json`. Never raises."""
@@ -213,37 +217,63 @@ class SystemStatus:
         return abs(self._clock() - float(probes["at"]))
 
     def _last_results(self) -> Mapping[str, Any]:
-        return read_state(self._file, _probe_results) or _UNKNOWN
+        shared = read_state(self._file, _probe_results) or _UNKNOWN
+        return max(shared, self._own_results, key=lambda results: float(results["at"]))
 
     def _start_round(self) -> EaselError | None:
         """Start a round of probes unless another process runs one. In a thread: the caller must not wait for a server
         that does not respond. The error if the system gives no more threads."""
+        if not self._is_probing.acquire(blocking=False):
+            return None
         lock = FileLock(self._lock_file, is_singleton=False, thread_local=False)
         try:
             lock.acquire(blocking=False)
-        except (Timeout, OSError):
+        except Timeout:
+            self._is_probing.release()
             return None
+        except OSError as error:  # each process probes for itself
+            self._log_write_failure(error)
         if self._age(self._last_results()) < _PROBE_INTERVAL_S:
-            lock.release()
+            self._end_round(lock)
             return None
         try:
             threading.Thread(target=self._run_round, args=(lock,), name="probes", daemon=True).start()
         except RuntimeError as error:
-            lock.release()
+            self._end_round(lock)
             return shortage_in(error)
         return None
+
+    def _end_round(self, lock: FileLock) -> None:
+        lock.release()
+        self._is_probing.release()
 
     def _run_round(self, lock: FileLock) -> None:
         try:
             self._readiness.models(0)  # begins to check them
             results = self._probe_all(self._last_results())
             self._publish_models(0 if self._models.read() else _FIRST_MODELS_WAIT_S)
-            write_atomic(self._file, json.dumps(results).encode())
+            self._publish(results, can_lock=lock.is_locked)
             self._publish_models(_MODELS_WAIT_S)
         except Exception:
             log.exception("a round of probes failed")
         finally:
-            lock.release()
+            self._end_round(lock)
+
+    def _publish(self, results: Mapping[str, Any], *, can_lock: bool) -> None:
+        self._own_results = results
+        try:
+            write_atomic(self._file, json.dumps(results).encode())
+        except OSError as error:
+            self._log_write_failure(error)
+        else:
+            if can_lock:
+                self._write_failures.clear()
+
+    def _log_write_failure(self, error: OSError) -> None:
+        """Once, and not in every round."""
+        if error.strerror not in self._write_failures:
+            self._write_failures.add(error.strerror)
+            log.error("the status cannot be stored, so that each worker has its own: %s", error.strerror)
 
     def _publish_models(self, timeout_s: float) -> None:
         models = self._readiness.models(timeout_s)
@@ -251,8 +281,7 @@ class SystemStatus:
             entries = {model.id: _model_entry(model) for model in models.states}
             if not models.is_complete:
                 entries = {**self._known_entries(), **entries}
-            with contextlib.suppress(OSError):  # the state of the engine must not depend on this file
-                self._models.write(list(entries.values()))
+            self._models.write(list(entries.values()))
 
     def _known_entries(self) -> dict[str, Any]:
         """Those that are published already: a process that has just started has not checked what others have."""
@@ -304,9 +333,13 @@ class _ModelsFile:
         self._path = path
         self._known: tuple[tuple[int, int, int], list[dict[str, Any]]] | None = None
         """The file's inode, time and size, and its content"""
+        self._unwritten: list[dict[str, Any]] | None = None
+        """What could not be written, such as on a full disk"""
 
     def read(self) -> list[dict[str, Any]]:
         """Empty before the first check."""
+        if self._unwritten is not None:
+            return self._unwritten
         try:
             found = self._path.lstat()
         except OSError:
@@ -317,9 +350,15 @@ class _ModelsFile:
         return known[1]
 
     def write(self, entries: list[dict[str, Any]]) -> None:
-        """Raises OSError."""
-        if entries != self.read():
+        """If the disk is full or cannot be written, only this process has them until it can be."""
+        if self._unwritten is None and entries == self.read():
+            return
+        try:
             write_atomic(self._path, json.dumps(entries).encode())
+        except OSError:
+            self._unwritten = entries
+        else:
+            self._unwritten = None
 
 
 def _model_entries(document: Any) -> list[dict[str, Any]]:

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+import status.system_status
+from app import Container
 from status.system_status import _memory
+from tests.conftest import MakeApp
+from tests.waiting import wait_until
 
 STATS: dict[str, Any] = {
     "device": "cuda:0", "tells_gpu_memory": True, "vram_total": 24_000_000_000, "vram_free": 20_000_000_000,
@@ -24,3 +36,48 @@ def test_unknown_gpu_memory_is_reported_as_none() -> None:
     assert memory is not None
     assert (memory["vram_used_gb"], memory["vram_used_share"], memory["pressure"]) == (None, None, None)
     assert memory["ram_used_gb"] == 4.0
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """Nothing that the status writes can be stored."""
+
+    def fail(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(status.system_status, "write_atomic", fail)
+        yield
+
+
+def replace_by_folder(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.mkdir(parents=True)
+
+
+@pytest.mark.parametrize("can_lock", [True, False])
+def test_on_a_full_disk_the_status_tells_the_truth_and_one_line_is_logged(
+    make_app: MakeApp, can_lock: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("status.system_status._PROBE_INTERVAL_S", 0.0)
+    monkeypatch.setattr(logging.getLogger("easel"), "propagate", True)
+    app = make_app()
+    container: Container = app.extensions["easel"]
+    report = container.system_status.report
+    if not can_lock:
+        replace_by_folder(container.system_status._lock_file)
+    files = container.system_status._file, container.system_status._models._path
+
+    def lines() -> list[logging.LogRecord]:
+        return [record for record in caplog.records if record.name == "easel.gpu"]
+
+    with full_disk():
+        wait_until(lambda: report()["reachable"] and report()["models"] and "No space" in caplog.text)
+        statuses = [report() for _ in range(20)]
+    assert all(one["reachable"] and one["models"] for one in statuses)
+    assert all("cannot be stored" in line.message and line.exc_info is None for line in lines())
+    assert len(lines()) == (1 if can_lock else 2)
+    wait_until(lambda: report()["reachable"] and all(path.exists() for path in files))
+    wait_until(
+        lambda: not container.system_status._is_probing.locked()
+    )  # nothing of it runs into the next test
