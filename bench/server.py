@@ -40,12 +40,21 @@ class Server:
         self._engine_url, self._catalogue = engine_url, catalogue
         self._templates, self._root = templates, root
         self.url = ""
+        self._process: subprocess.Popen[bytes] | None = None
         self.started_at = 0.0
         """When gunicorn was started, on the clock of time.perf_counter"""
 
     def __enter__(self) -> Self:
         self._folder = ScratchFolder("easel-bench-")
-        folder = self._folder.path
+        try:
+            self._start(self._folder.path)
+            self.url = self._wait_for_url()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _start(self, folder: Path) -> None:
         (folder / "easel.yaml").touch()  # an empty one, so that the owner's settings are not used
         self._log = folder / "log"
         with self._log.open("wb") as log:
@@ -57,28 +66,28 @@ class Server:
                 stdout=log,
                 stderr=log,
             )
-        try:
-            self.url = self._wait_for_url()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.terminate()
+        process = self._process
         try:
-            self._process.wait(STOP_TIMEOUT_S)
+            if process is not None:
+                process.terminate()
+                process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._folder.remove()
+            pass
+        finally:  # even if Ctrl-C comes while it waits
+            if process is not None and process.poll() is None:
+                process.kill()
+                process.wait()
+            self._folder.remove()
 
     @property
     def workers(self) -> list[int]:
         """The process ids of its workers, once all have started: gunicorn forks the second one up to 0.1 s later. Empty on
         systems without /proc. Raises RuntimeError if one is missing."""
+        assert self._process is not None
         deadline = time.perf_counter() + START_TIMEOUT_S
         while len(pids := child_pids(self._process.pid)) < WORKERS and pids:
             if time.perf_counter() > deadline:
@@ -103,6 +112,7 @@ class Server:
 
     def _wait_for_url(self) -> str:
         """The server's URL, once it has responded there. Raises RuntimeError if it does not start."""
+        assert self._process is not None
         deadline = time.perf_counter() + START_TIMEOUT_S
         while time.perf_counter() < deadline and self._process.poll() is None:
             match = _URL.search(self._log.read_text())

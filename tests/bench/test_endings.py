@@ -25,7 +25,7 @@ from bench.clients import Drawn, GatewayRoute, check_all_new, fingerprint
 from bench.equality import same_pixels
 from bench.load import LoadGenerator
 from bench.options import Options
-from bench.testbed import open_engine
+from bench.testbed import open_engine, open_testbed
 from bench.throughput import Meter
 from tests.waiting import wait_until
 
@@ -88,6 +88,28 @@ def test_a_benchmark_that_is_ended_leaves_no_server_and_no_folder(tmp_path: Path
     with pytest.raises(requests.ConnectionError):
         requests.get(f"{url}/health", timeout=10)
     assert list(tmp_path.glob("easel-*")) == []
+
+
+def test_ctrl_c_while_a_server_stops_leaves_nothing_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    wait, interrupts = subprocess.Popen.wait, [KeyboardInterrupt()]
+
+    def interrupted(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        if timeout is not None and interrupts:
+            raise interrupts.pop()
+        return wait(process, timeout)
+
+    with contextlib.ExitStack() as stack:
+        testbed = stack.enter_context(open_testbed(Options(sizes=[64])))
+        process = testbed.server._process
+        monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            stack.close()
+    assert process is not None
+    assert process.poll() is not None
+    assert list(tmp_path.glob("easel-bench-*")) == []
 
 
 @pytest.mark.parametrize(
