@@ -238,12 +238,12 @@ class Drawing:
         )
 
     def _shown_size(self, png: bytes, graph: Graph) -> Size:
+        """The size of the picture once the canvas around it is cut off, unless the graph does that itself."""
         if graph.crops:
             return Size(*png_size(png))
         wanted, canvas = self.plan.size, self.plan.canvas
-        return Size(
-            *size_in_canvas(png, (wanted.width, wanted.height), (canvas.width, canvas.height)),
-        )
+        shown = size_in_canvas(png, (wanted.width, wanted.height), (canvas.width, canvas.height))
+        return Size(*shown)
 
     def _texts(self, job: int) -> dict[str, str]:
         """The texts that the setting allows in the pictures of a job, by keyword. Of a graph whose pictures came over the

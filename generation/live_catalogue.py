@@ -155,7 +155,7 @@ class LiveCatalogue:
 
     @property
     def served(self) -> Catalogue:
-        """What the last call of `current` returned."""
+        """The current catalogue, without a look at the files."""
         return self._catalogue
 
     def is_latest(self, catalogue: Catalogue) -> bool:
