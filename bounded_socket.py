@@ -82,6 +82,8 @@ def connect(host: str, port: int, timeout_s: float | None, *, resolve: Resolve =
         # If no file may be opened, the resolver says that there is no such host.
         with open(os.devnull, "rb"):
             raise
+    except ValueError:  # an empty or too long part, a NUL
+        raise socket.gaierror(socket.EAI_NONAME, "not a host name") from None
     last_error: OSError = OSError("the host has no address")
     for tried, (family, kind, protocol, _, address) in enumerate(addresses):
         raw = BoundedSocket(family, kind, protocol)
@@ -109,7 +111,7 @@ def _resolve_within(resolve: Resolve, host: str, port: int, timeout_s: float | N
     def run() -> None:
         try:
             results.put(resolve(host, port))
-        except (OSError, UnicodeError) as error:
+        except (OSError, ValueError) as error:
             results.put(error)
 
     threading.Thread(target=run, name="resolve", daemon=True).start()

@@ -11,7 +11,6 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import (
     ConnectTimeoutError,
-    LocationParseError,
     NameResolutionError,
     NewConnectionError,
 )
@@ -49,8 +48,6 @@ class _BoundedConnection:
         connection: Any = self
         try:
             return connect(connection._dns_host, connection.port, connection.timeout)
-        except UnicodeError as error:
-            raise LocationParseError(connection.host) from error
         except socket.gaierror as error:
             raise NameResolutionError(connection.host, connection, error) from error
         except TimeoutError as error:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
+from urllib.parse import urlsplit
 
 from jsonschema import Draft202012Validator
 
@@ -577,6 +578,15 @@ def _schema_of(setting: Setting) -> Mapping[str, Any]:
     }
 
 
+def _has_valid_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # at most 65535
+        return bool(parts.hostname and parts.hostname.encode("idna"))
+    except ValueError:
+        return False
+
+
 def _error(setting: Setting, value: Any) -> str | None:
     """Why `value` is not allowed, without repeating it; None if it is allowed."""
     error = first_error(Draft202012Validator(_schema_of(setting)), value)
@@ -590,6 +600,8 @@ def _error(setting: Setting, value: Any) -> str | None:
             return "write it without a query, and set EASEL_ENGINE_QUERY_TOKEN in the environment of Easel for a token"
     if error is not None:
         return rule_of(error, show_value=False)
+    if setting.kind == "url" and value and not _has_valid_host(value):
+        return "its host name or port is not valid; write it such as http://127.0.0.1:8188"
     if setting.kind == "keys" and not all(map(_KEY.fullmatch, value)):
         return "clients could not send it: a key has only visible ASCII characters, and no spaces"
     if setting.kind == "networks" and not all(map(_is_network, value)):

@@ -9,13 +9,17 @@ import ssl
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, HTTPMessage
-from urllib.parse import urlsplit
+from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPResponse
+from urllib.parse import quote, urlsplit
 
 import certifi
 
 from bounded_socket import BoundedSocket, connect, tls
 from deadline import limited
+
+_CLOSED_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+_KEPT_IN_PATH = "!#$%&'()*+,/:;=?@[]~"
+"""What a path may have besides letters and digits; `%` is that of an encoded character"""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class ConnectionPool:
 
     Takes no proxies, passwords or certificates from the environment, follows no redirects and requests no compression.
     Every operation keeps to the time limit of its thread (see `deadline`). `headers` and `secret_query` are sent with each
-    call; no exception contains them.
+    call; no exception contains them. `trusted`: the certificates for TLS, by default those that requests brings.
     """
 
     def __init__(
@@ -43,17 +47,18 @@ class ConnectionPool:
         max_kept: int,
         headers: Mapping[str, str] | None = None,
         secret_query: str = "",
+        trusted: ssl.SSLContext | None = None,
     ) -> None:
         parts = urlsplit(url)
         self._is_tls = parts.scheme == "https"
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if self._is_tls else 80)
-        self._path = parts.path
+        self._path = quote(parts.path, safe=_KEPT_IN_PATH)
         self._connect_timeout_s, self._max_kept = connect_timeout_s, max_kept
         fixed = {"Host": _host_header(parts.netloc), "User-Agent": "easel", "Accept-Encoding": "identity"}
         self._fixed_headers = {**fixed, **(headers or {})}
         self._secret_query = secret_query
-        self._context: ssl.SSLContext | None = None
+        self._context = trusted
         self._kept: list[HTTPConnection] = []
         weakref.finalize(self, _close_all, self._kept)
 
@@ -77,18 +82,24 @@ class ConnectionPool:
         connection = self._open(timeout_s)
         try:
             # A server that refuses a large body answers before it has read all of it.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError, *_CLOSED_TLS):
                 connection.request(
                     method, self._path + target, body, {**self._fixed_headers, **(headers or {})}
                 )
             answer = connection.getresponse()
-            response = Response(answer.status, answer.headers, answer.read(max_bytes))
+            response = _read(answer, max_bytes)
         except BaseException as error:
             connection.close()
+            if isinstance(error, (ConnectionError, *_CLOSED_TLS)):
+                # It may be closing all that are as old: who repeats the call gets a new one.
+                self.close()
+            if isinstance(error, _CLOSED_TLS):
+                raise ConnectionResetError("the server closed the connection") from error
             if isinstance(error, ValueError):  # a length below zero
                 raise HTTPException("not an answer of HTTP") from None
             raise
-        is_complete = connection.sock is not None and answer.isclosed()
+        # A server that sends an interim response, such as 103, sends the final one later: for nobody.
+        is_complete = connection.sock is not None and answer.isclosed() and response.status >= 200
         if is_complete and len(self._kept) < self._max_kept:
             self._kept.append(connection)
         else:
@@ -127,6 +138,12 @@ class ConnectionPool:
         except BaseException:
             raw.close()
             raise
+
+
+def _read(answer: HTTPResponse, max_bytes: int | None) -> Response:
+    if len(set(answer.headers.get_all("Content-Length", []))) > 1:
+        raise HTTPException("an answer of two lengths")
+    return Response(answer.status, answer.headers, answer.read(max_bytes))
 
 
 def _close_all(connections: list[HTTPConnection]) -> None:

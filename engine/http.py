@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import math
+import socket
+import ssl
 import time
 from collections.abc import Mapping
 from http.client import HTTPException
@@ -227,12 +229,21 @@ class ComfyuiHttp:
         )
 
     def _unreachable(self, error: Exception) -> EngineUnreachable:
-        if shortage := shortage_as(EngineUnreachable, error):
-            return shortage
-        slow, refused = isinstance(error, TimeoutError), isinstance(error, ConnectionRefusedError)
+        return shortage_as(EngineUnreachable, error) or no_answer(self.url, error)
+
+
+def no_answer(url: str, error: Exception) -> EngineUnreachable:
+    """The error for a call that `error` ended."""
+    slow, refused = isinstance(error, TimeoutError), isinstance(error, ConnectionRefusedError)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        reason = f"its certificate is not accepted ({error.verify_message})"
+    elif isinstance(error, socket.gaierror):
+        reason = "its host name cannot be resolved"
+    else:
         reason = "connection refused" if refused else "timed out" if slow else type(error).__name__
-        message = f"ComfyUI at {self.url} does not answer: {reason}."
-        return EngineUnreachable(message, url=self.url, refused=refused, slow=slow)
+    return EngineUnreachable(
+        f"ComfyUI at {url} does not answer: {reason}.", url=url, refused=refused, slow=slow
+    )
 
 
 def access_denied(url: str, status: int, challenge: str, credentials: Credentials) -> EngineAccessDenied:

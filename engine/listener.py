@@ -19,7 +19,7 @@ from bounded_socket import connect, tls
 from deadline import remaining_s, time_limit
 from engine.credentials import NO_CREDENTIALS, Credentials
 from engine.frames import FrameSocket
-from engine.http import access_denied
+from engine.http import access_denied, no_answer
 from engine.inbox import Inbox, SocketLost
 from engine.messages import Event, Frame, parse_binary, parse_text
 from errors import EngineUnreachable, EngineWithoutWebSocket
@@ -269,7 +269,7 @@ def _open_socket(
     except (OSError, websocket.WebSocketException) as error:
         # Only a socket that was connected came to the handshake.
         failure = shortage_as(EngineUnreachable, error) or (
-            _handshake_failure(url, error, credentials) if raw else _not_connected(url, error)
+            _handshake_failure(url, error, credentials) if raw else no_answer(url, error)
         )
         if raw is not None:
             raw.close()
@@ -277,16 +277,9 @@ def _open_socket(
         raise failure from None
 
 
-def _not_connected(url: str, error: Exception) -> EngineUnreachable:
-    refused, slow = isinstance(error, ConnectionRefusedError), isinstance(error, TimeoutError)
-    reason = "connection refused" if refused else "timed out" if slow else type(error).__name__
-    message = f"ComfyUI at {url} does not answer: {reason}."
-    return EngineUnreachable(message, url=url, refused=refused, slow=slow)
-
-
 def _handshake_failure(url: str, error: Exception, credentials: Credentials) -> EngineUnreachable:
     if isinstance(error, TimeoutError | websocket.WebSocketTimeoutException):
-        return _not_connected(url, TimeoutError())
+        return no_answer(url, TimeoutError())
     status = getattr(error, "status_code", None)
     if status in (401, 403):
         headers = getattr(error, "resp_headers", None) or {}

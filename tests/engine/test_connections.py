@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import re
 import socket
+import ssl
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
+from pathlib import Path
 
 import pytest
 
 from deadline import time_limit
 from engine.connections import ConnectionPool
+from engine.http import ComfyuiHttp
+from errors import EngineUnreachable
 from tests.raw_server import SLOW_ANSWERS, Serve, raw_server, silent
 
+CERTIFICATE = Path(__file__).parents[1] / "server" / "tls" / "certificate.pem"
 LIMIT_S, SLACK_S = 0.4, 1.0
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
-def pool_of(port: int, **options: str) -> ConnectionPool:
-    return ConnectionPool(f"http://127.0.0.1:{port}", connect_timeout_s=5, max_kept=4, **options)  # type: ignore[arg-type]
+def pool_of(port: int, path: str = "") -> ConnectionPool:
+    return ConnectionPool(f"http://127.0.0.1:{port}{path}", connect_timeout_s=5, max_kept=4)
+
+
+def tls_pool_of(port: int) -> ConnectionPool:
+    trusted = ssl.create_default_context(cafile=CERTIFICATE)
+    return ConnectionPool(f"https://127.0.0.1:{port}", connect_timeout_s=5, max_kept=4, trusted=trusted)
+
+
+def over_tls(serve: Serve) -> Serve:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE, CERTIFICATE.with_name("key.pem"))
+
+    def serve_tls(connection: socket.socket, stopped: threading.Event) -> None:
+        with context.wrap_socket(connection, server_side=True) as secure:
+            serve(secure, stopped)
+
+    return serve_tls
 
 
 def answering(*answers: bytes) -> tuple[Serve, list[bytes]]:
@@ -147,6 +171,7 @@ def test_a_response_ends_where_its_head_says_and_its_connection_is_used_again(
         b"SSH-2.0-OpenSSH\r\n",
         b"HTTP/1.1 abc\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 1\r\n\r\nok",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-3\r\nabc\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nab",
@@ -175,6 +200,96 @@ def test_a_kept_connection_that_the_server_closed_is_replaced() -> None:
             assert pool.call("POST", "/prompt", timeout_s=5, body=b"{}").status == 200
             assert closed.wait(5)
             closed.clear()
+
+
+def test_a_call_that_met_a_closing_connection_is_repeated_on_a_new_one() -> None:
+    """A proxy closes connections that are equally old at the same moment."""
+    all_connected, connections = threading.Barrier(3), itertools.count()
+
+    def serve(connection: socket.socket, stopped: threading.Event) -> None:
+        if next(connections) < all_connected.parties:
+            connection.recv(65536)
+            all_connected.wait(5)
+            connection.sendall(OK)
+            connection.recv(65536)  # closed in answer to the next request
+        else:
+            answering(OK)[0](connection, stopped)
+
+    with raw_server(serve) as port, ThreadPoolExecutor(3) as threads:
+        pool = pool_of(port)
+        for call in [threads.submit(pool.call, "GET", "/", timeout_s=5) for _ in range(3)]:
+            assert call.result(5).content == b"ok"
+        with pytest.raises(ConnectionError):
+            pool.call("GET", "/", timeout_s=5)
+        assert pool.call("GET", "/", timeout_s=5).content == b"ok"
+
+
+def test_an_interim_response_is_never_followed_by_one_that_belongs_to_another_call() -> None:
+    may_end, connections = threading.Event(), itertools.count()
+
+    def serve(connection: socket.socket, stopped: threading.Event) -> None:
+        if next(connections) == 0:
+            answering(b"HTTP/1.1 103 Early Hints\r\n\r\n")[0](connection, stopped)
+            may_end.wait(5)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")
+        else:
+            answering(OK)[0](connection, stopped)
+
+    with raw_server(serve) as port:
+        pool = pool_of(port)
+        assert pool.call("GET", "/", timeout_s=5).status == 103
+        assert pool.call("GET", "/", timeout_s=5).content == b"ok"
+        may_end.set()
+
+
+@pytest.mark.parametrize("body", [None, b"x" * 5_000_000], ids=["small", "large"])
+def test_a_tls_connection_that_ends_before_the_answer_is_a_closed_connection(body: bytes | None) -> None:
+    def serve(connection: socket.socket, _: threading.Event) -> None:
+        connection.recv(1000)
+
+    with raw_server(over_tls(serve)) as port, pytest.raises(ConnectionError):
+        tls_pool_of(port).call("POST", "/", timeout_s=5, body=body)
+
+
+def test_a_server_that_refuses_a_large_body_over_tls_is_heard() -> None:
+    def serve(connection: socket.socket, _: threading.Event) -> None:
+        assert isinstance(connection, ssl.SSLSocket)
+        connection.recv(1000)
+        connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):
+            while connection.recv(65536):
+                pass
+
+    with raw_server(over_tls(serve)) as port:
+        assert tls_pool_of(port).call("POST", "/", timeout_s=5, body=b"x" * 5_000_000).status == 413
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"), [("/bü ro", "/b%C3%BC%20ro"), ("/a%20b", "/a%20b"), ('/"<|', "/%22%3C%7C"), ("", "")]
+)
+def test_the_path_of_the_url_is_sent_encoded(path: str, sent: str) -> None:
+    serve, requests = answering(OK)
+    with raw_server(serve) as port:
+        pool_of(port, path).call("GET", "/queue", timeout_s=5)
+    assert requests[0].startswith(f"GET {sent}/queue HTTP/1.1\r\n".encode())
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("host", ["gpu..example", "x" * 70 + ".example", "no-such-host.invalid"])
+def test_a_host_that_cannot_be_is_an_error_that_says_so(scheme: str, host: str) -> None:
+    http = ComfyuiHttp(f"{scheme}://{host}", connect_timeout_s=5)
+    with pytest.raises(EngineUnreachable, match="its host name cannot be resolved"):
+        http.queue()
+
+
+def test_a_certificate_that_is_not_trusted_is_named_as_the_reason() -> None:
+    with raw_server(over_tls(answering(OK)[0])) as port:
+        http = ComfyuiHttp(f"https://127.0.0.1:{port}", connect_timeout_s=5)
+        with pytest.raises(
+            EngineUnreachable, match="its certificate is not accepted \\(self-signed certificate"
+        ):
+            http.queue()
 
 
 def test_a_server_that_refuses_a_large_body_before_it_has_read_it_is_heard() -> None:
