@@ -84,7 +84,10 @@ class ComfyuiHttp:
 
     def queue(self, timeout_s: float = _POLL_TIMEOUT_S) -> QueueState:
         state = self._get_object("/queue", timeout_s)
-        return QueueState(_prompt_ids(state.get("queue_running")), _prompt_ids(state.get("queue_pending")))
+        running, pending = state.get("queue_running"), state.get("queue_pending")
+        if not isinstance(running, list) or not isinstance(pending, list):
+            raise self._unexpected_response("/queue", 200)
+        return QueueState(_prompt_ids(running), _prompt_ids(pending))
 
     def delete(self, prompt_id: str) -> None:
         """Remove a pending job from the queue. Has no effect, and reports none, if the job is not pending."""
@@ -278,9 +281,9 @@ def _parse_json(content: bytes) -> Any:
         return None
 
 
-def _prompt_ids(entries: Any) -> tuple[str, ...]:
+def _prompt_ids(entries: list[Any]) -> tuple[str, ...]:
     """Prompt ids of queue entries `[number, prompt_id, …]` in the order they run; ComfyUI lists them in heap order."""
-    valid = [entry for entry in entries or [] if isinstance(entry, list) and len(entry) > 1]
+    valid = [entry for entry in entries if isinstance(entry, list) and len(entry) > 1]
     return tuple(str(entry[1]) for entry in sorted(valid, key=_number))
 
 

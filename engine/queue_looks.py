@@ -12,32 +12,42 @@ from errors import EngineUnreachable
 from system_errors import shortage_as
 
 
+def _start(run: Callable[[], None]) -> None:
+    threading.Thread(target=run, name="easel-queue", daemon=True).start()
+
+
 class QueueLooks:
     """Looks in a thread of its own, so that a slow answer delays no job's deadline or cancel. Thread-safe."""
 
-    def __init__(self, queue: Callable[[], QueueState]) -> None:
-        self._queue = queue
+    def __init__(
+        self, queue: Callable[[], QueueState], start_thread: Callable[[Callable[[], None]], None] = _start
+    ) -> None:
+        self._queue, self._start_thread = queue, start_thread
         self.begun = 0
         """The number of the look that began last"""
         self._lock = threading.Lock()
         self._latest: QueueLook | None = None
-        self._waiting: list[tuple[int, Inbox]] = []
+        self._waiting: dict[Inbox, int] = {}
         self._is_looking = False
 
     def request(self, inbox: Inbox, newer_than: int) -> None:
-        """Put a look with a number above `newer_than` into `inbox`: the latest one, or the next. Returns at once."""
+        """Put a look with a number above `newer_than` into `inbox`: the latest one, or the next. Returns at once, and can be
+        repeated while nothing has come."""
         with self._lock:
             if self._latest is not None and self._latest.number > newer_than:
                 inbox.put(self._latest)
                 return
-            self._waiting.append((newer_than, inbox))
+            self._waiting[inbox] = newer_than
             if self._is_looking:
                 return
             self._is_looking = True
         try:
-            threading.Thread(target=self._look_for_all, name="easel-queue", daemon=True).start()
-        except RuntimeError:  # no more threads
-            self._look_for_all()
+            self._start_thread(self._look_for_all)
+        except RuntimeError:
+            # No more threads: one look for those who wait now. This thread has its own job: the others ask again.
+            if self._look():
+                with self._lock:
+                    self._is_looking = False
 
     def _look_for_all(self) -> None:
         while self._look():
@@ -55,11 +65,10 @@ class QueueLooks:
             result = _unreachable(error)
         with self._lock:
             self._latest = look = QueueLook(number, result)
-            served = [inbox for newer_than, inbox in self._waiting if number > newer_than]
-            self._waiting = [entry for entry in self._waiting if number <= entry[0]]
-            self._is_looking = bool(self._waiting)
-            for inbox in served:
+            for inbox in [inbox for inbox, newer_than in self._waiting.items() if number > newer_than]:
+                del self._waiting[inbox]
                 inbox.put(look)
+            self._is_looking = bool(self._waiting)
             return self._is_looking
 
 

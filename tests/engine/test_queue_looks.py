@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import socket
 import threading
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from queue import Empty
 
@@ -12,9 +14,12 @@ import pytest
 from fake_comfyui import FakeComfyUI
 
 from engine import Engine, QueueState
+from engine.http import ComfyuiHttp
 from engine.inbox import Inbox, QueueLook
+from engine.job_runner import cancel_job
 from engine.queue_looks import QueueLooks
 from errors import EngineUnreachable, ServerStopping
+from tests.raw_server import raw_server
 from tests.waiting import TIMEOUT_S, wait_until
 
 JOBS, REPORTS = 64, 10
@@ -124,6 +129,59 @@ def test_a_failed_look_is_given_to_all_who_wait_for_it_and_the_next_one_can_begi
         for inbox in inboxes:
             looks.request(inbox, newer_than=number)
         assert all(isinstance(look_in(inbox).result, EngineUnreachable) for inbox in inboxes)
+
+
+def test_without_threads_a_job_looks_once_and_those_who_wait_for_the_next_look_ask_again() -> None:
+    def no_thread(_: Callable[[], None]) -> None:
+        raise RuntimeError("can't start new thread")
+
+    queue, early, late = Queue(), Inbox(), Inbox()
+    looks = QueueLooks(queue, no_thread)
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(looks.request, early, newer_than=0)
+        assert queue.begun.acquire(timeout=TIMEOUT_S)
+        looks.request(late, newer_than=looks.begun)
+        queue.may_end.release()
+        looking.result(TIMEOUT_S)
+    assert look_in(early).number == 1
+    assert len(late) == 0
+    queue.may_end.release()
+    looks.request(late, newer_than=1)
+    assert look_in(late).number == 2
+
+
+def test_a_job_that_asks_often_while_a_look_is_slow_gets_it_once() -> None:
+    queue, inbox = Queue(), Inbox()
+    looks = QueueLooks(queue)
+    for _ in range(5):
+        looks.request(inbox, newer_than=0)
+    queue.may_end.release()
+    assert look_in(inbox).number == 1
+    assert len(inbox) == 0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"{}",
+        b"[]",
+        b"<html>",
+        b'{"queue_running": [], "queue_pending": 5}',
+        b'{"queue_running": null, "queue_pending": []}',
+        b'{"queue_running": "none", "queue_pending": []}',
+    ],
+)
+def test_an_answer_that_is_no_queue_does_not_say_that_the_job_is_gone(answer: bytes) -> None:
+    def serve(connection: socket.socket, _: threading.Event) -> None:
+        while connection.recv(65536):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(answer), answer))
+
+    with raw_server(serve) as port:
+        http = ComfyuiHttp(f"http://127.0.0.1:{port}", connect_timeout_s=5)
+        with pytest.raises(EngineUnreachable, match="Unexpected response"):
+            http.queue()
+        assert not cancel_job(http, "job", Inbox(), 0.1)
+        http.close()
 
 
 def test_an_item_that_wakes_nobody_comes_before_the_next_one_and_at_the_end_of_the_time() -> None:
