@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -130,6 +131,36 @@ def test_the_claims_of_a_killed_forked_worker_are_dead(tmp_path: Path) -> None:
     assert [dead.number for dead in claims.dead()] == [7]
     os.close(reader)
     os.close(writer)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forking beside threads, from Python 3.12 on
+def test_a_forked_child_that_ends_the_claims_of_its_parent_removes_nothing_and_closes_no_file_of_its_own(
+    tmp_path: Path,
+) -> None:
+    claims = ClaimFolder(tmp_path)
+    own_claim = claims.create(claim(1))
+    child = os.fork()
+    if child == 0:
+        result = 1
+        try:
+            its_own = [os.open(os.devnull, os.O_RDONLY) for _ in range(20)]
+            own_claim.end()
+            for descriptor in its_own:
+                os.fstat(descriptor)
+            result = 0
+        finally:
+            os._exit(result)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert claims.all() == (claim(1),)
+    assert claims.dead() == ()
+    own_claim.end()
+
+
+def test_a_claim_that_its_process_lost_without_ending_it_is_dead(tmp_path: Path) -> None:
+    claims = ClaimFolder(tmp_path)
+    claims.create(claim(1))
+    gc.collect()
+    assert claims.dead() == (claim(1),)
 
 
 def test_the_claims_of_a_stopped_process_are_not_dead(tmp_path: Path) -> None:
