@@ -19,6 +19,8 @@ from errors import (
 
 Graph = Mapping[str, Any]
 
+PROXY_ERRORS = frozenset((502, 503, 504))
+"""What a proxy answers when ComfyUI does not; ComfyUI itself sends none of them."""
 _MAX_LENGTH = 500
 _PLACEHOLDER = "<path>"
 _QUOTED_PATH = re.compile(r"""(['"`])(?:file://)?(?:/|~/|[A-Za-z]:[\\/]|\\\\)(?!\1)[^\n]*?\1""")
@@ -99,7 +101,7 @@ def submission_error(status: int, body: Any, graph: Graph) -> EaselError:
         return EngineUnreachable(
             f"The server is not a ComfyUI: POST /prompt returned {status}.", status=status
         )
-    if status in (502, 503, 504):
+    if status in PROXY_ERRORS:
         return EngineUnreachable(f"A proxy in front of ComfyUI returned {status}.", status=status)
     message = f"ComfyUI answered {status} to the graph and gave no reason; see ComfyUI's log."
     return rejected([_error_entry(None, None, None, f"http_{status}", message)])

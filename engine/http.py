@@ -19,6 +19,7 @@ from urllib3.filepost import encode_multipart_formdata
 from deadline import time_limit
 from engine.connections import ConnectionPool, Response
 from engine.credentials import NO_CREDENTIALS, Credentials
+from engine.errors import PROXY_ERRORS
 from engine.values import EngineStats, QueueState
 from errors import EngineAccessDenied, EngineUnreachable, UploadRefused
 from system_errors import shortage_as
@@ -56,7 +57,7 @@ class ComfyuiHttp:
         )
         self._lacks_cancel_route = False
         self.answered_at = -math.inf
-        """When the last answer came, on the clock of time.monotonic"""
+        """When ComfyUI's last answer came, on the clock of time.monotonic"""
 
     def close(self) -> None:
         self._connections.close()
@@ -178,6 +179,8 @@ class ComfyuiHttp:
             raise self._unexpected_response(path, status)
 
     def _unexpected_response(self, path: str, status: int) -> EngineUnreachable:
+        if status in PROXY_ERRORS:
+            return proxy_failed(self.url, status)
         message = (
             f"Unexpected response from {self.url}{path} (status {status}); the server may not be ComfyUI."
         )
@@ -211,7 +214,8 @@ class ComfyuiHttp:
             raise self._access_denied(response)
         if response.status in _REDIRECTS and "location" in response.headers:
             raise self._redirected(response)
-        self.answered_at = time.monotonic()
+        if response.status not in PROXY_ERRORS:
+            self.answered_at = time.monotonic()
         return response.status, response.headers.get("content-type", ""), response.content
 
     def _access_denied(self, response: Response) -> EngineAccessDenied:
@@ -246,6 +250,12 @@ def no_answer(url: str, error: Exception) -> EngineUnreachable:
         reason = "connection refused" if refused else "timed out" if slow else type(error).__name__
     return EngineUnreachable(
         f"ComfyUI at {url} does not answer: {reason}.", url=url, refused=refused, slow=slow
+    )
+
+
+def proxy_failed(url: str, status: int) -> EngineUnreachable:
+    return EngineUnreachable(
+        f"A proxy in front of ComfyUI at {url} answered {status}.", url=url, status=status
     )
 
 

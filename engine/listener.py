@@ -19,7 +19,7 @@ from bounded_socket import connect, tls
 from deadline import remaining_s, time_limit
 from engine.credentials import NO_CREDENTIALS, Credentials
 from engine.frames import FrameSocket
-from engine.http import access_denied, no_answer
+from engine.http import access_denied, no_answer, proxy_failed
 from engine.inbox import Inbox, SocketLost
 from engine.messages import Event, Frame, parse_binary, parse_text
 from errors import EngineUnreachable, EngineWithoutWebSocket
@@ -285,9 +285,7 @@ def _handshake_failure(url: str, error: Exception, credentials: Credentials) -> 
         headers = getattr(error, "resp_headers", None) or {}
         return access_denied(url, status, headers.get("www-authenticate", ""), credentials)
     if status in (500, 502, 503, 504):
-        return EngineUnreachable(
-            f"A proxy in front of ComfyUI at {url} answered {status}.", url=url, status=status
-        )
+        return proxy_failed(url, status)
     is_redirect = type(error) is websocket.WebSocketException and "Redirect" in str(error)
     if status is not None or is_redirect:
         return _without_websocket(url, status)

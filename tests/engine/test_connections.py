@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import re
 import socket
 import ssl
@@ -281,6 +282,19 @@ def test_a_host_that_cannot_be_is_an_error_that_says_so(scheme: str, host: str) 
     http = ComfyuiHttp(f"{scheme}://{host}", connect_timeout_s=5)
     with pytest.raises(EngineUnreachable, match="its host name cannot be resolved"):
         http.queue()
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_the_answer_of_a_proxy_is_named_and_is_no_sign_of_life_of_comfyui(status: int) -> None:
+    serve, _ = answering(b"HTTP/1.1 %d Bad\r\nContent-Length: 6\r\n\r\n<html>" % status, OK)
+    with raw_server(serve) as port:
+        http = ComfyuiHttp(f"http://127.0.0.1:{port}", connect_timeout_s=5)
+        with pytest.raises(EngineUnreachable, match=f"A proxy in front of ComfyUI at .* answered {status}"):
+            http.queue()
+        assert http.answered_at == -math.inf
+        with pytest.raises(EngineUnreachable, match="may not be ComfyUI"):
+            http.queue()
+        assert http.answered_at > 0
 
 
 def test_a_certificate_that_is_not_trusted_is_named_as_the_reason() -> None:
