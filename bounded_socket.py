@@ -4,6 +4,7 @@ does: a timeout for each single operation never ends if a server sends one byte 
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 import os
 import socket
@@ -13,6 +14,8 @@ import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
+
+import certifi
 
 from deadline import limited
 
@@ -132,9 +135,15 @@ def _is_address(host: str) -> bool:
     return True
 
 
+@functools.cache
+def _trusted() -> ssl.SSLContext:
+    # With a file, neither SSL_CERT_FILE nor what the system has installed counts.
+    return ssl.create_default_context(cafile=certifi.where())
+
+
 def tls(raw: socket.socket, host: str, context: ssl.SSLContext | None = None) -> ssl.SSLSocket:
-    """`raw` with TLS, verified as `context` says, by default against the certificates of the system. The handshake takes at
-    most the socket's timeout and the remaining time. Raises OSError."""
-    context = context or ssl.create_default_context()
+    """`raw` with TLS, verified as `context` says, by default against the certificates of certifi. The handshake
+    takes at most the socket's timeout and the remaining time. Raises OSError."""
+    context = context or _trusted()
     context.sslsocket_class = BoundedTlsSocket
     return context.wrap_socket(raw, server_hostname=host)

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPResponse
 from urllib.parse import quote, urlsplit
 
-import certifi
-
 from bounded_socket import BoundedSocket, connect, tls
 from deadline import limited
 
@@ -36,7 +34,7 @@ class ConnectionPool:
 
     Takes no proxies, passwords or certificates from the environment, follows no redirects and requests no compression.
     Every operation keeps to the time limit of its thread (see `deadline`). `headers` and `secret_query` are sent with each
-    call; no exception contains them. `trusted`: the certificates for TLS, by default those that requests brings.
+    call; no exception contains them. `trusted`: the certificates for TLS, see `tls`.
     """
 
     def __init__(
@@ -58,7 +56,7 @@ class ConnectionPool:
         fixed = {"Host": _host_header(parts.netloc), "User-Agent": "easel", "Accept-Encoding": "identity"}
         self._fixed_headers = {**fixed, **(headers or {})}
         self._secret_query = secret_query
-        self._context = trusted
+        self._trusted = trusted
         self._kept: list[HTTPConnection] = []
         weakref.finalize(self, _close_all, self._kept)
 
@@ -132,9 +130,7 @@ class ConnectionPool:
         if not self._is_tls:
             return raw
         try:
-            if self._context is None:
-                self._context = ssl.create_default_context(cafile=certifi.where())
-            return tls(raw, self._host, self._context)
+            return tls(raw, self._host, self._trusted)
         except BaseException:
             raw.close()
             raise

@@ -243,7 +243,10 @@ def no_answer(url: str, error: Exception) -> EngineUnreachable:
     """The error for a call that `error` ended."""
     slow, refused = isinstance(error, TimeoutError), isinstance(error, ConnectionRefusedError)
     if isinstance(error, ssl.SSLCertVerificationError):
-        reason = f"its certificate is not accepted ({error.verify_message})"
+        reason = (
+            f"its certificate is not accepted ({error.verify_message}); it must come from a public authority and name the "
+            "host of engine.url"
+        )
     elif isinstance(error, socket.gaierror):
         reason = "its host name cannot be resolved"
     else:

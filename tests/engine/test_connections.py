@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from deadline import time_limit
+from engine import Engine
 from engine.connections import ConnectionPool
 from engine.http import ComfyuiHttp
 from errors import EngineUnreachable
@@ -297,13 +298,16 @@ def test_the_answer_of_a_proxy_is_named_and_is_no_sign_of_life_of_comfyui(status
         assert http.answered_at > 0
 
 
-def test_a_certificate_that_is_not_trusted_is_named_as_the_reason() -> None:
+def test_a_certificate_that_is_not_trusted_is_named_as_the_reason_whatever_the_environment_trusts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.setenv(name, str(CERTIFICATE))
     with raw_server(over_tls(answering(OK)[0])) as port:
-        http = ComfyuiHttp(f"https://127.0.0.1:{port}", connect_timeout_s=5)
-        with pytest.raises(
-            EngineUnreachable, match="its certificate is not accepted \\(self-signed certificate"
-        ):
-            http.queue()
+        engine = Engine(f"https://127.0.0.1:{port}", connect_timeout_s=5)
+        for call in (engine.queue, engine.connect):
+            with pytest.raises(EngineUnreachable, match=r"its certificate is not accepted \(self-signed"):
+                call()
 
 
 def test_a_server_that_refuses_a_large_body_before_it_has_read_it_is_heard() -> None:
