@@ -70,7 +70,7 @@ class JobProgressStore:
     def report(self, job: str, step: int, steps: int) -> None:
         """Report how far a job of this process is. Cheap: most calls write nothing."""
         now, before = self._clock(), self._reported.get(job)
-        if before is not None and step < steps and now - before.at < _WRITE_INTERVAL_S:
+        if before is not None and step < steps and 0 <= now - before.at < _WRITE_INTERVAL_S:
             return
         restarted = before is None or step <= before.step or steps != before.steps
         progress = JobProgress(job, step, steps, now if restarted or before is None else before.began, now)
