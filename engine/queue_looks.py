@@ -35,7 +35,7 @@ class QueueLooks:
         repeated while nothing has come."""
         with self._lock:
             if self._latest is not None and self._latest.number > newer_than:
-                inbox.put(self._latest)
+                inbox.put(_own(self._latest))
                 return
             self._waiting[inbox] = newer_than
             if self._is_looking:
@@ -67,9 +67,17 @@ class QueueLooks:
             self._latest = look = QueueLook(number, result)
             for inbox in [inbox for inbox, newer_than in self._waiting.items() if number > newer_than]:
                 del self._waiting[inbox]
-                inbox.put(look)
+                inbox.put(_own(look))
             self._is_looking = bool(self._waiting)
             return self._is_looking
+
+
+def _own(look: QueueLook) -> QueueLook:
+    """With an error of its own: each job that raises it adds its frames to it, with all that they refer to."""
+    error = look.result
+    if isinstance(error, EngineUnreachable):
+        return QueueLook(look.number, type(error)(error.message, **error.details))
+    return look
 
 
 def _unreachable(error: Exception) -> EngineUnreachable:

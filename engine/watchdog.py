@@ -54,9 +54,7 @@ class Watchdog:
         if now - self._last_response_at < limit:
             return None
         if error.code != EngineUnreachable.code:
-            # What prevents the call was not ComfyUI. A copy, because all jobs of the process get the same error: each would
-            # add its frames to it, with all that they refer to.
-            return type(error)(error.message, **error.details)
+            return error  # what prevents the call was not ComfyUI
         return EngineUnreachable(
             f"ComfyUI stopped answering while the job ran: {error.message}",
             prompt_id=self._prompt_id,

@@ -18,7 +18,7 @@ from engine.http import ComfyuiHttp
 from engine.inbox import Inbox, QueueLook
 from engine.job_runner import cancel_job
 from engine.queue_looks import QueueLooks
-from errors import EngineUnreachable, ServerStopping
+from errors import EngineAccessDenied, EngineUnreachable, ServerStopping
 from tests.raw_server import raw_server
 from tests.waiting import TIMEOUT_S, wait_until
 
@@ -129,6 +129,23 @@ def test_a_failed_look_is_given_to_all_who_wait_for_it_and_the_next_one_can_begi
         for inbox in inboxes:
             looks.request(inbox, newer_than=number)
         assert all(isinstance(look_in(inbox).result, EngineUnreachable) for inbox in inboxes)
+
+
+def test_each_job_gets_an_error_of_its_own_of_the_same_kind() -> None:
+    denied = EngineAccessDenied("ComfyUI answered 403.", status=403)
+
+    def queue() -> QueueState:
+        raise denied
+
+    looks, inboxes = QueueLooks(queue), [Inbox() for _ in range(3)]
+    errors = []
+    for inbox in inboxes:
+        looks.request(inbox, newer_than=0)
+        errors.append(look_in(inbox).result)
+    assert len({id(error) for error in (denied, *errors)}) == 4
+    for error in errors:
+        assert isinstance(error, EngineAccessDenied)
+        assert (error.message, error.details) == (denied.message, denied.details)
 
 
 def test_without_threads_a_job_looks_once_and_those_who_wait_for_the_next_look_ask_again() -> None:

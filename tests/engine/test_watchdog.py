@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engine.values import QueueState
 from engine.watchdog import Limits, Watchdog
-from errors import EngineAccessDenied, EngineStalled, EngineUnreachable, JobLost
+from errors import EngineStalled, EngineUnreachable, JobLost
 
 LIMITS = Limits(stall_timeout_s=120, idle_timeout_s=10, unreachable_timeout_s=10)
 RUNNING, PENDING, ABSENT = QueueState(("me",), ()), QueueState(("other",), ("me",)), QueueState((), ())
@@ -82,13 +82,3 @@ def test_an_engine_that_answers_late_fails_after_the_stall_timeout() -> None:
     error = EngineUnreachable("late", slow=True)
     assert watchdog.check_unreachable(119, error) is None
     assert isinstance(watchdog.check_unreachable(120, error), EngineUnreachable)
-
-
-def test_each_job_raises_an_error_of_its_own_because_all_jobs_of_a_process_get_the_same_one() -> None:
-    denied = EngineAccessDenied("ComfyUI answered 403.", status=403)
-    raised = [make_watchdog().check_unreachable(20, denied) for _ in range(2)]
-    assert raised[0] is not raised[1]
-    for error in raised:
-        assert isinstance(error, EngineAccessDenied)
-        assert error is not denied
-        assert (error.message, error.details) == (denied.message, denied.details)
