@@ -50,8 +50,9 @@ def test_no_interleaving_shares_the_gpu_loses_a_request_or_leaves_one_waiting() 
 
 @pytest.mark.parametrize("mutant", [name for name in MUTANTS if name])
 def test_the_interleavings_find_a_switchover_that_leaves_out_a_check(mutant: str) -> None:
-    for start in range(1, 61, 12):
+    # Which of them meet the moment of the missing check depends on timing: nearly always one of the first twelve.
+    for start in range(1, 241, 12):
         results = run_many(list(range(start, start + 12)), at_once=6, mutant=mutant)
         if any(result.errors for result in results):
             return
-    pytest.fail("sixty interleavings found no error")
+    pytest.fail("240 interleavings found no error")
