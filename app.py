@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from api import HttpOptions, Services, register_api
 from arbiter import Arbiter, Policy
 from commands import register_commands
 from compiler import Catalogue, SourcePaths
+from conversation import Forwarder, ModelDirectory, read_aliases, read_upstreams
 from deadline import remaining_s
 from engine import NO_CREDENTIALS, Credentials, Engine, EngineProcess, EngineSelector, EngineTenant
 from engine.selection import PROBE_URLS
@@ -42,7 +43,7 @@ class Container:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.state_dir = settings.path("state_dir")
-        key_variables = [entry["key_env"] for entry in settings["llm.stacks"] if "key_env" in entry]
+        key_variables = list(_key_variables(settings))
         self.engine_process = EngineProcess.from_setting(
             settings["engine.start"], self.state_dir, key_variables
         )
@@ -51,6 +52,7 @@ class Container:
         )
         self.sketch_allowed = settings["engine.sketch"] and not self.engine_url
         self.stacks = _load_stacks(settings)
+        self.model_directory = _load_upstreams(settings)
         _check_combination(settings, self.stacks)
         self._is_command = False
         self._command_sketch_url: str | None = None
@@ -215,6 +217,15 @@ class Container:
         )
 
     @cached_property
+    def forwarder(self) -> Forwarder:
+        return Forwarder(
+            self.model_directory,
+            self.arbiter,
+            max_requests=self.settings["llm.max_requests"],
+            lease_timeout_s=self.settings["request_timeout_s"],
+        )
+
+    @cached_property
     def system_status(self) -> SystemStatus:
         return SystemStatus(
             self.arbiter,
@@ -240,6 +251,8 @@ class Container:
             catalogue_error=lambda: self.live_catalogue.error,
             engine=lambda: self.engine_selector.current(),
             arbiter=self.arbiter,
+            forwarder=self.forwarder,
+            models_of_llms=self.model_directory,
             system_status=self.system_status,
             readiness=self.readiness,
             fetch_image=_fetch_image if self.settings["images.fetch_urls"] else None,
@@ -324,6 +337,7 @@ class Container:
         `reason`."""
         self.arbiter.fail_waiting(reason)
         self.engine_selector.cancel_all(reason)
+        self.forwarder.cancel_all(reason)
 
 
 _RESTORE_TIMEOUT_S = 38.0
@@ -391,12 +405,35 @@ def gpu_policy(settings: Settings) -> Policy:
 
 
 def _load_stacks(settings: Settings) -> Stacks:
-    """Raises SettingsInvalid with the file, line and path of each error."""
-    try:
+    """Raises SettingsInvalid."""
+    with _located_errors(settings):
         return read_stacks(list(settings["llm.stacks"]), os.environ)
+
+
+def _load_upstreams(settings: Settings) -> ModelDirectory:
+    """Raises SettingsInvalid."""
+    with _located_errors(settings):
+        upstreams = read_upstreams(list(settings["llm.upstreams"]), settings["llm.stacks"], os.environ)
+        return ModelDirectory(upstreams, read_aliases(settings["llm.aliases"], upstreams))
+
+
+@contextlib.contextmanager
+def _located_errors(settings: Settings) -> Iterator[None]:
+    """Give each error of a SettingsInvalid its file and line."""
+    try:
+        yield
     except SettingsInvalid as error:
         lines = [settings.location(line.partition(":")[0]) + line for line in error.details["errors"]]
         raise SettingsInvalid("\n".join(lines), errors=lines) from error
+
+
+def _key_variables(settings: Settings) -> Iterator[str]:
+    """The names of the variables that hold keys of LLM servers."""
+    for entry in (*settings["llm.stacks"], *settings["llm.upstreams"]):
+        upstream = entry.get("upstream")
+        for part in (entry, upstream):
+            if isinstance(part, Mapping) and "key_env" in part:
+                yield part["key_env"]
 
 
 def _check_combination(settings: Settings, stacks: Stacks) -> None:

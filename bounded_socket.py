@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, cast
 
 import certifi
 
@@ -23,6 +23,8 @@ from deadline import limited
 class _KeepsTimeLimit:
     """For a socket class: each operation waits no longer than its own timeout and the remaining time."""
 
+    before_recv: Callable[[socket.socket], None] | None = None
+    """Called before each read; what it raises is raised by the read"""
     _timeout_s: float | None = None
     _applied_s: float | None = None
 
@@ -34,11 +36,11 @@ class _KeepsTimeLimit:
         return self._timeout_s
 
     def recv(self, *args: Any) -> Any:
-        self._apply_limit()
+        self._prepare_read()
         return super().recv(*args)  # type: ignore[misc]
 
     def recv_into(self, *args: Any) -> Any:
-        self._apply_limit()
+        self._prepare_read()
         return super().recv_into(*args)  # type: ignore[misc]
 
     def send(self, *args: Any) -> Any:
@@ -48,6 +50,11 @@ class _KeepsTimeLimit:
     def sendall(self, *args: Any) -> None:
         self._apply_limit()
         super().sendall(*args)  # type: ignore[misc]
+
+    def _prepare_read(self) -> None:
+        if self.before_recv is not None:
+            self.before_recv(self)  # type: ignore[arg-type]
+        self._apply_limit()
 
     def _apply_limit(self) -> None:
         if self._timeout_s != 0 and (timeout_s := limited(self._timeout_s)) != self._applied_s:
@@ -141,9 +148,9 @@ def _trusted() -> ssl.SSLContext:
     return ssl.create_default_context(cafile=certifi.where())
 
 
-def tls(raw: socket.socket, host: str, context: ssl.SSLContext | None = None) -> ssl.SSLSocket:
+def tls(raw: socket.socket, host: str, context: ssl.SSLContext | None = None) -> BoundedTlsSocket:
     """`raw` with TLS, verified as `context` says, by default against the certificates of certifi. The handshake
     takes at most the socket's timeout and the remaining time. Raises OSError."""
     context = context or _trusted()
     context.sslsocket_class = BoundedTlsSocket
-    return context.wrap_socket(raw, server_hostname=host)
+    return cast(BoundedTlsSocket, context.wrap_socket(raw, server_hostname=host))

@@ -455,6 +455,61 @@ class UploadRefused(EngineError):
     remedy = "Check ComfyUI's log and the free disk space of its temp folder."
 
 
+# --- LLM requests ----------------------------------------------------------------------------------
+
+
+class ModelMissing(InvalidRequest):
+    code = "request.missing_model"
+    when = "An LLM request names no model, and the alias that would stand for it is not in `llm.aliases`."
+    remedy = "Send `model`; the message names the alias that the owner can set."
+
+
+class NoRoute(EaselError):
+    """`details["models"]`: some of the models that there are."""
+
+    code = "dispatch.no_route"
+    when = "No upstream has the requested model, or the one that has it does not offer this path."
+    remedy = (
+        "`GET /v1/models` lists the models. Upstreams are configured in `llm.upstreams` and `llm.stacks`."
+    )
+
+
+class UpstreamUnavailable(EaselError):
+    """`details["upstream"]`: its name."""
+
+    code = "dispatch.upstream_unavailable"
+    when = (
+        "The upstream of an LLM request cannot be reached, rejects its key, redirects, does not answer in time, or ends the "
+        "connection before it has answered."
+    )
+    remedy = "Start the server, or correct its entry in `llm.upstreams` or `llm.stacks`; the message says what is wrong."
+    retry = True
+
+
+class UpstreamFailed(UpstreamUnavailable):
+    code = "dispatch.upstream_failed"
+    when = (
+        "The upstream of an LLM request answered with something that is no answer: a page, an error in the place of a "
+        "result, or a text of its own with a status of 500 or more."
+    )
+    remedy = "The message quotes the beginning. Look into the log of that server."
+
+
+class SlotLoading(EaselError):
+    """`details`: slot (the model that was asked for), state, upstream."""
+
+    code = "slot.loading"
+    when = "The LLM server is still loading the model."
+    remedy = "Retry after `Retry-After` seconds."
+    retry = True
+
+
+class SlotNotReady(SlotLoading):
+    code = "slot.not_ready"
+    when = "The LLM server does not have the model loaded, and does not load it for a request."
+    remedy = "Load the model there, or let the server load models for requests, then retry."
+
+
 # --- who has the GPU ------------------------------------------------------------------------------
 
 

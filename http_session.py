@@ -1,4 +1,4 @@
-"""The HTTP session for the servers that the owner configured. The jobs of ComfyUI have `engine.connections`."""
+"""The HTTP session for the servers that the owner configured. The jobs of ComfyUI have `http_connections`."""
 
 from __future__ import annotations
 

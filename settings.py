@@ -51,7 +51,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("host", "text", "127.0.0.1", "Address to listen on; a non-loopback address requires `api_keys`."),
     Setting("port", "integer", 8080, "Port to listen on; 0 picks a free port.", minimum=0, maximum=65535),
     Setting("workers", "integer", 2, "Number of worker processes.", minimum=1),
-    Setting("threads", "integer", 128, "Threads per worker; each waiting request uses one.", minimum=4),
+    Setting(
+        "threads",
+        "integer",
+        256,
+        "Threads per worker; each waiting request and each LLM request that is answered uses one.",
+        minimum=4,
+    ),
     Setting(
         "max_waiting",
         "integer",
@@ -240,8 +246,8 @@ SETTINGS: tuple[Setting, ...] = (
         "gpu.llm_during_generation",
         "text",
         "switch",
-        "What an LLM request through Easel (none is forwarded yet) does in generation mode: switch back when the pictures "
-        "are done, wait, or be refused.",
+        "What an LLM request to a server that shares the GPU does in generation mode: switch back when the pictures are "
+        "done, wait until somebody else switches, or be refused.",
         choices=("switch", "wait", "refuse"),
     ),
     Setting(
@@ -312,7 +318,30 @@ SETTINGS: tuple[Setting, ...] = (
         "llm.stacks",
         "objects",
         (),
-        "LLM servers that share the GPU, see `docs/llm_stacks.md`; empty: ComfyUI does not share the GPU.",
+        "LLM servers that share the GPU, see `docs/llm_stacks.md`; empty: ComfyUI does not share the GPU. LLM requests are "
+        "forwarded to them, too.",
+    ),
+    Setting(
+        "llm.upstreams",
+        "objects",
+        (),
+        "LLM servers and services that do not share the GPU, or have no driver in `llm.stacks`; LLM requests are forwarded "
+        "to them, see `docs/llm_stacks.md`.",
+    ),
+    Setting(
+        "llm.aliases",
+        "object",
+        {},
+        "Names that stand for LLM models: `{primary: qwen3-8b}`. `primary` (chat), `embed`, `stt` and `tts` also stand for "
+        "requests without a model.",
+        schema="aliases",
+    ),
+    Setting(
+        "llm.max_requests",
+        "integer",
+        128,
+        "LLM requests that may wait or be answered at the same time per worker; further ones get status 429.",
+        minimum=1,
     ),
     Setting("images.enabled", "boolean", True, "Accept image requests."),
     Setting(
@@ -410,9 +439,10 @@ def load_settings(environment: Mapping[str, str] = os.environ, root: Path | None
     if named or file.exists():
         values |= _from_file(file, errors)
     values |= _from_environment(environment, errors)
-    if values["max_waiting"] >= values["threads"]:
+    if values["max_waiting"] + values["llm.max_requests"] >= values["threads"]:
         errors.append(
-            "max_waiting must be smaller than threads, so that some threads stay free for other requests"
+            "max_waiting and llm.max_requests together must be smaller than threads, so that some threads stay free for "
+            "other requests"
         )
     errors += _credential_errors(values)
     if errors:

@@ -10,6 +10,7 @@ from api.gpu import gpu_blueprint
 from api.health import health_blueprint
 from api.host_rules import TrustedProxies, in_networks
 from api.images import images_blueprint
+from api.llm import llm_blueprint
 from api.middleware import PathNormalizer, register_middleware
 from api.models import models_blueprint
 from api.openapi import openapi_blueprint
@@ -41,6 +42,7 @@ def register_api(app: Flask, services: Services) -> None:
     for blueprint in (
         images_blueprint(services),
         models_blueprint(services),
+        llm_blueprint(services),
         gpu_blueprint(services),
         health_blueprint(services),
         openapi_blueprint(),

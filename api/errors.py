@@ -22,6 +22,7 @@ from api.host_rules import own_url
 from api.paths import STORED_IMAGES
 from api.services import HttpOptions
 from api.unknown_path import unknown_path
+from conversation import in_dialect
 from errors import EaselError, shorten
 from system_errors import system_error_in
 
@@ -82,6 +83,9 @@ STATUS: Mapping[type[EaselError], int] = {
     errors.SwitchInProgress: 409,
     errors.ComfyuiBusy: 409,
     errors.ArbiterUnavailable: 503,
+    errors.NoRoute: 404,
+    errors.UpstreamUnavailable: 502,
+    errors.SlotLoading: 503,
     errors.StackUnreachable: 503,
     errors.StackRefused: 503,
     errors.StoreFull: 507,
@@ -141,7 +145,7 @@ def retry_headers(error: EaselError) -> dict[str, str]:
 
 def error_response(error: EaselError) -> Response:
     """The response for `error`, with the headers that tell clients whether to retry."""
-    response = jsonify(envelope(error))
+    response = jsonify(in_dialect(envelope(error), g.get("error_dialect", "openai")))
     response.status_code = status_of(type(error))
     response.headers.update(retry_headers(error))
     if isinstance(error, errors.InvalidKey):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Response, request
 
 from api.connection import disconnect_check
 from api.dialect import Endpoint, StreamFormat, expects_gpustack_events
@@ -22,11 +22,11 @@ from api.paths import STORED_IMAGES
 from api.request_fields import ParsedRequest, has_prompt, read_image_request
 from api.request_images import RequestImages, extract_images, refuse_image_url, remove_empty_images
 from api.responses import Links, images_response
+from api.sender import sender_of
 from api.services import HttpOptions, Services
 from api.stream_events import StreamEvents, error_events
 from api.streamed_json import StreamedJson
 from api.streams import HEADERS, MIME, ImageStream
-from arbiter import Sender
 from compiler import Catalogue, Model, Size, Task
 from compiler.values import TASK_SOURCES, Note
 from deadline import time_limit
@@ -39,7 +39,6 @@ from errors import (
     ModelNotCurated,
     NotJson,
     list_names,
-    shorten,
 )
 from generation import Drawing, OutputOptions
 
@@ -57,7 +56,6 @@ _PATHS: Mapping[Task, tuple[str, ...]] = {
     "edit": EDIT_PATHS,
     "vary": VARIATION_PATHS,
 }
-_MAX_CLIENT_CHARS = 80
 _GPUSTACK_PREFIX = "/v1-openai/"
 
 
@@ -105,7 +103,7 @@ def _draw(services: Services, endpoint: Endpoint) -> Response:
             # The stream releases the admission when it ends.
             return _stream_response(drawing, parsed.output, events, admission.pop_all())
         cancelled = disconnect_check(request.environ)
-        images = tuple(drawing.images(parsed.output, cancelled=cancelled, sender=_sender()))
+        images = tuple(drawing.images(parsed.output, cancelled=cancelled, sender=sender_of(request)))
     document = StreamedJson(images_response(parsed, drawing, images, links, time.monotonic() - arrived_at))
     response = Response(document, mimetype="application/json")
     response.content_length = len(document)
@@ -235,14 +233,6 @@ def _links(options: HttpOptions) -> Links:
     return Links(own_url(request, options))
 
 
-def _sender() -> Sender:
-    """Who sent this request: the address, and the name of the program."""
-    header = request.headers.get("User-Agent", "").encode("latin-1", "replace").decode("utf-8", "replace")
-    program = header.partition(" ")[0]
-    client = f"{request.remote_addr or 'unknown'} {program}".strip()
-    return Sender(g.request_id, shorten(client, _MAX_CLIENT_CHARS))
-
-
 # --- streams ---------------------------------------------------------------------------------------
 
 
@@ -253,7 +243,7 @@ def _stream_response(
         drawing,
         output,
         events,
-        sender=_sender(),
+        sender=sender_of(request),
         cancelled=disconnect_check(request.environ),
         release=admission.close,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +13,7 @@ from flask import Blueprint, Response, jsonify, request
 from api.services import Services
 from compiler import Catalogue, Model
 from compiler.openai_names import SLOT_NAME
+from conversation import ListedModel
 from errors import InvalidValue, ModelNotCurated, shorten
 
 MODEL_PATHS = ("/v1/models", "/v1-openai/models")
@@ -30,41 +32,50 @@ def models_blueprint(services: Services) -> Blueprint:
 
 
 class _Listing:
-    """The models of one catalogue as clients see them. `loaded_at`: Unix time at which the catalogue was loaded."""
+    """The models of one catalogue and of the LLM servers as clients see them. `loaded_at`: Unix time at which the catalogue
+    was loaded."""
 
-    def __init__(self, catalogue: Catalogue, loaded_at: int) -> None:
-        self.catalogue, self.loaded_at = catalogue, loaded_at
+    def __init__(self, catalogue: Catalogue, loaded_at: int, llms: Mapping[str, ListedModel]) -> None:
+        """`llms`: by id or alias"""
+        self.catalogue, self.loaded_at, self.llms = catalogue, loaded_at, llms
         self._lock = threading.Lock()
         self._all: bytes | None = None
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
-        """Every id in the order of the list. hal0's name of its image slot is the last one, unless a model has it, in
-        upper or lower case."""
+        """Every id in the order of the list: first the image models and hal0's name of its image slot, unless a model has
+        that, in upper or lower case; then the LLMs, without those that have the id of an image model."""
         ids = tuple(model.id for model in self.catalogue.visible_models)
-        return ids if SLOT_NAME in map(str.casefold, ids) else (*ids, SLOT_NAME)
+        images = ids if SLOT_NAME in map(str.casefold, ids) else (*ids, SLOT_NAME)
+        taken = set(map(str.casefold, images))
+        return (*images, *(id for id in self.llms if id.casefold() not in taken))
 
     @cached_property
     def positions(self) -> dict[str, int]:
         """id in lower case -> its place in `ids`"""
         return {model_id.casefold(): index for index, model_id in enumerate(self.ids)}
 
+    @cached_property
+    def image_ids(self) -> frozenset[str]:
+        """Those of `ids` that draw"""
+        return frozenset(id for id in self.ids if id == SLOT_NAME or id in self.catalogue.models)
+
     def all(self) -> Response:
         """The whole list. Its text is built once, because that takes 0.5 s for 10,000 models."""
         with self._lock:
             if self._all is None:
-                self._all = self.page(0, None).get_data()
+                self._all = self.page(self.ids, 0, None).get_data()
         return Response(self._all, mimetype="application/json")
 
-    def page(self, start: int, limit: int | None) -> Response:
-        """At most `limit` models from the one at place `start`."""
-        ids = self.ids[start:] if limit is None else self.ids[start : start + limit]
+    def page(self, ids: tuple[str, ...], start: int, limit: int | None) -> Response:
+        """At most `limit` models of `ids` from the one at place `start`."""
+        page = ids[start:] if limit is None else ids[start : start + limit]
         body = {
             "object": "list",
-            "data": [self._entry(model_id) for model_id in ids],
-            "first_id": ids[0] if ids else None,
-            "last_id": ids[-1] if ids else None,
-            "has_more": start + len(ids) < len(self.ids),
+            "data": [self._entry(model_id) for model_id in page],
+            "first_id": page[0] if page else None,
+            "last_id": page[-1] if page else None,
+            "has_more": start + len(page) < len(ids),
         }
         return jsonify(body)
 
@@ -78,6 +89,8 @@ class _Listing:
         raise ModelNotCurated("The model name is empty.", param="model")
 
     def _entry(self, model_id: str) -> dict[str, Any]:
+        if model_id not in self.image_ids:
+            return _llm_entry(model_id, self.llms[model_id], self.loaded_at)
         model = self.catalogue.models.get(model_id)
         if model is not None and model_id not in self.catalogue.hidden:
             return model_entry(model, self.catalogue, self.loaded_at)
@@ -98,21 +111,27 @@ class _Listings:
 
     def current(self) -> _Listing:
         catalogue, loaded_at = self._services.catalogue(), self._services.catalogue_loaded_at()
+        llms = self._services.models_of_llms.listed()
         last = self._last
-        if last is None or last.catalogue is not catalogue or last.loaded_at != loaded_at:
-            last = self._last = _Listing(catalogue, loaded_at)
+        if (
+            last is None
+            or last.catalogue is not catalogue
+            or last.loaded_at != loaded_at
+            or last.llms != llms
+        ):
+            last = self._last = _Listing(catalogue, loaded_at, llms)
         return last
 
 
 def _list_models(listing: _Listing) -> Response:
     limit, after = _limit(request.args.get("limit", "")), request.args.get("after", "")
     # Clients filter by kind with one of these two parameters.
-    filters = (request.args.get("type", "image"), request.args.get("categories", "image"))
-    if not all("image" in text.split(",") for text in filters):
-        return listing.page(len(listing.ids), 0)
-    if limit is None and not after:
+    filters = [request.args[name].split(",") for name in ("type", "categories") if name in request.args]
+    if not filters and limit is None and not after:
         return listing.all()
-    return listing.page(_position_after(after, listing), limit)
+    kinds = [kind for kind in ("image", "llm") if all(kind in names for names in filters)]
+    ids = tuple(id for id in listing.ids if ("image" if id in listing.image_ids else "llm") in kinds)
+    return listing.page(ids, _position_after(after, ids, listing), limit)
 
 
 def _limit(text: str) -> int | None:
@@ -124,17 +143,33 @@ def _limit(text: str) -> int | None:
     return int(text)
 
 
-def _position_after(model_id: str, listing: _Listing) -> int:
+def _position_after(model_id: str, ids: tuple[str, ...], listing: _Listing) -> int:
+    """The place in `ids`, some of those in the listing, of the first one after `model_id`."""
     if not model_id:
         return 0
     position = listing.positions.get(model_id.casefold())
     if position is None:
         raise InvalidValue(
             f"`after` must be the `last_id` of the page before; there is no model {shorten(model_id, 200)!r}. If the "
-            "catalogue has changed meanwhile, begin with the first page.",
+            "models have changed meanwhile, begin with the first page.",
             param="after",
         )
-    return position + 1
+    return sum(1 for id in ids if listing.positions[id.casefold()] <= position)
+
+
+def _llm_entry(name: str, model: ListedModel, loaded_at: int) -> dict[str, Any]:
+    """An LLM in OpenAI's format. `name`: its id or an alias. Of what its server says only this is passed on: some servers
+    list their command lines."""
+    entry: dict[str, Any] = {
+        "id": name,
+        "object": "model",
+        "created": model.created or loaded_at,
+        "owned_by": model.upstream,
+        "type": "llm",
+    }
+    if model.context_length is not None:
+        entry["context_length"] = model.context_length
+    return entry if name == model.id else {**entry, "slot_of": model.id}
 
 
 def model_entry(model: Model, catalogue: Catalogue, loaded_at: int) -> dict[str, Any]:

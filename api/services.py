@@ -8,6 +8,7 @@ from typing import Any
 
 from arbiter import Arbiter
 from compiler import Catalogue
+from conversation import Forwarder, ModelDirectory
 from engine import Engine
 from errors import EaselError
 from generation import Generator
@@ -47,6 +48,8 @@ class Services:
     catalogue_error: Callable[[], EaselError | None]
     engine: Callable[[], Engine]
     arbiter: Arbiter
+    forwarder: Forwarder
+    models_of_llms: ModelDirectory
     system_status: SystemStatus
     readiness: Readiness
     fetch_image: Callable[[str, str], bytes] | None = None

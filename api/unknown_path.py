@@ -15,7 +15,6 @@ _OTHER_SPELLINGS = {
     "edit": "edits",
     "variation": "variations",
 }
-_CHAT_PATHS = ("/chat/completions", "/completions", "/responses", "/messages", "/api/chat", "/api/generate")
 
 
 def unknown_path(request: Request, routes: Map, own_url: str) -> RouteNotFound:
@@ -27,8 +26,6 @@ def unknown_path(request: Request, routes: Map, own_url: str) -> RouteNotFound:
         hint = f"The base URL of this API is {base_url}; GET {base_url}/models lists the models."
     elif right_path is not None:
         hint = f"The base URL of this API is {base_url}; with it the path becomes {right_path}."
-    elif request.path.rstrip().endswith(_CHAT_PATHS):
-        hint = f"This server has no language model: it draws pictures, at POST {base_url}/images/generations."
     elif _A1111_ROOT in request.path:
         hint = f"AUTOMATIC1111's API is not served: use an OpenAI client with the base URL {base_url}."
     else:

@@ -17,11 +17,11 @@ from urllib.parse import quote, urlencode, urlsplit
 from urllib3.filepost import encode_multipart_formdata
 
 from deadline import time_limit
-from engine.connections import ConnectionPool, Response
 from engine.credentials import NO_CREDENTIALS, Credentials
 from engine.errors import PROXY_ERRORS
 from engine.values import EngineStats, QueueState
 from errors import EngineAccessDenied, EngineUnreachable, UploadRefused
+from http_connections import ConnectionPool, Response
 from system_errors import shortage_as
 
 _POLL_TIMEOUT_S = 5.0

@@ -15,8 +15,8 @@ from pathlib import Path
 from atomic_file import write_atomic
 from deadline import time_limit
 from engine.client import Engine
-from engine.connections import ConnectionPool
 from errors import EaselError, EngineUnreachable
+from http_connections import ConnectionPool
 from state_files import read_file, set_aside
 from system_errors import shortage_in
 

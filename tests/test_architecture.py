@@ -17,6 +17,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "system_errors": {"errors"},
     "deadline": set(),
     "bounded_socket": {"deadline"},
+    "http_connections": {"bounded_socket", "deadline"},
     "gpu_tenant": set(),
     "http_session": {"bounded_socket"},
     "loopback": set(),
@@ -25,8 +26,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "settings": {"errors", "schemas"},
     "compiler": {"dynamic_inputs", "errors", "schemas"},
     "engine": {
-        *("atomic_file", "bounded_socket", "deadline", "errors", "gpu_tenant", "loopback"),
-        *("state_files", "system_errors"),
+        *("atomic_file", "bounded_socket", "deadline", "errors", "gpu_tenant", "http_connections"),
+        *("loopback", "state_files", "system_errors"),
     },
     "sketch": {
         *("dynamic_inputs", "errors", "atomic_file", "loopback", "scratch_folder"),
@@ -37,6 +38,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "llm": {
         *("deadline", "errors", "gpu_tenant", "http_session", "loopback", "schemas", "system_errors"),
+    },
+    "conversation": {
+        *("arbiter", "deadline", "errors", "http_connections", "schemas", "system_errors"),
     },
     "image_store": {"errors", "atomic_file", "state_files", "system_errors"},
     "pictures": {"errors", "system_errors"},
@@ -49,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("atomic_file", "deadline", "errors", "state_files", "system_errors"),
     },
     "api": {
-        *("arbiter", "compiler", "engine", "generation", "image_store", "pictures", "status"),
+        *("arbiter", "compiler", "conversation", "engine", "generation", "image_store", "pictures", "status"),
         *("deadline", "errors", "loopback", "schemas", "system_errors"),
     },
     "commands": {
@@ -57,7 +61,18 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("atomic_file", "errors", "http_session", "schemas"),
     },
     "app": {
-        *("api", "arbiter", "commands", "compiler", "engine", "generation", "image_store", "llm", "pictures"),
+        *(
+            "api",
+            "arbiter",
+            "commands",
+            "compiler",
+            "conversation",
+            "engine",
+            "generation",
+            "image_store",
+            "llm",
+            "pictures",
+        ),
         *("sketch", "status", "settings", "deadline", "errors", "loopback", "state_files"),
     },
     "server": {
@@ -71,6 +86,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "sketch": {"flask", "jinja2", "yaml", "jsonschema", "requests", "websocket"},
     "image_store": {"flask", "requests", "websocket"},
     "pictures": {"flask", "requests", "websocket", "os"},
+    "conversation": {"flask", "requests", "websocket", "jinja2", "filelock"},
     "arbiter": {"flask", "requests", "websocket", "yaml", "jinja2"},
     "llm": {"flask", "jinja2", "websocket", "filelock"},
     "status": {"flask", "requests", "yaml"},

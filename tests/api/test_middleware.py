@@ -217,6 +217,8 @@ def test_probes_description_and_stored_images_need_no_key(client_with_keys: Flas
         ("/V1/Images/Generations", "/v1/images/generations"),
         ("/v1/image/generation", "/v1/images/generations"),
         ("/v1/images/generations ", "/v1/images/generations"),
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/v1/v1/embeddings", "/v1/embeddings"),
     ],
 )
 def test_a_path_under_a_wrong_base_url_is_told_the_right_one(
@@ -236,10 +238,12 @@ def test_a_model_under_a_wrong_base_url_is_told_the_right_one(client: FlaskClien
     assert client.get(right).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/chat/completions", "/v1/responses", "/api/chat"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages"])
 def test_a_client_that_wants_to_chat_is_told_what_this_server_does(client: FlaskClient, path: str) -> None:
-    error = client.post(path, json=SMALL, base_url="http://localhost:8080").get_json()["error"]
-    assert "POST http://localhost:8080/v1/images/generations" in error["message"]
+    error = client.post(path, json={"model": "gpt-5"}).get_json()["error"]
+    assert error["code"] == "dispatch.no_route"
+    assert "add one to llm.upstreams" in error["message"]
+    assert "POST /v1/images/generations" in error["message"]
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/sdapi/v1/txt2img", "/v1/sdapi/v1/txt2img"])

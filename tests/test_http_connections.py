@@ -18,12 +18,12 @@ import pytest
 
 from deadline import time_limit
 from engine import Engine
-from engine.connections import ConnectionPool
 from engine.http import ComfyuiHttp
 from errors import EngineUnreachable
+from http_connections import ConnectionPool, OpenResponse
 from tests.raw_server import SLOW_ANSWERS, Serve, raw_server, silent
 
-CERTIFICATE = Path(__file__).parents[1] / "server" / "tls" / "certificate.pem"
+CERTIFICATE = Path(__file__).parent / "server" / "tls" / "certificate.pem"
 LIMIT_S, SLACK_S = 0.4, 1.0
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -341,3 +341,108 @@ def test_closing_leaves_no_connection_and_the_pool_can_still_be_used() -> None:
         pool.close()
         assert pool.call("GET", "/", timeout_s=5).content == b"ok"
         pool.close()
+
+
+# --- responses that are read in parts ----------------------------------------------------------------
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "length"),
+    [
+        (OK, 2),
+        (CHUNKED + b"1\r\no\r\n1\r\nk\r\n0\r\n\r\n", None),
+        (b"HTTP/1.0 200 OK\r\n\r\nok", None),
+    ],
+)
+def test_an_open_response_is_read_to_its_end(answer: bytes, length: int | None) -> None:
+    serve, _ = answering(answer)
+    with raw_server(serve) as port:
+        response = pool_of(port).open("GET", "/", timeout_s=5)
+        assert (response.status, response.length) == (200, length)
+        parts = []
+        while part := response.read1(1):
+            parts.append(part)
+        assert parts == [b"o", b"k"]
+        assert response.read1(1) == b""
+        response.close()
+
+
+def test_a_part_is_there_before_the_next_one_is_sent() -> None:
+    proceed = threading.Event()
+
+    def serve(connection: socket.socket, _: threading.Event) -> None:
+        connection.recv(65536)
+        connection.sendall(CHUNKED + b"5\r\nfirst\r\n")
+        proceed.wait(10)
+        connection.sendall(b"4\r\nlast\r\n0\r\n\r\n")
+
+    with raw_server(serve) as port:
+        response = pool_of(port).open("GET", "/", timeout_s=10)
+        assert response.read1(100) == b"first"
+        proceed.set()
+        assert response.read1(100) == b"last"
+        response.close()
+
+
+def read_all(response: OpenResponse) -> None:
+    while response.read1(100):
+        pass
+
+
+@pytest.mark.parametrize("answer", [OK[:-1], CHUNKED + b"5\r\nha", CHUNKED + b"2\r\nok\r\n", CHUNKED])
+def test_an_open_response_that_is_cut_is_an_error(answer: bytes) -> None:
+    serve, _ = answering(answer)
+    with raw_server(serve) as port:
+        response = pool_of(port).open("GET", "/", timeout_s=5)
+        with pytest.raises((OSError, HTTPException)):
+            read_all(response)
+        response.close()
+
+
+def test_a_response_that_was_read_gives_its_connection_back_and_another_one_closes_it() -> None:
+    serve, requests = answering(OK, OK, OK)
+    with raw_server(serve) as port:
+        pool = pool_of(port)
+        for _ in range(2):
+            response = pool.open("POST", "/", timeout_s=5, body=[b"a", b"b"], headers={"Content-Length": "2"})
+            read_all(response)
+            response.close()
+            response.close()
+        assert len(pool._kept) == 1
+        pool.open("GET", "/", timeout_s=5).close()
+        assert pool._kept == []
+    assert [request.endswith(b"\r\n\r\nab") for request in requests[:2]] == [True, True]
+
+
+def test_before_each_read_the_caller_may_end_the_call() -> None:
+    class Ended(Exception):
+        pass
+
+    seen: list[bool] = []
+
+    def before_recv(sock: socket.socket) -> None:
+        seen.append(sock.fileno() > 0)
+        if len(seen) > 1:
+            raise Ended
+
+    serve, _ = answering(CHUNKED + b"2\r\nok\r\n")
+    with raw_server(serve) as port:
+        pool = pool_of(port)
+        response = pool.open("GET", "/", timeout_s=5, before_recv=before_recv)
+        with pytest.raises(Ended):
+            read_all(response)
+        response.close()
+        assert all(seen)
+
+
+def test_a_connection_that_was_idle_for_long_is_not_used_again() -> None:
+    serve, requests = answering(OK, OK)
+    with raw_server(serve) as port:
+        pool = ConnectionPool(f"http://127.0.0.1:{port}", connect_timeout_s=5, max_kept=4, max_idle_s=0)
+        pool.call("GET", "/", timeout_s=5)
+        pool.call("GET", "/", timeout_s=5)
+        assert len(pool._kept) == 1
+    assert len(requests) == 2

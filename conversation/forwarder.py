@@ -1,0 +1,134 @@
+"""Forwards one LLM request: chooses the upstream, holds a lease on inference mode until the last byte if the upstream shares
+the GPU, and passes the response on as it comes."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from http.client import HTTPException
+
+from arbiter import Arbiter, Lease, Waiting
+from conversation.client_watch import ClientWatch
+from conversation.directory import ModelDirectory, Target
+from conversation.forwarded import Client, Envelope, Forwarded, ForwardedBody, judge, unavailable
+from conversation.headers import request_headers
+from conversation.requests import LlmRequest
+from errors import EaselError, GpuPreempted, QueueFull
+from http_connections import OpenResponse
+
+_RETRY_AFTER_S = 5
+
+
+class Forwarder:
+    """Forwards requests to the upstreams in `directory`. One per process; thread-safe.
+
+    `max_requests`: how many may run or wait at the same time; each holds a thread. `lease_timeout_s`: how long one waits
+    for the GPU.
+    """
+
+    def __init__(
+        self, directory: ModelDirectory, arbiter: Arbiter, *, max_requests: int, lease_timeout_s: float
+    ) -> None:
+        self.directory, self._arbiter = directory, arbiter
+        self._max_requests, self._lease_timeout_s = max_requests, lease_timeout_s
+        self._running: set[object] = set()
+        self._lock = threading.Lock()
+        self._stop_reason: EaselError | None = None
+
+    @contextlib.contextmanager
+    def admission(self) -> Iterator[None]:
+        """Counts a request while it runs or waits. Raises QueueFull."""
+        key = object()
+        with self._lock:
+            if len(self._running) >= self._max_requests:
+                raise QueueFull(
+                    f"{len(self._running)} LLM requests are already running or waiting in this process "
+                    "(`llm.max_requests`).",
+                    retry_after_s=_RETRY_AFTER_S,
+                )
+            self._running.add(key)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running.discard(key)
+
+    @property
+    def running(self) -> int:
+        """How many requests of this process run or wait."""
+        return len(self._running)
+
+    def forward(self, request: LlmRequest, client: Client, envelope: Envelope) -> Forwarded:
+        """Send the request on and return the beginning of the response; the rest is read while it is sent to the client.
+
+        Raises the errors of `ModelDirectory.find` and of `Arbiter.lease`, UpstreamUnavailable, UpstreamFailed, SlotLoading,
+        SlotNotReady, and RequestCancelled if the client hangs up. `envelope`: the JSON of an error that occurs later.
+        """
+        target = self.directory.find(request.model, request.route)
+        with contextlib.ExitStack() as held:
+            lease = held.enter_context(self._lease(target, client))
+            response = self._send(request, target, client, lambda: self._raise_if_ended(lease))
+            held.callback(response.close)
+            forwarded = judge(ForwardedBody(target, request.route, response, envelope))
+            forwarded.body.hold(held.pop_all())
+            return forwarded
+
+    @contextlib.contextmanager
+    def _lease(self, target: Target, client: Client) -> Iterator[Lease | None]:
+        if not target.upstream.shares_gpu(target.model) or not self._arbiter.shares_gpu:
+            yield None
+            return
+        job = f"llm-{uuid.uuid4().hex}"
+        with contextlib.ExitStack() as listed:
+
+            def show(waiting: Waiting) -> None:
+                """List the request when it begins to wait, so that the status shows who waits."""
+                if not shown:
+                    shown.append(True)
+                    listed.enter_context(
+                        self._arbiter.listed(
+                            job, model=target.model, jobs=[job], sender=client.sender, uses_gpu=False
+                        )
+                    )
+
+            shown: list[bool] = []
+            with self._arbiter.lease(
+                "inference",
+                job=job,
+                timeout_s=self._lease_timeout_s,
+                cancelled=client.has_gone,
+                on_wait=show,
+            ) as lease:
+                listed.close()
+                yield lease
+
+    def _raise_if_ended(self, lease: Lease | None) -> None:
+        if self._stop_reason is not None:
+            raise self._stop_reason
+        if lease is not None and lease.is_void():
+            raise GpuPreempted("The request was cancelled by a forced switchover or after a drain timeout.")
+
+    def _send(
+        self, request: LlmRequest, target: Target, client: Client, check: Callable[[], None]
+    ) -> OpenResponse:
+        body = request.body_for(target.model)
+        upstream = target.upstream
+        headers = request_headers(client.headers, upstream) | {"Content-Length": str(body.length)}
+        watch = ClientWatch(client.socket, timeout_s=upstream.silence_timeout_s, check=check)
+        try:
+            return upstream.connections.open(
+                "POST",
+                target.path,
+                timeout_s=upstream.silence_timeout_s,
+                body=body,
+                headers=headers,
+                before_recv=watch,
+            )
+        except (OSError, HTTPException) as error:
+            raise unavailable(target, error) from error
+
+    def cancel_all(self, reason: EaselError) -> None:
+        """End the running requests within a second; their clients get `reason`, as far as they can get an error."""
+        self._stop_reason = reason
