@@ -281,7 +281,9 @@ def _find(name: str, models: Mapping[str, ListedModel]) -> str:
 
 
 def _list_models(upstream: Upstream) -> Iterator[ListedModel]:
-    response = upstream.connections.open("GET", upstream.listing.path, timeout_s=LISTING_TIMEOUT_S)
+    response = upstream.connections.open(
+        "GET", upstream.listing.path, timeout_s=LISTING_TIMEOUT_S, headers=upstream.default_headers
+    )
     try:
         body = bytearray()
         while part := response.read1(65536):

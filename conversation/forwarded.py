@@ -18,7 +18,16 @@ from conversation.headers import Headers, response_headers
 from conversation.problems import connection_problem
 from conversation.routes import Route
 from conversation.stream_errors import StreamErrors
-from conversation.upstream_errors import as_envelope, error_of, failed, message_of, parse, unusable
+from conversation.upstream_errors import (
+    as_envelope,
+    error_of,
+    failed,
+    in_dialect,
+    is_readable,
+    message_of,
+    parse,
+    unusable,
+)
 from errors import EaselError, RequestCancelled, UpstreamUnavailable
 from http_connections import OpenResponse
 from system_errors import shortage_as
@@ -174,18 +183,14 @@ def judge(body: ForwardedBody) -> Forwarded:
 def _error_response(body: ForwardedBody, headers: list[tuple[str, str]]) -> Forwarded:
     response, target = body.response, body.target
     content = body.read_all()
-    if error := error_of(target, response.status, content):
-        raise error
+    if problem := error_of(target, response.status, content):
+        raise problem
     document = parse(content)
-    if body.route.dialect == "openai" and not _is_envelope(document):
-        content = json.dumps(as_envelope(document, upstream=target.upstream.name)).encode()
+    if not is_readable(document, body.route.dialect):
+        error = as_envelope(document, upstream=target.upstream.name, status=response.status)
+        content = json.dumps(in_dialect(error, body.route.dialect)).encode()
     text = target.upstream.without_key(content.decode("utf-8", "replace")).encode()
     return Forwarded(response.status, headers, _Complete(body, text), len(text))
-
-
-def _is_envelope(document: Any) -> bool:
-    error = document.get("error") if isinstance(document, Mapping) else None
-    return isinstance(error, Mapping) and isinstance(error.get("message"), str)
 
 
 def unavailable(target: Target, error: Exception) -> EaselError:

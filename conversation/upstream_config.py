@@ -3,7 +3,7 @@ schemas, then for contradictions and missing keys. Reports all errors together, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -182,21 +182,25 @@ def _upstream(entry: Config, keep: Mapping[str, frozenset[str]], environment: Ma
     headers = dict(entry.get("headers", {}))
     if key:
         headers |= {header: key} if auth == "header" else {"Authorization": f"Bearer {key}"}
-    url = _base_url(entry.get("url", preset.url))
+    own_headers = frozenset(map(str.lower, headers))
+    paths = _paths(preset.paths, entry.get("paths", {}))
+    url = _base_url(entry.get("url", preset.url), paths.values())
     stack = entry.get("stack")
     models = entry.get("models")
     return Upstream(
         name=_name(entry),
         url=url,
         preset=_preset_name(entry),
-        paths=_paths(preset.paths, entry.get("paths", {})),
+        paths=paths,
         models=None if models is None else tuple(models),
         listing=preset.listing,
         stack=stack,
         not_on_gpu=keep.get(stack, frozenset()) if stack else frozenset(),
         silence_timeout_s=entry.get("silence_timeout_s", DEFAULT_SILENCE_TIMEOUT_S),
-        default_headers=preset.headers,
-        own_headers=frozenset(map(str.lower, headers)),
+        default_headers={
+            name: value for name, value in preset.headers.items() if name.lower() not in own_headers
+        },
+        own_headers=own_headers,
         key=key,
         key_variable=variable,
         connections=ConnectionPool(
@@ -214,7 +218,10 @@ def _paths(of_preset: Mapping[str, str], own: Config) -> dict[str, str]:
     return {**kept, **route_paths(own)}
 
 
-def _base_url(url: str) -> str:
-    """`url` without the `/v1` that OpenAI's clients want at its end: the paths of the routes have it."""
+def _base_url(url: str, paths: Collection[str]) -> str:
+    """`url` without the `/v1`, `/api` or `/api/v1` that clients want at its end, as far as the paths have it."""
     url = url.rstrip("/")
-    return url.removesuffix("/v1") if urlsplit(url).path.endswith("/v1") else url
+    for prefix in ("/v1", "/api"):
+        if urlsplit(url).path.endswith(prefix) and any(path.startswith(prefix + "/") for path in paths):
+            url = url.removesuffix(prefix)
+    return url

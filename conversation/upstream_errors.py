@@ -19,12 +19,14 @@ _RETRY_AFTER_S = 5
 _STATES: tuple[tuple[re.Pattern[str], type[SlotLoading], str], ...] = (
     (re.compile(r"loading model|model is (still )?loading|is being loaded", re.I), SlotLoading, "loading"),
     (
-        re.compile(r"no models? (is|are) (currently )?loaded|model is not loaded", re.I),
+        re.compile(
+            r"no models? ((is|are) )?(currently )?loaded|model (is )?not loaded|model is unloaded", re.I
+        ),
         SlotNotReady,
         "unloaded",
     ),
 )
-"""What llama-server and TabbyAPI say while a model is not ready"""
+"""What llama-server, TabbyAPI, LM Studio and Moonshine say while a model is not ready"""
 _TAG = re.compile(r"<(style|script)[^>]*>.*?</\1>|<[^>]*>", re.S | re.I)
 
 
@@ -32,10 +34,8 @@ def unusable(target: Target, status: int, headers: HTTPMessage) -> EaselError | 
     """The error for an answer that says that the upstream is not set up right, whatever its body is; None if it may be an
     answer."""
     where = _where(target)
-    if status in (401, 403):
-        return UpstreamUnavailable(
-            f"{where} {key_problem(target.upstream)}.", upstream=target.upstream.name, status=status
-        )
+    if status == 401:
+        return _key_rejected(target, status)
     if 300 <= status < 400 or status < 200:
         place = shorten(target.upstream.without_key(headers.get("Location", "")), _QUOTED_CHARS)
         to = f" to {place}" if place else ""
@@ -48,10 +48,19 @@ def unusable(target: Target, status: int, headers: HTTPMessage) -> EaselError | 
     return None
 
 
+def _key_rejected(target: Target, status: int) -> UpstreamUnavailable:
+    return UpstreamUnavailable(
+        f"{_where(target)} {key_problem(target.upstream)}.", upstream=target.upstream.name, status=status
+    )
+
+
 def error_of(target: Target, status: int, body: bytes) -> EaselError | None:
     """The error for an answer with a status from 400 whose body is no error that clients could read; also for one that says
     that a model is not ready. None: the client gets the body as it is."""
     document = parse(body)
+    if status == 403 and not message_of(document):
+        # With a message it is about this request: a model that the key may not use, or a filter (OpenRouter, OpenAI).
+        return _key_rejected(target, status)
     text = message_of(document) or ("" if document is not None else _text(body))
     text = shorten(target.upstream.without_key(text), _QUOTED_CHARS)
     for pattern, error_class, state in _STATES:
@@ -82,20 +91,39 @@ def _where(target: Target) -> str:
     return f"The upstream {target.upstream.name} at {target.upstream.url}"
 
 
-def as_envelope(document: Any, *, upstream: str) -> dict[str, Any]:
-    """The envelope for an error that an upstream sent as JSON, with its fields."""
-    error = document.get("error") if isinstance(document, Mapping) else None
-    known = dict(error) if isinstance(error, Mapping) else {}
+def as_envelope(document: Any, *, upstream: str, status: int = 500) -> dict[str, Any]:
+    """The envelope for an error that an upstream sent as JSON, with its fields. `status`: of the response."""
     return {
         "error": {
             "message": message_of(document) or "The upstream reports an error.",
-            "type": "server_error",
+            "type": "server_error" if status >= 500 else "invalid_request_error",
             "param": None,
             "code": UpstreamFailed.code,
-            **{name: value for name, value in known.items() if name != "message"},
+            **{name: value for name, value in _fields_of(document).items() if name != "message"},
             "details": {"upstream": upstream},
         }
     }
+
+
+def _fields_of(document: Any) -> Mapping[str, Any]:
+    """The fields of an error; FastAPI's have them in `detail`, with a code named `error`."""
+    if not isinstance(document, Mapping):
+        return {}
+    for name in ("error", "detail"):
+        if isinstance(value := document.get(name), Mapping):
+            inner = _fields_of(value)
+            code = value.get("error")
+            return inner or ({**value, "code": code} if isinstance(code, str) else value)
+    return {}
+
+
+def is_readable(document: Any, dialect: Dialect) -> bool:
+    """Whether the clients of a dialect can read this error."""
+    error = document.get("error") if isinstance(document, Mapping) else None
+    if dialect == "ollama":
+        return isinstance(error, str)
+    has_message = isinstance(error, Mapping) and isinstance(error.get("message"), str)
+    return has_message and (dialect == "openai" or document.get("type") == "error")
 
 
 def in_dialect(envelope: Mapping[str, Any], dialect: Dialect) -> dict[str, Any]:
@@ -117,15 +145,28 @@ def parse(body: bytes) -> Any:
 
 def message_of(document: Any) -> str:
     """The text of an error in the forms that LLM servers use; empty if there is none."""
+    if isinstance(document, str):
+        return document
+    if isinstance(document, list):  # what FastAPI says of each wrong field
+        return "; ".join(filter(None, map(_field_message, document)))
     if not isinstance(document, Mapping):
-        return document if isinstance(document, str) else ""
+        return ""
     error = document.get("error")
     candidates = [
-        error.get("message") if isinstance(error, Mapping) else error,
+        message_of(error) if isinstance(error, Mapping) else "",
         document.get("message"),
-        document.get("detail"),
+        error,
+        message_of(document.get("detail")),
     ]
     return next((text for text in candidates if isinstance(text, str) and text), "")
+
+
+def _field_message(entry: Any) -> str:
+    if not (isinstance(entry, Mapping) and isinstance(entry.get("msg"), str)):
+        return ""
+    place = entry.get("loc")
+    where = ".".join(map(str, place)) if isinstance(place, list) else ""
+    return f"{where}: {entry['msg']}" if where else entry["msg"]
 
 
 def _text(body: bytes) -> str:

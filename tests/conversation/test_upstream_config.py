@@ -47,6 +47,11 @@ def test_the_url_may_end_as_clients_write_it(suffix: str) -> None:
     assert one(url="https://openrouter.ai/api" + suffix).url == "https://openrouter.ai/api"
 
 
+@pytest.mark.parametrize("suffix", ["/v1", "/api", "/api/v1"])
+def test_the_url_of_a_server_with_ollamas_api_may_end_as_its_clients_write_it(suffix: str) -> None:
+    assert one(preset="lemonade", url=URL + suffix).url == URL
+
+
 def test_every_stack_with_an_url_is_an_upstream_unless_switched_off() -> None:
     stacks = (
         {"driver": "ollama", "url": URL, "keep": ["embed"]},
@@ -133,3 +138,9 @@ def test_schema_presets_and_routes_agree() -> None:
     assert schema["$defs"]["paths"]["propertyNames"]["enum"] == list(ROUTE_NAMES)
     assert all(set(preset.paths) <= set(ROUTE_NAMES) for preset in presets().values())
     assert len({route.path for route in ROUTES}) == len(ROUTES)
+
+
+def test_the_owners_headers_replace_those_of_the_preset() -> None:
+    assert one(preset="anthropic", key_env="KEY").default_headers == {"anthropic-version": "2023-06-01"}
+    own = one(preset="anthropic", key_env="KEY", headers={"Anthropic-Version": "2026-01-01"})
+    assert (own.default_headers, own.own_headers) == ({}, {"anthropic-version", "x-api-key"})
