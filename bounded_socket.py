@@ -24,7 +24,7 @@ class _KeepsTimeLimit:
     """For a socket class: each operation waits no longer than its own timeout and the remaining time."""
 
     before_recv: Callable[[socket.socket], None] | None = None
-    """Called before each read; what it raises is raised by the read"""
+    """Called before each read: it returns when something has arrived; what it raises is raised by the read"""
     _timeout_s: float | None = None
     _applied_s: float | None = None
 
@@ -36,12 +36,10 @@ class _KeepsTimeLimit:
         return self._timeout_s
 
     def recv(self, *args: Any) -> Any:
-        self._prepare_read()
-        return super().recv(*args)  # type: ignore[misc]
+        return self._read(super().recv, args)  # type: ignore[misc]
 
     def recv_into(self, *args: Any) -> Any:
-        self._prepare_read()
-        return super().recv_into(*args)  # type: ignore[misc]
+        return self._read(super().recv_into, args)  # type: ignore[misc]
 
     def send(self, *args: Any) -> Any:
         self._apply_limit()
@@ -51,10 +49,22 @@ class _KeepsTimeLimit:
         self._apply_limit()
         super().sendall(*args)  # type: ignore[misc]
 
-    def _prepare_read(self) -> None:
-        if self.before_recv is not None:
-            self.before_recv(self)  # type: ignore[arg-type]
-        self._apply_limit()
+    def _read(self, read: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        wait = self.before_recv
+        if wait is None:
+            self._apply_limit()
+            return read(*args)
+        # A socket with a timeout would wait once more before it reads, which costs as much as the reading.
+        if self._applied_s != 0:
+            self._applied_s = 0
+            super().settimeout(0)  # type: ignore[misc]
+        while True:
+            wait(self)  # type: ignore[arg-type]
+            limited(None)
+            try:
+                return read(*args)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                continue  # a part of a TLS record
 
     def _apply_limit(self) -> None:
         if self._timeout_s != 0 and (timeout_s := limited(self._timeout_s)) != self._applied_s:

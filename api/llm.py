@@ -106,7 +106,8 @@ class _Body:
 
 
 def _response(forwarded: Forwarded, held: contextlib.ExitStack) -> Response:
-    response = Response(_Body(forwarded, held), status=forwarded.status)
+    # Passed through: every part is bytes, and werkzeug would look at each token.
+    response = Response(_Body(forwarded, held), status=forwarded.status, direct_passthrough=True)
     response.headers.clear()
     for name, value in forwarded.headers:
         response.headers.add(name, value)

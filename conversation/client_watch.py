@@ -11,6 +11,7 @@ from collections.abc import Callable
 from errors import RequestCancelled
 
 _CHECK_INTERVAL_S = 0.5
+_CHECK_INTERVAL_MS = 1000 * _CHECK_INTERVAL_S
 
 
 class ClientWatch:
@@ -24,24 +25,38 @@ class ClientWatch:
     def __init__(self, client: socket.socket | None, *, timeout_s: float, check: Callable[[], None]) -> None:
         self._client, self._timeout_s, self._check = client, timeout_s, check
         self._next_check = time.monotonic() + _CHECK_INTERVAL_S
+        self._poll: select.poll | None = None
+        self._watched: tuple[int, int] = (-1, -1)
 
     def __call__(self, upstream: socket.socket) -> None:
         if isinstance(upstream, ssl.SSLSocket) and upstream.pending():
             return
-        poll = select.poll()
-        poll.register(upstream, select.POLLIN)
-        if self._client is not None and self._client.fileno() >= 0:
-            poll.register(self._client, select.POLLRDHUP)
-        began_at = time.monotonic()
+        client = -1 if self._client is None else self._client.fileno()
+        if self._watched != (watched := (upstream.fileno(), client)):
+            self._watched, self._poll = watched, _new_poll(*watched)
+        assert self._poll is not None
+        waited_since: float | None = None
         while True:
-            ready = {descriptor for descriptor, _ in poll.poll(_CHECK_INTERVAL_S * 1000)}
-            if self._client is not None and self._client.fileno() in ready:
-                raise RequestCancelled("The client has closed the connection.")
+            ready = self._poll.poll(_CHECK_INTERVAL_MS)
             now = time.monotonic()
             if now >= self._next_check:
                 self._next_check = now + _CHECK_INTERVAL_S
                 self._check()
+            for descriptor, _ in ready:
+                if descriptor == client:
+                    raise RequestCancelled("The client has closed the connection.")
             if ready:
                 return
-            if now - began_at >= self._timeout_s:
+            if waited_since is None:
+                waited_since = now - _CHECK_INTERVAL_S
+            if now - waited_since >= self._timeout_s:
                 raise TimeoutError(f"nothing arrived for {self._timeout_s:g} s")
+
+
+def _new_poll(upstream: int, client: int) -> select.poll:
+    """Kept for all reads of a request: there are thousands of them."""
+    poll = select.poll()
+    poll.register(upstream, select.POLLIN)
+    if client >= 0:
+        poll.register(client, select.POLLRDHUP)
+    return poll

@@ -19,6 +19,8 @@ MAX_FIELD_BYTES = 10_000
 """Limit of a field that is read"""
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["{}\[\]]', re.DOTALL)
 _OPENING = re.compile(rb"[ \t\r\n]*+\{")
+_PLAIN_KEY = re.compile(rb'"(\w*+)"')
+"""Needs no decoding; nearly all keys are so"""
 _COLON = re.compile(rb"[ \t\r\n]*+:[ \t\r\n]*+")
 _LITERAL = re.compile(rb"[^\s,}\]\[{\"]++")
 _SPACE = re.compile(rb"[ \t\r\n]*+")
@@ -87,6 +89,8 @@ def _keys(text: Text, position: int) -> Iterator[tuple[str, int]]:
 
 
 def _key(text: Text, match: re.Match[bytes]) -> str:
+    if plain := _PLAIN_KEY.match(text, match.start(), match.end()):
+        return plain[1].decode("ascii")
     if match.end() - match.start() > MAX_FIELD_BYTES:
         return ""  # none that anybody looks for
     key: str = _decoded(text[match.start() : match.end()])

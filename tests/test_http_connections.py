@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import math
 import re
+import select
 import socket
 import ssl
 import threading
@@ -427,6 +428,7 @@ def test_before_each_read_the_caller_may_end_the_call() -> None:
         seen.append(sock.fileno() > 0)
         if len(seen) > 1:
             raise Ended
+        select.select([sock], [], [])
 
     serve, _ = answering(CHUNKED + b"2\r\nok\r\n")
     with raw_server(serve) as port:
