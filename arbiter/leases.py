@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, cast
 
@@ -50,8 +51,10 @@ class Claim:
         return f"{self.kind}.{self.number:08d}.{self.mode}.{trigger}.{self.need}.{self.pid}.{self.job}"
 
     @classmethod
+    @lru_cache(maxsize=4096)
     def parse(cls, name: str) -> Claim | None:
-        """The claim of a file name; None if the name is not a claim's."""
+        """The claim of a file name; None if the name is not a claim's. Each new lease looks at all that there are, so the
+        parsed names are kept."""
         match = _NAME.fullmatch(name)
         if match is None:
             return None
