@@ -20,6 +20,7 @@ from bounded_socket import BoundedSocket, BoundedTlsSocket, connect, tls
 from deadline import limited
 
 _CLOSED_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+_CLOSED, _INVALID = "the server closed the connection", "not an answer of HTTP"
 _KEPT_IN_PATH = "!#$%&'()*+,/:;=?@[]~"
 """What a path may have besides letters and digits; `%` is that of an encoded character"""
 _JOINED_BYTES = 64 * 1024
@@ -83,8 +84,10 @@ class OpenResponse:
         # http.client reads on after the announced end, and takes an early end for that of the body.
         try:  # not the context manager, which costs a tenth of forwarding a token
             data = self._answer.read1(size) if size else b""
-        except (ValueError, *_CLOSED_TLS) as error:
-            raise _known_error(error) from error
+        except _CLOSED_TLS as error:
+            raise ConnectionResetError(_CLOSED) from error
+        except ValueError:
+            raise HTTPException(_INVALID) from None
         if self._left is not None:
             if self._left and not data:
                 raise ConnectionResetError("the connection ended within the body")
@@ -260,20 +263,16 @@ class ConnectionPool:
 
 @contextlib.contextmanager
 def _known_errors() -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, *_CLOSED_TLS) as error:
-        raise _known_error(error) from error
-
-
-def _known_error(error: Exception) -> Exception:
     """A TLS connection that the server closes is a ConnectionError, and a length below zero, for which http.client raises
     ValueError, an HTTPException."""
-    if isinstance(error, _CLOSED_TLS):
-        return ConnectionResetError("the server closed the connection")
-    if isinstance(error, OSError):  # such as a certificate that is not trusted
-        return error
-    return HTTPException("not an answer of HTTP")
+    try:
+        yield
+    except _CLOSED_TLS as error:
+        raise ConnectionResetError(_CLOSED) from error
+    except ValueError as error:
+        if isinstance(error, OSError):  # such as a certificate that is not trusted
+            raise
+        raise HTTPException(_INVALID) from None
 
 
 def _close_all(connections: list[tuple[HTTPConnection, float]]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.clients import ROUTE_NAMES
 from bench.compiling import measure_compile
+from bench.conversation import measure_conversation
 from bench.ending import clean_ending
 from bench.gpu import measure_gpu
 from bench.latency import measure_latency
@@ -30,6 +31,7 @@ MEASUREMENTS: Mapping[str, Callable[[Testbed], Any]] = {
     "memory": measure_memory,
     "streams": measure_streams,
     "gpu": measure_gpu,
+    "conversation": measure_conversation,
     "models": measure_models,
 }
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 _MB = 1_000_000
 _LISTENING = "0A"
+_SAMPLE_INTERVAL_S = 0.01
 Memory = dict[str, float]
 
 
@@ -66,6 +71,47 @@ def reset_peak_memory(pid: int) -> float:
 def peak_memory_mb(pid: int) -> float:
     """The peak memory of the process since `reset_peak_memory`, in 10^6 bytes."""
     return _status_mb(pid, "VmHWM")
+
+
+class MemoryWatch:
+    """Watches the memory of some processes inside its block. Of the memory that a process maps, only the anonymous part is
+    looked at all the time, without the pages of files, which the kernel takes back when it needs memory."""
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._pids = pids if sys.platform == "linux" else ()
+
+    def __enter__(self) -> Self:
+        self._ended = threading.Event()
+        self._before = {pid: reset_peak_memory(pid) for pid in self._pids}
+        self._anonymous = {pid: _status_mb(pid, "RssAnon") for pid in self._pids}
+        self._most = dict(self._anonymous)
+        self._thread = threading.Thread(target=self._sample)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._after = {pid: _status_mb(pid, "VmRSS") for pid in self._pids}
+        self._peak = {pid: peak_memory_mb(pid) for pid in self._pids}
+
+    def _sample(self) -> None:
+        while not self._ended.wait(_SAMPLE_INTERVAL_S):
+            for pid in self._pids:
+                self._most[pid] = max(self._most[pid], _status_mb(pid, "RssAnon"))
+
+    def grown_mb(self) -> dict[str, float]:
+        """By how much that process grew that grew most: its RSS in the end and at most, and its anonymous memory at most.
+        Empty without processes, and off Linux."""
+        if not self._pids:
+            return {}
+        return {
+            "grown_mb": max(self._after[pid] - self._before[pid] for pid in self._pids),
+            "peak_mb": max(self._peak[pid] - self._before[pid] for pid in self._pids),
+            "anonymous_mb": max(self._most[pid] - self._anonymous[pid] for pid in self._pids),
+        }
 
 
 def _status_mb(pid: int, name: str) -> float:

@@ -125,6 +125,15 @@ def _memory(memory: Mapping[str, Any]) -> Lines:
         yield "  not available on this system"
 
 
+def _conversation(conversation: Mapping[str, Mapping[str, Any]]) -> Lines:
+    yield "LLM requests: streams of a small LLM server, asked directly, through Easel, and with a lease on the GPU; medians"
+    yield f"  {'':<52}" + "".join(f"{name:>17}" for name in conversation["one"])
+    for title, name, key, show in _CONVERSATION_ROWS:
+        cells = [show(route[key]).strip() if key in route else "" for route in conversation[name].values()]
+        if any(cells):
+            yield f"  {title:<52}" + "".join(f"{cell:>17}" for cell in cells)
+
+
 def _gpu(gpu: Mapping[str, Any]) -> Lines:
     rows = (
         ("an uncontended lease", gpu["lease_s"]),
@@ -162,6 +171,28 @@ def _models(models: Mapping[str, Any]) -> Lines:
         yield "  none of the catalogue's models"
 
 
+_CONVERSATION_ROWS: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
+    ("first token, one stream, ms", "one", "median", lambda s: f"{s * 1000:.2f}"),
+    ("  later than direct, ms", "one", "added_s", lambda s: f"{s * 1000:.2f}"),
+    ("first token beside 31 other streams, ms", "many", "median", lambda s: f"{s * 1000:.2f}"),
+    ("  later than direct, ms", "many", "added_s", lambda s: f"{s * 1000:.2f}"),
+    ("32 streams at 50 tokens/s that begin together: tokens/s", "load", "tokens_per_s", "{:.0f}".format),
+    ("  relative to direct", "load", "ratio", "{:.3f}x".format),
+    ("  first token, ms", "load", "first_token_s", lambda s: f"{s * 1000:.1f}"),
+    ("  CPU of the gateway for 1,000 chunks, ms", "load", "cpu_s_per_1000", lambda s: f"{s * 1000:.0f}"),
+    ("100,000 tokens as fast as possible, s", "long", "seconds", "{:.2f}".format),
+    ("  CPU of the gateway, s", "long", "cpu_s", "{:.2f}".format),
+    ("  memory: RSS afterwards, MB more", "long", "grown_mb", "{:.1f}".format),
+    ("  memory: highest RSS, MB more", "long", "peak_mb", "{:.1f}".format),
+    ("  memory: most without pages of files, MB more", "long", "anonymous_mb", "{:.1f}".format),
+    ("upload of 100 MB, s", "upload", "seconds", "{:.2f}".format),
+    ("  CPU of the gateway, s", "upload", "cpu_s", "{:.2f}".format),
+    ("  memory: RSS afterwards, MB more", "upload", "grown_mb", "{:.1f}".format),
+    ("  memory: highest RSS, MB more", "upload", "peak_mb", "{:.1f}".format),
+    ("  memory: most without pages of files, MB more", "upload", "anonymous_mb", "{:.1f}".format),
+)
+
+
 _SECTIONS: Mapping[str, Callable[[Any], Lines]] = {
     "latency": _latency,
     "throughput": _throughput,
@@ -170,6 +201,7 @@ _SECTIONS: Mapping[str, Callable[[Any], Lines]] = {
     "memory": _memory,
     "streams": _streams,
     "gpu": _gpu,
+    "conversation": _conversation,
     "models": _models,
 }
 

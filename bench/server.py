@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,7 +28,8 @@ _URL = re.compile(r"Easel is at (http://\S+)")
 class Server:
     """`with Server(engine_url=…, catalogue=…) as server: server.url`. It has its own state directory.
 
-    `templates`: the folder of the catalogue's templates. `root`: the checkout that is run."""
+    `templates`: the folder of the catalogue's templates. `root`: the checkout that is run. `settings`: more variables of its
+    environment."""
 
     def __init__(
         self,
@@ -36,7 +38,9 @@ class Server:
         catalogue: Path,
         templates: Path = ROOT / "templates_wf",
         root: Path = ROOT,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
+        self._settings = settings or {}
         self._engine_url, self._catalogue = engine_url, catalogue
         self._templates, self._root = templates, root
         self.url = ""
@@ -108,6 +112,7 @@ class Server:
             "EASEL_ENGINE_URL": self._engine_url,
             "EASEL_CATALOGUE": str(self._catalogue),
             "EASEL_TEMPLATES": str(self._templates),
+            **self._settings,
         }
 
     def _wait_for_url(self) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bench.conversation import GATEWAY, LEASE
+
 Results = Mapping[str, Any]
 Reader = Callable[[Results], float | None]
 
@@ -103,6 +105,17 @@ def _large(results: Results) -> float | None:
     return max(entry["times"] for entry in large.values()) if large else None
 
 
+def _conversation(measurement: str, value: str, worst: Callable[..., float] = max) -> Reader:
+    """The worse value of the two routes through the gateway."""
+
+    def read(results: Results) -> float | None:
+        routes = results.get("conversation", {}).get(measurement, {})
+        values = [float(routes[name][value]) for name in (GATEWAY, LEASE) if value in routes.get(name, {})]
+        return worst(values) if values else None
+
+    return read
+
+
 TARGETS = (
     Target("time, 64 px, relative to direct", _time(64, on_sketch=True), 1.2, unit="x"),
     Target("time, 512 px, relative to direct", _time(512, on_sketch=False), 1.0, unit="x"),
@@ -138,5 +151,22 @@ TARGETS = (
     Target("peak memory of ten 2048x2048, relative to their base64", _large, 4.0, unit="x"),
     Target("an uncontended lease, median", _gpu("lease_s"), 0.001, scale=1000, unit=" ms"),
     Target("overhead of a switchover, median", _gpu("switch_s"), 0.25, scale=1000, unit=" ms"),
+    Target(
+        "first token of a stream, later than direct",
+        _conversation("one", "added_s"),
+        0.002,
+        scale=1000,
+        unit=" ms",
+    ),
+    Target("the same with 32 streams", _conversation("many", "added_s"), 0.002, scale=1000, unit=" ms"),
+    Target(
+        "32 streams at 50 tokens/s, relative to direct",
+        _conversation("load", "ratio", min),
+        0.98,
+        at_least=True,
+        unit="x",
+    ),
+    Target("memory for a stream of 100,000 tokens", _conversation("long", "anonymous_mb"), 4.0, unit=" MB"),
+    Target("memory for an upload of 100 MB", _conversation("upload", "anonymous_mb"), 4.0, unit=" MB"),
     Target("a status request while 50 clients poll, median", _gpu("status_s"), 0.005, scale=1000, unit=" ms"),
 )

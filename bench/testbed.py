@@ -104,9 +104,10 @@ class Testbed:
     def sizes(self) -> Sequence[int]:
         return tuple(self.graphs)
 
-    def another_server(self, root: Path = ROOT) -> Server:
-        """A gateway of the checkout `root` that is not started yet and uses the same engine and catalogue."""
-        return new_server(self.engine, self.sources, root)
+    def another_server(self, root: Path = ROOT, settings: Mapping[str, str] | None = None) -> Server:
+        """A gateway of the checkout `root` that is not started yet and uses the same engine and catalogue. `settings`: more
+        variables of its environment."""
+        return new_server(self.engine, self.sources, root, settings)
 
     def direct(self, size: int, *, over_socket: bool = False) -> Route:
         return DirectRoute(self.engine.url, self.graphs[size], size, over_socket)
@@ -132,9 +133,17 @@ def gateway_route(url: str, engine: EngineUnderTest, size: int, *, as_url: bool 
     return GatewayRoute(url, {"model": engine.model}, size, as_url, engine.model == "photo", name)
 
 
-def new_server(engine: EngineUnderTest, sources: Sources, root: Path = ROOT) -> Server:
+def new_server(
+    engine: EngineUnderTest, sources: Sources, root: Path = ROOT, settings: Mapping[str, str] | None = None
+) -> Server:
     """A gateway of the checkout `root` that is not started yet."""
-    return Server(engine_url=engine.url, catalogue=sources.catalogue, templates=sources.templates, root=root)
+    return Server(
+        engine_url=engine.url,
+        catalogue=sources.catalogue,
+        templates=sources.templates,
+        root=root,
+        settings=settings,
+    )
 
 
 @contextlib.contextmanager

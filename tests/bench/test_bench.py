@@ -48,8 +48,22 @@ def test_a_quick_run_measures_everything_and_the_values_are_positive(run):
 def test_the_report_shows_each_measured_value_beside_its_target(run):
     report, _ = run
     lines = [line for line in report.splitlines() if "target: at " in line]
-    assert len(lines) == (14 if sys.platform == "linux" else 13)
+    assert len(lines) == (19 if sys.platform == "linux" else 16)
     assert all(line.endswith(("met", "NOT MET")) for line in lines)
+
+
+def test_llm_streams_are_complete_on_every_route_and_keep_their_rate(run):
+    _, results = run
+    conversation = results["conversation"]
+    routes = {"direct", "gateway", "gateway, lease"}
+    assert all(set(measured) == routes for measured in conversation.values())
+    for name in routes:
+        # At most the rate of the server, however busy the machine is.
+        assert 0 < conversation["load"][name]["tokens_per_s"] <= 32 * 50 * 1.1
+        assert conversation["many"][name]["median"] > 0
+        if name != "direct" and sys.platform == "linux":
+            assert conversation["load"][name]["cpu_s_per_1000"] > 0
+            assert conversation["upload"][name]["peak_mb"] >= 0
 
 
 def test_every_route_gives_the_same_picture_of_each_size(run):
