@@ -76,7 +76,9 @@ def _read(route: Route) -> LlmRequest:
     with body_timeouts(request):
         body = RequestBody.read(request.stream)
     try:
-        return read_request(route, body, request.headers.get("Content-Type", ""))
+        return read_request(
+            route, body, request.headers.get("Content-Type", ""), request.query_string.decode("latin-1")
+        )
     except BaseException:
         body.close()
         raise

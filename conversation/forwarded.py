@@ -26,9 +26,10 @@ from conversation.upstream_errors import (
     is_readable,
     message_of,
     parse,
+    text_of,
     unusable,
 )
-from errors import EaselError, RequestCancelled, UpstreamUnavailable
+from errors import EaselError, RequestCancelled, UpstreamUnavailable, shorten
 from http_connections import OpenResponse
 from system_errors import shortage_as
 
@@ -37,6 +38,7 @@ log = logging.getLogger("easel.llm")
 READ_BYTES = 64 * 1024
 _MAX_ERROR_BYTES = 1_000_000
 """Of a response that is an error; a longer one is cut"""
+_QUOTED_CHARS = 300
 _EVENTS, _LINES = "text/event-stream", "application/x-ndjson"
 
 Envelope = Callable[[EaselError], Mapping[str, Any]]
@@ -101,6 +103,10 @@ class ForwardedBody:
             content += data
         self._first = b""
         return bytes(content)
+
+    def unread(self, content: bytes) -> None:
+        """Take back what `read_all` returned."""
+        self._first = content
 
     def _read(self) -> bytes:
         try:
@@ -176,19 +182,25 @@ def judge(body: ForwardedBody) -> Forwarded:
         document = parse(content)
         if isinstance(document, Mapping) and document.get("error"):
             raise failed(target, f"answered {response.status} with an error", message_of(document))
-        return Forwarded(response.status, headers, _Complete(body, content), len(content))
+        body.unread(content)
     return Forwarded(response.status, headers, body, None if body.may_change else response.length)
 
 
 def _error_response(body: ForwardedBody, headers: list[tuple[str, str]]) -> Forwarded:
     response, target = body.response, body.target
+    if body.is_encoded:
+        raise failed(target, f"answered {response.status} with a compressed text that was not asked for")
     content = body.read_all()
     if problem := error_of(target, response.status, content):
         raise problem
     document = parse(content)
     if not is_readable(document, body.route.dialect):
+        if document is None:
+            document = {"message": shorten(text_of(content), _QUOTED_CHARS)}
         error = as_envelope(document, upstream=target.upstream.name, status=response.status)
         content = json.dumps(in_dialect(error, body.route.dialect)).encode()
+        headers = [(name, value) for name, value in headers if name.lower() != "content-type"]
+        headers.append(("Content-Type", "application/json"))
     text = target.upstream.without_key(content.decode("utf-8", "replace")).encode()
     return Forwarded(response.status, headers, _Complete(body, text), len(text))
 

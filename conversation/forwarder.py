@@ -13,7 +13,7 @@ from arbiter import Arbiter, Lease, Waiting
 from conversation.client_watch import ClientWatch
 from conversation.directory import ModelDirectory, Target
 from conversation.forwarded import Client, Envelope, Forwarded, ForwardedBody, judge, unavailable
-from conversation.headers import request_headers
+from conversation.headers import request_headers, request_target
 from conversation.requests import LlmRequest
 from errors import EaselError, GpuPreempted, QueueFull
 from http_connections import OpenResponse
@@ -120,7 +120,7 @@ class Forwarder:
         try:
             return upstream.connections.open(
                 "POST",
-                target.path,
+                request_target(target.path, request.query),
                 timeout_s=upstream.silence_timeout_s,
                 body=body,
                 headers=headers,

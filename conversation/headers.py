@@ -1,5 +1,5 @@
-"""Which headers pass between client and upstream, and which do not: those of one connection, and everything that may be a
-secret of either side."""
+"""Which headers and query parameters pass between client and upstream, and which do not: those of one connection, and
+everything that may be a secret of either side."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ _OF_THE_RESPONSE = frozenset(
     ["content-length", "date", "server", "set-cookie", "via", "www-authenticate", "x-request-id"]
 )
 _MAY_BE_SECRET = re.compile(r"auth|cookie|key|secret|token|credential|password", re.IGNORECASE)
+_LINE_BREAK = re.compile(r"[ \t]*[\r\n]+[ \t]*")
 _ABOUT_THE_CLIENT = re.compile(r"x-forwarded-|x-real-ip|access-control-|sec-", re.IGNORECASE)
 
 Headers = Iterable[tuple[str, str]]
@@ -59,11 +60,17 @@ def request_headers(headers: Headers, upstream: Upstream) -> dict[str, str]:
     }
 
 
+def request_target(path: str, query: str) -> str:
+    """The path on the upstream with the client's query, without what may be a key."""
+    kept = [part for part in query.split("&") if part and not _MAY_BE_SECRET.search(part.partition("=")[0])]
+    return path + ("&" if "?" in path else "?") + "&".join(kept) if kept else path
+
+
 def response_headers(headers: Headers) -> list[tuple[str, str]]:
-    """The upstream's headers that the client gets."""
+    """The upstream's headers that the client gets; one that was sent in several lines in one."""
     dropped = _OF_ONE_CONNECTION | _OF_THE_RESPONSE | _named_by_connection(headers)
     return [
-        (name, value)
+        (name, _LINE_BREAK.sub(" ", value))
         for name, value in headers
         if name.lower() not in dropped and not name.lower().startswith("access-control-")
     ]

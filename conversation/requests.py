@@ -22,10 +22,12 @@ class LlmRequest:
     content_type: str
     model: str
     model_field: Field
+    query: str = ""
+    """Of the URL, still encoded"""
 
     def body_for(self, model: str) -> NewBody:
         """The body with this model."""
-        if model == self.model:
+        if model == self.model_field.value:
             return self.body.with_replaced({})
         return self.body.with_replaced({self.model_field: self._encoded(model)})
 
@@ -42,7 +44,7 @@ class LlmRequest:
         return first_field("model", text, self.model_field) if is_missing else text
 
 
-def read_request(route: Route, body: RequestBody, content_type: str) -> LlmRequest:
+def read_request(route: Route, body: RequestBody, content_type: str, query: str = "") -> LlmRequest:
     """Find the model in a body. Raises InvalidRequest, InvalidValue."""
     field: Field = body.form_field(content_type, "model") if route.is_form else body.json_field("model")
     value = field.value
@@ -50,4 +52,4 @@ def read_request(route: Route, body: RequestBody, content_type: str) -> LlmReque
         raise InvalidValue("`model` must be a string.", param="model")
     if isinstance(field, JsonField) and field.is_container:
         raise InvalidValue("`model` must be a string.", param="model")
-    return LlmRequest(route, body, content_type, (value or "").strip(), field)
+    return LlmRequest(route, body, content_type, (value or "").strip(), field, query)

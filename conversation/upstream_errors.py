@@ -61,7 +61,7 @@ def error_of(target: Target, status: int, body: bytes) -> EaselError | None:
     if status == 403 and not message_of(document):
         # With a message it is about this request: a model that the key may not use, or a filter (OpenRouter, OpenAI).
         return _key_rejected(target, status)
-    text = message_of(document) or ("" if document is not None else _text(body))
+    text = message_of(document) or ("" if document is not None else text_of(body))
     text = shorten(target.upstream.without_key(text), _QUOTED_CHARS)
     for pattern, error_class, state in _STATES:
         if status in (400, 503) and pattern.search(text):
@@ -72,11 +72,16 @@ def error_of(target: Target, status: int, body: bytes) -> EaselError | None:
                 upstream=target.upstream.name,
                 retry_after_s=_RETRY_AFTER_S,
             )
-    if document is not None and status < 500:
+    if status < 500:
         return None
     if isinstance(document, Mapping) and isinstance(document.get("error"), Mapping | str):
         return None
     return failed(target, f"answered {status}", text, status=status)
+
+
+def text_of(body: bytes) -> str:
+    """The words of a text or a page."""
+    return " ".join(_TAG.sub(" ", body.decode("utf-8", "replace")).split())
 
 
 def failed(target: Target, what: str, text: str = "", **details: Any) -> UpstreamFailed:
@@ -167,8 +172,3 @@ def _field_message(entry: Any) -> str:
     place = entry.get("loc")
     where = ".".join(map(str, place)) if isinstance(place, list) else ""
     return f"{where}: {entry['msg']}" if where else entry["msg"]
-
-
-def _text(body: bytes) -> str:
-    """The words of a text or a page."""
-    return " ".join(_TAG.sub(" ", body.decode("utf-8", "replace")).split())

@@ -118,6 +118,20 @@ def test_no_key_passes_in_either_direction(ask: Any, fake: Upstream) -> None:
     assert KEY not in repr(response.headers)
 
 
+def test_the_query_passes_without_what_may_be_a_key(ask: Any, fake: Upstream) -> None:
+    ask(path="/v1/chat/completions?beta=true&api_key=sk-client&autoload=a%2Fb")
+    assert fake.posts[0].path == "/v1/chat/completions?beta=true&autoload=a%2Fb"
+
+
+def test_spaces_around_a_model_are_removed(ask: Any, fake: Upstream) -> None:
+    ask(json={"model": " tiny "})
+    assert fake.posts[0].json()["model"] == "tiny"
+
+
+def test_a_header_in_several_lines_passes_in_one(ask: Any) -> None:
+    assert ask(lambda exchange: exchange.send(200, b"{}", X_Long="a\r\n b")).headers["X-Long"] == "a b"
+
+
 @pytest.mark.parametrize("path", ["/v1/rerankings", "/v1/rerank"])
 def test_reranking_goes_to_the_path_of_the_upstream(ask: Any, fake: Upstream, path: str) -> None:
     assert ask(path=path).status_code == 200
@@ -225,7 +239,7 @@ def test_every_error_is_one_that_clients_can_read(
         503: (503, "slot.loading"),
         401: (502, "dispatch.upstream_unavailable"),
         301: (502, "dispatch.upstream_unavailable"),
-        404: (502, "dispatch.upstream_failed"),
+        404: (404, "dispatch.upstream_failed"),
     }[status]
     assert (response.status_code, response.json()["error"]["code"]) == found, text
 
@@ -241,6 +255,17 @@ def test_a_model_that_is_loading_says_when_to_come_back(ask: Any) -> None:
 @pytest.mark.parametrize("body", [b'{"error":"no memory"}', b'{ "error" : {"message": "no memory"}}', b'{"error":{"message":"no memory"}}'])  # fmt: skip
 def test_an_error_with_status_200_is_an_error(ask: Any, body: bytes) -> None:
     assert message(ask(lambda exchange: exchange.send(200, body))).startswith("502 dispatch.upstream_failed:")
+
+
+def test_a_long_answer_that_begins_like_an_error_is_complete(ask: Any) -> None:
+    body = b'{"error":null,"x":"' + b"x" * 3_000_000 + b'"}'
+    assert ask(lambda exchange: exchange.send(200, body)).content == body
+
+
+def test_a_text_with_a_status_of_a_bad_request_keeps_the_status(ask: Any) -> None:
+    response = ask(lambda exchange: exchange.send(413, b"<h1>Too <b>large</b></h1>", "text/html"))
+    assert message(response) == "413 dispatch.upstream_failed: Too large"
+    assert response.headers["Content-Type"] == "application/json"
 
 
 def test_an_answer_with_an_empty_error_is_an_answer(ask: Any) -> None:
