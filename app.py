@@ -27,7 +27,6 @@ from generation.live_catalogue import LiveCatalogue, installation_choices
 from image_store import ImageStore
 from llm import Stacks, read_stacks
 from loopback import is_loopback
-from pictures import fetch_image
 from settings import Settings, load_settings
 from sketch import SharedFiles, SketchProcess, SketchSupervisor
 from state_files import KeptFile, read_file
@@ -255,7 +254,7 @@ class Container:
             models_of_llms=self.model_directory,
             system_status=self.system_status,
             readiness=self.readiness,
-            fetch_image=_fetch_image if self.settings["images.fetch_urls"] else None,
+            fetch_image=_image_fetcher() if self.settings["images.fetch_urls"] else None,
         )
 
     @contextlib.contextmanager
@@ -349,9 +348,15 @@ _FETCH_MAX_BYTES = 50_000_000
 _FETCH_TIMEOUT_S = 20.0
 
 
-def _fetch_image(url: str, param: str) -> bytes:
-    timeout_s = min(_FETCH_TIMEOUT_S, remaining_s())
-    return fetch_image(url, max_bytes=_FETCH_MAX_BYTES, timeout_s=timeout_s, param=param)
+def _image_fetcher() -> Callable[[str, str], bytes]:
+    """(URL, param) -> the bytes at that URL"""
+    from pictures.fetch import fetch_image  # not before it is needed, see `pictures`
+
+    def fetch(url: str, param: str) -> bytes:
+        timeout_s = min(_FETCH_TIMEOUT_S, remaining_s())
+        return fetch_image(url, max_bytes=_FETCH_MAX_BYTES, timeout_s=timeout_s, param=param)
+
+    return fetch
 
 
 def create_app(settings: Settings | None = None) -> Flask:

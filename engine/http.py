@@ -14,8 +14,6 @@ from http.client import HTTPException
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from urllib3.filepost import encode_multipart_formdata
-
 from deadline import time_limit
 from engine.credentials import NO_CREDENTIALS, Credentials
 from engine.errors import PROXY_ERRORS
@@ -144,6 +142,9 @@ class ComfyuiHttp:
 
     def upload(self, data: bytes, name: str, subfolder: str, timeout_s: float = _UPLOAD_TIMEOUT_S) -> None:
         """Store an image in the temp folder, replacing a file of the same name. Raises UploadRefused."""
+        # Not imported before the first edit: urllib3 takes 1.5 MB in each worker.
+        from urllib3.filepost import encode_multipart_formdata
+
         form, content_type = encode_multipart_formdata(
             [
                 ("image", (name, data, "application/octet-stream")),

@@ -32,7 +32,7 @@ from errors import (
 )
 from gpu_tenant import Resident, Tenant
 from llm.http import LlmHttp
-from pictures import fetch_image
+from pictures.fetch import fetch_image
 from server.worker import _ThreadPool
 from sketch import SharedFiles, SketchSupervisor
 from system_errors import shortage_as

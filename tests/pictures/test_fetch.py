@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from errors import ImageUrlFailed, ImageUrlRefused, InvalidImage
-from pictures import fetch_image, read_image
+from pictures import read_image
+from pictures.fetch import fetch_image
 from pictures.web_address import is_public_address
 from tests.pictures.pictures import encoded, pattern
 
