@@ -66,6 +66,7 @@ class ForwardedBody:
         self._envelope = envelope
         self._first = b""
         self._held = contextlib.ExitStack()
+        self._check: Callable[[], None] = lambda: None
         kind = response.headers.get_content_type()
         self._errors: StreamErrors | None = None
         if kind in (_EVENTS, _LINES) and not self.is_encoded:
@@ -86,9 +87,9 @@ class ForwardedBody:
         """Whether the client may get something else than the upstream sends."""
         return self._errors is not None
 
-    def hold(self, held: contextlib.ExitStack) -> None:
-        """Close `held` with the body."""
-        self._held = held
+    def hold(self, held: contextlib.ExitStack, check: Callable[[], None]) -> None:
+        """Close `held` with the body. `check` raises what has ended the request."""
+        self._held, self._check = held, check
 
     def peek(self) -> bytes:
         """The first bytes. Raises UpstreamUnavailable, RequestCancelled."""
@@ -119,14 +120,23 @@ class ForwardedBody:
             yield from self._data()
         except RequestCancelled:
             pass
-        except EaselError as error:
+        except EaselError as seen:
+            error = self._reason(seen)
             log.warning("a response was cut off: %s", error.message)
             if self._errors is None:
                 # The client must see that the body is incomplete.
-                raise ConnectionResetError(errno.ECONNRESET, error.message) from error
+                raise ConnectionResetError(errno.ECONNRESET, error.message) from seen
             yield self._errors.cut_off(self._envelope(error))
         finally:
             self.close()
+
+    def _reason(self, error: EaselError) -> EaselError:
+        """Why the response ends with `error`: an upstream whose model is unloaded by force only closes the connection."""
+        try:
+            self._check()
+        except EaselError as reason:
+            return reason
+        return error
 
     def _data(self) -> Iterator[bytes]:
         data, self._first = self._first or self._read(), b""

@@ -69,10 +69,14 @@ class Forwarder:
         target = self.directory.find(request.model, request.route)
         with contextlib.ExitStack() as held:
             lease = held.enter_context(self._lease(target, client))
-            response = self._send(request, target, client, lambda: self._raise_if_ended(lease))
+
+            def check() -> None:
+                self._raise_if_ended(lease)
+
+            response = self._send(request, target, client, check)
             held.callback(response.close)
             forwarded = judge(ForwardedBody(target, request.route, response, envelope))
-            forwarded.body.hold(held.pop_all())
+            forwarded.body.hold(held.pop_all(), check)
             return forwarded
 
     @contextlib.contextmanager

@@ -3,10 +3,11 @@ counts what is loaded."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class ChatServer(FakeLlamaServer):
         self.held = threading.Event()
         self.held.set()
         self.chats = 0
+        self.chat_s = 0.0
         self.was_unloaded_in_use = False
 
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> Answer:
@@ -42,6 +44,7 @@ class ChatServer(FakeLlamaServer):
             self.load(name)
         self.chats += 1
         self.held.wait(TIMEOUT_S)
+        time.sleep(self.chat_s)
         if name not in self.loaded():
             self.was_unloaded_in_use = True
             return 500, {"error": "unloaded"}
@@ -215,6 +218,29 @@ def test_a_forced_switch_ends_a_running_chat(
         llama.held.set()
 
 
+def test_a_stream_that_a_forced_switch_ends_says_so_although_the_llm_server_only_hangs_up(
+    tmp_path: Path, engine: SketchProcess, llama: ChatServer
+) -> None:
+    def answer(exchange: Exchange) -> None:
+        exchange.begin()
+        exchange.chunk(b"data: 1\n\n")
+        wait_until(lambda: llama.loaded() == [] or exchange.stopped.is_set())
+        exchange.cut()
+
+    with upstream(answer) as fake:
+        stack = {"upstream": {"url": fake.url}}
+        with running(tmp_path / "state", **variables(llama.url, engine.url, stack=stack)) as server:
+            body = {"model": "tiny", "stream": True}
+            with requests.post(
+                f"{server.url}/v1/chat/completions", json=body, stream=True, timeout=60
+            ) as stream:
+                parts = stream.iter_content(chunk_size=None)
+                assert next(parts) == b"data: 1\n\n"
+                forced = {"mode": "generation", "force": True}
+                requests.post(f"{server.url}/api/comfyui/switchover", json=forced, timeout=10)
+                assert b'"code": "gpu.preempted"' in b"".join(parts)
+
+
 def test_a_picture_that_a_running_chat_asks_for_gives_up_and_the_chat_goes_on(
     tmp_path: Path, engine: SketchProcess, llama: ChatServer, pool: ThreadPoolExecutor
 ) -> None:
@@ -240,3 +266,38 @@ def test_a_client_that_hangs_up_while_it_waits_for_the_gpu_leaves_no_ticket(
         wait_until(lambda: status(server)["tickets"] == [])
         assert picture.result().status_code == 200
         assert llama.chats == 0
+
+
+def test_a_burst_of_fifty_chats_and_fifty_pictures_alternates(
+    tmp_path: Path, catalogue_files: dict[str, list[str]], llama: ChatServer
+) -> None:
+    """Five clients on each side, one request after another: neither side has to wait until the other has no more."""
+    stay_s, chat_s, picture_s = 0.3, 0.1, 0.05
+    llama.chat_s = chat_s
+    order: list[str] = []
+
+    def request(kind: str, function: Callable[[Server], requests.Response]) -> int:
+        status_code = function(server).status_code
+        order.append(kind)
+        return status_code
+
+    with (
+        SketchProcess(nodes=NODES, files=catalogue_files, render_ms=1000 * picture_s) as sketch,
+        running(
+            tmp_path / "state", **variables(llama.url, sketch.url) | {"EASEL_GPU_MIN_STAY_S": str(stay_s)}
+        ) as server,
+        ThreadPoolExecutor(10) as pool,
+    ):
+
+        def client(kind: str, function: Callable[[Server], requests.Response]) -> list[int]:
+            return [request(kind, function) for _ in range(10)]
+
+        kinds = {"chat": chat, "picture": Server.draw}
+        results = [pool.submit(client, kind, kinds[kind]) for _ in range(5) for kind in kinds]
+        assert [result.result() for result in results] == [[200] * 10] * 10
+    assert not llama.was_unloaded_in_use
+    blocks = [(kind, len(list(requests_))) for kind, requests_ in itertools.groupby(order)]
+    assert len(blocks) >= 4, blocks
+    # As many as fit into a stay, and those that had begun before its end; afterwards only one side is left.
+    limits = {"chat": 5 * (stay_s / chat_s + 2), "picture": stay_s / picture_s + 2 + 5}
+    assert all(count <= limits[kind] for kind, count in blocks[:-1]), blocks
