@@ -10,6 +10,7 @@ import socket
 import socketserver
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,8 @@ class SimulatedGpu:
         """Model -> when its memory is free, None while it stays loaded"""
         self._reloads: dict[str, float] = {}
         self._jobs: dict[str, float] = {}
-        self._serving: dict[str, tuple[float, int]] = {}
+        self._serving: dict[str, tuple[Callable[[], bool], int]] = {}
+        """The LLM requests that Easel forwards: whether the connection is open, and the process"""
         self._chats: dict[str, tuple[float, bool]] = {}
         """Requests straight to the LLM server: until when, and whether nothing was drawn or waited when it arrived"""
         self._loaded_by_chats: dict[str, float] = {}
@@ -103,7 +105,9 @@ class SimulatedGpu:
                 self.log.append(f"    a late request loaded {name} again")
         self._jobs = {job: end for job, end in self._jobs.items() if end > now}
         self._serving = {
-            job: (end, pid) for job, (end, pid) in self._serving.items() if end > now and is_alive(pid)
+            job: (is_open, pid)
+            for job, (is_open, pid) in self._serving.items()
+            if is_open() and is_alive(pid)
         }
         self._chats = {job: chat for job, chat in self._chats.items() if chat[0] > now}
         if self._comfyui_frees_at is not None and self._comfyui_frees_at <= now and not self._jobs:
@@ -147,18 +151,35 @@ class SimulatedGpu:
         self._reloads.pop(name, None)
         return ""
 
-    def do_serve(self, job: str, seconds: float, pid: int) -> None:
-        if self._comfyui_holds_memory:
-            self._violation("an LLM request was served while ComfyUI held memory")
-        if self._jobs:
-            self._violation("an LLM request was served while a picture was drawn")
-        self.served += 1
-        self._serving[job] = (time.monotonic() + seconds, pid)
-        for name in MODELS:
-            self._loaded.setdefault(name, None)  # as a server that loads on demand does
+    def begin_serving(self, job: str, pid: int, is_open: Callable[[], bool]) -> None:
+        """An LLM request that process `pid` forwards has come, on a connection that `is_open` looks at. The LLM server
+        loads its model on demand."""
+        with self._lock:
+            self._advance(time.monotonic())
+            self.log.append(f"{time.monotonic() - self._created_at:.3f} LLM server: request {job} of {pid}")
+            if self._comfyui_holds_memory:
+                self._violation("an LLM request was served while ComfyUI held memory")
+            if self._jobs:
+                self._violation("an LLM request was served while a picture was drawn")
+            self.served += 1
+            self._serving[job] = (is_open, pid)
+            for name in MODELS:
+                self._loaded.setdefault(name, None)
 
-    def do_stop_serving(self, job: str) -> None:
-        self._serving.pop(job, None)
+    def is_serving(self, job: str) -> bool:
+        """Whether the request still runs: a forced unload ends it."""
+        with self._lock:
+            return job in self._serving
+
+    def end_serving(self, job: str) -> None:
+        with self._lock:
+            if self._serving.pop(job, None) is not None:
+                self.log.append(f"{time.monotonic() - self._created_at:.3f} LLM server: end of {job}")
+
+    def serving(self) -> list[str]:
+        """The requests that run."""
+        with self._lock:
+            return sorted(self._serving)
 
     def do_llm_busy(self) -> int:
         # Not those that Easel serves: its leases alone must protect them.
@@ -185,6 +206,8 @@ class SimulatedGpu:
         known = [name for name in self._loaded if now - self._loaded_by_chats.get(name, 0.0) > UNSEEN_S]
         if known:
             self._violation(f"a picture was drawn while {sorted(known)} were loaded")
+        if self._serving:
+            self._violation("a picture was drawn during an LLM request")
         self.drawn += 1
         self._comfyui_holds_memory, self._comfyui_frees_at = True, None
         self._jobs[job] = max([now, *self._jobs.values()]) + seconds

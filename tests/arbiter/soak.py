@@ -1,4 +1,4 @@
-"""Random interleavings over real processes: image and LLM requests, chats straight to the LLM server, switches, pins, forces, kills and restarts, on a
+"""Random interleavings over real processes: image requests, LLM requests that are forwarded over HTTP, chats straight to the LLM server, switches, pins, forces, kills and restarts, on a
 simulated GPU that misbehaves. `python -m tests.arbiter --runs 2000` (`make soak`); a failing run prints its seed."""
 
 from __future__ import annotations
@@ -7,10 +7,12 @@ import argparse
 import collections
 import concurrent.futures
 import contextlib
+import json
 import logging
 import multiprocessing
 import os
 import random
+import select
 import signal
 import sys
 import threading
@@ -19,11 +21,13 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from socket import SHUT_RDWR, socket, socketpair
 from typing import Any, get_args
 
 from arbiter import Arbiter, Policy
 from arbiter.switchover import Switchover
 from arbiter.values import Phase
+from conversation import ROUTES, Client, Forwarder, ModelDirectory, RequestBody, read_request, read_upstreams
 from errors import EaselError, SwitchInProgress
 from scratch_folder import ScratchFolder
 from tests.arbiter.simulated_gpu import (
@@ -34,6 +38,9 @@ from tests.arbiter.simulated_gpu import (
     SimulatedGpuServer,
     random_misbehaviour,
 )
+from tests.arbiter.simulated_llm import MODEL, SimulatedLlmServer
+
+CHAT = next(route for route in ROUTES if route.name == "chat")
 
 PHASES: tuple[str, ...] = get_args(Phase)
 ALLOWED = {
@@ -171,20 +178,24 @@ class _ReportingHandler(logging.Handler):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def work(folder: Path, socket: Path, worker: int, plan: Plan, mutant: str, killed_in: str | None) -> None:
+def work(
+    folder: Path, socket_path: Path, llm_url: str, worker: int, plan: Plan, mutant: str, killed_in: str | None
+) -> None:
     """A worker process: runs its operations of the plan, each in a thread."""
-    call = Caller(socket, f"w{worker}/{os.getpid()}")
+    call = Caller(socket_path, f"w{worker}/{os.getpid()}")
     log = logging.getLogger("easel.gpu")
     log.setLevel(logging.DEBUG)
     log.addHandler(_ReportingHandler(call, killed_in))
     log.propagate = False
+    logging.getLogger("easel.llm").setLevel(logging.ERROR)
     arbiter = make_arbiter(folder, call, plan.policy, mutant)
+    context = Worker(arbiter, call, make_forwarder(arbiter, llm_url))
     call("result", kind="ready", worker=worker, pid=os.getpid())
     while (started_at := call("start_time")) is None:
         time.sleep(0.002)
     arbiter.reconciler.start()
     threads = [
-        threading.Thread(target=_run_op, args=(arbiter, call, op, started_at), daemon=True)
+        threading.Thread(target=_run_op, args=(context, op, started_at), daemon=True)
         for op in plan.ops
         if op.worker == worker and started_at + op.at > time.time() - 0.2
     ]
@@ -194,6 +205,27 @@ def work(folder: Path, socket: Path, worker: int, plan: Plan, mutant: str, kille
         thread.join()
     call("result", kind="done", worker=worker, pid=os.getpid())
     threading.Event().wait()
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What the operations of a worker use."""
+
+    arbiter: Arbiter
+    call: Caller
+    forwarder: Forwarder
+
+
+def make_forwarder(arbiter: Arbiter, llm_url: str) -> Forwarder:
+    """Forwards to the simulated LLM server, which shares the GPU."""
+    stack = {
+        "name": "fake",
+        "driver": "llama-server",
+        "url": llm_url,
+        "upstream": {"models": [MODEL], "silence_timeout_s": 10},
+    }
+    directory = ModelDirectory(read_upstreams((), (stack,), {}), {})
+    return Forwarder(directory, arbiter, max_requests=100, lease_timeout_s=WAIT_S)
 
 
 def make_arbiter(folder: Path, call: Caller, policy: Policy, mutant: str = "") -> Arbiter:
@@ -211,20 +243,20 @@ def make_arbiter(folder: Path, call: Caller, policy: Policy, mutant: str = "") -
     return arbiter
 
 
-def _run_op(arbiter: Arbiter, call: Caller, op: Op, started_at: float) -> None:
+def _run_op(worker: Worker, op: Op, started_at: float) -> None:
     time.sleep(max(0.0, started_at + op.at - time.time()))
     outcome = "ok"
     try:
-        OPS[op.kind](arbiter, call, **op.arguments)
+        OPS[op.kind](worker, **op.arguments)
     except EaselError as error:
         outcome = error.code
     except Exception as error:
         outcome = f"{type(error).__name__}: {error}"
-    call("result", kind=op.kind, outcome=outcome)
+    worker.call("result", kind=op.kind, outcome=outcome)
 
 
-def _image(arbiter: Arbiter, call: Caller, seconds: float, is_cancelled: bool = False) -> None:
-    job = uuid.uuid4().hex
+def _image(worker: Worker, seconds: float, is_cancelled: bool = False) -> None:
+    arbiter, call, job = worker.arbiter, worker.call, uuid.uuid4().hex
     cancelled_at = time.monotonic() + (0.03 if is_cancelled else 60)
     cancelled = lambda: time.monotonic() > cancelled_at  # noqa: E731
     with arbiter.lease("generation", job=job, timeout_s=WAIT_S, cancelled=cancelled) as lease:
@@ -238,25 +270,53 @@ def _image(arbiter: Arbiter, call: Caller, seconds: float, is_cancelled: bool = 
         lease.record_run(seconds)
 
 
-def _llm(arbiter: Arbiter, call: Caller, seconds: float, is_cancelled: bool = False) -> None:
-    job = uuid.uuid4().hex
-    with arbiter.lease("inference", job=job, timeout_s=WAIT_S) as lease:
-        if lease.is_void():
-            return
-        call("serve", job=job, seconds=seconds, pid=os.getpid())
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and not lease.is_void():
-            time.sleep(0.003)
-        call("stop_serving", job=job)
+def _llm(worker: Worker, seconds: float, is_cancelled: bool = False) -> None:
+    """A chat through Easel. A cancelled one's client hangs up after a moment."""
+    document = {
+        "model": MODEL,
+        "stream": True,
+        "job": uuid.uuid4().hex,
+        "seconds": seconds,
+        "pid": os.getpid(),
+    }
+    request = read_request(CHAT, RequestBody(json.dumps(document).encode()), "application/json")
+    ours, theirs = socketpair()
+    hang_up = threading.Timer(0.03 if is_cancelled else 60, theirs.shutdown, [SHUT_RDWR])
+    hang_up.daemon = True
+    hang_up.start()
+    errors: list[EaselError] = []
+
+    def envelope(error: EaselError) -> dict[str, Any]:
+        errors.append(error)
+        return {"error": {"message": error.message, "code": error.code}}
+
+    with ours, theirs:
+        client = Client([("Content-Type", "application/json")], ours, lambda: _has_hung_up(ours))
+        try:
+            forwarded = worker.forwarder.forward(request, client, envelope)
+            with contextlib.closing(forwarded.body):
+                answer = b"".join(forwarded.body)
+        finally:
+            hang_up.cancel()
+    if errors:
+        raise errors[0]
+    if not (is_cancelled or answer.endswith(b"data: [DONE]\n\n")):
+        raise RuntimeError(f"the stream ended with {answer[-100:]!r}")
+
+
+def _has_hung_up(client: socket) -> bool:
+    poll = select.poll()
+    poll.register(client, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 _UNSEEN_S = 0.1
 
 
-def _chat(arbiter: Arbiter, call: Caller, seconds: float, model: str) -> None:
+def _chat(worker: Worker, seconds: float, model: str) -> None:
     """A chat that bypasses Easel. If nothing is drawn or waits when it comes, and nothing has come a moment later, it
     must not be cut."""
-    job = uuid.uuid4().hex
+    arbiter, call, job = worker.arbiter, worker.call, uuid.uuid4().hex
     is_quiet = _is_quiet(arbiter)
     call("chat", job=job, seconds=seconds, model=model)
     time.sleep(_UNSEEN_S)
@@ -272,9 +332,9 @@ def _is_quiet(arbiter: Arbiter) -> bool:
     return not (is_leaving or is_drawing or target == "generation")
 
 
-def _switch(arbiter: Arbiter, call: Caller, **arguments: Any) -> None:
-    if arbiter.switch(**arguments) == "switching":
-        call("accepted")
+def _switch(worker: Worker, **arguments: Any) -> None:
+    if worker.arbiter.switch(**arguments) == "switching":
+        worker.call("accepted")
 
 
 OPS: dict[str, Callable[..., None]] = {
@@ -282,8 +342,8 @@ OPS: dict[str, Callable[..., None]] = {
     "llm": _llm,
     "chat": _chat,
     "switch": _switch,
-    "pin": lambda arbiter, call, pinned: arbiter.pin(pinned),
-    "cancel": lambda arbiter, call: arbiter.cancel(None),
+    "pin": lambda worker, pinned: worker.arbiter.pin(pinned),
+    "cancel": lambda worker: worker.arbiter.cancel(None),
 }
 
 
@@ -314,12 +374,12 @@ def run_interleaving(seed: int, mutant: str = "") -> RunResult:
 
 def _run_plan(plan: Plan, folder: Path, mutant: str) -> RunResult:
     gpu = SimulatedGpu(random_misbehaviour(random.Random(plan.seed + 1)))
-    socket, state_folder = folder / "socket", folder / "gpu"
-    server = SimulatedGpuServer(socket, gpu)
+    socket_path, state_folder = folder / "socket", folder / "gpu"
+    server, llm = SimulatedGpuServer(socket_path, gpu), SimulatedLlmServer(gpu)
     workers: dict[int, Any] = {}
 
     def start(number: int, killed_in: str | None = None) -> None:
-        arguments = (state_folder, socket, number, plan, mutant, killed_in)
+        arguments = (state_folder, socket_path, llm.url, number, plan, mutant, killed_in)
         workers[number] = PROCESSES.Process(target=work, args=arguments, daemon=True)
         workers[number].start()
 
@@ -328,12 +388,13 @@ def _run_plan(plan: Plan, folder: Path, mutant: str) -> RunResult:
             start(number, plan.killed_in.get(number))
         killed = _supervise(plan, gpu, workers, start, _set_start_time(gpu))
         errors = [*gpu.violations, *_unexpected_outcomes(gpu), *_wrong_numbers(gpu, killed)]
-        errors += _check_recovery(state_folder, gpu, Caller(socket, "runner"), plan)
+        errors += _check_recovery(state_folder, gpu, Caller(socket_path, "runner"), plan, llm.url)
         errors += [error for error in gpu.violations if error not in errors]
     finally:
         for process in workers.values():
             process.kill()
             process.join()
+        llm.close()
         server.close()
     killed_in = tuple(result["phase"] for result in gpu.results if result["kind"] == "killed")
     outcomes = tuple(result.get("outcome", "") for result in gpu.results if "outcome" in result)
@@ -411,10 +472,11 @@ def _wrong_numbers(gpu: SimulatedGpu, killed: bool) -> list[str]:
     return []
 
 
-def _check_recovery(folder: Path, gpu: SimulatedGpu, call: Caller, plan: Plan) -> list[str]:
+def _check_recovery(folder: Path, gpu: SimulatedGpu, call: Caller, plan: Plan, llm_url: str) -> list[str]:
     """Once everything works again, both sides must get the GPU, and no claim may be left."""
     gpu.heal()
     arbiter = make_arbiter(folder, call, plan.policy)
+    worker = Worker(arbiter, call, make_forwarder(arbiter, llm_url))
     errors: list[str] = []
     try:
         _wait_until_idle(arbiter)
@@ -430,11 +492,11 @@ def _check_recovery(folder: Path, gpu: SimulatedGpu, call: Caller, plan: Plan) -
             arbiter.pin(False)
         for mode, request in (("inference", _llm), ("generation", _image)):
             _force_switch(arbiter, mode)
-            request(arbiter, call, 0.001)
+            request(worker, 0.001)
         _wait_until_idle(arbiter)
     except (EaselError, TimeoutError) as error:
         errors.append(f"afterwards: {type(error).__name__}: {error}; {arbiter.state_store.state().switch}")
-    left = [claim.name for claim in arbiter.claims.all()]
+    left = [claim.name for claim in arbiter.claims.all()] + [f"LLM request {job}" for job in gpu.serving()]
     return [*errors, *(f"left over: {name}" for name in left)]
 
 
