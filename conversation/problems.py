@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from http.client import HTTPException
+from http.client import HTTPException, IncompleteRead
 
 from conversation.upstreams import Upstream
 from system_errors import causes
@@ -19,7 +19,7 @@ def connection_problem(error: Exception, upstream: Upstream) -> str:
         return "refuses connections; it is probably not running"
     if has(TimeoutError):
         return f"did not answer in time ({error})"
-    if has(ConnectionError):
+    if has(ConnectionError, IncompleteRead):
         return f"closed the connection before the end of its answer ({type(error).__name__})"
     if has(HTTPException):
         return f"sent no complete HTTP answer ({type(error).__name__})"

@@ -319,6 +319,7 @@ def test_a_stream_that_the_upstream_cuts_ends_with_an_error(ask: Any) -> None:
     assert lines.startswith(event("1"))
     error = json.loads(lines.removeprefix(event("1")).strip().removeprefix(b"data: "))["error"]
     assert error["code"] == "dispatch.upstream_unavailable"
+    assert "closed the connection before the end of its answer" in error["message"]
     assert b"[DONE]" not in lines
 
 
