@@ -24,6 +24,29 @@ EncodedEvents = Iterable[bytes]
 _DONE = b"data: [DONE]\n\n"
 
 
+class PreviewSchedule:
+    """Chooses the previews that are sent: of each job the requested number, distributed evenly over its steps."""
+
+    def __init__(self, drawing: Drawing, requested: int) -> None:
+        values = drawing.plan.values
+        self._steps = int(values["steps"].value) if "steps" in values else 1
+        self._requested = requested
+        self._job: str | None = None
+        self._received = self._sent = 0
+
+    def index_of(self, preview: Preview) -> int | None:
+        """The number of a preview among those of its job that are sent, from 0; None if it is not sent."""
+        if preview.prompt_id != self._job:
+            self._job, self._received, self._sent = preview.prompt_id, 0, 0
+        # ComfyUI makes one preview per step, and sends it before it reports the step as done.
+        self._received += 1
+        is_early = self._received * (self._requested + 1) < self._steps * (self._sent + 1)
+        if is_early or self._sent >= self._requested:
+            return None
+        self._sent += 1
+        return self._sent - 1
+
+
 class StreamEvents:
     """Formats the events of one drawing. `opening` and `keep_alive` are called in the server's thread, all other methods
     in the thread that draws. `arrived_at` is the monotonic time at which the request arrived."""
@@ -40,9 +63,8 @@ class StreamEvents:
         """Number of pictures sent, and so the index of the next one"""
         self._progress = 0.0
         self._current_job: str | None = None
-        self._steps = int(drawing.plan.values["steps"].value) if "steps" in drawing.plan.values else 1
-        self._previews = self._partials = 0
-        """Previews of the current job that were received, and that were sent"""
+        requested = (stream.partial_images or 0) if stream.openai else 0
+        self._previews = PreviewSchedule(drawing, requested)
 
     @property
     def wants_previews(self) -> bool:
@@ -71,7 +93,7 @@ class StreamEvents:
     def on_progress(self, event: Progress | Preview) -> EncodedEvents:
         """The events for a sampler step or a preview."""
         if event.prompt_id != self._current_job:
-            self._current_job, self._previews, self._partials, self._progress = event.prompt_id, 0, 0, 0.0
+            self._current_job, self._progress = event.prompt_id, 0.0
         if isinstance(event, Preview):
             return self._partial(event)
         if not self._format.gpustack:
@@ -90,14 +112,9 @@ class StreamEvents:
         return range(first, first + self._batches[job])
 
     def _partial(self, preview: Preview) -> EncodedEvents:
-        """A preview, if it is due: the requested number of them is distributed evenly over the job's steps."""
-        # ComfyUI makes one preview per step, and sends it before it reports the step as done.
-        self._previews += 1
-        requested = (self._format.partial_images or 0) if self._format.openai else 0
-        is_early = self._previews * (requested + 1) < self._steps * (self._partials + 1)
-        if is_early or self._partials >= requested:
+        index = self._previews.index_of(preview)
+        if index is None:
             return []
-        self._partials += 1
         event = {
             "type": f"{self._type}.partial_image",
             "b64_json": Base64(preview.data),
@@ -107,7 +124,7 @@ class StreamEvents:
             "background": "opaque",
             # Previews are sent in the format that the engine made.
             "output_format": preview.mime.removeprefix("image/"),
-            "partial_image_index": self._partials - 1,
+            "partial_image_index": index,
         }
         if self._format.gpustack:
             event |= self._chunk(self._indexes()[0], self._progress)

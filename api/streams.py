@@ -7,12 +7,14 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
+from typing import Protocol
 
 from api.errors import status_of
-from api.stream_events import EncodedEvents, StreamEvents
-from arbiter import Sender
+from api.stream_events import EncodedEvents
+from arbiter import Sender, Waiting
+from engine import Preview, Progress
 from errors import EaselError
-from generation import Drawing, OutputOptions
+from generation import Drawing, Image, OutputOptions
 
 log = logging.getLogger("easel.api")
 
@@ -23,6 +25,36 @@ _IDLE_TIMEOUT_S = 60.0
 """How long a thread that draws is kept for the next stream"""
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 MIME = "text/event-stream"
+
+
+class Events(Protocol):
+    """Formats the events of one drawing in a dialect. `opening` and `keep_alive` are called in the server's thread, all
+    other methods in the thread that draws."""
+
+    @property
+    def wants_previews(self) -> bool:
+        """Whether the stream contains previews."""
+
+    def opening(self) -> EncodedEvents:
+        """Sent at once."""
+
+    def keep_alive(self) -> EncodedEvents:
+        """Sent if nothing else was sent for a while."""
+
+    def on_wait(self, waiting: Waiting) -> EncodedEvents:
+        """What the drawing waits for."""
+
+    def on_progress(self, event: Progress | Preview) -> EncodedEvents:
+        """A sampler step or a preview."""
+
+    def on_image(self, image: Image) -> EncodedEvents:
+        """A finished picture."""
+
+    def ending(self) -> EncodedEvents:
+        """Sent after the last picture."""
+
+    def on_error(self, error: EaselError) -> EncodedEvents:
+        """The last events of a stream that failed."""
 
 
 class ImageStream:
@@ -36,7 +68,7 @@ class ImageStream:
         self,
         drawing: Drawing,
         output: OutputOptions,
-        events: StreamEvents,
+        events: Events,
         *,
         sender: Sender,
         cancelled: Callable[[], bool],

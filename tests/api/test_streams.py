@@ -229,22 +229,6 @@ def test_an_unreachable_engine_is_a_plain_503(make_app: MakeApp) -> None:
     assert (response.status_code, response.get_json()["error"]["code"]) == (503, "engine.unreachable")
 
 
-@pytest.fixture
-def failing(make_app: MakeApp, tmp_path: Any, catalogue_files: dict[str, list[str]]) -> Iterator[FlaskClient]:
-    """A client of an application whose SD 1.5 jobs fail when the picture is saved, because it cannot be sent."""
-    nodes = json.loads(NODES.read_text())
-    del nodes["nodes"]["SaveImageWebsocket"]
-    templates = {path.name: path.read_text() for path in (NODES.parents[1] / "templates_wf").iterdir()}
-    templates["part_picture.json.j2"] = templates["part_picture.json.j2"].replace(
-        "{{ prefix }}", '{{ "../../outside/" ~ prefix }}'
-    )
-    (tmp_path / "templates").mkdir()
-    for name, text in templates.items():
-        (tmp_path / "templates" / name).write_text(text)
-    with SketchProcess(nodes=nodes, files=catalogue_files) as sketch:
-        yield make_app(engine__url=sketch.url, templates=str(tmp_path / "templates")).test_client()
-
-
 def test_a_failure_during_the_job_is_an_error_event_that_openais_sdks_raise(failing: FlaskClient) -> None:
     _, failed = stream(failing, OPENAI, **SD15)
     assert failed.name == "error"

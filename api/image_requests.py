@@ -1,0 +1,194 @@
+"""From the fields of a request, in any dialect, to a drawing that is ready to run. For every route that draws."""
+
+from __future__ import annotations
+
+import secrets
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flask import request
+
+from api.dialect import Endpoint
+from api.field_names import canonical_fields
+from api.host_rules import own_url
+from api.request_fields import ParsedRequest, has_prompt, read_image_request
+from api.request_images import RequestImages, extract_images, refuse_image_url, remove_empty_images
+from api.responses import Links
+from api.services import HttpOptions, Services
+from compiler import Catalogue, Model, Size, Task
+from compiler.values import TASK_SOURCES, Note
+from deadline import time_limit
+from errors import (
+    MAX_NAMED,
+    ImageNotSupported,
+    ImagesDisabled,
+    InvalidValue,
+    ModelNotCurated,
+    list_names,
+)
+from generation import Drawing
+
+GENERATION_PATHS = (
+    "/v1/images/generations",
+    "/v1-openai/images/generations",
+    "/v1-openai/image/generate",
+)
+EDIT_PATHS = ("/v1/images/edits", "/v1-openai/images/edits", "/v1-openai/image/edit")
+VARIATION_PATHS = ("/v1/images/variations", "/v1-openai/images/variations")
+"""OpenAI's path, then GPUStack's"""
+
+PATHS: Mapping[Task, tuple[str, ...]] = {
+    "generate": GENERATION_PATHS,
+    "edit": EDIT_PATHS,
+    "vary": VARIATION_PATHS,
+}
+
+
+def require_images(options: HttpOptions) -> None:
+    """Raises ImagesDisabled if this server draws no pictures."""
+    if not options.images_enabled:
+        raise ImagesDisabled("Image generation is disabled on this server (`images.enabled` is false).")
+
+
+def links_of(options: HttpOptions) -> Links:
+    """The URLs of images for the client of the present request."""
+    return Links("" if options.url_style == "relative" else own_url(request, options))
+
+
+@dataclass
+class ImageFields:
+    """The fields of one request under their canonical names, its files, and the notes on what was ignored so far.
+    `inputs`: of the workflows of its model. `deadline`: the end of the request's time, of `time.monotonic`."""
+
+    values: dict[str, Any]
+    files: tuple[tuple[str, bytes], ...]
+    notes: list[Note]
+    inputs: Mapping[str, Any]
+    endpoint: Endpoint
+    services: Services
+    catalogue: Catalogue
+    deadline: float
+
+    @classmethod
+    def read(
+        cls,
+        body: Mapping[str, Any],
+        services: Services,
+        endpoint: Endpoint,
+        *,
+        files: tuple[tuple[str, bytes], ...] = (),
+        is_form: bool = False,
+        notes: tuple[Note, ...] = (),
+    ) -> ImageFields:
+        """Read a body as it arrived; in a form everything is text. A request to generations that has an image is an edit.
+        `notes`: of earlier steps. Raises InvalidValue."""
+        deadline = time.monotonic() + services.options.request_timeout_s
+        catalogue = services.generator.catalogue()
+        inputs = _workflow_inputs(body, catalogue)
+        fields, more = canonical_fields(body, inputs, is_form=is_form)
+        if endpoint.task == "generate" and remove_empty_images(fields, inputs):
+            endpoint = replace(endpoint, task="edit", path_task="generate")
+        return cls(fields, files, [*notes, *more], inputs, endpoint, services, catalogue, deadline)
+
+    def prepare(self) -> tuple[ParsedRequest, Drawing]:
+        """Check the fields and prepare the drawing. An image that is fetched from a URL takes part of the request's time.
+
+        Raises the errors of `extract_images`, `read_image_request` and `Generator.prepare`.
+        """
+        services, endpoint, fields = self.services, self.endpoint, self.values
+        images: RequestImages | None = None
+        if endpoint.task != "generate":
+            # Before the images are read: a model that cannot use them is the first thing to say.
+            if endpoint.path_task == "generate":
+                _check_edits(fields, self.catalogue)
+            with time_limit(self.deadline - time.monotonic()):
+                images = extract_images(
+                    fields,
+                    self.files,
+                    services.fetch_image or refuse_image_url,
+                    path_task=endpoint.response_task,
+                )
+            if images.pictures.mask is not None:
+                endpoint = replace(endpoint, task="inpaint")
+        endpoint = _with_supported_task(endpoint, fields, self.catalogue)
+        parsed = read_image_request(
+            fields,
+            endpoint=endpoint,
+            request_id=str(uuid.uuid4()),
+            # Below 2^53, so that clients that store numbers as doubles keep the exact seed.
+            random_seed=lambda: secrets.randbelow(2**53),
+            default_response_format=services.options.default_response_format,
+            url_needs_file=services.options.url_style != "data",
+            inputs=self.inputs,
+            image_size=None
+            if images is None
+            else Size(images.pictures.image.width, images.pictures.image.height),
+            notes=(*self.notes, *(images.notes if images else ())),
+        )
+        drawing = services.generator.prepare(
+            parsed.request,
+            timeout_s=self.deadline - time.monotonic(),
+            pictures=images.pictures if images else None,
+            catalogue=self.catalogue,
+        )
+        return parsed, drawing
+
+
+def _workflow_inputs(body: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:
+    """The inputs of the workflows of the model that the request names (name -> JSON Schema); of the default model if it
+    names an unknown one, which is refused later."""
+    extra = body.get("extra_body")
+    name = body.get("model") or (extra.get("model") if isinstance(extra, Mapping) else None)
+    try:
+        model = catalogue.find(name if isinstance(name, str) else None)
+    except ModelNotCurated:
+        model = catalogue.find(None)
+    workflows = [catalogue.workflows[workflow] for workflow in model.workflows.values()]
+    return {name: rule.schema for workflow in workflows for name, rule in workflow.inputs.items()}
+
+
+def _check_edits(fields: Mapping[str, Any], catalogue: Catalogue) -> None:
+    """Raises ImageNotSupported for a request to generations that has an image if its model draws from a prompt only."""
+    model = _find_model(fields, catalogue)
+    if model is None or set(model.workflows) - {"generate"}:
+        return
+    others = [other.id for other in catalogue.visible_models if "edit" in catalogue.drawable_tasks(other)]
+    names = f" with a model that edits images: {list_names(others)}" if others else ""
+    raise ImageNotSupported(
+        f"The model {model.id!r} only draws from a prompt and cannot use the image. Leave it out, or send the request to "
+        f"{EDIT_PATHS[0]}{names or '; no model here edits images yet'}.",
+        param="image",
+        model=model.id,
+        models=others[:MAX_NAMED],
+    )
+
+
+def _with_supported_task(endpoint: Endpoint, fields: Mapping[str, Any], catalogue: Catalogue) -> Endpoint:
+    """The endpoint with a task that the requested model supports: an edit without a prompt is a variation if the model
+    makes these but no edits. Raises InvalidValue, which names the paths that the model supports."""
+    model = _find_model(fields, catalogue)
+    if model is None or endpoint.task in model.workflows:
+        return endpoint
+    if endpoint.task == "edit" and "vary" in model.workflows and not has_prompt(fields):
+        return replace(endpoint, task="vary", path_task=endpoint.response_task)
+    index = 1 if endpoint.is_gpustack else 0
+    paths = {**PATHS, "inpaint": EDIT_PATHS}
+    supported = "; or ".join(
+        f"{task}: send {TASK_SOURCES[task]} to {paths[task][index]}" for task in model.workflows
+    )
+    raise InvalidValue(
+        f"The model {model.id!r} does not support the task {endpoint.task!r}, only {supported}.",
+        param="model",
+    )
+
+
+def _find_model(fields: Mapping[str, Any], catalogue: Catalogue) -> Model | None:
+    """The requested model; None if there is no such model, which is reported after the other fields."""
+    name = fields.get("model", "")
+    try:
+        return catalogue.find(name) if isinstance(name, str) else None
+    except ModelNotCurated:
+        return None
