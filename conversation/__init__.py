@@ -5,6 +5,7 @@ from conversation.body import RequestBody
 from conversation.directory import ListedModel, ModelDirectory, UpstreamStatus
 from conversation.forwarded import Client, Forwarded
 from conversation.forwarder import Forwarder
+from conversation.json_fields import with_values
 from conversation.requests import LlmRequest, read_request
 from conversation.routes import ROUTES, Route
 from conversation.upstream_config import read_aliases, read_upstreams
@@ -27,4 +28,5 @@ __all__ = [
     "read_aliases",
     "read_request",
     "read_upstreams",
+    "with_values",
 ]

@@ -41,6 +41,10 @@ class RequestBody:
     def __len__(self) -> int:
         return len(self._content)
 
+    def contains(self, text: bytes) -> bool:
+        """Whether `text` occurs anywhere in it."""
+        return self._content.find(text) >= 0
+
     def json_field(self, name: str) -> JsonField:
         """See `top_level_field`."""
         return top_level_field(self._content, name)

@@ -109,6 +109,16 @@ class ModelDirectory:
                 return target
         raise self._not_found(alias, asked_for, route, targets)
 
+    def knows(self, name: str) -> bool:
+        """Whether `name` is an alias, or a model of an upstream's last list. Asks nobody."""
+        return name in self.aliases or any(_find(name, listing.models) for listing in self._listings.values())
+
+    def has(self, name: str) -> bool:
+        """As `knows`, but upstreams whose last list is old are asked."""
+        if not self.knows(name):
+            self.refresh(MAX_AGE_S)
+        return self.knows(name)
+
     def _targets(self, alias: Alias, asked_for: str, route: Route) -> list[Target]:
         """One for each upstream that has the model, with an empty path where it lacks the route."""
         return [

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from mmap import mmap
 from typing import Any
@@ -46,18 +46,53 @@ class JsonField:
 def top_level_field(text: Text, name: str) -> JsonField:
     """The field of this name of the object `text`. Raises InvalidRequest if it is not a JSON object, as far as that is seen
     without parsing its values, and InvalidValue if the field occurs twice."""
-    opening = _OPENING.match(text)
-    if opening is None:
-        raise InvalidRequest("The body must be a JSON object.")
+    beginning = _object_start(text)
     found: JsonField | None = None
     is_empty = True
-    for key, start in _keys(text, opening.end()):
+    for key, start in _keys(text, beginning):
         is_empty = False
         if key == name:
             if found is not None:
                 raise InvalidValue(f"`{key}` occurs twice.", param=key)
             found = _field(text, key, start)
-    return found or JsonField(opening.end(), opening.end(), is_only=is_empty)
+    return found or JsonField(beginning, beginning, is_only=is_empty)
+
+
+def with_values(text: bytes, values: Mapping[str, Any]) -> bytes:
+    """`text` with new values in the place of fields that it has; everything else stays as it was sent. Raises what
+    `top_level_field` raises, and InvalidRequest for a value without an end."""
+    spans = [
+        (*_span(text, start), values[key]) for key, start in _keys(text, _object_start(text)) if key in values
+    ]
+    parts: list[bytes] = []
+    position = 0
+    for start, end, value in spans:
+        parts += [text[position:start], json.dumps(value).encode()]
+        position = end
+    return b"".join((*parts, text[position:]))
+
+
+def _object_start(text: Text) -> int:
+    opening = _OPENING.match(text)
+    if opening is None:
+        raise InvalidRequest("The body must be a JSON object.")
+    return opening.end()
+
+
+def _span(text: Text, start: int) -> tuple[int, int]:
+    """Where the value that begins at `start` begins and ends."""
+    if text[start] not in _OPENING_BRACKETS:
+        match = _TOKEN.match(text, start) or _LITERAL.match(text, start)
+        if match is None:
+            raise InvalidRequest("The body is not valid JSON.")
+        return start, match.end()
+    depth = 0
+    for match in _TOKEN.finditer(text, start):
+        first = text[match.start()]
+        depth += (first in _OPENING_BRACKETS) - (first in _CLOSING_BRACKETS)
+        if depth == 0:
+            return start, match.end()
+    raise InvalidRequest("The body is not valid JSON, or not complete.")
 
 
 def first_field(name: str, value: bytes, place: JsonField) -> bytes:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conversation.body import MAX_IN_MEMORY_BYTES, RequestBody
-from conversation.json_fields import MAX_TOKENS
+from conversation.json_fields import MAX_TOKENS, with_values
 from conversation.requests import read_request
 from conversation.routes import ROUTES
 from errors import EaselError, InvalidRequest, InvalidValue
@@ -107,6 +107,25 @@ def test_a_model_that_is_no_string_is_refused(value: bytes) -> None:
     with pytest.raises(InvalidValue) as caught:
         model_in(b'{"model":' + value + b"}")
     assert caught.value.param == "model"
+
+
+@given(
+    st.dictionaries(st.text(max_size=5), JSON, max_size=5),
+    st.dictionaries(st.text(max_size=5), JSON, max_size=3),
+    st.sampled_from([None, 1]),
+)
+def test_values_are_replaced_and_nothing_is_added(
+    document: dict[str, Any], values: dict[str, Any], indent: int | None
+) -> None:
+    text = json.dumps(document, indent=indent).encode()
+    expected = {name: values.get(name, value) for name, value in document.items()}
+    assert json.loads(with_values(text, values)) == expected
+
+
+def test_what_is_not_replaced_stays_as_it_was_sent() -> None:
+    text = b'{"a" : 1.10,"b":[{"c": "]"}, 1] ,"d":12345678901234567890123, "b2":"x","e":null}'
+    expected = b'{"a" : 1.10,"b":{"x": 1} ,"d":12345678901234567890123, "b2":[],"e":2}'
+    assert with_values(text, {"b": {"x": 1}, "b2": [], "e": 2, "other": 3}) == expected
 
 
 def test_two_models_are_refused() -> None:
