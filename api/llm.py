@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterator
+from functools import partial
 
 from flask import Blueprint, Response, g, jsonify, request
 
@@ -12,6 +13,7 @@ from api.connection import body_timeouts, disconnect_check
 from api.errors import envelope
 from api.form_body import FORM
 from api.json_body import require_json
+from api.llm_pictures import answer_with_pictures
 from api.sender import sender_of
 from api.services import HttpOptions, Services
 from conversation import (
@@ -57,12 +59,20 @@ def _forward(services: Services, route: Route) -> Response:
     with contextlib.ExitStack() as held:
         held.enter_context(services.forwarder.admission())
         llm_request = _read(route)
-        try:
-            forwarded = services.forwarder.forward(llm_request, _client(), envelope)
-        finally:
-            llm_request.body.close()  # a stream may last long
+        open_upstream = partial(_open, services)
+        drawn = answer_with_pictures(services, llm_request, held, open_upstream, _response)
+        if drawn is not None:
+            return drawn
+        forwarded = open_upstream(llm_request)
         held.callback(forwarded.body.close)
         return _response(forwarded, held.pop_all())
+
+
+def _open(services: Services, llm_request: LlmRequest) -> Forwarded:
+    try:
+        return services.forwarder.forward(llm_request, _client(), envelope)
+    finally:
+        llm_request.body.close()  # a stream may last long
 
 
 def _read(route: Route) -> LlmRequest:

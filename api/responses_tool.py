@@ -1,0 +1,250 @@
+"""Lets a language model draw: the tool `image_generation` of the Responses API becomes a function that any server knows, and
+the model's calls of it become pictures. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from api.responses_object import begun_item, new_id, shown_tool
+from api.responses_request import CALL, TOOL, image_tool, newest_image
+from errors import UpstreamFailed
+
+MAX_ANSWER_BYTES = 64_000_000
+"""Of a response that is read before it is sent on, and of one event"""
+_FUNCTION_CALL = "function_call"
+_DRAWN = "The picture was drawn, and the user sees it."
+_FAILED = "The picture could not be drawn."
+_TERMINAL = ("response.completed", "response.incomplete", "response.failed")
+
+
+def function_name(body: Mapping[str, Any]) -> str:
+    """The name of the function: one that no other function of the request has."""
+    tools = body.get("tools")
+    names = (
+        {tool.get("name") for tool in tools if isinstance(tool, Mapping)}
+        if isinstance(tools, list)
+        else set()
+    )
+    name = TOOL
+    while name in names:
+        name = f"easel_{name}"
+    return name
+
+
+def upstream_values(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that the upstream gets with other values: `tools` and `tool_choice` with a function in the place of the
+    image tool, and `input` with calls of it in the place of earlier pictures. Raises InvalidValue."""
+    name = function_name(body)
+    values: dict[str, Any] = {}
+    if (tool := image_tool(body)) is not None:
+        function = _function(
+            name, may_edit=tool.get("action") != "generate" and newest_image(body) is not None
+        )
+        values["tools"] = [function if _is_tool(entry) else entry for entry in body["tools"]]
+    choice = body.get("tool_choice")
+    if isinstance(choice, Mapping) and isinstance(choice.get("tools"), list):
+        named = {"type": "function", "name": name}
+        allowed = [named if _is_tool(entry) else entry for entry in choice["tools"]]
+        values["tool_choice"] = {**choice, "tools": allowed}
+    items = body.get("input")
+    if isinstance(items, list) and any(map(_is_call, items)):
+        values["input"] = [new for item in items for new in _history(item, name)]
+    return values
+
+
+def _is_tool(entry: Any) -> bool:
+    return isinstance(entry, Mapping) and entry.get("type") == TOOL
+
+
+def _is_call(item: Any) -> bool:
+    return isinstance(item, Mapping) and item.get("type") == CALL
+
+
+def _function(name: str, *, may_edit: bool) -> dict[str, Any]:
+    properties: dict[str, Any] = {
+        "prompt": {"type": "string", "description": "What the picture shows, in detail and in English."}
+    }
+    if may_edit:
+        properties["edit"] = {
+            "type": "boolean",
+            "description": "True to change the latest picture of this conversation, false to draw a new one.",
+        }
+    return {
+        "type": "function",
+        "name": name,
+        "description": "Draws a picture and shows it to the user. Call it if the user asks for a picture or for a change "
+        "of one.",
+        "parameters": {
+            "type": "object",
+            "properties": properties,
+            "required": ["prompt"],
+            "additionalProperties": False,
+        },
+        "strict": False,
+    }
+
+
+def _history(item: Any, name: str) -> Iterator[Any]:
+    """An earlier item, as the upstream gets it. Of a picture it learns only what was drawn: many language models take no
+    images."""
+    if not _is_call(item):
+        yield item
+        return
+    call_id = f"call_{item.get('id') or new_id('ig')}"
+    prompt = item.get("revised_prompt")
+    arguments = json.dumps({"prompt": prompt if isinstance(prompt, str) else ""})
+    yield {"type": _FUNCTION_CALL, "call_id": call_id, "name": name, "arguments": arguments}
+    output = _FAILED if item.get("status") == "failed" else _DRAWN
+    yield {"type": f"{_FUNCTION_CALL}_output", "call_id": call_id, "output": output}
+
+
+# --- the answer ------------------------------------------------------------------------------------
+
+
+@dataclass
+class PictureCall:
+    """A call of the function. `index`: of its output item."""
+
+    index: int
+    id: str = field(default_factory=lambda: new_id("ig"))
+    arguments: str = ""
+
+    def prompt(self) -> tuple[str, bool]:
+        """The prompt, and whether the latest picture is to be changed. Raises UpstreamFailed."""
+        try:
+            arguments = json.loads(self.arguments)
+        except (ValueError, RecursionError):
+            arguments = None
+        prompt = arguments.get("prompt") if isinstance(arguments, Mapping) else None
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise UpstreamFailed(
+                "The language model called the image tool without a prompt. Ask again, or force the tool with "
+                "`tool_choice` to draw your own text."
+            )
+        return prompt, arguments.get("edit") is True
+
+
+class UpstreamAnswer:
+    """Finds the calls in the output of an upstream. `body`: of the client's request."""
+
+    def __init__(self, body: Mapping[str, Any]) -> None:
+        self._name, self._body = function_name(body), body
+        self.calls: dict[int, PictureCall] = {}
+        """By output index, complete or not"""
+        self.announced: set[int] = set()
+        """Output indexes of the calls that an event for the client has announced"""
+        self.complete: list[PictureCall] = []
+        """Those whose arguments are complete"""
+        self.last: dict[str, Any] | None = None
+        """The event that ends the response, held until the pictures are there"""
+
+    def restore(self, response: Mapping[str, Any]) -> dict[str, Any]:
+        """`response` with the tools that the client sent, which it repeats."""
+        shown: dict[str, Any] = {}
+        if "tools" in response and isinstance(self._body.get("tools"), list):
+            shown["tools"] = [shown_tool(tool) for tool in self._body["tools"]]
+        if "tool_choice" in response and self._body.get("tool_choice") is not None:
+            shown["tool_choice"] = self._body["tool_choice"]
+        return {**response, **shown}
+
+    def read_output(self, response: Mapping[str, Any]) -> None:
+        """Find the calls in a complete response that no event has announced."""
+        output = response.get("output")
+        for index, item in enumerate(output if isinstance(output, list) else ()):
+            if self._is_picture(item) and item.get("status", "completed") == "completed":
+                self._complete(index, item)
+
+    def _is_picture(self, item: Any) -> bool:
+        return (
+            isinstance(item, Mapping)
+            and item.get("type") == _FUNCTION_CALL
+            and item.get("name") == self._name
+        )
+
+    def _complete(self, index: int, item: Mapping[str, Any]) -> None:
+        call = self.calls.setdefault(index, PictureCall(index))
+        if call not in self.complete:
+            call.arguments = str(item.get("arguments") or "")
+            self.complete.append(call)
+
+    def with_pictures(
+        self, response: Mapping[str, Any], items: Mapping[int, Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """`response` with the items of the pictures. `items`: by output index; those behind the end are added. A call that
+        is not complete stays as an item without a picture."""
+        output = response.get("output")
+        present = dict(enumerate(output if isinstance(output, list) else ()))
+        begun = {
+            index: {**begun_item(call.id), "status": "failed"}
+            for index, call in self.calls.items()
+            if index in present
+        }
+        merged = {**present, **begun, **items}
+        return {**self.restore(response), "output": [merged[index] for index in sorted(merged)]}
+
+    def on_event(self, event: dict[str, Any]) -> list[dict[str, Any]] | None:
+        """The events for the client in the place of one of the upstream's, which may be none; None for one that passes as it
+        is. `sequence_number` is missing in new ones."""
+        kind = event.get("type")
+        if kind in _TERMINAL:
+            self.last = event
+            return []
+        item, index = event.get("item"), event.get("output_index")
+        if kind == "response.output_item.added" and self._is_picture(item) and isinstance(index, int):
+            return self._announce(index)
+        if kind == "response.output_item.done" and self._is_picture(item) and isinstance(index, int):
+            announced = [] if index in self.calls else self._announce(index)
+            assert isinstance(item, Mapping)
+            if item.get("status", "completed") == "completed":
+                self._complete(index, item)
+            return announced
+        if index in self.calls and str(kind).startswith("response.function_call_arguments."):
+            return []
+        if isinstance(event.get("response"), Mapping):
+            restored = self.restore(event["response"])
+            return [{**event, "response": restored}] if restored != event["response"] else None
+        return None
+
+    def _announce(self, index: int) -> list[dict[str, Any]]:
+        call = self.calls[index] = PictureCall(index)
+        self.announced.add(index)
+        return [
+            {"type": "response.output_item.added", "output_index": index, "item": begun_item(call.id)},
+            {"type": f"response.{CALL}.in_progress", "output_index": index, "item_id": call.id},
+        ]
+
+
+# --- events as bytes -------------------------------------------------------------------------------
+
+
+class EventSplitter:
+    """Divides a stream into its events. Raises UpstreamFailed for one that is too long."""
+
+    def __init__(self) -> None:
+        self._held = b""
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The events that are complete, each with its empty line."""
+        self._held = (self._held + data).replace(b"\r\n", b"\n")
+        if len(self._held) > MAX_ANSWER_BYTES:
+            raise UpstreamFailed(f"The upstream sent an event of more than {MAX_ANSWER_BYTES} bytes.")
+        *events, self._held = self._held.split(b"\n\n")
+        return (event + b"\n\n" for event in events if event.strip())
+
+    def end(self) -> bytes:
+        """What is left."""
+        return self._held
+
+
+def data_of(event: bytes) -> dict[str, Any] | None:
+    """The JSON object in an event, None if it has none."""
+    lines: Sequence[bytes] = event.split(b"\n")
+    data = b"\n".join(line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:"))
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
