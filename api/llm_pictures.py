@@ -75,7 +75,9 @@ def _responses(
     if image_tool(body) is not None:
         refuse_background(body)
     request.body.close()
-    new = read_request(request.route, RequestBody(with_values(content, values)), request.content_type)
+    new = read_request(
+        request.route, RequestBody(with_values(content, values)), request.content_type, request.query
+    )
     del content
     forwarded = open(new)
     held.callback(forwarded.body.close)
