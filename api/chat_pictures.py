@@ -18,6 +18,7 @@ from api.connection import disconnect_check
 from api.dialect import Endpoint
 from api.errors import envelope
 from api.image_requests import ImageFields, links_of
+from api.json_body import require_few_values
 from api.request_fields import ParsedRequest
 from api.responses import Links, debug_info
 from api.responses_api import json_response
@@ -181,6 +182,7 @@ def draw_chat(services: Services, body: Mapping[str, Any]) -> Response:
     with contextlib.ExitStack() as admission:
         admission.enter_context(services.generator.admission)
         fields, form, notes = read_chat(body, services.options.default_response_format)
+        require_few_values(fields)
         if services.options.url_style == "data":
             form = replace(form, images_link=False)
         parsed, drawing = ImageFields.read(fields, services, Endpoint(), notes=tuple(notes)).prepare()
@@ -210,6 +212,7 @@ class _Completion:
             "object": "chat.completion",
             "created": int(time.time()),
             "model": model,
+            "system_fingerprint": None,  # OpenRouter's SDK requires it
         }
 
     def document(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Request
@@ -29,11 +30,12 @@ def require_json(request: Request) -> None:
         raise NotJson(f"This route accepts JSON, not {request.mimetype or 'a body without Content-Type'}.")
 
 
-def json_object(text: bytes) -> dict[str, Any]:
+def json_object(text: bytes, *, has_history: bool = False) -> dict[str, Any]:
     """Parse `text`. Raises InvalidRequest unless it is a JSON object without duplicate keys, NaN, deep nesting and more
-    than 10,000 values."""
-    if has_too_many_values(text):
-        raise InvalidRequest(f"The body has more than {MAX_VALUES} values.", limit=MAX_VALUES)
+    than 10,000 values. With `has_history`, a conversation is in it, which may be long: call `require_few_values` for
+    what is used of it."""
+    if not has_history and has_too_many_values(text):
+        raise _too_many_values()
     try:
         body = json.loads(
             text.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_refuse_duplicate_keys
@@ -47,6 +49,17 @@ def json_object(text: bytes) -> dict[str, Any]:
     if is_nested_too_deeply(body):
         raise InvalidRequest("The body is nested too deeply.")
     return body
+
+
+def require_few_values(fields: Mapping[str, Any]) -> None:
+    """Raises InvalidRequest if there are more than 10,000 values in `fields`, which were parsed without this limit."""
+    texts = {name: value for name, value in fields.items() if not isinstance(value, str)}
+    if len(fields) > MAX_VALUES or has_too_many_values(json.dumps(texts).encode()):
+        raise _too_many_values()
+
+
+def _too_many_values() -> InvalidRequest:
+    return InvalidRequest(f"The body has more than {MAX_VALUES} values.", limit=MAX_VALUES)
 
 
 def has_too_many_values(text: bytes) -> bool:

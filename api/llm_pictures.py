@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable
-from typing import Any
 
 from flask import Response
 
 from api.chat_pictures import draw_chat
-from api.json_body import is_nested_too_deeply, json_object
+from api.json_body import json_object
 from api.responses_api import ModelAnswer, draw_response
 from api.responses_request import TOOL, image_tool, is_forced, refuse_background
 from api.responses_tool import upstream_values
 from api.services import Services
 from conversation import Forwarded, LlmRequest, RequestBody, read_request, with_values
-from errors import InvalidRequest, ModelNotCurated
+from errors import ModelNotCurated
 
 Open = Callable[[LlmRequest], Forwarded]
 """Sends a request to its upstream"""
@@ -37,7 +35,7 @@ def answer_with_pictures(
             return None
         body = _take(request)
         held.close()
-        return draw_chat(services, json_object(body))
+        return draw_chat(services, json_object(body, has_history=True))
     if not image_model and not request.body.contains(TOOL.encode()):
         return None
     return _responses(services, request, image_model, held, open, respond)
@@ -64,7 +62,7 @@ def _responses(
     respond: Respond,
 ) -> Response | None:
     content = request.body.bytes()
-    body = json_object(content) if image_model else _parse(content)
+    body = json_object(content, has_history=True)
     if image_model or is_forced(body):
         request.body.close()
         held.close()
@@ -90,16 +88,3 @@ def _take(request: LlmRequest) -> bytes:
     content = request.body.bytes()
     request.body.close()
     return content
-
-
-def _parse(content: bytes) -> dict[str, Any]:
-    """The body of a conversation, which may have more values than one for a picture."""
-    try:
-        body = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"The body is not valid JSON: {error}.") from error
-    if not isinstance(body, dict):
-        raise InvalidRequest("The body must be a JSON object.")
-    if is_nested_too_deeply(body):
-        raise InvalidRequest("The body is nested too deeply.")
-    return body

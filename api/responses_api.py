@@ -15,6 +15,7 @@ from api.connection import disconnect_check
 from api.dialect import Endpoint
 from api.errors import status_of
 from api.image_requests import ImageFields
+from api.json_body import require_few_values
 from api.request_fields import ParsedRequest
 from api.responses_object import EventWriter, Joined, PictureEvents, ResponseObject, new_id, picture_item
 from api.responses_request import (
@@ -31,7 +32,6 @@ from api.stream_events import EncodedEvents
 from api.streamed_json import StreamedJson
 from api.streams import HEADERS, MIME, ImageStream
 from api.user_messages import last_user_message
-from compiler.values import Note
 from conversation import Forwarded
 from errors import EaselError, UpstreamFailed
 from generation import Drawing
@@ -54,6 +54,7 @@ def draw_response(services: Services, body: Mapping[str, Any], image_model: str)
     with contextlib.ExitStack() as admission:
         admission.enter_context(services.generator.admission)
         fields, notes = direct_fields(body, image_model)
+        require_few_values(fields)
         parsed, drawing = ImageFields.read(fields, services, Endpoint(), notes=notes).prepare()
         del fields
         response = ResponseObject(body, str(body.get("model") or drawing.plan.model))
@@ -124,8 +125,8 @@ class ModelAnswer:
 
     def response(self) -> Response:
         """The response for the client. Raises UpstreamFailed, and what drawing raises, before the first byte."""
-        headers = {name.lower(): value for name, value in self._forwarded.headers}
-        kind = headers.pop("content-type", "")
+        headers = {name.title(): value for name, value in self._forwarded.headers}
+        kind = headers.pop("Content-Type", "")
         if self._forwarded.body.is_encoded:
             self.close()
             raise UpstreamFailed("The upstream compresses its answer, although that was not asked for.")
@@ -178,13 +179,7 @@ class ModelAnswer:
             message = last_user_message(self._body.get("input"), param="input")
             images = source_images(self._body, tool, message, edit=True)
         fields, notes = picture_fields(tool, prompt, images)
-        return ImageFields.read(
-            {**fields, **more}, self._services, Endpoint(), notes=(*notes, *self._notes(tool))
-        ).prepare()
-
-    def _notes(self, tool: Mapping[str, Any]) -> list[Note]:
-        stored = self._body.get("store") is True
-        return [Note("store", True, None, "responses are not stored")] if stored else []
+        return ImageFields.read({**fields, **more}, self._services, Endpoint(), notes=notes).prepare()
 
     def _places(
         self, call: PictureCall, drawing: Drawing, document: Mapping[str, Any]

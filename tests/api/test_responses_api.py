@@ -255,6 +255,17 @@ def test_fields_without_effect_are_listed(client: FlaskClient) -> None:
     assert (response.temperature, document["store"], response.user) == (0.5, False, "me")
 
 
+def test_a_long_conversation_is_no_reason_to_refuse_its_last_message(client: FlaskClient) -> None:
+    history = [user(text("a dog"))] * 5000
+    _, response = respond(client, input=[*history, user(text("a cat"))], **FORCED)
+    (item,) = response.output
+    assert item.type == "image_generation_call"
+    assert item.revised_prompt == "a cat"
+    fields = {f"x{number}": number for number in range(11_000)}
+    assert refused(client, **fields) == (400, "request.malformed", None)
+    assert refused(client, x=[0] * 11_000) == (400, "request.malformed", None)
+
+
 def test_a_picture_needs_no_llm_and_a_chat_without_one_is_told_so(client: FlaskClient) -> None:
     answer = client.post(RESPONSES, json={"input": "a cat", "model": "gpt-5", "tools": [TOOL]})
     assert (answer.status_code, answer.get_json()["error"]["code"]) == (404, "dispatch.no_route")

@@ -73,8 +73,10 @@ def events_for(sent: dict[str, Any], *items: dict[str, Any]) -> list[dict[str, A
             part = {**place, "item_id": item["id"], "content_index": 0}
             events += [
                 {"type": "response.output_item.added", **place, "item": {**item, "content": [], "status": "in_progress"}},
+                {"type": "response.content_part.added", **part, "part": {**item["content"][0], "text": ""}},
                 {"type": "response.output_text.delta", **part, "delta": text, "logprobs": []},
                 {"type": "response.output_text.done", **part, "text": text, "logprobs": []},
+                {"type": "response.content_part.done", **part, "part": item["content"][0]},
             ]  # fmt: skip
         events.append({"type": "response.output_item.done", **place, "item": item})
     events.append({"type": "response.completed", "response": response_of(sent, *items)})
@@ -243,7 +245,7 @@ def test_a_streamed_call_becomes_the_events_of_a_picture(llm: FlaskClient, fake:
     events = stream(llm, tools=[{**SMALL, "partial_images": 2, "steps": 6}])
     types = [event["type"] for event in events]
     assert types[:2] == ["response.created", "response.in_progress"]
-    assert types[6:] == [
+    assert types[8:] == [
         "response.output_item.added",
         f"response.{CALL}.in_progress",
         f"response.{CALL}.generating",
@@ -253,7 +255,7 @@ def test_a_streamed_call_becomes_the_events_of_a_picture(llm: FlaskClient, fake:
         "response.completed",
     ]
     assert not [name for name in types if "function_call" in name]
-    assert {event["output_index"] for event in events[6:-1]} == {1}
+    assert {event["output_index"] for event in events[8:-1]} == {1}
     last = events[-1]["response"]
     assert last["output"] == [MESSAGE, events[-2]["item"]]
     assert events[0]["response"]["tools"][0]["type"] == "image_generation"
