@@ -242,11 +242,7 @@ class ModelAnswer:
         if isinstance(data.get("response"), dict) and data.get("type") != "response.failed":
             self._begun = self._answer.restore({**data["response"], "output": []})
         self._has_failed |= data.get("type") == "error"
-        instead = self._answer.on_event(data)
-        if instead is None and "sequence_number" not in data:
-            yield event
-            return
-        for new in [data] if instead is None else instead:
+        for new in self._answer.on_event(data):
             yield from self._numbered(new)
 
     def _upstream_error(self, error: Mapping[str, Any]) -> EncodedEvents:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from api.responses_object import begun_item, new_id, shown_tool
+from api.responses_object import ResponseObject, begun_item, new_id, shown_tool
 from api.responses_request import CALL, TOOL, image_tool, newest_image
 from errors import UpstreamFailed
 
@@ -17,6 +17,11 @@ MAX_ANSWER_BYTES = 64_000_000
 _FUNCTION_CALL = "function_call"
 _DRAWN = "The picture was drawn, and the user sees it."
 _FAILED = "The picture could not be drawn."
+_REQUIRED = ("object", "created_at", "model", "output", "parallel_tool_calls", "tool_choice", "tools")
+"""Fields of a response that llama-server leaves out, at least at first"""
+_OF_A_PART: Mapping[str, Any] = {"content_index": 0}
+_OF_A_TEXT: Mapping[str, Any] = {"logprobs": []}
+"""Fields of events that it leaves out"""
 _TERMINAL = ("response.completed", "response.incomplete", "response.failed")
 
 
@@ -132,6 +137,11 @@ class UpstreamAnswer:
 
     def __init__(self, body: Mapping[str, Any]) -> None:
         self._name, self._body = function_name(body), body
+        begun = ResponseObject(body, str(body.get("model") or "")).begun()
+        self._required = {name: begun[name] for name in _REQUIRED}
+        self._indexes: dict[str, int] = {}
+        """Id or call id of an item -> its output index"""
+        self._next_index = 0
         self.calls: dict[int, PictureCall] = {}
         """By output index, complete or not"""
         self.announced: set[int] = set()
@@ -142,13 +152,14 @@ class UpstreamAnswer:
         """The event that ends the response, held until the pictures are there"""
 
     def restore(self, response: Mapping[str, Any]) -> dict[str, Any]:
-        """`response` with the tools that the client sent, which it repeats."""
+        """`response` with the tools that the client sent, which it repeats, and with the fields that OpenAI's clients
+        require."""
         shown: dict[str, Any] = {}
-        if "tools" in response and isinstance(self._body.get("tools"), list):
+        if isinstance(self._body.get("tools"), list):
             shown["tools"] = [shown_tool(tool) for tool in self._body["tools"]]
-        if "tool_choice" in response and self._body.get("tool_choice") is not None:
+        if self._body.get("tool_choice") is not None:
             shown["tool_choice"] = self._body["tool_choice"]
-        return {**response, **shown}
+        return {**self._required, **response, **shown}
 
     def read_output(self, response: Mapping[str, Any]) -> None:
         """Find the calls in a complete response that no event has announced."""
@@ -185,28 +196,51 @@ class UpstreamAnswer:
         merged = {**present, **begun, **items}
         return {**self.restore(response), "output": [merged[index] for index in sorted(merged)]}
 
-    def on_event(self, event: dict[str, Any]) -> list[dict[str, Any]] | None:
-        """The events for the client in the place of one of the upstream's, which may be none; None for one that passes as it
-        is. `sequence_number` is missing in new ones."""
-        kind = event.get("type")
+    def on_event(self, event: dict[str, Any]) -> list[dict[str, Any]]:
+        """The events for the client in the place of one of the upstream's, which may be none. Their `sequence_number` is
+        not set, and what llama-server leaves out is."""
+        kind = str(event.get("type"))
         if kind in _TERMINAL:
             self.last = event
             return []
-        item, index = event.get("item"), event.get("output_index")
-        if kind == "response.output_item.added" and self._is_picture(item) and isinstance(index, int):
-            return self._announce(index)
-        if kind == "response.output_item.done" and self._is_picture(item) and isinstance(index, int):
-            announced = [] if index in self.calls else self._announce(index)
-            assert isinstance(item, Mapping)
+        item = event.get("item")
+        if kind == "response.output_item.added" and isinstance(item, Mapping):
+            index = self._place(event, item)
+            return self._announce(index) if self._is_picture(item) else [{**event, "output_index": index}]
+        if kind == "response.output_item.done" and isinstance(item, Mapping):
+            index = self._place(event, item)
+            if not self._is_picture(item):
+                return [{**event, "output_index": index}]
+            announced = [] if index in self.announced else self._announce(index)
             if item.get("status", "completed") == "completed":
                 self._complete(index, item)
             return announced
-        if index in self.calls and str(kind).startswith("response.function_call_arguments."):
-            return []
         if isinstance(event.get("response"), Mapping):
-            restored = self.restore(event["response"])
-            return [{**event, "response": restored}] if restored != event["response"] else None
-        return None
+            return [{**event, "response": self.restore(event["response"])}]
+        known = event.get("output_index", self._indexes.get(str(event.get("item_id"))))
+        if known in self.announced and kind.startswith("response.function_call_arguments."):
+            return []
+        if known is None:
+            return [event]
+        return [
+            {
+                **(_OF_A_TEXT if kind.startswith("response.output_text.") else {}),
+                **(_OF_A_PART if "content_part" in kind or "output_text" in kind else {}),
+                "output_index": known,
+                **event,
+            }
+        ]
+
+    def _place(self, event: Mapping[str, Any], item: Mapping[str, Any]) -> int:
+        """The output index of an item; llama-server does not send it."""
+        names = [str(item[name]) for name in ("id", "call_id") if item.get(name)]
+        index = event.get("output_index")
+        if not isinstance(index, int):
+            known = [self._indexes[name] for name in names if name in self._indexes]
+            index = known[0] if known else self._next_index
+        self._next_index = max(self._next_index, index + 1)
+        self._indexes |= dict.fromkeys(names, index)
+        return index
 
     def _announce(self, index: int) -> list[dict[str, Any]]:
         call = self.calls[index] = PictureCall(index)
