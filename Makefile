@@ -44,8 +44,8 @@ test-llama: $(VENV)/dev  ## The LLM tests against a real llama-server: make test
 	@test -n "$(URL)" || { echo "set URL: make test-llama URL=http://127.0.0.1:8081" >&2; exit 2; }
 	EASEL_TEST_LLAMA_SERVER=$(URL) $(if $(COMFYUI),EASEL_TEST_COMFYUI=$(COMFYUI)) $(BIN)/pytest tests/llm/test_real_llama_server.py tests/server/test_real_switch.py $(ARGS)
 
-test-clients: $(VENV)/dev  ## Real clients from the registries against a served Easel: make test-clients [URL=http://127.0.0.1:8188]
-	$(BIN)/python -m tests.clients $(if $(URL),--url $(URL)) $(ARGS)
+test-clients: $(VENV)/dev  ## Real clients from the registries against a served Easel: make test-clients [URL=http://127.0.0.1:8188] [LLAMA=http://127.0.0.1:8081]
+	$(BIN)/python -m tests.clients $(if $(URL),--url $(URL)) $(if $(LLAMA),--llama-server $(LLAMA)) $(ARGS)
 
 soak: $(VENV)/dev  ## 2,000 random interleavings of GPU requests, switches and kills (about six minutes)
 	$(BIN)/python -m tests.arbiter --runs 2000 $(ARGS)

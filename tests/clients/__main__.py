@@ -33,7 +33,7 @@ def main() -> int:
     ]
     errors = {environment.name: error for environment in selected if (error := prepare(environment))}
     with ScratchFolder("easel-clients-") as scratch:
-        results = run_all(selected, errors, Path(scratch), arguments.url)
+        results = run_all(selected, errors, Path(scratch), arguments.url, arguments.llama_server)
     print("\n" + report(results))
     untested_rows = set() if arguments.only else untested(results)
     if untested_rows:
@@ -50,6 +50,9 @@ def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.clients", description=__doc__)
     parser.add_argument(
         "--url", default="", help="a running ComfyUI for Easel to use; default: the sketch engine"
+    )
+    parser.add_argument(
+        "--llama-server", default="", help="a running llama-server in router mode, for the chat rows, too"
     )
     parser.add_argument(
         "--only", choices=names, action="append", help="run only this environment; may be repeated"
@@ -76,12 +79,16 @@ def prepare(environment: Environment) -> Result | None:
 
 
 def run_all(
-    environments: Sequence[Environment], errors: Mapping[str, Result], scratch: Path, url: str
+    environments: Sequence[Environment],
+    errors: Mapping[str, Result],
+    scratch: Path,
+    url: str,
+    llama_server: str,
 ) -> list[Result]:
     """The results of all environments, including those that could not be prepared."""
     if all(environment.name in errors for environment in environments):
         return list(errors.values())
-    with start_servers(scratch, url) as variables:
+    with start_servers(scratch, url, llama_server) as variables:
         return [
             errors.get(environment.name) or run(environment, scratch, variables)
             for environment in environments
@@ -93,7 +100,7 @@ def run(environment: Environment, scratch: Path, variables: Mapping[str, str]) -
     print(f"\n=== {environment.name}", flush=True)
     junit = scratch / f"{environment.name}.xml"
     command = row_command(environment, junit)
-    removed = ("EASEL_", "OPENAI_", "PYTEST_", "PYTHON", "NODE_")
+    removed = ("EASEL_", "OPENAI_", "ANTHROPIC_", "OLLAMA_", "PYTEST_", "PYTHON", "NODE_")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(removed)}
     # Without the first, LiteLLM downloads a list of prices when it is imported.
     offline = {

@@ -29,6 +29,8 @@ class Environment:
     name: str
     kind: Kind
     rows: tuple[str, ...]
+    has_common_pins: bool = True
+    """Whether it has the packages of pins/rows.txt in those versions; if not, its own pins name what the rows import"""
 
     @property
     def folder(self) -> Path:
@@ -39,11 +41,9 @@ class Environment:
         """The files that list its packages; empty for Easel's own."""
         if self.kind == "own":
             return ()
-        return (
-            (PINS / f"{self.name}.json",)
-            if self.kind == "node"
-            else (PINS / "rows.txt", PINS / f"{self.name}.txt")
-        )
+        if self.kind == "node":
+            return (PINS / f"{self.name}.json",)
+        return (*[PINS / "rows.txt"] * self.has_common_pins, PINS / f"{self.name}.txt")
 
     @property
     def python(self) -> Path:
@@ -52,13 +52,16 @@ class Environment:
 
 ENVIRONMENTS = (
     Environment("http", "own", ("rows_http.py", "rows_gpustack.py", "rows_openwebui.py")),
-    Environment("openai-python-1", "python", ("rows_openai.py",)),
-    Environment("openai-python-2", "python", ("rows_openai.py",)),
-    Environment("openai-python-3", "python", ("rows_openai.py",)),
-    Environment("langchain-python", "python", ("rows_langchain.py",)),
-    Environment("litellm", "python", ("rows_litellm.py",)),
-    Environment("openai-node-6", "node", ("rows_openai.mjs",)),
-    Environment("openai-node-7", "node", ("rows_openai.mjs",)),
+    Environment("openai-python-1", "python", ("rows_openai.py", "rows_openai_llm.py")),
+    Environment("openai-python-2", "python", ("rows_openai.py", "rows_openai_llm.py")),
+    Environment("openai-python-3", "python", ("rows_openai.py", "rows_openai_llm.py")),
+    Environment("langchain-python", "python", ("rows_langchain.py", "rows_langchain_llm.py")),
+    Environment("litellm", "python", ("rows_litellm.py", "rows_litellm_llm.py")),
+    Environment("anthropic-python", "python", ("rows_anthropic.py",)),
+    Environment("ollama-python", "python", ("rows_ollama.py",)),
+    Environment("aider", "python", ("rows_aider.py",), has_common_pins=False),
+    Environment("openai-node-6", "node", ("rows_openai.mjs", "rows_openai_llm.mjs")),
+    Environment("openai-node-7", "node", ("rows_openai.mjs", "rows_openai_llm.mjs")),
     Environment("langchain-node", "node", ("rows_langchain.mjs",)),
     Environment("ai-sdk-6", "node", ("rows_ai_compatible.mjs", "rows_ai_openai.mjs")),
     Environment("ai-sdk-7", "node", ("rows_ai_compatible.mjs", "rows_ai_openai.mjs")),

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import requests
 import yaml
 
 from compiler import SourcePaths, load_catalogue, read_sources
 from sketch import SketchProcess
 from tests.clients.access_logs import serve_access_logs
+from tests.clients.llm_upstream import CHAT_MODEL, EMBEDDING_MODEL, KEY, serve_llm
 from tests.clients.pictures import draw_pictures
 from tests.conftest import NODES, ROOT
 from tests.server.running import running
@@ -26,10 +30,11 @@ HOSTS = "example.test,pictures.example"
 
 
 @contextlib.contextmanager
-def start_servers(scratch: Path, comfyui: str) -> Iterator[dict[str, str]]:
+def start_servers(scratch: Path, comfyui: str, llama_server: str = "") -> Iterator[dict[str, str]]:
     """Start everything that the rows call. Yields the environment variables that contain the addresses.
 
-    `comfyui`: the address of a real one; empty for the sketch engine.
+    `comfyui`: the address of a real one; empty for the sketch engine. `llama_server`: that of a real llama-server, whose
+    first model chats, and whose model `embed` embeds; empty for the fake LLM server only.
     """
     with contextlib.ExitStack() as stack:
         engine, slow_engine = comfyui, comfyui
@@ -39,8 +44,10 @@ def start_servers(scratch: Path, comfyui: str) -> Iterator[dict[str, str]]:
             engine = stack.enter_context(SketchProcess(nodes=NODES, files=files)).url
             slow_engine = stack.enter_context(SketchProcess(nodes=NODES, files=files, render_ms=SLOW_MS)).url
         one_worker = {"EASEL_ENGINE_URL": engine, "EASEL_WORKERS": "1"}
+        llms, llm_models = _llms(stack.enter_context(serve_llm()), llama_server)
         settings = {
-            # The only one with the default number of workers.
+            "llm": {"EASEL_ENGINE_URL": engine, **llms},
+            # It and `llm` are the only ones with the default number of workers.
             "normal": {"EASEL_ENGINE_URL": engine, "EASEL_ALLOWED_HOSTS": HOSTS},
             "down": {**one_worker, "EASEL_ENGINE_URL": stack.enter_context(_closed_port())},
             "failing": {**one_worker, **_failing_model(scratch / "failing")},
@@ -58,7 +65,31 @@ def start_servers(scratch: Path, comfyui: str) -> Iterator[dict[str, str]]:
             "EASEL_TEST_ACCESS_LOGS_URL": stack.enter_context(serve_access_logs(servers)),
             "EASEL_TEST_ENGINE": "comfyui" if comfyui else "sketch",
             "EASEL_TEST_PICTURES": str(draw_pictures(scratch / "pictures")),
+            **llm_models,
         }
+
+
+def _llms(fake: str, llama_server: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Settings for the LLM servers, and the models for the rows: of the fake one first."""
+    upstreams = [{"name": "fake", "url": fake, "key_env": "FAKE_LLM_KEY",
+                  "paths": {"ollama_chat": True, "ollama_generate": True, "ollama_embed": True, "ollama_show": True}}]  # fmt: skip
+    chat, embed = [CHAT_MODEL], [EMBEDDING_MODEL]
+    if llama_server:
+        key = os.environ.get("LLAMA_KEY")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        models = requests.get(f"{llama_server}/v1/models", headers=headers, timeout=10).json()["data"]
+        ids = [model["id"] for model in models]
+        chat.append(ids[0])
+        embed += [id for id in ids if id == "embed"]
+        upstreams.append(
+            {"preset": "llama-server", "url": llama_server, **({"key_env": "LLAMA_KEY"} if key else {})}
+        )
+    variables = {"EASEL_LLM_UPSTREAMS": json.dumps(upstreams), "FAKE_LLM_KEY": KEY,
+                 "EASEL_LLM_ALIASES": json.dumps({"primary": CHAT_MODEL})}  # fmt: skip
+    return variables, {
+        "EASEL_TEST_CHAT_MODELS": ",".join([*chat, "primary"]),
+        "EASEL_TEST_EMBEDDING_MODELS": ",".join(embed),
+    }
 
 
 @contextlib.contextmanager

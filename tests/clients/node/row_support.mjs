@@ -8,11 +8,25 @@ const { env } = process;
 
 export const servers = {
   normal: env.EASEL_TEST_NORMAL_URL,
+  llm: env.EASEL_TEST_LLM_URL,
   down: env.EASEL_TEST_DOWN_URL,
   failing: env.EASEL_TEST_FAILING_URL,
   isSketch: env.EASEL_TEST_ENGINE === "sketch",
 };
 export const SLOW_MODEL = "sd-1.5-pruned-emaonly"; // draws in as many steps as requested
+export const CHAT_MODELS = env.EASEL_TEST_CHAT_MODELS.split(",");
+export const EMBEDDING_MODELS = env.EASEL_TEST_EMBEDDING_MODELS.split(",");
+export const isReal = (model) => ![CHAT_MODELS[0], EMBEDDING_MODELS[0], CHAT_MODELS.at(-1)].includes(model);
+// What the fake LLM server says; these constants are those of llm_upstream.py.
+export const ANSWER = "Hello from the upstream: 你好 🎨";
+export const CUT_PROMPT = "cut the stream";
+export const VECTOR = [0.25, -0.5, 1.0];
+const everyByte = Buffer.from(Array.from({ length: 256 }, (_, byte) => byte));
+export const AUDIO = Buffer.concat([Buffer.from([0xff, 0xf3, 0x44, 0xc4]), ...Array(400).fill(everyByte)]);
+export const WEATHER_TOOL = {
+  type: "function",
+  function: { name: "weather", parameters: { type: "object", properties: { city: { type: "string" } } } },
+};
 export const pathOf = (name) => join(env.EASEL_TEST_PICTURES, name);
 export const picture = (name) => readFileSync(pathOf(name));
 

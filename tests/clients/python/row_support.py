@@ -19,13 +19,35 @@ MASKED_BOX = (64, 96, 160, 192)
 SLOW_MODEL = "sd-1.5-pruned-emaonly"
 """Draws in as many steps as requested, so that it reports progress"""
 TIMEOUT_S = 280
+CHAT_MODELS = os.environ["EASEL_TEST_CHAT_MODELS"].split(",")
+"""The fake LLM server's, that of a real llama-server if there is one, and an alias of the first"""
+EMBEDDING_MODELS = os.environ["EASEL_TEST_EMBEDDING_MODELS"].split(",")
+ANSWER = "Hello from the upstream: 你好 🎨"
+"""What the fake LLM server says; this constant and the next are those of llm_upstream.py"""
+CUT_PROMPT = "cut the stream"
+VECTOR = [0.25, -0.5, 1.0]
+AUDIO = b"\xff\xf3\x44\xc4" + bytes(range(256)) * 400
+WEATHER_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather in a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}},
+            "required": ["city"],
+        },
+    },
+}
 
 
 @dataclass(frozen=True)
 class Servers:
-    """URLs without a path. `down` has no engine, `failing` a model `fails`, `slow` an engine that takes seconds."""
+    """URLs without a path. `down` has no engine, `failing` a model `fails`, `slow` an engine that takes seconds, `llm` has
+    LLM servers."""
 
     normal: str
+    llm: str
     down: str
     failing: str
     proxied: str
@@ -37,7 +59,7 @@ class Servers:
 
     @classmethod
     def from_environment(cls) -> Servers:
-        names = ("NORMAL", "DOWN", "FAILING", "PROXIED", "SLOW", "SLOW_ENGINE", "ACCESS_LOGS")
+        names = ("NORMAL", "LLM", "DOWN", "FAILING", "PROXIED", "SLOW", "SLOW_ENGINE", "ACCESS_LOGS")
         urls = [os.environ[f"EASEL_TEST_{name}_URL"] for name in names]
         pictures, engine = os.environ["EASEL_TEST_PICTURES"], os.environ["EASEL_TEST_ENGINE"]
         return cls(*urls, pictures=Path(pictures), is_sketch=engine == "sketch")
@@ -66,6 +88,19 @@ class Servers:
 
     def picture(self, name: str) -> bytes:
         return (self.pictures / name).read_bytes()
+
+
+def is_real(model: str) -> bool:
+    """Whether a real llama-server has this model: its answers are not known beforehand."""
+    return model not in (CHAT_MODELS[0], EMBEDDING_MODELS[0], CHAT_MODELS[-1])
+
+
+def assert_answer(text: str | None, model: str) -> None:
+    assert text if is_real(model) else text == ANSWER
+
+
+def assert_vector(vector: list[float], model: str) -> None:
+    assert len(vector) > 1 if is_real(model) else vector == VECTOR
 
 
 def wait_until(condition: Any, timeout_s: float = 10) -> None:
