@@ -12,15 +12,18 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from settings import load_settings
 from tests.conftest import ROOT
-from tests.llm.fake_servers import FakeOllama
+from tests.conversation.upstream import upstream
+from tests.llm.fake_servers import Answer, FakeOllama
 from tests.server.running import Server, running
 
+KEYS = {"OPENROUTER_KEY": "sk-1"}
 _FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 
 
@@ -36,20 +39,34 @@ def commands() -> list[str]:
     return [line.partition(" #")[0].strip() for line in text.splitlines() if line.strip()]
 
 
+class Ollama(FakeOllama):
+    """With the model of the README, and an answer to a chat."""
+
+    def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> Answer:
+        if path == "/api/tags":
+            return 200, {"models": [{"name": "qwen3:8b", "model": "qwen3:8b"}]}
+        if (path, body and body["model"]) == ("/v1/chat/completions", "qwen3:8b"):
+            return 200, {"choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello"}}]}
+        return super().answer(method, path, query, body)
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, sketch_url: str) -> Iterator[tuple[Server, Path]]:
-    """A server as `make run` starts it, with the LLM server of the README, and the folder in which commands run. The
-    sketch engine stands in for the ComfyUI of the README."""
+    """A server as `make run` starts it, with the LLM server and the service of the README, and the folder in which
+    commands run. The sketch engine stands in for the ComfyUI of the README."""
     folder = tmp_path_factory.mktemp("readme")
     (stacks,) = [text for text in blocks("README.md", "yaml") if "stacks" in text]
-    with FakeOllama() as ollama:
+    with Ollama() as ollama, upstream() as service:
         config = folder / "easel.yaml"
+        assert "- preset: openrouter\n" in stacks
+        stacks = stacks.replace("- preset: openrouter\n", f"- preset: openrouter\n      url: {service.url}\n")
         config.write_text(
             f"{stacks.replace('http://127.0.0.1:11434', ollama.url)}"
             f"templates: {ROOT}/templates_wf\ncatalogue: {ROOT}/catalogue.yaml\n"
             f"engine: {{url: {sketch_url}}}\n"
         )
-        with running(folder / "state", EASEL_CONFIG=str(config), EASEL_GPU_MIN_STAY_S="0") as server:
+        variables = {"EASEL_CONFIG": str(config), "EASEL_GPU_MIN_STAY_S": "0", **KEYS}
+        with running(folder / "state", **variables) as server:
             yield server, folder
 
 
@@ -57,7 +74,7 @@ def run(command: str, server: Server, folder: Path) -> subprocess.CompletedProce
     words = shlex.split(command.replace("http://127.0.0.1:8080", server.url))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("EASEL_")}
     environment |= {"EASEL_CONFIG": str(folder / "easel.yaml"), "EASEL_STATE_DIR": str(folder / "state")}
-    environment |= {"FLASK_APP": str(ROOT / "wsgi.py"), "PYTHONPATH": str(ROOT)}
+    environment |= {**KEYS, "FLASK_APP": str(ROOT / "wsgi.py"), "PYTHONPATH": str(ROOT)}
     if words[0] == ".venv/bin/flask":
         words = [sys.executable, "-m", "flask", *words[1:]]
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, timeout=120)
@@ -99,14 +116,17 @@ def _write_mask(path: Path) -> None:
     mask.save(path)
 
 
-def test_the_python_example_of_the_readme_prints_the_url_of_a_picture(served: tuple[Server, Path]) -> None:
+def test_the_python_examples_of_the_readme_print_the_url_of_a_picture_and_chat(
+    served: tuple[Server, Path],
+) -> None:
     pytest.importorskip("openai")
     server, folder = served
-    (program,) = blocks("README.md", "python")
-    program = program.replace("http://127.0.0.1:8080", server.url)
+    program = "".join(blocks("README.md", "python")).replace("http://127.0.0.1:8080", server.url)
     result = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, timeout=120)
     assert result.returncode == 0, result.stderr.decode()
-    assert result.stdout.decode().startswith(f"{server.url}/api/images/cache/")
+    url, chat = result.stdout.decode().splitlines()
+    assert url.startswith(f"{server.url}/api/images/cache/")
+    assert chat == "Hello"
 
 
 @pytest.mark.parametrize("command", MAKE)
