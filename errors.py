@@ -234,7 +234,10 @@ class OriginNotAllowed(EaselError):
 
 class QueueFull(EaselError):
     code = "queue.full"
-    when = "`max_waiting` image requests are already waiting or running."
+    when = (
+        "`max_waiting` image requests, or `llm.max_requests` LLM requests, are already waiting or running in the worker "
+        "that got the request."
+    )
     remedy = "Retry after `Retry-After` seconds."
     retry = True
 

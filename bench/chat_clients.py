@@ -38,6 +38,12 @@ class ChatClient:
         address = (self._parts.hostname or "", self._parts.port or 80)
         self.socket = socket.create_connection(address, TIMEOUT_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._rest, self._tokens, self._first_at = b"", 0, 0.0
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the first token of the present stream has come."""
+        return self._tokens > 0
 
     def send(self, body: bytes) -> None:
         """Ask for a stream."""

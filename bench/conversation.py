@@ -9,15 +9,18 @@ import json
 import statistics
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
 from bench.chat_clients import TIMEOUT_S, ChatClient, Streamed, stream_at_once, stream_staggered
+from bench.http import Http
 from bench.llm_server import MODEL, UPLOAD_PATH, LlmServer, chat_body
+from bench.load import LoadGenerator
 from bench.processes import MemoryWatch, cpu_s
 from bench.server import Server
 from bench.summary import summarize
-from bench.testbed import Testbed
+from bench.testbed import Testbed, gateway_route
 
 STREAMS, TOKENS_PER_S = 32, 50.0
 ONE_BY_ONE, QUICK_ONE_BY_ONE = 150, 10
@@ -26,6 +29,9 @@ LOAD_TOKENS, QUICK_LOAD_TOKENS = 250, 20
 SHORT_TOKENS = 50
 """Of each of the streams that begin one after another"""
 ROUNDS, QUICK_ROUNDS = 3, 1
+BUSY_STREAMS, BUSY_PICTURES, BUSY_TOKENS_PER_S = 128, 32, 10.0
+BUSY_TOKENS, QUICK_BUSY_TOKENS = 60, 10
+HEALTH_INTERVAL_S = 0.02
 LONG_TOKENS, QUICK_LONG_TOKENS = 100_000, 5_000
 UPLOAD_MB, QUICK_UPLOAD_MB = 100, 5
 DIRECT, GATEWAY, LEASE = "direct", "gateway", "gateway, lease"
@@ -43,8 +49,14 @@ def measure_conversation(testbed: Testbed) -> dict[str, Any]:
         }
         # Not earlier: a gateway answers before all of its workers have started.
         workers = {DIRECT: [], **{name: server.workers for name, server in gateways.items()}}
+        with LoadGenerator() as pictures:
+            busy = {
+                name: _busy(testbed, pictures, server.url, QUICK_BUSY_TOKENS if quick else BUSY_TOKENS)
+                for name, server in gateways.items()
+            }
         return {
             **first_tokens,
+            "busy": busy,
             "load": _load(routes, workers, QUICK_LOAD_TOKENS if quick else LOAD_TOKENS, rounds),
             "long": {
                 name: _long_stream(url, workers[name], QUICK_LONG_TOKENS if quick else LONG_TOKENS)
@@ -148,6 +160,35 @@ def _load(
         }
         for name, each in runs.items()
     }
+
+
+def _busy(testbed: Testbed, pictures: LoadGenerator, url: str, tokens: int) -> dict[str, Any]:
+    """The time of a health check while 128 streams are open and 32 clients draw. With a lease, the pictures wait for the end
+    of the streams."""
+    size = min(testbed.sizes)
+    route = gateway_route(url, testbed.engine, size)
+    seeds = [next(testbed.seeds) for _ in range(BUSY_PICTURES)]
+    with (
+        _clients(url, BUSY_STREAMS) as clients,
+        ThreadPoolExecutor(2) as pool,
+        contextlib.closing(Http(url, TIMEOUT_S)) as http_client,
+    ):
+        streams = pool.submit(stream_at_once, clients, chat_body(tokens, BUSY_TOKENS_PER_S))
+        # Pictures that came first would have the GPU for the minimum stay.
+        while not (streams.done() or all(client.has_begun for client in clients)):
+            time.sleep(HEALTH_INTERVAL_S)
+        drawn = pool.submit(pictures.run, route, BUSY_PICTURES, seeds)
+        times = []
+        while not (streams.done() and drawn.done()):
+            started_at = time.perf_counter()
+            http_client.call("GET", "/health")
+            times.append(time.perf_counter() - started_at)
+            time.sleep(HEALTH_INTERVAL_S)
+        if [stream.tokens for stream in streams.result()] != [tokens] * BUSY_STREAMS:
+            raise RuntimeError("a stream was cut off")
+        if len(drawn.result().latencies_s) != BUSY_PICTURES:
+            raise RuntimeError("a picture was not drawn")
+    return {**summarize(times), "max": max(times)}
 
 
 def _duration_s(streams: list[Streamed]) -> float:

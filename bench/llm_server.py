@@ -1,5 +1,6 @@
 """A small LLM server in its own process: it streams tokens at the rate that a request asks for, counts the bytes of an
-upload, and lists one model that is always loaded. It does as little as a server can, so that it is not what is measured."""
+upload, and lists one model, which it unloads and loads as llama-server does. It does as little as a server can, so that it
+is not what is measured."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ _EVENT = (
 )
 _DONE = b"data: [DONE]\n\n"
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-_LIST = {"object": "list", "data": [{"id": MODEL, "object": "model", "status": {"value": "loaded"}}]}
+_UNLOAD, _LOAD = "/models/unload", "/models/load"
 _BLOCK_BYTES = 64 * 1024
 
 
@@ -66,6 +67,14 @@ def chat_body(tokens: int, tokens_per_s: float) -> bytes:
 # --- in its own process -----------------------------------------------------------------------------
 
 
+_is_loaded = True
+
+
+def _listed() -> dict[str, object]:
+    status = {"value": "loaded" if _is_loaded else "unloaded"}
+    return {"object": "list", "data": [{"id": MODEL, "object": "model", "status": status}]}
+
+
 async def _serve() -> None:
     server = await asyncio.start_server(_answer_all, "127.0.0.1", 0, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)
@@ -86,6 +95,9 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     _, _, rest = head.partition(b"\r\ncontent-length:")
     length = int(rest.split(b"\r\n", 1)[0]) if rest else 0
     path = head.split(b" ", 2)[1].decode()
+    global _is_loaded
+    if path in (CHAT_PATH, _LOAD, _UNLOAD):
+        _is_loaded = path != _UNLOAD
     if path == CHAT_PATH:
         request = json.loads(await reader.readexactly(length))
         await _stream(writer, request["max_tokens"], request["tokens_per_s"])
@@ -96,7 +108,7 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         if not block:
             raise asyncio.IncompleteReadError(b"", left)
         left -= len(block)
-    body = json.dumps({"text": f"{length} bytes"} if path == UPLOAD_PATH else _LIST).encode()
+    body = json.dumps({"text": f"{length} bytes"} if path == UPLOAD_PATH else _listed()).encode()
     writer.write(
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     )

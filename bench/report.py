@@ -129,7 +129,8 @@ def _conversation(conversation: Mapping[str, Mapping[str, Any]]) -> Lines:
     yield "LLM requests: streams of a small LLM server, asked directly, through Easel, and with a lease on the GPU; medians"
     yield f"  {'':<52}" + "".join(f"{name:>17}" for name in conversation["one"])
     for title, name, key, show in _CONVERSATION_ROWS:
-        cells = [show(route[key]).strip() if key in route else "" for route in conversation[name].values()]
+        routes = [conversation[name].get(route, {}) for route in conversation["one"]]
+        cells = [show(route[key]).strip() if key in route else "" for route in routes]
         if any(cells):
             yield f"  {title:<52}" + "".join(f"{cell:>17}" for cell in cells)
 
@@ -180,6 +181,9 @@ _CONVERSATION_ROWS: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
     ("  relative to direct", "load", "ratio", "{:.3f}x".format),
     ("  first token, ms", "load", "first_token_s", lambda s: f"{s * 1000:.1f}"),
     ("  CPU of the gateway for 1,000 chunks, ms", "load", "cpu_s_per_1000", lambda s: f"{s * 1000:.0f}"),
+    ("/health beside 128 streams and 32 pictures, ms", "busy", "median", lambda s: f"{s * 1000:.1f}"),
+    ("  p95, ms", "busy", "p95", lambda s: f"{s * 1000:.1f}"),
+    ("  longest, ms", "busy", "max", lambda s: f"{s * 1000:.1f}"),
     ("100,000 tokens as fast as possible, s", "long", "seconds", "{:.2f}".format),
     ("  CPU of the gateway, s", "long", "cpu_s", "{:.2f}".format),
     ("  memory: RSS afterwards, MB more", "long", "grown_mb", "{:.1f}".format),

@@ -166,6 +166,13 @@ TARGETS = (
         at_least=True,
         unit="x",
     ),
+    Target(
+        "/health beside 128 streams and 32 pictures, p95",
+        _conversation("busy", "p95"),
+        0.1,
+        scale=1000,
+        unit=" ms",
+    ),
     Target("memory for a stream of 100,000 tokens", _conversation("long", "anonymous_mb"), 4.0, unit=" MB"),
     Target("memory for an upload of 100 MB", _conversation("upload", "anonymous_mb"), 4.0, unit=" MB"),
     Target("a status request while 50 clients poll, median", _gpu("status_s"), 0.005, scale=1000, unit=" ms"),

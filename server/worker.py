@@ -95,7 +95,7 @@ def raise_file_limit() -> int:
 
 def max_connections(file_limit: int, threads: int) -> int:
     """How many connections a worker may keep open: each may need a second file for its body, and a thread needs some for
-    its picture. At most half of the files are kept for the threads, few of which draw at the same time."""
+    its picture; an LLM stream needs two, for the upstream and its lease. At most half of the files are kept for the threads, few of which draw at the same time."""
     reserved = min(64 + 4 * threads, file_limit // 2)
     return max(MIN_CONNECTIONS, min(MAX_CONNECTIONS, (file_limit - reserved) // 2))
 

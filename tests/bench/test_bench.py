@@ -56,6 +56,7 @@ def test_llm_streams_are_complete_on_every_route_and_keep_their_rate(run):
     _, results = run
     conversation = results["conversation"]
     routes = {"direct", "gateway", "gateway, lease"}
+    assert set(conversation.pop("busy")) == routes - {"direct"}
     assert all(set(measured) == routes for measured in conversation.values())
     for name in routes:
         # At most the rate of the server, however busy the machine is.
