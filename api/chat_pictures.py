@@ -19,9 +19,9 @@ from api.dialect import Endpoint
 from api.errors import envelope
 from api.image_requests import ImageFields, links_of
 from api.json_body import require_few_values
+from api.openai_responses.answers import json_response
 from api.request_fields import ParsedRequest
 from api.responses import Links, debug_info
-from api.responses_api import json_response
 from api.sender import sender_of
 from api.services import Services
 from api.stream_events import EncodedEvents, encode_event

@@ -9,9 +9,9 @@ from flask import Response
 
 from api.chat_pictures import draw_chat
 from api.json_body import json_object
-from api.responses_api import ModelAnswer, draw_response
-from api.responses_request import TOOL, image_tool, is_forced, refuse_background
-from api.responses_tool import upstream_values
+from api.openai_responses.answers import ModelAnswer, draw_response
+from api.openai_responses.requests import TOOL, image_tool, is_forced, refuse_background
+from api.openai_responses.tool import upstream_values
 from api.services import Services
 from conversation import Forwarded, LlmRequest, RequestBody, read_request, with_values
 from errors import ModelNotCurated

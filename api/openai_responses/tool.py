@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from api.responses_object import ResponseObject, begun_item, new_id, shown_tool
-from api.responses_request import CALL, TOOL, image_tool, newest_image
+from api.openai_responses.objects import ResponseObject, begun_item, new_id, shown_tool
+from api.openai_responses.requests import CALL, TOOL, image_tool, newest_image
 from errors import UpstreamFailed
 
 MAX_ANSWER_BYTES = 64_000_000

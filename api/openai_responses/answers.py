@@ -1,5 +1,5 @@
 """Answers POST /v1/responses where pictures are wanted: without a language model, or with the answer of one that calls the
-image tool. (`api.responses` builds the JSON of the image API.)"""
+image tool."""
 
 from __future__ import annotations
 
@@ -16,16 +16,23 @@ from api.dialect import Endpoint
 from api.errors import status_of
 from api.image_requests import ImageFields
 from api.json_body import require_few_values
-from api.request_fields import ParsedRequest
-from api.responses_object import EventWriter, Joined, PictureEvents, ResponseObject, new_id, picture_item
-from api.responses_request import (
+from api.openai_responses.objects import (
+    EventWriter,
+    Joined,
+    PictureEvents,
+    ResponseObject,
+    new_id,
+    picture_item,
+)
+from api.openai_responses.requests import (
     direct_fields,
     image_tool,
     newest_image,
     picture_fields,
     source_images,
 )
-from api.responses_tool import MAX_ANSWER_BYTES, EventSplitter, PictureCall, UpstreamAnswer, data_of
+from api.openai_responses.tool import MAX_ANSWER_BYTES, EventSplitter, PictureCall, UpstreamAnswer, data_of
+from api.request_fields import ParsedRequest
 from api.sender import sender_of
 from api.services import Services
 from api.stream_events import EncodedEvents

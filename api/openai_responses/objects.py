@@ -10,9 +10,9 @@ from dataclasses import asdict
 from typing import Any
 
 from api.errors import envelope, status_of
+from api.openai_responses.requests import CALL
 from api.request_fields import ParsedRequest
 from api.responses import debug_info, quality_of
-from api.responses_request import CALL
 from api.stream_events import EncodedEvents, PreviewSchedule, encode_event
 from api.streamed_json import Base64
 from arbiter import Waiting
