@@ -18,7 +18,7 @@ import ssl
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -183,6 +183,8 @@ class EaselWorker(ThreadWorker):
         """Those whose clients do not read, and since when; only while requests wait for a thread"""
         self._is_orphan = False
         self._accept_at = 0.0
+        self._unstarted: list[tuple[str, Callable[[], object]]] = []
+        """Threads that this process needs and that the system did not give so far: name and how to start it"""
         self._tls = gunicorn_sockets.ssl_context(self.cfg) if self.cfg.is_ssl else None
         super().init_process()
 
@@ -233,6 +235,29 @@ class EaselWorker(ThreadWorker):
         if (now := time.monotonic()) >= self._next_notify:
             self._next_notify = now + _NOTIFY_INTERVAL_S
             super().notify()
+            self._start_threads()
+
+    def keep_trying(self, name: str, start: Callable[[], object]) -> None:
+        """Call `start`, which starts the thread `name`; if the system gives no more threads now, again every second. A
+        worker that ended instead would take the whole server with it, because gunicorn stops if one fails to start."""
+        if not self._can_start(name, start):
+            self._unstarted.append((name, start))
+
+    def _start_threads(self) -> None:
+        for entry in tuple(self._unstarted):
+            if self._can_start(*entry):
+                self._unstarted.remove(entry)
+                self.log.info("The thread %s has started.", entry[0])
+
+    def _can_start(self, name: str, start: Callable[[], object]) -> bool:
+        try:
+            start()
+        except (MemoryError, RuntimeError) as error:
+            if shortage_in(error) is None:
+                raise
+            self._log_shortage(f"The thread {name} cannot be started, will retry: %s", error)
+            return False
+        return True
 
     def _handle_events(self, timeout_s: float = 1.0) -> None:
         if self._unchecked:

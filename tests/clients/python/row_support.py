@@ -19,9 +19,10 @@ MASKED_BOX = (64, 96, 160, 192)
 SLOW_MODEL = "sd-1.5-pruned-emaonly"
 """Draws in as many steps as requested, so that it reports progress"""
 TIMEOUT_S = 280
-CHAT_MODELS = os.environ["EASEL_TEST_CHAT_MODELS"].split(",")
+# pytest reads this file also where no servers were started.
+CHAT_MODELS = os.environ.get("EASEL_TEST_CHAT_MODELS", "").split(",")
 """The fake LLM server's, that of a real llama-server if there is one, and an alias of the first"""
-EMBEDDING_MODELS = os.environ["EASEL_TEST_EMBEDDING_MODELS"].split(",")
+EMBEDDING_MODELS = os.environ.get("EASEL_TEST_EMBEDDING_MODELS", "").split(",")
 ANSWER = "Hello from the upstream: 你好 🎨"
 """What the fake LLM server says; this constant and the next are those of llm_upstream.py"""
 CUT_PROMPT = "cut the stream"
