@@ -948,7 +948,8 @@ def run_killed_process(folder: Path, socket: Path, target: Mode, phase: str) -> 
     """Runs a process that runs a switch and is killed at the start of a phase."""
     policy = Policy(min_stay_s=0, restore="never", poll_interval_s=0.002, reconcile_interval_s=0.002)
     plan = Plan(0, policy, (Op(60, 0, "switch", {"mode": target}),), {}, (), None)
-    child = PROCESSES.Process(target=work, args=(folder, socket, "", 0, plan, "", phase), daemon=True)
+    no_llm = "http://127.0.0.1:1"  # the plan has no LLM request
+    child = PROCESSES.Process(target=work, args=(folder, socket, no_llm, 0, plan, "", phase), daemon=True)
     child.start()
     child.join(WAIT_S)
     assert child.exitcode == -9
