@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import logging
+import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ READ_BYTES = 64 * 1024
 _MAX_ERROR_BYTES = 1_000_000
 """Of a response that is an error; a longer one is cut"""
 _QUOTED_CHARS = 300
+_ERROR_START = re.compile(rb'\s*\{\s*"error"\s*:')
 _EVENTS, _LINES = "text/event-stream", "application/x-ndjson"
 
 Envelope = Callable[[EaselError], Mapping[str, Any]]
@@ -181,13 +183,16 @@ def judge(body: ForwardedBody) -> Forwarded:
     response, target = body.response, body.target
     if error := unusable(target, response.status, response.headers):
         raise error
-    headers = response_headers(response.headers.items())
+    headers = [
+        (name, target.upstream.without_key(value))
+        for name, value in response_headers(response.headers.items())
+    ]
     if response.status >= 400:
         return _error_response(body, headers)
     kind = response.headers.get_content_type()
     if kind == "text/html" and not body.is_encoded:
         raise failed(target, "answered with a page", body.read_all().decode("utf-8", "replace"))
-    if kind == "application/json" and body.peek().lstrip().startswith((b'{"error"', b'{ "error"')):
+    if kind == "application/json" and _ERROR_START.match(body.peek()):
         content = body.read_all()
         document = parse(content)
         if isinstance(document, Mapping) and document.get("error"):

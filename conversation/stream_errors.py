@@ -80,11 +80,12 @@ class StreamErrors:
         if name == b"data" and not (isinstance(document, Mapping) and message_of(document)):
             return line
         if name == b"data" and self._dialect != "openai":
-            return line
+            return self._clean(line.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
         if not isinstance(document, Mapping):
             document = {"message": line.decode("utf-8", "replace").strip()}
         envelope = as_envelope(document, upstream=self._upstream)
-        envelope["error"]["message"] = shorten(self._clean(envelope["error"]["message"]), _SHOWN_CHARS)
+        envelope = json.loads(self._clean(json.dumps(envelope)))  # the other fields may quote the key, too
+        envelope["error"]["message"] = shorten(envelope["error"]["message"], _SHOWN_CHARS)
         # The line of an event is followed by the empty line that ends it.
         return b"data: " + json.dumps(envelope).encode() + b"\n" if name == b"data" else self._event(envelope)
 

@@ -99,7 +99,9 @@ def test_an_alias_is_replaced_and_nothing_else(ask: Any, fake: Upstream) -> None
 
 def test_no_key_passes_in_either_direction(ask: Any, fake: Upstream) -> None:
     response = ask(
-        lambda exchange: exchange.send_json({}, Set_Cookie="a=b", WWW_Authenticate="Bearer", Server="x"),
+        lambda exchange: exchange.send_json(
+            {}, Set_Cookie="a=b", WWW_Authenticate="Bearer", Server="x", X_Echo=f"Bearer {KEY}"
+        ),
         headers={
             "X-Api-Key": "sk-client",
             "Cookie": "a=b",
@@ -252,7 +254,7 @@ def test_a_model_that_is_loading_says_when_to_come_back(ask: Any) -> None:
     assert error["details"] == {"slot": "primary", "state": "loading", "upstream": "fake", "retry_after_s": 5}
 
 
-@pytest.mark.parametrize("body", [b'{"error":"no memory"}', b'{ "error" : {"message": "no memory"}}', b'{"error":{"message":"no memory"}}'])  # fmt: skip
+@pytest.mark.parametrize("body", [b'{"error":"no memory"}', b'{ "error" : {"message": "no memory"}}', b'{"error":{"message":"no memory"}}', b'{\n  "error": {"message":"no memory"}}'])  # fmt: skip
 def test_an_error_with_status_200_is_an_error(ask: Any, body: bytes) -> None:
     assert message(ask(lambda exchange: exchange.send(200, body))).startswith("502 dispatch.upstream_failed:")
 

@@ -106,3 +106,11 @@ def test_a_very_long_line_passes_in_parts() -> None:
     line = b"data: " + b"x" * (2 * MAX_HELD_BYTES)
     assert stream.feed(line) == line
     assert stream.feed(b"y\n\ndata: 2\n\n") == b"y\n\ndata: 2\n\n"
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+def test_no_field_of_an_error_quotes_the_key(dialect: Dialect) -> None:
+    data = b'data: {"error":{"message":"no sk-1","metadata":{"raw":"Bearer sk-1"}}}\n\n'
+    result = passed(data, 1000, errors(dialect))
+    assert b"sk-1" not in result
+    assert result.count(b"***") == 2
