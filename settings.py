@@ -439,10 +439,15 @@ def load_settings(environment: Mapping[str, str] = os.environ, root: Path | None
     if named or file.exists():
         values |= _from_file(file, errors)
     values |= _from_environment(environment, errors)
-    if values["max_waiting"] + values["llm.max_requests"] >= values["threads"]:
+    has_llms = values["llm.stacks"] or values["llm.upstreams"]
+    if has_llms and values["max_waiting"] + values["llm.max_requests"] >= values["threads"]:
         errors.append(
             "max_waiting and llm.max_requests together must be smaller than threads, so that some threads stay free for "
             "other requests"
+        )
+    elif values["max_waiting"] >= values["threads"]:
+        errors.append(
+            "max_waiting must be smaller than threads, so that some threads stay free for other requests"
         )
     errors += _credential_errors(values)
     if errors:

@@ -59,7 +59,11 @@ def test_variables_override_the_file_and_paths_are_relative_to_the_file(tmp_path
         ("engine: {url: 'http://gpu..example'}", "its host name or port is not valid"),
         ("engine: {url: 'http://[::1'}", "its host name or port is not valid"),
         ("engine: {url: 'http://:8188'}", "its host name or port is not valid"),
-        ("threads: 96", "max_waiting and llm.max_requests together must be smaller than threads"),
+        ("threads: 96", "max_waiting must be smaller than threads"),
+        (
+            "threads: 128\nllm: {upstreams: [{url: 'http://127.0.0.1:1'}]}",
+            "max_waiting and llm.max_requests together must be smaller than threads",
+        ),
         ("url_style: nice", "one of absolute, relative, data"),
         ("images: {enabled: 'no'}", "true or false"),
         ("api_keys: secret-key", "it must be a list of strings"),
