@@ -211,8 +211,8 @@ class LiveCatalogue:
         # The frames that it came through have the whole document, 200 MB for 10,000 models.
         error.__traceback__ = error.__cause__ = error.__context__ = None
         self._checked_stamp, self.error = stamp, error
-        log.error("the changed catalogue is not valid; the last good one stays in use: %s", error.message)
         self._use_last_good()
+        log.error("the changed catalogue is not valid; the last good one stays in use: %s", error.message)
 
     def _use_last_good(self) -> None:
         """Load the stored catalogue, unless it is the current one."""
