@@ -23,15 +23,15 @@ class UserMessage:
     position: int
 
 
-def last_user_message(items: Any, *, param: str) -> UserMessage:
-    """The last message with the role `user`. `items`: the messages; in the Responses API also a text.
+def last_user_message(items: Any, *, param: str, skips_others: bool = False) -> UserMessage:
+    """The last message with the role `user`. `items`: the messages; in the Responses API also a text. `skips_others`: see
+    `user_messages`.
 
-    Raises PromptRequired if there is none, and InvalidValue for values of the wrong type and for parts that are neither
-    text nor image.
+    Raises PromptRequired if there is none, and what `user_messages` raises.
     """
     if isinstance(items, str) and param == "input":
         return UserMessage(items, (), 0)
-    found = next(user_messages(items, param=param), None)
+    found = next(user_messages(items, param=param, skips_others=skips_others), None)
     if found is None:
         raise PromptRequired(
             f"A prompt is required: `{param}` has no message with the role `user`.", param=param
@@ -39,24 +39,27 @@ def last_user_message(items: Any, *, param: str) -> UserMessage:
     return found
 
 
-def user_messages(items: Any, *, param: str) -> Iterator[UserMessage]:
-    """The user messages, the last one first."""
+def user_messages(items: Any, *, param: str, skips_others: bool = False) -> Iterator[UserMessage]:
+    """The user messages, the last one first. `skips_others`: parts that are neither text nor image are left out, because a
+    language model reads them; otherwise they raise InvalidValue, as do values of the wrong type."""
     if not isinstance(items, Sequence) or isinstance(items, str | bytes):
         raise InvalidValue(f"`{param}` is {given_value(items)}; it must be a list of messages.", param=param)
     for position, item in reversed(list(enumerate(items))):
         if isinstance(item, Mapping) and item.get("role") == "user":
-            parts = list(_parts(item.get("content"), param))
+            parts = list(_parts(item.get("content"), param, skips_others=skips_others))
             texts = [part for part in parts if isinstance(part, str)]
             images = tuple(part for part in parts if not isinstance(part, str))
             yield UserMessage("\n".join(filter(None, texts)), images, position)
 
 
-def _parts(content: Any, param: str) -> Iterator[Any]:
+def _parts(content: Any, param: str, *, skips_others: bool) -> Iterator[Any]:
     """Texts, and objects with an image."""
     if content is None or isinstance(content, str):
         yield content or ""
         return
     if not isinstance(content, list):
+        if skips_others:
+            return
         raise InvalidValue(f"`content` in `{param}` must be a text or a list of parts.", param=param)
     for part in content:
         kind = part.get("type") if isinstance(part, Mapping) else None
@@ -64,7 +67,7 @@ def _parts(content: Any, param: str) -> Iterator[Any]:
             yield part["text"]
         elif kind in _IMAGES and (image := _image(part)):
             yield image
-        else:
+        elif not skips_others:
             raise InvalidValue(
                 f"The last user message has a part that is {given_value(kind or part)}; a picture is drawn from texts "
                 f"({' or '.join(_TEXTS)}) and images ({' or '.join(_IMAGES)}).",

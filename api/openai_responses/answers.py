@@ -183,7 +183,7 @@ class ModelAnswer:
         images: tuple[Any, ...] = ()
         # A model may say `edit` although it was not offered, because there is nothing to edit.
         if (edit and newest_image(self._body) is not None) or tool.get("action") == "edit":
-            message = last_user_message(self._body.get("input"), param="input")
+            message = last_user_message(self._body.get("input"), param="input", skips_others=True)
             images = source_images(self._body, tool, message, edit=True)
         fields, notes = picture_fields(tool, prompt, images)
         return ImageFields.read({**fields, **more}, self._services, Endpoint(), notes=notes).prepare()

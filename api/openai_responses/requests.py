@@ -131,16 +131,24 @@ def picture_fields(
     return fields, tuple(notes)
 
 
+def tool_action(tool: Mapping[str, Any]) -> str:
+    """The tool's `action`. Raises InvalidValue."""
+    action = tool.get("action")
+    if action is None:
+        return "auto"
+    if action not in _ACTIONS:
+        raise InvalidValue(
+            f"`action` is {given_value(action)}; it must be {', '.join(_ACTIONS)}.", param="action"
+        )
+    return str(action)
+
+
 def source_images(
     body: Mapping[str, Any], tool: Mapping[str, Any], message: UserMessage, *, edit: bool = False
 ) -> tuple[Any, ...]:
     """The images to redraw: those of the last user message. An earlier one, sent or drawn, is redrawn only if `action` of
     the tool is `edit`, or with `edit`. Raises InvalidValue, ImageRequired."""
-    action = tool.get("action") or "auto"
-    if action not in _ACTIONS:
-        raise InvalidValue(
-            f"`action` is {given_value(action)}; it must be {', '.join(_ACTIONS)}.", param="action"
-        )
+    action = tool_action(tool)
     if action == "generate":
         if message.images:
             raise InvalidValue(
@@ -171,7 +179,7 @@ def newest_image(body: Mapping[str, Any]) -> Any:
     ]
     sent = [
         (message.position, message.images[-1])
-        for message in user_messages(items, param="input")
+        for message in user_messages(items, param="input", skips_others=True)
         if message.images
     ]
     return max([*drawn, *sent], key=lambda pair: pair[0], default=(0, None))[1]

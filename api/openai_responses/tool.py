@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from api.openai_responses.objects import ResponseObject, begun_item, new_id, shown_tool
-from api.openai_responses.requests import CALL, TOOL, image_tool, newest_image
+from api.openai_responses.requests import CALL, TOOL, image_tool, newest_image, tool_action
 from errors import UpstreamFailed
 
 MAX_ANSWER_BYTES = 64_000_000
@@ -28,11 +28,8 @@ _TERMINAL = ("response.completed", "response.incomplete", "response.failed")
 def function_name(body: Mapping[str, Any]) -> str:
     """The name of the function: one that no other function of the request has."""
     tools = body.get("tools")
-    names = (
-        {tool.get("name") for tool in tools if isinstance(tool, Mapping)}
-        if isinstance(tools, list)
-        else set()
-    )
+    entries = [tool for tool in tools if isinstance(tool, Mapping)] if isinstance(tools, list) else []
+    names = [tool.get("name") for tool in entries]
     name = TOOL
     while name in names:
         name = f"easel_{name}"
@@ -46,7 +43,7 @@ def upstream_values(body: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if (tool := image_tool(body)) is not None:
         function = _function(
-            name, may_edit=tool.get("action") != "generate" and newest_image(body) is not None
+            name, may_edit=tool_action(tool) != "generate" and newest_image(body) is not None
         )
         values["tools"] = [function if _is_tool(entry) else entry for entry in body["tools"]]
     choice = body.get("tool_choice")
@@ -217,7 +214,9 @@ class UpstreamAnswer:
             return announced
         if isinstance(event.get("response"), Mapping):
             return [{**event, "response": self.restore(event["response"])}]
-        known = event.get("output_index", self._indexes.get(str(event.get("item_id"))))
+        known = event.get("output_index")
+        if not isinstance(known, int):
+            known = self._indexes.get(str(event.get("item_id")))
         if known in self.announced and kind.startswith("response.function_call_arguments."):
             return []
         if known is None:

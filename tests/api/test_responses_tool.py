@@ -157,6 +157,30 @@ def test_a_function_of_the_client_keeps_its_name(llm: FlaskClient, fake: Upstrea
     assert document["tools"] == [own, SMALL]
 
 
+def test_parts_that_only_a_language_model_reads_are_left_to_it(llm: FlaskClient, fake: Upstream) -> None:
+    file = {"type": "input_file", "file_data": "data:application/pdf;base64,AA==", "filename": "a.pdf"}
+    message = {"role": "user", "content": [file, {"type": "input_text", "text": "draw this"}]}
+    fake.answer = answering(call())
+    answer = ask(llm, input=[message, {"role": "user", "content": {"odd": 1}}])
+    assert answer.status_code == 200, answer.text
+    assert fake.posts[0].json()["input"][0] == message
+    assert answer.get_json()["output"][0]["type"] == "image_generation_call"
+
+
+def test_odd_tools_beside_the_image_tool_are_left_to_the_upstream(llm: FlaskClient, fake: Upstream) -> None:
+    tools = [{"type": "image_generation"}, {"type": "function", "name": ["x"]}, {"name": {}}, "text"]
+    assert ask(llm, tools=tools).status_code == 200
+    assert fake.posts[0].json()["tools"][1:] == tools[1:]
+
+
+def test_an_unknown_action_is_refused_before_the_language_model_is_asked(
+    llm: FlaskClient, fake: Upstream
+) -> None:
+    answer = ask(llm, tools=[{"type": "image_generation", "action": "frob"}])
+    assert (answer.status_code, answer.get_json()["error"]["param"]) == (400, "action")
+    assert fake.posts == []
+
+
 def test_earlier_pictures_become_calls_that_any_upstream_knows(llm: FlaskClient, fake: Upstream) -> None:
     fake.answer = answering(MESSAGE)
     drawn = {
