@@ -13,7 +13,7 @@ from flask import Blueprint, Response, jsonify, request
 from api.services import Services
 from compiler import Catalogue, Model
 from compiler.openai_names import SLOT_NAME
-from conversation import ListedModel
+from conversation import ListedModel, id_of
 from errors import InvalidValue, ModelNotCurated, shorten
 
 MODEL_PATHS = ("/v1/models", "/v1-openai/models")
@@ -52,8 +52,19 @@ class _Listing:
 
     @cached_property
     def positions(self) -> dict[str, int]:
-        """id in lower case -> its place in `ids`"""
-        return {model_id.casefold(): index for index, model_id in enumerate(self.ids)}
+        """id -> its place in `ids`"""
+        return {model_id: index for index, model_id in enumerate(self.ids)}
+
+    @cached_property
+    def _folded(self) -> dict[str, int]:
+        """id of an image model in lower case -> its place in `ids`. The ids of LLMs may differ only in case."""
+        return {id.casefold(): index for index, id in enumerate(self.ids) if id in self.image_ids}
+
+    def position(self, name: str) -> int | None:
+        """The place in `ids` of the model `name`, as requests for it find it; None if there is none."""
+        if found := id_of(name, self.positions):
+            return self.positions[found]
+        return self._folded.get(name.casefold())
 
     @cached_property
     def image_ids(self) -> frozenset[str]:
@@ -81,7 +92,7 @@ class _Listing:
 
     def one(self, name: str) -> Response:
         """The model of this id or alias. Raises ModelNotCurated."""
-        position = self.positions.get(name.casefold())
+        position = self.position(name)
         if position is not None:
             return jsonify(self._entry(self.ids[position]))
         if name.strip():
@@ -147,14 +158,14 @@ def _position_after(model_id: str, ids: tuple[str, ...], listing: _Listing) -> i
     """The place in `ids`, some of those in the listing, of the first one after `model_id`."""
     if not model_id:
         return 0
-    position = listing.positions.get(model_id.casefold())
+    position = listing.position(model_id)
     if position is None:
         raise InvalidValue(
             f"`after` must be the `last_id` of the page before; there is no model {shorten(model_id, 200)!r}. If the "
             "models have changed meanwhile, begin with the first page.",
             param="after",
         )
-    return sum(1 for id in ids if listing.positions[id.casefold()] <= position)
+    return sum(1 for id in ids if listing.positions[id] <= position)
 
 
 def _llm_entry(name: str, model: ListedModel, loaded_at: int) -> dict[str, Any]:

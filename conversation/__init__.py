@@ -2,7 +2,7 @@
 no graphs and no pictures."""
 
 from conversation.body import RequestBody
-from conversation.directory import ListedModel, ModelDirectory, UpstreamStatus
+from conversation.directory import ListedModel, ModelDirectory, UpstreamStatus, id_of
 from conversation.forwarded import Client, Forwarded
 from conversation.forwarder import Forwarder
 from conversation.json_fields import with_values
@@ -24,6 +24,7 @@ __all__ = [
     "Route",
     "Upstream",
     "UpstreamStatus",
+    "id_of",
     "in_dialect",
     "read_aliases",
     "read_request",

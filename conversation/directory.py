@@ -7,7 +7,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,7 +111,7 @@ class ModelDirectory:
 
     def knows(self, name: str) -> bool:
         """Whether `name` is an alias, or a model of an upstream's last list. Asks nobody."""
-        return name in self.aliases or any(_find(name, listing.models) for listing in self._listings.values())
+        return name in self.aliases or any(id_of(name, listing.models) for listing in self._listings.values())
 
     def has(self, name: str) -> bool:
         """As `knows`, but upstreams whose last list is old are asked."""
@@ -125,7 +125,7 @@ class ModelDirectory:
             Target(upstream, model, upstream.paths.get(route.name, ""), asked_for)
             for upstream in self.upstreams
             if alias.upstream in (None, upstream.name)
-            and (model := _find(alias.model, self._listings[upstream.name].models))
+            and (model := id_of(alias.model, self._listings[upstream.name].models))
         ]
 
     def _model_missing(self, route: Route) -> ModelMissing:
@@ -195,7 +195,7 @@ class ModelDirectory:
         if alias.upstream is not None:
             listing = self._listings[alias.upstream]
             models = {} if listing.problem else listing.models
-        return models.get(_find(alias.model, models))
+        return models.get(id_of(alias.model, models))
 
     def known(self) -> tuple[ListedModel, ...]:
         """The models of the last answers, also of upstreams that do not answer any more. Asks nobody."""
@@ -285,7 +285,7 @@ def _listing_of(upstream: Upstream) -> _Listing:
     return _Listing({id: ListedModel(id, upstream.name) for id in upstream.models}, was_answered=True)
 
 
-def _find(name: str, models: Mapping[str, ListedModel]) -> str:
+def id_of(name: str, models: Container[str]) -> str:
     """The id of the model `name`, empty if there is none; Ollama's `:latest` may be omitted."""
     return next((id for id in (name, name + _DEFAULT_TAG) if id in models), "")
 
