@@ -38,7 +38,12 @@ _OF_THE_REQUEST = frozenset(
 _OF_THE_RESPONSE = frozenset(
     ["content-length", "date", "server", "set-cookie", "via", "www-authenticate", "x-request-id"]
 )
-_MAY_BE_SECRET = re.compile(r"auth|cookie|key|secret|token|credential|password", re.IGNORECASE)
+_MAY_BE_SECRET = re.compile(
+    r"(?<![a-z])(?:[a-z]*auth|authorization|authentication|[a-z]*cookie2?|[a-z]*key(?:id)?|[a-z]*secret|[a-z]*token"
+    r"|credentials?|[a-z]*password|sig|signature)(?![a-z])",
+    re.IGNORECASE,
+)
+"""Whole words of a name: `api_key` and `X-AuthToken`, but not `max_tokens` and `X-Author`"""
 _LINE_BREAK = re.compile(r"[ \t]*[\r\n]+[ \t]*")
 _ABOUT_THE_CLIENT = re.compile(r"x-forwarded-|x-real-ip|access-control-|sec-", re.IGNORECASE)
 

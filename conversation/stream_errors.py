@@ -22,8 +22,8 @@ _NO_EVENT = re.compile(
     re.MULTILINE,
 )
 """Finds a line that is no field of an event, and an event that begins like an error"""
-_NO_OBJECT = re.compile(rb"^(?![{\r\n]|\Z)", re.MULTILINE)
-"""Finds a line that is no JSON object; for Ollama, which sends one in each line"""
+_NO_OBJECT = re.compile(rb'^(?![{\r\n]|\Z)|^\{ ?"error"', re.MULTILINE)
+"""Finds a line that is no JSON object, and one that begins like an error; for Ollama, which sends an object in each line"""
 
 
 class StreamErrors:
@@ -75,12 +75,14 @@ class StreamErrors:
     def _line(self, line: bytes) -> bytes:
         if self._suspect.search(line) is None:
             return line
+        if not self._has_events and line.startswith(b"{"):
+            return self._cleaned(line)
         name, _, value = line.partition(b":")
         document = parse(value) if name in (b"data", b"error") else None
         if name == b"data" and not (isinstance(document, Mapping) and message_of(document)):
             return line
         if name == b"data" and self._dialect != "openai":
-            return self._clean(line.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+            return self._cleaned(line)
         if not isinstance(document, Mapping):
             document = {"message": line.decode("utf-8", "replace").strip()}
         envelope = as_envelope(document, upstream=self._upstream)
@@ -88,6 +90,9 @@ class StreamErrors:
         envelope["error"]["message"] = shorten(envelope["error"]["message"], _SHOWN_CHARS)
         # The line of an event is followed by the empty line that ends it.
         return b"data: " + json.dumps(envelope).encode() + b"\n" if name == b"data" else self._event(envelope)
+
+    def _cleaned(self, line: bytes) -> bytes:
+        return self._clean(line.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
 
     def _event(self, envelope: Mapping[str, Any]) -> bytes:
         data = json.dumps(in_dialect(envelope, self._dialect)).encode()

@@ -114,3 +114,9 @@ def test_no_field_of_an_error_quotes_the_key(dialect: Dialect) -> None:
     result = passed(data, 1000, errors(dialect))
     assert b"sk-1" not in result
     assert result.count(b"***") == 2
+
+
+def test_the_key_is_removed_from_ollamas_errors() -> None:
+    data = b'{"message":{"content":"sk-1"}}\n{"error":"rejected sk-1"}\n'
+    result = passed(data, 1000, errors("ollama", has_events=False))
+    assert result == data.replace(b"rejected sk-1", b"rejected ***")
