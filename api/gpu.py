@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
@@ -17,11 +18,16 @@ MODES: tuple[Mode, ...] = ("generation", "inference")
 def gpu_blueprint(services: Services) -> Blueprint:
     """The routes of /api/comfyui."""
     routes = Blueprint("comfyui", __name__, url_prefix="/api/comfyui")
-    routes.add_url_rule("/status", "status", lambda: jsonify(services.system_status.report()))
+    routes.add_url_rule("/status", "status", lambda: _status(services))
     routes.add_url_rule("/switchover", "switchover", lambda: _switchover(services), methods=["POST"])
     routes.add_url_rule("/pin", "pin", lambda: _pin(services), methods=["POST"])
     routes.add_url_rule("/render/cancel", "cancel", lambda: _cancel(services), methods=["POST"])
     return routes
+
+
+def _status(services: Services) -> Response:
+    upstreams = [asdict(upstream) for upstream in services.models_of_llms.status()]
+    return jsonify({**services.system_status.report(), "upstreams": upstreams})
 
 
 def _switchover(services: Services) -> tuple[Response, int]:

@@ -39,6 +39,3 @@ ROUTES: tuple[Route, ...] = (
     Route("ollama_embeddings", "/api/embeddings", slot="embed", dialect="ollama"),
     Route("ollama_show", "/api/show", dialect="ollama"),
 )
-ROUTE_NAMES = tuple(dict.fromkeys(route.name for route in ROUTES))
-SLOTS = tuple(dict.fromkeys(route.slot for route in ROUTES))
-"""The aliases with a meaning: primary, embed, stt, tts"""

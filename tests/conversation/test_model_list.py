@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from jsonschema import Draft202012Validator
+
+from schemas import load_schema
 from tests.conftest import MakeApp
 
+SCHEMA = Draft202012Validator(load_schema("comfyui_status"))
 IDS = ("Qwen/Q3", "qwen/q3", "llama3:latest", "third")
 
 
@@ -32,3 +36,17 @@ def test_a_model_is_found_exactly_where_a_chat_finds_it(make_app: MakeApp) -> No
         assert client.get(f"/v1/models/{name}").status_code == 404
         assert client.post("/v1/chat/completions", json={"model": name}).status_code == 404
     assert client.get("/v1/models/IMG").get_json()["id"] == "img"
+
+
+def test_the_status_says_which_upstream_cannot_be_asked(make_app: MakeApp) -> None:
+    upstreams = (
+        {"name": "listed", "url": "http://127.0.0.1:1", "models": list(IDS)},
+        {"name": "dead", "url": "http://127.0.0.1:2"},
+    )
+    client = make_app(llm__upstreams=upstreams).test_client()
+    client.get("/v1/models")
+    status = client.get("/api/comfyui/status").get_json()
+    SCHEMA.validate(status)
+    assert [(entry["name"], entry["models"]) for entry in status["upstreams"]] == [("listed", 4), ("dead", 0)]
+    assert status["upstreams"][0]["problem"] == ""
+    assert "refuses connections" in status["upstreams"][1]["problem"]

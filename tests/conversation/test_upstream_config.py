@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from conversation import ROUTES, Upstream, read_upstreams
-from conversation.routes import ROUTE_NAMES
 from conversation.upstreams import presets
 from errors import SettingsInvalid
 from schemas import load_schema
@@ -135,8 +134,9 @@ def test_the_file_and_line_of_a_mistake_are_named(tmp_path: Path) -> None:
 def test_schema_presets_and_routes_agree() -> None:
     schema = load_schema("upstreams")
     assert schema["items"]["properties"]["preset"]["enum"] == list(presets())
-    assert schema["$defs"]["paths"]["propertyNames"]["enum"] == list(ROUTE_NAMES)
-    assert all(set(preset.paths) <= set(ROUTE_NAMES) for preset in presets().values())
+    names = list(dict.fromkeys(route.name for route in ROUTES))
+    assert schema["$defs"]["paths"]["propertyNames"]["enum"] == names
+    assert all(set(preset.paths) <= set(names) for preset in presets().values())
     assert len({route.path for route in ROUTES}) == len(ROUTES)
 
 
