@@ -55,6 +55,11 @@ class Forwarder:
             with self._lock:
                 self._running.discard(key)
 
+    @property
+    def running(self) -> int:
+        """How many requests of this process run or wait."""
+        return len(self._running)
+
     def forward(self, request: LlmRequest, client: Client, envelope: Envelope) -> Forwarded:
         """Send the request on and return the beginning of the response; the rest is read while it is sent to the client.
 
