@@ -95,6 +95,16 @@ def read_chat(
     messages = body.get("messages")
     message = last_user_message(messages, param="messages")
     form = _form(body, default_response_format)
+    if body.get("prompt") is not None:
+        raise FieldNotSupported(
+            "`prompt` is not supported in a chat: the text of the last user message is drawn. Leave it out.",
+            param="prompt",
+        )
+    if message.images and body.get("image"):
+        raise InvalidValue(
+            "The request has `image`, and the last user message has an image; send one of them.",
+            param="image",
+        )
     own = {
         name: value
         for name, value in body.items()
@@ -114,6 +124,7 @@ def read_chat(
         for name in ("metadata", "store")
         if body.get(name)
     ]
+    notes += _stream_notes(body)
     if own.pop("partial_images", None):
         notes.append(
             Note("partial_images", body["partial_images"], None, "a chat completion has no previews")
@@ -126,23 +137,48 @@ def read_chat(
     return fields, form, notes
 
 
-def _form(body: Mapping[str, Any], default_response_format: str) -> ChatForm:
-    choice = body.get("tool_choice")
-    if choice not in (None, "auto", "none"):
-        raise FieldNotSupported(
-            "`tool_choice` requires a tool, and this model only draws pictures. Leave it out.",
-            param="tool_choice",
+def _stream_notes(body: Mapping[str, Any]) -> list[Note]:
+    options = body.get("stream_options") or {}
+    if options and not body.get("stream"):
+        return [Note("stream_options", options, None, "the response is not streamed")]
+    return [
+        Note(f"stream_options.{name}", value, None, "no such option here")
+        for name, value in options.items()
+        if name != "include_usage" and value
+    ]
+
+
+def _includes_usage(options: Any) -> bool:
+    if options is None:
+        return False
+    if not isinstance(options, Mapping):
+        raise InvalidValue(
+            f"`stream_options` is {given_value(options)}; it must be an object.", param="stream_options"
         )
+    value = options.get("include_usage")
+    if not isinstance(value, bool | None):
+        raise InvalidValue(
+            f"`include_usage` of `stream_options` is {given_value(value)}; it must be true or false.",
+            param="stream_options",
+        )
+    return bool(value)
+
+
+def _form(body: Mapping[str, Any], default_response_format: str) -> ChatForm:
+    for name in ("tool_choice", "function_call"):
+        if body.get(name) not in (None, "auto", "none"):
+            raise FieldNotSupported(
+                f"`{name}` requires a tool, and this model only draws pictures. Leave it out.", param=name
+            )
     streamed = body.get("stream")
     if streamed is not None and not isinstance(streamed, bool):
         raise InvalidValue(f"`stream` is {given_value(streamed)}; it must be true or false.", param="stream")
-    options = body.get("stream_options")
     response_format = _response_format(body.get("response_format"))
     wants_images = _wants_images(body.get("modalities"))
     as_url = (response_format or default_response_format) != "b64_json"
     return ChatForm(
         is_streamed=bool(streamed),
-        includes_usage=isinstance(options, Mapping) and options.get("include_usage") is True,
+        includes_usage=_includes_usage(body.get("stream_options")),
         in_content=not wants_images,
         # A chat program that streams and reads `images` reads Markdown too, and would show the picture twice.
         as_images=wants_images or (wants_images is None and not streamed),

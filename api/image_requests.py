@@ -18,7 +18,7 @@ from api.request_fields import ParsedRequest, has_prompt, read_image_request
 from api.request_images import RequestImages, extract_images, refuse_image_url, remove_empty_images
 from api.responses import Links
 from api.services import HttpOptions, Services
-from compiler import Catalogue, Model, Size, Task
+from compiler import Catalogue, Model, Size, Task, compile_workflow
 from compiler.values import TASK_SOURCES, Note
 from deadline import time_limit
 from errors import (
@@ -29,7 +29,7 @@ from errors import (
     ModelNotCurated,
     list_names,
 )
-from generation import Drawing
+from generation import Drawing, Pictures, with_source
 
 GENERATION_PATHS = (
     "/v1/images/generations",
@@ -98,6 +98,21 @@ class ImageFields:
 
         Raises the errors of `extract_images`, `read_image_request` and `Generator.prepare`.
         """
+        parsed, pictures = self._parse()
+        drawing = self.services.generator.prepare(
+            parsed.request,
+            timeout_s=self.deadline - time.monotonic(),
+            pictures=pictures,
+            catalogue=self.catalogue,
+        )
+        return parsed, drawing
+
+    def check(self) -> None:
+        """Raises what is wrong with the fields, as `prepare` does, without asking the engine."""
+        parsed, pictures = self._parse()
+        compile_workflow(with_source(parsed.request, pictures), self.catalogue)
+
+    def _parse(self) -> tuple[ParsedRequest, Pictures | None]:
         services, endpoint, fields = self.services, self.endpoint, self.values
         images: RequestImages | None = None
         if endpoint.task != "generate":
@@ -128,13 +143,7 @@ class ImageFields:
             else Size(images.pictures.image.width, images.pictures.image.height),
             notes=(*self.notes, *(images.notes if images else ())),
         )
-        drawing = services.generator.prepare(
-            parsed.request,
-            timeout_s=self.deadline - time.monotonic(),
-            pictures=images.pictures if images else None,
-            catalogue=self.catalogue,
-        )
-        return parsed, drawing
+        return parsed, images.pictures if images else None
 
 
 def _workflow_inputs(body: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable
 
 from flask import Response
 
 from api.chat_pictures import draw_chat
 from api.json_body import json_object
-from api.openai_responses.answers import ModelAnswer, draw_response
+from api.openai_responses.answers import ModelAnswer, check_tool, draw_response
 from api.openai_responses.requests import TOOL, image_tool, is_forced, refuse_background
 from api.openai_responses.tool import upstream_values
 from api.services import Services
 from conversation import Forwarded, LlmRequest, RequestBody, read_request, with_values
-from errors import ModelNotCurated
+from errors import InvalidRequest, ModelNotCurated
 
 Open = Callable[[LlmRequest], Forwarded]
 """Sends a request to its upstream"""
@@ -62,7 +63,12 @@ def _responses(
     respond: Respond,
 ) -> Response | None:
     content = request.body.bytes()
-    body = json_object(content, has_history=True)
+    try:
+        body = json_object(content, has_history=True)
+    except InvalidRequest:
+        if image_model or _has_image_tool(content):
+            raise
+        return None  # the upstream reads it in its own way
     if image_model or is_forced(body):
         request.body.close()
         held.close()
@@ -72,6 +78,7 @@ def _responses(
         return None  # the word is elsewhere in it
     if image_tool(body) is not None:
         refuse_background(body)
+        check_tool(services, body)
     request.body.close()
     new = read_request(
         request.route, RequestBody(with_values(content, values)), request.content_type, request.query
@@ -82,6 +89,18 @@ def _responses(
     if image_tool(body) is None or forwarded.status >= 400:
         return respond(forwarded, held.pop_all())
     return ModelAnswer(services, body, forwarded, held).response()
+
+
+def _has_image_tool(content: bytes) -> bool:
+    """Whether a body has the tool that is not strict JSON: it may have a key twice, or be nested deeply."""
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    tools = body.get("tools") if isinstance(body, dict) else None
+    return isinstance(tools, list) and any(
+        isinstance(tool, dict) and tool.get("type") == TOOL for tool in tools
+    )
 
 
 def _take(request: LlmRequest) -> bytes:

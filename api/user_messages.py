@@ -27,14 +27,27 @@ def last_user_message(items: Any, *, param: str, skips_others: bool = False) -> 
     """The last message with the role `user`. `items`: the messages; in the Responses API also a text. `skips_others`: see
     `user_messages`.
 
-    Raises PromptRequired if there is none, and what `user_messages` raises.
+    Raises PromptRequired if there is none, or one without text and image unless `skips_others`, and what `user_messages`
+    raises.
     """
+    if items in (None, "", []):
+        form = "as a text or as messages" if param == "input" else "as messages"
+        raise PromptRequired(
+            f"A prompt is required: `{param}` is {'missing' if items is None else 'empty'}. Send the prompt there, {form} "
+            "with the role `user`.",
+            param=param,
+        )
     if isinstance(items, str) and param == "input":
-        return UserMessage(items, (), 0)
-    found = next(user_messages(items, param=param, skips_others=skips_others), None)
+        found: UserMessage | None = UserMessage(items, (), 0)
+    else:
+        found = next(user_messages(items, param=param, skips_others=skips_others), None)
     if found is None:
         raise PromptRequired(
             f"A prompt is required: `{param}` has no message with the role `user`.", param=param
+        )
+    if not (found.text.strip() or found.images or skips_others):
+        raise PromptRequired(
+            f"A prompt is required: the last user message in `{param}` has no text.", param=param
         )
     return found
 

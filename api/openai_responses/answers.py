@@ -25,11 +25,14 @@ from api.openai_responses.objects import (
     picture_item,
 )
 from api.openai_responses.requests import (
+    allows_tool,
     direct_fields,
+    has_mask,
     image_tool,
     newest_image,
     picture_fields,
     source_images,
+    tool_action,
 )
 from api.openai_responses.tool import MAX_ANSWER_BYTES, EventSplitter, PictureCall, UpstreamAnswer, data_of
 from api.request_fields import ParsedRequest
@@ -101,6 +104,27 @@ def _direct_events(response: ResponseObject, drawing: Drawing, parsed: ParsedReq
         finish=lambda items: write("response.completed", response=response.completed(items)),
         fail=lambda error: write.failure(error, response.begun()),
     )
+
+
+def check_tool(services: Services, body: Mapping[str, Any]) -> None:
+    """Raises what is wrong with the image tool, before a language model is asked. `body`: of a request that has the tool."""
+    if not allows_tool(body):
+        return
+    tool = image_tool(body) or {}
+    fields, notes = picture_fields(tool, "a picture", _images_of(body, tool) if _always_edits(tool) else ())
+    ImageFields.read(fields, services, Endpoint(), notes=notes).check()
+
+
+def _always_edits(tool: Mapping[str, Any]) -> bool:
+    return tool_action(tool) == "edit" or has_mask(tool)
+
+
+def _images_of(body: Mapping[str, Any], tool: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The images for an edit. Raises ImageRequired."""
+    if "image" in tool:
+        return ()  # among the tool's fields
+    message = last_user_message(body.get("input"), param="input", skips_others=True)
+    return source_images(body, tool, message, edit=True)
 
 
 def _pictures_of(drawing: Drawing) -> int:
@@ -182,9 +206,8 @@ class ModelAnswer:
         tool = image_tool(self._body) or {}
         images: tuple[Any, ...] = ()
         # A model may say `edit` although it was not offered, because there is nothing to edit.
-        if (edit and newest_image(self._body) is not None) or tool.get("action") == "edit":
-            message = last_user_message(self._body.get("input"), param="input", skips_others=True)
-            images = source_images(self._body, tool, message, edit=True)
+        if (edit and newest_image(self._body) is not None) or _always_edits(tool):
+            images = _images_of(self._body, tool)
         fields, notes = picture_fields(tool, prompt, images)
         return ImageFields.read({**fields, **more}, self._services, Endpoint(), notes=notes).prepare()
 
@@ -264,7 +287,7 @@ class ModelAnswer:
     def _announce_late_calls(self) -> Iterator[bytes]:
         """Calls that only the complete response has."""
         for call in self._answer.complete:
-            if call.index not in self._answer.announced:
+            if not call.is_announced:
                 yield from self._write.item_begun(call.id, call.index)
 
     def _stream_pictures(self, call: PictureCall, document: Mapping[str, Any]) -> Iterator[bytes]:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from api.errors import envelope, status_of
-from api.openai_responses.requests import CALL
+from api.openai_responses.requests import CALL, shown_tool
 from api.request_fields import ParsedRequest
 from api.responses import debug_info, quality_of
 from api.stream_events import EncodedEvents, PreviewSchedule, encode_event
@@ -93,13 +93,6 @@ class ResponseObject:
         }
 
 
-def shown_tool(tool: Any) -> Any:
-    """A tool as the response repeats it: without a mask, which may have megabytes."""
-    if not isinstance(tool, Mapping):
-        return tool
-    return {name: value for name, value in tool.items() if name != "input_image_mask"}
-
-
 def failed_response(response: Mapping[str, Any], error: EaselError) -> dict[str, Any]:
     """`response` with the status `failed`. OpenAI's clients know few codes, so its `error` has one of these; the event
     `error` has the stable one."""
@@ -128,6 +121,11 @@ def picture_item(id: str, image: Image, parsed: ParsedRequest, drawing: Drawing)
 def begun_item(id: str) -> dict[str, Any]:
     """The output item for a picture that is not there yet."""
     return {"id": id, "type": CALL, "status": "in_progress", "result": None}
+
+
+def failed_item(id: str) -> dict[str, Any]:
+    """The output item for a picture that is not drawn."""
+    return {**begun_item(id), "status": "failed"}
 
 
 # --- events ----------------------------------------------------------------------------------------

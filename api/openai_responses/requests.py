@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from api.request_images import is_image_name, is_mask_name
 from api.user_messages import UserMessage, last_user_message, user_messages
 from compiler.values import Note
 from errors import FieldNotSupported, ImageRequired, InvalidValue
@@ -34,6 +35,16 @@ _WITHOUT_EFFECT: Mapping[str, str] = {
 }
 _HANDLED = ("input", "metadata", "model", "store", "stream", "tools", "tool_choice")
 _OF_THE_TOOL = ("type", "action", "input_image_mask")
+_NOT_IN_THE_TOOL: Mapping[str, str] = {
+    "prompt": "the prompt is the text of the last user message, or what the language model writes; leave it out",
+    "stream": "send it beside `tools`",
+}
+_OVERRIDDEN: Mapping[str, str] = {
+    "image": "the image in `input` is redrawn",
+    "mask": "the `input_image_mask` of the tool wins",
+    "response_format": "a `result` is base64",
+}
+"""Why a field of the image API beside the tools is not used although the tool lacks it"""
 _ACTIONS = ("auto", "generate", "edit")
 
 
@@ -76,6 +87,17 @@ def is_forced(body: Mapping[str, Any]) -> bool:
     return choice.get("type") == TOOL
 
 
+def allows_tool(body: Mapping[str, Any]) -> bool:
+    """Whether a language model may call the tool: `tool_choice` is not none, and names no other tools only."""
+    choice = body.get("tool_choice")
+    if not isinstance(choice, Mapping):
+        return choice != "none"
+    allowed = choice.get("tools")
+    if choice.get("type") == "allowed_tools" and isinstance(allowed, list):
+        return any(isinstance(tool, Mapping) and tool.get("type") == TOOL for tool in allowed)
+    return choice.get("type") in (None, TOOL, "allowed_tools")
+
+
 def _is_only_tool(tools: Sequence[Any]) -> bool:
     return bool(tools) and all(isinstance(tool, Mapping) and tool.get("type") == TOOL for tool in tools)
 
@@ -90,20 +112,17 @@ def direct_fields(body: Mapping[str, Any], image_model: str) -> tuple[dict[str, 
     for name, why in _STATEFUL.items():
         if body.get(name) not in (None, False, ""):
             raise FieldNotSupported(f"`{name}` is not supported: {why}", param=name)
-    for name, types in (("tools", list), ("tool_choice", (str, Mapping))):
-        if body.get(name) is not None and not isinstance(body[name], types):
-            raise InvalidValue(f"`{name}` is {given_value(body[name])}, which is the wrong type.", param=name)
-    if body.get("tool_choice") == "none":
-        raise InvalidValue(
-            "`tool_choice` is none, and the model only draws pictures; leave it out.", param="tool_choice"
-        )
+    _check_tools(body)
+    _check_tool_choice(body)
     tool = image_tool(body) or {}
     message = last_user_message(body.get("input"), param="input")
     known = {*_STATEFUL, *_WITHOUT_EFFECT, *_HANDLED}
     own = {name: value for name, value in body.items() if name not in known and value is not None}
     fields, notes = picture_fields(tool, message.text, source_images(body, tool, message))
     overridden = [
-        Note(name, own[name], None, f"`{name}` of the tool wins")
+        Note(
+            name, own[name], None, f"`{name}` of the tool wins" if name in tool else _OVERRIDDEN.get(name, "")
+        )
         for name in own
         if name in fields and fields[name] != own[name]
     ]
@@ -115,11 +134,60 @@ def direct_fields(body: Mapping[str, Any], image_model: str) -> tuple[dict[str, 
     return fields, (*notes, *overridden, *_ignored(body, message))
 
 
+def _check_tools(body: Mapping[str, Any]) -> None:
+    tools = body.get("tools")
+    if tools is not None and not isinstance(tools, list):
+        raise InvalidValue(f"`tools` is {given_value(tools)}; it must be a list of tools.", param="tools")
+    for tool in tools or ():
+        if not isinstance(tool, Mapping):
+            raise InvalidValue(
+                f"`tools` has {given_value(tool)}; each tool must be an object with a `type`.", param="tools"
+            )
+
+
+def _check_tool_choice(body: Mapping[str, Any]) -> None:
+    """Refuses a choice that a picture is no answer to."""
+    choice = body.get("tool_choice")
+    if choice == "none":
+        raise InvalidValue(
+            "`tool_choice` is none, and the model only draws pictures; leave it out.", param="tool_choice"
+        )
+    if not (isinstance(choice, Mapping) or choice in (None, "auto", "required")):
+        raise InvalidValue(
+            f"`tool_choice` is {given_value(choice)}; it must be auto, required, or an object with a `type`.",
+            param="tool_choice",
+        )
+    wants_others = choice == "required" and bool(body.get("tools")) and image_tool(body) is None
+    if wants_others or not allows_tool(body):
+        raise FieldNotSupported(
+            "`tool_choice` requires another tool, and this request is answered without a language model: it only draws. "
+            f"Leave it out, or choose {TOOL}.",
+            param="tool_choice",
+        )
+
+
 def picture_fields(
     tool: Mapping[str, Any], prompt: str, images: Sequence[Any]
 ) -> tuple[dict[str, Any], tuple[Note, ...]]:
-    """The tool's fields, the prompt and the images to redraw, as the image API knows them, and notes."""
+    """The tool's fields, the prompt and the images to redraw, as the image API knows them, and notes. Raises InvalidValue,
+    FieldNotSupported."""
     fields = {name: value for name, value in tool.items() if name not in _OF_THE_TOOL and value is not None}
+    for name, why in _NOT_IN_THE_TOOL.items():
+        if name in fields:
+            raise FieldNotSupported(f"`{name}` is not supported in the tool {TOOL}: {why}.", param=name)
+    for name, other in (("image", images), ("mask", tool.get("input_image_mask"))):
+        if name in fields and other:
+            where = (
+                "an image of the conversation is redrawn"
+                if name == "image"
+                else "it has an `input_image_mask`"
+            )
+            raise InvalidValue(f"The tool {TOOL} has `{name}`, and {where}; send one of them.", param=name)
+    if tool_action(tool) == "generate" and (has_mask(tool) or "image" in fields):
+        raise InvalidValue(
+            "`action` is generate, and the tool has an image or a mask; leave one of them out.",
+            param="action",
+        )
     notes = []
     if fields.get("response_format", "b64_json") != "b64_json":
         notes.append(Note("response_format", fields["response_format"], None, "a `result` is base64"))
@@ -129,6 +197,26 @@ def picture_fields(
     if tool.get("input_image_mask"):
         fields["mask"] = tool["input_image_mask"]
     return fields, tuple(notes)
+
+
+def has_mask(tool: Mapping[str, Any]) -> bool:
+    """Whether the tool has a mask: then each call of it is an edit."""
+    return bool(tool.get("input_image_mask") or tool.get("mask"))
+
+
+def shown_tool(tool: Any) -> Any:
+    """A tool as the response repeats it: the image tool without images and masks, which may have megabytes."""
+    if not (isinstance(tool, Mapping) and tool.get("type") == TOOL):
+        return tool
+    return _without_images(tool)
+
+
+def _without_images(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_images(value) if isinstance(value, Mapping) else value
+        for name, value in fields.items()
+        if not (name == "input_image_mask" or is_image_name(name) or is_mask_name(name))
+    }
 
 
 def tool_action(tool: Mapping[str, Any]) -> str:

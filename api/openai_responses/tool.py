@@ -6,12 +6,25 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
-from api.openai_responses.objects import ResponseObject, begun_item, new_id, shown_tool
-from api.openai_responses.requests import CALL, TOOL, image_tool, newest_image, tool_action
+from api.openai_responses.objects import ResponseObject, begun_item, failed_item, new_id
+from api.openai_responses.requests import (
+    CALL,
+    TOOL,
+    allows_tool,
+    has_mask,
+    image_tool,
+    newest_image,
+    shown_tool,
+    tool_action,
+)
+from api.prompt_fields import extract_extra_args
 from errors import UpstreamFailed
 
+MAX_CALLS = 16
+"""Calls of one response that are drawn, at most; `max_tool_calls` may say less"""
 MAX_ANSWER_BYTES = 64_000_000
 """Of a response that is read before it is sent on, and of one event"""
 _FUNCTION_CALL = "function_call"
@@ -42,9 +55,8 @@ def upstream_values(body: Mapping[str, Any]) -> dict[str, Any]:
     name = function_name(body)
     values: dict[str, Any] = {}
     if (tool := image_tool(body)) is not None:
-        function = _function(
-            name, may_edit=tool_action(tool) != "generate" and newest_image(body) is not None
-        )
+        is_open = tool_action(tool) == "auto" and not (has_mask(tool) or "image" in tool)
+        function = _function(name, may_edit=is_open and newest_image(body) is not None)
         values["tools"] = [function if _is_tool(entry) else entry for entry in body["tools"]]
     choice = body.get("tool_choice")
     if isinstance(choice, Mapping) and isinstance(choice.get("tools"), list):
@@ -108,19 +120,26 @@ def _history(item: Any, name: str) -> Iterator[Any]:
 
 @dataclass
 class PictureCall:
-    """A call of the function. `index`: of its output item."""
+    """A call of the function. `index`: of its output item. `is_announced`: whether an event for the client has shown it."""
 
     index: int
     id: str = field(default_factory=lambda: new_id("ig"))
     arguments: str = ""
+    is_announced: bool = False
 
     def prompt(self) -> tuple[str, bool]:
-        """The prompt, and whether the latest picture is to be changed. Raises UpstreamFailed."""
+        """The prompt, and whether the latest picture is to be changed. Fields of the image API that the prompt contains are
+        removed: the model may follow a page that it has read, and the client has chosen how many pictures there are.
+
+        Raises UpstreamFailed, and InvalidValue for such fields that cannot be read.
+        """
         try:
             arguments = json.loads(self.arguments)
         except (ValueError, RecursionError):
             arguments = None
         prompt = arguments.get("prompt") if isinstance(arguments, Mapping) else None
+        if isinstance(prompt, str):
+            prompt, _ = extract_extra_args(prompt)
         if not isinstance(prompt, str) or not prompt.strip():
             raise UpstreamFailed(
                 "The language model called the image tool without a prompt. Ask again, or force the tool with "
@@ -136,15 +155,20 @@ class UpstreamAnswer:
         self._name, self._body = function_name(body), body
         begun = ResponseObject(body, str(body.get("model") or "")).begun()
         self._required = {name: begun[name] for name in _REQUIRED}
+        limit = body.get("max_tool_calls")
+        self._max_calls = min(limit, MAX_CALLS) if type(limit) is int and limit > 0 else MAX_CALLS
+        if not allows_tool(body):
+            self._max_calls = 0
         self._indexes: dict[str, int] = {}
-        """Id or call id of an item -> its output index"""
+        """Id or call id of an item -> its output index; of several with the same id, the last one's"""
+        self._begun: set[int] = set()
+        self._done: set[int] = set()
+        """Output indexes of the items that events have begun and completed"""
         self._next_index = 0
         self.calls: dict[int, PictureCall] = {}
         """By output index, complete or not"""
-        self.announced: set[int] = set()
-        """Output indexes of the calls that an event for the client has announced"""
         self.complete: list[PictureCall] = []
-        """Those whose arguments are complete"""
+        """Those whose arguments are complete, and which are to be drawn"""
         self.last: dict[str, Any] | None = None
         """The event that ends the response, held until the pictures are there"""
 
@@ -159,10 +183,21 @@ class UpstreamAnswer:
         return {**self._required, **response, **shown}
 
     def read_output(self, response: Mapping[str, Any]) -> None:
-        """Find the calls in a complete response that no event has announced."""
+        """Find the calls in a complete response that no event has announced. Their order tells which are the announced ones:
+        there are servers whose events have other output indexes or ids than the response."""
         output = response.get("output")
-        for index, item in enumerate(output if isinstance(output, list) else ()):
-            if self._is_picture(item) and item.get("status", "completed") == "completed":
+        items = [
+            (index, item)
+            for index, item in enumerate(output if isinstance(output, list) else ())
+            if self._is_picture(item)
+        ]
+        known = [self.calls[index] for index in sorted(self.calls)]
+        if items:
+            self.calls = {}
+        for (index, item), call in zip_longest(items, known[: len(items)]):
+            self.calls[index] = call or PictureCall(index)
+            self.calls[index].index = index
+            if item.get("status", "completed") == "completed":
                 self._complete(index, item)
 
     def _is_picture(self, item: Any) -> bool:
@@ -174,7 +209,7 @@ class UpstreamAnswer:
 
     def _complete(self, index: int, item: Mapping[str, Any]) -> None:
         call = self.calls.setdefault(index, PictureCall(index))
-        if call not in self.complete:
+        if call not in self.complete and len(self.complete) < self._max_calls:
             call.arguments = str(item.get("arguments") or "")
             self.complete.append(call)
 
@@ -182,15 +217,11 @@ class UpstreamAnswer:
         self, response: Mapping[str, Any], items: Mapping[int, Mapping[str, Any]]
     ) -> dict[str, Any]:
         """`response` with the items of the pictures. `items`: by output index; those behind the end are added. A call that
-        is not complete stays as an item without a picture."""
+        was not drawn is an item without a picture."""
         output = response.get("output")
         present = dict(enumerate(output if isinstance(output, list) else ()))
-        begun = {
-            index: {**begun_item(call.id), "status": "failed"}
-            for index, call in self.calls.items()
-            if index in present
-        }
-        merged = {**present, **begun, **items}
+        failed = {index: failed_item(call.id) for index, call in self.calls.items() if index in present}
+        merged = {**present, **failed, **items}
         return {**self.restore(response), "output": [merged[index] for index in sorted(merged)]}
 
     def on_event(self, event: dict[str, Any]) -> list[dict[str, Any]]:
@@ -206,18 +237,26 @@ class UpstreamAnswer:
             return self._announce(index) if self._is_picture(item) else [{**event, "output_index": index}]
         if kind == "response.output_item.done" and isinstance(item, Mapping):
             index = self._place(event, item)
+            self._done.add(index)
             if not self._is_picture(item):
                 return [{**event, "output_index": index}]
-            announced = [] if index in self.announced else self._announce(index)
+            announced = [] if index in self.calls else self._announce(index)
             if item.get("status", "completed") == "completed":
                 self._complete(index, item)
-            return announced
+            call = self.calls[index]
+            if call in self.complete:
+                return announced
+            failed = failed_item(call.id)
+            return [
+                *announced,
+                {"type": "response.output_item.done", "output_index": index, "item": failed},
+            ]
         if isinstance(event.get("response"), Mapping):
             return [{**event, "response": self.restore(event["response"])}]
         known = event.get("output_index")
-        if not isinstance(known, int):
-            known = self._indexes.get(str(event.get("item_id")))
-        if known in self.announced and kind.startswith("response.function_call_arguments."):
+        if not isinstance(known, int) or known in self._done:
+            known = self._indexes.get(str(event.get("item_id")), known)
+        if known in self.calls and kind.startswith("response.function_call_arguments."):
             return []
         if known is None:
             return [event]
@@ -225,25 +264,29 @@ class UpstreamAnswer:
             {
                 **(_OF_A_TEXT if kind.startswith("response.output_text.") else {}),
                 **(_OF_A_PART if "content_part" in kind or "output_text" in kind else {}),
-                "output_index": known,
                 **event,
+                "output_index": known,
             }
         ]
 
     def _place(self, event: Mapping[str, Any], item: Mapping[str, Any]) -> int:
-        """The output index of an item; llama-server does not send it."""
+        """The output index of an item that begins or ends. llama-server does not send it, and other servers send
+        one twice, or use ids again: an item that begins gets a place of its own."""
         names = [str(item[name]) for name in ("id", "call_id") if item.get(name)]
+        begins = event["type"] == "response.output_item.added"
+        known = [self._indexes[name] for name in names if name in self._indexes]
         index = event.get("output_index")
-        if not isinstance(index, int):
-            known = [self._indexes[name] for name in names if name in self._indexes]
-            index = known[0] if known else self._next_index
+        taken = self._begun if begins else self._done
+        if not isinstance(index, int) or index in taken:
+            is_new = begins or not known or known[0] in self._done
+            index = self._next_index if is_new else known[0]
+        self._begun.add(index)
         self._next_index = max(self._next_index, index + 1)
         self._indexes |= dict.fromkeys(names, index)
         return index
 
     def _announce(self, index: int) -> list[dict[str, Any]]:
-        call = self.calls[index] = PictureCall(index)
-        self.announced.add(index)
+        call = self.calls[index] = PictureCall(index, is_announced=True)
         return [
             {"type": "response.output_item.added", "output_index": index, "item": begun_item(call.id)},
             {"type": f"response.{CALL}.in_progress", "output_index": index, "item_id": call.id},

@@ -183,6 +183,13 @@ def test_fields_for_language_models_are_listed(client: FlaskClient) -> None:
     assert listed(document) == ["max_tokens", "partial_images", "store", "temperature", "tools", "user"]
 
 
+def test_options_of_a_stream_without_effect_are_listed(client: FlaskClient) -> None:
+    document, _ = chat(client, stream_options={"include_usage": True})
+    assert listed(document) == ["stream_options"]
+    chunks = stream_chat(client, stream_options={"include_usage": False, "include_obfuscation": True})
+    assert listed(chunks[-1]) == ["stream_options.include_obfuscation"]
+
+
 def test_an_llm_or_an_alias_of_that_name_wins(make_app: MakeApp) -> None:
     with upstream() as fake:
         entry = {"name": "fake", "url": fake.url}
@@ -211,7 +218,15 @@ def test_an_llm_that_has_the_name_of_an_image_model_is_asked_even_if_it_was_not_
 @pytest.mark.parametrize(
     ("fields", "error"),
     [
-        ({"content": ""}, (422, "image.prompt_required", "prompt")),
+        ({"content": ""}, (422, "image.prompt_required", "messages")),
+        ({"messages": None}, (422, "image.prompt_required", "messages")),
+        ({"prompt": "a dog"}, (400, "request.field_not_supported", "prompt")),
+        ({"image": "data:", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}, (400, "request.invalid_value", "image")),
+        ({"stream_options": "x"}, (400, "request.invalid_value", "stream_options")),
+        ({"stream_options": [], "stream": True}, (400, "request.invalid_value", "stream_options")),
+        ({"stream_options": {"include_usage": "yes"}}, (400, "request.invalid_value", "stream_options")),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, (400, "request.field_not_supported", "tool_choice")),
+        ({"function_call": {"name": "f"}}, (400, "request.field_not_supported", "function_call")),
         ({"messages": []}, (422, "image.prompt_required", "messages")),
         ({"messages": "a cat"}, (400, "request.invalid_value", "messages")),
         ({"content": [{"type": "input_audio"}]}, (400, "request.invalid_value", "messages")),

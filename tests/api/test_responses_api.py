@@ -159,6 +159,32 @@ def test_a_mask_is_used_as_in_the_image_api(client: FlaskClient) -> None:
     assert "input_image_mask" not in document["tools"][0]
 
 
+def test_an_image_in_the_tool_is_redrawn_and_not_repeated(client: FlaskClient) -> None:
+    tool = {
+        **TOOL,
+        "model": "sd-1.5",
+        "image": data_url(photo(320, 256)),
+        "extra_body": {"mask": data_url(mask())},
+    }
+    document, response = respond(client, tools=[tool], tool_choice="required")
+    (item,) = response.output
+    assert item.type == "image_generation_call"
+    assert (item.action, item.size) == ("edit", "320x256")
+    assert document["tools"] == [{**TOOL, "model": "sd-1.5", "extra_body": {}}]
+    events = stream_response(client, tools=[tool], tool_choice="required")
+    assert not [event for event in events if "base64" in str(event)]
+
+
+def test_a_field_beside_the_tool_that_is_not_used_is_listed(client: FlaskClient) -> None:
+    url = data_url(photo(320, 256))
+    document, _ = respond(
+        client, input=[user(text("a cat"), image(url))], **FORCED, image="data:x", size="512x512"
+    )
+    notes = {note["field"]: note["why"] for note in document["output"][0]["_hal0"]["ignored"]}
+    assert notes["image"] == "the image in `input` is redrawn"
+    assert notes["size"] == "`size` of the tool wins"
+
+
 def test_an_earlier_picture_is_redrawn_if_action_is_edit(client: FlaskClient) -> None:
     first, _ = respond(client, **FORCED)
     conversation = [user(text("a cat")), first["output"][0], user(text("at night"))]
@@ -216,8 +242,48 @@ def test_what_needs_stored_responses_is_refused(client: FlaskClient, fields: dic
 @pytest.mark.parametrize(
     ("fields", "error"),
     [
-        ({"input": ""}, (422, "image.prompt_required", "prompt")),
-        ({"input": None}, (400, "request.invalid_value", "input")),
+        ({"input": ""}, (422, "image.prompt_required", "input")),
+        ({"input": None}, (422, "image.prompt_required", "input")),
+        ({"input": []}, (422, "image.prompt_required", "input")),
+        ({"input": " "}, (422, "image.prompt_required", "input")),
+        ({"input": [user(text(" "))]}, (422, "image.prompt_required", "input")),
+        ({"input": 5}, (400, "request.invalid_value", "input")),
+        ({"tools": [{**SMALL, "prompt": "a dog"}]}, (400, "request.field_not_supported", "prompt")),
+        ({"tools": [{**SMALL, "stream": True}]}, (400, "request.field_not_supported", "stream")),
+        ({"tools": [SMALL, "text"]}, (400, "request.invalid_value", "tools")),
+        ({"tools": [SMALL, None]}, (400, "request.invalid_value", "tools")),
+        ({"model": "img", "tool_choice": "banana"}, (400, "request.invalid_value", "tool_choice")),
+        ({"model": "img", "tool_choice": 5}, (400, "request.invalid_value", "tool_choice")),
+        (
+            {"model": "img", "tool_choice": {"type": "function", "name": "f"}},
+            (400, "request.field_not_supported", "tool_choice"),
+        ),
+        (
+            {"model": "img", "tools": [{"type": "function", "name": "f"}], "tool_choice": "required"},
+            (400, "request.field_not_supported", "tool_choice"),
+        ),
+        (
+            {
+                "model": "img",
+                "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "mcp"}]},
+            },
+            (400, "request.field_not_supported", "tool_choice"),
+        ),
+        (
+            {"tools": [{**SMALL, "action": "generate", "mask": "data:"}]},
+            (400, "request.invalid_value", "action"),
+        ),
+        (
+            {"tools": [{**SMALL, "mask": "data:", "input_image_mask": {"image_url": "data:"}}]},
+            (400, "request.invalid_value", "mask"),
+        ),
+        (
+            {
+                "tools": [{**SMALL, "image": "data:"}],
+                "input": [user(text("a"), image("data:image/png;base64,AAAA"))],
+            },
+            (400, "request.invalid_value", "image"),
+        ),
         ({"input": [{"role": "assistant", "content": "x"}]}, (422, "image.prompt_required", "input")),
         ({"input": [user(5)]}, (400, "request.invalid_value", "input")),
         ({"tools": [{**SMALL, "model": "nope"}]}, (404, "image.model_not_curated", "model")),

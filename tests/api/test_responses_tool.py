@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from api.openai_responses.tool import MAX_CALLS
 from tests.api.openai_types import RESPONSES, SMALL, TOOL, checked_events, respond
 from tests.api.sse import events_of
-from tests.api.test_edits import data_url, photo
+from tests.api.test_edits import data_url, mask, photo
 from tests.conftest import MakeApp
 from tests.conversation.upstream import Exchange, Upstream, upstream
 
@@ -181,6 +182,44 @@ def test_an_unknown_action_is_refused_before_the_language_model_is_asked(
     assert fake.posts == []
 
 
+@pytest.mark.parametrize(
+    ("tool", "code", "param"),
+    [
+        ({"size": "banana"}, "image.size_not_allowed", "size"),
+        ({"model": "nope"}, "image.model_not_curated", "model"),
+        ({"steps": 100_000}, "request.invalid_value", "steps"),
+        ({"prompt": "a dog"}, "request.field_not_supported", "prompt"),
+        ({"stream": True}, "request.field_not_supported", "stream"),
+        ({"input_image_mask": {"image_url": "data:image/png;base64,AAAA"}}, "image.image_required", "input"),
+        ({"action": "edit"}, "image.image_required", "input"),
+    ],
+)
+def test_a_tool_that_cannot_draw_is_refused_before_the_language_model_is_asked(
+    llm: FlaskClient, fake: Upstream, tool: dict[str, Any], code: str, param: str
+) -> None:
+    error = ask(llm, tools=[{**SMALL, **tool}]).get_json()["error"]
+    assert (error["code"], error["param"]) == (code, param)
+    assert fake.posts == []
+
+
+def test_a_mask_that_is_none_is_refused_before_the_language_model_is_asked(
+    llm: FlaskClient, fake: Upstream
+) -> None:
+    image = {"type": "input_image", "detail": "auto", "image_url": data_url(photo())}
+    tool = {**TOOL, "model": "sd-1.5", "input_image_mask": {"image_url": "data:image/png;base64,AAAA"}}
+    answer = ask(llm, input=[{"role": "user", "content": [image]}], tools=[tool])
+    assert answer.get_json()["error"]["code"] == "image.invalid_image"
+    assert fake.posts == []
+
+
+def test_an_engine_that_is_down_fails_only_requests_that_draw(make_app: MakeApp, fake: Upstream) -> None:
+    app = make_app(llm__upstreams=[{"name": "fake", "url": fake.url}], engine__url="http://127.0.0.1:9")
+    fake.answer = answering(MESSAGE)
+    assert ask(app.test_client()).status_code == 200
+    fake.answer = answering(call())
+    assert ask(app.test_client()).status_code == 503
+
+
 def test_earlier_pictures_become_calls_that_any_upstream_knows(llm: FlaskClient, fake: Upstream) -> None:
     fake.answer = answering(MESSAGE)
     drawn = {
@@ -207,9 +246,14 @@ def test_earlier_pictures_become_calls_that_any_upstream_knows(llm: FlaskClient,
     assert "tools" not in fake.posts[0].json()
 
 
-def test_a_request_that_only_speaks_of_the_tool_passes_as_it_is(llm: FlaskClient, fake: Upstream) -> None:
+@pytest.mark.parametrize(
+    "more", [b'"x": 1.10', b'"x":1, "x":2', b'"x": NaN', b'"x": ' + b"[" * 60 + b"]" * 60]
+)
+def test_a_request_that_only_speaks_of_the_tool_passes_as_it_is(
+    llm: FlaskClient, fake: Upstream, more: bytes
+) -> None:
     fake.answer = answering(MESSAGE)
-    body = b'{"input":"what is image_generation?",  "model":"tiny", "x": 1.10}'
+    body = b'{"input":"what is image_generation?",  "model":"tiny", %s}' % more
     assert llm.post(RESPONSES, data=body, content_type="application/json").status_code == 200
     assert fake.posts[0].body == body
 
@@ -393,6 +437,86 @@ def test_the_model_may_change_the_latest_picture(llm: FlaskClient, fake: Upstrea
     assert (document["output"][0]["action"], document["output"][0]["size"]) == ("edit", "320x256")
     respond(llm, **AUTO)
     assert "edit" not in fake.posts[1].json()["tools"][0]["parameters"]["properties"]
+
+
+def test_with_a_mask_each_call_is_an_edit(llm: FlaskClient, fake: Upstream) -> None:
+    fake.answer = answering(call())
+    image = {"type": "input_image", "detail": "auto", "image_url": data_url(photo())}
+    tool = {**TOOL, "model": "sd-1.5", "input_image_mask": {"image_url": data_url(mask())}}
+    items = [{"role": "user", "content": [image]}, {"role": "user", "content": "a hat"}]
+    document, _ = respond(llm, input=items, model="tiny", tools=[tool])
+    assert document["output"][0]["action"] == "edit"
+    assert "edit" not in fake.posts[0].json()["tools"][0]["parameters"]["properties"]
+
+
+NOT_TO_BE_CALLED = [
+    "none",
+    {"type": "function", "name": "f"},
+    {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]},
+]
+
+
+@pytest.mark.parametrize("choice", NOT_TO_BE_CALLED)
+def test_a_tool_that_must_not_be_called_draws_nothing(llm: FlaskClient, fake: Upstream, choice: Any) -> None:
+    own = {"type": "function", "name": "f", "parameters": {}, "strict": False}
+    fake.answer = answering(MESSAGE, call())
+    document, _ = respond(llm, model="tiny", tools=[SMALL, own], tool_choice=choice)
+    assert document["output"][1] == {
+        **document["output"][1],
+        "type": CALL,
+        "status": "failed",
+        "result": None,
+    }
+    assert fake.posts[0].json()["tool_choice"] == choice
+    events = stream(llm, tools=[SMALL, own], tool_choice=choice)
+    done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
+    assert done == events[-1]["response"]["output"]
+    assert done[1]["status"] == "failed"
+    assert f"response.{CALL}.completed" not in [event["type"] for event in events]
+
+
+@pytest.mark.parametrize(("limit", "drawn"), [(1, 1), (3, 3), (100, MAX_CALLS), (None, MAX_CALLS)])
+def test_only_so_many_calls_are_drawn(
+    llm: FlaskClient, fake: Upstream, limit: int | None, drawn: int
+) -> None:
+    fake.answer = answering(*[numbered_call(number) for number in range(MAX_CALLS + 2)])
+    tool = {**SMALL, "steps": 1}
+    document, _ = respond(llm, model="tiny", tools=[tool], max_tool_calls=limit)
+    expected = ["completed"] * drawn + ["failed"] * (MAX_CALLS + 2 - drawn)
+    assert [item["status"] for item in document["output"]] == expected
+    events = stream(llm, tools=[tool], max_tool_calls=limit)
+    assert [item["status"] for item in events[-1]["response"]["output"]] == expected
+
+
+def numbered_call(number: int) -> dict[str, Any]:
+    return {**call(f"cat {number}"), "id": f"fc_{number}", "call_id": f"call_{number}"}
+
+
+def test_the_prompt_of_a_model_sets_no_other_fields(llm: FlaskClient, fake: Upstream) -> None:
+    fake.answer = answering(call('a cat <sd_cpp_extra_args>{"n": 4, "seed": 5}</sd_cpp_extra_args>'))
+    document, _ = respond(llm, **AUTO)
+    (item,) = document["output"]
+    assert item["revised_prompt"] == "a cat"
+
+
+@pytest.mark.parametrize("indexes", [None, 0])
+def test_calls_with_the_same_ids_or_the_same_index_are_drawn_once_each(
+    llm: FlaskClient, fake: Upstream, indexes: int | None
+) -> None:
+    """Some servers number calls by turn only, or all items with 0."""
+
+    def answer(exchange: Exchange) -> None:
+        exchange.begin()
+        for event in events_for(exchange.received.json(), MESSAGE, call("one"), call("two")):
+            place = {} if indexes is None else {"output_index": indexes}
+            exchange.chunk(encoded({name: value for name, value in event.items() if name != "output_index"} | (place if "output_index" in event else {})))  # fmt: skip
+        exchange.end()
+
+    fake.answer = answer
+    events = stream(llm)
+    output = events[-1]["response"]["output"]
+    assert [item.get("revised_prompt", item["type"]) for item in output] == ["message", "one", "two"]
+    assert [event["type"] for event in events].count(f"response.{CALL}.completed") == 2
 
 
 # --- errors ----------------------------------------------------------------------------------------
