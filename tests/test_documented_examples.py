@@ -129,6 +129,22 @@ def test_the_python_examples_of_the_readme_print_the_url_of_a_picture_and_chat(
     assert chat == "Hello"
 
 
+def test_the_python_example_of_the_llm_page_chats_and_draws(served: tuple[Server, Path]) -> None:
+    pytest.importorskip("openai")
+    server, folder = served
+    (example,) = [text for text in blocks("docs/llm_stacks.md", "python") if "import OpenAI\n" in text]
+    program = example.replace("http://127.0.0.1:8080", server.url)
+    program = program.replace("client.chat.", "chat = client.chat.").replace(
+        "client.im", "picture = client.im"
+    )
+    program += "print(chat.choices[0].message.content)\nprint(picture.data[0].url)"
+    result = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, timeout=120)
+    assert result.returncode == 0, result.stderr.decode()
+    chat, url = result.stdout.decode().splitlines()
+    assert chat == "Hello"
+    assert url.startswith(f"{server.url}/api/images/cache/")
+
+
 @pytest.mark.parametrize("command", MAKE)
 def test_the_make_targets_and_variables_of_the_readme_exist(command: str) -> None:
     *variables, _, target = re.match(r"((?:\w+=\S+ )*)(make) (\S+)", command).groups()  # type: ignore[union-attr]
