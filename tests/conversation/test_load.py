@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -117,6 +117,21 @@ def sharing(llms: Upstream, stack: FakeLlamaServer) -> dict[str, str]:
     return {"EASEL_LLM_STACKS": json.dumps([entry]), "EASEL_GPU_MIN_STAY_S": "0"}
 
 
+@contextlib.contextmanager
+def streams_and_pictures(
+    state: Path, catalogue_files: dict[str, list[str]], settings: dict[str, str]
+) -> Iterator[tuple[Server, Sequence[OpenStream], Sequence[Future[requests.Response]]]]:
+    """A server with streams that have begun, and pictures that were requested after them."""
+    with (
+        SketchProcess(nodes=NODES, files=catalogue_files, render_ms=20) as sketch,
+        running(state, EASEL_ENGINE_URL=sketch.url, **settings) as server,
+        contextlib.ExitStack() as streams,
+        ThreadPoolExecutor(PICTURES) as pool,
+    ):
+        opened = open_streams(streams, server, STREAMS)
+        yield server, opened, [pool.submit(server.draw) for _ in range(PICTURES)]
+
+
 def status(server: Server) -> dict[str, Any]:
     document: dict[str, Any] = requests.get(f"{server.url}/api/comfyui/status", timeout=30).json()
     return document
@@ -128,19 +143,9 @@ def check_health(server: Server, times: int) -> None:
 
 
 def test_128_streams_and_32_pictures_go_on_together_and_health_answers(
-    tmp_path: Path,
-    catalogue_files: dict[str, list[str]],
-    held: HeldStreams,
-    llms: Upstream,
-    streams: contextlib.ExitStack,
+    tmp_path: Path, catalogue_files: dict[str, list[str]], held: HeldStreams, llms: Upstream
 ) -> None:
-    with (
-        SketchProcess(nodes=NODES, files=catalogue_files, render_ms=20) as sketch,
-        running(tmp_path / "state", EASEL_ENGINE_URL=sketch.url, **alone(llms)) as server,
-        ThreadPoolExecutor(PICTURES) as pool,
-    ):
-        opened = open_streams(streams, server, STREAMS)
-        pictures = [pool.submit(server.draw) for _ in range(PICTURES)]
+    with streams_and_pictures(tmp_path / "state", catalogue_files, alone(llms)) as (server, opened, pictures):
         check_health(server, 20)
         assert [picture.result().status_code for picture in pictures] == [200] * PICTURES
         assert len(llms.posts) == STREAMS
@@ -149,20 +154,13 @@ def test_128_streams_and_32_pictures_go_on_together_and_health_answers(
 
 
 def test_128_streams_keep_the_gpu_and_32_pictures_wait_for_their_end(
-    tmp_path: Path,
-    catalogue_files: dict[str, list[str]],
-    held: HeldStreams,
-    llms: Upstream,
-    streams: contextlib.ExitStack,
+    tmp_path: Path, catalogue_files: dict[str, list[str]], held: HeldStreams, llms: Upstream
 ) -> None:
     with (
         FakeLlamaServer() as stack,
-        SketchProcess(nodes=NODES, files=catalogue_files, render_ms=20) as sketch,
-        running(tmp_path / "state", EASEL_ENGINE_URL=sketch.url, **sharing(llms, stack)) as server,
-        ThreadPoolExecutor(PICTURES) as pool,
+        streams_and_pictures(tmp_path / "state", catalogue_files, sharing(llms, stack)) as run,
     ):
-        opened = open_streams(streams, server, STREAMS)
-        pictures = [pool.submit(server.draw) for _ in range(PICTURES)]
+        server, opened, pictures = run
         wait_until(lambda: len(status(server)["tickets"]) == PICTURES)
         check_health(server, 20)
         assert not any(picture.done() for picture in pictures)

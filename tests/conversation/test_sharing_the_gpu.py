@@ -3,6 +3,8 @@ counts what is loaded."""
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import itertools
 import json
 import threading
@@ -11,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -86,6 +89,27 @@ def chat(server: Server, model: str = "chat", **fields: Any) -> requests.Respons
     return requests.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
 
 
+@contextlib.contextmanager
+def streamed_chat(
+    state: Path, llama: ChatServer, engine: SketchProcess, answer: Callable[[Exchange], None]
+) -> Iterator[tuple[Server, Iterator[bytes]]]:
+    """A server, and the rest of a stream whose first event has come. `answer` sends it; `llama` holds the GPU for it."""
+    with upstream(answer) as fake:
+        stack = {"upstream": {"url": fake.url}}
+        with (
+            running(state, **variables(llama.url, engine.url, stack=stack)) as server,
+            requests.post(
+                f"{server.url}/v1/chat/completions",
+                json={"model": "tiny", "stream": True},
+                stream=True,
+                timeout=60,
+            ) as stream,
+        ):
+            parts = stream.iter_content(chunk_size=None)
+            assert next(parts) == b"data: 1\n\n"
+            yield server, parts
+
+
 def status(server: Server) -> dict[str, Any]:
     document: dict[str, Any] = requests.get(f"{server.url}/api/comfyui/status", timeout=10).json()
     return document
@@ -140,24 +164,16 @@ def test_a_picture_waits_for_the_last_byte_of_a_stream(
         exchange.chunk(b"data: [DONE]\n\n")
         exchange.end()
 
-    with upstream(answer) as fake:
-        stack = {"upstream": {"url": fake.url}}
-        with running(tmp_path / "state", **variables(llama.url, engine.url, stack=stack)) as server:
-            body = {"model": "tiny", "stream": True}
-            with requests.post(
-                f"{server.url}/v1/chat/completions", json=body, stream=True, timeout=60
-            ) as stream:
-                parts = stream.iter_content(chunk_size=None)
-                assert next(parts) == b"data: 1\n\n"
-                picture = pool.submit(server.draw)
-                wait_until(lambda: status(server)["tickets"])
-                time.sleep(0.5)
-                assert status(server)["mode"] == "inference"
-                assert sorted(llama.loaded()) == ["chat", "embed"]
-                finish.set()
-                assert b"".join(parts) == b"data: [DONE]\n\n"
-            assert picture.result().status_code == 200
-            assert llama.loaded() == []
+    with streamed_chat(tmp_path / "state", llama, engine, answer) as (server, parts):
+        picture = pool.submit(server.draw)
+        wait_until(lambda: status(server)["tickets"])
+        time.sleep(0.5)
+        assert status(server)["mode"] == "inference"
+        assert sorted(llama.loaded()) == ["chat", "embed"]
+        finish.set()
+        assert b"".join(parts) == b"data: [DONE]\n\n"
+        assert picture.result().status_code == 200
+        assert llama.loaded() == []
 
 
 def test_chat_picture_chat_on_one_address_with_two_workers(
@@ -227,18 +243,10 @@ def test_a_stream_that_a_forced_switch_ends_says_so_although_the_llm_server_only
         wait_until(lambda: llama.loaded() == [] or exchange.stopped.is_set())
         exchange.cut()
 
-    with upstream(answer) as fake:
-        stack = {"upstream": {"url": fake.url}}
-        with running(tmp_path / "state", **variables(llama.url, engine.url, stack=stack)) as server:
-            body = {"model": "tiny", "stream": True}
-            with requests.post(
-                f"{server.url}/v1/chat/completions", json=body, stream=True, timeout=60
-            ) as stream:
-                parts = stream.iter_content(chunk_size=None)
-                assert next(parts) == b"data: 1\n\n"
-                forced = {"mode": "generation", "force": True}
-                requests.post(f"{server.url}/api/comfyui/switchover", json=forced, timeout=10)
-                assert b'"code": "gpu.preempted"' in b"".join(parts)
+    with streamed_chat(tmp_path / "state", llama, engine, answer) as (server, parts):
+        forced = {"mode": "generation", "force": True}
+        requests.post(f"{server.url}/api/comfyui/switchover", json=forced, timeout=10)
+        assert b'"code": "gpu.preempted"' in b"".join(parts)
 
 
 def test_a_picture_that_a_running_chat_asks_for_gives_up_and_the_chat_goes_on(
@@ -259,10 +267,16 @@ def test_a_picture_that_a_running_chat_asks_for_gives_up_and_the_chat_goes_on(
 def test_a_client_that_hangs_up_while_it_waits_for_the_gpu_leaves_no_ticket(
     tmp_path: Path, engine: SketchProcess, llama: ChatServer, pool: ThreadPoolExecutor
 ) -> None:
-    with running(tmp_path / "state", **variables(llama.url, engine.url)) as server:
+    # The chat waits although the picture may be finished by now: nothing gives the GPU back.
+    settings = variables(llama.url, engine.url, gpu_llm_during_generation="wait", gpu_linger_s=600)
+    with running(tmp_path / "state", **settings) as server:
         picture = drawing(pool, server)
-        with pytest.raises(requests.Timeout):
-            requests.post(f"{server.url}/v1/chat/completions", json={"model": "chat"}, timeout=0.4)
+        address = urlsplit(server.url)
+        connection = http.client.HTTPConnection(address.hostname or "", address.port)
+        headers = {"Content-Type": "application/json"}
+        connection.request("POST", "/v1/chat/completions", json.dumps({"model": "chat"}), headers)
+        wait_until(lambda: [ticket["mode"] for ticket in status(server)["tickets"]] == ["inference"])
+        connection.close()
         wait_until(lambda: status(server)["tickets"] == [])
         assert picture.result().status_code == 200
         assert llama.chats == 0
