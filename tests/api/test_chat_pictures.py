@@ -11,13 +11,11 @@ import pytest
 from flask.testing import FlaskClient
 from PIL import Image
 
-from sketch import SketchProcess
 from tests.api.openai_types import CHAT, chat, chat_body, stream_chat
 from tests.api.sse import events_of
 from tests.api.test_edits import data_url, photo
-from tests.conftest import NODES, MakeApp
+from tests.conftest import MakeApp
 from tests.conversation.upstream import upstream
-from tests.waiting import wait_until
 
 LINK = re.compile(r"!\[image\]\((http://localhost/api/images/cache/[0-9a-f-]{36}\.png)\)")
 DATA = re.compile(r"!\[image\]\(data:image/png;base64,([A-Za-z0-9+/=]+)\)")
@@ -257,15 +255,3 @@ def test_a_stream_that_fails_ends_with_an_error(failing: FlaskClient) -> None:
     assert last.name is None
     assert last.data["error"]["code"] == "engine.node_failed"
     assert "[DONE]" not in answer.text
-
-
-def test_closing_a_stream_cancels_its_job(make_app: MakeApp, catalogue_files: dict[str, list[str]]) -> None:
-    with SketchProcess(nodes=NODES, files=catalogue_files, render_ms=5000) as sketch:
-        app = make_app(engine__url=sketch.url)
-        response = app.test_client().post(CHAT, json=chat_body(stream=True), buffered=False)
-        next(response.iter_encoded())
-        container = app.extensions["easel"]
-        wait_until(lambda: container.engine_selector.current().queue().running)
-        response.close()
-        wait_until(lambda: not container.engine_selector.current().queue().running)
-        wait_until(lambda: container.generator.admission.count == 0)

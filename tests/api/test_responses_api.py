@@ -10,11 +10,9 @@ import pytest
 from flask.testing import FlaskClient
 from PIL import Image
 
-from sketch import SketchProcess
 from tests.api.openai_types import FORCED, RESPONSES, SMALL, TOOL, respond, stream_response
 from tests.api.test_edits import data_url, mask, photo
-from tests.conftest import NODES, MakeApp
-from tests.waiting import wait_until
+from tests.conftest import MakeApp
 
 BEGIN = ["response.created", "response.in_progress"]
 ITEM_BEGINS = ["response.output_item.added", "response.image_generation_call.in_progress"]
@@ -388,20 +386,6 @@ def test_a_stream_that_fails_ends_with_error_and_failed(failing: FlaskClient) ->
 
 def test_a_failure_without_a_stream_is_the_envelope(failing: FlaskClient) -> None:
     assert refused(failing) == (500, "engine.node_failed", None)
-
-
-def test_closing_a_stream_cancels_its_job(make_app: MakeApp, catalogue_files: dict[str, list[str]]) -> None:
-    with SketchProcess(nodes=NODES, files=catalogue_files, render_ms=5000) as sketch:
-        app = make_app(engine__url=sketch.url)
-        response = app.test_client().post(
-            RESPONSES, json={"input": "a", "stream": True, **FORCED}, buffered=False
-        )
-        next(response.iter_encoded())
-        container = app.extensions["easel"]
-        wait_until(lambda: container.engine_selector.current().queue().running)
-        response.close()
-        wait_until(lambda: not container.engine_selector.current().queue().running)
-        wait_until(lambda: container.generator.admission.count == 0)
 
 
 def test_a_picture_counts_as_an_image_request_not_as_one_to_an_llm(make_app: MakeApp) -> None:

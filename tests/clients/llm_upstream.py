@@ -22,6 +22,8 @@ ANSWER = "Hello from the upstream: 你好 🎨"
 PARTS = [ANSWER[start : start + 5] for start in range(0, len(ANSWER), 5)]
 CUT_PROMPT = "cut the stream"
 """A streamed chat with this prompt ends with a line that is no event"""
+PICTURE_PROMPT = "a red cat"
+"""What it asks the image tool for"""
 VECTOR = [0.25, -0.5, 1.0]
 AUDIO = b"\xff\xf3\x44\xc4" + bytes(range(256)) * 400
 TOOL_ARGUMENTS = '{"city":"Paris"}'
@@ -168,6 +170,8 @@ def _response(exchange: Exchange, body: Body) -> None:
         "tool_choice": "auto",
         "tools": [],
     }
+    if any(tool.get("name") == "image_generation" for tool in body.get("tools") or ()):
+        return _response_with_a_picture(exchange, body, response)
     if not body.get("stream"):
         return exchange.send_json(response)
     place = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
@@ -178,6 +182,33 @@ def _response(exchange: Exchange, body: Body) -> None:
         {"type": "response.content_part.added", **place, "part": part},
         *({"type": "response.output_text.delta", **place, "delta": text, "logprobs": []} for text in PARTS),
         {"type": "response.output_item.done", "output_index": 0, "item": item},
+        {"type": "response.completed", "response": response},
+    ]
+    numbered = [{**event, "sequence_number": number} for number, event in enumerate(events)]
+    return _events(exchange, numbered, named=True)
+
+
+def _response_with_a_picture(exchange: Exchange, body: Body, response: dict[str, Any]) -> None:
+    """A call of the function that Easel offers in the place of the image tool."""
+    arguments = json.dumps({"prompt": PICTURE_PROMPT})
+    call = {
+        "type": "function_call",
+        "id": "fc_1",
+        "call_id": "call_1",
+        "name": "image_generation",
+        "status": "completed",
+    }
+    call["arguments"] = arguments
+    response = {**response, "output": [call]}
+    if not body.get("stream"):
+        return exchange.send_json(response)
+    place = {"output_index": 0}
+    begun = {**call, "arguments": "", "status": "in_progress"}
+    events: list[dict[str, Any]] = [
+        {"type": "response.created", "response": {**response, "status": "in_progress", "output": []}},
+        {"type": "response.output_item.added", **place, "item": begun},
+        {"type": "response.function_call_arguments.delta", **place, "item_id": "fc_1", "delta": arguments},
+        {"type": "response.output_item.done", **place, "item": call},
         {"type": "response.completed", "response": response},
     ]
     numbered = [{**event, "sequence_number": number} for number, event in enumerate(events)]

@@ -22,10 +22,12 @@ from row_support import (
     assert_answer,
     assert_vector,
     decode_picture,
+    fetch_picture,
 )
 
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 TOOLS: Any = [WEATHER_TOOL]
+IMAGE_TOOL = {"type": "image_generation", "size": "256x256", "model": "sd-1.5"}
 each_chat_model = pytest.mark.parametrize("model", CHAT_MODELS)
 
 
@@ -137,6 +139,31 @@ def test_45_a_response_is_streamed(client: OpenAI, model: str) -> None:
     text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
     assert_answer(text, model)
     assert events[-1].type == "response.completed"
+
+
+@pytest.mark.parametrize("choice", ["auto", {"type": "image_generation"}])
+def test_52_a_response_has_a_picture_that_a_model_or_the_client_asks_for(client: OpenAI, choice: Any) -> None:
+    request: Any = {"model": "primary", "input": "a hat", "tools": [IMAGE_TOOL], "tool_choice": choice}
+    prompt = "a red cat" if choice == "auto" else "a hat"
+    answer: Any = client.responses.create(**request)
+    (item,) = answer.output
+    assert (item.type, item.status, item.revised_prompt) == ("image_generation_call", "completed", prompt)
+    assert decode_picture(item.result).size == (256, 256)
+    events: Any = list(client.responses.create(**request, stream=True))
+    types = [event.type for event in events]
+    assert "response.image_generation_call.completed" in types
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert types[-1] == "response.completed"
+    assert decode_picture(events[-1].response.output[0].result).size == (256, 256)
+
+
+def test_52_a_chat_with_an_image_model_has_a_picture(client: OpenAI) -> None:
+    request: Any = {"model": "img", "messages": HELLO, "extra_body": {"size": "256x256"}}
+    answer: Any = client.chat.completions.create(**request)
+    (image,) = answer.choices[0].message.images
+    assert decode_picture(image["image_url"]["url"].partition(",")[2]).size == (256, 256)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in client.chat.completions.create(**request, stream=True))  # fmt: skip
+    assert fetch_picture(text.removeprefix("![image](").removesuffix(")")).size == (256, 256)
 
 
 def test_46_an_unknown_model_is_a_404_that_is_not_retried(client: OpenAI, servers: Servers) -> None:
