@@ -246,17 +246,18 @@ class Arbiter:
             if not self.shares_gpu or not uses_gpu:
                 claims = self.claims_without_gpu if self.shares_gpu else self.claims
                 return self._lease(claims, mode, job, need)
-            self._look_for_llms(mode)
+            if mode == "generation":
+                self._look_for_llms()
             return self._lease_or_ticket(mode, job, need)
         except OSError as error:
             raise not_writable(error) from error
 
-    def _look_for_llms(self, mode: Mode) -> None:
+    def _look_for_llms(self) -> None:
         """Before the first of some pictures in generation mode: if a client has loaded an LLM since the last check,
         request the switch that follows from it, so that the picture waits instead of being drawn beside the LLM."""
         state = self.state_store.state()
-        is_first = mode == "generation" and not select(self.claims.all(), "lease", mode)
-        if self._llm_check is None or not is_first or not is_open(state, mode):
+        is_first = not select(self.claims.all(), "lease", "generation")
+        if self._llm_check is None or not is_first or not is_open(state, "generation"):
             return
         if self.policy.sharing == "coexist":
             return

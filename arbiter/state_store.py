@@ -15,8 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import FileLock, Timeout
-
+from arbiter.file_mutex import FileMutex
 from arbiter.values import STATE_LOST, Pace, State, Switch
 from atomic_file import write_atomic
 from errors import EaselError, GpuBusy, shorten
@@ -76,18 +75,14 @@ class StateStore:
         self._pace: Pace | None = None
         self._cached_pace = 0, Pace()
         self._pace_written_at = 0.0
-        self._create_locks()
+        self._file_mutex = FileMutex(folder / "mutex.lock")
+        self._thread_lock = threading.RLock()
         _stores.add(self)
 
-    def _create_locks(self) -> None:
+    def _forget_locks(self) -> None:
+        """In a forked child: those of its parent are not its own."""
+        self._file_mutex.close()
         self._thread_lock = threading.RLock()
-        self._file_lock = FileLock(
-            self.folder / "mutex.lock",
-            timeout=_MUTEX_TIMEOUT_S,
-            poll_interval=0.001,
-            is_singleton=False,
-            thread_local=False,
-        )
 
     @contextlib.contextmanager
     def mutex(self) -> Iterator[None]:
@@ -95,7 +90,7 @@ class StateStore:
         with self._thread_lock:
             try:
                 self._acquire()
-            except Timeout:
+            except TimeoutError:
                 raise GpuBusy(
                     f"Another process has held the lock of the GPU's state for more than {_MUTEX_TIMEOUT_S:g} s."
                 ) from None
@@ -104,18 +99,18 @@ class StateStore:
             try:
                 yield
             finally:
-                self._file_lock.release()
+                self._file_mutex.release()
 
     def _acquire(self) -> None:
         """Acquire the lock. The folder is created only now: most commands need no state directory."""
         if self._has_folder:
             # Somebody may have removed or replaced the folder meanwhile.
             with contextlib.suppress(FileNotFoundError, FileExistsError, NotADirectoryError):
-                self._file_lock.acquire()
+                self._file_mutex.acquire(_MUTEX_TIMEOUT_S)
                 return
         ensure_folder(self.folder)
         self._has_folder = True
-        self._file_lock.acquire()
+        self._file_mutex.acquire(_MUTEX_TIMEOUT_S)
 
     def state(self) -> State:
         """The current state. Costs one stat call while the file is unchanged. Raises what `not_writable` returns if the
@@ -262,10 +257,9 @@ def _pace(document: Mapping[str, Any]) -> Pace:
 _stores: weakref.WeakSet[StateStore] = weakref.WeakSet()
 
 
-def _create_all_locks() -> None:
-    """A forked child must not inherit the parent's locks."""
+def _forget_all_locks() -> None:
     for store in _stores:
-        store._create_locks()
+        store._forget_locks()
 
 
-os.register_at_fork(after_in_child=_create_all_locks)
+os.register_at_fork(after_in_child=_forget_all_locks)
