@@ -59,6 +59,7 @@ def _forward(services: Services, route: Route) -> Response:
     with contextlib.ExitStack() as held:
         held.enter_context(services.forwarder.admission())
         llm_request = _read(route)
+        held.callback(llm_request.body.close)
         open_upstream = partial(_open, services)
         drawn = answer_with_pictures(services, llm_request, held, open_upstream, _response)
         if drawn is not None:

@@ -300,19 +300,31 @@ class EventSplitter:
     """Divides a stream into its events. Raises UpstreamFailed for one that is too long."""
 
     def __init__(self) -> None:
-        self._held = b""
+        self._held = bytearray()
+        self._is_after_return = False
+        """The last byte was a carriage return, whose line break may follow; it is not in `_held` yet"""
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
+    def feed(self, data: bytes) -> list[bytes]:
         """The events that are complete, each with its empty line."""
-        self._held = (self._held + data).replace(b"\r\n", b"\n")
+        if self._is_after_return:
+            data = b"\r" + data
+        self._is_after_return = data.endswith(b"\r")
+        # Only what is new is looked at: an event with a picture in it comes in hundreds of parts.
+        begin = max(0, len(self._held) - 1)
+        self._held += data.removesuffix(b"\r").replace(b"\r\n", b"\n")
+        events: list[bytes] = []
+        position = 0
+        while (end := self._held.find(b"\n\n", max(begin, position))) >= 0:
+            events.append(bytes(self._held[position : end + 2]))
+            position = end + 2
+        del self._held[:position]
         if len(self._held) > MAX_ANSWER_BYTES:
             raise UpstreamFailed(f"The upstream sent an event of more than {MAX_ANSWER_BYTES} bytes.")
-        *events, self._held = self._held.split(b"\n\n")
-        return (event + b"\n\n" for event in events if event.strip())
+        return [event for event in events if event.strip()]
 
     def end(self) -> bytes:
         """What is left."""
-        return self._held
+        return bytes(self._held)
 
 
 def data_of(event: bytes) -> dict[str, Any] | None:

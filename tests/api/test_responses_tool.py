@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
-from api.openai_responses.tool import MAX_CALLS
+from api.openai_responses.tool import MAX_CALLS, EventSplitter
+from conversation import RequestBody
 from tests.api.openai_types import RESPONSES, SMALL, TOOL, checked_events, respond
 from tests.api.sse import events_of
 from tests.api.test_edits import data_url, mask, photo
@@ -658,3 +660,45 @@ def test_a_client_that_hangs_up_while_the_model_answers_ends_its_work(
     response.close()
     assert closed.wait(10)
     assert llm.application.extensions["easel"].forwarder.running == 0
+
+
+def test_a_body_is_freed_at_once_when_the_request_is_refused(
+    llm: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bodies: list[RequestBody] = []
+    read = RequestBody.read
+
+    def recorded(stream: Any) -> RequestBody:
+        bodies.append(read(stream))
+        return bodies[-1]
+
+    monkeypatch.setattr(RequestBody, "read", recorded)
+    nested = "[" * 60 + "]" * 60
+    body = f'{{"model": "tiny", "input": "image_generation", "x": {nested}}}'
+    assert llm.post(RESPONSES, data=body, content_type="application/json").status_code == 400
+    assert [len(body) for body in bodies] == [0]
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 100])
+def test_events_are_divided_however_they_arrive(step: int) -> None:
+    data = b"event: a\r\ndata: 1\r\n\r\ndata: 2\ndata: 3\n\n\n\n: x\r\n\r\ndata: 4\n"
+    splitter = EventSplitter()
+    parts = (data[start : start + step] for start in range(0, len(data), step))
+    events = [event for part in parts for event in splitter.feed(part)]
+    assert events == [b"event: a\ndata: 1\n\n", b"data: 2\ndata: 3\n\n", b": x\n\n"]
+    assert splitter.end() == b"data: 4\n"
+
+
+def test_the_time_for_an_event_grows_with_its_length_not_with_its_square() -> None:
+    part = b"x" * 1024
+
+    def cpu_s(parts: int) -> float:
+        splitter = EventSplitter()
+        began_at = time.process_time()
+        for _ in range(parts):
+            assert splitter.feed(part) == []
+        assert len(splitter.feed(b"\n\n")[0]) == parts * len(part) + 2
+        return time.process_time() - began_at
+
+    short, long = (min(cpu_s(parts) for _ in range(3)) for parts in (2_000, 32_000))
+    assert long < 80 * short  # 16 times as long; its square would be 256 times
