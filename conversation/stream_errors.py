@@ -36,7 +36,7 @@ class StreamErrors:
         self._dialect, self._has_events = dialect, has_events
         self._suspect = _NO_EVENT if has_events else _NO_OBJECT
         self._upstream, self._clean = upstream, clean
-        self._held = b""
+        self._held = bytearray()
         """The beginning of an incomplete line"""
         self._is_in_line = False
         """The beginning of the present line has passed, because it is long"""
@@ -49,22 +49,29 @@ class StreamErrors:
             end = data.find(b"\n") + 1
             self._is_in_line = not end
             return data if not end else data[:end] + self.feed(data[end:])
-        data = self._held + data
-        end = data.rfind(b"\n") + 1
-        self._held = data[end:]
+        lines = b""
+        if end := data.rfind(b"\n") + 1:
+            lines = self._lines(bytes(self._held) + data[:end])
+            self._held.clear()
+        self._held += data[end:]
         if len(self._held) <= MAX_HELD_BYTES:
-            return self._lines(data[:end])
-        held, self._held, self._is_in_line = self._held, b"", True
-        return self._lines(data[:end]) + held
+            return lines
+        self._is_in_line = True
+        return lines + self._take_held()
 
     def end(self) -> bytes:
         """What is left when the upstream has sent everything."""
-        held, self._held = self._held, b""
+        held = self._take_held()
         return self._lines(held + b"\n") if held.strip() else held
+
+    def _take_held(self) -> bytes:
+        held = bytes(self._held)
+        self._held.clear()
+        return held
 
     def cut_off(self, envelope: Mapping[str, Any]) -> bytes:
         """The end of a response that cannot be completed: an error, in the place of an incomplete line or event."""
-        self._held = b""
+        self._held.clear()
         return (b"\n\n" if self._has_events else b"\n" * self._is_in_line) + self._event(envelope)
 
     def _lines(self, data: bytes) -> bytes:
