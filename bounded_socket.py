@@ -25,6 +25,9 @@ class _KeepsTimeLimit:
 
     before_recv: Callable[[socket.socket], None] | None = None
     """Called before each read: it returns when something has arrived; what it raises is raised by the read"""
+    before_send: Callable[[socket.socket], None] | None = None
+    """Called when nothing can be sent at the moment: it returns when something can be; what it raises is raised by the
+    sending"""
     _timeout_s: float | None = None
     _applied_s: float | None = None
 
@@ -45,19 +48,27 @@ class _KeepsTimeLimit:
         self._apply_limit()
         return super().send(*args)  # type: ignore[misc]
 
-    def sendall(self, *args: Any) -> None:
-        self._apply_limit()
-        super().sendall(*args)  # type: ignore[misc]
+    def sendall(self, data: Any, *args: Any) -> None:
+        if self.before_send is None:
+            self._apply_limit()
+            super().sendall(data, *args)  # type: ignore[misc]
+            return
+        self._stop_waiting()
+        with memoryview(data).cast("B") as view:
+            position = 0
+            while position < len(view):
+                limited(None)
+                try:
+                    position += super().send(view[position:], *args)  # type: ignore[misc]
+                except (BlockingIOError, ssl.SSLWantWriteError):
+                    self.before_send(self)  # type: ignore[arg-type]
 
     def _read(self, read: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         wait = self.before_recv
         if wait is None:
             self._apply_limit()
             return read(*args)
-        # A socket with a timeout would wait once more before it reads, which costs as much as the reading.
-        if self._applied_s != 0:
-            self._applied_s = 0
-            super().settimeout(0)  # type: ignore[misc]
+        self._stop_waiting()
         while True:
             wait(self)  # type: ignore[arg-type]
             limited(None)
@@ -65,6 +76,12 @@ class _KeepsTimeLimit:
                 return read(*args)
             except (BlockingIOError, ssl.SSLWantReadError):
                 continue  # a part of a TLS record
+
+    def _stop_waiting(self) -> None:
+        """A socket with a timeout would wait once more before it reads, which costs as much as the reading."""
+        if self._applied_s != 0:
+            self._applied_s = 0
+            super().settimeout(0)  # type: ignore[misc]
 
     def _apply_limit(self) -> None:
         if self._timeout_s != 0 and (timeout_s := limited(self._timeout_s)) != self._applied_s:

@@ -176,11 +176,19 @@ class ConnectionPool:
         body: Iterable[bytes] | bytes | None = None,
         headers: Mapping[str, str] | None = None,
         before_recv: Callable[[socket.socket], None] | None = None,
+        before_send: Callable[[socket.socket], None] | None = None,
     ) -> OpenResponse:
         """As `call`, but the body of the response is read by the caller. `before_recv` is called with the connection's
-        socket before each read from it; what it raises ends the call. A `body` in parts needs a Content-Length."""
+        socket before each read from it, `before_send` when it takes no more bytes at the moment; what they raise ends the
+        call. A `body` in parts needs a Content-Length."""
         connection, answer = self._request(
-            method, target, timeout_s=timeout_s, body=body, headers=headers, before_recv=before_recv
+            method,
+            target,
+            timeout_s=timeout_s,
+            body=body,
+            headers=headers,
+            before_recv=before_recv,
+            before_send=before_send,
         )
         return OpenResponse(connection, answer, self._keep)
 
@@ -193,12 +201,14 @@ class ConnectionPool:
         body: Iterable[bytes] | bytes | None,
         headers: Mapping[str, str] | None,
         before_recv: Callable[[socket.socket], None] | None = None,
+        before_send: Callable[[socket.socket], None] | None = None,
     ) -> tuple[HTTPConnection, HTTPResponse]:
         """Send a request and read the head of its response."""
         if self._secret_query:
             target += ("&" if "?" in target else "?") + self._secret_query
         connection = self._open(timeout_s)
-        cast(Any, connection.sock).before_recv = before_recv
+        bounded = cast(Any, connection.sock)
+        bounded.before_recv, bounded.before_send = before_recv, before_send
         with self._closing_on_error(connection):
             # A server that refuses a large body answers before it has read all of it.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError, *_CLOSED_TLS):
@@ -227,11 +237,20 @@ class ConnectionPool:
         _close_all(self._kept)
 
     def _keep(self, connection: HTTPConnection) -> None:
+        self._close_old()
         if connection.sock is not None and len(self._kept) < self._max_kept:
-            cast(Any, connection.sock).before_recv = None
+            bounded = cast(Any, connection.sock)
+            bounded.before_recv = bounded.before_send = None
             self._kept.append((connection, time.monotonic()))
         else:
             connection.close()
+
+    def _close_old(self) -> None:
+        """Close those at the beginning that were idle for too long: the newest are used first, so they would stay open."""
+        now = time.monotonic()
+        with contextlib.suppress(IndexError):  # other threads take them, too
+            while now - self._kept[0][1] > self._max_idle_s:
+                self._kept.pop(0)[0].close()
 
     def _open(self, timeout_s: float) -> HTTPConnection:
         """A kept connection that the server has not closed, or a new one."""

@@ -128,7 +128,8 @@ class Forwarder:
                 timeout_s=upstream.silence_timeout_s,
                 body=body,
                 headers=headers,
-                before_recv=watch,
+                before_recv=watch.until_readable,
+                before_send=watch.until_writable,
             )
         except (OSError, HTTPException) as error:
             raise unavailable(target, error) from error

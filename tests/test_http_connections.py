@@ -448,3 +448,62 @@ def test_a_connection_that_was_idle_for_long_is_not_used_again() -> None:
         pool.call("GET", "/", timeout_s=5)
         assert len(pool._kept) == 1
     assert len(requests) == 2
+
+
+def test_connections_that_were_idle_for_long_are_closed_though_newer_ones_are_used() -> None:
+    serve, _ = answering(*[OK] * 4)
+    with raw_server(serve) as port:
+        pool = ConnectionPool(f"http://127.0.0.1:{port}", connect_timeout_s=5, max_kept=4, max_idle_s=0.5)
+        responses = [pool.open("GET", "/", timeout_s=5) for _ in range(4)]
+        for response in responses:
+            while response.read1(10):
+                pass
+            response.close()
+        older = [connection for connection, _ in pool._kept[:3]]
+        pool._kept[:3] = [(connection, time.monotonic() - 1) for connection in older]
+        pool.call("GET", "/", timeout_s=5)
+        assert len(pool._kept) == 1
+        assert [connection.sock for connection in older] == [None] * 3
+
+
+@pytest.mark.parametrize("uses_tls", [False, True])
+def test_the_caller_is_asked_while_a_server_does_not_read(uses_tls: bool) -> None:
+    class HungUp(Exception):
+        pass
+
+    asked: list[socket.socket] = []
+
+    def before_send(sock: socket.socket) -> None:
+        asked.append(sock)
+        raise HungUp
+
+    with raw_server(over_tls(silent) if uses_tls else silent) as port:
+        pool = tls_pool_of(port) if uses_tls else pool_of(port)
+        body = b"x" * 100_000_000
+        with pytest.raises(HungUp):
+            pool.open("POST", "/", timeout_s=60, body=body, before_send=before_send)
+        assert asked[0].fileno() == -1
+
+
+@pytest.mark.parametrize("uses_tls", [False, True])
+def test_a_body_that_is_sent_in_pieces_arrives_whole(uses_tls: bool) -> None:
+    body = bytes(range(256)) * 40_000
+    serve, requests = answering(OK)
+    waits = 0
+
+    def before_send(sock: socket.socket) -> None:
+        nonlocal waits
+        waits += 1
+        poll = select.poll()
+        poll.register(sock, select.POLLOUT)
+        assert poll.poll(5000)
+
+    with raw_server(over_tls(serve) if uses_tls else serve) as port:
+        pool = tls_pool_of(port) if uses_tls else pool_of(port)
+        headers = {"Content-Length": str(len(body))}
+        blocks = (body[start : start + 65536] for start in range(0, len(body), 65536))
+        response = pool.open("POST", "/", timeout_s=5, body=blocks, headers=headers, before_send=before_send)
+        assert response.read1(10) == b"ok"
+        response.close()
+    assert requests[0].partition(b"\r\n\r\n")[2] == body
+    assert waits
