@@ -478,7 +478,8 @@ class NoRoute(EaselError):
 
 
 class UpstreamUnavailable(EaselError):
-    """`details["upstream"]`: its name."""
+    """`details["upstream"]`: its name. `details["retry_after_s"]` is None if only the owner can help: it rejects the key, or
+    redirects."""
 
     code = "dispatch.upstream_unavailable"
     when = (

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import json
 import logging
-import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from conversation.upstream_errors import (
     error_of,
     failed,
     in_dialect,
+    is_error,
     is_readable,
     message_of,
     parse,
@@ -40,7 +40,8 @@ READ_BYTES = 64 * 1024
 _MAX_ERROR_BYTES = 1_000_000
 """Of a response that is an error; a longer one is cut"""
 _QUOTED_CHARS = 300
-_ERROR_START = re.compile(rb'\s*\{\s*"error"\s*:')
+_ERROR_MARK = b'"error"'
+"""In every error that is JSON, and hardly ever in an answer: in a text its quotes would be escaped"""
 _EVENTS, _LINES = "text/event-stream", "application/x-ndjson"
 
 Envelope = Callable[[EaselError], Mapping[str, Any]]
@@ -76,7 +77,7 @@ class ForwardedBody:
                 route.dialect,
                 has_events=kind == _EVENTS,
                 upstream=target.upstream.name,
-                clean=target.upstream.without_key,
+                clean=target.upstream.without_secrets,
             )
 
     @property
@@ -98,6 +99,13 @@ class ForwardedBody:
         if not self._first:
             self._first = self._read()
         return self._first
+
+    def beginning(self) -> bytes:
+        """The whole body if it is short and its length is known, else its first bytes. Raises as `peek`."""
+        length = self.response.length
+        while length is not None and len(self.peek()) < length <= READ_BYTES:
+            self._first += self._read()
+        return self.peek()
 
     def read_all(self) -> bytes:
         """The whole body, or its first megabyte. Raises UpstreamUnavailable, RequestCancelled."""
@@ -184,7 +192,7 @@ def judge(body: ForwardedBody) -> Forwarded:
     if error := unusable(target, response.status, response.headers):
         raise error
     headers = [
-        (name, target.upstream.without_key(value))
+        (name, target.upstream.without_secrets(value))
         for name, value in response_headers(response.headers.items())
     ]
     if response.status >= 400:
@@ -192,10 +200,10 @@ def judge(body: ForwardedBody) -> Forwarded:
     kind = response.headers.get_content_type()
     if kind == "text/html" and not body.is_encoded:
         raise failed(target, "answered with a page", body.read_all().decode("utf-8", "replace"))
-    if kind == "application/json" and _ERROR_START.match(body.peek()):
+    if kind == "application/json" and not body.is_encoded and _ERROR_MARK in body.beginning():
         content = body.read_all()
         document = parse(content)
-        if isinstance(document, Mapping) and document.get("error"):
+        if is_error(document):
             raise failed(target, f"answered {response.status} with an error", message_of(document))
         body.unread(content)
     return Forwarded(response.status, headers, body, None if body.may_change else response.length)
@@ -216,7 +224,7 @@ def _error_response(body: ForwardedBody, headers: list[tuple[str, str]]) -> Forw
         content = json.dumps(in_dialect(error, body.route.dialect)).encode()
         headers = [(name, value) for name, value in headers if name.lower() != "content-type"]
         headers.append(("Content-Type", "application/json"))
-    text = target.upstream.without_key(content.decode("utf-8", "replace")).encode()
+    text = target.upstream.without_secrets(content.decode("utf-8", "replace")).encode()
     return Forwarded(response.status, headers, _Complete(body, text), len(text))
 
 

@@ -50,6 +50,11 @@ _ABOUT_THE_CLIENT = re.compile(r"x-forwarded-|x-real-ip|access-control-|sec-", r
 Headers = Iterable[tuple[str, str]]
 
 
+def may_be_secret(name: str) -> bool:
+    """Whether a header or query parameter of this name may hold a key."""
+    return _MAY_BE_SECRET.search(name) is not None
+
+
 def request_headers(headers: Headers, upstream: Upstream) -> dict[str, str]:
     """The client's headers that the upstream gets, with the defaults of its preset. Clients send keys in many headers, so
     none passes whose name looks like one for a key."""
@@ -59,15 +64,13 @@ def request_headers(headers: Headers, upstream: Upstream) -> dict[str, str]:
     return defaults | {
         name: value
         for name, value in headers
-        if name.lower() not in dropped
-        and not _MAY_BE_SECRET.search(name)
-        and not _ABOUT_THE_CLIENT.match(name)
+        if name.lower() not in dropped and not may_be_secret(name) and not _ABOUT_THE_CLIENT.match(name)
     }
 
 
 def request_target(path: str, query: str) -> str:
     """The path on the upstream with the client's query, without what may be a key."""
-    kept = [part for part in query.split("&") if part and not _MAY_BE_SECRET.search(part.partition("=")[0])]
+    kept = [part for part in query.split("&") if part and not may_be_secret(part.partition("=")[0])]
     return path + ("&" if "?" in path else "?") + "&".join(kept) if kept else path
 
 

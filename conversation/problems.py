@@ -23,7 +23,7 @@ def connection_problem(error: Exception, upstream: Upstream) -> str:
         return f"closed the connection before the end of its answer ({type(error).__name__})"
     if has(HTTPException):
         return f"sent no complete HTTP answer ({type(error).__name__})"
-    return f"cannot be reached ({upstream.without_key(str(error))})"
+    return f"cannot be reached ({upstream.without_secrets(str(error))})"
 
 
 def key_problem(upstream: Upstream) -> str:

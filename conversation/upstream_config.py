@@ -3,11 +3,14 @@ schemas, then for contradictions and missing keys. Reports all errors together, 
 
 from __future__ import annotations
 
+import json
+import ssl
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from conversation.headers import may_be_secret
 from conversation.upstreams import (
     DEFAULT_CONNECT_TIMEOUT_S,
     DEFAULT_PRESET,
@@ -24,6 +27,7 @@ from schemas import LocatedError, located_errors, validator_of
 
 UPSTREAMS, STACKS, ALIASES = "llm.upstreams", "llm.stacks", "llm.aliases"
 _IMAGE_SLOT = "img"
+_MIN_SECRET_CHARS = 8
 
 Config = Mapping[str, Any]
 
@@ -111,7 +115,7 @@ def _contradictions(
         if "stack" in entry and entry["stack"] not in stacks:
             known = ", ".join(stacks) or "none"
             yield (*path, "stack"), f"there is no such stack; the names in {STACKS} are: {known}"
-        for problem_path, text in _auth_errors(entry, environment):
+        for problem_path, text in (*_auth_errors(entry, environment), *_certificate_errors(entry)):
             yield (*path, *problem_path), text
 
 
@@ -137,6 +141,26 @@ def _auth_errors(entry: Config, environment: Mapping[str, str]) -> Iterator[Loca
         yield ("key_env",), f"the environment variable {variable} is not set"
     elif not (key.isascii() and key.isprintable() and " " not in key):
         yield ("key_env",), f"the value of {variable} contains characters that cannot be sent as a key"
+
+
+def _certificate_errors(entry: Config) -> Iterator[LocatedError]:
+    if "ca_file" not in entry:
+        return
+    url = entry.get("url", presets()[_preset_name(entry)].url)
+    if not url.startswith("https:"):
+        yield ("ca_file",), "it is for an https URL only; remove it, or write https:// in `url`"
+    try:
+        _trusted(entry)
+    except ssl.SSLError:
+        yield ("ca_file",), "the file contains no certificate in PEM format"
+    except OSError as error:
+        yield ("ca_file",), f"the file cannot be read: {error.strerror}"
+
+
+def _trusted(entry: Config) -> ssl.SSLContext | None:
+    """Raises OSError, ssl.SSLError."""
+    file = entry.get("ca_file")
+    return None if file is None else ssl.create_default_context(cafile=file)
 
 
 # --- entries -> values --------------------------------------------------------------------------------------
@@ -201,7 +225,7 @@ def _upstream(entry: Config, keep: Mapping[str, frozenset[str]], environment: Ma
             name: value for name, value in preset.headers.items() if name.lower() not in own_headers
         },
         own_headers=own_headers,
-        key=key,
+        secrets=_secrets(key, headers),
         key_variable=variable,
         connections=ConnectionPool(
             url,
@@ -209,8 +233,19 @@ def _upstream(entry: Config, keep: Mapping[str, frozenset[str]], environment: Ma
             max_kept=MAX_KEPT_CONNECTIONS,
             max_idle_s=MAX_IDLE_S,
             headers=headers,
+            trusted=_trusted(entry),
         ),
     )
+
+
+def _secrets(key: str, headers: Mapping[str, str]) -> tuple[str, ...]:
+    """Also as JSON writes them. Of `Bearer KEY` also the key, because servers quote that. A short value, such as `true`, is
+    no secret and may occur anywhere in an answer."""
+    values = [value for name, value in headers.items() if may_be_secret(name)]
+    values += [value.rpartition(" ")[2] for value in values]
+    found = {key, *(value for value in values if len(value) >= _MIN_SECRET_CHARS)}
+    found |= {json.dumps(text)[1:-1] for text in found}
+    return tuple(sorted((text for text in found if text), key=len, reverse=True))
 
 
 def _paths(of_preset: Mapping[str, str], own: Config) -> dict[str, str]:

@@ -27,6 +27,18 @@ _STATES: tuple[tuple[re.Pattern[str], type[SlotLoading], str], ...] = (
     ),
 )
 """What llama-server, TabbyAPI, LM Studio and Moonshine say while a model is not ready"""
+_RESULT_FIELDS = (
+    "choices",
+    "content",
+    "data",
+    "embedding",
+    "embeddings",
+    "output",
+    "response",
+    "results",
+    "text",
+)
+"""Those of the answers of all routes"""
 _TAG = re.compile(r"<(style|script)[^>]*>.*?</\1>|<[^>]*>", re.S | re.I)
 
 
@@ -37,20 +49,24 @@ def unusable(target: Target, status: int, headers: HTTPMessage) -> EaselError | 
     if status == 401:
         return _key_rejected(target, status)
     if 300 <= status < 400 or status < 200:
-        place = shorten(target.upstream.without_key(headers.get("Location", "")), _QUOTED_CHARS)
+        place = shorten(target.upstream.without_secrets(headers.get("Location", "")), _QUOTED_CHARS)
         to = f" to {place}" if place else ""
         return UpstreamUnavailable(
             f"{where} answered {status} and redirects{to}, which is not followed. If that is the right address, write it "
             "as its `url`.",
             upstream=target.upstream.name,
             status=status,
+            retry_after_s=None,
         )
     return None
 
 
 def _key_rejected(target: Target, status: int) -> UpstreamUnavailable:
     return UpstreamUnavailable(
-        f"{_where(target)} {key_problem(target.upstream)}.", upstream=target.upstream.name, status=status
+        f"{_where(target)} {key_problem(target.upstream)}.",
+        upstream=target.upstream.name,
+        status=status,
+        retry_after_s=None,
     )
 
 
@@ -62,7 +78,7 @@ def error_of(target: Target, status: int, body: bytes) -> EaselError | None:
         # With a message it is about this request: a model that the key may not use, or a filter (OpenRouter, OpenAI).
         return _key_rejected(target, status)
     text = message_of(document) or ("" if document is not None else text_of(body))
-    text = shorten(target.upstream.without_key(text), _QUOTED_CHARS)
+    text = shorten(target.upstream.without_secrets(text), _QUOTED_CHARS)
     for pattern, error_class, state in _STATES:
         if status in (400, 503) and pattern.search(text):
             return error_class(
@@ -86,7 +102,7 @@ def text_of(body: bytes) -> str:
 
 def failed(target: Target, what: str, text: str = "", **details: Any) -> UpstreamFailed:
     """The error for an answer that is none. `text`: from the upstream."""
-    quoted = shorten(target.upstream.without_key(text), _QUOTED_CHARS)
+    quoted = shorten(target.upstream.without_secrets(text), _QUOTED_CHARS)
     return UpstreamFailed(
         f"{_where(target)} {what}{f': {quoted}' if quoted else '.'}", upstream=target.upstream.name, **details
     )
@@ -164,6 +180,17 @@ def message_of(document: Any) -> str:
         message_of(document.get("detail")),
     ]
     return next((text for text in candidates if isinstance(text, str) and text), "")
+
+
+def is_error(document: Any) -> bool:
+    """Whether an answer with status 200 is an error. One that has a result besides is an answer, such as a response of the
+    Responses API that failed."""
+    if not isinstance(document, Mapping) or document.get("object") == "response":
+        return False
+    has_error = bool(document.get("error")) or (
+        document.get("object") == "error" and bool(message_of(document))
+    )
+    return has_error and not any(document.get(name) for name in _RESULT_FIELDS)
 
 
 def _field_message(entry: Any) -> str:

@@ -52,7 +52,8 @@ class Upstream:
     """Sent where the client sends none of this name"""
     own_headers: frozenset[str]
     """Names in lower case of the headers that the owner sets for it, with the one for its key; a client cannot send them"""
-    key: str = field(repr=False)
+    secrets: tuple[str, ...] = field(repr=False)
+    """Its key and other texts that no client gets, the longest first"""
     key_variable: str
     connections: ConnectionPool = field(repr=False)
 
@@ -60,9 +61,11 @@ class Upstream:
         """Whether a request for this model needs the GPU that is shared with ComfyUI."""
         return self.stack is not None and not {model, model.removesuffix(":latest")} & self.not_on_gpu
 
-    def without_key(self, text: str) -> str:
+    def without_secrets(self, text: str) -> str:
         """A text from the upstream; some quote the key that they reject."""
-        return text.replace(self.key, "***") if self.key else text
+        for secret in self.secrets:
+            text = text.replace(secret, "***")
+        return text
 
 
 @dataclass(frozen=True)

@@ -269,6 +269,47 @@ def test_an_error_with_status_200_is_an_error(ask: Any, body: bytes) -> None:
     assert message(ask(lambda exchange: exchange.send(200, body))).startswith("502 dispatch.upstream_failed:")
 
 
+@pytest.mark.parametrize("body", [b'{"type":"error","error":{"message":"no memory"},"request_id":"x"}', b'{"success":false,"status":500,"error":"no memory"}', b'{"object":"error","message":"no memory","code":1}', b'{"id":null,"choices":[],"error":{"message":"no memory"}}'])  # fmt: skip
+@pytest.mark.parametrize("has_length", [True, False])
+def test_an_error_with_status_200_is_found_wherever_it_stands(
+    ask: Any, body: bytes, has_length: bool
+) -> None:
+    def in_chunks(exchange: Exchange) -> None:
+        exchange.begin("application/json")
+        exchange.chunk(body)
+        exchange.end()
+
+    response = ask((lambda exchange: exchange.send(200, body)) if has_length else in_chunks)
+    assert message(response).startswith("502 dispatch.upstream_failed:")
+    assert "no memory" in response.text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"id":"resp_1","object":"response","status":"failed","error":{"code":"server_error","message":"x"},"output":[]}',
+        b'{"choices":[{"message":{"content":"hi"},"error":null}],"error":{"message":"a warning"}}',
+        b'{"choices":[{"message":{"content":"the word \\"error\\":"}}]}',
+        b'{"results":["error"]}',
+    ],
+)
+def test_an_answer_that_speaks_of_an_error_is_an_answer(ask: Any, body: bytes) -> None:
+    response = ask(lambda exchange: exchange.send(200, body))
+    assert (response.status_code, response.content) == (200, body)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(401, b'{"error":{"message":"bad key"}}'), (403, b""), (302, b"")]
+)
+def test_clients_are_told_not_to_retry_what_only_the_owner_can_mend(
+    ask: Any, status: int, body: bytes
+) -> None:
+    response = ask(lambda exchange: exchange.send(status, body, Location="http://elsewhere/"))
+    assert response.status_code == 502
+    assert response.headers["x-should-retry"] == "false"
+    assert "Retry-After" not in response.headers
+
+
 def test_a_long_answer_that_begins_like_an_error_is_complete(ask: Any) -> None:
     body = b'{"error":null,"x":"' + b"x" * 3_000_000 + b'"}'
     assert ask(lambda exchange: exchange.send(200, body)).content == body
@@ -400,6 +441,52 @@ def test_a_client_that_hangs_up_ends_the_upstreams_work(
     began_at = time.monotonic()
     assert ended.wait(TIMEOUT_S)
     assert time.monotonic() - began_at < 5
+    fake.answer = echo
+
+
+def connect(server: Server, body: bytes) -> socket.socket:
+    """A client that has sent a request with this body."""
+    host, port = server.url.removeprefix("http://").split(":")
+    client = socket.create_connection((host, int(port)), TIMEOUT_S)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer sk-client\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"  # fmt: skip
+    client.sendall(head.encode() + body)
+    return client
+
+
+def test_a_client_may_hang_up_while_the_upstream_does_not_read_its_body(tmp_path: Path) -> None:
+    begun = threading.Event()
+
+    def serve(connection: socket.socket, stopped: threading.Event) -> None:
+        connection.recv(1)
+        begun.set()
+        stopped.wait(TIMEOUT_S)
+
+    with raw_server(serve) as port:
+        config = tmp_path / "easel.yaml"
+        entry = {"url": f"http://127.0.0.1:{port}", "models": ["tiny"]}
+        config.write_text(yaml.safe_dump({"llm": {"upstreams": [entry]}}))
+        with running(tmp_path / "state", EASEL_CONFIG=str(config)) as server:
+            with connect(server, b'{"model":"tiny","x":"' + b"x" * 50_000_000 + b'"}'):
+                assert begun.wait(TIMEOUT_S)
+            server.wait_for("POST /v1/chat/completions 499")
+
+
+def test_a_client_that_closes_its_connection_for_writing_counts_as_gone(
+    server: Server, fake: Upstream
+) -> None:
+    ended = threading.Event()
+
+    def answer(exchange: Exchange) -> None:
+        exchange._handler.connection.settimeout(TIMEOUT_S)
+        if exchange._handler.connection.recv(1) == b"":
+            ended.set()
+        exchange.cut()
+
+    fake.answer = answer
+    with connect(server, b'{"model":"tiny"}') as client:
+        client.shutdown(socket.SHUT_WR)
+        assert ended.wait(TIMEOUT_S)
+        assert client.recv(100).split(b" ")[1] == b"499"
     fake.answer = echo
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from conversation.upstreams import presets
 from errors import SettingsInvalid
 from schemas import load_schema
 from settings import load_settings
+from tests.raw_server import raw_server
+from tests.test_http_connections import CERTIFICATE, OK, answering, over_tls
 
 ENVIRONMENT = {"KEY": "sk-1", "BAD": "a b", "EMPTY": ""}
-URL = "http://127.0.0.1:8081"
+URL, HTTPS = "http://127.0.0.1:8081", "https://127.0.0.1:8081"
 
 
 def one(**entry: Any) -> Upstream:
@@ -100,6 +103,10 @@ def test_an_upstream_may_share_the_gpu_through_a_stack() -> None:
         ({"url": URL, "headers": {"X": "a\r\nB: c"}}, "0.headers", "ASCII"),
         ({"url": URL, "models": []}, "0.models", ""),
         ({"url": URL, "silence_timeout_s": 0}, "0.silence_timeout_s", ""),
+        ({"url": URL, "ca_file": str(CERTIFICATE)}, "0.ca_file", "https"),
+        ({"url": HTTPS, "ca_file": "ca.pem"}, "0.ca_file", "absolute"),
+        ({"url": HTTPS, "ca_file": "/no/such/file"}, "0.ca_file", "cannot be read"),
+        ({"url": HTTPS, "ca_file": __file__}, "0.ca_file", "no certificate"),
         ({"url": URL, "unknown": 1}, "0", "unknown"),
     ],
 )
@@ -144,3 +151,30 @@ def test_the_owners_headers_replace_those_of_the_preset() -> None:
     assert one(preset="anthropic", key_env="KEY").default_headers == {"anthropic-version": "2023-06-01"}
     own = one(preset="anthropic", key_env="KEY", headers={"Anthropic-Version": "2026-01-01"})
     assert (own.default_headers, own.own_headers) == ({}, {"anthropic-version", "x-api-key"})
+
+
+def test_an_upstream_with_a_private_ca_is_trusted_if_its_file_is_named() -> None:
+    serve, _ = answering(OK)
+    with raw_server(over_tls(serve)) as port:
+        url = f"https://127.0.0.1:{port}"
+        with pytest.raises(ssl.SSLCertVerificationError):
+            one(url=url).connections.call("GET", "/", timeout_s=5)
+        trusting = one(url=url, ca_file=str(CERTIFICATE))
+        assert trusting.connections.call("GET", "/", timeout_s=5).content == b"ok"
+        of_stack = {"driver": "llama-server", "url": url, "upstream": {"ca_file": str(CERTIFICATE)}}
+        upstream = read_upstreams((), [of_stack], ENVIRONMENT)[0]
+        assert upstream.connections.call("GET", "/", timeout_s=5).content == b"ok"
+
+
+def test_texts_of_an_upstream_lose_every_secret_that_it_gets() -> None:
+    headers = {
+        "CF-Access-Client-Secret": "cf-123456",
+        "Proxy-Authorization": "Basic dXNlcjpwYXNz",
+        "X-Title": "Easel one",
+    }
+    upstream = one(
+        url=URL, key_env="KEY", headers={**headers, "X-Auth-Kind": "true", "X-Api-Key": 'a"quoted"key'}
+    )
+    text = r'{"e": "sk-1 cf-123456 Basic dXNlcjpwYXNz, dXNlcjpwYXNz a\"quoted\"key", "x": true, "by": "Easel one"}'
+    assert upstream.without_secrets(text) == '{"e": "*** *** ***, *** ***", "x": true, "by": "Easel one"}'
+    assert "cf-123456" not in repr(upstream)
