@@ -30,7 +30,7 @@ class LockedFile:
         try:
             if not lock_descriptor(descriptor, blocking=False):
                 raise BlockingIOError(errno.EAGAIN, "the file is locked by another process", temporary)
-            if os.write(descriptor, content) < len(content):
+            if content and os.write(descriptor, content) < len(content):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), temporary)
             os.rename(temporary, f"{folder}/{name}")
         except BaseException:
