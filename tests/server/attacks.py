@@ -8,6 +8,7 @@ import socket
 import statistics
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
@@ -49,6 +50,13 @@ def attack(server: Server, data: bytes, count: int) -> Iterator[list[socket.sock
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(connect(server, data)) for _ in range(count)]
+
+
+def open_connections(server: Server) -> int:
+    """How many connections the server has not closed, including those whose clients have."""
+    port, is_open = f"{address(server)[1]:04X}", {"01", "08"}  # ESTABLISHED, CLOSE_WAIT
+    entries = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(entry[1].endswith(f":{port}") and entry[3] in is_open for entry in entries)
 
 
 def drip(connections: list[socket.socket]) -> None:

@@ -30,6 +30,7 @@ from tests.server.attacks import (
     connect,
     drip,
     health_times,
+    open_connections,
     read_to_end,
     summary,
 )
@@ -242,14 +243,18 @@ def test_a_full_worker_drops_the_oldest_idle_connection_and_no_request(
 
 def test_a_client_may_open_only_so_many_connections(tmp_path: Path, sketch_url: str) -> None:
     variables = {"EASEL_WORKERS": "1", "EASEL_ENGINE_URL": sketch_url, "EASEL_MAX_CLIENT_CONNECTIONS": "5"}
-    with running(tmp_path / "state", **variables) as server, attack(server, b"", 5) as connections:
-        response = requests.get(f"{server.url}/health", timeout=20)
-        assert (response.status_code, response.json()["error"]["code"]) == (
-            429,
-            "server.too_many_connections",
-        )
-        connections[0].close()
-        wait_until(lambda: requests.get(f"{server.url}/health", timeout=20).status_code == 200)
+    with running(tmp_path / "state", **variables) as server:
+        # The request that found the server running counts until the server has closed it: the fifth of the others would
+        # be refused.
+        wait_until(lambda: open_connections(server) == 0)
+        with attack(server, b"", 5) as connections:
+            response = requests.get(f"{server.url}/health", timeout=20)
+            assert (response.status_code, response.json()["error"]["code"]) == (
+                429,
+                "server.too_many_connections",
+            )
+            connections[0].close()
+            wait_until(lambda: requests.get(f"{server.url}/health", timeout=20).status_code == 200)
 
 
 @pytest.mark.parametrize("proxies", ["127.0.0.1", "127.0.0.0/8"])
