@@ -291,8 +291,9 @@ def id_of(name: str, models: Container[str]) -> str:
 
 
 def _list_models(upstream: Upstream) -> Iterator[ListedModel]:
+    headers = {**upstream.default_headers, **upstream.key_headers()}
     response = upstream.connections.open(
-        "GET", upstream.listing.path, timeout_s=LISTING_TIMEOUT_S, headers=upstream.default_headers
+        "GET", upstream.listing.path, timeout_s=LISTING_TIMEOUT_S, headers=headers
     )
     try:
         body = bytearray()

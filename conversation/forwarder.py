@@ -119,7 +119,8 @@ class Forwarder:
     ) -> OpenResponse:
         body = request.body_for(target.model)
         upstream = target.upstream
-        headers = request_headers(client.headers, upstream) | {"Content-Length": str(body.length)}
+        headers = request_headers(client.headers, upstream) | upstream.key_headers(request.route.name)
+        headers["Content-Length"] = str(body.length)
         watch = ClientWatch(client.socket, timeout_s=upstream.silence_timeout_s, check=check)
         try:
             return upstream.connections.open(

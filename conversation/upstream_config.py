@@ -123,7 +123,7 @@ def _auth_errors(entry: Config, environment: Mapping[str, str]) -> Iterator[Loca
     auth, header = _auth(entry)
     variable = entry.get("key_env")
     if variable is None:
-        if "auth" in entry and auth != "none":
+        if auth != "none" and ("auth" in entry or "header" in entry):
             yield (
                 ("key_env",),
                 f"it is missing; with auth: {auth}, name the environment variable that holds the key",
@@ -136,6 +136,14 @@ def _auth_errors(entry: Config, environment: Mapping[str, str]) -> Iterator[Loca
             ("header",),
             "it is missing; with auth: header, write the name of the header that the key is sent in",
         )
+    if "header" in entry and auth != "header":
+        yield ("header",), f"it is not used with auth: {auth}; remove it, or write auth: header"
+    for name in entry.get("headers", {}):
+        if name.lower() in map(str.lower, _key_headers(entry)):
+            yield (
+                ("headers", name),
+                "the key of key_env is sent in this header; remove one of the two",
+            )
     key = environment.get(variable, "")
     if not key:
         yield ("key_env",), f"the environment variable {variable} is not set"
@@ -198,15 +206,28 @@ def _auth(entry: Config) -> tuple[str, str]:
     return entry.get("auth", preset.auth), entry.get("header", preset.header)
 
 
+def _bearer_routes(entry: Config) -> frozenset[str]:
+    """Those of the preset; none if the owner says how the key is sent."""
+    is_own = "auth" in entry or "header" in entry
+    return frozenset() if is_own else presets()[_preset_name(entry)].bearer
+
+
+def _key_headers(entry: Config) -> list[str]:
+    """The names of the headers that the key is sent in."""
+    if "key_env" not in entry:
+        return []
+    auth, header = _auth(entry)
+    is_bearer = auth == "bearer" or bool(_bearer_routes(entry))
+    return [header] * (auth == "header") + ["Authorization"] * is_bearer
+
+
 def _upstream(entry: Config, keep: Mapping[str, frozenset[str]], environment: Mapping[str, str]) -> Upstream:
     preset = presets()[_preset_name(entry)]
     auth, header = _auth(entry)
     variable = entry.get("key_env", "")
     key = environment.get(variable, "") if variable else ""
-    headers = dict(entry.get("headers", {}))
-    if key:
-        headers |= {header: key} if auth == "header" else {"Authorization": f"Bearer {key}"}
-    own_headers = frozenset(map(str.lower, headers))
+    headers = entry.get("headers", {})
+    own_headers = frozenset(name.lower() for name in (*headers, *_key_headers(entry)))
     paths = _paths(preset.paths, entry.get("paths", {}))
     url = _base_url(entry.get("url", preset.url), paths.values())
     stack = entry.get("stack")
@@ -225,8 +246,11 @@ def _upstream(entry: Config, keep: Mapping[str, frozenset[str]], environment: Ma
             name: value for name, value in preset.headers.items() if name.lower() not in own_headers
         },
         own_headers=own_headers,
+        key=key,
         secrets=_secrets(key, headers),
         key_variable=variable,
+        key_header=header if auth == "header" else "",
+        bearer_routes=_bearer_routes(entry),
         connections=ConnectionPool(
             url,
             connect_timeout_s=entry.get("connect_timeout_s", DEFAULT_CONNECT_TIMEOUT_S),

@@ -52,14 +52,27 @@ class Upstream:
     """Sent where the client sends none of this name"""
     own_headers: frozenset[str]
     """Names in lower case of the headers that the owner sets for it, with the one for its key; a client cannot send them"""
+    key: str = field(repr=False)
     secrets: tuple[str, ...] = field(repr=False)
     """Its key and other texts that no client gets, the longest first"""
     key_variable: str
+    key_header: str
+    """The name of the header that contains only the key; empty: it is sent as `Authorization: Bearer`"""
+    bearer_routes: frozenset[str]
+    """Names of routes on which it is sent as `Authorization: Bearer` in any case"""
     connections: ConnectionPool = field(repr=False)
 
     def shares_gpu(self, model: str) -> bool:
         """Whether a request for this model needs the GPU that is shared with ComfyUI."""
         return self.stack is not None and not {model, model.removesuffix(":latest")} & self.not_on_gpu
+
+    def key_headers(self, route: str = "") -> dict[str, str]:
+        """The header with the key for a request of this route, or for the list of models; empty without a key."""
+        if not self.key:
+            return {}
+        if self.key_header and route not in self.bearer_routes:
+            return {self.key_header: self.key}
+        return {"Authorization": f"Bearer {self.key}"}
 
     def without_secrets(self, text: str) -> str:
         """A text from the upstream; some quote the key that they reject."""
@@ -75,6 +88,8 @@ class Preset:
     url: str
     auth: str
     header: str
+    bearer: frozenset[str]
+    """Names of routes on which the key is sent as `Authorization: Bearer`, although `auth` is `header`"""
     headers: Mapping[str, str]
     paths: Mapping[str, str]
     listing: ModelListing
@@ -96,6 +111,7 @@ def _preset(data: Mapping[str, Any]) -> Preset:
         url=data.get("url", ""),
         auth=data["auth"],
         header=data.get("header", ""),
+        bearer=frozenset(data.get("bearer", ())),
         headers=data.get("headers", {}),
         paths=route_paths(data["paths"]),
         listing=ModelListing(**data["models"]),

@@ -20,7 +20,9 @@ from tests.conversation.upstream import Answer, Exchange, Upstream, upstream
 
 KEY = "sk-of-the-upstream"
 BEARER = {"Authorization": f"Bearer {KEY}"}
-ANTHROPIC = {"X-Api-Key": KEY, "Anthropic-Version": "2023-06-01"}
+VERSION = {"Anthropic-Version": "2023-06-01"}
+ANTHROPIC = {"X-Api-Key": KEY, **VERSION}
+KEY_HEADERS = {"authorization", "x-api-key"}
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 RERANK, RESPONSES, MESSAGES = "/v1/rerank", "/v1/responses", "/v1/messages"
@@ -93,6 +95,8 @@ class Kind:
     models: tuple[str, Any]
     unknown: tuple[int, Any] = (404, {"detail": "Not Found"})
     headers: Mapping[str, str] = field(default_factory=lambda: BEARER)
+    headers_of: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Path -> headers, for paths that want others"""
     prefix: str = ""
     url_suffix: str = ""
     """What its users write behind the port"""
@@ -226,6 +230,7 @@ KINDS = [
         (CHAT, MESSAGES, COUNT),
         openai_list(MODEL, path="/v1/models?limit=1000"),
         headers=ANTHROPIC,
+        headers_of={CHAT: BEARER | VERSION},
         failures=(
             Failure(MESSAGES, 529, OVERLOADED, 529, '"overloaded_error"'),
             Failure(MESSAGES, 400, {**OVERLOADED, "error": {"type": "invalid_request_error", "message": "no"}}, 400, '"request_id"'),
@@ -263,7 +268,11 @@ def strictly(kind: Kind, answer: Answer) -> Answer:
     def check(exchange: Exchange) -> None:
         received = exchange.received
         sent = {name.lower(): value for name, value in received.headers.items()}
-        if any(sent.get(name.lower()) != value for name, value in kind.headers.items()):
+        wanted = kind.headers_of.get(received.path.removeprefix(kind.prefix), kind.headers)
+        wanted = {name.lower(): value for name, value in wanted.items()}
+        if {name: sent.get(name) for name in KEY_HEADERS | set(wanted)} != dict.fromkeys(
+            KEY_HEADERS
+        ) | wanted:
             exchange.send_json({"error": {"message": f"Incorrect API key: {sent}"}}, status=401)
         elif received.path.removeprefix(kind.prefix) in kind.paths and received.path.startswith(kind.prefix):
             answer(exchange)

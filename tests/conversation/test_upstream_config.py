@@ -97,6 +97,19 @@ def test_an_upstream_may_share_the_gpu_through_a_stack() -> None:
         ({"url": URL, "auth": "bearer"}, "0.key_env", "missing"),
         ({"url": URL, "auth": "none", "key_env": "KEY"}, "0.auth", "remove key_env"),
         ({"url": URL, "auth": "header", "key_env": "KEY"}, "0.header", "missing"),
+        ({"url": URL, "header": "api-key", "key_env": "KEY"}, "0.header", "auth: header"),
+        ({"url": URL, "auth": "header", "header": "api-key"}, "0.key_env", "missing"),
+        ({"preset": "anthropic", "header": "api-key"}, "0.key_env", "missing"),
+        (
+            {"url": URL, "key_env": "KEY", "headers": {"authorization": "Basic x"}},
+            "0.headers.authorization",
+            "key_env",
+        ),
+        (
+            {"preset": "anthropic", "key_env": "KEY", "headers": {"X-API-Key": "x"}},
+            "0.headers.X-API-Key",
+            "key_env",
+        ),
         ({"url": URL, "auth": "basic"}, "0.auth", "bearer"),
         ({"url": URL, "paths": {"chatt": "/x"}}, "0.paths", "chat"),
         ({"url": URL, "paths": {"chat": "x"}}, "0.paths.chat", "slash"),
@@ -150,7 +163,20 @@ def test_schema_presets_and_routes_agree() -> None:
 def test_the_owners_headers_replace_those_of_the_preset() -> None:
     assert one(preset="anthropic", key_env="KEY").default_headers == {"anthropic-version": "2023-06-01"}
     own = one(preset="anthropic", key_env="KEY", headers={"Anthropic-Version": "2026-01-01"})
-    assert (own.default_headers, own.own_headers) == ({}, {"anthropic-version", "x-api-key"})
+    assert (own.default_headers, own.own_headers) == ({}, {"anthropic-version", "x-api-key", "authorization"})
+
+
+def test_the_owner_may_say_how_every_request_sends_the_key() -> None:
+    bearer, header = {"Authorization": "Bearer sk-1"}, {"x-api-key": "sk-1"}
+    for entry, of_chat, of_messages in [
+        ({}, bearer, header),
+        ({"auth": "bearer"}, bearer, bearer),
+        ({"auth": "header"}, header, header),
+        ({"header": "api-key"}, {"api-key": "sk-1"}, {"api-key": "sk-1"}),
+    ]:
+        own = one(preset="anthropic", key_env="KEY", **entry)
+        assert (own.key_headers("chat"), own.key_headers("messages")) == (of_chat, of_messages), entry
+        assert own.key_headers() == of_messages  # the list of models
 
 
 def test_an_upstream_with_a_private_ca_is_trusted_if_its_file_is_named() -> None:
