@@ -173,7 +173,7 @@ class ModelDirectory:
         return f" There are: {list_names(ids)}." if ids else ""
 
     def _ids(self) -> list[str]:
-        return [*self.aliases, *(model.id for model in self.known())]
+        return list(dict.fromkeys([*self.aliases, *(model.id for model in self.known())]))
 
     # --- listing -----------------------------------------------------------------------------------
 
@@ -184,12 +184,20 @@ class ModelDirectory:
         return self._unique(lambda listing: () if listing.problem else listing.models.values())
 
     def listed(self) -> dict[str, ListedModel]:
-        """The models of `current` by id, and by each alias whose model is among them."""
+        """The models of `current` by id, and by each alias whose model is among them. As in requests, an alias hides the
+        model of the same name."""
         models = {model.id: model for model in self.current()}
-        aliases = {
-            name: self._aliased(alias, models) for name, alias in self.aliases.items() if name not in models
+        aliases = {name: self._aliased(alias, models) for name, alias in self.aliases.items()}
+        for name, alias in self.aliases.items():
+            if name in models and alias.model != name:
+                self._report(
+                    f"{name} is an alias of {alias.model} and a model of {models[name].upstream}; requests go to "
+                    f"{alias.model}. Choose another name for the alias to use both."
+                )
+        return {
+            **{name: model for name, model in aliases.items() if model is not None},
+            **{name: model for name, model in models.items() if name not in self.aliases},
         }
-        return {**{name: model for name, model in aliases.items() if model is not None}, **models}
 
     def _aliased(self, alias: Alias, models: Mapping[str, ListedModel]) -> ListedModel | None:
         if alias.upstream is not None:

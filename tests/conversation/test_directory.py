@@ -74,6 +74,30 @@ def test_an_alias_stands_for_its_model_and_for_requests_without_one() -> None:
         models.find("", SPEECH)
 
 
+def test_an_alias_hides_the_model_of_its_name_from_requests_and_from_the_list(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING)
+    entries = [
+        {"name": "a", "url": "http://127.0.0.1:1", "models": ["embed", "x"]},
+        {"name": "b", "url": "http://127.0.0.1:1", "models": ["x", "y"]},
+    ]
+    models = directory(*entries, embed="y", x={"model": "x", "upstream": "b"})
+    for name, found in (("embed", ("b", "y")), ("x", ("b", "x")), ("y", ("b", "y"))):
+        target = models.find(name, CHAT)
+        listed = models.listed()[name]
+        assert (target.upstream.name, target.model) == (listed.upstream, listed.id) == found
+    assert list(models.listed()) == ["embed", "x", "y"]
+    assert error_of(models, "nope").details["models"] == ["embed", "x", "y"]
+    models.listed()
+    assert caplog.text.count("embed is an alias of y and a model of a; requests go to y") == 1
+    assert "x is an alias" not in caplog.text
+    # Requests for the alias of a model that is gone fail, so it is not listed either.
+    models = directory(*entries, embed="gone")
+    assert "embed" not in models.listed()
+    assert isinstance(error_of(models, "embed"), NoRoute)
+
+
 def test_an_unknown_model_is_refused_with_those_that_there_are() -> None:
     error = error_of(directory({"url": "http://127.0.0.1:1", "models": ["x"]}, primary="x"), "nope")
     assert isinstance(error, NoRoute)
