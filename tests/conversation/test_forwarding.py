@@ -97,6 +97,34 @@ def test_an_alias_is_replaced_and_nothing_else(ask: Any, fake: Upstream) -> None
     assert fake.posts[0].body == b'{"a": 1.0,"model":"tiny"}'
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(
+            b'{"messages": [{"role": "system", "content": "You are a test assistant."}, {"role": "user", "content": '
+            b'"Testing. Just say hi and nothing else."}], "model": "tiny"}',
+            id="verification",
+        ),
+        pytest.param(
+            b'{"model": "tiny", "messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}], "stream": true,'
+            b' "stream_options": {"include_usage": true}, "max_completion_tokens": 9, "tools": [{"type": "function", '
+            b'"function": {"name": "a", "parameters": {}}}, {"type": "custom", "name": "ApplyPatch", "format": {"type": '
+            b'"grammar", "syntax": "lark", "definition": "start: /.+/"}}]}',
+            id="tools of both APIs",
+        ),
+        pytest.param(
+            b'{"model": "tiny", "input": [{"role": "user", "content": "hi"}], "stream": true, "include": ["x"], "reasoning": '
+            b'{"effort": "medium", "summary": "auto"}, "text": {"verbosity": "low"}, "stream_options": {"include_usage": '
+            b'true}, "tools": [{"type": "function", "name": "a", "parameters": {}}]}',
+            id="the form of the Responses API",
+        ),
+    ],
+)
+def test_what_cursor_sends_passes_unchanged(ask: Any, fake: Upstream, body: bytes) -> None:
+    assert ask(data=body, headers={"Content-Type": "application/json"}).status_code == 200
+    assert (fake.posts[0].path, fake.posts[0].body) == ("/v1/chat/completions", body)
+
+
 def test_no_key_passes_in_either_direction(ask: Any, fake: Upstream) -> None:
     response = ask(
         lambda exchange: exchange.send_json(
