@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from pathlib import Path
@@ -56,11 +57,14 @@ class FileMutex:
     def release(self) -> None:
         """End what the last `acquire` began."""
         self._depth -= 1
-        if not self._depth:
+        if not self._depth and self._descriptor is not None:
+            # Closing would not unlock it while a child that was forked meanwhile has not closed it yet.
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             self.close()
 
     def close(self) -> None:
-        """Release it altogether. In a forked child: without it, the child would keep the lock of its parent."""
+        """Close the file. In a forked child: without it, the child would keep the lock of its parent, which this does not
+        release."""
         descriptor, self._descriptor, self._depth = self._descriptor, None, 0
         if descriptor is not None:
-            os.close(descriptor)  # also unlocks it
+            os.close(descriptor)

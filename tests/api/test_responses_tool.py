@@ -673,9 +673,8 @@ def test_a_body_is_freed_at_once_when_the_request_is_refused(
         return bodies[-1]
 
     monkeypatch.setattr(RequestBody, "read", recorded)
-    nested = "[" * 60 + "]" * 60
-    body = f'{{"model": "tiny", "input": "image_generation", "x": {nested}}}'
-    assert llm.post(RESPONSES, data=body, content_type="application/json").status_code == 400
+    tool = {"type": "image_generation", "size": "7"}
+    assert llm.post(RESPONSES, json={"model": "tiny", "input": "x", "tools": [tool]}).status_code == 400
     assert [len(body) for body in bodies] == [0]
 
 
