@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from flask import Flask, Request
@@ -22,13 +22,21 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     server, client = socket.socketpair()
     with server, client, Flask("test").app_context():
         yield server, client
+        # Closed here and not when they are collected, as a socket in a cycle with one would warn then.
+        while _streams:
+            _streams.pop().close()
+
+
+_streams: list[IO[bytes]] = []
 
 
 def environ_of(server: socket.socket, length: int = 10, **more: Any) -> dict[str, Any]:
+    if "wsgi.input" not in more:
+        _streams.append(server.makefile("rb", buffering=0))
+        more["wsgi.input"] = _streams[-1]
     return {
         "REQUEST_METHOD": "POST",
         "CONTENT_LENGTH": str(length),
-        "wsgi.input": server.makefile("rb", buffering=0),
         "gunicorn.socket": server,
         **more,
     }
