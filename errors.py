@@ -295,6 +295,12 @@ class CatalogueInvalid(EaselError):
     remedy = "The message gives the file, line and path of each error, and what is allowed."
 
 
+class WorkflowUnreadable(EaselError):
+    code = "import.unreadable"
+    when = "`flask import-workflow` cannot read a file as a workflow of ComfyUI."
+    remedy = "The message names the place; export the workflow again in ComfyUI, best with *Workflow > Export (API)*."
+
+
 class TemplateInvalid(EaselError):
     code = "workflow.template_invalid"
     when = (

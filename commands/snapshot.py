@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,17 @@ import click
 
 from commands.context import engine_at, handle_errors, services, write_file
 from compiler import SourcePaths, learned_nodes
-from compiler.node_records import add_learned, is_node_entry, node_record, record_nodes, without_files
+from compiler.node_records import (
+    NodeFacts,
+    add_learned,
+    is_node_entry,
+    node_record,
+    record_nodes,
+    without_files,
+)
+from compiler.sources import MORE_NODES, classes_in
 from errors import CatalogueInvalid, InvalidValue, NodesMissing, StoreUnwritable
 from schemas.yaml_document import read_yaml
-
-_CLASS_TYPE = re.compile(r'"class_type"\s*:\s*"([^"]+)"')
 
 
 @click.command("snapshot-nodes", short_help="Learn node signatures from ComfyUI.")
@@ -48,7 +53,9 @@ def snapshot_nodes(source: str, nodes: tuple[str, ...], version: str | None, shi
     before = known if shipped else add_learned(known, learned)
     required = {*nodes, *used_classes(paths)}
     classes = {*required, *before["nodes"]}
-    object_info, source_version = _read(source, version, classes)
+    more = set(json.loads((paths.schemas / MORE_NODES).read_text("utf-8"))["nodes"]) if shipped else set()
+    everything, source_version = _read(source, version, {*classes, *more}, all_of_file=shipped)
+    object_info = {name: entry for name, entry in everything.items() if name in classes}
     missing = sorted(required - set(object_info) - set(before["nodes"]))
     if missing:
         raise NodesMissing(f"{source} has no node {', '.join(missing)}.", nodes=missing)
@@ -56,6 +63,7 @@ def snapshot_nodes(source: str, nodes: tuple[str, ...], version: str | None, shi
         facts = read_yaml((paths.schemas / "node_facts.yaml").read_text("utf-8"))
         after = record_nodes(known, object_info, version=source_version, classes=classes, facts=facts)
         target, text = paths.schemas / "nodes.json", nodes_text(after)
+        _write_more_nodes(paths, everything, source_version, classes, facts)
     elif _is_sketch(source):
         click.echo(
             f"Nothing learned: {source} is Easel's sketch engine, which has the nodes that Easel knows already."
@@ -67,6 +75,22 @@ def snapshot_nodes(source: str, nodes: tuple[str, ...], version: str | None, shi
         target, text = _learned_file(paths), learned_text(learned)
     write_file(target, text.encode("utf-8"))
     _report(before["nodes"], after["nodes"], source_version, target)
+
+
+def _write_more_nodes(
+    paths: SourcePaths, object_info: Mapping[str, Any], version: str, known: set[str], facts: NodeFacts
+) -> None:
+    """Write schemas/more_nodes.json: the other nodes of ComfyUI, without those that call paid services, for imported
+    workflows."""
+    target = paths.schemas / MORE_NODES
+    before = json.loads(target.read_text("utf-8"))
+    others = {
+        name: entry for name, entry in object_info.items() if name not in known and not entry.get("api_node")
+    }
+    kept = {**before, "nodes": {name: node for name, node in before["nodes"].items() if name not in known}}
+    after = record_nodes(kept, others, version=version, classes=others, facts=facts)
+    write_file(target, nodes_text(after).encode("utf-8"))
+    click.echo(f"{len(after['nodes'])} other nodes written to {target}.")
 
 
 def _with_version(
@@ -100,7 +124,7 @@ def used_classes(paths: SourcePaths) -> set[str]:
     return {
         name
         for template in paths.templates.glob("*.json.j2")
-        for name in _CLASS_TYPE.findall(template.read_text("utf-8"))
+        for name in classes_in(template.read_text("utf-8"))
     }
 
 
@@ -135,8 +159,10 @@ def _line(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _read(source: str, version: str | None, classes: set[str]) -> tuple[dict[str, Any], str]:
-    """The /object_info entries of `classes`, and the version of ComfyUI."""
+def _read(
+    source: str, version: str | None, classes: set[str], *, all_of_file: bool = False
+) -> tuple[dict[str, Any], str]:
+    """The /object_info entries of `classes`, or all those in a file, and the version of ComfyUI."""
     if source.startswith(("http://", "https://")):
         engine = engine_at(source)
         return _node_entries(engine.signatures(classes, fresh=True)), version or engine.stats().version
@@ -147,7 +173,7 @@ def _read(source: str, version: str | None, classes: set[str]) -> tuple[dict[str
         )
     try:
         object_info = json.loads(Path(source).read_text("utf-8-sig"))
-        entries = {name: entry for name, entry in object_info.items() if name in classes}
+        entries = {name: entry for name, entry in object_info.items() if all_of_file or name in classes}
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise CatalogueInvalid(f"{source} is not a response of /object_info: {error}") from error
     return _node_entries(entries), version

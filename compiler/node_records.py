@@ -39,6 +39,8 @@ _LOADER_WORDS = re.compile(
 )
 _NO_FILE_CHOICES = frozenset({"none", "baked vae", "disabled", "undefined"})
 _BOUNDS = ("min", "max", "step")
+_FLAGS = ("multiline", "socket", "control", "optional")
+_SEED_NAMES = ("seed", "noise_seed")
 
 
 # --- /object_info -> records --------------------------------------------------------------------------
@@ -72,27 +74,36 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else []
 
 
-def _input_records(groups: Any) -> dict[str, Any]:
+def _input_records(groups: Any, *, of_option: bool = False) -> dict[str, Any]:
     if not isinstance(groups, Mapping):
         return {}
     return {
-        name: _input_record(spec, optional=group == "optional")
+        name: _input_record(spec, optional=group == "optional", name="" if of_option else name)
         for group in ("required", "optional")
         if isinstance(specs := groups.get(group), Mapping)
         for name, spec in specs.items()
     }
 
 
-def _input_record(spec: Any, *, optional: bool) -> dict[str, Any]:
+def _input_record(spec: Any, *, optional: bool, name: str = "") -> dict[str, Any]:
     try:
         record = _typed_record(spec)
+        if record["type"] == "INT" and _has_control(name, spec):
+            record["control"] = True
         if next(_input_faults("", record), None) is not None:
             record = {"type": "*"}
     except (TypeError, KeyError, ValueError, AttributeError, IndexError, StopIteration, RecursionError):
         record = {"type": "*"}
     if optional:
         record["optional"] = True
-    return record
+    return _flags_last(record, set(record) & set(_FLAGS))
+
+
+def _has_control(name: str, spec: Any) -> bool:
+    """Whether ComfyUI's editor adds a widget for what happens to the value after a run: where `/object_info` says so, and
+    for seeds."""
+    config = spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}
+    return bool(config.get("control_after_generate", name in _SEED_NAMES))
 
 
 def _typed_record(spec: Any) -> dict[str, Any]:
@@ -102,7 +113,8 @@ def _typed_record(spec: Any) -> dict[str, Any]:
     record: dict[str, Any] = {"type": "COMBO" if isinstance(kind, list) else kind}
     if kind == DYNAMIC_COMBO:
         record["options"] = [
-            {"key": option["key"], "inputs": _input_records(option["inputs"])} for option in config["options"]
+            {"key": option["key"], "inputs": _input_records(option["inputs"], of_option=True)}
+            for option in config["options"]
         ]
     elif kind == AUTOGROW:
         record |= _grown(config["template"])
@@ -124,6 +136,10 @@ def _plain_record(kind: Any, config: Mapping[str, Any]) -> dict[str, Any]:
         record["upload"] = True
     if config.get("multiselect"):
         record["several"] = True
+    if kind == "STRING" and config.get("multiline"):
+        record["multiline"] = True
+    if config.get("forceInput"):
+        record["socket"] = True
     is_plain = choices is not None or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
     if not is_plain and (config.get("socketless") or "default" in config or "widgetType" in config):
         record["widget"] = True
@@ -372,9 +388,13 @@ def _merge_input(old: Mapping[str, Any], new: Mapping[str, Any], versions: _Vers
             merged[key] = old[key]
     if "folder" in merged:
         merged.pop("file", None)
-    if old.get("optional") or new.get("optional"):
-        merged["optional"] = True
-    return merged
+    return _flags_last(merged, {key for key in _FLAGS if old.get(key) or new.get(key)})
+
+
+def _flags_last(record: Mapping[str, Any], flags: set[str]) -> dict[str, Any]:
+    """`record` with these flags, in an order that does not depend on which version was recorded first."""
+    others = {key: value for key, value in record.items() if key not in _FLAGS}
+    return {**others, **{key: True for key in _FLAGS if key in flags}}
 
 
 def _with_widest_range(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -497,6 +517,9 @@ _INPUT_FORMS: Mapping[str, type] = {
     "upload": bool,
     "widget": bool,
     "several": bool,
+    "socket": bool,
+    "control": bool,
+    "multiline": bool,
     "folder": str,
     "choices": list,
     "choices_in": dict,

@@ -45,6 +45,12 @@ class InputSignature:
     """A plain value is allowed although the type is none of PLAIN_TYPES."""
     several: bool = False
     """The value is a list of choices."""
+    socket: bool = False
+    """ComfyUI's editor shows only a socket, although the type is plain."""
+    multiline: bool = False
+    """A text that may have several lines, such as a prompt"""
+    control: bool = False
+    """In ComfyUI's editor, a widget for what happens to the value after a run follows this one."""
     options: Mapping[str, Mapping[str, InputSignature]] | None = None
     """choice of a dynamic combo -> the inputs that it adds"""
     grown_names: tuple[str, ...] = ()
@@ -137,6 +143,9 @@ def _input(entry: Mapping[str, Any]) -> InputSignature:
         only_in=tuple(entry.get("only_in", ())),
         widget=entry.get("widget", False),
         several=entry.get("several", False),
+        socket=entry.get("socket", False),
+        control=entry.get("control", False),
+        multiline=entry.get("multiline", False),
     )
     if entry["type"] == DYNAMIC_COMBO:
         options = {option["key"]: _inputs(option["inputs"]) for option in entry["options"]}

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from errors import CatalogueInvalid
 
 TEMPLATE_SUFFIX = ".json.j2"
+MORE_NODES = "more_nodes.json"
+"""The nodes of ComfyUI that no shipped template uses, in the form of nodes.json. An imported template may use them; reading
+them all would cost every worker megabytes."""
+_CLASS_TYPE = re.compile(r'"class_type"\s*:\s*"([^"]+)"')
+
+
+def classes_in(template: str) -> set[str]:
+    """The node classes that a template names."""
+    return set(_CLASS_TYPE.findall(template))
 
 
 @dataclass(frozen=True)
@@ -63,16 +74,34 @@ class Sources:
 
 def read_sources(paths: SourcePaths) -> Sources:
     """Read all files. Raises CatalogueInvalid if one cannot be read."""
+    templates = {path.name: _read(path) for path in sorted(paths.templates.glob(f"*{TEMPLATE_SUFFIX}"))}
     return Sources(
         catalogue_name=paths.catalogue.name,
         catalogue=_read(paths.catalogue),
         catalogue_schema=_read(paths.schemas / "catalogue.schema.json"),
-        nodes=_read(paths.schemas / "nodes.json"),
+        nodes=_read_nodes(paths, templates.values()),
         node_facts=_read(paths.schemas / "node_facts.yaml"),
         learned_nodes=read_learned_nodes(paths),
         sampling_names=_read(paths.schemas / "sampling_names.yaml"),
-        templates={path.name: _read(path) for path in sorted(paths.templates.glob(f"*{TEMPLATE_SUFFIX}"))},
+        templates=templates,
     )
+
+
+def _read_nodes(paths: SourcePaths, templates: Iterable[str]) -> str:
+    """The content of nodes.json, with those of MORE_NODES that a template names."""
+    text = _read(paths.schemas / "nodes.json")
+    used = {name for template in templates for name in classes_in(template)}
+    if all(f'"{name}":' in text for name in used):
+        return text
+    document, more = json.loads(text), read_more_nodes(paths)
+    added = {name: more[name] for name in sorted(used & set(more)) if name not in document["nodes"]}
+    return json.dumps({**document, "nodes": {**document["nodes"], **added}})
+
+
+def read_more_nodes(paths: SourcePaths) -> dict[str, Any]:
+    """The records in MORE_NODES by class; empty if the file does not exist. Raises CatalogueInvalid."""
+    path = paths.schemas / MORE_NODES
+    return dict(json.loads(_read(path))["nodes"]) if path.exists() else {}
 
 
 def read_learned_nodes(paths: SourcePaths) -> str:
