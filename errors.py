@@ -301,6 +301,12 @@ class WorkflowUnreadable(EaselError):
     remedy = "The message names the place; export the workflow again in ComfyUI, best with *Workflow > Export (API)*."
 
 
+class WorkflowNotImportable(EaselError):
+    code = "import.not_possible"
+    when = "`flask import-workflow` cannot make a model of a workflow."
+    remedy = "The message names what is missing, and the option that decides it."
+
+
 class TemplateInvalid(EaselError):
     code = "workflow.template_invalid"
     when = (

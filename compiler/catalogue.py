@@ -110,6 +110,9 @@ class Workflow:
     presets: Presets = field(default_factory=dict)
     output: str | None = None
     """The id of the node whose pictures are the answer; None: the only node that saves a picture."""
+    size_from_image: bool = False
+    """The graph makes the size of its pictures from the image, such as a fixed number of pixels in its shape. Width and
+    height need not be used."""
     faults: tuple[str, ...] = ()
     """What it lacks, so that none of its models can be drawn: its template, or a node that is not known."""
 

@@ -171,6 +171,7 @@ def _workflow(name: str, entry: Mapping[str, Any], signatures: Signatures, sourc
         inputs={key: _input(value, signatures) for key, value in entry["inputs"].items()},
         presets=entry.get("presets", {}),
         output=None if "output" not in entry else str(entry["output"]),
+        size_from_image=entry.get("size_from_image", False),
         faults=(
             *missing_template(name, template, sources.templates),
             *unknown_choices(name, entry["inputs"], signatures),

@@ -212,10 +212,10 @@ def _group(entry: Mapping[str, Any]) -> EditorGraph:
     for node in nodes:
         sockets = []
         for slot, socket in enumerate(node.inputs):
-            name = fed.get((node.id, slot))
-            if name is None:
-                name = f"input {len(inputs)}"
-                links[name] = Link(SUBGRAPH_INPUT, len(inputs), node.id, slot)
+            link_id = fed.get((node.id, slot))
+            if link_id is None:
+                link_id = f"input {len(inputs)}"
+                links[link_id] = Link(SUBGRAPH_INPUT, len(inputs), node.id, slot)
                 taken = {each.name for each in inputs}
                 title = node.title or node.type
                 inputs.append(
@@ -225,7 +225,7 @@ def _group(entry: Mapping[str, Any]) -> EditorGraph:
                         is_widget=socket.is_widget,
                     )
                 )
-            sockets.append(Socket(socket.name, socket.type, name, socket.is_widget))
+            sockets.append(Socket(socket.name, socket.type, link_id, socket.is_widget))
         linked[node.id] = EditorNode(**{**vars(node), "inputs": tuple(sockets)})
     outputs: list[Socket] = []
     for index, slot, kind in _group_outputs(

@@ -129,6 +129,7 @@ class _TemplateProofs:
                 task,
                 repr(workflow.inputs_for(task)),
                 workflow.output,
+                workflow.size_from_image,
             )
             self._workflow_keys[workflow.id, task] = key
         return key

@@ -426,6 +426,8 @@ class Prover:
         name = change.name
         if start.values["crop"] is not None:
             return  # the graph crops to a size of its own
+        if self._workflow.size_from_image and self._task != "generate":
+            return  # the workflow says so; what the pictures really have is measured and listed
         before, after = (size_place(graph.nodes, graph.output, name) for graph in (start, changed))
         if before is None or after is None:
             # The pictures have the size of the loaded image, or it is not known what decides their size.
