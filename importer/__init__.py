@@ -8,14 +8,18 @@ imported.template, imported.entries                 # the texts of NAME.json.j2 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+from compiler.exports import without_editor_inputs
+from compiler.links import upstream
 from compiler.signatures import Signatures
+from compiler.values import Nodes
 from importer.bindings import Assumption, Bindings, Choices, find_bindings
 from importer.graph_view import GraphView, Place
 from importer.prove import prove_same
 from importer.read_source import ModelFile, Workflow, parse_workflow, read_workflow
-from importer.write_entries import entries, entries_text, file_roles
+from importer.write_entries import entries, entries_text, file_roles, node_facts
 from importer.write_template import write_template
 
 __all__ = [
@@ -43,6 +47,10 @@ class Imported:
     """role -> the file, and the inputs that name it"""
     ids: Mapping[str, str]
     """node id of the workflow -> id in the template"""
+    left_out: tuple[str, ...]
+    """Nodes of the workflow that no output needs"""
+    facts: Mapping[str, Mapping[str, Any]]
+    """node class -> what the workflow shows that its signature does not say"""
     classes: frozenset[str]
 
 
@@ -50,12 +58,19 @@ def import_workflow(
     workflow: Workflow, signatures: Signatures, *, name: str, title: str, choices: Choices
 ) -> Imported:
     """The model `name` from `workflow`, whose nodes all have signatures. Raises WorkflowNotImportable."""
-    graph = GraphView(workflow.nodes, signatures)
-    bindings = find_bindings(workflow.nodes, signatures, choices)
-    files = file_roles(workflow.nodes, bindings, workflow.files)
+    nodes = without_editor_inputs(workflow.nodes, signatures)
+    bindings = find_bindings(nodes, signatures, choices)
+    needed = _needed(nodes, signatures, bindings)
+    left_out = tuple(node for node in nodes if node not in needed)
+    nodes = {node: entry for node, entry in nodes.items() if node in needed}
+    bindings = replace(
+        bindings, files={place: folder for place, folder in bindings.files.items() if place[0] in needed}
+    )
+    graph = GraphView(nodes, signatures)
+    files = file_roles(nodes, bindings, workflow.files)
     roles = {place: role for role, (_, places) in files.items() for place in places}
-    written = write_template(workflow.nodes, bindings, roles, title)
-    prove_same(workflow.nodes, written, bindings, files)
+    written = write_template(nodes, bindings, roles, title)
+    prove_same(nodes, written, bindings, files)
     document = entries(
         name=name,
         title=title,
@@ -73,5 +88,28 @@ def import_workflow(
         bindings=bindings,
         files=files,
         ids=written.ids,
-        classes=frozenset(node["class_type"] for node in workflow.nodes.values()),
+        left_out=left_out,
+        facts=node_facts(graph),
+        classes=frozenset(node["class_type"] for node in nodes.values()),
     )
+
+
+def _needed(nodes: Nodes, signatures: Signatures, bindings: Bindings) -> set[str]:
+    """The nodes that some output depends on once the fields of a request have their places: not what computed a size, for
+    instance. ComfyUI runs no others."""
+    bound = {place for field in bindings.fields.values() for place in field.places}
+    cut = {
+        node: {
+            **entry,
+            "inputs": {
+                name: None if (node, name) in bound else value for name, value in entry["inputs"].items()
+            },
+        }
+        for node, entry in nodes.items()
+    }
+    outputs = [
+        node
+        for node, entry in nodes.items()
+        if node == bindings.output or signatures[entry["class_type"]].output_node
+    ]
+    return upstream(cut, outputs)

@@ -138,6 +138,23 @@ class GraphView:
                     pending.append(link[0])
         return found
 
+    def unlisted_inputs(self, node_id: str) -> Iterator[str]:
+        """The inputs that the node has in the graph, but not in its signature."""
+        signature = self._signatures[node_id]
+        if not signature.more_inputs:
+            yield from (name for name in self.nodes[node_id]["inputs"] if name not in self._inputs[node_id])
+
+    def unlisted_choices(self, node_id: str) -> Iterator[str]:
+        """The inputs whose values are not among the choices that the signature has."""
+        for name, signature in self._inputs[node_id].items():
+            place = (node_id, name)
+            if signature.choices is None or not self.is_literal(place) or signature.is_file:
+                continue
+            value = self.value(place)
+            values = value if signature.several and isinstance(value, list) else [value]
+            if any(each not in signature.choices for each in values):
+                yield name
+
     def _followed(self, node_id: str, active_only: bool) -> Iterator[Place]:
         side = self.chosen_side(node_id) if active_only and self.is_switch(node_id) else None
         for name in self.nodes[node_id]["inputs"]:

@@ -98,7 +98,21 @@ def entries(
         "licence": {"name": "unknown", "commercial": "unknown"},
         "size": _size(graph, bindings),
     }
-    return {"workflows": {workflow_id(name): workflow}, "models": {name: model}}
+    document = {"workflows": {workflow_id(name): workflow}, "models": {name: model}}
+    return document | ({"nodes": facts} if (facts := node_facts(graph)) else {})
+
+
+def node_facts(graph: GraphView) -> dict[str, dict[str, Any]]:
+    """What the workflow shows about node classes that their signatures do not say: further inputs, and values beside the
+    listed choices, as where the workflow was made for a later ComfyUI. The engine that draws decides whether it takes them."""
+    facts: dict[str, dict[str, Any]] = {}
+    for node in graph.nodes:
+        found = facts.setdefault(graph.node_class(node), {})
+        if list(graph.unlisted_inputs(node)):
+            found["more_inputs"] = True
+        if choices := list(graph.unlisted_choices(node)):
+            found["any_value"] = sorted({*found.get("any_value", ()), *choices})
+    return {node_class: entry for node_class, entry in facts.items() if entry}
 
 
 def workflow_id(name: str) -> str:
