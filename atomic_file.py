@@ -44,6 +44,17 @@ def write_atomic(
         raise
 
 
+def create_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Write a new file in one step. Raises FileExistsError if there is a file of this name, which stays as it is; other
+    OSErrors if writing fails."""
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    write_atomic(temporary, data, mode=mode)
+    try:
+        os.link(temporary, path, follow_symlinks=False)
+    finally:
+        os.unlink(temporary)
+
+
 def _create(temporary: Path, folder_mode: int) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     try:

@@ -1,4 +1,4 @@
-"""The `flask` commands: compile-workflow, check-catalogue, generate, gpu, snapshot-nodes, write-docs."""
+"""The `flask` commands: compile-workflow, import-workflow, check-catalogue, generate, gpu, snapshot-nodes, write-docs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,22 @@ from commands.compile import compile_command
 from commands.documents import write_docs
 from commands.generate import generate
 from commands.gpu import gpu
+from commands.import_command import import_command
 from commands.snapshot import snapshot_nodes
 
 
 def register_commands(app: Flask) -> None:
     """Add the commands to `flask`. They use the services in `app.extensions["easel"]`, see `CommandServices`."""
     _refuse_development_server()
-    for command in (compile_command, check_catalogue, generate, gpu, snapshot_nodes, write_docs):
+    for command in (
+        compile_command,
+        import_command,
+        check_catalogue,
+        generate,
+        gpu,
+        snapshot_nodes,
+        write_docs,
+    ):
         app.cli.add_command(command)
 
 

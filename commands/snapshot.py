@@ -109,6 +109,13 @@ def _with_version(
     return {"versions": {name: nodes for name, nodes in versions.items() if nodes}}
 
 
+def add_to_learned(paths: SourcePaths, object_info: Mapping[str, Any], version: str) -> None:
+    """Keep these `/object_info` entries of a ComfyUI of this version for this installation. Raises StoreUnwritable."""
+    known = json.loads((paths.schemas / "nodes.json").read_text("utf-8"))
+    learned = _with_version(learned_nodes(paths), known, object_info, version)
+    write_file(_learned_file(paths), learned_text(learned).encode("utf-8"))
+
+
 def _learned_file(paths: SourcePaths) -> Path:
     """The file for the learned nodes; its folder exists. Raises StoreUnwritable."""
     assert paths.learned_nodes is not None

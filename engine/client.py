@@ -371,6 +371,11 @@ class Engine:
             entry = self._signatures[name] = self._http.signature(name)
         return entry
 
+    def template(self, name: str) -> Any:
+        """The JSON of one of ComfyUI's official workflow templates, or of their `index`; None if there is none of this name.
+        Raises EngineUnreachable."""
+        return self._http.template(name)
+
     def upload(self, data: bytes, name: str) -> str:
         """Store an input image under a unique name; returns `upload_name(name)`, for LoadImage.
 

@@ -167,6 +167,14 @@ class ComfyuiHttp:
         """Status, content type and bytes of a file that a node wrote."""
         return self._call("GET", f"{_VIEW}?{urlencode(file)}", timeout_s=_SLOW_TIMEOUT_S)
 
+    def template(self, name: str) -> Any:
+        """The JSON of an official workflow template, or of `index`; None if this ComfyUI has none of this name."""
+        path = f"/templates/{quote(name, safe='')}.json"
+        status, _, content = self._call("GET", path, timeout_s=_SLOW_TIMEOUT_S)
+        if status not in (200, 404):
+            raise self._unexpected_response(path, status)
+        return _parse_json(content) if status == 200 else None
+
     def _get_object(self, path: str, timeout_s: float = _DEFAULT_TIMEOUT_S) -> dict[str, Any]:
         status, _, content = self._call("GET", path, timeout_s=timeout_s)
         body = _parse_json(content)

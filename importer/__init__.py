@@ -17,9 +17,10 @@ from compiler.signatures import Signatures
 from compiler.values import Nodes
 from importer.bindings import Assumption, Bindings, Choices, find_bindings
 from importer.graph_view import GraphView, Place
+from importer.official_templates import OfficialTemplate, TemplateLibrary, packaged_templates
 from importer.prove import prove_same
 from importer.read_source import ModelFile, Workflow, parse_workflow, read_workflow
-from importer.write_entries import entries, entries_text, file_roles, node_facts
+from importer.write_entries import entries, entries_text, file_roles, node_facts, workflow_id
 from importer.write_template import write_template
 
 __all__ = [
@@ -28,8 +29,11 @@ __all__ = [
     "Choices",
     "Imported",
     "ModelFile",
+    "OfficialTemplate",
+    "TemplateLibrary",
     "Workflow",
     "import_workflow",
+    "packaged_templates",
     "parse_workflow",
     "read_workflow",
 ]
@@ -40,6 +44,8 @@ class Imported:
     """What an import makes of a workflow, and how it came to it."""
 
     name: str
+    workflow: str
+    """The id of its workflow, which its files are named after"""
     template: str
     entries: str
     bindings: Bindings
@@ -81,6 +87,7 @@ def import_workflow(
     )
     return Imported(
         name=name,
+        workflow=workflow_id(name),
         template=written.text,
         entries=entries_text(
             document, f"Imported by `flask import-workflow` from the {workflow.kind} {title}."

@@ -21,6 +21,12 @@ from importer.graph_view import GraphView, Place
 
 _NO_GUIDANCE = 1
 """At this cfg the negative prompt has no effect; models that were distilled have their guidance elsewhere."""
+_PREVIEW_RANK = 2
+_OTHER_KINDS = {"VIDEO": "a video", "AUDIO": "sound", "MESH": "a 3D model"}
+_NO_PICTURES = (
+    "The workflow delivers no picture: no node such as SaveImage or PreviewImage was found. Add one in ComfyUI, or name the "
+    "node with --output."
+)
 
 
 @dataclass(frozen=True)
@@ -156,8 +162,9 @@ class _Search:
                 raise WorkflowNotImportable(f"The workflow has no node {named} (--output).")
             return named
         ranked = sorted(self._picture_outputs(), key=lambda each: each[0])
-        if not ranked:
-            raise WorkflowNotImportable(self._no_pictures())
+        kind = self._other_kind()
+        if not ranked or (kind is not None and ranked[0][0] >= _PREVIEW_RANK):
+            raise WorkflowNotImportable(kind or _NO_PICTURES)
         candidates = [node for rank, node in ranked if rank == ranked[0][0]]
         chosen = max(candidates, key=lambda node: len(graph.upstream(node)))
         if len(candidates) > 1:
@@ -178,22 +185,18 @@ class _Search:
                 yield 0, node
             elif signature.output_node and list(self._graph.named(node, "IMAGE")):
                 has_prefix = "filename_prefix" in signature.inputs
-                yield 1 if has_prefix else 2 if len(signature.inputs) == 1 else 3, node
+                yield 1 if has_prefix else _PREVIEW_RANK + (len(signature.inputs) > 1), node
 
-    def _no_pictures(self) -> str:
-        kinds = {
-            kind: node
-            for node in self._graph.nodes
-            for kind in ("VIDEO", "AUDIO", "MESH")
-            if self._graph.signature(node).output_node and list(self._graph.named(node, kind))
-        }
-        for kind, node in kinds.items():
-            what = {"VIDEO": "a video", "AUDIO": "sound", "MESH": "a 3D model"}[kind]
-            return f"The workflow makes {what} (node {node}, {self._graph.node_class(node)}); Easel serves pictures only."
-        return (
-            "The workflow delivers no picture: no node such as SaveImage or PreviewImage was found. Add one in ComfyUI, or "
-            "name the node with --output."
-        )
+    def _other_kind(self) -> str | None:
+        """Why a workflow that saves something else than pictures cannot be served."""
+        for node in self._graph.nodes:
+            for kind, what in _OTHER_KINDS.items():
+                if self._graph.signature(node).output_node and list(self._graph.named(node, kind)):
+                    node_class = self._graph.node_class(node)
+                    return (
+                        f"The workflow makes {what} (node {node}, {node_class}); Easel serves pictures only."
+                    )
+        return None
 
     # --- texts ---
 

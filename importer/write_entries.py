@@ -104,7 +104,7 @@ def entries(
 
 def node_facts(graph: GraphView) -> dict[str, dict[str, Any]]:
     """What the workflow shows about node classes that their signatures do not say: further inputs, and values beside the
-    listed choices, as where the workflow was made for a later ComfyUI. The engine that draws decides whether it takes them."""
+    listed choices, as where the workflow was made for a later ComfyUI. The engine that draws decides about them."""
     facts: dict[str, dict[str, Any]] = {}
     for node in graph.nodes:
         found = facts.setdefault(graph.node_class(node), {})

@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "schemas": {"errors"},
     "settings": {"errors", "schemas"},
     "compiler": {"dynamic_inputs", "errors", "schemas"},
+    "importer": {"compiler", "dynamic_inputs", "errors"},
     "engine": {
         *("atomic_file", "bounded_socket", "deadline", "errors", "gpu_tenant", "http_connections"),
         *("loopback", "state_files", "system_errors"),
@@ -57,7 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("deadline", "errors", "loopback", "schemas", "system_errors"),
     },
     "commands": {
-        *("api", "compiler", "engine", "generation", "pictures", "settings"),
+        *("api", "compiler", "engine", "generation", "importer", "pictures", "settings"),
         *("atomic_file", "errors", "http_session", "schemas"),
     },
     "app": {

@@ -36,7 +36,8 @@ def imported(folder: Path, settings: str = "") -> set[str]:
 
 def test_a_server_without_llm_servers_imports_nothing_large_that_it_may_never_use(tmp_path: Path) -> None:
     assert (
-        imported(tmp_path) & {"requests", "charset_normalizer", "urllib3", "pynvml", "aiohttp", "asyncio"}
+        imported(tmp_path)
+        & {"requests", "charset_normalizer", "urllib3", "pynvml", "aiohttp", "asyncio", "importer"}
         == set()
     )
 
