@@ -1,0 +1,260 @@
+"""Workflows in any form become a template and entries that give the workflow back."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image, PngImagePlugin
+
+from compiler.render import TemplateRenderer
+from errors import WorkflowNotImportable, WorkflowUnreadable
+from importer import Choices, Imported, Workflow, import_workflow, parse_workflow, read_workflow
+from importer.prove import exported_values, prove_same
+from importer.read_source import MAX_JSON_BYTES
+from importer.write_template import WrittenTemplate
+from tests.importer.editor_files import sampler_file, sampler_graph, signatures
+
+
+def imported(graph: dict[str, Any], **choices: Any) -> Imported:
+    workflow = parse_workflow(graph, lambda classes: signatures())
+    return import_workflow(workflow, signatures(), name="Mine", title="Mine", choices=Choices(**choices))
+
+
+def test_the_template_has_readable_ids_and_the_variables_of_the_project() -> None:
+    assert imported(sampler_graph()).template == (
+        """{# Mine #}
+{
+  "checkpoint": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": {{ files.checkpoint }}}},
+  "lora": {
+    "class_type": "LoraLoaderModelOnly",
+    "inputs": {
+      "lora_name": {{ files.lora }}, "strength_model": 0.5, "model": ["checkpoint", 0]
+    }
+  },
+  "positive": {"class_type": "CLIPTextEncode", "inputs": {"text": {{ prompt }}, "clip": ["checkpoint", 1]}},
+  "negative": {"class_type": "CLIPTextEncode", "inputs": {"text": {{ negative_prompt }}, "clip": ["checkpoint", 1]}},
+  "latent": {
+    "class_type": "EmptyLatentImage",
+    "inputs": {
+      "width": {{ width }}, "height": {{ height }}, "batch_size": {{ batch }}
+    }
+  },
+  "sampler": {
+    "class_type": "KSampler",
+    "inputs": {
+      "seed": {{ seed }}, "steps": {{ steps }}, "cfg": {{ cfg }}, "sampler_name": {{ sampler }},
+      "scheduler": {{ schedule }}, "denoise": 1, "model": ["lora", 0], "positive": ["positive", 0],
+      "negative": ["negative", 0], "latent_image": ["latent", 0]
+    }
+  },
+  "vae_decode": {"class_type": "VAEDecode", "inputs": {"samples": ["sampler", 0], "vae": ["checkpoint", 2]}},
+  "picture": {"class_type": "SaveImage", "inputs": {"filename_prefix": {{ prefix }}, "images": ["vae_decode", 0]}}
+}
+"""
+    )
+
+
+def test_the_entries_have_limits_files_and_sizes() -> None:
+    document = yaml.safe_load(imported(sampler_graph()).entries)
+    workflow = document["workflows"]["mine"]
+    assert workflow["tasks"] == ["generate"]
+    assert workflow["inputs"] == {
+        "negative_prompt": {"type": "string", "default": "blurry", "x-unused-when": {"cfg": 1.0}},
+        "steps": {"type": "integer", "minimum": 1, "maximum": 100, "default": 20},
+        "cfg": {"type": "number", "minimum": 0.0, "maximum": 100.0, "default": 7.0},
+        "sampler": {"type": "string", "x-choices": "KSampler.sampler_name", "default": "euler"},
+        "schedule": {"type": "string", "x-choices": "KSampler.scheduler", "default": "normal"},
+    }
+    model = document["models"]["Mine"]
+    assert model["files"] == {
+        "checkpoint": {"name": "a.safetensors", "folder": "checkpoints"},
+        "lora": {"name": "l.safetensors", "folder": "loras"},
+    }
+    assert model["licence"] == {"name": "unknown", "commercial": "unknown"}
+    assert model["size"] == {"default": "512x768", "multiple_of": 16, "min": "64x64", "max": "2048x2048"}
+
+
+TEXTS = [
+    "{{ prompt }} {% raw %} {# x #}",
+    'quotes " and \\ and \n and \u2028 and 🦊',
+    "%prompt% and %negative_prompt%",
+    "{red|blue} __wildcard__ // comment",
+    "yaml: [a, *b, &c, !d] # e",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_any_text_stays_what_it_is(text: str) -> None:
+    """As a default, and as a text that no request can change."""
+    graph = sampler_graph(n3={"text": text}, n4={"text": text})
+    graph["joined"] = {
+        "class_type": "StringConcatenate",
+        "inputs": {"string_a": ["held", 0], "string_b": text, "delimiter": text},
+    }
+    graph["held"] = {"class_type": "PrimitiveStringMultiline", "inputs": {"value": "a cat"}}
+    graph["3"]["inputs"]["text"] = ["joined", 0]
+    result = imported(graph)
+    assert yaml.safe_load(result.entries)["workflows"]["mine"]["inputs"]["negative_prompt"]["default"] == text
+    values = exported_values(result.bindings, graph, result.files)
+    rendered = TemplateRenderer({"t.json.j2": result.template}).render("t.json.j2", values)
+    joined = rendered[result.ids["joined"]]["inputs"]
+    assert (joined["string_b"], joined["delimiter"]) == (text, text)
+
+
+def test_a_template_that_does_not_give_the_workflow_back_is_refused() -> None:
+    graph = sampler_graph()
+    result = imported(graph)
+    wrong = WrittenTemplate(result.template.replace('"denoise": 1', '"denoise": 0.5'), result.ids)
+    with pytest.raises(WorkflowNotImportable, match=r"sampler\.denoise is 0\.5 instead of 1"):
+        prove_same(graph, wrong, result.bindings, result.files)
+
+
+def test_nodes_that_nothing_needs_are_left_out_and_named() -> None:
+    graph = sampler_graph()
+    graph["loose"] = {"class_type": "EmptyLatentImage", "inputs": {"width": 8, "height": 8, "batch_size": 1}}
+    result = imported(graph)
+    assert result.left_out == ("loose",)
+    assert "loose" not in result.ids
+
+
+def test_keys_that_only_the_editor_uses_are_dropped() -> None:
+    graph = sampler_graph()
+    graph["6"]["inputs"]["control_after_generate"] = "randomize"
+    assert "control_after_generate" not in imported(graph).template
+
+
+def test_what_easel_does_not_know_about_a_node_becomes_a_fact() -> None:
+    graph = sampler_graph(n6={"scheduler": "of_a_later_version"}, n8={"brand_new": 1})
+    facts = yaml.safe_load(imported(graph).entries)["nodes"]
+    assert facts == {"KSampler": {"any_value": ["scheduler"]}, "SaveImage": {"more_inputs": True}}
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "../../x.safetensors", "C:\\x.safetensors", "a/../../b.ckpt", "\\\\host\\x"]
+)
+def test_a_file_outside_its_folder_is_refused(name: str) -> None:
+    with pytest.raises(WorkflowNotImportable, match="not in a folder"):
+        imported(sampler_graph(n1={"ckpt_name": name}))
+
+
+def test_a_file_in_a_subfolder_is_taken_in_either_spelling() -> None:
+    files = imported(sampler_graph(n1={"ckpt_name": "SD\\a.safetensors"})).files
+    assert files["checkpoint"][0].name == "SD\\a.safetensors"
+    entries = yaml.safe_load(imported(sampler_graph(n1={"ckpt_name": "SD\\a.safetensors"})).entries)
+    assert entries["models"]["Mine"]["files"]["checkpoint"]["name"] == "SD/a.safetensors"
+
+
+def test_a_file_has_the_url_and_hash_that_the_workflow_names() -> None:
+    document = sampler_file()
+    document["nodes"][0]["properties"] = {
+        "models": [
+            {
+                "name": "a.safetensors",
+                "url": "https://example.org/a.safetensors",
+                "directory": "checkpoints",
+                "hash": "AB" * 32,
+                "hash_type": "SHA256",
+            },
+            {
+                "name": "l.safetensors",
+                "url": "http://example.org/plain",
+                "hash": "x" * 64,
+                "hash_type": "SHA256",
+            },
+        ]
+    }
+    models = yaml.safe_load(imported(document).entries)["models"]["Mine"]["files"]
+    assert models["checkpoint"]["url"] == "https://example.org/a.safetensors"
+    assert models["checkpoint"]["sha256"] == "ab" * 32
+    assert models["lora"] == {"name": "l.safetensors", "folder": "loras"}
+
+
+# --- reading ---
+
+
+def read(path: Path) -> Workflow:
+    return read_workflow(path, lambda classes: signatures())
+
+
+def picture(path: Path, **texts: str) -> Path:
+    info = PngImagePlugin.PngInfo()
+    for key, value in texts.items():
+        info.add_text(key, value)
+    Image.new("RGB", (8, 8)).save(path, pnginfo=info)
+    return path
+
+
+def test_a_png_carries_its_graph(tmp_path: Path) -> None:
+    path = picture(
+        tmp_path / "a.png", prompt=json.dumps(sampler_graph()), workflow=json.dumps(sampler_file())
+    )
+    workflow = read(path)
+    assert (workflow.kind, workflow.nodes) == ("picture", sampler_graph())
+
+
+def test_a_png_may_carry_only_the_file_of_the_editor(tmp_path: Path) -> None:
+    assert read(picture(tmp_path / "a.png", workflow=json.dumps(sampler_file()))).nodes == sampler_graph()
+
+
+def test_a_webp_carries_its_graph_in_exif(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0110] = "prompt:" + json.dumps(sampler_graph())
+    exif[0x010F] = "workflow:" + json.dumps(sampler_file())
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.webp", exif=exif)
+    assert read(tmp_path / "a.webp").nodes == sampler_graph()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "not JSON"),
+        (b"\xff\xfe\x00", "neither JSON in UTF-8 nor"),
+        (b"[1]", "no workflow of ComfyUI"),
+        (b"{}", "no workflow of ComfyUI"),
+        (b'{"3": {"inputs": {}}}', "no `class_type`"),
+        (b'{"3": {"class_type": "KSampler"}}', "no object `inputs`"),
+        (b'{"3": {"class_type": "VAEDecode", "inputs": {"vae": ["9", 0]}}}', "node 9, which does not exist"),
+        (b'{"a": ' * 5000, "not JSON"),
+        (b"\x89PNG\r\n\x1a\nrubbish", "cannot be read"),
+        (b"RIFF\x10\x00\x00\x00WEBPrubbish", "cannot be read"),
+    ],
+)
+def test_what_is_no_workflow_is_refused_by_what_it_is(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(WorkflowUnreadable, match=reason):
+        read(path)
+
+
+def test_a_picture_without_a_workflow_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WorkflowUnreadable, match="carries no workflow"):
+        read(picture(tmp_path / "a.png"))
+    with pytest.raises(WorkflowUnreadable, match="another program"):
+        read(picture(tmp_path / "a.png", parameters="a cat\nSteps: 20"))
+
+
+def test_a_picture_with_too_much_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WorkflowUnreadable, match="cannot be read"):
+        read(picture(tmp_path / "a.png", prompt="x" * 70_000_000))
+
+
+def test_a_large_file_is_refused_without_being_read(tmp_path: Path) -> None:
+    path = tmp_path / "large.json"
+    with path.open("wb") as file:
+        file.truncate(50_000_000)
+    started = time.monotonic()
+    with pytest.raises(WorkflowUnreadable, match="50 MB"):
+        read(path)
+    assert time.monotonic() - started < 1
+    assert MAX_JSON_BYTES < 50_000_000
+
+
+def test_a_folder_and_a_missing_file_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none.json"):
+        with pytest.raises(WorkflowUnreadable, match="cannot be read"):
+            read(path)
