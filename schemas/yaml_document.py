@@ -3,6 +3,7 @@ that are not finite, and text that YAML 1.1 reads as another number or as a date
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Hashable, Iterable
@@ -11,6 +12,8 @@ from typing import Any
 import yaml
 from yaml.events import (
     AliasEvent,
+    CollectionEndEvent,
+    CollectionStartEvent,
     DocumentEndEvent,
     DocumentStartEvent,
     Event,
@@ -211,7 +214,26 @@ class _PlainReader:
         return self._plain[text]
 
 
+MAX_DEPTH = 100
+"""of lists and mappings. LibYAML's tree needs the C stack for each level, and a deep document would end the process."""
+
+
+def _check_depth(text: str) -> None:
+    """Raises ValueError, with the line first."""
+    depth = 0
+    with contextlib.suppress(yaml.YAMLError):  # which is reported when the tree is made
+        for event in yaml.parse(text, Loader=_Loader):
+            if isinstance(event, CollectionStartEvent):
+                depth += 1
+                if depth > MAX_DEPTH:
+                    line = event.start_mark.line + 1 if event.start_mark else 1
+                    raise ValueError(f"{line}: lists and mappings are nested deeper than {MAX_DEPTH} levels")
+            elif isinstance(event, CollectionEndEvent):
+                depth -= 1
+
+
 def _read_nodes(text: str, repeated_sections: bool) -> Any:
+    _check_depth(text)
     loader = _StrictLoader(text)
     try:
         node = loader.get_single_node()

@@ -248,3 +248,9 @@ def test_merged_mappings_are_read_fast() -> None:
     text = "x: &x {a: 1, b: 2}\ny:\n  b: 3\n  <<: *x\n  c: 4\n"
     assert repr(_PlainReader(text).read()) == repr(_read_nodes(text, False))
     assert list(read_yaml(text)["y"].items()) == [("a", 1), ("b", 3), ("c", 4)]
+
+
+@pytest.mark.parametrize("opening", ["[", "{a: ", "- ", "? - "])
+def test_a_document_that_is_nested_too_deeply_is_refused_with_its_line(opening: str) -> None:
+    with pytest.raises(ValueError, match=r"^2: lists and mappings are nested deeper than 100 levels"):
+        read_yaml("# a comment\n" + opening * 100_000)
