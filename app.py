@@ -27,7 +27,7 @@ from generation.live_catalogue import LiveCatalogue, installation_choices
 from image_store import ImageStore
 from llm import Stacks, read_stacks
 from loopback import is_loopback
-from settings import Settings, load_settings
+from settings import OWN_FOLDER, Settings, load_settings
 from sketch import SharedFiles, SketchProcess, SketchSupervisor
 from state_files import KeptFile, read_file
 from status import Readiness, SystemStatus
@@ -68,10 +68,24 @@ class Container:
             templates=self.settings.path("templates"),
             schemas=ROOT / "schemas",
             learned_nodes=self.state_dir / "nodes.json",
+            own_folder=self.settings.path("catalogue_dir"),
         )
+
+    def _warn_about_unread_folder(self) -> None:
+        """Who writes their first easel.yaml has perhaps used the folder in the state directory before."""
+        used, unread = self.settings.path("catalogue_dir"), self.state_dir / OWN_FOLDER
+        if self.settings["catalogue_dir"] or unread == used:
+            return
+        with contextlib.suppress(OSError):
+            if any(unread.iterdir()):
+                log.warning(
+                    "%s is not read, because there is a %s: move its files to %s, or set catalogue_dir",
+                    *(unread, self.settings.file_name, used),
+                )
 
     @cached_property
     def live_catalogue(self) -> LiveCatalogue:
+        self._warn_about_unread_folder()
         apply_choices = installation_choices(
             self.settings["images.default_model"],
             self.settings["images.default_size"],

@@ -146,7 +146,7 @@ class SizeNotAllowed(InvalidValue):
 class ModelNotCurated(EaselError):
     code = "image.model_not_curated"
     when = "`model` is not a model id or alias in the catalogue."
-    remedy = "Use an id that `GET /v1/models` lists, or add the model to `catalogue.yaml`."
+    remedy = "Use an id that `GET /v1/models` lists, or add the model to a file in `catalogue_dir`."
 
 
 class ImageRequired(EaselError):
@@ -291,7 +291,10 @@ class StateUnwritable(EaselError):
 
 class CatalogueInvalid(EaselError):
     code = "catalogue.invalid"
-    when = "`catalogue.yaml` violates its schema, names an unknown workflow, or uses an alias twice."
+    when = (
+        "`catalogue.yaml` violates its schema, names an unknown workflow, or uses an alias twice. What is wrong in "
+        "`catalogue_dir` is only left out."
+    )
     remedy = "The message gives the file, line and path of each error, and what is allowed."
 
 

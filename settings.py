@@ -92,6 +92,13 @@ SETTINGS: tuple[Setting, ...] = (
         "Folder with the workflow templates; by default the project's.",
     ),
     Setting(
+        "catalogue_dir",
+        "path",
+        "",
+        "Folder with your own models, workflows and templates, read beside `catalogue` and `templates`; it need not exist. "
+        "Empty: `catalogue.d` beside easel.yaml, or in `state_dir` if there is no easel.yaml.",
+    ),
+    Setting(
         "api_keys",
         "keys",
         (),
@@ -392,6 +399,8 @@ SETTINGS_BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in 
 
 SHIPPED_FILES = frozenset({"catalogue", "templates"})
 """Settings whose default is a file of the project"""
+OWN_FOLDER = "catalogue.d"
+"""Default name of the folder `catalogue_dir`"""
 _ROOT = Path(__file__).resolve().parent
 
 
@@ -417,8 +426,11 @@ class Settings:
 
     def path(self, name: str) -> Path:
         """A setting of kind `path` as an absolute path. A relative one is in `base`; the defaults of SHIPPED_FILES are in
-        the project's folder if `base` has no such file."""
+        the project's folder if `base` has no such file. The default of `catalogue_dir` is beside the configuration
+        file, or in the state directory if there is none."""
         value = cast(str, self.values[name])
+        if name == "catalogue_dir" and not value:
+            return (self.base.absolute() if self.file_name else self.path("state_dir")) / OWN_FOLDER
         path = (self.base / value).absolute()
         if name in SHIPPED_FILES and value == SETTINGS_BY_NAME[name].default and not path.exists():
             return _ROOT / value

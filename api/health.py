@@ -8,11 +8,13 @@ from typing import Any
 from flask import Blueprint, Response, jsonify
 
 from api.services import Services
-from compiler import Catalogue
+from compiler import Catalogue, OwnFileNote
 from status import EngineState, ModelState, ModelStates
 
 _TIMEOUT_S = 1.5
 """For all that /ready waits for: those who ask often give up after 2 s"""
+_MAX_OWN_NOTES = 100
+"""`flask check-catalogue` lists all"""
 
 
 def health_blueprint(services: Services) -> Blueprint:
@@ -40,6 +42,8 @@ def _ready(services: Services) -> Response:
         "catalogue": {
             "models": len(catalogue.visible_models),
             "not_drawable": _not_drawable(services, catalogue),
+            "own_faults": _own_notes(catalogue.own_faults, shows_messages),
+            "own_overrides": _own_notes(catalogue.own_overrides, shows_messages),
             # After an invalid edit the server keeps the last valid catalogue and reports the error here; the message
             # quotes the file.
             "error": (error.message if shows_messages else error.code) if error else None,
@@ -84,6 +88,14 @@ def _problem(model: ModelState, shows_message: bool) -> dict[str, Any]:
         "missing": list(model.missing) if shows_message else [],
         "message": model.error.message if model.error and shows_message else None,
     }
+
+
+def _own_notes(notes: tuple[OwnFileNote, ...], shows_messages: bool) -> list[str]:
+    """What the check says about the owner's folder; with API keys only the names of the files."""
+    texts = [str(note) if shows_messages else note.file for note in notes]
+    texts = list(dict.fromkeys(texts))
+    further = len(texts) - _MAX_OWN_NOTES
+    return texts if further <= 0 else [*texts[:_MAX_OWN_NOTES], f"and {further} more"]
 
 
 def _not_drawable(services: Services, catalogue: Catalogue) -> list[str]:

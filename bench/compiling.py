@@ -15,6 +15,7 @@ from bench.server import ROOT
 from bench.summary import summarize
 from bench.testbed import Testbed, read_catalogue
 from compiler import ImageRequest, compile_workflow
+from schemas import read_yaml
 from scratch_folder import ScratchFolder
 
 MODELS = 1000
@@ -23,7 +24,8 @@ LOADS, QUICK_LOADS = 3, 1
 
 
 def measure_compile(testbed: Testbed) -> dict[str, Any]:
-    """Every model of the project's own catalogue, and a catalogue of 1,000 models made from them."""
+    """Every model of the project's own catalogue, and a catalogue of 1,000 models made from them, in one file and in a
+    folder with a file for each."""
     path = ROOT / "catalogue.yaml"
     catalogue = read_catalogue(path)
     times = QUICK_TIMES if testbed.options.quick else TIMES
@@ -36,7 +38,21 @@ def measure_compile(testbed: Testbed) -> dict[str, Any]:
         large.write_text(multiply_models(path.read_text("utf-8"), MODELS), "utf-8")
         loads = QUICK_LOADS if testbed.options.quick else LOADS
         load_s = _timed(partial(read_catalogue, large), loads)
-    return {"per_model_s": per_model, "catalogue": {"models": MODELS, "load_s": load_s}}
+        own_s = _timed(partial(read_catalogue, path, split_models(large, Path(folder) / "own")), loads)
+    return {
+        "per_model_s": per_model,
+        "catalogue": {"models": MODELS, "load_s": load_s},
+        "own_folder": {"files": MODELS, "load_s": own_s},
+    }
+
+
+def split_models(catalogue: Path, folder: Path) -> Path:
+    """A folder with a file for each model of `catalogue`."""
+    folder.mkdir()
+    for name, model in read_yaml(catalogue.read_text("utf-8"))["models"].items():
+        text = yaml.safe_dump({"models": {name: model}}, sort_keys=False)
+        (folder / f"{name}.yaml").write_text(text, "utf-8")
+    return folder
 
 
 def multiply_models(catalogue: str, count: int) -> str:

@@ -100,6 +100,9 @@ def _compile(compiled: Mapping[str, Any]) -> Lines:
     catalogue = compiled["catalogue"]
     title = f"catalogue of {catalogue['models']:,} models"
     yield f"  {title:<34}{catalogue['load_s']['median']:>9.2f} s    read, parsed, checked, each model compiled"
+    if own := compiled.get("own_folder"):  # older results have none
+        title = f"own folder with {own['files']:,} files"
+        yield f"  {title:<34}{own['load_s']['median']:>9.2f} s    with the project's own catalogue"
 
 
 def _start(start: Mapping[str, Any]) -> Lines:

@@ -74,12 +74,13 @@ class Sources:
 
     catalogue: Path
     templates: Path
+    own_folder: Path | None = None
 
     def load(self) -> Catalogue:
         """Read, parsed and checked."""
-        return load_catalogue(
-            read_sources(SourcePaths(self.catalogue, templates=self.templates, schemas=ROOT / "schemas"))
-        )
+        schemas = ROOT / "schemas"
+        paths = SourcePaths(self.catalogue, self.templates, schemas, own_folder=self.own_folder)
+        return load_catalogue(read_sources(paths))
 
     def graph(self, model: str, size: int) -> dict[str, Any]:
         """The graph that the gateway compiles for the benchmark's request."""
@@ -266,6 +267,6 @@ def get_json(url: str) -> Any:
         return response.json()
 
 
-def read_catalogue(path: Path) -> Catalogue:
-    """A catalogue file with the project's own templates; read, parsed and checked."""
-    return Sources(path, ROOT / "templates_wf").load()
+def read_catalogue(path: Path, own_folder: Path | None = None) -> Catalogue:
+    """A catalogue file with the project's own templates, and an owner's folder; read, parsed and checked."""
+    return Sources(path, ROOT / "templates_wf", own_folder).load()

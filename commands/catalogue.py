@@ -1,4 +1,5 @@
-"""flask check-catalogue: checks catalogue.yaml and, optionally, that an engine has all nodes and files."""
+"""flask check-catalogue: checks catalogue.yaml, the owner's folder and, optionally, that an engine has all nodes and
+files."""
 
 from __future__ import annotations
 
@@ -20,11 +21,11 @@ from errors import EaselError, EngineUnreachable, FilesMissing
 )
 @handle_errors
 def check_catalogue(url: str | None) -> None:
-    """Check catalogue.yaml and its templates: schema, names, and that the template of each model uses everything that a
-    request may set.
+    """Check catalogue.yaml, your own folder (the setting catalogue_dir) and the templates: schema, names, and that the
+    template of each model uses everything that a request may set.
 
-    Exit code: 0 if everything is valid, 1 if the catalogue is invalid or a model cannot be drawn, 3 if the engine at URL
-    lacks a node or file.
+    Exit code: 0 if everything is valid, 1 if the catalogue is invalid, an entry of your own folder is not used or a model
+    cannot be drawn, 3 if the engine at URL lacks a node or file.
     """
     catalogue = services().catalogue()
     engine = engine_at(url) if url else None
@@ -32,6 +33,14 @@ def check_catalogue(url: str | None) -> None:
         engine.stats()  # fails once if the engine is unreachable, instead of once for each model
         engine.connect()
     complete = [_print_model(model, catalogue, engine) for model in catalogue.models.values()]
+    for note in catalogue.own_overrides:
+        click.echo(note)
+    for fault in catalogue.own_faults:
+        click.secho(fault, fg="red")
+    if catalogue.own_faults:
+        click.echo(
+            f"What has these faults in {services().source_paths.own_folder} is not used; all else is served."
+        )
     if catalogue.undrawable:
         names = ", ".join(catalogue.undrawable)
         click.secho(
@@ -41,6 +50,7 @@ def check_catalogue(url: str | None) -> None:
         click.echo(
             "Requests for them are refused until their workflows are corrected; the others are served."
         )
+    if catalogue.own_faults or catalogue.undrawable:
         sys.exit(1)
     click.echo(f"{len(catalogue.models)} models and {len(catalogue.workflows)} workflows are valid.")
     if not all(complete):
@@ -54,7 +64,8 @@ def _print_model(model: Model, catalogue: Catalogue, engine: Engine | None) -> b
     mark, colour = ("faulty", "red") if undrawable else ("missing", "yellow") if missing else ("ok", "green")
     workflows = ",".join(dict.fromkeys(model.workflows.values()))
     disk = f"{model.disk_gb:g} GB" if model.disk_gb else ""
-    line = f"{model.id:<28} {workflows:<28} {disk}".rstrip()
+    licence = "" if model.licence.commercial != "unknown" else "licence unknown"
+    line = f"{model.id:<28} {workflows:<28} {disk:<8} {licence}".rstrip()
     click.echo(f"{click.style(f'{mark:<7}', fg=colour)} {line}")
     for faults, tasks in _tasks_by_faults(undrawable).items():
         click.echo(f"        {', '.join(tasks)}:")

@@ -58,7 +58,11 @@ def explanation(compiled: Compiled, seed_origin: str) -> str:
     plan = compiled.plan
     rows = [
         ("model", plan.model, ""),
-        ("workflow", plan.workflow, f"templates_wf/{plan.template}"),
+        (
+            "workflow",
+            plan.workflow,
+            plan.template if "/" in plan.template else f"templates_wf/{plan.template}",
+        ),
         *(
             (name, planned.value, planned.origin)
             for name, planned in plan.values.items()

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from commands.context import engine_at, handle_errors, services, write_file
-from compiler import SourcePaths, learned_nodes
+from compiler import SourcePaths, learned_nodes, read_sources
 from compiler.node_records import (
     NodeFacts,
     add_learned,
@@ -127,12 +127,10 @@ def _learned_file(paths: SourcePaths) -> Path:
 
 
 def used_classes(paths: SourcePaths) -> set[str]:
-    """Every node class that occurs in a template."""
-    return {
-        name
-        for template in paths.templates.glob("*.json.j2")
-        for name in classes_in(template.read_text("utf-8"))
-    }
+    """Every node class that occurs in a template, also in those of the owner's folder."""
+    sources = read_sources(paths)
+    texts = (*sources.templates.values(), *sources.own_templates.values())
+    return {name for text in texts for name in classes_in(text)}
 
 
 def nodes_text(document: Mapping[str, Any]) -> str:

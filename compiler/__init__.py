@@ -13,19 +13,20 @@ from dataclasses import replace
 from typing import Any
 
 from compiler.answer import answer_part, find_output
-from compiler.catalogue import Catalogue, LoraTags, Model
+from compiler.catalogue import Catalogue, LoraTags, Model, OwnFileNote
 from compiler.catalogue_file import learned_nodes, parse_catalogue
 from compiler.check import check, find_errors
 from compiler.fit import COMFYUI, SKETCH, SOCKET_OUTPUT, fit, over_socket
 from compiler.graph import render_nodes
 from compiler.graph_shapes import ShapeKey
+from compiler.own_entries import with_own_entries
 from compiler.proof import prove_catalogue
 from compiler.resolve import resolve
 from compiler.sample import sample_requests
 from compiler.signatures import parse_object_info
 from compiler.size import Size
 from compiler.slots import SlotUsed
-from compiler.sources import SourcePaths, Sources, read_sources
+from compiler.sources import SourcePaths, Sources, is_own_file, read_sources
 from compiler.values import (
     MAX_SEED,
     Compiled,
@@ -54,6 +55,7 @@ __all__ = [
     "LoraTags",
     "Model",
     "Note",
+    "OwnFileNote",
     "Plan",
     "Shape",
     "Size",
@@ -64,6 +66,7 @@ __all__ = [
     "compile_workflow",
     "find_errors",
     "fit",
+    "is_own_file",
     "learned_nodes",
     "load_catalogue",
     "over_socket",
@@ -102,12 +105,13 @@ def _graph(
         return Graph(nodes, job, plan.template, shape.output)
     nodes = render_nodes(plan.template, values, catalogue)
     _check(nodes, catalogue, plan.template)
+    workflow = catalogue.workflows[plan.workflow]
     output = find_output(
         nodes,
         catalogue.signatures,
         template=plan.template,
-        workflow=plan.workflow,
-        declared=catalogue.workflows[plan.workflow].output,
+        entry=workflow.entry,
+        declared=workflow.output,
     )
     crops = True
     if values["crop"] is not None:
@@ -142,10 +146,11 @@ def _check(nodes: Mapping[str, Any], catalogue: Catalogue, template: str) -> Non
 def load_catalogue(sources: Sources) -> Catalogue:
     """Parse `sources`, and prove for each task of each model that its template uses what a request may set.
 
-    A model that fails stays in the catalogue: `Catalogue.undrawable` has its faults, and requests for it are refused.
-    Raises CatalogueInvalid with every error found if the catalogue itself is invalid.
+    A model that fails stays in the catalogue: `Catalogue.undrawable` has its faults, and requests for it are refused. What
+    is wrong in the owner's folder is left out and listed in `Catalogue.own_faults`. Raises CatalogueInvalid with every
+    error found if the catalogue itself is invalid.
     """
-    catalogue = parse_catalogue(sources)
+    catalogue = with_own_entries(parse_catalogue(sources), sources)
     proofs = prove_catalogue(catalogue)
     for model in catalogue.models.values():
         for task, workflow in model.workflows.items():

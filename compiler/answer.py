@@ -20,11 +20,12 @@ _MAX_CANDIDATES = 10
 
 
 def find_output(
-    nodes: Nodes, signatures: Signatures, *, template: str, workflow: str, declared: str | None
+    nodes: Nodes, signatures: Signatures, *, template: str, entry: str, declared: str | None
 ) -> str:
     """The id of the node whose pictures are the answer: `declared`, or the only node that saves a picture.
 
-    Raises GraphInvalid, which names the candidates and the line to write under the workflow in catalogue.yaml.
+    Raises GraphInvalid, which names the candidates and the line to write under `entry`, such as `workflows.mine in
+    catalogue.yaml`.
     """
     outputs = [node_id for node_id, node in nodes.items() if _is_output(node, signatures)]
     saving = [node_id for node_id, node in nodes.items() if node["class_type"] in SAVING_CLASSES]
@@ -32,7 +33,7 @@ def find_output(
         return saving[0]
     if declared is not None and (declared in outputs or _is_unknown(nodes.get(declared), signatures)):
         return declared
-    raise _no_answer(nodes, saving or outputs, template=template, workflow=workflow, declared=declared)
+    raise _no_answer(nodes, saving or outputs, template=template, entry=entry, declared=declared)
 
 
 def _is_output(node: Mapping[str, Any], signatures: Signatures) -> bool:
@@ -46,7 +47,7 @@ def _is_unknown(node: Mapping[str, Any] | None, signatures: Signatures) -> bool:
 
 
 def _no_answer(
-    nodes: Nodes, candidates: list[str], *, template: str, workflow: str, declared: str | None
+    nodes: Nodes, candidates: list[str], *, template: str, entry: str, declared: str | None
 ) -> GraphInvalid:
     named = ", ".join(describe(nodes, node_id) for node_id in candidates[:_MAX_CANDIDATES])
     if not candidates:
@@ -55,9 +56,9 @@ def _no_answer(
     else:
         line = f"`output: {json.dumps(candidates[0])}`"
         allowed, given = f"one of {named}", declared or named
-        remedy = f"write {line} (or another of {named}) under workflows.{workflow} in catalogue.yaml"
+        remedy = f"write {line} (or another of {named}) under {entry}"
         if len(candidates) == 1:
-            remedy = f"write {line} under workflows.{workflow} in catalogue.yaml"
+            remedy = f"write {line} under {entry}"
         if declared is None and any(nodes[node_id]["class_type"] in SAVING_CLASSES for node_id in candidates):
             message = f"several nodes save a picture: {named}; {remedy}"
         elif declared is None:

@@ -20,6 +20,9 @@ from errors import MAX_NAMED, ModelNotCurated, list_names
 LoraTags = Literal["apply", "refuse", "text"]
 """Apply the LoRA and remove the tag from the prompt; refuse the request; draw the tag as part of the prompt."""
 
+CATALOGUE_FILE = "catalogue.yaml"
+SHIPPED_PREFIX = f"{CATALOGUE_FILE}/"
+"""Of the id of a workflow in catalogue.yaml, if the owner's folder has one with the same id"""
 DEFAULT_LIMIT_N = 10
 DEFAULT_LIMIT_BATCH = 1
 
@@ -39,8 +42,10 @@ class File:
 @dataclass(frozen=True)
 class Licence:
     name: str
-    url: str
     commercial: bool | str
+    """true, false, `conditional` or `unknown`"""
+    url: str | None = None
+    """None only if it is not known whether commercial use is allowed"""
     id: str | None = None
     note: str | None = None
 
@@ -115,6 +120,13 @@ class Workflow:
     height need not be used."""
     faults: tuple[str, ...] = ()
     """What it lacks, so that none of its models can be drawn: its template, or a node that is not known."""
+    file: str = CATALOGUE_FILE
+    """The file that declares it, as messages name it"""
+
+    @property
+    def entry(self) -> str:
+        """Where it is declared, such as `workflows.mine in catalogue.yaml`."""
+        return f"workflows.{self.id.removeprefix(SHIPPED_PREFIX)} in {self.file}"
 
     def inputs_for(self, task: Task) -> Mapping[str, Input]:
         """The inputs that `task` has, with the limits and defaults that apply to it."""
@@ -150,6 +162,9 @@ class Model:
     min_vram_gb: float | None = None
     presets: Presets = field(default_factory=dict)
     """These override the presets of the workflow."""
+    takes_loras: bool = True
+    """False for a model of the owner's whose template has no LoRAs, if only catalogue.yaml has some for its family: an
+    update that adds one must not make the model undrawable."""
 
     @property
     def checkpoint(self) -> str:
@@ -189,6 +204,22 @@ _UNCHECKED = TaskProof()
 
 
 @dataclass(frozen=True)
+class OwnFileNote:
+    """What the check says about a file in the owner's folder."""
+
+    file: str
+    """such as catalogue.d/mine.yaml"""
+    text: str
+    line: int | None = None
+    path: str = ""
+    """of the entry in the file, such as models.mine.size; empty if the file as a whole is meant"""
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return ": ".join(part for part in (place, self.path, self.text) if part)
+
+
+@dataclass(frozen=True)
 class Catalogue:
     """All that the compiler needs besides the request. Immutable: when a file changes, a new catalogue is loaded."""
 
@@ -210,6 +241,10 @@ class Catalogue:
     """Models that this installation hides."""
     proofs: Mapping[str, Mapping[Task, TaskProof]] = field(default_factory=dict)
     """model id -> task -> proof; empty if the templates were not checked"""
+    own_faults: tuple[OwnFileNote, ...] = ()
+    """Files and entries in the owner's folder that are not used, and why"""
+    own_overrides: tuple[OwnFileNote, ...] = ()
+    """What those that are used replace in catalogue.yaml"""
     shapes: GraphShapes = field(default_factory=GraphShapes, compare=False, repr=False)
     """Of the graphs that were compiled"""
 
@@ -259,7 +294,7 @@ class Catalogue:
 
     def loras_for(self, model: Model) -> Mapping[str, Lora]:
         """The LoRAs that this model can use, by id."""
-        return self._loras_by_family.get(model.family, {})
+        return self._loras_by_family.get(model.family, {}) if model.takes_loras else {}
 
     @cached_property
     def _loras_by_family(self) -> dict[str, dict[str, Lora]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from compiler.catalogue import Input, Lora, Model, Presets, Workflow
+from compiler.catalogue import CATALOGUE_FILE, Input, Lora, Model, Presets, Workflow
 from compiler.signatures import Signatures
 from compiler.size import size_error
 from compiler.sources import TEMPLATE_SUFFIX, Sources
@@ -51,9 +51,9 @@ def consistency_errors(
     if not sources.templates:
         yield ("workflows",), "the folder of the templates has no file with a name that ends in .json.j2"
     for workflow in workflows.values():
-        yield from _workflow_errors(workflow, document, signatures)
+        yield from workflow_errors(workflow, document, signatures)
     for model in models.values():
-        yield from _model_errors(model, workflows)
+        yield from model_errors(model, workflows)
     yield from _duplicate_name_errors(models)
 
 
@@ -61,7 +61,7 @@ def _list(names: Mapping[str, Any]) -> str:
     return ", ".join(sorted(names)) or "none"
 
 
-def _workflow_errors(
+def workflow_errors(
     workflow: Workflow, document: Mapping[str, Any], signatures: Signatures
 ) -> Iterator[LocatedError]:
     path = ("workflows", workflow.id)
@@ -101,8 +101,8 @@ def _node_of(reference: str) -> str:
 # --- faults of single workflows ---------------------------------------------------------------------
 
 
-def missing_template(workflow: str, template: str, templates: Mapping[str, str]) -> Iterator[str]:
-    """The fault of a workflow whose template does not exist, with what to write."""
+def missing_template(workflow: str, template: str, templates: Mapping[str, str], file: str) -> Iterator[str]:
+    """The fault of a workflow in `file` whose template does not exist, with what to write."""
     if template in templates:
         return
     names = [name.removesuffix(TEMPLATE_SUFFIX) for name in templates]
@@ -112,9 +112,10 @@ def missing_template(workflow: str, template: str, templates: Mapping[str, str])
         if similar
         else f"`template: FILE`, one of {_list(templates)},"
     )
+    folder = "the folder of the templates" if file == CATALOGUE_FILE else file.rpartition("/")[0]
     yield (
-        f"there is no template {template}; add the file to the folder of the templates, or write {write} "
-        f"under workflows.{workflow} in catalogue.yaml"
+        f"there is no template {template}; add the file to {folder}, or write {write} "
+        f"under workflows.{workflow} in {file}"
     )
 
 
@@ -168,7 +169,7 @@ def _value_errors(path: tuple[str | int, ...], rule: Input, value: Any) -> Itera
         yield path, explain(error)
 
 
-def _model_errors(model: Model, workflows: Mapping[str, Workflow]) -> Iterator[LocatedError]:
+def model_errors(model: Model, workflows: Mapping[str, Workflow]) -> Iterator[LocatedError]:
     path = ("models", model.id)
     rule = model.size
     for key, size in (("default", rule.default), *(("suggested", size) for size in rule.suggested)):

@@ -11,6 +11,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 
 from compiler.catalogue import (
+    CATALOGUE_FILE,
     DEFAULT_LIMIT_BATCH,
     DEFAULT_LIMIT_N,
     Catalogue,
@@ -53,10 +54,11 @@ def parse_catalogue(sources: Sources) -> Catalogue:
     nodes = known_nodes(sources, document.get("nodes", {}))
     signatures = parse_signatures(nodes)
     workflows = {
-        name: _workflow(name, entry, signatures, sources) for name, entry in document["workflows"].items()
+        name: new_workflow(name, entry, signatures, sources.templates)
+        for name, entry in document["workflows"].items()
     }
-    models = {name: _model(name, entry, workflows) for name, entry in document["models"].items()}
-    loras = {name: _lora(name, entry) for name, entry in document.get("loras", {}).items()}
+    models = {name: new_model(name, entry, workflows) for name, entry in document["models"].items()}
+    loras = {name: new_lora(name, entry) for name, entry in document.get("loras", {}).items()}
     found = (
         *consistency_errors(document, workflows, models, sources, signatures),
         *lora_errors(loras, models),
@@ -81,7 +83,7 @@ def known_nodes(sources: Sources, user_facts: NodeFacts) -> dict[str, Any]:
     the versions of these engines. Raises CatalogueInvalid."""
     document = json.loads(sources.nodes)
     learned = parse_learned(sources.learned_nodes)
-    facts = _merged_facts(read_yaml(sources.node_facts), user_facts)
+    facts = merged_facts(read_yaml(sources.node_facts), user_facts)
     merged = add_learned(document, learned)
     return {**merged, "learned": list(learned["versions"]), "nodes": with_facts(merged["nodes"], facts)}
 
@@ -124,7 +126,8 @@ def _damaged(reason: str) -> CatalogueInvalid:
     )
 
 
-def _merged_facts(shipped: NodeFacts, own: NodeFacts) -> NodeFacts:
+def merged_facts(shipped: NodeFacts, own: NodeFacts) -> dict[str, Any]:
+    """Both, by class and key; those of `own` win."""
     merged = dict(shipped)
     for name, facts in own.items():
         known = shipped.get(name, {})
@@ -161,7 +164,14 @@ def _checked_document(sources: Sources) -> Any:
 # --- entries -> values ----------------------------------------------------------------------------
 
 
-def _workflow(name: str, entry: Mapping[str, Any], signatures: Signatures, sources: Sources) -> Workflow:
+def new_workflow(
+    name: str,
+    entry: Mapping[str, Any],
+    signatures: Signatures,
+    templates: Mapping[str, str],
+    file: str = CATALOGUE_FILE,
+) -> Workflow:
+    """The workflow that `file` declares. `templates`: those that it can use, by the names that it uses for them."""
     template = entry.get("template", name + TEMPLATE_SUFFIX)
     return Workflow(
         id=name,
@@ -173,9 +183,10 @@ def _workflow(name: str, entry: Mapping[str, Any], signatures: Signatures, sourc
         output=None if "output" not in entry else str(entry["output"]),
         size_from_image=entry.get("size_from_image", False),
         faults=(
-            *missing_template(name, template, sources.templates),
+            *missing_template(name, template, templates, file),
             *unknown_choices(name, entry["inputs"], signatures),
         ),
+        file=file,
     )
 
 
@@ -202,7 +213,8 @@ def _conditional_schema(entry: Mapping[str, Any]) -> ConditionalSchema:
     return ConditionalSchema(conditions, entry["then"])
 
 
-def _model(name: str, entry: Mapping[str, Any], workflows: Mapping[str, Workflow]) -> Model:
+def new_model(name: str, entry: Mapping[str, Any], workflows: Mapping[str, Workflow]) -> Model:
+    """The model of this entry. `workflows`: those that it can use, by the names that it uses for them."""
     workflow = entry["workflow"]
     if isinstance(workflow, str):
         tasks = workflows[workflow].tasks if workflow in workflows else ("generate",)
@@ -230,7 +242,8 @@ def _file(entry: Mapping[str, Any], folder: str) -> File:
     return File(**{**entry, "name": with_slashes(entry["name"]), "folder": folder})
 
 
-def _lora(name: str, entry: Mapping[str, Any]) -> Lora:
+def new_lora(name: str, entry: Mapping[str, Any]) -> Lora:
+    """The LoRA of this entry."""
     return Lora(
         id=name,
         title=entry["title"],

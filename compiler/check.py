@@ -151,7 +151,7 @@ def _unlisted_input_errors(
         values[name],
         _names(signature.inputs_for(values)) or "no inputs",
         "the node has no such input. If it takes inputs that ComfyUI does not list, add to catalogue.yaml: "
-        f"`nodes: {{{class_type}: {{more_inputs: true}}}}`",
+        f"`nodes: {{{class_type}: {{more_inputs: true}}}}`, or add it to a file of your own folder",
     )
 
 

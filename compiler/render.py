@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from functools import cached_property
 from typing import Any, cast
 
@@ -34,18 +34,12 @@ _RANDOM_GLOBALS = ("lipsum",)
 """Templates do not have these: equal values must give equal graphs."""
 
 
-class TemplateRenderer:
-    """Renders a set of templates. Compiles each when it is first used."""
+class _Environment(ImmutableSandboxedEnvironment):
+    """Finds what a template includes first in its own folder."""
 
-    def __init__(self, templates: Mapping[str, str]) -> None:
-        self._texts = dict(templates)
-        self._compiled: dict[str, Template] = {}
-        self._includes: dict[str, list[str]] = {}
-
-    @cached_property
-    def _environment(self) -> ImmutableSandboxedEnvironment:
-        environment = ImmutableSandboxedEnvironment(
-            loader=DictLoader(self._texts),
+    def __init__(self, texts: Mapping[str, str], unreadable: Set[str]) -> None:
+        super().__init__(
+            loader=DictLoader(texts),
             undefined=StrictUndefined,
             finalize=_as_json,
             autoescape=False,  # JSON, not HTML: `finalize` does the escaping
@@ -53,6 +47,30 @@ class TemplateRenderer:
             trim_blocks=True,
             lstrip_blocks=True,
         )
+        self._names = {*texts, *unreadable}
+
+    def join_path(self, template: str, parent: str) -> str:
+        folder, slash, _ = parent.rpartition("/")
+        beside = f"{folder}{slash}{template}"
+        return beside if beside in self._names else template
+
+
+class TemplateRenderer:
+    """Renders a set of templates. Compiles each when it is first used.
+
+    The name of a template of the owner's begins with the name of the folder: `catalogue.d/mine.json.j2`. What it includes
+    is looked for there first, then among the shipped templates; these include only each other. `unreadable`: names of
+    files of that folder which exist, but cannot be read.
+    """
+
+    def __init__(self, templates: Mapping[str, str], unreadable: Set[str] = frozenset()) -> None:
+        self._texts, self._unreadable = dict(templates), unreadable
+        self._compiled: dict[str, Template] = {}
+        self._includes: dict[str, list[str]] = {}
+
+    @cached_property
+    def _environment(self) -> ImmutableSandboxedEnvironment:
+        environment = _Environment(self._texts, self._unreadable)
         for name in _RANDOM_FILTERS:
             del environment.filters[name]
         for name in _RANDOM_GLOBALS:
@@ -115,7 +133,8 @@ class TemplateRenderer:
             except Exception:
                 included = []  # rendering reports the error
             computed = list(self._texts) if None in included else []
-            self._includes[name] = [each for each in included if each is not None] + computed
+            named = [self._environment.join_path(each, name) for each in included if each is not None]
+            self._includes[name] = named + computed
         return self._includes[name]
 
     def _template(self, name: str) -> Template:

@@ -6,17 +6,26 @@ import json
 import re
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from errors import CatalogueInvalid
 
 TEMPLATE_SUFFIX = ".json.j2"
+OWN_SUFFIX = ".yaml"
+"""Of the owner's files with entries"""
+MAX_OWN_FILE_BYTES = 50_000_000
+"""Ten thousand models have about 12 MB"""
 MORE_NODES = "more_nodes.json"
 """The nodes of ComfyUI that no shipped template uses, in the form of nodes.json. An imported template may use them; reading
 them all would cost every worker megabytes."""
 _CLASS_TYPE = re.compile(r'"class_type"\s*:\s*"([^"]+)"')
+
+
+def printable(name: str) -> str:
+    """The name of a file as messages show it: a name may have line breaks, or bytes that are not UTF-8."""
+    return name if name.isprintable() else repr(name)[1:-1]
 
 
 def classes_in(template: str) -> set[str]:
@@ -26,16 +35,17 @@ def classes_in(template: str) -> set[str]:
 
 @dataclass(frozen=True)
 class SourcePaths:
-    """The catalogue file, the folders of the templates and schemas, and the file with the nodes that
-    `flask snapshot-nodes` has learned from the user's engines, which need not exist."""
+    """The catalogue file, the folders of the templates and schemas, the file with the nodes that `flask snapshot-nodes`
+    has learned from the user's engines, and the owner's own folder. The last two need not exist."""
 
     catalogue: Path
     templates: Path
     schemas: Path
     learned_nodes: Path | None = None
+    own_folder: Path | None = None
 
     def files(self) -> list[Path]:
-        """Every file that the catalogue depends on."""
+        """Every file that the catalogue depends on, without those of the own folder."""
         return [
             self.catalogue,
             self.schemas / "nodes.json",
@@ -61,6 +71,14 @@ class Sources:
     sampling_names: str
     templates: Mapping[str, str]
     """file name -> text"""
+    own_folder: str = ""
+    """The name of the owner's folder, as messages show it"""
+    own_entries: Mapping[str, str] = field(default_factory=dict)
+    """file name in that folder -> text, in the order of the names"""
+    own_templates: Mapping[str, str] = field(default_factory=dict)
+    """file name in that folder -> text"""
+    own_unreadable: Mapping[str, str] = field(default_factory=dict)
+    """file name in that folder -> why it is not used; "" is the folder itself"""
 
     def dump(self) -> str:
         """As JSON for `load`, to keep the last valid catalogue when an edit breaks the files."""
@@ -72,19 +90,71 @@ class Sources:
         return cls(**json.loads(text))
 
 
+def is_own_file(name: str) -> bool:
+    """Whether a file of this name in the owner's folder belongs to the catalogue. Editors keep hidden files beside those
+    that they edit. Names such as `mine.yml` belong to it, too, so that somebody learns that they are not read."""
+    is_template, is_yaml = name.endswith(TEMPLATE_SUFFIX), name.lower().endswith((OWN_SUFFIX, ".yml"))
+    return (is_template or is_yaml) and not name.startswith(".")
+
+
 def read_sources(paths: SourcePaths) -> Sources:
-    """Read all files. Raises CatalogueInvalid if one cannot be read."""
+    """Read all files. Raises CatalogueInvalid if one cannot be read that is not in the owner's folder."""
+    own = _read_own(paths.own_folder)
     templates = {path.name: _read(path) for path in sorted(paths.templates.glob(f"*{TEMPLATE_SUFFIX}"))}
     return Sources(
         catalogue_name=paths.catalogue.name,
         catalogue=_read(paths.catalogue),
         catalogue_schema=_read(paths.schemas / "catalogue.schema.json"),
-        nodes=_read_nodes(paths, templates.values()),
+        nodes=_read_nodes(paths, (*templates.values(), *own.templates.values())),
         node_facts=_read(paths.schemas / "node_facts.yaml"),
         learned_nodes=read_learned_nodes(paths),
         sampling_names=_read(paths.schemas / "sampling_names.yaml"),
         templates=templates,
+        own_folder=own.folder,
+        own_entries=own.entries,
+        own_templates=own.templates,
+        own_unreadable=own.unreadable,
     )
+
+
+@dataclass(frozen=True)
+class _OwnFolder:
+    folder: str = ""
+    entries: dict[str, str] = field(default_factory=dict)
+    templates: dict[str, str] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+def _read_own(folder: Path | None) -> _OwnFolder:
+    """Whatever cannot be read is left out and listed in `unreadable`: it must not keep the rest from being served."""
+    if folder is None:
+        return _OwnFolder()
+    own = _OwnFolder(printable(folder.name or str(folder)))
+    try:
+        names = sorted(path.name for path in folder.iterdir() if is_own_file(path.name))
+    except FileNotFoundError:
+        if folder.is_symlink():
+            own.unreadable[""] = "is a link to a folder that does not exist"
+        return own
+    except OSError as error:
+        own.unreadable[""] = f"cannot be read: {error.strerror}"
+        return own
+    for name in names:
+        texts = own.templates if name.endswith(TEMPLATE_SUFFIX) else own.entries
+        try:
+            texts[name] = _read_own_file(folder / name)
+        except CatalogueInvalid as error:
+            own.unreadable[name] = error.message.removeprefix(f"{name} ")
+    return own
+
+
+def _read_own_file(path: Path) -> str:
+    if not path.name.endswith((OWN_SUFFIX, TEMPLATE_SUFFIX)):
+        correct = path.name[: path.name.rindex(".")] + OWN_SUFFIX
+        raise CatalogueInvalid(
+            f"is not read, because its name must end in {OWN_SUFFIX}; rename it to {printable(correct)}"
+        )
+    return _read(path, MAX_OWN_FILE_BYTES)
 
 
 def _read_nodes(paths: SourcePaths, templates: Iterable[str]) -> str:
@@ -110,11 +180,16 @@ def read_learned_nodes(paths: SourcePaths) -> str:
     return _read(path) if path is not None and path.exists() else ""
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, max_bytes: int | None = None) -> str:
     try:
+        found = path.stat()
         # Reading a pipe or a device could block, or never end.
-        if not stat.S_ISREG(path.stat().st_mode):
+        if not stat.S_ISREG(found.st_mode):
             raise CatalogueInvalid(f"{path.name} is not a regular file")
+        if max_bytes is not None and found.st_size > max_bytes:
+            raise CatalogueInvalid(
+                f"{path.name} is larger than {max_bytes:,} bytes; split it into several files"
+            )
         return path.read_text("utf-8-sig")  # some editors on Windows begin a file with a byte order mark
     except OSError as error:
         raise CatalogueInvalid(f"{path.name} cannot be read: {error.strerror}") from error

@@ -31,7 +31,8 @@ class LastGoodFile:
 
     def __init__(self, path: Path, sources: SourcePaths) -> None:
         self._path = path
-        self._origin = [str(sources.catalogue), str(sources.templates), str(sources.schemas)]
+        folders = (sources.catalogue, sources.templates, sources.schemas, sources.own_folder)
+        self._origin = [str(folder) for folder in folders]
 
     def version(self) -> Version | None:
         """None while there is no file."""

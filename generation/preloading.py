@@ -54,6 +54,9 @@ def _try_preload(generator: Generator, name: str, timeout_s: float) -> bool:
     """False if the engine cannot be reached, so that the caller tries again; True after success and any other error."""
     try:
         catalogue = generator.catalogue()
+        if name not in catalogue.models:
+            log.warning("could not preload %s: it is not in the catalogue", name)
+            return True
         if "generate" not in catalogue.models[name].workflows:
             log.info("%s is not preloaded: it only redraws images", name)
             return True

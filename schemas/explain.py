@@ -35,10 +35,23 @@ _SIMPLE = frozenset(
 def is_valid(schema: Mapping[str, Any], document: Any) -> bool:
     """Whether `document` certainly is valid, without a reason. Fifty times faster than `located_errors`, which decides and
     explains if this says no."""
+    return fast_validity(schema)(document)
+
+
+def fast_validity(schema: Mapping[str, Any]) -> Callable[[Any], bool]:
+    """`is_valid` for many documents: compiles the schema, which takes 2 ms for that of the catalogue, only once."""
     try:
-        return jsonschema_rs.Draft202012Validator(dict(schema)).is_valid(document)
-    except ValueError:  # a document that is nested too deeply, or a schema that only jsonschema understands
-        return False
+        validator = jsonschema_rs.Draft202012Validator(dict(schema))
+    except ValueError:  # only jsonschema understands the schema
+        return lambda document: False
+
+    def check(document: Any) -> bool:
+        try:
+            return validator.is_valid(document)
+        except ValueError:  # it is nested too deeply
+            return False
+
+    return check
 
 
 def located_errors(

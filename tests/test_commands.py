@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from commands.documents import documents
 from compiler import SourcePaths, load_catalogue, read_sources
 from engine import NO_CREDENTIALS, Credentials, Engine
 from errors import error_classes
+from tests.compiler.catalogues import OWN_MODEL, exported
 from tests.conftest import ROOT, MakeApp
 
 
@@ -237,6 +239,50 @@ def test_help_shows_each_command_on_one_line(tmp_path: Path) -> None:
         assert not line.endswith("..."), line
 
 
+# --- the owner's folder ----------------------------------------------------------------------------
+
+
+def test_check_catalogue_lists_what_is_wrong_in_the_own_folder_and_what_it_replaces(
+    make_app: MakeApp, tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "mine.yaml").write_text(json.dumps({"models": {"mine": {**OWN_MODEL, "aliases": ["sd15"]}}}))
+    check = make_app(catalogue_dir=str(own)).test_cli_runner().invoke
+    result = check(args=["check-catalogue"])
+    assert result.exit_code == 0, result.output
+    assert re.search(r"(?m)^ok +mine +sd15_simple +licence unknown$", result.stdout)
+    assert "own/mine.yaml:1: models.mine.aliases.0: sd15 is not an alias of" in result.stdout
+    assert "6 models and 5 workflows are valid." in result.stdout
+    (own / "wrong.yaml").write_text("models:\n  wrong: {}\n")
+    result = make_app(catalogue_dir=str(own)).test_cli_runner().invoke(args=["check-catalogue"])
+    assert result.exit_code == 1
+    assert "own/wrong.yaml:2: models.wrong: `title` is missing" in result.stdout
+    assert f"What has these faults in {own} is not used; all else is served." in result.stdout
+
+
+def test_a_folder_in_the_state_directory_that_is_not_read_any_more_is_named(tmp_path: Path) -> None:
+    (tmp_path / "var/catalogue.d").mkdir(parents=True)
+    (tmp_path / "var/catalogue.d/mine.yaml").write_text(json.dumps({"models": {"mine": OWN_MODEL}}))
+    for text, is_named in (("port: 80\n", True), ("catalogue_dir: var/catalogue.d\n", False)):
+        (tmp_path / "easel.yaml").write_text(text)
+        environment = {"EASEL_CONFIG": str(tmp_path / "easel.yaml"), "EASEL_STATE_DIR": str(tmp_path / "var")}
+        done = flask(tmp_path, "check-catalogue", **environment)
+        assert done.returncode == 0, done.stderr
+        assert (f"{tmp_path}/var/catalogue.d is not read" in done.stderr) == is_named
+        assert ("mine " in done.stdout) != is_named
+
+
+def test_compile_workflow_explains_with_the_own_template(make_app: MakeApp, tmp_path: Path) -> None:
+    workflow = {"title": "Mine", "tasks": ["generate"], "inputs": {}}
+    document = {"workflows": {"mine": workflow}, "models": {"mine": {**OWN_MODEL, "workflow": "mine"}}}
+    (tmp_path / "mine.yaml").write_text(json.dumps(document))
+    (tmp_path / "mine.json.j2").write_text(exported())
+    app = make_app(catalogue_dir=str(tmp_path))
+    result = app.test_cli_runner().invoke(args=["compile-workflow", "mine", "a cat", "--as", "explain"])
+    assert f"mine  ({tmp_path.name}/mine.json.j2)" in result.stdout
+
+
 # --- snapshot-nodes --------------------------------------------------------------------------------
 
 
@@ -285,6 +331,23 @@ def test_a_snapshot_of_a_known_engine_version_changes_nothing_that_is_shipped(
     )
     for name in ("nodes.json", "more_nodes.json"):
         assert (tmp_path / "schemas" / name).read_text() == (ROOT / "schemas" / name).read_text()
+
+
+def test_a_snapshot_learns_the_nodes_of_own_templates_too(
+    make_app: MakeApp, run_on_copy: Any, tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    tiled = {"8": {"class_type": "NewDecode", "inputs": {"samples": ["3", 0], "vae": ["4", 2]}}}
+    (own / "mine.json.j2").write_text(json.dumps(tiled))
+    (tmp_path / "info.json").write_text(json.dumps({"NewDecode": TILED}))
+    app = make_app()
+    folders = (tmp_path / "templates_wf", tmp_path / "schemas", tmp_path / "nodes.json", own)
+    app.extensions["easel"] = SnapshotServices(SourcePaths(ROOT / "catalogue.yaml", *folders))
+    result = app.test_cli_runner().invoke(
+        args=["snapshot-nodes", str(tmp_path / "info.json"), "--version", "0.99.0"]
+    )
+    assert (result.exit_code, "new      NewDecode\n" in result.stdout) == (0, True), result.output
 
 
 def test_a_snapshot_of_the_sketch_engine_learns_nothing_and_says_so(

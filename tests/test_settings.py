@@ -145,6 +145,16 @@ def test_the_default_catalogue_is_the_one_beside_the_file_or_else_the_projects(t
     assert named.path("catalogue") == tmp_path / "mine.yaml"
 
 
+def test_the_own_folder_is_beside_the_file_or_else_in_the_state_directory(tmp_path: Path) -> None:
+    without = load_settings({"EASEL_STATE_DIR": "state"}, root=tmp_path)
+    assert without.path("catalogue_dir") == tmp_path / "state/catalogue.d"
+    (tmp_path / "easel.yaml").write_text("state_dir: state\n")
+    beside = load_settings({}, root=tmp_path)
+    assert beside.path("catalogue_dir") == tmp_path / "catalogue.d"
+    named = load_settings({"EASEL_CATALOGUE_DIR": "mine"}, root=tmp_path)
+    assert named.path("catalogue_dir") == tmp_path / "mine"
+
+
 # --- credentials of the engine ----------------------------------------------------------------------
 
 SECRET = "s3cret"

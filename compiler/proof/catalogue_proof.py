@@ -15,7 +15,9 @@ from compiler.values import Task
 
 log = logging.getLogger("easel.catalogue")
 
-_MAX_CACHED = 1000
+MAX_UNUSED = 1000
+"""How many proofs that a catalogue did not need are kept: an edit is often taken back. All that it needed are kept, so that
+after an edit of one of a thousand workflows only that one is proved again."""
 _Key = tuple[Any, ...]
 
 _cache: dict[_Key, TemplateProof] = {}
@@ -33,6 +35,7 @@ def prove_catalogue(catalogue: Catalogue) -> dict[str, dict[Task, TaskProof]]:
         if key not in by_content:
             by_content[key] = _prove_model(model, proofs)
         found[model.id] = by_content[key].copy()
+    proofs.keep_in_cache()
     return found
 
 
@@ -42,6 +45,7 @@ def _content_key(model: Model) -> _Key:
         tuple(model.workflows.items()),
         tuple(sorted((role, file.folder) for role, file in model.files.items())),
         model.family,
+        model.takes_loras,
         model.limit_batch,
         model.size,
         repr(model.defaults),
@@ -98,7 +102,7 @@ class _TemplateProofs:
         workflow = self._catalogue.workflows[model.workflows[task]]
         traits = Traits(
             roles=tuple(sorted((role, file.folder) for role, file in model.files.items())),
-            has_loras=model.family in self._families,
+            has_loras=model.takes_loras and model.family in self._families,
             draws_batches=model.limit_batch > 1,
             width_varies=model.size.min.width < model.size.max.width,
             height_varies=model.size.min.height < model.size.max.height,
@@ -150,6 +154,11 @@ class _TemplateProofs:
             return failed_proof(failure(workflow.template, error), traits)
         with _cache_lock:
             _cache[key] = proof
-            while len(_cache) > _MAX_CACHED:
-                del _cache[next(iter(_cache))]
         return proof
+
+    def keep_in_cache(self) -> None:
+        """Forget the oldest proofs that this catalogue does not need."""
+        with _cache_lock:
+            unused = [key for key in _cache if key not in self._proofs]
+            for key in unused[: max(0, len(unused) - MAX_UNUSED)]:
+                del _cache[key]

@@ -69,7 +69,7 @@ def for_no_effect(
         return remedy
     if rule is None:
         return _WITHOUT_PLACE.get(name, f"write {{{{ {name} }}}} where it belongs")
-    text = f"write {{{{ {name} }}}} where it belongs, or remove `{name}` from the inputs of workflows.{workflow.id}"
+    text = f"write {{{{ {name} }}}} where it belongs, or remove `{name}` from the inputs of {workflow.entry}"
     return f"{text}, or say with `x-unused-when` that it has no effect then" if condition else text
 
 
@@ -208,7 +208,7 @@ def _for_undefined(name: str, values: Values, workflow: Workflow) -> str:
         return f"write {{{{ {allowed} }}}}"
     rename = "" if allowed == name else f"write {{{{ {allowed} }}}} and "
     declare = (
-        f"{rename}declare it under workflows.{workflow.id}.inputs in catalogue.yaml, such as "
+        f"{rename}declare it under workflows.{workflow.id}.inputs in {workflow.file}, such as "
         f'`{allowed}: {{type: string, default: ""}}`'
     )
     similar = get_close_matches(allowed, values, n=1)

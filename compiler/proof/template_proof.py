@@ -305,7 +305,7 @@ class Prover:
             nodes,
             self._signatures,
             template=self._workflow.template,
-            workflow=self._workflow.id,
+            entry=self._workflow.entry,
             declared=self._workflow.output,
         )
 

@@ -11,6 +11,7 @@ from flask.testing import FlaskClient
 from jsonschema import Draft202012Validator
 
 from errors import CatalogueInvalid
+from tests.compiler.catalogues import OWN_MODEL
 from tests.conftest import ROOT, MakeApp
 from tests.waiting import wait_until
 
@@ -235,6 +236,34 @@ def test_ready_hides_the_catalogue_error_message_if_keys_are_configured(make_app
         app = make_app(api_keys=keys)
         app.extensions["easel"].live_catalogue.error = CatalogueInvalid("line 7")
         assert app.test_client().get("/ready").get_json()["catalogue"]["error"] == expected
+
+
+def test_ready_lists_the_faults_of_the_own_folder_but_only_its_files_if_keys_are_configured(
+    make_app: MakeApp, tmp_path: Any
+) -> None:
+    (tmp_path / "a.yaml").write_text("models:\n  secret: {}\n")
+    (tmp_path / "b.yaml").write_text(json.dumps({"models": {"sdxl-turbo": OWN_MODEL}}))
+    folder = tmp_path.name
+    for keys, faults, replaced in (
+        ((), "a.yaml:2: models.secret: `title` is missing", "b.yaml:1: models.sdxl-turbo: replaces"),
+        (("k",), "a.yaml", "b.yaml"),
+    ):
+        client = make_app(api_keys=keys, catalogue_dir=str(tmp_path)).test_client()
+        found = client.get("/ready").get_json()["catalogue"]
+        assert found["own_faults"][0].startswith(f"{folder}/{faults}")
+        assert found["own_overrides"][0].startswith(f"{folder}/{replaced}")
+        if keys:
+            assert (found["own_faults"], found["own_overrides"]) == (
+                [f"{folder}/a.yaml"],
+                [f"{folder}/b.yaml"],
+            )
+
+
+def test_ready_lists_a_hundred_faults_and_counts_the_others(make_app: MakeApp, tmp_path: Any) -> None:
+    for index in range(103):
+        (tmp_path / f"{index:03}.yaml").write_text("[")
+    found = make_app(catalogue_dir=str(tmp_path)).test_client().get("/ready").get_json()["catalogue"]
+    assert (len(found["own_faults"]), found["own_faults"][-1]) == (101, "and 3 more")
 
 
 def test_the_api_description_covers_every_route_and_all_references_resolve(client: FlaskClient) -> None:

@@ -40,6 +40,7 @@ def test_a_quick_run_measures_everything_and_the_values_are_positive(run):
     measured = {(e["size"], e["render_ms"] > 0, e["clients"]) for e in results["throughput"] if "routes" in e}
     assert measured >= {(64, has_render, clients) for has_render in (False, True) for clients in (1, 8, 32)}
     assert results["compile"]["catalogue"]["models"] == 1000
+    assert results["compile"]["own_folder"]["files"] == 1000
     if sys.platform == "linux":
         assert len(results["memory"]["workers"]) == 2
         assert all(10 < worker["pss_mb"] <= worker["rss_mb"] for worker in results["memory"]["workers"])

@@ -141,6 +141,17 @@ def upscaler(**changes: Any) -> str:
     return as_template(nodes)
 
 
+OWN_MODEL: Mapping[str, Any] = {
+    "title": "Mine",
+    "family": "Mine",
+    "workflow": "sd15_simple",
+    "files": {"checkpoint": {"name": "mine.safetensors", "folder": "checkpoints"}},
+    "licence": {"name": "unknown", "commercial": "unknown"},
+    "size": {"default": "512x512", "multiple_of": 8, "min": "256x256", "max": "1024x1024"},
+}
+"""A model as a file of the owner's folder has it"""
+
+
 def write_sources(sources: Sources, folder: Path) -> dict[str, str]:
     """Writes the catalogue and the templates of `sources` to `folder`; returns the settings that make Easel use them."""
     (folder / "templates").mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from compiler import Catalogue, SourcePaths, load_catalogue, read_sources
 from compiler.values import TASKS
 from errors import CatalogueInvalid, SettingsInvalid
 from generation.live_catalogue import LiveCatalogue, installation_choices
+from tests.compiler.catalogues import OWN_MODEL, exported
 from tests.conftest import ROOT
 from tests.waiting import TIMEOUT_S, wait_until
 
@@ -41,7 +42,20 @@ class Installation:
 
     @property
     def paths(self) -> SourcePaths:
-        return SourcePaths(self.root / "catalogue.yaml", self.root / "templates_wf", self.root / "schemas")
+        folders = (self.root / "templates_wf", self.root / "schemas")
+        return SourcePaths(self.root / "catalogue.yaml", *folders, own_folder=self.own)
+
+    @property
+    def own(self) -> Path:
+        return self.root / "catalogue.d"
+
+    def write_own(self, name: str, text: str) -> None:
+        """Write a file of the owner's folder; it has settled afterwards."""
+        self.own.mkdir(exist_ok=True)
+        (self.own / name).write_text(text)
+        self.clock.now += 10
+        os.utime(self.own / name, (self.clock.now, self.clock.now))
+        self.clock.now += 1
 
     @property
     def last_good(self) -> Path:
@@ -485,6 +499,127 @@ def test_a_process_that_cannot_lock_the_last_good_file_stays_as_it_is_until_it_c
     with FileLock(f"{installation.last_good}.lock"):
         assert title(live) == "SDXL Turbo"
     assert title(live) == "v2"
+
+
+# --- the owner's folder ---------------------------------------------------------------------------
+
+
+def own_model(name: str = "mine", **changes: object) -> str:
+    return json.dumps({"models": {name: {**OWN_MODEL, **changes}}})  # JSON is YAML
+
+
+def test_files_of_the_own_folder_are_loaded_when_they_come_change_and_go(installation: Installation) -> None:
+    live = installation.load()
+    assert "mine" not in live.current().models
+    installation.write_own("mine.yaml", own_model())
+    assert live.current().models["mine"].title == "Mine"
+    installation.write_own("mine.yaml", own_model(title="New"))
+    assert live.current().models["mine"].title == "New"
+    installation.write_own("mine.yaml", "models: [")
+    assert "mine" not in live.current().models
+    assert "sdxl-turbo" in live.current().models
+    # That is no refused edit: others take effect meanwhile.
+    assert live.error is None
+    assert [fault.file for fault in live.current().own_faults] == ["catalogue.d/mine.yaml"]
+    installation.write_own("other.yaml", own_model("other"))
+    installation.set_title("v2")
+    assert "other" in live.current().models
+    assert title(live) == "v2"
+    (installation.own / "mine.yaml").unlink()
+    assert live.current().own_faults == ()
+    (installation.own / "other.yaml").unlink()
+    installation.own.rmdir()
+    assert "other" not in live.current().models
+
+
+def test_an_own_template_is_loaded_when_it_changes(installation: Installation) -> None:
+    workflow = {"title": "Mine", "tasks": ["generate"], "inputs": {}}
+    document = {"workflows": {"mine": workflow}, "models": {"mine": {**OWN_MODEL, "workflow": "mine"}}}
+    installation.write_own("mine.yaml", json.dumps(document))
+    live = installation.load()
+    assert list(live.current().undrawable) == ["mine"]
+    installation.write_own("mine.json.j2", exported())
+    assert live.current().undrawable == {}
+
+
+@pytest.mark.parametrize("repair", ["chmod", "target", "directory"])
+def test_a_file_that_can_be_read_again_is_noticed_although_its_content_is_the_same(
+    installation: Installation, repair: str
+) -> None:
+    path = installation.own / "mine.yaml"
+    installation.write_own("mine.yaml", own_model())
+    if repair == "chmod":
+        path.chmod(0)
+    else:
+        path.rename(installation.root / "elsewhere.yaml")
+        if repair == "target":
+            path.symlink_to(installation.root / "later.yaml")
+        else:
+            path.mkdir()
+    live = installation.load()
+    if os.geteuid() or repair != "chmod":  # root reads everything
+        assert [fault.file for fault in live.current().own_faults] == ["catalogue.d/mine.yaml"]
+    if repair == "chmod":
+        path.chmod(0o600)
+    elif repair == "target":
+        (installation.root / "elsewhere.yaml").rename(installation.root / "later.yaml")
+    else:
+        path.rmdir()
+        (installation.root / "elsewhere.yaml").rename(path)
+    assert "mine" in live.current().models
+    assert live.current().own_faults == ()
+
+
+def test_all_processes_load_the_own_files_of_the_last_good_catalogue(installation: Installation) -> None:
+    first, second = installation.load(), installation.load()
+    installation.write_own("mine.yaml", own_model())
+    installation.write_own("wrong.yaml", "models: [")
+    assert "mine" in first.current().models
+    installation.set_title("")
+    installation.write_own("mine.yaml", own_model(title="New"))
+    for live in (first, second):
+        assert live.current().models["mine"].title == "Mine"
+        assert live.error is not None
+        assert [fault.file for fault in live.current().own_faults] == ["catalogue.d/wrong.yaml"]
+
+
+def test_the_last_good_catalogue_with_another_own_folder_is_not_used(installation: Installation) -> None:
+    live = installation.load()
+    installation.write_own("mine.yaml", own_model())
+    other = installation.own.rename(installation.root / "other.d")
+    installation.load(paths=replace(installation.paths, own_folder=other))
+    installation.set_title("")
+    assert "mine" not in live.current().models
+
+
+def test_settings_that_name_a_model_of_a_broken_own_file_are_listed_and_the_rest_is_served(
+    installation: Installation,
+) -> None:
+    def load() -> LiveCatalogue:
+        choices = installation_choices("mine", "", ("mine", "sdxl-turbo"), ("mine",))
+        path = installation.root / "state/choices.json"
+        return LiveCatalogue(installation.paths, path, apply_choices=choices, clock=installation.clock)
+
+    with pytest.raises(SettingsInvalid, match="mine is not in the catalogue"):
+        load()
+    installation.write_own("mine.yaml", own_model())
+    live = load()
+    assert live.current().find(None).id == "mine"
+    installation.write_own("mine.yaml", own_model(size="none"))
+    for process in (live, load()):
+        catalogue = process.current()
+        assert catalogue.find(None).id == "sdxl-turbo"
+        assert [model.id for model in catalogue.visible_models] == ["sdxl-turbo"]
+        assert [str(fault) for fault in catalogue.own_faults][1:] == [
+            f"images.{name}: there is no model mine, perhaps because of these faults{effect}"
+            for name, effect in (
+                ("visible", ""),
+                ("preload", ""),
+                ("default_model", "; requests without a model use sdxl-turbo"),
+            )
+        ]
+    installation.write_own("mine.yaml", own_model())
+    assert live.current().find(None).id == "mine"
 
 
 # --- this installation's choices -------------------------------------------------------------------

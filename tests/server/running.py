@@ -95,3 +95,13 @@ def _responds(url: str) -> bool:
     with contextlib.suppress(requests.ConnectionError):
         return requests.get(f"{url}/health", timeout=5).status_code == 200
     return False
+
+
+@contextlib.contextmanager
+def stopped(worker: int) -> Iterator[None]:
+    """Stops a worker meanwhile, so that the other one answers all requests."""
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(worker, signal.SIGCONT)

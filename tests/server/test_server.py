@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,7 +26,7 @@ from sketch import SketchProcess
 from tests.conftest import NODES, ROOT
 from tests.processes import is_alive
 from tests.server.attacks import HEAD, address, attack, read_to_end
-from tests.server.running import Server, running, started
+from tests.server.running import Server, running, started, stopped
 from tests.waiting import wait_until
 
 # --- the first start -------------------------------------------------------------------------------
@@ -208,16 +207,6 @@ def test_nodes_learned_while_sketches_are_served_are_drawn_at_the_next_request(t
         )
         responses = [server.draw(model="sd-1.5", seed=seed) for seed in range(8)]
         assert [response.status_code for response in responses] == [200] * 8
-
-
-@contextlib.contextmanager
-def stopped(worker: int) -> Iterator[None]:
-    """Stops a worker meanwhile, so that the other one answers all requests."""
-    os.kill(worker, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(worker, signal.SIGCONT)
 
 
 def listing(server: Server) -> str:
