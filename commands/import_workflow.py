@@ -88,7 +88,6 @@ def run(options: ImportOptions) -> None:
         workflow, signatures, name=model, title=options.title or model, choices=choices
     )
     target = _Target(services().source_paths, imported)
-    target.check_names(services().catalogue())
     target.prove(nodes)
     if options.as_json:
         click.echo(json.dumps(_as_json(workflow, imported), indent=2, ensure_ascii=False))
@@ -282,7 +281,7 @@ class _Target:
         self.entries_path = self._folder / f"{stem}.yaml"
         self.template_path = self._folder / f"{stem}{TEMPLATE_SUFFIX}"
 
-    def check_names(self, catalogue: Catalogue) -> None:
+    def _check_names(self, catalogue: Catalogue) -> None:
         """Raises WorkflowNotImportable if a model, workflow or file has the name already: nothing is overwritten."""
         name = self._imported.name
         names = {
@@ -301,14 +300,15 @@ class _Target:
     def prove(self, nodes: _NodeSource) -> None:
         """Raises WorkflowNotImportable if the catalogue with the new entries would not draw the model."""
         sources = read_sources(self._paths)
+        self._check_names(load_catalogue(sources, proved=()))
         sources = dataclasses.replace(
             sources,
             nodes=_with_records(sources, self._paths, self._imported.classes, nodes.records),
             own_entries={**sources.own_entries, self.entries_path.name: self._imported.entries},
             own_templates={**sources.own_templates, self.template_path.name: self._imported.template},
         )
-        catalogue = load_catalogue(sources)
         name = self._imported.name
+        catalogue = load_catalogue(sources, proved={name})
         faults = [fault for texts in catalogue.undrawable.get(name, {}).values() for fault in texts]
         if name not in catalogue.models:
             faults += [str(fault) for fault in catalogue.own_faults if self.entries_path.name in fault.file]

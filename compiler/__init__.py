@@ -8,7 +8,7 @@ compiled.graphs[0].nodes                            # ComfyUI's API format, chec
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -143,16 +143,18 @@ def _check(nodes: Mapping[str, Any], catalogue: Catalogue, template: str) -> Non
         raise GraphInvalid(f"{error.message}{hint}", **error.details) from error
 
 
-def load_catalogue(sources: Sources) -> Catalogue:
-    """Parse `sources`, and prove for each task of each model that its template uses what a request may set.
+def load_catalogue(sources: Sources, *, proved: Collection[str] | None = None) -> Catalogue:
+    """Parse `sources`, and prove for each task of each model that its template uses what a request may set. `proved`: the
+    ids of the models that are proved; None for all.
 
     A model that fails stays in the catalogue: `Catalogue.undrawable` has its faults, and requests for it are refused. What
     is wrong in the owner's folder is left out and listed in `Catalogue.own_faults`. Raises CatalogueInvalid with every
     error found if the catalogue itself is invalid.
     """
     catalogue = with_own_entries(parse_catalogue(sources), sources)
-    proofs = prove_catalogue(catalogue)
-    for model in catalogue.models.values():
+    models = [model for model in catalogue.models.values() if proved is None or model.id in proved]
+    proofs = prove_catalogue(catalogue, models)
+    for model in models:
         for task, workflow in model.workflows.items():
             # What the proof says without the template or the node that the workflow lacks would mislead.
             if faults := catalogue.workflows[workflow].faults:

@@ -80,6 +80,10 @@ class _Writer:
         line = f"{head}{', '.join(inputs)}}}}}"
         if len(line) <= _WIDTH:
             return line
+        one_line = f'    "inputs": {{{", ".join(inputs)}}}'
+        if len(one_line) <= _WIDTH:
+            start = f'  {_json(self._ids[node])}: {{\n    "class_type": {_json(entry["class_type"])},\n'
+            return f"{start}{one_line}\n  }}"
         body = "\n".join(_wrapped(inputs, "      "))
         return (
             f"  {_json(self._ids[node])}: {{\n"

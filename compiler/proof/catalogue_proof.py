@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from compiler.catalogue import Catalogue, Model, TaskProof, Workflow
@@ -25,12 +25,12 @@ _cache: dict[_Key, TemplateProof] = {}
 _cache_lock = threading.Lock()
 
 
-def prove_catalogue(catalogue: Catalogue) -> dict[str, dict[Task, TaskProof]]:
-    """model id -> task -> proof, for every model of the catalogue."""
+def prove_catalogue(catalogue: Catalogue, models: Iterable[Model]) -> dict[str, dict[Task, TaskProof]]:
+    """model id -> task -> proof, for these models of the catalogue."""
     proofs = _TemplateProofs(catalogue)
     by_content: dict[_Key, dict[Task, TaskProof]] = {}
     found = {}
-    for model in catalogue.models.values():
+    for model in models:
         key = _content_key(model)
         if key not in by_content:
             by_content[key] = _prove_model(model, proofs)

@@ -32,17 +32,13 @@ def test_the_template_has_readable_ids_and_the_variables_of_the_project() -> Non
   "checkpoint": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": {{ files.checkpoint }}}},
   "lora": {
     "class_type": "LoraLoaderModelOnly",
-    "inputs": {
-      "lora_name": {{ files.lora }}, "strength_model": 0.5, "model": ["checkpoint", 0]
-    }
+    "inputs": {"lora_name": {{ files.lora }}, "strength_model": 0.5, "model": ["checkpoint", 0]}
   },
   "positive": {"class_type": "CLIPTextEncode", "inputs": {"text": {{ prompt }}, "clip": ["checkpoint", 1]}},
   "negative": {"class_type": "CLIPTextEncode", "inputs": {"text": {{ negative_prompt }}, "clip": ["checkpoint", 1]}},
   "latent": {
     "class_type": "EmptyLatentImage",
-    "inputs": {
-      "width": {{ width }}, "height": {{ height }}, "batch_size": {{ batch }}
-    }
+    "inputs": {"width": {{ width }}, "height": {{ height }}, "batch_size": {{ batch }}}
   },
   "sampler": {
     "class_type": "KSampler",
