@@ -167,6 +167,11 @@ class Model:
     update that adds one must not make the model undrawable."""
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Its id and its aliases."""
+        return (self.id, *self.aliases)
+
+    @property
     def checkpoint(self) -> str:
         """The file name of its checkpoint, or of its diffusion model if the weights are in several files; empty if it
         has no files, such as one that only scales images."""
@@ -306,9 +311,7 @@ class Catalogue:
 
     @cached_property
     def _names(self) -> dict[str, str]:
-        return {
-            name.casefold(): model.id for model in self.visible_models for name in (model.id, *model.aliases)
-        }
+        return {name.casefold(): model.id for model in self.visible_models for name in model.names}
 
     @cached_property
     def files(self) -> dict[str, list[str]]:

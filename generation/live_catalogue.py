@@ -367,20 +367,21 @@ def installation_choices(
     }
 
     def apply(catalogue: Catalogue) -> Catalogue:
+        # By any name: a file of the owner's folder may take the id of a shipped model, also as an alias.
+        ids = {name.casefold(): model.id for model in catalogue.models.values() for name in model.names}
         unknown = {
             setting: missing
             for setting, names in named.items()
-            if (missing := [name for name in names if name not in catalogue.models])
+            if (missing := [name for name in names if name.casefold() not in ids])
         }
         if unknown and not catalogue.own_faults:
             listed = dict.fromkeys(name for names in unknown.values() for name in names)
             raise SettingsInvalid(
                 f"images: {', '.join(listed)} is not in the catalogue, which has {', '.join(catalogue.models)}."
             )
-        default = catalogue.default_model
-        if default_model and "images.default_model" not in unknown:
-            default = default_model
-        hidden = frozenset(catalogue.models) - set(visible) if visible else frozenset()
+        default = ids.get(default_model.casefold(), catalogue.default_model)
+        shown = {ids.get(name.casefold()) for name in visible}
+        hidden = frozenset(catalogue.models) - shown if visible else frozenset()
         if default in hidden:
             raise SettingsInvalid(
                 f"images.visible does not list the default model {default!r}."

@@ -54,13 +54,11 @@ def _try_preload(generator: Generator, name: str, timeout_s: float) -> bool:
     """False if the engine cannot be reached, so that the caller tries again; True after success and any other error."""
     try:
         catalogue = generator.catalogue()
-        if name not in catalogue.models:
-            log.warning("could not preload %s: it is not in the catalogue", name)
-            return True
-        if "generate" not in catalogue.models[name].workflows:
+        model = catalogue.find(name)
+        if "generate" not in model.workflows:
             log.info("%s is not preloaded: it only redraws images", name)
             return True
-        size = catalogue.models[name].size.min
+        size = model.size.min
         inputs = {"steps": 1}
         request = ImageRequest(
             prompt="warm up", seed=0, id=str(uuid.uuid4()), model=name, size=size, inputs=inputs

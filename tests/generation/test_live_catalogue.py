@@ -622,6 +622,21 @@ def test_settings_that_name_a_model_of_a_broken_own_file_are_listed_and_the_rest
     assert live.current().find(None).id == "mine"
 
 
+@pytest.mark.parametrize("model", [{"name": "SDXL-Turbo"}, {"aliases": ["SDXL-Turbo"]}])
+def test_settings_that_name_a_shipped_model_mean_the_own_one_that_takes_its_name(
+    installation: Installation, model: dict[str, object]
+) -> None:
+    choices = installation_choices("sdxl-turbo", "", ("sdxl-turbo", "sd-1.5"), ("sdxl-turbo",))
+    live = LiveCatalogue(
+        installation.paths, installation.last_good, apply_choices=choices, clock=installation.clock
+    )
+    installation.write_own("mine.yaml", own_model(**model))  # type: ignore[arg-type]
+    own_id = model.get("name", "mine")
+    catalogue = live.current()
+    assert (live.error, catalogue.own_faults, catalogue.default_model) == (None, (), own_id)
+    assert [model.id for model in catalogue.visible_models] == ["sd-1.5-pruned-emaonly", own_id]
+
+
 # --- this installation's choices -------------------------------------------------------------------
 
 
