@@ -93,8 +93,9 @@ class Sources:
 def is_own_file(name: str) -> bool:
     """Whether a file of this name in the owner's folder belongs to the catalogue. Editors keep hidden files beside those
     that they edit. Names such as `mine.yml` belong to it, too, so that somebody learns that they are not read."""
-    is_template, is_yaml = name.endswith(TEMPLATE_SUFFIX), name.lower().endswith((OWN_SUFFIX, ".yml"))
-    return (is_template or is_yaml) and not name.startswith(".")
+    if name.startswith("."):
+        return False
+    return name.endswith((OWN_SUFFIX, TEMPLATE_SUFFIX)) or name.lower().endswith((OWN_SUFFIX, ".yml"))
 
 
 def read_sources(paths: SourcePaths) -> Sources:
@@ -144,6 +145,8 @@ def _read_own(folder: Path | None) -> _OwnFolder:
         try:
             texts[name] = _read_own_file(folder / name)
         except CatalogueInvalid as error:
+            if isinstance(error.__cause__, FileNotFoundError) and not (folder / name).is_symlink():
+                continue  # it was deleted meanwhile
             own.unreadable[name] = error.message.removeprefix(f"{name} ")
     return own
 

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -277,8 +278,8 @@ def _file_stamp(name: str, found: os.stat_result, *, is_learned: bool = False) -
 
 
 def _stamp_of_own(folder: Path | None) -> Stamp:
-    """Of the owner's folder and its files; those that do not exist, such as the target of a link, have the inode 0. With
-    a thousand files it takes 3 ms, several times less than with `Path`."""
+    """Of the owner's folder and its files; those that do not exist, such as the target of a link, have the inode 0. It takes
+    4 µs for each file, several times less than with `Path`."""
     stamp: list[FileStamp] = []
     if folder is not None:
         with contextlib.suppress(OSError):
@@ -289,7 +290,7 @@ def _stamp_of_own(folder: Path | None) -> Stamp:
             )
             with os.scandir(folder) as entries:
                 stamp += [_own_file_stamp(entry) for entry in entries if is_own_file(entry.name)]
-    return tuple(sorted(stamp))
+    return tuple(sorted(stamp, key=itemgetter(0)))  # by name
 
 
 def _own_file_stamp(entry: os.DirEntry[str]) -> FileStamp:

@@ -503,6 +503,19 @@ def test_whatever_cannot_be_read_in_the_own_folder_is_reported_and_the_rest_serv
     assert len(found) == 11
 
 
+def test_a_file_that_is_deleted_while_the_folder_is_read_is_no_fault(tmp_path: Path) -> None:
+    class Listed(type(tmp_path)):  # type: ignore[misc]
+        """Lists a file that is not there any more."""
+
+        def iterdir(self) -> Any:
+            yield from super().iterdir()
+            yield self / "deleted.yaml"
+
+    (tmp_path / "good.yaml").write_text(yaml.safe_dump({"models": {"good": OWN_MODEL}}))
+    sources = read(Listed(tmp_path))
+    assert (list(sources.own_entries), sources.own_unreadable) == (["good.yaml"], {})
+
+
 def test_a_folder_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to("nowhere")
