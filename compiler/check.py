@@ -221,7 +221,7 @@ def _value_errors(
         yield new_error(node_id, name, value, allowed, message)
     elif not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         yield new_error(node_id, name, value, _describe(expected), "the value has the wrong type")
-    elif expected.choices is not None and value not in expected.choices:
+    elif expected.choices is not None and not expected.any_value and value not in expected.choices:
         yield new_error(node_id, name, value, _describe(expected), "the value is not one of the choices")
     elif is_out_of_range(value, expected):
         yield new_error(node_id, name, value, _describe(expected), "the value is out of range")

@@ -249,12 +249,13 @@ def _check_value(
         return
     value = plain_value(value)
     given = value if live.several and isinstance(value, list) else [value]
-    # Without known choices, the engine checks the value by other means than its list.
-    if live.choices is not None and known.choices is not None and not set(given) <= set(live.choices):
+    # Otherwise the engine checks the value by other means than its list.
+    has_choices = live.choices is not None and known.choices is not None and not known.any_value
+    if has_choices and not set(given) <= set(live.choices or ()):
         raise NodesMissing(
             f"{engine.name}'s {class_type} does not offer {name} {value!r}, which node {node_id!r} uses."
             f"{engine.nodes_hint}",
-            node=node_id, class_type=class_type, input=name, given=value, allowed=list(live.choices),
+            node=node_id, class_type=class_type, input=name, given=value, allowed=list(live.choices or ()),
         )  # fmt: skip
     if is_out_of_range(value, live):
         raise NodesMissing(

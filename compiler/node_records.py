@@ -216,20 +216,26 @@ def _no_files(entry: Mapping[str, Any]) -> list[str]:
     return [choice for choice in choices if choice and not set("./\\") & set(choice)]
 
 
-def with_facts(nodes: Mapping[str, NodeRecord], facts: NodeFacts) -> dict[str, NodeRecord]:
+def with_facts(
+    nodes: Mapping[str, NodeRecord], facts: NodeFacts, *, keeps_choices: bool = False
+) -> dict[str, NodeRecord]:
     """`nodes` completed by `facts`: folders of files, inputs whose values the engine does not check, nodes with inputs
-    that `/object_info` does not list. Facts about unknown classes and inputs are left out."""
+    that `/object_info` does not list. Facts about unknown classes and inputs are left out.
+
+    With `keeps_choices`, an input with any value keeps its choices for those who refer to them.
+    """
     return {
-        name: _with_facts(record, facts[name]) if name in facts else record for name, record in nodes.items()
+        name: _with_facts(record, facts[name], keeps_choices) if name in facts else record
+        for name, record in nodes.items()
     }
 
 
-def _with_facts(record: NodeRecord, facts: Mapping[str, Any]) -> NodeRecord:
+def _with_facts(record: NodeRecord, facts: Mapping[str, Any], keeps_choices: bool) -> NodeRecord:
     inputs = dict(record["inputs"])
     for path, folder in facts.get("files", {}).items():
         _change_input(inputs, path.split("."), partial(_as_file, folder=folder))
     for path in facts.get("any_value", ()):
-        _change_input(inputs, path.split("."), _as_any_value)
+        _change_input(inputs, path.split("."), _with_any_value if keeps_choices else _as_any_value)
     completed = {**record, "inputs": inputs}
     if facts.get("more_inputs"):
         completed["more_inputs"] = True
@@ -240,6 +246,10 @@ def _as_any_value(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: value for key, value in entry.items() if key not in ("choices", "choices_in", "file", "folder")
     }
+
+
+def _with_any_value(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {**entry, "any_value": True}
 
 
 def _change_input(inputs: dict[str, Any], path: list[str], change: Any) -> None:

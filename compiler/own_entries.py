@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 from compiler.catalogue import SHIPPED_PREFIX, Catalogue, Lora, Model, OwnFileNote, Workflow
@@ -101,43 +102,49 @@ class _Merge:
         return replace(catalogue, renderer=TemplateRenderer({**self._sources.templates, **own}, unreadable))
 
     def _with_own_facts(self, catalogue: Catalogue) -> Catalogue:
-        own: dict[str, Any] = {}
+        own: dict[str, dict[str, Any]] = {}
         for file in self._files:
             for name, facts in file.entries("nodes").items():
-                if error := self._fact_error(name, facts, own):
-                    file.errors.append((("nodes", name), error))
+                if errors := list(self._fact_errors(name, facts, own.get(name, {}))):
+                    file.errors += errors
                 else:
-                    own[name] = facts
+                    own[name] = _joined(own.get(name, {}), facts)
         known = {name: catalogue.nodes["nodes"][name] for name in own if name in catalogue.nodes["nodes"]}
         if not known:
             return catalogue
-        changed = with_facts(known, own)
+        # The workflows of catalogue.yaml keep the choices that they refer to.
+        changed = with_facts(known, own, keeps_choices=True)
         return replace(
             catalogue,
             nodes={**catalogue.nodes, "nodes": {**catalogue.nodes["nodes"], **changed}},
             signatures={**catalogue.signatures, **parse_signatures({"nodes": changed})},
         )
 
-    def _fact_error(self, name: str, facts: Mapping[str, Any], own: Mapping[str, Any]) -> str | None:
-        if name in own:
-            return (
-                None
-                if own[name] == facts
-                else "another file before this one says something else about this node"
-            )
-        if name not in self._shipped_classes():
-            return None
-        known = merged_facts(read_yaml(self._sources.node_facts), self._shipped_facts())
-        if merged_facts(known, {name: facts})[name] == known.get(name):
-            return None
-        return (
-            "the workflows of catalogue.yaml use this node, and a file of your own folder must not change them; write it "
-            "under `nodes:` in catalogue.yaml"
-        )
+    def _fact_errors(
+        self, name: str, facts: Mapping[str, Any], earlier: Mapping[str, Any]
+    ) -> Iterator[LocatedError]:
+        """Facts of several files are joined, unless they name two folders for an input."""
+        for key, folder in facts.get("files", {}).items():
+            path = ("nodes", name, "files", key)
+            if earlier.get("files", {}).get(key, folder) != folder:
+                text = f"a file before this one names the folder {earlier['files'][key]} for this input"
+                yield path, text
+            elif name in self._shipped_classes and self._known_folders(name).get(key) != folder:
+                yield (
+                    path,
+                    "the workflows of catalogue.yaml use this node, and a file of your own folder must not change "
+                    "where its files are; write it under `nodes:` in catalogue.yaml",
+                )
 
-    def _shipped_facts(self) -> Mapping[str, Any]:
-        return dict(read_yaml(self._sources.catalogue, repeated_sections=True).get("nodes", {}))
+    def _known_folders(self, name: str) -> Mapping[str, Any]:
+        return dict(self._known_facts.get(name, {}).get("files", {}))
 
+    @cached_property
+    def _known_facts(self) -> Mapping[str, Any]:
+        shipped = read_yaml(self._sources.catalogue, repeated_sections=True).get("nodes", {})
+        return merged_facts(read_yaml(self._sources.node_facts), shipped)
+
+    @cached_property
     def _shipped_classes(self) -> set[str]:
         in_templates = {name for text in self._sources.templates.values() for name in classes_in(text)}
         inputs = [rule for workflow in self._shipped.workflows.values() for rule in workflow.inputs.values()]
@@ -293,6 +300,16 @@ class _Merge:
     def _default_model(self) -> str:
         owner = self._model_names.owner(self._shipped.default_model)
         return str(owner[1][1]) if owner else self._shipped.default_model
+
+
+def _joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of two files about one node."""
+    any_value = dict.fromkeys((*first.get("any_value", ()), *second.get("any_value", ())))
+    return {
+        "files": {**first.get("files", {}), **second.get("files", {})},
+        "any_value": list(any_value),
+        "more_inputs": first.get("more_inputs", False) or second.get("more_inputs", False),
+    }
 
 
 def _is_template(name: str) -> bool:

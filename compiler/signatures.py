@@ -33,6 +33,8 @@ class InputSignature:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[Any, ...] | None = None
+    any_value: bool = False
+    """Other values than the choices are allowed too, such as those of a later ComfyUI."""
     is_file: bool = False
     """The choices are the files in a folder of the engine, which only the engine knows."""
     folder: str | None = None
@@ -138,6 +140,7 @@ def _input(entry: Mapping[str, Any]) -> InputSignature:
         minimum=entry.get("min"),
         maximum=entry.get("max"),
         choices=tuple(entry["choices"]) if "choices" in entry else None,
+        any_value=entry.get("any_value", False),
         is_file="folder" in entry or entry.get("file", False),
         folder=entry.get("folder"),
         only_in=tuple(entry.get("only_in", ())),

@@ -237,7 +237,8 @@ class _Reader:
             is_file=is_file,
             folder=data.get("folder"),
             also=tuple(data.get("also", ())),
-            any_value=data["type"] == "COMBO" and not is_file and "choices" not in data,
+            any_value=data.get("any_value", False)
+            or (data["type"] == "COMBO" and not is_file and "choices" not in data),
             settings=settings,
         )
         return self._dynamic(data, plain)

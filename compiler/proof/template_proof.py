@@ -516,7 +516,9 @@ class Prover:
         places = list(arrivals(change.name, start, changed, self._signatures))
         for place, entry in places if change.choices else ():
             refused = [
-                choice for choice in change.choices if entry and entry.choices and choice not in entry.choices
+                choice
+                for choice in change.choices
+                if entry and entry.choices and not entry.any_value and choice not in entry.choices
             ]
             if refused:
                 remedy = remedies.for_refused_choices(change.name, place, refused, changed)

@@ -15,7 +15,7 @@ import yaml
 
 from compiler import Catalogue, Sources, compile_workflow, load_catalogue, read_sources
 from compiler.sources import MAX_OWN_FILE_BYTES, SourcePaths
-from errors import ModelNotCurated, ModelNotDrawable
+from errors import InvalidValue, ModelNotCurated, ModelNotDrawable
 from tests.compiler.catalogues import (
     OWN_MODEL,
     PATHS,
@@ -336,7 +336,7 @@ def test_between_two_own_files_the_first_in_the_order_of_their_names_has_the_nam
         "workflows": {"mine": WORKFLOW},
         "models": {"one": model(workflow="mine"), "two": model(aliases=["shared"])},
         "loras": {"lora": LORA},
-        "nodes": {"Odd": {"more_inputs": True}},
+        "nodes": {"Odd": {"files": {"x": "loras"}}},
     }
     second = {
         "workflows": {"mine": {**WORKFLOW, "title": "Second"}},
@@ -347,7 +347,7 @@ def test_between_two_own_files_the_first_in_the_order_of_their_names_has_the_nam
             "four": model(workflow="mine"),
         },
         "loras": {"Lora": LORA},
-        "nodes": {"Odd": {"any_value": ["x"]}},
+        "nodes": {"Odd": {"files": {"x": "vae"}}},
     }
     catalogue = load_catalogue(own({"a.yaml": first, "b.yaml": second}, {"mine.json.j2": exported()}))
     assert {"one", "two", "three"} <= set(catalogue.models)
@@ -358,7 +358,7 @@ def test_between_two_own_files_the_first_in_the_order_of_their_names_has_the_nam
     paths = {fault.split(": ")[1]: fault for fault in faults(catalogue)}
     assert set(paths) == {
         "models.ONE", "models.shared", "models.three.aliases.0", "models.three.aliases.1", "models.four.workflow",
-        "workflows.mine", "loras.Lora", "nodes.Odd",
+        "workflows.mine", "loras.Lora", "nodes.Odd.files.x",
     }  # fmt: skip
     assert all(fault.startswith("catalogue.d/b.yaml:") for fault in paths.values())
     assert "the name 'ONE' is already used by models.one in catalogue.d/a.yaml" in paths["models.ONE"]
@@ -420,19 +420,48 @@ def test_the_shipped_template_never_stands_in_for_an_own_one_that_cannot_be_read
 # --- nodes and LoRAs ----------------------------------------------------------------------------------
 
 
-def test_facts_about_nodes_of_shipped_workflows_are_refused_and_about_others_used() -> None:
-    facts = {
-        "KSampler": {"files": {"sampler_name": "loras"}},
-        "CheckpointLoaderSimple": {"files": {"ckpt_name": "checkpoints"}},  # as shipped
-        "LoraLoaderModelOnly": {"more_inputs": True},
-        "ImageScaleBy": {"more_inputs": True},
+def test_facts_of_own_files_are_joined_and_change_nothing_for_the_shipped_workflows() -> None:
+    document = {
+        "workflows": {"mine": WORKFLOW},
+        "models": {"mine": model(workflow="mine")},
+        "nodes": {"KSampler": {"any_value": ["sampler_name"]}, "ImageScaleBy": {"more_inputs": True}},
     }
-    catalogue = load_catalogue(own({"mine.yaml": {"nodes": facts}}))
-    paths = [fault.split(": ")[1] for fault in faults(catalogue)]
-    assert "nodes.KSampler" in paths
-    assert "nodes.CheckpointLoaderSimple" not in paths
-    assert catalogue.signatures["KSampler"] == load_catalogue(SOURCES).signatures["KSampler"]
+    template = exported(n3_sampler_name="of_a_later_comfyui", n3_scheduler="later_too")
+    second = {
+        "nodes": {
+            "KSampler": {"any_value": ["scheduler"]},
+            "CheckpointLoaderSimple": {"files": {"ckpt_name": "checkpoints"}},
+        }
+    }
+    catalogue = load_catalogue(
+        own({"mine.yaml": document, "second.yaml": second}, {"mine.json.j2": template})
+    )
+    assert (faults(catalogue), catalogue.undrawable) == ([], {})
+    assert "of_a_later_comfyui" in graph(catalogue, "mine")
     assert catalogue.signatures["ImageScaleBy"].more_inputs
+    before = load_catalogue(SOURCES)
+    for shipped in before.workflows:
+        assert catalogue.workflows[shipped] == before.workflows[shipped]
+    with pytest.raises(InvalidValue, match="sampler"):
+        graph(catalogue, "sd-1.5", inputs={"sampler": "of_a_later_comfyui"})
+    alone = load_catalogue(
+        own({"second.yaml": second, "m.yaml": {**document, "nodes": {}}}, {"mine.json.j2": template})
+    )
+    assert "of_a_later_comfyui" in str(alone.undrawable["mine"])
+
+
+def test_facts_of_an_own_file_that_would_change_shipped_workflows_or_contradict_are_refused() -> None:
+    facts = {
+        "KSampler": {"files": {"sampler_name": "loras"}, "more_inputs": True},
+        "UpscaleModelLoader": {"files": {"model_name": "upscale_models"}},
+    }
+    other = {"UpscaleModelLoader": {"files": {"model_name": "checkpoints"}}}
+    catalogue = load_catalogue(own({"mine.yaml": {"nodes": facts}, "other.yaml": {"nodes": other}}))
+    assert [fault.split(": ")[:2] for fault in faults(catalogue)] == [
+        ["catalogue.d/mine.yaml:4", "nodes.KSampler.files.sampler_name"],
+        ["catalogue.d/other.yaml:4", "nodes.UpscaleModelLoader.files.model_name"],
+    ]
+    assert catalogue.signatures["KSampler"] == load_catalogue(SOURCES).signatures["KSampler"]
     assert catalogue.undrawable == {}
 
 

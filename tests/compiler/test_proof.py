@@ -586,6 +586,21 @@ def test_a_reload_proves_only_what_has_changed(proved: list[tuple[str, Task]]) -
     assert {name for name, _ in proved} == {"flux_schnell", "flux_schnell_checkpoint"}
 
 
+def test_no_proof_that_the_catalogue_needs_is_forgotten_however_many_it_has(
+    proved: list[tuple[str, Task]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue_proof, "MAX_UNUSED", 2)
+    load_catalogue(SOURCES)
+    proved.clear()
+    load_catalogue(SOURCES)
+    assert proved == []
+    load_catalogue(with_template(SOURCES.templates["sd15_simple.json.j2"] + "\n"))
+    proved.clear()
+    load_catalogue(SOURCES)  # of those that only the other catalogue needed, the last two are left
+    assert len(proved) == len(TASKS) - 2
+    assert {name for name, _ in proved} == {"sd15_simple"}
+
+
 def test_a_node_that_changed_is_proved_again(proved: list[tuple[str, Task]]) -> None:
     sources = with_workflow(exported(), nodes={})
     assert load_catalogue(sources).undrawable == {}

@@ -80,6 +80,18 @@ def test_both_workers_serve_an_own_workflow_while_it_is_there_and_valid(
                 assert get(server, "/ready")["catalogue"]["own_faults"] == []
 
 
+def test_a_value_that_only_an_own_file_allows_is_drawn_by_the_engine_of_the_server(tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "mine.json.j2").write_text(exported(n3_sampler_name="of_a_later_comfyui"))
+    (folder / "mine.yaml").write_text(document())
+    with running(tmp_path / "state", EASEL_CATALOGUE_DIR=str(folder)) as server:
+        assert server.draw(model="mine").json()["error"]["code"] == "model.not_drawable"
+        (folder / "more.yaml").write_text('{"nodes": {"KSampler": {"any_value": ["sampler_name"]}}}')
+        wait_until(lambda: server.draw(model="mine").status_code == 200)
+        assert server.draw(model="sd-1.5-pruned-emaonly").status_code == 200
+
+
 def test_a_server_starts_with_a_broken_own_folder_and_a_new_worker_serves_it(tmp_path: Path) -> None:
     folder = tmp_path / "own"
     folder.mkdir()
