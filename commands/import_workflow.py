@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -319,7 +320,8 @@ class _Target:
     def write(self) -> None:
         """Raises StoreUnwritable, WorkflowNotImportable if another process has just written one of the files."""
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):  # a file in its place: writing into it says so
+                self._folder.mkdir(parents=True)
             create_atomic(self.template_path, self._imported.template.encode("utf-8"))
             try:
                 create_atomic(self.entries_path, self._imported.entries.encode("utf-8"))

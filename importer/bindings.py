@@ -23,6 +23,8 @@ _NO_GUIDANCE = 1
 """At this cfg the negative prompt has no effect; models that were distilled have their guidance elsewhere."""
 _PREVIEW_RANK = 2
 _OTHER_KINDS = {"VIDEO": "a video", "AUDIO": "sound", "MESH": "a 3D model"}
+_PICTURE_CHOICES = frozenset({"image"})
+"""These order the pictures instead of becoming a field."""
 _NO_PICTURES = (
     "The workflow delivers no picture: no node such as SaveImage or PreviewImage was found. Add one in ComfyUI, or name the "
     "node with --output."
@@ -36,6 +38,10 @@ class Field:
     name: str
     places: tuple[Place, ...]
     value: Any
+
+    @property
+    def place(self) -> Place:
+        return self.places[0]
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,11 @@ class _Search:
             self._add_texts(sampling)
             self._add_sampling(sampling, has_image=bool(images))
             self._add_size(size)
-        for name, place in (*self._choices.places.items(), *self._choices.exposed.items()):
+        for name, place in self._choices.places.items():
+            if name not in _PICTURE_CHOICES:
+                self._set(name, place)
+        for name, place in self._choices.exposed.items():
+            self._check_is_free(name, place)
             self._set(name, place)
         self._add("prefix", (output, "filename_prefix"))
         self._check_prompt(bool(images))
@@ -138,6 +148,16 @@ class _Search:
             raise WorkflowNotImportable(
                 f"{node}.{key} for {name}: the workflow computes this value; name the input where it begins."
             )
+
+    def _check_is_free(self, name: str, place: Place) -> None:
+        if name in self._fields:
+            raise WorkflowNotImportable(
+                f"{name} is a field of the workflow already ({_name(self._fields[name].place)}); choose another name."
+            )
+        traced = self._graph.traced(place)
+        for field in self._fields.values():
+            if traced in field.places:
+                raise WorkflowNotImportable(f"{_name(place)} is already the field {field.name}.")
 
     def _set(self, name: str, place: Place) -> None:
         traced = self._graph.traced(place) or place

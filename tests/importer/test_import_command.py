@@ -1,0 +1,264 @@
+"""flask import-workflow, as people run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from importer.official_templates import PACKAGE
+from tests.conftest import MakeApp
+from tests.importer.editor_files import node, sampler_file, sampler_graph, socket
+
+Import = Callable[..., Result]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "own"
+
+
+@pytest.fixture
+def run(make_app: MakeApp, folder: Path) -> Import:
+    app = make_app(catalogue_dir=str(folder))
+
+    def invoke(*arguments: Any) -> Result:
+        return app.test_cli_runner().invoke(args=["import-workflow", *map(str, arguments)])
+
+    return invoke
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    return saved(tmp_path / "My Cats (v2).json", sampler_graph())
+
+
+def saved(path: Path, document: Any) -> Path:
+    path.write_text(json.dumps(document))
+    return path
+
+
+def test_an_import_is_shown_and_then_served(make_app: MakeApp, folder: Path, exported: Path) -> None:
+    app = make_app(catalogue_dir=str(folder))
+    runner = app.test_cli_runner()
+    result = runner.invoke(args=["import-workflow", str(exported), "--yes"])
+    assert result.exit_code == 0, result.output
+    assert "3.text (CLIPTextEncode)" in result.stdout
+    assert "checkpoints/a.safetensors" in result.stdout
+    assert sorted(path.name for path in folder.iterdir()) == ["my-cats-v2.json.j2", "my-cats-v2.yaml"]
+    compiled = (
+        make_app(catalogue_dir=str(folder))
+        .test_cli_runner()
+        .invoke(args=["compile-workflow", "My-Cats-v2", "a dog", "--seed", "7", "--size", "640x512"])
+    )
+    graph = json.loads(compiled.stdout)
+    assert graph["positive"]["inputs"]["text"] == "a dog"
+    assert graph["latent"]["inputs"] == {"width": 640, "height": 512, "batch_size": 1}
+    assert (graph["sampler"]["inputs"]["seed"], graph["sampler"]["inputs"]["steps"]) == (7, 20)
+
+
+def test_nothing_is_written_unless_the_user_agrees(run: Import, folder: Path, exported: Path) -> None:
+    assert run(exported).exit_code != 0
+    assert run(exported, "--dry-run").exit_code == 0
+    assert not folder.exists()
+
+
+def test_what_was_found_can_be_read_by_programs(run: Import, exported: Path) -> None:
+    found = json.loads(run(exported, "--dry-run", "--as", "json").stdout)
+    assert found["fields"]["prompt"] == {"at": [["3", "text"]], "value": "a cat"}
+    assert found["files"]["checkpoint"]["at"] == [["1", "ckpt_name"]]
+    assert found["ids"]["6"] == "sampler"
+
+
+def test_nothing_is_overwritten(run: Import, folder: Path, exported: Path) -> None:
+    assert run(exported, "--yes").exit_code == 0
+    before = {path.name: path.read_text() for path in folder.iterdir()}
+    again = run(exported, "--yes")
+    assert (again.exit_code, "choose another name with --name" in again.stderr) == (2, True)
+    assert run(exported, "--yes", "--name", "SDXL-Turbo").exit_code == 2
+    assert {path.name: path.read_text() for path in folder.iterdir()} == before
+
+
+def test_a_file_that_is_in_the_way_stays(run: Import, folder: Path, exported: Path) -> None:
+    folder.mkdir()
+    (folder / "my-cats-v2.json.j2").write_text("mine")
+    assert run(exported, "--yes").exit_code == 2
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("my-cats-v2.json.j2", "mine")]
+
+
+def test_options_decide_what_is_found(run: Import, tmp_path: Path) -> None:
+    graph = sampler_graph(n3={"text": ["j", 0]})
+    graph["j"] = {
+        "class_type": "StringConcatenate",
+        "inputs": {"string_a": "a cat", "string_b": "in ink", "delimiter": ", "},
+    }
+    path = saved(tmp_path / "joined.json", graph)
+    assumed = run(path, "--dry-run").stdout
+    assert "Assumed: The prompt is j.string_a ('a cat')" in assumed
+    assert "--prompt NODE.INPUT decides otherwise" in assumed
+    arguments = ("--prompt", "j.string_b", "--expose", "2.strength_model=lora_strength")
+    found = json.loads(run(path, "--dry-run", "--as", "json", *arguments).stdout)
+    assert found["fields"]["prompt"]["at"] == [["j", "string_b"]]
+    assert found["fields"]["lora_strength"]["value"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--prompt", "3"], "not NODE.INPUT"),
+        (["--prompt", "3.none"], "no input none"),
+        (["--expose", "3.text"], "not NODE.INPUT=NAME"),
+        (["--expose", "3.text=Bad Name"], "not NODE.INPUT=NAME"),
+        (["--expose", "2.strength_model=steps"], "steps is a field of the workflow already (6.steps)"),
+        (["--expose", "3.text=words"], "3.text is already the field prompt"),
+        (["--expose", "2.strength_model=size"], "size"),
+        (["--name", "///"], "no name for a model"),
+        (["--output", "99"], "no node 99"),
+    ],
+)
+def test_wrong_options_are_refused(
+    run: Import, exported: Path, folder: Path, arguments: list[str], reason: str
+) -> None:
+    result = run(exported, "--yes", *arguments)
+    assert result.exit_code != 0
+    assert reason in result.stderr
+    assert not folder.exists()
+
+
+def test_a_node_that_nothing_knows_is_learned_from_a_saved_description(
+    make_app: MakeApp, run: Import, folder: Path, tmp_path: Path
+) -> None:
+    sharpen = node(9, "SharpenByMe", [0.5], [socket("image", "IMAGE", 10)], ["IMAGE"])
+    document = sampler_file(more=[sharpen], links=[[11, 9, 0, 8, 0]])
+    document["nodes"][7]["inputs"][0]["link"] = 11
+    document["links"][9] = [10, 7, 0, 9, 0, "IMAGE"]
+    path = saved(tmp_path / "sharp.json", document)
+    unknown = run(path, "--yes")
+    assert unknown.exit_code == 3
+    assert "SharpenByMe" in unknown.stderr
+    assert "--object-info" in unknown.stderr
+    entry = {
+        "input": {
+            "required": {"image": ["IMAGE"], "amount": ["FLOAT", {"default": 1.0, "min": 0.0, "max": 2.0}]}
+        },
+        "output": ["IMAGE"],
+        "output_node": False,
+    }
+    described = saved(tmp_path / "info.json", {"SharpenByMe": entry})
+    result = run(path, "--yes", "--object-info", described, "--expose", "9.amount=sharpness")
+    assert result.exit_code == 0, result.output
+    compiled = (
+        make_app(catalogue_dir=str(folder))
+        .test_cli_runner()
+        .invoke(args=["compile-workflow", "sharp", "a dog", "--set", "sharpness=1.5"])
+    )
+    assert json.loads(compiled.stdout)["sharpen_by_me"]["inputs"]["amount"] == 1.5
+
+
+def test_a_workflow_that_calls_paid_services_is_refused(run: Import, tmp_path: Path) -> None:
+    graph = sampler_graph(n8={"images": ["paid", 0]})
+    graph["paid"] = {"class_type": "FluxProUltraImageNode", "inputs": {"prompt": "a cat"}}
+    result = run(saved(tmp_path / "paid.json", graph), "--yes")
+    assert result.exit_code == 2
+    assert "--allow-api-nodes" in result.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_named(run: Import, folder: Path, exported: Path) -> None:
+    folder.write_text("a file in the way")
+    result = run(exported, "--yes")
+    assert result.exit_code == 5
+    assert "store" in result.stderr
+
+
+# --- official templates ---
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The package with ComfyUI's official templates, with two of them."""
+    templates = tmp_path / "packages/comfyui_workflow_templates_json/templates"
+    templates.mkdir(parents=True)
+    (templates.parent / "__init__.py").write_text("")
+    listed = {"mediaType": "image", "usage": 5, "size": 7_000_000_000, "title": "Cats"}
+    index = [
+        {
+            "title": "Image",
+            "templates": [
+                {**listed, "name": "image_cats"},
+                {**listed, "name": "image_paid", "title": "Paid", "usage": 9, "openSource": False},
+            ],
+        }
+    ]
+    saved(templates / "index.json", index)
+    saved(templates / "image_cats.json", sampler_file())
+    monkeypatch.syspath_prepend(str(templates.parents[1]))
+    yield
+    sys.modules.pop(PACKAGE, None)
+
+
+@pytest.mark.usefixtures("package")
+def test_official_templates_are_listed_and_imported(run: Import, folder: Path) -> None:
+    lines = run("--list-templates").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["image_paid", "image_cats"]
+    assert "7.0 GB" in lines[1]
+    assert lines[0].endswith("calls paid services")
+    assert [line.split()[0] for line in run("--list-templates", "CATS").stdout.splitlines()] == ["image_cats"]
+    assert run("template:image_cats", "--yes").exit_code == 0
+    assert (folder / "image_cats.yaml").exists()
+
+
+@pytest.mark.usefixtures("package")
+@pytest.mark.parametrize("name", ["image_cat", "../index", "index", ""])
+def test_a_template_that_does_not_exist_is_refused(run: Import, name: str) -> None:
+    result = run(f"template:{name}", "--yes")
+    assert result.exit_code == 2
+    assert "--list-templates" in result.stderr
+    if name == "image_cat":
+        assert "image_cats" in result.stderr
+
+
+def test_without_a_source_of_templates_the_command_says_where_they_come_from(run: Import) -> None:
+    result = run("--list-templates")
+    assert result.exit_code == 2
+    assert "comfyui-workflow-templates-json" in result.stderr
+
+
+# --- the whole corpus, if somebody has it ---
+
+CORPUS = os.environ.get("EASEL_TEST_EDITOR_EXPORTS")
+
+
+@pytest.mark.skipif(
+    not CORPUS,
+    reason="NO FILES OF A REAL EDITOR WERE TESTED: set EASEL_TEST_EDITOR_EXPORTS to a folder with NAME/editor.json and "
+    "NAME/api.json, where api.json is what ComfyUI's editor exports",
+)
+def test_files_of_a_real_editor_become_the_graphs_that_it_exports() -> None:
+    from importer.editor_file import read_editor_file
+    from importer.editor_graph import convert_editor_file
+    from tests.importer.editor_files import signatures
+
+    folders = [path.parent for path in Path(str(CORPUS)).glob("*/editor.json")]
+    assert folders
+    wrong = []
+    for folder in folders:
+        document = json.loads((folder / "editor.json").read_text())
+        expected = json.loads((folder / "api.json").read_text())
+        graph = convert_editor_file(read_editor_file(document), signatures()).api()
+        if (
+            len(graph) != len(expected)
+            or sorted(node["class_type"] for node in graph.values())
+            != sorted(node["class_type"] for node in expected.values())
+            or (
+                set(graph) == set(expected)
+                and any(graph[name]["inputs"] != expected[name]["inputs"] for name in expected)
+            )
+        ):
+            wrong.append(folder.name)
+    assert wrong == []
