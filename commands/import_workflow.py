@@ -132,7 +132,7 @@ def _library(nodes: _NodeSource) -> TemplateLibrary:
     if packaged is None:
         raise InvalidValue(
             "Official templates come from a ComfyUI (--engine URL), or from the package comfyui-workflow-templates-json: "
-            "pip install 'easel[templates]'.",
+            ".venv/bin/pip install comfyui-workflow-templates-json.",
             param="SOURCE",
         )
     return packaged

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from compiler.answer import SAVING_CLASSES
+from compiler.node_records import MODEL_SUFFIXES
 from compiler.signatures import InputSignature, Signatures
 from compiler.values import Nodes
 from errors import WorkflowNotImportable, shorten
@@ -354,7 +355,8 @@ def _is_mask(graph: GraphView, output: tuple[str, int]) -> bool:
 
 
 def _names_weights(signature: InputSignature, value: Any) -> bool:
-    return signature.is_model_file and isinstance(value, str) and bool(value)
+    """Whether the value is a file of weights, and not a choice beside the files, such as `pixel_space` of VAELoader."""
+    return signature.is_model_file and isinstance(value, str) and value.lower().endswith(MODEL_SUFFIXES)
 
 
 def _name(place: Place) -> str:

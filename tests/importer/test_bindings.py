@@ -337,6 +337,11 @@ def test_a_picture_behind_a_switch_that_is_off_is_not_taken() -> None:
     assert any("Node off loads a picture that has no effect" in note for note in bindings.notes)
 
 
+def test_a_choice_beside_the_files_is_no_file() -> None:
+    graph = sampler_graph(n7={"vae": ["v", 0]}) | nodes(v=("VAELoader", {"vae_name": "pixel_space"}))
+    assert ("v", "vae_name") not in found(graph).files
+
+
 # --- outputs and choices ---
 
 
