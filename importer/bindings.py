@@ -6,6 +6,7 @@ that decides otherwise.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,7 @@ _NO_GUIDANCE = 1
 """At this cfg the negative prompt has no effect; models that were distilled have their guidance elsewhere."""
 _PREVIEW_RANK = 2
 _OTHER_KINDS = {"VIDEO": "a video", "AUDIO": "sound", "MESH": "a 3D model"}
+_OUTSIDE = re.compile(r"^([A-Za-z]:|[/\\])|(^|[/\\])\.\.([/\\]|$)")
 _PICTURE_CHOICES = frozenset({"image"})
 """These order the pictures instead of becoming a field."""
 _NO_PICTURES = (
@@ -156,9 +158,9 @@ class _Search:
                 f"{name} is a field of the workflow already ({_name(self._fields[name].place)}); choose another name."
             )
         traced = self._graph.traced(place)
-        for field in self._fields.values():
-            if traced in field.places:
-                raise WorkflowNotImportable(f"{_name(place)} is already the field {field.name}.")
+        for bound in self._fields.values():
+            if traced in bound.places:
+                raise WorkflowNotImportable(f"{_name(place)} is already the field {bound.name}.")
 
     def _set(self, name: str, place: Place) -> None:
         traced = self._graph.traced(place) or place
@@ -316,6 +318,11 @@ class _Search:
         for node in self._graph.nodes:
             for name, signature in self._graph.inputs(node).items():
                 value = self._graph.value((node, name))
+                if signature.is_model_file and isinstance(value, str) and _OUTSIDE.search(value):
+                    raise WorkflowNotImportable(
+                        f"The input {name} of node {node} names the file {value!r}, which is not in a folder of ComfyUI's "
+                        "models directory. Move the file there and choose it again in ComfyUI."
+                    )
                 if _names_weights(signature, value):
                     yield (node, name), signature.folder or ""
 

@@ -28,7 +28,6 @@ _ROLES = {
     "model_patches": "model_patch",
     "style_models": "style_model",
 }
-_OUTSIDE = re.compile(r"^([A-Za-z]:|[/\\])|(^|[/\\])\.\.([/\\]|$)")
 _OWN_FIELDS = frozenset({"prompt", "width", "height", "seed", "batch", "prefix"})
 """Every workflow has these: they need no entry under `inputs`."""
 _PICTURE_FIELDS = frozenset({"image", "mask"})
@@ -42,15 +41,10 @@ _UNKNOWN_SIZE = (1024, 1024)
 def file_roles(
     nodes: Nodes, bindings: Bindings, declared: Mapping[str, ModelFile]
 ) -> dict[str, tuple[ModelFile, tuple[Place, ...]]]:
-    """role -> the file, and the inputs that name it. Raises WorkflowNotImportable for names that lead out of the folder."""
+    """role -> the file, and the inputs that name it."""
     graph_files: dict[tuple[str, str], list[Place]] = {}
     for place, folder in bindings.files.items():
         name = str(nodes[place[0]]["inputs"][place[1]])
-        if _OUTSIDE.search(name):
-            raise WorkflowNotImportable(
-                f"The input {place[1]} of node {place[0]} names the file {name!r}, which is not in a folder of ComfyUI's "
-                "models directory. Move the file there and choose it again in ComfyUI."
-            )
         known = declared.get(name) or declared.get(re.split(r"[/\\]", name)[-1])
         graph_files.setdefault((name, folder or (known.folder if known else None) or ""), []).append(place)
     found: dict[str, tuple[ModelFile, tuple[Place, ...]]] = {}

@@ -20,6 +20,7 @@ from PIL import Image
 from settings import load_settings
 from tests.conftest import ROOT
 from tests.conversation.upstream import upstream
+from tests.importer.editor_files import sampler_file
 from tests.llm.fake_servers import Answer, FakeOllama
 from tests.server.running import Server, running
 
@@ -77,7 +78,7 @@ def run(command: str, server: Server, folder: Path) -> subprocess.CompletedProce
     environment |= {**KEYS, "FLASK_APP": str(ROOT / "wsgi.py"), "PYTHONPATH": str(ROOT)}
     if words[0] == ".venv/bin/flask":
         words = [sys.executable, "-m", "flask", *words[1:]]
-    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, timeout=120)
+    return subprocess.run(words, cwd=folder, env=environment, input=b"y\n", capture_output=True, timeout=120)
 
 
 FLASK = [command for command in commands() if command.startswith(".venv/bin/flask")]
@@ -100,6 +101,8 @@ def test_the_commands_of_the_readme_succeed_in_their_order(
     for command in [each for each in commands() if each in CURL + FLASK]:
         if "-F mask=@mask.png" in command:
             _write_mask(folder / "mask.png")
+        if "my-workflow.json" in command:
+            (folder / "my-workflow.json").write_text(json.dumps(sampler_file()))
         command = command.replace("http://127.0.0.1:8188", sketch_url)
         result = run(command, server, folder)
         output = result.stdout.decode("utf-8", "replace")
