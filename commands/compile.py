@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from commands.context import engine_at, handle_errors, print_notes, services
 from commands.request_options import RequestOptions, image_request, request_options
-from compiler import Compiled, compile_workflow
-from compiler.values import Note
+from compiler import Catalogue, Compiled, compile_workflow, parse_object_info
+from compiler.signatures import Signatures
+from compiler.values import Nodes, Note
 from generation import with_source
 
 
@@ -21,10 +23,11 @@ from generation import with_source
 @click.option(
     "--as",
     "output_format",
-    type=click.Choice(["json", "explain"]),
+    type=click.Choice(["json", "explain", "editor"]),
     default="json",
     show_default=True,
-    help="Print the graph as JSON, or explain the origin of every value.",
+    help="Print the graph in API format, explain the origin of every value, or print the graph as a file for ComfyUI's "
+    "editor.",
 )
 @click.option(
     "--check", "url", metavar="URL", help="Also check that the ComfyUI at URL has every node and file."
@@ -36,21 +39,52 @@ def compile_command(model: str, prompt: str, output_format: str, url: str | None
     The JSON is in ComfyUI's API format: send it to POST /prompt, or load it in ComfyUI's web page. A request with
     several jobs prints several graphs. Adjusted and ignored values are printed to stderr. With --image, the graph refers
     to files that must be uploaded first with `POST /upload/image`.
+
+    With --as editor, the output is a workflow of ComfyUI's editor: save it as a file and drop it on ComfyUI's page. It has
+    the graph of the first job. What the editor would change is printed to stderr.
     """
     request, pictures = image_request(RequestOptions(**options), model=model, prompt=prompt, id="preview")
     catalogue = services().catalogue()
     compiled = compile_workflow(with_source(request, pictures), catalogue)
     graphs: list[Any] = [graph.nodes for graph in compiled.graphs]
+    signatures = catalogue.signatures
     if url:
-        fitted = services().generator.fitted_graphs(compiled, catalogue, engine_at(url))
+        engine = engine_at(url)
+        fitted = services().generator.fitted_graphs(compiled, catalogue, engine)
         graphs = [graph.nodes for graph in fitted]
+        if output_format == "editor":
+            classes = {node["class_type"] for node in graphs[0].values()}
+            signatures = {**signatures, **parse_object_info(engine.signatures(classes))}
         click.secho(f"{url} can run this graph.", err=True, fg="green")
     if output_format == "explain":
         click.echo(explanation(compiled, request.seed_origin))
+        return
+    if output_format == "editor":
+        _print_editor_file(compiled, graphs, signatures, catalogue)
     else:
         for graph in graphs:
             click.echo(json.dumps(graph, indent=2, ensure_ascii=False))
-        print_notes((*compiled.plan.adjusted, *compiled.plan.ignored))
+    print_notes((*compiled.plan.adjusted, *compiled.plan.ignored))
+
+
+def _print_editor_file(
+    compiled: Compiled, graphs: Sequence[Nodes], signatures: Signatures, catalogue: Catalogue
+) -> None:
+    """Print the first graph as a file of ComfyUI's editor, and to stderr what the file does not say."""
+    from importer.editor_writer import write_editor_file  # a server never needs it
+
+    files = (
+        *catalogue.models[compiled.plan.model].files.values(),
+        *(lora.file for lora in catalogue.loras.values()),
+    )
+    written = write_editor_file(graphs[0], signatures, files)
+    click.echo(json.dumps(written.document, indent=2, ensure_ascii=False))
+    if len(graphs) > 1:
+        job = compiled.plan.jobs[0]
+        seed = f" (seed {job.seed})" if compiled.plan.has_seed else ""
+        click.echo(f"The request has {len(graphs)} jobs; this is the graph of the first one{seed}.", err=True)
+    for note in written.notes:
+        click.echo(note, err=True)
 
 
 def explanation(compiled: Compiled, seed_origin: str) -> str:

@@ -39,7 +39,7 @@ _LOADER_WORDS = re.compile(
 )
 _NO_FILE_CHOICES = frozenset({"none", "baked vae", "disabled", "undefined"})
 _BOUNDS = ("min", "max", "step")
-_FLAGS = ("multiline", "socket", "control", "optional")
+_FLAGS = ("multiline", "dynamic_prompt", "socket", "control", "optional")
 _SEED_NAMES = ("seed", "noise_seed")
 
 
@@ -138,6 +138,8 @@ def _plain_record(kind: Any, config: Mapping[str, Any]) -> dict[str, Any]:
         record["several"] = True
     if kind == "STRING" and config.get("multiline"):
         record["multiline"] = True
+    if kind == "STRING" and config.get("dynamicPrompts"):
+        record["dynamic_prompt"] = True
     if config.get("forceInput"):
         record["socket"] = True
     is_plain = choices is not None or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
@@ -530,6 +532,7 @@ _INPUT_FORMS: Mapping[str, type] = {
     "socket": bool,
     "control": bool,
     "multiline": bool,
+    "dynamic_prompt": bool,
     "folder": str,
     "choices": list,
     "choices_in": dict,

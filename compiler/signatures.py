@@ -51,6 +51,8 @@ class InputSignature:
     """ComfyUI's editor shows only a socket, although the type is plain."""
     multiline: bool = False
     """A text that may have several lines, such as a prompt"""
+    dynamic_prompt: bool = False
+    """ComfyUI's editor chooses one of `{red|blue}` in the text at random when it makes a graph."""
     control: bool = False
     """In ComfyUI's editor, a widget for what happens to the value after a run follows this one."""
     options: Mapping[str, Mapping[str, InputSignature]] | None = None
@@ -149,6 +151,7 @@ def _input(entry: Mapping[str, Any]) -> InputSignature:
         socket=entry.get("socket", False),
         control=entry.get("control", False),
         multiline=entry.get("multiline", False),
+        dynamic_prompt=entry.get("dynamic_prompt", False),
     )
     if entry["type"] == DYNAMIC_COMBO:
         options = {option["key"]: _inputs(option["inputs"]) for option in entry["options"]}

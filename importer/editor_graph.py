@@ -12,6 +12,7 @@ from typing import Any
 
 from compiler.signatures import Signatures
 from errors import NodesMissing, WorkflowUnreadable
+from importer.dynamic_prompts import expanded
 from importer.editor_file import (
     MAX_NODES,
     NOTES,
@@ -159,7 +160,10 @@ class _Conversion:
     # --- one node ---
 
     def _convert(self, scope: _Scope, node: EditorNode) -> ApiNode:
-        values = {name: _wrapped(value) for name, value in self._widgets(scope, node).values.items()}
+        values = {
+            name: _wrapped(self._typed(scope, node, name, value))
+            for name, value in self._widgets(scope, node).values.items()
+        }
         for socket in node.inputs:
             if socket.link is None:
                 continue
@@ -169,6 +173,25 @@ class _Conversion:
             elif isinstance(source, _Value):
                 values[socket.name] = _wrapped(source.value)
         return ApiNode(node.type, values, node.title, node.properties)
+
+    def _typed(self, scope: _Scope, node: EditorNode, name: str, value: Any) -> Any:
+        """What the editor sends for a text that is typed in the node itself. Outside subgraphs it chooses from
+        `{red|blue}` at random and removes comments; a text with a choice is kept."""
+        signature = self._signatures[node.type].inputs.get(name)
+        if signature is None or not signature.dynamic_prompt or scope.parent is not None:
+            return value
+        if not isinstance(value, str) or (text := expanded(value)) == value or _is_linked(node, name):
+            return value
+        what = f"Node {node.id} ({node.type}): ComfyUI's editor"
+        if text is None:
+            self._notes.append(
+                f"{what} chooses from the braces in {name} at random; the text is kept as it is."
+            )
+            return value
+        self._notes.append(
+            f"{what} removes comments, braces and escapes from {name} before each run; so does Easel."
+        )
+        return text
 
     def _widgets(self, scope: _Scope, node: EditorNode) -> SavedWidgets:
         full = scope.full_id(node)
@@ -293,6 +316,11 @@ class _Conversion:
         signature = self._signatures.get(node.type)
         known = signature.inputs.get(socket.name) if signature is not None else None
         return known is not None and has_widget(known)
+
+
+def _is_linked(node: EditorNode, name: str) -> bool:
+    socket = node.input(name)
+    return socket is not None and socket.link is not None
 
 
 def _dangling(scope: _Scope, link_id: str) -> str:

@@ -1,4 +1,4 @@
-"""The values that a node has in a file of ComfyUI's editor, by the names of its inputs.
+"""The values that a node has in a file of ComfyUI's editor, by the names of its inputs: reads and writes them.
 
 The editor saves them as a list in the order of its widgets, without names. Which widgets a node has follows from its
 signature: an input with a plain value is one, a seed is followed by what happens to it after a run, a dynamic combo by the
@@ -8,12 +8,17 @@ inputs of the chosen option.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from compiler.signatures import PLAIN_TYPES, InputSignature, NodeSignature
+from compiler.signatures import PLAIN_TYPES, InputSignature, NodeSignature, plain_value
+from dynamic_inputs import is_link
 
 AFTER_A_RUN = frozenset({"fixed", "increment", "decrement", "randomize", "increment-wrap"})
 """What a seed does after a run: a widget of the editor, not an input"""
+
+CONTROL = "control_after_generate"
+"""What the editor calls that widget"""
 
 NUMBERED_OPTIONS = "CustomCombo"
 """This class has a widget for each of its choices: `index`, then `option1`, `option2`, …"""
@@ -106,3 +111,49 @@ def _default(signature: InputSignature) -> tuple[bool, Any]:
         return True, signature.choices[0]
     blank = {"STRING": "", "BOOLEAN": False, "INT": 0, "FLOAT": 0.0}
     return signature.type in blank, blank.get(signature.type)
+
+
+# --- writing ---
+
+
+@dataclass(frozen=True)
+class Widget:
+    """A value that the editor saves for a node. `name`: the input's full name, or CONTROL."""
+
+    name: str
+    value: Any
+    signature: InputSignature | None = None
+    """None for what is not an input of the node"""
+    is_given: bool = True
+    """Whether `value` is in the graph; otherwise the input is linked or left out, and this is its default"""
+
+
+def widgets_of(node_class: str, signature: NodeSignature, inputs: Mapping[str, Any]) -> Iterator[Widget]:
+    """The inverse of SavedWidgets: what the editor saves for a node with these `inputs` in the graph, in its order."""
+    yield from _widgets(signature.inputs, "", inputs)
+    if node_class == NUMBERED_OPTIONS:
+        names = ["index"]
+        while (name := f"option{len(names)}") in inputs:
+            names.append(name)
+        yield from (Widget(name, _given(inputs, name)) for name in names if name in inputs)
+
+
+def _widgets(
+    entries: Mapping[str, InputSignature], prefix: str, inputs: Mapping[str, Any]
+) -> Iterator[Widget]:
+    for name, signature in entries.items():
+        if not has_widget(signature) or signature.type in UNSAVED_WIDGETS:
+            continue
+        full = prefix + name
+        is_given = full in inputs and not is_link(inputs[full])
+        value = _given(inputs, full) if is_given else _default(signature)[1]
+        yield Widget(full, value, signature, is_given)
+        if signature.options is not None:
+            chosen = signature.options.get(value) if isinstance(value, str) else None
+            yield from _widgets(chosen or {}, f"{full}.", inputs)
+        elif signature.control:
+            yield Widget(CONTROL, "fixed")
+
+
+def _given(inputs: Mapping[str, Any], name: str) -> Any:
+    return plain_value(inputs[name])

@@ -83,6 +83,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 FORBIDDEN: dict[str, set[str]] = {
     "compiler": {"flask", "requests", "websocket", "os", "time", "random", "secrets", "socket"},
+    "importer": {"flask", "requests", "websocket", "jinja2"},
     "engine": {"flask", "jinja2", "yaml", "jsonschema", "requests"},
     "sketch": {"flask", "jinja2", "yaml", "jsonschema", "requests", "websocket"},
     "image_store": {"flask", "requests", "websocket"},

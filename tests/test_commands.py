@@ -80,6 +80,31 @@ def test_compile_workflow_prints_adjusted_and_ignored_values_beside_the_json(run
     ]
 
 
+def test_compile_workflow_prints_a_file_for_the_editor_with_the_graph_of_the_first_job(run: Any) -> None:
+    settings = ("--seed", "5", "--n", "3", "--size", "512x512", "--set", "steps=50")
+    result = run("compile-workflow", "flux-schnell", "a cat", "--as", "editor", *settings)
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    assert document["version"] == 0.4
+    (sampler,) = (node for node in document["nodes"] if node["type"] == "KSampler")
+    assert sampler["widgets_values"][:3] == [5, "fixed", 8]
+    assert "The request has 3 jobs; this is the graph of the first one (seed 5)." in result.stderr
+    assert "(DualCLIPLoader), input 'device': the graph leaves it out, the editor sends" in result.stderr
+    assert "steps: 8 instead of 50" in result.stderr
+    (loader,) = (node for node in document["nodes"] if node["type"] == "UNETLoader")
+    assert loader["properties"]["models"][0]["directory"] == "diffusion_models"
+
+
+def test_compile_workflow_writes_the_editor_file_for_the_engine_that_is_named(
+    run: Any, sketch_url: str
+) -> None:
+    result = run("compile-workflow", "sdxl-turbo", "a cat", "--as", "editor", "--check", sketch_url)
+    assert result.exit_code == 0
+    assert {"SDTurboScheduler", "SamplerCustom"} <= {
+        node["type"] for node in json.loads(result.stdout)["nodes"]
+    }
+
+
 def test_compile_workflow_checks_the_graph_against_an_engine(run: Any, sketch_url: str) -> None:
     result = run("compile-workflow", "sdxl-turbo", "a cat", "--check", sketch_url)
     assert (result.exit_code, f"{sketch_url} can run this graph." in result.stderr) == (0, True)
