@@ -42,6 +42,7 @@ from importer import (
     parse_workflow,
     read_workflow,
 )
+from schemas.modeline import modeline
 from schemas.yaml_document import read_yaml
 
 _TEMPLATE_PREFIX = "template:"
@@ -324,7 +325,8 @@ class _Target:
                 self._folder.mkdir(parents=True)
             create_atomic(self.template_path, self._imported.template.encode("utf-8"))
             try:
-                create_atomic(self.entries_path, self._imported.entries.encode("utf-8"))
+                text = f"{modeline(self._folder)}\n{self._imported.entries}"
+                create_atomic(self.entries_path, text.encode("utf-8"))
             except BaseException:
                 self.template_path.unlink(missing_ok=True)
                 raise

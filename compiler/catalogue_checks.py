@@ -4,7 +4,7 @@ with the node signatures."""
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -12,7 +12,7 @@ from compiler.catalogue import CATALOGUE_FILE, Input, Lora, Model, Presets, Work
 from compiler.signatures import Signatures
 from compiler.size import size_error
 from compiler.sources import TEMPLATE_SUFFIX, Sources
-from schemas import LocatedError, explain
+from schemas import LocatedError, did_you_mean, explain
 
 
 def choices_of(reference: str, signatures: Signatures) -> tuple[Any, ...] | None:
@@ -46,7 +46,8 @@ def consistency_errors(
     if document["default_model"] not in models:
         yield (
             ("default_model",),
-            f"there is no model {document['default_model']!r}; available: {_list(models)}",
+            f"there is no model {document['default_model']!r}{did_you_mean(document['default_model'], models)}; "
+            f"available: {_list(models)}",
         )
     if not sources.templates:
         yield ("workflows",), "the folder of the templates has no file with a name that ends in .json.j2"
@@ -80,7 +81,8 @@ def workflow_errors(
             yield (*path, "inputs", name, "x-takes-more"), "requires a `maximum`"
         for other in entry.get("x-unused-when", {}):
             if other not in workflow.inputs:
-                yield (*path, "inputs", name, "x-unused-when"), f"{other!r} is not an input"
+                hint = did_you_mean(other, workflow.inputs)
+                yield (*path, "inputs", name, "x-unused-when"), f"{other!r} is not an input{hint}"
         yield from _conditional_errors((*path, "inputs", name, "x-when"), workflow.inputs[name], workflow)
     yield from _preset_errors((*path, "presets"), workflow.presets, [workflow])
 
@@ -88,8 +90,10 @@ def workflow_errors(
 def _no_choices(reference: str, signatures: Signatures) -> str:
     node = _node_of(reference)
     names = [name for name, entry in signatures[node].inputs.items() if entry.choices is not None]
+    name = reference.partition(".")[2]
     return (
-        f"the node {node} has no input {reference.partition('.')[2]!r} with choices; it has {', '.join(names) or 'none'}. "
+        f"the node {node} has no input {name!r} with choices{did_you_mean(name, names)}; it has "
+        f"{', '.join(names) or 'none'}. "
         "If your ComfyUI has another version of this node, `flask snapshot-nodes URL` learns it"
     )
 
@@ -143,7 +147,8 @@ def _conditional_errors(
     for index, conditional in enumerate(rule.conditional_schemas):
         for name in conditional.conditions:
             if name not in ("task", *workflow.inputs):
-                yield (*path, index, "if"), f"{name!r} is neither an input nor `task`"
+                hint = did_you_mean(name, ("task", *workflow.inputs))
+                yield (*path, index, "if"), f"{name!r} is neither an input nor `task`{hint}"
         if "default" in conditional.schema:
             if set(conditional.conditions) != {"task"}:
                 yield (*path, index, "then", "default"), "a default can only depend on the task"
@@ -152,14 +157,15 @@ def _conditional_errors(
 
 
 def _preset_errors(
-    path: tuple[str | int, ...], presets: Presets, workflows: Iterable[Workflow]
+    path: tuple[str | int, ...], presets: Presets, workflows: Collection[Workflow]
 ) -> Iterator[LocatedError]:
     for field, choices in presets.items():
         for choice, values in choices.items():
             for name, value in values.items():
                 rules = [workflow.inputs[name] for workflow in workflows if name in workflow.inputs]
                 if not rules:
-                    yield (*path, field, choice, name), f"{name!r} is not an input"
+                    known = [key for workflow in workflows for key in workflow.inputs]
+                    yield (*path, field, choice, name), f"{name!r} is not an input{did_you_mean(name, known)}"
                 for rule in rules:
                     yield from _value_errors((*path, field, choice, name), rule, value)
 
@@ -181,7 +187,11 @@ def model_errors(model: Model, workflows: Mapping[str, Workflow]) -> Iterator[Lo
         yield (*path, "size"), f"min {rule.min} is larger than max {rule.max}"
     for task, workflow_id in model.workflows.items():
         if workflow_id not in workflows:
-            yield (*path, "workflow"), f"there is no workflow {workflow_id!r}; available: {_list(workflows)}"
+            hint = did_you_mean(workflow_id, workflows)
+            yield (
+                (*path, "workflow"),
+                f"there is no workflow {workflow_id!r}{hint}; available: {_list(workflows)}",
+            )
         elif task not in workflows[workflow_id].tasks:
             yield (*path, "workflow"), f"the workflow {workflow_id!r} does not have the task {task!r}"
     existing = [workflows[name] for name in model.workflows.values() if name in workflows]
@@ -196,7 +206,8 @@ def lora_errors(loras: Mapping[str, Lora], models: Mapping[str, Model]) -> Itera
             if family not in families:
                 yield (
                     ("loras", lora.id, "families", index),
-                    f"no model has the family {family!r}; available: {', '.join(sorted(families))}",
+                    f"no model has the family {family!r}{did_you_mean(family, families)}; "
+                    f"available: {', '.join(sorted(families))}",
                 )
 
 
@@ -205,7 +216,8 @@ def _default_errors(model: Model, workflows: list[Workflow]) -> Iterator[Located
     for name, value in model.defaults.items():
         rules = [workflow.inputs[name] for workflow in workflows if name in workflow.inputs]
         if workflows and not rules:
-            yield (*path, name), f"the workflow has no input {name!r}"
+            known = [key for workflow in workflows for key in workflow.inputs]
+            yield (*path, name), f"the workflow has no input {name!r}{did_you_mean(name, known)}"
         for rule in rules:
             yield from _value_errors((*path, name), rule, value)
     for workflow in workflows:

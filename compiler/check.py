@@ -20,7 +20,9 @@ from compiler.links import sources_of, upstream
 from compiler.signatures import PLAIN_TYPES, InputSignature, NodeSignature, Signatures, plain_value
 from dynamic_inputs import OPAQUE_PREFIX, grown_inputs
 from errors import GraphInvalid, shorten
+from schemas import did_you_mean, nearest
 
+_NODE_KEYS = ("class_type", "inputs", "_meta")
 _NOT_FINITE = "not a finite number, which JSON requires"
 
 
@@ -76,19 +78,23 @@ def _form_errors(
     node_id: str, node: Any, signatures: Signatures, new_error: _ErrorFactory
 ) -> Iterator[GraphError]:
     if not isinstance(node, dict) or not isinstance(node.get("class_type"), str):
-        yield new_error(node_id, None, node, '{"class_type": …, "inputs": {…}}', "not a node")
+        is_missing = isinstance(node, dict) and "class_type" not in node
+        misspelt = nearest("class_type", node) if is_missing else None
+        hint = f" (did you mean class_type instead of {misspelt}?)" if misspelt else ""
+        yield new_error(node_id, None, node, '{"class_type": …, "inputs": {…}}', f"not a node{hint}")
         return
     if not isinstance(node.get("inputs"), dict):
         yield new_error(node_id, None, node.get("inputs"), "an object", "`inputs` is not an object")
-    for extra in sorted(set(node) - {"class_type", "inputs", "_meta"}):
-        yield new_error(node_id, None, extra, "class_type, inputs, _meta", "a node must not have this key")
+    for extra in sorted(set(node) - set(_NODE_KEYS)):
+        hint = did_you_mean(extra, _NODE_KEYS)
+        yield new_error(node_id, None, extra, ", ".join(_NODE_KEYS), f"a node must not have this key{hint}")
     if node["class_type"] not in signatures:
         yield new_error(
             node_id,
             None,
             node["class_type"],
             "a node class that Easel knows; `flask snapshot-nodes URL` learns those of your ComfyUI",
-            "unknown node class",
+            f"unknown node class{did_you_mean(node['class_type'], signatures, cutoff=0.85)}",
         )
 
 
@@ -139,18 +145,21 @@ def _unlisted_input_errors(
         if values.get(parent) not in owner.options:
             return  # that is an error of its own
         allowed = [other for other in signature.inputs_for(values) if other.startswith(f"{parent}.")]
-        message = f"the node has no such input if {parent} is {values[parent]!r}"
+        hint = did_you_mean(name, allowed)
+        message = f"the node has no such input if {parent} is {values[parent]!r}{hint}"
         yield new_error(node_id, name, values[name], ", ".join(allowed) or "no further input", message)
         return
     if signature.more_inputs or (owner is not None and owner.type.startswith(OPAQUE_PREFIX)):
         return
     class_type = json.dumps(node["class_type"], ensure_ascii=False)
+    known = signature.inputs_for(values)
+    hint = did_you_mean(name, [other for other in known if other not in values] or known)
     yield new_error(
         node_id,
         name,
         values[name],
-        _names(signature.inputs_for(values)) or "no inputs",
-        "the node has no such input. If it takes inputs that ComfyUI does not list, add to catalogue.yaml: "
+        _names(known) or "no inputs",
+        f"the node has no such input{hint}. If it takes inputs that ComfyUI does not list, add to catalogue.yaml: "
         f"`nodes: {{{class_type}: {{more_inputs: true}}}}`, or add it to a file of your own folder",
     )
 
@@ -180,9 +189,8 @@ def _link_errors(
         return
     source, index = link
     if source not in nodes:
-        yield new_error(
-            node_id, name, link, ", ".join(nodes), "the link points to a node that does not exist"
-        )
+        message = f"the link points to a node that does not exist{did_you_mean(source, nodes)}"
+        yield new_error(node_id, name, link, ", ".join(nodes), message)
         return
     outputs = signatures[nodes[source]["class_type"]].outputs
     if not 0 <= index < len(outputs):
@@ -222,7 +230,8 @@ def _value_errors(
     elif not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         yield new_error(node_id, name, value, _describe(expected), "the value has the wrong type")
     elif expected.choices is not None and not expected.any_value and value not in expected.choices:
-        yield new_error(node_id, name, value, _describe(expected), "the value is not one of the choices")
+        message = f"the value is not one of the choices{did_you_mean(value, expected.choices)}"
+        yield new_error(node_id, name, value, _describe(expected), message)
     elif is_out_of_range(value, expected):
         yield new_error(node_id, name, value, _describe(expected), "the value is out of range")
 

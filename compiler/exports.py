@@ -38,6 +38,12 @@ _TOKEN = re.compile(
 )
 """The parts of a template: `{{ values }}`, other tags, quotes, plain text, ends of lines. Their lengths are limited, so
 that a template with many unclosed tags is read quickly."""
+_OTHER_QUOTES = re.compile(
+    r"(?:'|[\u2018-\u201f])\{\{-?\s*(?P<expression>[^{}'\"]{1,200}?)\s*-?\}\}(?:'|[\u2018-\u201f])"
+)
+"""A value in quotes that JSON does not have, as they are written in Python or by a word processor"""
+_COMMENT = re.compile(r"\{#.{0,5000}?#\}", re.DOTALL)
+_TOJSON = re.compile(r"\{\{-?\s*(?P<expression>[^{}|]{1,200}?)\s*\|\s*tojson\s*-?\}\}")
 _SIMPLE_EXPRESSION = re.compile(r"""[\w.]+(\[[^\[\]]*\])*""")
 _PLACEHOLDER = re.compile(
     r'"(?P<name>%{1,2}[A-Za-z][A-Za-z0-9_ ]*%{1,2})"|(?P<inside>%(?:prompt|positive|negative|negative_prompt)%)'
@@ -127,8 +133,8 @@ def placeholder_error(text: str) -> str | None:
 
 @lru_cache(maxsize=64)  # the check of a catalogue asks hundreds of times about the same template
 def quotes_hint(text: str) -> str:
-    """A sentence about the first mistake in the text of a template that makes its JSON invalid although the text looks
-    right: a `{{ value }}` in quotes, a byte order mark; empty if there is none."""
+    """A sentence about the first mistake in the text of a template that makes its JSON invalid, or its texts wrong, although
+    the text looks right: a `{{ value }}` in quotes or with a filter for JSON, a byte order mark; empty if there is none."""
     for number, parts in _strings_with_values(text):
         if parts is None:
             return (
@@ -139,6 +145,16 @@ def quotes_hint(text: str) -> str:
             f". Line {number}: write {{{{ {' ~ '.join(parts)} }}}} without the quotes around it; every value brings "
             "its own"
         )
+    without_comments = _COMMENT.sub(lambda match: "\n" * match[0].count("\n"), text)
+    for number, line in enumerate(without_comments.splitlines(), 1):
+        if match := _OTHER_QUOTES.search(line):
+            written = f"{{{{ {_without_tojson(match['expression'])} }}}}"
+            return (
+                f". Line {number}: write {written} without the quotes around it; every value brings its own"
+            )
+        if match := _TOJSON.search(line):
+            written = f"{{{{ {match['expression']} }}}}"
+            return f". Line {number}: write {written} without the filter; every value becomes JSON without it"
     if (position := text.find("\ufeff")) >= 0:
         number = text.count("\n", 0, position) + 1
         return f". Line {number} contains a byte order mark (U+FEFF), which is invisible: delete it"
@@ -157,12 +173,16 @@ def _strings_with_values(text: str) -> Iterator[tuple[int, list[str] | None]]:
             in_string = bool(match["quote"]) and not in_string
             parts, has_tags = [], False
         elif in_string and match["value"]:
-            parts.append(_operand(match["expression"].strip()))
+            parts.append(_operand(_without_tojson(match["expression"])))
         elif in_string and match["text"]:
             parts.append(f'"{match["text"]}"')
         elif in_string:
             has_tags = True
         number += match[0].count("\n")
+
+
+def _without_tojson(expression: str) -> str:
+    return re.sub(r"\s*\|\s*tojson\s*$", "", expression.strip())
 
 
 def _operand(expression: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Set
 from functools import cached_property
 from typing import Any, cast
@@ -27,8 +28,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from compiler.exports import export_error, export_error_in, placeholder_error, quotes_hint
 from compiler.slots import Slot, marker_json, reads_output, refuses_slots
 from errors import TemplateInvalid
+from schemas import did_you_mean
 
 _Functions = dict[str, Callable[..., Any]]
+_NO_SUCH = re.compile(r"No (?P<kind>filter|test) named '(?P<name>[^']+)'")
+"""An error of Jinja"""
 _RANDOM_FILTERS = ("random",)
 _RANDOM_GLOBALS = ("lipsum",)
 """Templates do not have these: equal values must give equal graphs."""
@@ -87,7 +91,8 @@ class TemplateRenderer:
             raise
         # The expressions of a template may raise anything, and Python refuses to compile some of what Jinja makes of one.
         except Exception as error:
-            raise TemplateInvalid(_located_message(template, error), template=template) from error
+            message = f"{_located_message(template, error)}{self._suggestion(error)}"
+            raise TemplateInvalid(message, template=template) from error
         try:
             nodes = _merge_objects(text, template)
         except TemplateInvalid as error:
@@ -96,6 +101,18 @@ class TemplateRenderer:
         if wrong := export_error(nodes):
             raise TemplateInvalid(f"{template}: {wrong}", template=template)
         return nodes
+
+    def _suggestion(self, error: Exception) -> str:
+        """The template, filter or test that was probably meant."""
+        if isinstance(error, TemplateNotFound):
+            return did_you_mean(error.name, self._texts)
+        match = _NO_SUCH.search(str(error))
+        if match is None:
+            return ""
+        environment = self._environment
+        return did_you_mean(
+            match["name"], environment.filters if match["kind"] == "filter" else environment.tests
+        )
 
     def prepare(self, templates: Iterable[str]) -> None:
         """Compile these templates and what they include. Those that are wrong are left to `render`, which says why."""
@@ -109,8 +126,14 @@ class TemplateRenderer:
         return any(reads_output(self._environment.parse(text)) for _, text in self.content(template))
 
     def quotes_hint(self, template: str) -> str:
-        """A sentence for an error message, if the template has a `{{ value }}` in quotes; otherwise empty."""
-        return quotes_hint(self._texts.get(template, ""))
+        """A sentence for an error message, if the template, or one that it includes, has a `{{ value }}` in quotes;
+        otherwise empty."""
+        if hint := quotes_hint(self._texts.get(template, "")):
+            return hint
+        for name, text in self.content(template):
+            if name != template and (hint := quotes_hint(text)):
+                return f". In {name}: {hint.removeprefix('. ')}"
+        return ""
 
     def content(self, template: str) -> tuple[tuple[str, str], ...]:
         """Name and text of `template` and of every template that it includes, or of all templates if an include is

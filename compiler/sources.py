@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import CatalogueInvalid
+from schemas import nearest
 
 TEMPLATE_SUFFIX = ".json.j2"
 OWN_SUFFIX = ".yaml"
@@ -20,6 +21,8 @@ MAX_OWN_FILE_BYTES = 50_000_000
 MORE_NODES = "more_nodes.json"
 """The nodes of ComfyUI that no shipped template uses, in the form of nodes.json. An imported template may use them; reading
 them all would cost every worker megabytes."""
+_MAX_GUESSES = 20
+"""of nodes with a misspelt name; each takes 5 ms"""
 _CLASS_TYPE = re.compile(r'"class_type"\s*:\s*"([^"]+)"')
 
 
@@ -161,13 +164,15 @@ def _read_own_file(path: Path) -> str:
 
 
 def _read_nodes(paths: SourcePaths, templates: Iterable[str]) -> str:
-    """The content of nodes.json, with those of MORE_NODES that a template names."""
+    """The content of nodes.json, with those of MORE_NODES that a template names, or seems to mean by a misspelt name."""
     text = _read(paths.schemas / "nodes.json")
     used = {name for template in templates for name in classes_in(template)}
     if all(f'"{name}":' in text for name in used):
         return text
     document, more = json.loads(text), read_more_nodes(paths)
-    added = {name: more[name] for name in sorted(used & set(more)) if name not in document["nodes"]}
+    unknown = sorted(used - set(more) - set(document["nodes"]))[:_MAX_GUESSES]
+    meant = {nearest(name, more, cutoff=0.85) or name for name in unknown}
+    added = {name: more[name] for name in sorted((used | meant) & set(more)) if name not in document["nodes"]}
     return json.dumps({**document, "nodes": {**document["nodes"], **added}})
 
 

@@ -11,11 +11,13 @@ from schemas.explain import (
     located_errors,
 )
 from schemas.loading import load_schema, load_yaml, validator_of
+from schemas.nearest import did_you_mean, nearest
 from schemas.yaml_document import line_of, lines_of, read_yaml
 
 __all__ = [
     "LocatedError",
     "allowed_values",
+    "did_you_mean",
     "explain",
     "fast_validity",
     "first_error",
@@ -25,6 +27,7 @@ __all__ = [
     "load_schema",
     "load_yaml",
     "located_errors",
+    "nearest",
     "read_yaml",
     "validator_of",
 ]

@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
 from errors import shorten
+from schemas.nearest import did_you_mean
 
 LocatedError = tuple[tuple[str | int, ...], str]
 """(path of a value in its document, error message)"""
@@ -77,8 +78,14 @@ def explain(error: ValidationError, *, show_value: bool = True) -> str:
     then does not repeat the value."""
     rule = rule_of(error, show_value=show_value)
     if show_value and rule and (rule.startswith("it must") or error.validator in ("pattern", "not")):
-        rule = f"{given_value(error.instance)} is not allowed; {rule}"
+        rule = f"{given_value(error.instance)} is not allowed{_suggestion(error)}; {rule}"
     return shorten(rule or "it is not allowed", _MAX_MESSAGE_LENGTH)
+
+
+def _suggestion(error: ValidationError) -> str:
+    """The nearest of the values that an `enum`, or one of several alternatives, lists."""
+    enums = [each.validator_value for each in (error, *(error.context or ())) if each.validator == "enum"]
+    return did_you_mean(error.instance, [value for values in enums for value in values])
 
 
 def rule_of(error: ValidationError, *, show_value: bool = True) -> str:
@@ -133,7 +140,8 @@ def _as_yaml(value: Any) -> str:
 def _unknown_keys(error: ValidationError, schema: Mapping[str, Any]) -> str:
     known = list(schema.get("properties", ()))
     instance: Mapping[str, Any] = cast("Any", error.instance)
-    unknown = [str(name) for name in instance if name not in known]
+    missing = [name for name in known if name not in instance] or known
+    unknown = [f"{name}{did_you_mean(name, missing)}" for name in instance if name not in known]
     return f"unknown key {', '.join(unknown)}; allowed: {', '.join(known)}"
 
 

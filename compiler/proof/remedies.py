@@ -26,6 +26,7 @@ from compiler.proof.hints import (
 from compiler.proof.trial_graph import TrialGraph, Values, changed_places, stray_nodes
 from compiler.signatures import InputSignature, Signatures
 from compiler.values import Nodes
+from schemas import nearest
 from schemas.explain import given_value
 
 BATCH_REMEDY = (
@@ -167,6 +168,10 @@ def for_refused_choices(name: str, place: Place, refused: list[Any], changed: Tr
 
 _UNDEFINED = re.compile(r"'(\w+)' is undefined")
 _NO_ATTRIBUTE = re.compile(r"has no attribute '(\w+)'")
+_LINKS = ("model", "clip", "vae")
+"""What `at` has"""
+_ATTRIBUTES = ("width", "height", "file", "strength")
+"""What `crop` and the entries of `loras` have"""
 _NO_ELEMENT = re.compile(r"has no (?:attribute|element) '?(?P<key>[^']+)'?$")
 
 
@@ -180,6 +185,9 @@ def for_template_error(message: str, values: Values, workflow: Workflow) -> str:
             return f"; the template must handle every value that `{name}` allows"
     if match := _NO_ATTRIBUTE.search(message):
         similar = get_close_matches(match[1], values["files"], n=1)
+        known = _LINKS if "Namespace" in message else () if similar else _ATTRIBUTES
+        if (attribute := nearest(match[1], known)) and attribute != match[1]:
+            return f"; did you mean `.{attribute}`?"
         roles = ", ".join(values["files"]) or "none"
         hint = f"write {{{{ files.{similar[0]} }}}}, or " if similar else ""
         return f"; {hint}add the role `{match[1]}` to the model's `files` (it has {roles})"

@@ -165,7 +165,7 @@ def test_a_mistake_in_an_entry_removes_this_entry_only_and_is_reported_with_file
         ("models: {}\nmodels: []", "catalogue.d/mine.yaml:2: the key 'models' is given twice"),
         ("- models", "catalogue.d/mine.yaml:1: document: "),
         ("models:\n", "catalogue.d/mine.yaml:1: models: "),
-        ("workflows: {}\nmodelz: {bad: 1}", "catalogue.d/mine.yaml:1: document: unknown key modelz; allowed: workflows, models"),
+        ("workflows: {}\nmodelz: {bad: 1}", "catalogue.d/mine.yaml:1: document: unknown key modelz (did you mean models?); allowed: workflows, models"),
         ("workflows: {}\ndefault_model: bad", "catalogue.d/mine.yaml:2: default_model: `default_model` belongs into catalogue.yaml; set `images.default_model`"),
         ("[" * 50_000, "catalogue.d/mine.yaml"),
         ("models: {bad: " * 5_000, "catalogue.d/mine.yaml"),
