@@ -42,7 +42,7 @@ def make_image(inputs: NodeInputs, context: NodeContext) -> Images:
 
 
 def _from_images(images: list[Images], inputs: NodeInputs) -> Images:
-    """The inputs of a node show whether it repeats, composites, crops or scales."""
+    """The inputs of a node show whether it repeats, composites, crops, stitches, batches or scales."""
     first = images[0]
     if inputs.has("amount"):
         return repeat(first, inputs.plain("amount"))
@@ -50,6 +50,10 @@ def _from_images(images: list[Images], inputs: NodeInputs) -> Images:
         return _composite(first, images[1], inputs)
     if inputs.has("x", "y"):
         return crop(first, _requested_box(first.size, inputs))
+    if inputs.has("direction") and len(images) > 1:
+        return _stitch(first, images[1], inputs)
+    if len(images) > 1 and inputs.has_only_links():
+        return _batch(images)
     return scale(first, new_size(first.size, inputs), inputs)
 
 
@@ -57,6 +61,73 @@ def repeat(images: Images, amount: int) -> Images:
     """The whole batch, `amount` times."""
     check_memory(images.size, len(images.pictures) * amount)
     return replace(images, pictures=images.pictures * amount)
+
+
+def _batch(images: list[Images]) -> Images:
+    """All pictures one after another, in the size of the first: the centre of the others is cropped to its shape."""
+    size = images[0].size
+    check_memory(size, sum(len(each.pictures) for each in images))
+    fitted = (
+        each if each.size == size else crop(each, _centre_with_aspect(each.size, size)) for each in images
+    )
+    pictures = (picture for each in fitted for picture in each.pictures)
+    return Images(tuple(picture if picture.size == size else stretch(picture, size) for picture in pictures))
+
+
+def _stitch(first: Images, second: Images, inputs: NodeInputs) -> Images:
+    """The second picture beside the first, with a gap if the node has one; the last picture of a shorter batch is repeated.
+    The second gets the height, or width, of the first, or the smaller one is padded at both sides."""
+    direction = inputs.plain("direction")
+    across = direction in ("right", "left")
+    (width, height), (other_width, other_height) = first.size, second.size
+    if inputs.plain("match_image_size", True):
+        size = (
+            (int(height * other_width / other_height), height)
+            if across
+            else (width, int(width * other_height / other_width))
+        )
+        second = Images(
+            tuple(
+                picture.resize((max(1, size[0]), max(1, size[1])), Image.Resampling.LANCZOS)
+                for picture in second.pictures
+            )
+        )
+    colour = inputs.plain("spacing_color", "white")
+    sides = (second, first) if direction in ("left", "up") else (first, second)
+    gap = inputs.plain("spacing_width", 0)
+    gap += gap % 2
+    number = max(len(first.pictures), len(second.pictures))
+    widths, heights = zip(*(side.size for side in sides), strict=True)
+    size = (sum(widths) + gap, max(heights)) if across else (max(widths), sum(heights) + gap)
+    check_memory(size, number)
+    return Images(
+        tuple(
+            _beside(
+                [side.pictures[min(index, len(side.pictures) - 1)] for side in sides], size, across, colour
+            )
+            for index in range(number)
+        )
+    )
+
+
+def _beside(pictures: list[Image.Image], size: Size, across: bool, colour: str) -> Image.Image:
+    """Two pictures at the ends of a new one: the gap has the colour, and what a smaller picture leaves is white if that is
+    the colour, else black."""
+    result = Image.new("RGB", size, "white" if colour == "white" else "black")
+    one, other = pictures
+    gap = (
+        (one.width, 0, size[0] - other.width, size[1])
+        if across
+        else (0, one.height, size[0], size[1] - other.height)
+    )
+    result.paste(colour, gap)
+    for picture, end in ((one, 0), (other, 1)):
+        left, top = (size[0] - picture.width) * end, (size[1] - picture.height) * end
+        result.paste(
+            picture,
+            (left, (size[1] - picture.height) // 2) if across else ((size[0] - picture.width) // 2, top),
+        )
+    return result
 
 
 # --- sizes ---

@@ -95,6 +95,10 @@ class NodeInputs:
         """Whether the graph has all of these inputs."""
         return all(name in self.values or name in self._options for name in names)
 
+    def has_only_links(self) -> bool:
+        """Whether no input has a value of its own."""
+        return all(isinstance(value, Value) for value in self.values.values())
+
     def number(self, word: str, default: int) -> int:
         """The first whole number in an input with `word` in its name, such as `empty_latent_width`."""
         numbers = (

@@ -338,3 +338,110 @@ def test_a_jpeg_upload_is_loaded_under_any_file_name(comfy: Comfy, is_newer: boo
     (loaded,) = comfy.pictures(loading(f"easel/{stored['name']} [temp]"))
     # Newer engines decode by PyAV, which rounds differently; Easel therefore sends PNG.
     assert largest_difference(loaded, picture_of(out.getvalue())) <= (12 if is_newer else 1)
+
+
+# --- several images -------------------------------------------------------------------------------------------
+
+
+def loading_each(comfy: Comfy, images: list[Image.Image]) -> dict[str, Any]:
+    """A graph that loads these pictures and saves what its node `all` makes."""
+    graph = {
+        f"image{index}": {"class_type": "LoadImage", "inputs": {"image": comfy.upload_to_temp(image)}}
+        for index, image in enumerate(images, start=1)
+    }
+    graph["save"] = {
+        "class_type": "SaveImage",
+        "inputs": {"images": ["all", 0], "filename_prefix": "several"},
+    }
+    return graph
+
+
+@pytest.mark.parametrize("direction", ["right", "down", "left", "up"])
+@pytest.mark.parametrize("spacing", [0, 6])
+@pytest.mark.parametrize("colour", ["white", "black", "red"])
+def test_stitched_pictures_are_in_order_with_all_their_pixels(
+    comfy: Comfy, direction: str, spacing: int, colour: str
+) -> None:
+    first, second = colourful(40, 24), colourful(16, 30).transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    graph = loading_each(comfy, [first, second])
+    inputs = {
+        "direction": direction,
+        "match_image_size": False,
+        "spacing_width": spacing,
+        "spacing_color": colour,
+    }
+    graph["all"] = {
+        "class_type": "ImageStitch",
+        "inputs": {"image1": ["image1", 0], "image2": ["image2", 0], **inputs},
+    }
+    (stitched,) = comfy.pictures(graph)
+    across = direction in ("right", "left")
+    before, after = (first, second) if direction in ("right", "down") else (second, first)
+    size = (56 + spacing, 30) if across else (40, 54 + spacing)
+    expected = Image.new("RGB", size, "white" if colour == "white" else "black")
+    gap = (
+        (before.width, 0, before.width + spacing, 30)
+        if across
+        else (0, before.height, 40, before.height + spacing)
+    )
+    expected.paste(colour, gap)
+    for picture, left, top in ((before, 0, 0), (after, size[0] - after.width, size[1] - after.height)):
+        at = (left, (30 - picture.height) // 2) if across else ((40 - picture.width) // 2, top)
+        expected.paste(picture, at)
+    assert stitched.size == size
+    assert stitched.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(("direction", "size"), [("right", (80, 20)), ("up", (40, 40))])
+def test_a_stitched_picture_may_get_the_side_of_the_first(
+    comfy: Comfy, direction: str, size: tuple[int, int]
+) -> None:
+    graph = loading_each(comfy, [Image.new("RGB", (40, 20), RED), Image.new("RGB", (80, 40), BLUE)])
+    inputs = {"direction": direction, "match_image_size": True, "spacing_width": 0, "spacing_color": "white"}
+    graph["all"] = {
+        "class_type": "ImageStitch",
+        "inputs": {"image1": ["image1", 0], "image2": ["image2", 0], **inputs},
+    }
+    (stitched,) = comfy.pictures(graph)
+    assert stitched.size == size
+    corners = [stitched.getpixel(at) for at in ((2, 2), (size[0] - 3, size[1] - 3))]
+    assert corners == ([RED, BLUE] if direction == "right" else [BLUE, RED])
+
+
+def test_three_pictures_stitched_by_a_chain_are_in_order(comfy: Comfy) -> None:
+    colours = [RED, BLUE, (0, 200, 0)]
+    graph = loading_each(comfy, [Image.new("RGB", (16, 16), colour) for colour in colours])
+    inputs = {"direction": "right", "match_image_size": False, "spacing_width": 0, "spacing_color": "white"}
+    pair = {"image1": ["image1", 0], "image2": ["image2", 0], **inputs}
+    graph["pair"] = {"class_type": "ImageStitch", "inputs": pair}
+    graph["all"] = {
+        "class_type": "ImageStitch",
+        "inputs": {"image1": ["pair", 0], "image2": ["image3", 0], **inputs},
+    }
+    (stitched,) = comfy.pictures(graph)
+    assert [stitched.getpixel((x, 8)) for x in (8, 24, 40)] == colours
+
+
+@pytest.mark.parametrize("node", ["ImageBatch", "BatchImagesNode"])
+def test_a_batch_has_every_picture_in_the_size_of_the_first(
+    comfy: Comfy, object_info: dict[str, Any], node: str
+) -> None:
+    if node not in object_info:
+        pytest.skip(f"this engine has no {node}")
+    images = [
+        Image.new("RGB", (32, 16), RED),
+        Image.new("RGB", (32, 16), BLUE),
+        Image.new("RGB", (64, 64), RED),
+    ]
+    images[2].paste((0, 200, 0), (0, 16, 64, 48))
+    graph = loading_each(comfy, images)
+    if node == "BatchImagesNode":
+        links = {f"images.image{index}": [f"image{index + 1}", 0] for index in range(3)}
+        graph["all"] = {"class_type": node, "inputs": links}
+    else:
+        graph["pair"] = {"class_type": node, "inputs": {"image1": ["image1", 0], "image2": ["image2", 0]}}
+        graph["all"] = {"class_type": node, "inputs": {"image1": ["pair", 0], "image2": ["image3", 0]}}
+    batch = comfy.pictures(graph)
+    assert [picture.size for picture in batch] == [(32, 16)] * 3
+    assert [picture.getpixel((16, 8)) for picture in batch] == [RED, BLUE, (0, 200, 0)]
+    assert batch[2].getpixel((2, 2)) == (0, 200, 0)  # the centre of the third was cropped
