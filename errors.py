@@ -163,12 +163,21 @@ class ImageNotSupported(InvalidValue):
     remedy = "Leave the image out, or choose one of the models that the message names and `/v1/images/edits`."
 
 
+class ImageCountNotAllowed(InvalidValue):
+    """`param` is `image`."""
+
+    code = "image.image_count_not_allowed"
+    when = "The request has more images than the model's workflow takes, or fewer."
+    remedy = "Send as many images as the message says, or choose one of the models that it names."
+
+
 class InvalidImage(InvalidValue):
-    """`param` is `image` or `mask`."""
+    """`param` is `image`, `mask` or `markup`."""
 
     code = "image.invalid_image"
     when = (
-        "An image or mask is empty, damaged, not a picture, too large to decode, or in an unsupported format."
+        "An image, mask or markup is empty, damaged, not a picture, too large to decode, or in an unsupported format; "
+        "the images are too large together; or the markup has no transparency, or another size than its image."
     )
     remedy = "Send a complete PNG, JPEG, WebP, GIF, BMP or AVIF; the message says what is wrong."
 

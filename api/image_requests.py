@@ -11,6 +11,7 @@ from typing import Any
 
 from flask import request
 
+from api.connection import disconnect_check
 from api.dialect import Endpoint
 from api.field_names import canonical_fields
 from api.host_rules import own_url
@@ -18,7 +19,7 @@ from api.request_fields import ParsedRequest, has_prompt, read_image_request
 from api.request_images import RequestImages, extract_images, refuse_image_url, remove_empty_images
 from api.responses import Links
 from api.services import HttpOptions, Services
-from compiler import Catalogue, Model, Size, Task, compile_workflow
+from compiler import Catalogue, Model, Size, Task, check_image_count, compile_workflow
 from compiler.values import TASK_SOURCES, Note
 from deadline import time_limit
 from errors import (
@@ -104,6 +105,7 @@ class ImageFields:
             timeout_s=self.deadline - time.monotonic(),
             pictures=pictures,
             catalogue=self.catalogue,
+            cancelled=disconnect_check(request.environ),
         )
         return parsed, drawing
 
@@ -125,6 +127,7 @@ class ImageFields:
                     self.files,
                     services.fetch_image or refuse_image_url,
                     path_task=endpoint.response_task,
+                    check_count=self._check_image_count,
                 )
             if images.pictures.mask is not None:
                 endpoint = replace(endpoint, task="inpaint")
@@ -144,6 +147,12 @@ class ImageFields:
             notes=(*self.notes, *(images.notes if images else ())),
         )
         return parsed, images.pictures if images else None
+
+    def _check_image_count(self, number: int) -> None:
+        """Raises ImageCountNotAllowed if the model takes so many images for none of its tasks."""
+        model = _find_model(self.values, self.catalogue)
+        if model is not None:
+            check_image_count(number, model, self.catalogue)
 
 
 def _workflow_inputs(body: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:

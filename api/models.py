@@ -220,7 +220,14 @@ def model_entry(model: Model, catalogue: Catalogue, loaded_at: int) -> dict[str,
         },
         "loras": list(catalogue.loras_for(model)),
         "qualities": list(dict.fromkeys(name for preset in presets for name in preset.get("quality", {}))),
-        "limits": {"n": model.limit_n, "batch": model.limit_batch},
+        "limits": {
+            "n": model.limit_n,
+            "batch": model.limit_batch,
+            "images": {
+                task: {"min": count.min, "max": count.max}
+                for task, count in catalogue.image_counts(model).items()
+            },
+        },
         "disk_gb": model.disk_gb,
         "min_vram_gb": model.min_vram_gb,
     }

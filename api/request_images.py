@@ -1,5 +1,5 @@
-"""Extracts the images and the mask of an edit from the request, in all the forms that clients use: single, repeated or
-numbered files, texts with data URLs or base64, and JSON objects."""
+"""Extracts the images, the mask and the markup of an edit from the request, in all the forms that clients use: single,
+repeated or numbered files, texts with data URLs or base64, and JSON objects."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from typing import Any
 
 from api.field_values import parse_json_field
 from api.unsupported_fields import ONE_IMAGE, REFUSED_FIELDS, not_supported
+from compiler import MAX_IMAGES
 from compiler.values import Note, Task
-from errors import FieldNotSupported, ImageRequired, ImageUrlRefused, InvalidValue
+from errors import FieldNotSupported, ImageRequired, ImageUrlRefused, InvalidImage, InvalidValue
 from generation import Pictures
 from pictures import InputImage, decode_text, has_transparency, read_image
 
-MAX_IMAGES = 16
+MAX_PIXELS = 1 << 27
+"""Of all images of a request together"""
+MAX_FETCHED_BYTES = 128_000_000
+"""Of all images of a request that are fetched from URLs; those that are sent are limited with the body"""
 _NUMBER = r"(?:\[(\d{0,4})\]|_?(\d{1,2}))?"
 _IMAGE_NAMES = re.compile(
     r"(?:(?:(?:input|init|initial|source|base|base64|original|user|ref|reference|conditioning|first_frame)_)?"
@@ -27,6 +31,8 @@ _EDIT_IMAGE_NAMES = re.compile(rf"(?:{_IMAGE_NAMES.pattern.removesuffix(_NUMBER)
 _MASK_NAMES = re.compile(
     r"(?:mask|(?:mask|inpaint)_(?:image|mask|url|uri|base64|b64|b64_json|data|file)(?:_url)?)(?:\[\d{0,4}\])?"
 )
+_MARKUP_NAMES = re.compile(r"markup(?:\[\d{0,4}\])?")
+"""OpenAI's name for a transparent picture that is laid over the first image"""
 _ALPHA_IS_MASK_MODEL = "dall-e-2"
 """The only model whose clients expect the transparent area of an image to be its mask if the request has no mask"""
 
@@ -38,7 +44,7 @@ FetchImage = Callable[[str, str], bytes]
 
 @dataclass(frozen=True)
 class RequestImages:
-    """The image and mask of a request, and notes on images that are ignored or adjusted."""
+    """The images, the mask and the markup of a request, and notes on what is ignored or adjusted."""
 
     pictures: Pictures
     notes: tuple[Note, ...]
@@ -57,7 +63,11 @@ def remove_empty_images(fields: dict[str, Any], inputs: Mapping[str, Any]) -> bo
 
     `fields` are those of a request to generations; `inputs` are the inputs of the model's workflows, which are no images.
     """
-    names = [name for name in fields if name not in inputs and (is_image_name(name) or is_mask_name(name))]
+    names = [
+        name
+        for name in fields
+        if name not in inputs and (is_image_name(name) or is_mask_name(name) or is_markup_name(name))
+    ]
     for name in names:
         if not _as_list(fields[name], name):
             del fields[name]
@@ -74,47 +84,54 @@ def is_mask_name(name: str) -> bool:
     return _MASK_NAMES.fullmatch(name) is not None
 
 
+def is_markup_name(name: str) -> bool:
+    """Whether a field of this name is laid over the first image."""
+    return _MARKUP_NAMES.fullmatch(name) is not None
+
+
 def extract_images(
     fields: dict[str, Any],
     files: tuple[tuple[str, bytes], ...],
     fetch: FetchImage,
     *,
     path_task: Task = "edit",
+    check_count: Callable[[int], None] = lambda number: None,
 ) -> RequestImages:
     """Read the images from `fields` and `files`, and remove them from `fields` (in place). `path_task`: the task that
-    the path stands for.
+    the path stands for. `check_count` raises an error for a number of images that the model does not take, before any is
+    fetched or decoded.
 
-    Raises ImageRequired, InvalidImage, InvalidValue for more than 16 images, FieldNotSupported for a mask in a variation
-    and for a file in any other field, and what `fetch` raises.
+    Raises ImageRequired, InvalidImage, InvalidValue for more than 16 images or for a markup with a mask, FieldNotSupported
+    for a mask or a markup in a variation and for a file in any other field, and what `check_count` and `fetch` raise.
     """
     image_names = _IMAGE_NAMES if path_task == "generate" else _EDIT_IMAGE_NAMES
     images = _extract(image_names, "image", fields, files)
     masks = _extract(_MASK_NAMES, "mask", fields, files)
+    markups = _extract(_MARKUP_NAMES, "markup", fields, files)
     for name, data in files:
-        if data and not (image_names.fullmatch(name) or is_mask_name(name)):
+        if data and not (image_names.fullmatch(name) or is_mask_name(name) or is_markup_name(name)):
             raise not_supported(name, REFUSED_FIELDS.get(name, ONE_IMAGE))
-    notes: list[Note] = []
     if not images:
-        reason = "The request has a `mask` and no image. " if masks else ""
+        found = [name for name, values in (("mask", masks), ("markup", markups)) if values]
+        reason = f"The request has a `{found[0]}` and no image. " if found else ""
         raise ImageRequired(f"{reason}An image is required: send {_FORMS}.", param="image")
     if len(images) > MAX_IMAGES:
         raise InvalidValue(
             f"The request has {len(images)} images; at most {MAX_IMAGES} are allowed.", param="image"
         )
-    if len(images) > 1:
-        why = "workflows accept one image; the first is redrawn"
-        notes.append(Note("image", f"{len(images)} images", None, why))
-    if masks and path_task == "vary":
-        raise FieldNotSupported(
-            "A variation redraws the whole image and has no `mask`. Send it to /v1/images/edits with a prompt.",
-            param="mask",
-        )
+    check_count(len(images))
+    _check_layers(masks, markups, path_task)
+    notes: list[Note] = []
     if len(masks) > 1:
         notes.append(Note("mask", f"{len(masks)} masks", None, "an image has one mask; the first is used"))
-    image = read_image(_bytes(images[0], "image", fetch), param="image")
+    fetch = _Fetch(fetch)
+    image, *more = (read_image(_bytes(value, "image", fetch), param="image") for value in images)
     mask = read_image(_bytes(masks[0], "mask", fetch), param="mask") if masks else None
+    markup = read_image(_bytes(markups[0], "markup", fetch), param="markup") if markups else None
+    _check_pixels((image, *more))
     if (
         mask is None
+        and markup is None
         and path_task != "vary"
         and str(fields.get("model", "")).strip().lower() == _ALPHA_IS_MASK_MODEL
         and has_transparency(image)
@@ -122,7 +139,50 @@ def extract_images(
         mask = read_image(image.data, param="mask")
     if mask is not None and mask.size not in (image.size, image.size[::-1]):
         notes.append(Note("mask", _size(mask), _size(image), "a mask is scaled to the size of its image"))
-    return RequestImages(Pictures(image, mask), tuple(notes))
+    return RequestImages(Pictures(image, mask, tuple(more), markup), tuple(notes))
+
+
+def _check_layers(masks: list[Any], markups: list[Any], path_task: Task) -> None:
+    for name, values in (("mask", masks), ("markup", markups)):
+        if values and path_task == "vary":
+            raise FieldNotSupported(
+                f"A variation redraws the whole image and has no `{name}`. Send it to /v1/images/edits with a prompt.",
+                param=name,
+            )
+    if len(markups) > 1:
+        raise InvalidValue(
+            f"The request has {len(markups)} markups; an image has one. Send them as one picture.",
+            param="markup",
+        )
+
+
+def _check_pixels(images: tuple[InputImage, ...]) -> None:
+    pixels = sum(image.width * image.height for image in images)
+    if pixels > MAX_PIXELS:
+        raise InvalidImage(
+            f"Invalid image: the {len(images)} images have {pixels} pixels together; the maximum is {MAX_PIXELS}. Send "
+            "smaller ones.",
+            param="image",
+        )
+
+
+class _Fetch:
+    """A FetchImage that limits what all images of a request have together."""
+
+    def __init__(self, fetch: FetchImage) -> None:
+        self._fetch = fetch
+        self._bytes = 0
+
+    def __call__(self, url: str, param: str) -> bytes:
+        data = self._fetch(url, param)
+        self._bytes += len(data)
+        if self._bytes > MAX_FETCHED_BYTES:
+            raise InvalidImage(
+                f"Invalid image: the images at the URLs have more than {MAX_FETCHED_BYTES} bytes together. "
+                "Send smaller ones.",
+                param=param,
+            )
+        return data
 
 
 def _size(image: InputImage) -> str:

@@ -39,7 +39,6 @@ REFUSED_FIELDS: Mapping[str, str] = {
     **dict.fromkeys(("ip_adapter_image", "style_image", "style_reference", "style_references"), ONE_IMAGE),
     **dict.fromkeys(("character_reference", "character_reference_images", "subject_reference"), ONE_IMAGE),
     **dict.fromkeys(("style_reference_images", "pulid_image", "id_images", "photo_maker"), ONE_IMAGE),
-    "markup": "mark the area in `mask`, and describe the change in `prompt`",
     # other sizes
     "orientation": "send `aspect_ratio` or `size`",
     **dict.fromkeys(("enable_hr", "hires", "hires_fix", "enable_hires", "upscale", "upscale_factor"), _SIZE),

@@ -23,13 +23,18 @@ def request_options(command: Callable[P, None]) -> Callable[P, None]:
     """Decorator: add the options of an image request to `command`."""
     sets = "Set a workflow input, such as steps=4 or negative_prompt=fog; VALUE is JSON or text."
     size = "Width and height in pixels; default: the model's default size."
-    image = "Redraw this picture instead of drawing a new one; an empty PROMPT makes a variation."
+    image = (
+        "Redraw this picture instead of drawing a new one; an empty PROMPT makes a variation. Repeat it for a workflow that "
+        "takes several images: the first decides the size."
+    )
+    markup = "Lay this transparent picture over the first image; it has the same size."
     mask = "Redraw only where this mask is transparent (or white, if it has no transparency)."
     lora = "Apply a LoRA from the catalogue, such as lcm-sd-1.5 or lcm-sd-1.5=0.8."
     file = click.Path(exists=True, dir_okay=False, path_type=Path)
     for option in (
+        click.option("--markup", type=file, help=markup),
         click.option("--mask", type=file, help=mask),
-        click.option("--image", type=file, help=image),
+        click.option("--image", "images", type=file, multiple=True, help=image),
         click.option("--lora", "loras", multiple=True, metavar="ID[=STRENGTH]", help=lora),
         click.option("--quality", help="Quality preset of the model, such as low or high."),
         click.option("--set", "sets", multiple=True, metavar="NAME=VALUE", help=sets),
@@ -51,8 +56,9 @@ class RequestOptions:
     sets: tuple[str, ...]
     quality: str | None
     loras: tuple[str, ...]
-    image: Path | None
+    images: tuple[Path, ...]
     mask: Path | None
+    markup: Path | None
 
 
 def image_request(
@@ -85,16 +91,21 @@ def _task(prompt: str, pictures: Pictures | None) -> Task:
         return "generate"
     if pictures.mask is not None:
         return "inpaint"
-    return "edit" if prompt.strip() else "vary"
+    return "edit" if prompt.strip() or pictures.markup is not None else "vary"
 
 
 def _pictures(options: RequestOptions) -> Pictures | None:
-    if options.image is None:
-        if options.mask is not None:
-            raise InvalidValue("--mask requires --image.", param="mask")
+    layers = {"mask": options.mask, "markup": options.markup}
+    if not options.images:
+        for name, path in layers.items():
+            if path is not None:
+                raise InvalidValue(f"--{name} requires --image.", param=name)
         return None
-    mask = None if options.mask is None else read_image(options.mask.read_bytes(), param="mask")
-    return Pictures(read_image(options.image.read_bytes()), mask)
+    image, *more = (read_image(path.read_bytes()) for path in options.images)
+    mask, markup = (
+        None if path is None else read_image(path.read_bytes(), param=name) for name, path in layers.items()
+    )
+    return Pictures(image, mask, tuple(more), markup)
 
 
 def _lora(text: str) -> LoraChoice:

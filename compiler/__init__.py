@@ -21,16 +21,18 @@ from compiler.graph import render_nodes
 from compiler.graph_shapes import ShapeKey
 from compiler.own_entries import with_own_entries
 from compiler.proof import prove_catalogue
-from compiler.resolve import resolve
+from compiler.resolve import check_image_count, resolve
 from compiler.sample import sample_requests
 from compiler.signatures import parse_object_info
 from compiler.size import Size
 from compiler.slots import SlotUsed
 from compiler.sources import SourcePaths, Sources, is_own_file, read_sources
 from compiler.values import (
+    MAX_IMAGES,
     MAX_SEED,
     Compiled,
     Graph,
+    ImageCount,
     ImageRequest,
     JobPlan,
     LoraChoice,
@@ -44,12 +46,14 @@ from errors import GraphInvalid
 
 __all__ = [
     "COMFYUI",
+    "MAX_IMAGES",
     "MAX_SEED",
     "SKETCH",
     "SOCKET_OUTPUT",
     "Catalogue",
     "Compiled",
     "Graph",
+    "ImageCount",
     "ImageRequest",
     "LoraChoice",
     "LoraTags",
@@ -63,6 +67,7 @@ __all__ = [
     "SourcePaths",
     "Sources",
     "Task",
+    "check_image_count",
     "compile_workflow",
     "find_errors",
     "fit",

@@ -14,7 +14,7 @@ from compiler.openai_names import model_key, names_no_model
 from compiler.render import TemplateRenderer
 from compiler.signatures import Signatures
 from compiler.size import Size, SizeRule
-from compiler.values import TASKS, Task
+from compiler.values import TASKS, ImageCount, Task
 from errors import MAX_NAMED, ModelNotCurated, list_names
 
 LoraTags = Literal["apply", "refuse", "text"]
@@ -120,6 +120,8 @@ class Workflow:
     height need not be used."""
     faults: tuple[str, ...] = ()
     """What it lacks, so that none of its models can be drawn: its template, or a node that is not known."""
+    images: ImageCount = field(default_factory=ImageCount)
+    """Of the tasks that have an image"""
     file: str = CATALOGUE_FILE
     """The file that declares it, as messages name it"""
 
@@ -296,6 +298,14 @@ class Catalogue:
             for model in self.models.values()
         }
         return {model: tasks for model, tasks in faults.items() if tasks}
+
+    def image_counts(self, model: Model) -> dict[Task, ImageCount]:
+        """How many images the model takes, for each of its tasks that has any."""
+        return {
+            task: self.workflows[workflow].images
+            for task, workflow in model.workflows.items()
+            if task != "generate"
+        }
 
     def loras_for(self, model: Model) -> Mapping[str, Lora]:
         """The LoRAs that this model can use, by id."""

@@ -66,6 +66,10 @@ def workflow_errors(
     workflow: Workflow, document: Mapping[str, Any], signatures: Signatures
 ) -> Iterator[LocatedError]:
     path = ("workflows", workflow.id)
+    if workflow.images.min > workflow.images.max:
+        yield (*path, "images"), f"min {workflow.images.min} is larger than max {workflow.images.max}"
+    if "images" in document["workflows"][workflow.id] and set(workflow.tasks) == {"generate"}:
+        yield (*path, "images"), "the task generate has no image; add edit, inpaint or vary to `tasks`"
     for name, entry in document["workflows"][workflow.id]["inputs"].items():
         reference = entry.get("x-choices", "")
         if reference and choices_of(reference, signatures) is None:

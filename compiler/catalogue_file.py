@@ -37,7 +37,7 @@ from compiler.render import TemplateRenderer
 from compiler.signatures import Signatures, parse_signatures
 from compiler.size import Size, SizeRule
 from compiler.sources import TEMPLATE_SUFFIX, SourcePaths, Sources, read_learned_nodes
-from compiler.values import TASKS
+from compiler.values import TASKS, ImageCount
 from errors import CatalogueInvalid, shorten
 from schemas import LocatedError, is_valid, lines_of, located_errors, read_yaml
 
@@ -187,7 +187,13 @@ def new_workflow(
             *unknown_choices(name, entry["inputs"], signatures),
         ),
         file=file,
+        images=_image_count(entry.get("images", {})),
     )
+
+
+def _image_count(entry: Mapping[str, Any]) -> ImageCount:
+    least = entry.get("min", 1)
+    return ImageCount(least, entry.get("max", least))
 
 
 def _input(entry: Mapping[str, Any], signatures: Signatures) -> Input:

@@ -13,7 +13,14 @@ from compiler.choose_size import ChosenSize, choose_size
 from compiler.loras import read_loras
 from compiler.sampling_names import find_sampling_name, split_sampler
 from compiler.values import MAX_SEED, TASK_SOURCES, ImageRequest, JobPlan, Note, Plan, PlannedValue, Task
-from errors import InvalidValue, ModelNotDrawable, PromptRequired
+from errors import (
+    MAX_NAMED,
+    ImageCountNotAllowed,
+    InvalidValue,
+    ModelNotDrawable,
+    PromptRequired,
+    list_names,
+)
 from schemas import allowed_values, first_error
 from schemas.explain import given_value
 
@@ -22,9 +29,11 @@ MAX_PROMPT_LENGTH = 32_000
 
 
 def resolve(request: ImageRequest, catalogue: Catalogue) -> Plan:
-    """The plan of `request`. Raises ModelNotCurated, PromptRequired, InvalidValue, SizeNotAllowed."""
+    """The plan of `request`. Raises ModelNotCurated, PromptRequired, InvalidValue, SizeNotAllowed, ImageCountNotAllowed."""
     model = catalogue.find(request.model)
     workflow = _workflow(request, model, catalogue)
+    if request.source is not None and request.task != "generate":
+        check_image_count(len(request.source.images), model, catalogue, request.task)
     has_seed = catalogue.proof_of(model, request.task).has_seed
     request, loras = read_loras(request, model, catalogue)
     _check_prompt(request)
@@ -94,12 +103,42 @@ def _not_drawable(
     )
 
 
+def check_image_count(number: int, model: Model, catalogue: Catalogue, task: Task | None = None) -> None:
+    """Raises ImageCountNotAllowed if the model does not take `number` images for `task`; None: for any task."""
+    counts = catalogue.image_counts(model)
+    allowed = counts if task is None else {task: counts[task]}
+    if not allowed or any(number in count for count in allowed.values()):
+        return
+    said = " or ".join(dict.fromkeys(map(str, allowed.values())))
+    where = f" for the task {task}" if task is not None and len(set(counts.values())) > 1 else ""
+    others = [
+        other.id
+        for other in catalogue.visible_models
+        if any(
+            number in count
+            for other_task, count in catalogue.image_counts(other).items()
+            if other_task in allowed and other_task in catalogue.drawable_tasks(other)
+        )
+    ]
+    remedy = f", or choose a model that takes {number}: {list_names(others)}" if others else ""
+    raise ImageCountNotAllowed(
+        f"The request has {number} image{'s' if number > 1 else ''}; {model.id} takes {said}{where}. Send as many{remedy}.",
+        param="image",
+        images=number,
+        min=min(count.min for count in allowed.values()),
+        max=max(count.max for count in allowed.values()),
+        models=others[:MAX_NAMED],
+    )
+
+
 def _source_values(request: ImageRequest, chosen: ChosenSize) -> dict[str, PlannedValue]:
-    """The template variables of the image, its mask and its crop; each is None if the request has none."""
+    """The template variables of the images, the mask and the crop of the first; each is None, or empty, if the request has
+    none."""
     source, must_crop = request.source, chosen.size != chosen.canvas
     crop = {"width": chosen.size.width, "height": chosen.size.height} if must_crop else None
     return {
         "image": PlannedValue(source.image if source else None, "request"),
+        "images": PlannedValue(list(source.images) if source else [], "request"),
         "mask": PlannedValue(source.mask if source else None, "request"),
         "crop": PlannedValue(crop, chosen.origin),
     }

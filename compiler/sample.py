@@ -7,17 +7,23 @@ from compiler.values import ImageRequest, SourceImage, Task
 
 
 def sample_requests(model: Model, catalogue: Catalogue) -> list[ImageRequest]:
-    """One request for each workflow of the model, for the first of its tasks that the model can draw; empty if it can
-    draw none."""
+    """One request for each workflow of the model, for the first of its tasks that the model can draw, with as many images
+    as it takes; empty if it can draw none."""
     tasks: dict[str, Task] = {}
     for task in catalogue.drawable_tasks(model):
         tasks.setdefault(model.workflows[task], task)
-    return [_sample_request(model, task) for task in tasks.values()]
+    return [
+        _sample_request(model, task, catalogue.workflows[workflow].images.max)
+        for workflow, task in tasks.items()
+    ]
 
 
-def _sample_request(model: Model, task: Task) -> ImageRequest:
+def _sample_request(model: Model, task: Task, images: int) -> ImageRequest:
     source = SourceImage(
-        model.size.default, "easel/image.png [temp]", "easel/mask.png [temp]" if task == "inpaint" else None
+        model.size.default,
+        "easel/image.png [temp]",
+        "easel/mask.png [temp]" if task == "inpaint" else None,
+        tuple(f"easel/image-{number}.png [temp]" for number in range(2, images + 1)),
     )
     return ImageRequest(
         prompt="a sample",

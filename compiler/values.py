@@ -26,13 +26,40 @@ TASK_SOURCES: Mapping[Task, str] = {
 """task -> what a request for it contains, for messages"""
 
 
+MAX_IMAGES = 16
+"""The most images that a request may have; the limit of OpenAI's image models"""
+
+
+@dataclass(frozen=True)
+class ImageCount:
+    """How many images a workflow takes for a task that has any."""
+
+    min: int = 1
+    max: int = 1
+
+    def __contains__(self, number: int) -> bool:
+        return self.min <= number <= self.max
+
+    def __str__(self) -> str:
+        if self.min == self.max:
+            return f"{self.min} image{'s' if self.min > 1 else ''}"
+        return f"{self.min} to {self.max} images"
+
+
 @dataclass(frozen=True)
 class SourceImage:
-    """The image to redraw: its size, and the file names of it and of its mask in the engine."""
+    """The image to redraw: its size, and the file names in the engine of it, of its mask and of the images that are used
+    with it, in the order of the request."""
 
     size: Size
     image: str
     mask: str | None = None
+    more: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The file names of all images, the one to redraw first."""
+        return (self.image, *self.more)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from arbiter import UNKNOWN_SENDER, Arbiter, Lease, Sender, Waiting, WaitReport
 from compiler import Catalogue, Compiled, Graph, Note, Plan, Size
 from deadline import time_limit
 from engine import Engine, Outcome, Preview, Progress, ProgressCallback
-from errors import EngineRejected, EngineUnreachable, JobTimedOut, NoPictures
+from errors import EngineRejected, EngineUnreachable, JobTimedOut, NoPictures, RequestCancelled
 from generation.fitted_graphs import FittedGraph, FittedGraphs
+from generation.uploads import Uploads
 from generation.values import MIME, Image, MetadataPolicy, OutputOptions, Timings
 from image_store import ImageStore
 from pictures import as_png, crop, encode, png_size, size_in_canvas, with_texts
@@ -50,7 +51,7 @@ class Drawing:
         catalogue: Catalogue,
         engine: Engine,
         graphs: list[FittedGraph],
-        uploads: Mapping[str, bytes],
+        uploads: Uploads,
         *,
         id: str,
         started_at: float,
@@ -117,6 +118,7 @@ class Drawing:
                 self._deps.fitted_graphs.get_uncached(self._compiled, self._catalogue, self._engine)
             raise
         finally:
+            self._uploads.close()
             with self._time_limit():
                 self._engine.erase_uploads(self._uploaded)
 
@@ -136,7 +138,7 @@ class Drawing:
         with lease as held:
             if not self._graphs:
                 self._graphs = self._deps.fitted_graphs.get(self._compiled, self._catalogue, self._engine)
-            self._upload()
+            self._upload(lambda: callbacks.cancelled() or held.is_void())
             fitted = self._graphs[index]
             outcome = self._engine.run(
                 fitted.socket_nodes or fitted.nodes,
@@ -156,11 +158,13 @@ class Drawing:
         self._add_times(run_s=outcome.run_s, fetch_s=outcome.fetch_s)
         return outcome
 
-    def _upload(self) -> None:
+    def _upload(self, cancelled: Callable[[], bool]) -> None:
         """Before each job: an engine that restarted since the previous job has emptied its temp folder."""
-        for name, data in self._uploads.items():
+        for name in self._uploads.names():
+            if cancelled():
+                raise RequestCancelled("The caller cancelled the request.")
             self._uploaded.add(name)
-            self._engine.upload(data, name)
+            self._engine.upload(self._uploads.data(name), name)
 
     @property
     def _need_bytes(self) -> int:

@@ -12,7 +12,7 @@ from compiler import Catalogue, Compiled, ImageRequest, compile_workflow
 from compiler.signatures import NodeSignature
 from deadline import time_limit
 from engine import Engine, ProgressCallback
-from errors import EngineUnreachable
+from errors import EngineUnreachable, JobTimedOut, RequestCancelled
 from generation.admission import Admission
 from generation.drawing import Deps, Drawing
 from generation.fitted_graphs import FittedGraph, FittedGraphs
@@ -81,19 +81,28 @@ class Generator:
         timeout_s: float,
         pictures: Pictures | None = None,
         catalogue: Catalogue | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> Drawing:
         """Do everything that needs no GPU. Raises the errors of the request itself, and FilesMissing or NodesMissing
         for what the engine lacks.
 
         `request.source` is filled in from `pictures`. `timeout_s` is counted from now to the end of the last job.
-        `catalogue`: the one that the request was read with; None: the current one.
+        `catalogue`: the one that the request was read with; None: the current one. Also raises RequestCancelled once
+        `cancelled` is true, and JobTimedOut: sixteen photos take seconds.
         """
         started_at = self._clock()
         catalogue = catalogue or self.catalogue()
         compiled = compile_workflow(with_source(request, pictures), catalogue)
-        uploads = {} if pictures is None else uploads_of(request.id, pictures, compiled.plan)
-        compiled_at = self._clock()
         deadline = started_at + timeout_s
+
+        def check() -> None:
+            if cancelled():
+                raise RequestCancelled("The caller cancelled the request.")
+            if self._clock() > deadline:
+                raise JobTimedOut("The request timed out while its images were read.")
+
+        uploads = uploads_of(request.id, pictures, compiled.plan, check)
+        compiled_at = self._clock()
         with time_limit(deadline - compiled_at):
             engine = self.engine()
             graphs = self._fit_if_reachable(engine, compiled, catalogue)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from compiler import Note, Plan, Size
+from errors import InvalidImage, InvalidValue
 from image_store import KeptImage
 from pictures import InputImage
 
@@ -69,7 +70,28 @@ class Generation:
 
 @dataclass(frozen=True)
 class Pictures:
-    """The input pictures of an edit or variation, as the client sent them."""
+    """The input pictures of an edit or variation, as the client sent them: the image to redraw, its mask, the images that
+    are used with it, in order, and what is laid over the first."""
 
     image: InputImage
     mask: InputImage | None = None
+    more: tuple[InputImage, ...] = ()
+    markup: InputImage | None = None
+
+    def __post_init__(self) -> None:
+        """Raises InvalidValue for a markup beside a mask, and InvalidImage for one of another size than the image."""
+        markup, image = self.markup, self.image
+        if markup is None:
+            return
+        if self.mask is not None:
+            raise InvalidValue(
+                "The request has a `mask` and a `markup`; what is drawn over the image outside the mask would stay in the "
+                "picture. Send one of them.",
+                param="markup",
+            )
+        if markup.size != image.size:
+            raise InvalidImage(
+                f"Invalid image: the markup has {markup.width}x{markup.height} pixels, and the first image "
+                f"{image.width}x{image.height} (upright, as EXIF says). Send one of the same size.",
+                param="markup",
+            )

@@ -3,7 +3,7 @@ canvas that a graph draws on; encodes drawn pictures. The only package besides t
 
 `pictures.fetch` is imported by itself, where it is used: urllib3 takes 1.5 MB in each worker."""
 
-from pictures.canvas import fit_image
+from pictures.canvas import convert_image, fit_image
 from pictures.data_url import decode_text
 from pictures.decoding import InputImage, has_transparency, read_image
 from pictures.encoding import BrokenPicture, as_png, crop, encode, png_size, size_in_canvas, with_texts
@@ -13,6 +13,7 @@ __all__ = [
     "BrokenPicture",
     "InputImage",
     "as_png",
+    "convert_image",
     "crop",
     "decode_text",
     "encode",

@@ -21,7 +21,7 @@ from commands.documents import documents
 from compiler import SourcePaths, load_catalogue, read_sources
 from engine import NO_CREDENTIALS, Credentials, Engine
 from errors import error_classes
-from tests.compiler.catalogues import OWN_MODEL, exported
+from tests.compiler.catalogues import IMAGES, OWN_MODEL, STITCHED, exported, with_workflow, write_sources
 from tests.conftest import ROOT, MakeApp
 
 
@@ -179,6 +179,66 @@ def test_check_catalogue_lists_the_models_and_the_files_that_an_engine_lacks(
     (download,) = (line for line in result.stdout.splitlines() if "models/vae/absent.safetensors: " in line)
     assert download.strip().endswith("/resolve/main/split_files/vae/ae.safetensors")
     assert result.stdout.count("flux_schnell ") == 1
+
+
+# --- images ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def colours(tmp_path: Path) -> list[str]:
+    """Files with one colour each, and a transparent one."""
+    paths = []
+    for name in ("red", "lime", "blue", "layer"):
+        colour = (0, 0, 255, 128) if name == "layer" else name
+        path = tmp_path / f"{name}.png"
+        Image.new("RGBA" if name == "layer" else "RGB", (256, 256), colour).save(path)
+        paths.append(str(path))
+    return paths
+
+
+@pytest.fixture
+def run_stitching(make_app: MakeApp, tmp_path: Path) -> Any:
+    """As `run`, with a model `mine` that takes one to three images."""
+    sources = with_workflow(STITCHED, tasks=["edit"], images=IMAGES)
+    runner = make_app(**write_sources(sources, tmp_path / "sources")).test_cli_runner()
+    return lambda *args: runner.invoke(args=list(args))
+
+
+def test_image_may_be_repeated_for_a_workflow_that_takes_several(
+    run_stitching: Any, tmp_path: Path, colours: list[str]
+) -> None:
+    path, options = tmp_path / "out.png", [word for name in colours[:3] for word in ("--image", name)]
+    result = run_stitching("generate", "a hat", "-m", "mine", "-o", str(path), *options)
+    assert result.exit_code == 0, result.output
+    with Image.open(path) as image:
+        assert image.size == (768, 256)
+        assert [image.getpixel((x, 128)) for x in (384, 640)] == [(0, 255, 0), (0, 0, 255)]
+    result = run_stitching("compile-workflow", "mine", "a hat", *options)
+    nodes = json.loads(result.stdout).values()
+    names = [node["inputs"]["image"] for node in nodes if node["class_type"] == "LoadImage"]
+    assert names == [f"easel/preview-{name}.png [temp]" for name in ("image", "image-2", "image-3")]
+
+
+def test_another_number_of_images_is_refused(run: Any, run_stitching: Any, colours: list[str]) -> None:
+    for runner, model, number in ((run, "sd-1.5", 2), (run_stitching, "mine", 4)):
+        options = [word for name in (colours * 2)[:number] for word in ("--image", name)]
+        result = runner("compile-workflow", model, "a hat", *options)
+        assert (result.exit_code, result.stderr.partition(":")[0]) == (2, "image.image_count_not_allowed")
+
+
+def test_a_markup_is_laid_over_the_image(run: Any, tmp_path: Path, colours: list[str]) -> None:
+    red, layer, path = colours[0], colours[3], tmp_path / "out.png"
+    options = ["-m", "sd-1.5", "--set", "strength=0.05", "--image", red, "-o", str(path)]
+    assert run("generate", "a hat", *options, "--markup", layer).exit_code == 0
+    with Image.open(path) as image:
+        pixel = image.getpixel((128, 60))
+    assert isinstance(pixel, tuple)
+    assert abs(pixel[0] - 127) < 30
+    assert abs(pixel[2] - 128) < 30
+    result = run("generate", "", *options, "--markup", layer)
+    assert result.stderr.startswith("image.prompt_required")
+    for more in (["--markup", layer], ["--mask", layer]):
+        assert run("generate", "a hat", *more).stderr.startswith("request.invalid_value")
 
 
 # --- generate --------------------------------------------------------------------------------------

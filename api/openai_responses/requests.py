@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from api.request_images import is_image_name, is_mask_name
+from api.request_images import is_image_name, is_markup_name, is_mask_name
 from api.user_messages import UserMessage, last_user_message, user_messages
 from compiler.values import Note
 from errors import FieldNotSupported, ImageRequired, InvalidValue
@@ -185,7 +185,7 @@ def picture_fields(
             raise InvalidValue(f"The tool {TOOL} has `{name}`, and {where}; send one of them.", param=name)
     if tool_action(tool) == "generate" and (has_mask(tool) or "image" in fields):
         raise InvalidValue(
-            "`action` is generate, and the tool has an image or a mask; leave one of them out.",
+            "`action` is generate, and the tool has an image, a mask or a markup; leave one of them out.",
             param="action",
         )
     notes = []
@@ -200,8 +200,8 @@ def picture_fields(
 
 
 def has_mask(tool: Mapping[str, Any]) -> bool:
-    """Whether the tool has a mask: then each call of it is an edit."""
-    return bool(tool.get("input_image_mask") or tool.get("mask"))
+    """Whether the tool has a mask or a markup: then each call of it is an edit."""
+    return bool(tool.get("input_image_mask") or tool.get("mask") or tool.get("markup"))
 
 
 def shown_tool(tool: Any) -> Any:
@@ -215,7 +215,9 @@ def _without_images(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: _without_images(value) if isinstance(value, Mapping) else value
         for name, value in fields.items()
-        if not (name == "input_image_mask" or is_image_name(name) or is_mask_name(name))
+        if not (
+            name == "input_image_mask" or is_image_name(name) or is_mask_name(name) or is_markup_name(name)
+        )
     }
 
 

@@ -134,6 +134,7 @@ class _TemplateProofs:
                 repr(workflow.inputs_for(task)),
                 workflow.output,
                 workflow.size_from_image,
+                workflow.images,
             )
             self._workflow_keys[workflow.id, task] = key
         return key

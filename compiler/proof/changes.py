@@ -9,17 +9,19 @@ from typing import Any
 from compiler.catalogue import Input, Model, Workflow
 from compiler.proof.trial_graph import Values
 from compiler.size import Size
-from compiler.values import MAX_SEED, Task
+from compiler.values import MAX_SEED, ImageCount, Task
 
 TRIAL_TEXT = (
     ' "{{ 7*7 }}",}\n\\ {% if %} {# 猫 \u2028 #} \'end (A Fox:1.2) [B|c] ' + "Quick, " * 500 + "End  "
 )
 """Contains what could break out of JSON or Jinja, so that a quoted {{ prompt }} is found; and capitals, brackets, spaces
 at both ends and many words, so that a filter which changes or shortens it is found."""
+IMAGES = "images"
+"""The variable of a template that has all images"""
 TRIAL_SEEDS = (2, 1001, 2**32 + 1)
 """With the seed 1 of the base values: equal in their last digits or in their low 32 bits"""
 _MAX_NEIGHBOUR_DISTANCE = 0.04
-_IMAGE, _MASK = "easel/image.png [temp]", "easel/mask.png [temp]"
+_MASK = "easel/mask.png [temp]"
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def base_values(workflow: Workflow, model: Model, task: Task) -> dict[str, Any]:
         "width": model.size.default.width,
         "height": model.size.default.height,
         **{name: _default(rule) for name, rule in workflow.inputs_for(task).items()},
-        "image": _IMAGE if task != "generate" else None,
+        **_images([_image_name(index) for index in range(workflow.images.min if task != "generate" else 0)]),
         "mask": _MASK if task == "inpaint" else None,
         "crop": None,
         "loras": [],
@@ -79,10 +81,28 @@ def base_values(workflow: Workflow, model: Model, task: Task) -> dict[str, Any]:
     }
 
 
+def _image_name(index: int) -> str:
+    return f"easel/image-{index + 1}.png [temp]"
+
+
+def _other_image(name: str) -> str:
+    return name.replace("easel/", "easel/other-")
+
+
+def _images(names: list[str]) -> dict[str, Any]:
+    return {"image": names[0] if names else None, "images": names}
+
+
+def image_variable(index: int) -> str:
+    """What the image with this index is called in a template."""
+    return f"{IMAGES}[{index}]" if index else "image"
+
+
 def general_changes(
-    task: Task, traits: Traits, values: Values, *, is_first: bool, has_prefix: bool
+    task: Task, traits: Traits, values: Values, images: ImageCount, *, is_first: bool, has_prefix: bool
 ) -> Iterator[Change]:
-    """The changes of the values that every workflow has. `is_first`: the first round, which tries more values."""
+    """The changes of the values that every workflow has. `images`: how many it takes. `is_first`: the first round, which
+    tries more values."""
     has_image = task != "generate"
     yield Change("prompt", ({"prompt": TRIAL_TEXT},), text=TRIAL_TEXT, is_required=task != "vary")
     yield Change("seed", _each("seed", TRIAL_SEEDS if is_first else TRIAL_SEEDS[:1]))
@@ -96,7 +116,7 @@ def general_changes(
     if has_prefix:
         yield Change("prefix", ({"prefix": "easel/other"},))
     if has_image:
-        yield Change("image", ({"image": "easel/other.png [temp]"},))
+        yield from _image_changes(values[IMAGES], images, is_first)
         crop = {"width": max(1, values["width"] - 1), "height": max(1, values["height"] - 1)}
         yield Change("crop", ({"crop": crop},), is_required=False)  # else the finished picture is cropped
     if task == "inpaint":
@@ -106,6 +126,18 @@ def general_changes(
         yield Change(f"files.{role}", ({"files": files},), must_be_valid=False)
     if traits.has_loras:
         yield _lora_change(is_first)
+
+
+def _image_changes(names: list[str], images: ImageCount, is_first: bool) -> Iterator[Change]:
+    """Each image, and every number of images; the largest only if this is not the first round."""
+    for index, name in enumerate(names):
+        changed = [*names[:index], _other_image(name), *names[index + 1 :]]
+        yield Change(image_variable(index), (_images(changed),))
+    numbers = [number for number in range(images.min, images.max + 1) if number != len(names)]
+    if numbers:
+        all_names = [*names, *map(_image_name, range(len(names), images.max))]
+        tried = numbers if is_first else numbers[-1:]
+        yield Change(IMAGES, tuple(_images(all_names[:number]) for number in tried))
 
 
 def other_values(values: Values, rules: Mapping[str, Input], *, except_for: str = "") -> dict[str, Any]:
@@ -119,14 +151,25 @@ def other_values(values: Values, rules: Mapping[str, Input], *, except_for: str 
         "height": values["height"] + 16,
         "batch": 2,
         "prefix": "easel/other",
-        "image": values["image"] and "easel/other.png [temp]",
+        **_other_images(values[IMAGES], except_for),
         "mask": values["mask"] and "easel/other-mask.png [temp]",
     }
     for name, rule in rules.items():
         if rule.choices_from or ("enum" not in rule.schema and rule.schema["type"] != "boolean"):
             changed[name] = _another(rule, values[name])
-    changed.pop(except_for, None)
+    if except_for not in ("image", IMAGES):
+        changed.pop(except_for, None)
     return {**values, **changed, "files": files}
+
+
+def _other_images(names: list[str], except_for: str) -> dict[str, Any]:
+    kept = range(len(names)) if except_for == IMAGES else ()
+    return _images(
+        [
+            name if index in kept or image_variable(index) == except_for else _other_image(name)
+            for index, name in enumerate(names)
+        ]
+    )
 
 
 def _another(rule: Input, value: Any) -> Any:

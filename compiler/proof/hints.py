@@ -44,6 +44,7 @@ _NODES_OF: Mapping[str, str] = {
 """template variable -> a pattern of the classes to prefer"""
 _VALUE_NAMES = ("value", "string", "text", "int", "float", "number")
 """What nodes that only hold a value call it"""
+_FURTHER_IMAGE = re.compile(r"images\[\d+\]")
 _MAX_DEPTH = 8
 _MAX_PLACES = 3
 
@@ -72,6 +73,7 @@ def places_of(
 ) -> list[Place]:
     """The literal inputs of nodes in `part` to which the template variable `name` seems to belong, best first; empty
     if there is no guess. `choices_from`: the node input whose choices it has, such as KSampler.scheduler."""
+    name = "image" if _FURTHER_IMAGE.fullmatch(name) else name
     guesses: tuple[Callable[[], list[Place]], ...] = (
         lambda: [(output, "filename_prefix")] if name == "prefix" else [],
         lambda: _conditioning_texts(name, nodes, part, signatures),

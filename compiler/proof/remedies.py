@@ -40,6 +40,8 @@ _WITHOUT_PLACE: Mapping[str, str] = {
     "image without a seed is declared with `tasks: [vary]`",
     "batch": BATCH_REMEDY,
     "image": "write {{ image }} as the `image` of a LoadImage node",
+    "images": "load each of them by a LoadImage node, such as one with {{ images[1] }} inside {% if images | length > 1 %}, "
+    "and use them all, or correct `images` of the workflow",
     "mask": "write {{ mask }} as the `image` of a LoadImageMask node, or remove `inpaint` from the tasks",
     "loras": "the catalogue has LoRAs for the model's family: after the nodes that load the model, write "
     '{% include "part_loras.json.j2" %} and use its links at.model and at.clip, or give the model a `family` that no '
@@ -69,7 +71,8 @@ def for_no_effect(
     if remedy:
         return remedy
     if rule is None:
-        return _WITHOUT_PLACE.get(name, f"write {{{{ {name} }}}} where it belongs")
+        without_place = f"write {{{{ {name} }}}} as the `image` of a LoadImage node" if "[" in name else ""
+        return without_place or _WITHOUT_PLACE.get(name, f"write {{{{ {name} }}}} where it belongs")
     text = f"write {{{{ {name} }}}} where it belongs, or remove `{name}` from the inputs of {workflow.entry}"
     return f"{text}, or say with `x-unused-when` that it has no effect then" if condition else text
 
@@ -172,6 +175,8 @@ _LINKS = ("model", "clip", "vae")
 """What `at` has"""
 _ATTRIBUTES = ("width", "height", "file", "strength")
 """What `crop` and the entries of `loras` have"""
+_NUMBERED_IMAGE = re.compile(r"images?_?([1-9]\d?)")
+_NO_IMAGE = re.compile(r"list object has no element (\d+)$")
 _NO_ELEMENT = re.compile(r"has no (?:attribute|element) '?(?P<key>[^']+)'?$")
 
 
@@ -179,6 +184,11 @@ def for_template_error(message: str, values: Values, workflow: Workflow) -> str:
     """What to add to the message of a template that uses a name which does not exist; empty for other errors."""
     if match := _UNDEFINED.search(message):
         return f"; {_for_undefined(match[1], values, workflow)}"
+    if (match := _NO_IMAGE.search(message)) and 0 < len(values["images"]) <= (number := int(match[1])):
+        return (
+            f"; a request may have fewer images: write {{% if images | length > {number} %}} around what needs it, or "
+            f"`images: {{min: {number + 1}, max: {max(number + 1, workflow.images.max)}}}` under {workflow.entry}"
+        )
     for name in workflow.inputs:
         match = _NO_ELEMENT.search(message)
         if match and str(values.get(name)) == match["key"]:
@@ -211,6 +221,8 @@ def _for_undefined(name: str, values: Values, workflow: Workflow) -> str:
         )
     if name in _NAMES_OF_REQUESTS:
         return _NAMES_OF_REQUESTS[name]
+    if match := _NUMBERED_IMAGE.fullmatch(name):
+        return f"write {{{{ images[{int(match[1]) - 1}] }}}}"
     allowed = _as_input_name(name)
     if allowed in values:
         return f"write {{{{ {allowed} }}}}"

@@ -14,7 +14,15 @@ from compiler.graph import render_nodes
 from compiler.links import is_link, upstream
 from compiler.proof import remedies
 from compiler.proof.canvas import content, is_before_a_sampler, size_place
-from compiler.proof.changes import Change, Traits, base_values, general_changes, input_changes, other_values
+from compiler.proof.changes import (
+    IMAGES,
+    Change,
+    Traits,
+    base_values,
+    general_changes,
+    input_changes,
+    other_values,
+)
 from compiler.proof.hints import OTHER_SIDE, SEED_NAMES, Place, has_input, input_signature
 from compiler.proof.trial_graph import ABSENT, FILE_NAME_INPUT, TrialGraph, Values, arrivals, changed_places
 from compiler.signatures import NodeSignature
@@ -31,7 +39,7 @@ _MAX_RENDERINGS = 5000
 _SHARE_OF_A_CHANGE = 0.1
 """The time to consider a change in a branch, compared with that of a rendering"""
 
-_CHANGES_OF_BRANCHES = ("width", "height", "batch", "loras", "crop")
+_CHANGES_OF_BRANCHES = ("width", "height", "batch", "loras", "crop", IMAGES)
 """Variables of every template that may lead to another branch of it, besides the declared inputs"""
 
 
@@ -193,7 +201,9 @@ class Prover:
         changed = None if other is None else self._render_unchecked({**other.values, **given})
         for change in self._changes(graph, is_first=False):
             self._count_rendering(_SHARE_OF_A_CHANGE)
-            if change.name.partition(".")[0] in given or change.name in self._names_at_fault:
+            if {change.name, change.name.partition("[")[0]} & self._names_at_fault:
+                continue
+            if change.name.partition(".")[0] in given:
                 continue
             is_optional = not change.is_required and change.text is None
             if change.name in OTHER_SIDE and self._task != "generate":
@@ -226,7 +236,12 @@ class Prover:
 
     def _changes(self, base: TrialGraph, *, is_first: bool) -> Iterator[Change]:
         yield from general_changes(
-            self._task, self._traits, base.values, is_first=is_first, has_prefix=self._has_prefix(base)
+            self._task,
+            self._traits,
+            base.values,
+            self._workflow.images,
+            is_first=is_first,
+            has_prefix=self._has_prefix(base),
         )
         yield from input_changes(self._rules, base.values, is_first=is_first)
 
@@ -337,7 +352,7 @@ class Prover:
         seen = [start]
         by_text = {_text(start, change): start}
         for index, variant in enumerate((*change.variants, *change.more)):
-            said = say({**change.start, **variant}) if change.rule is not None else f" (with `{change.name}`)"
+            said = _said(change, variant)
             values = {**start.values, **variant}
             if not change.must_be_valid:
                 changed = self._render_unchecked(values)
@@ -410,7 +425,7 @@ class Prover:
             self._names_at_fault.add(name)
             what = f"`{name}` has no effect"
             if len(change.variants) + len(change.more) > 1 or same is not start:
-                pair = (given_value(graph.values[name]) for graph in (same, changed))
+                pair = (_given(graph, name) for graph in (same, changed))
                 what = (
                     f"`{name}`: {' and '.join(pair)} give the same graph"
                     if self._has_any_effect(change, start)
@@ -587,6 +602,22 @@ def _has_form(node: Any) -> bool:
         and isinstance(node.get("class_type"), str)
         and isinstance(node.get("inputs"), dict)
     )
+
+
+def _said(change: Change, variant: Values) -> str:
+    """The condition of a variant, for messages"""
+    if change.name == IMAGES:
+        return f" (with {_number_of_images(variant)})"
+    return say({**change.start, **variant}) if change.rule is not None else f" (with `{change.name}`)"
+
+
+def _given(graph: TrialGraph, name: str) -> str:
+    return _number_of_images(graph.values) if name == IMAGES else given_value(graph.values.get(name))
+
+
+def _number_of_images(values: Values) -> str:
+    number = len(values[IMAGES])
+    return "1 image" if number == 1 else f"{number} images"
 
 
 def say(values: Values, whose: str = "") -> str:

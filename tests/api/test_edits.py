@@ -312,16 +312,22 @@ def test_all_forms_of_sending_an_image_are_accepted(client: FlaskClient, spellin
     assert send(client, **SPELLINGS[spelling]())["_hal0"]["meta"]["task"] == "edit"
 
 
-def test_of_several_images_the_first_is_redrawn_and_the_rest_is_listed_as_ignored(
-    client: FlaskClient,
-) -> None:
-    for names in (("image", "image"), ("image[]", "image[]"), ("image[1]", "image[0]")):
-        first, second = photo(256, 256), photo(320, 256)
-        ordered = (first, second) if names != ("image[1]", "image[0]") else (second, first)
-        fields = MultiDict([("prompt", "x"), *zip(names, map(file, ordered), strict=True)])
-        body = client.post(EDITS, data=fields).get_json()
-        assert body["size"] == "256x256", names
-        assert [note["field"] for note in body["_hal0"]["ignored"]] == ["image"]
+def test_a_model_that_takes_one_image_refuses_several(client: FlaskClient) -> None:
+    for names in (
+        ("image", "image"),
+        ("image[]", "image[]"),
+        ("image[1]", "image[0]"),
+        ("image", "ref_images"),
+    ):
+        parts = zip(names, (file(photo()), file(photo(320, 256))), strict=True)
+        fields = MultiDict([("prompt", "x"), *parts])
+        response = client.post(EDITS, data=fields)
+        error = response.get_json()["error"]
+        assert (response.status_code, error["code"], error["param"]) == (
+            400,
+            "image.image_count_not_allowed",
+            "image",
+        ), names
 
 
 JSON_BODIES: dict[str, Callable[[str], dict[str, Any]]] = {

@@ -26,6 +26,20 @@ FAILING_TEMPLATE = """{% include "sd15_simple.json.j2" %}
 {"outside": {"class_type": "SaveImage", "inputs": {"images": ["decoded", 0], "filename_prefix": "../../../outside/x"}}}
 """
 """No engine saves under this prefix: the job runs, reports its progress, and fails at the end."""
+STITCHING_TEMPLATE = """{
+  "image1": {"class_type": "LoadImage", "inputs": {"image": {{ image }}}},
+  "image2": {"class_type": "LoadImage", "inputs": {"image": {{ images[1] }}}},
+  "both": {
+    "class_type": "ImageStitch",
+    "inputs": {
+      "image1": ["image1", 0], "image2": ["image2", 0],
+      "direction": "right", "match_image_size": false, "spacing_width": 0, "spacing_color": "white"
+    }
+  },
+  "picture": {"class_type": "SaveImage", "inputs": {"images": ["both", 0], "filename_prefix": {{ prefix }}}}
+}
+"""
+"""Two images side by side, without a model"""
 HOSTS = "example.test,pictures.example"
 
 
@@ -101,7 +115,8 @@ def _closed_port() -> Iterator[str]:
 
 
 def _failing_model(folder: Path) -> dict[str, str]:
-    """Settings for the project's catalogue plus a model `fails`, whose job fails in the engine at its last node."""
+    """Settings for the project's catalogue plus a model `fails`, whose job fails in the engine at its last node, and a model
+    `stitch`, which takes two images."""
     templates, catalogue = folder / "templates", folder / "catalogue.yaml"
     shutil.copytree(ROOT / "templates_wf", templates)
     (templates / "fails.json.j2").write_text(FAILING_TEMPLATE, "utf-8")
@@ -113,5 +128,10 @@ def _failing_model(folder: Path) -> dict[str, str]:
     }
     model = document["models"]["sd-1.5-pruned-emaonly"]
     document["models"]["fails"] = {**model, "title": "Fails", "workflow": "fails", "aliases": []}
+    (templates / "stitch.json.j2").write_text(STITCHING_TEMPLATE, "utf-8")
+    images = {"min": 2, "max": 2}
+    document["workflows"]["stitch"] = {"title": "Stitch", "tasks": ["vary"], "images": images, "inputs": {}}
+    stitch = {**model, "title": "Stitch", "family": "none", "workflow": "stitch", "aliases": [], "files": {}}
+    document["models"]["stitch"] = {name: value for name, value in stitch.items() if name != "limits"}
     catalogue.write_text(yaml.safe_dump(document, sort_keys=False), "utf-8")
     return {"EASEL_CATALOGUE": str(catalogue), "EASEL_TEMPLATES": str(templates)}

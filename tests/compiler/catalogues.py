@@ -159,3 +159,69 @@ def write_sources(sources: Sources, folder: Path) -> dict[str, str]:
         (folder / "templates" / name).write_text(text, "utf-8")
     (folder / "catalogue.yaml").write_text(sources.catalogue, "utf-8")
     return {"catalogue": str(folder / "catalogue.yaml"), "templates": str(folder / "templates")}
+
+
+IMAGES = {"min": 1, "max": 3}
+STITCHED = """
+{
+  "model": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": {{ files.checkpoint }}}},
+  "positive": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["model", 1], "text": {{ prompt }}}},
+  "negative": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["model", 1], "text": "blurry"}},
+  "image1": {"class_type": "LoadImage", "inputs": {"image": {{ image }}}},
+  "latent": {"class_type": "VAEEncode", "inputs": {"pixels": ["image1", 0], "vae": ["model", 2]}},
+  "sampler": {
+    "class_type": "KSampler",
+    "inputs": {
+      "seed": {{ seed }}, "steps": 2, "cfg": 8, "sampler_name": "euler", "scheduler": "normal", "denoise": 0.02,
+      "model": ["model", 0], "positive": ["positive", 0], "negative": ["negative", 0], "latent_image": ["latent", 0]
+    }
+  },
+  "decoded": {"class_type": "VAEDecode", "inputs": {"samples": ["sampler", 0], "vae": ["model", 2]}}
+}
+{% set at = namespace(picture="decoded") %}
+{% for name in images[1:] %}
+{
+  {{ "image" ~ (loop.index + 1) }}: {"class_type": "LoadImage", "inputs": {"image": {{ name }}}},
+  {{ "stitched" ~ (loop.index + 1) }}: {
+    "class_type": "ImageStitch",
+    "inputs": {
+      "image1": [{{ at.picture }}, 0], "image2": [{{ "image" ~ (loop.index + 1) }}, 0],
+      "direction": "right", "match_image_size": false, "spacing_width": 0, "spacing_color": "white"
+    }
+  }
+}
+{% set at.picture = "stitched" ~ (loop.index + 1) %}
+{% endfor %}
+{"save": {"class_type": "SaveImage", "inputs": {"images": [{{ at.picture }}, 0], "filename_prefix": {{ prefix }}}}}
+"""
+"""Redraws the first image a little, and puts the others to its right, in order"""
+
+ENCODED = """
+{
+  "model": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": {{ files.checkpoint }}}},
+  "positive": {
+    "class_type": "TextEncodeQwenImageEditPlus",
+    "inputs": {
+      {% for _ in images %}{{ "image" ~ loop.index }}: [{{ "loaded" ~ loop.index }}, 0], {% endfor %}
+      "clip": ["model", 1], "vae": ["model", 2], "prompt": {{ prompt }}
+    }
+  },
+  "negative": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["model", 1], "text": "blurry"}},
+  "latent": {
+    "class_type": "EmptyLatentImage", "inputs": {"width": {{ width }}, "height": {{ height }}, "batch_size": {{ batch }}}
+  },
+  "sampler": {
+    "class_type": "KSampler",
+    "inputs": {
+      "seed": {{ seed }}, "steps": 2, "cfg": 8, "sampler_name": "euler", "scheduler": "normal", "denoise": 1,
+      "model": ["model", 0], "positive": ["positive", 0], "negative": ["negative", 0], "latent_image": ["latent", 0]
+    }
+  },
+  "decoded": {"class_type": "VAEDecode", "inputs": {"samples": ["sampler", 0], "vae": ["model", 2]}},
+  "save": {"class_type": "SaveImage", "inputs": {"images": ["decoded", 0], "filename_prefix": {{ prefix }}}}
+}
+{% for name in images %}
+{ {{ "loaded" ~ loop.index }}: {"class_type": "LoadImage", "inputs": {"image": {{ name }}}} }
+{% endfor %}
+"""
+"""Draws a new picture from all images, as Qwen-Image-Edit does"""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from PIL import Image, ImageChops, ImageDraw
 
 from errors import InvalidImage
-from pictures import InputImage, fit_image, fit_mask, has_transparency, read_image
+from pictures import InputImage, convert_image, fit_image, fit_mask, has_transparency, read_image
 from tests.pictures.pictures import decoded, encoded, pattern
 
 Pair = tuple[int, int]
@@ -209,3 +211,91 @@ def test_an_empty_mask_is_refused_with_an_explanation(mode: str) -> None:
     with pytest.raises(InvalidImage, match="transparent") as caught:
         channels(input_image(empty, "mask"), (64, 64))
     assert caught.value.param == "mask"
+
+
+# --- markup and further images ---------------------------------------------------------------------
+
+
+def layer(size: Pair, box: tuple[int, int, int, int], colour: tuple[int, int, int, int]) -> InputImage:
+    """A transparent picture with a rectangle."""
+    image = Image.new("RGBA", size, (255, 255, 255, 0))
+    ImageDraw.Draw(image).rectangle(box, fill=colour)
+    return input_image(image, "markup")
+
+
+def test_a_markup_changes_only_the_pixels_that_it_covers() -> None:
+    image = pattern(64, 48)
+    markup = layer((64, 48), (10, 10, 19, 19), (0, 0, 255, 255))
+    result = decoded(fit_image(input_image(image), (64, 48), (64, 48), markup))
+    expected = image.copy()
+    ImageDraw.Draw(expected).rectangle((10, 10, 19, 19), fill=(0, 0, 255))
+    assert result.tobytes() == expected.tobytes()
+
+
+def test_a_half_transparent_markup_is_blended() -> None:
+    markup = layer((8, 8), (0, 0, 7, 3), (0, 0, 200, 128))
+    result = decoded(fit_image(input_image(Image.new("RGB", (8, 8), (200, 0, 0))), (8, 8), (8, 8), markup))
+    assert result.getpixel((4, 1)) == (100, 0, 100)
+    assert result.getpixel((4, 6)) == (200, 0, 0)
+
+
+def test_a_markup_is_scaled_and_cropped_with_its_image() -> None:
+    markup = layer((800, 400), (300, 0, 499, 399), (255, 0, 0, 255))
+    image = input_image(Image.new("RGB", (800, 400), "white"))
+    result = decoded(fit_image(image, (200, 200), (200, 200), markup))
+    red = [result.getpixel((x, 100))[1] < 100 for x in (40, 60, 140, 160)]  # type: ignore[index]
+    assert red == [False, True, True, False]
+
+
+def test_a_scaled_markup_has_no_fringe_of_the_colour_under_its_transparency() -> None:
+    markup = layer((400, 400), (0, 0, 199, 399), (0, 0, 0, 255))
+    image = input_image(Image.new("RGB", (400, 400), (40, 40, 40)))
+    result = decoded(fit_image(image, (100, 100), (100, 100), markup))
+    assert max(high for _, high in result.getextrema()) <= 41  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA"])
+def test_a_markup_without_transparency_is_refused(mode: str) -> None:
+    markup = input_image(Image.new("L", (8, 8), 200).convert(mode), "markup")
+    with pytest.raises(InvalidImage, match="no transparent pixels") as caught:
+        fit_image(input_image(pattern(8, 8)), (8, 8), (8, 8), markup)
+    assert caught.value.param == "markup"
+
+
+def test_pictures_with_markups_in_threads_do_not_wait_for_each_other() -> None:
+    image, markup = input_image(pattern(64, 64)), layer((64, 64), (0, 0, 9, 9), (0, 0, 0, 255))
+    threads = [
+        threading.Thread(
+            target=lambda: [fit_image(image, (64, 64), (64, 64), markup) for _ in range(20)], daemon=True
+        )
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "RGBA", "LA"])
+def test_another_image_becomes_an_rgb_png_of_its_own_size(mode: str) -> None:
+    image = pattern(37, 23).convert(mode)
+    result = decoded(convert_image(input_image(image)))
+    assert (result.size, result.mode, result.info) == ((37, 23), "RGB", {})
+    if mode == "RGB":
+        assert result.tobytes() == image.tobytes()
+
+
+def test_another_image_is_turned_upright_and_laid_on_white() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = pattern(30, 20).convert("RGBA")
+    image.putpixel((0, 0), (1, 2, 3, 0))
+    result = decoded(convert_image(read_image(encoded(image, exif=exif))))
+    assert result.size == (20, 30)
+    assert result.getpixel((19, 0)) == (255, 255, 255)
+
+
+def test_an_image_that_is_larger_as_a_png_than_the_engine_takes_is_refused() -> None:
+    with pytest.raises(InvalidImage, match="Send a smaller one"):
+        convert_image(input_image(pattern(64, 64)), max_bytes=200)

@@ -22,14 +22,20 @@ for (const [host, url] of Object.entries(URLS)) {
     });
   }
 
-  for (const images of [[picture("photo.png")], [picture("photo.png"), picture("large.png")]]) {
-    test(`30 an edit of ${images.length} with a mask at ${host}`, async () => {
-      const prompt = { text: "a red ball", images, mask: picture("mask_alpha.png") };
-      const result = await generateImage({ model: modelAt(url), prompt, size: "256x256" });
-      assert.deepEqual(pictureInfos(result), ["png 256x256"]);
-    });
-  }
+  test(`30 an edit with a mask at ${host}`, async () => {
+    const prompt = { text: "a red ball", images: [picture("photo.png")], mask: picture("mask_alpha.png") };
+    const result = await generateImage({ model: modelAt(url), prompt, size: "256x256" });
+    assert.deepEqual(pictureInfos(result), ["png 256x256"]);
+  });
 }
+
+test("30 two images for a model that takes one are refused", async () => {
+  const prompt = { text: "a red ball", images: [picture("photo.png"), picture("large.png")] };
+  const edit = generateImage({ model: modelAt(servers.normal), prompt, size: "256x256" });
+  const error = await edit.then(assert.fail, (error) => error);
+  assert.ok(APICallError.isInstance(error), String(error));
+  assert.deepEqual([error.statusCode, error.data.error.code], [400, "image.image_count_not_allowed"]);
+});
 
 test("30 steps among the provider's options are honoured", async () => {
   const bodies = [];

@@ -24,10 +24,8 @@ test("31 gpt-image-1 gets base64 without requesting it", async () => {
 });
 
 for (const name of ["sdxl-turbo", "gpt-image-1"]) {
-  for (const images of [[picture("photo.png")], [picture("photo.png"), picture("large.png")]]) {
-    test(`31 an edit of ${images.length} by ${name} gets base64 without requesting it`, async () => {
-      const prompt = { text: "a cat", images };
-      assertPictures(await generateImage({ model: openai.image(name), prompt, size: "256x256" }), 1);
-    });
-  }
+  test(`31 an edit by ${name} gets base64 without requesting it`, async () => {
+    const prompt = { text: "a cat", images: [picture("photo.png")] };
+    assertPictures(await generateImage({ model: openai.image(name), prompt, size: "256x256" }), 1);
+  });
 }

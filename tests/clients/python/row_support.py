@@ -44,7 +44,7 @@ WEATHER_TOOL = {
 
 @dataclass(frozen=True)
 class Servers:
-    """URLs without a path. `down` has no engine, `failing` a model `fails`, `slow` an engine that takes seconds, `llm` has
+    """URLs without a path. `down` has no engine, `failing` a model `fails` and a model `stitch`, `slow` an engine that takes seconds, `llm` has
     LLM servers."""
 
     normal: str

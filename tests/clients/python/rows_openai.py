@@ -24,6 +24,7 @@ from openai.types import (
     ImageGenCompletedEvent,
     ImageGenPartialImageEvent,
 )
+from PIL import Image
 from row_support import (
     SLOW_MODEL,
     TIMEOUT_S,
@@ -335,7 +336,6 @@ def test_20_only_the_transparent_part_of_the_mask_is_redrawn(
 IMAGES: dict[str, Callable[[Servers], Any]] = {
     "a file": lambda servers: io.BufferedReader(io.FileIO(servers.pictures / "photo.png")),
     "a list of one": lambda servers: [io.BufferedReader(io.FileIO(servers.pictures / "photo.png"))],
-    "a list of two": lambda servers: [servers.picture("photo.png"), servers.picture("large.png")],
     "bytes": lambda servers: servers.picture("photo.png"),
     "a named jpeg": lambda servers: ("x.jpg", servers.picture("photo.jpg"), "image/jpeg"),
 }
@@ -347,6 +347,27 @@ def test_22_an_edit_accepts_every_way_to_send_an_image(client: OpenAI, servers: 
     assert response.data
     assert list(sent_fields(response.data[0])) == ["b64_json"]
     assert decode_picture(response.data[0].b64_json).size == (256, 256)
+
+
+def test_22_several_images_arrive_in_order_at_a_model_that_takes_them(
+    connect: Connect, servers: Servers
+) -> None:
+    client = connect(servers.failing)
+    left, right = (io.BytesIO() for _ in range(2))
+    for file, colour in ((left, "red"), (right, "blue")):
+        Image.new("RGB", (256, 256), colour).save(file, "PNG")
+    response = client.images.edit(image=[left.getvalue(), right.getvalue()], prompt="", model="stitch")
+    assert response.data
+    picture = decode_picture(response.data[0].b64_json).convert("RGB")
+    assert picture.size == (512, 256)
+    assert [picture.getpixel((x, 128)) for x in (128, 384)] == [(255, 0, 0), (0, 0, 255)]
+
+
+def test_22_several_images_are_refused_by_a_model_that_takes_one(client: OpenAI, servers: Servers) -> None:
+    images = [servers.picture("photo.png"), servers.picture("large.png")]
+    with pytest.raises(BadRequestError) as caught:
+        client.images.edit(image=images, prompt="a cat", size="256x256")
+    assert (caught.value.code, caught.value.param) == ("image.image_count_not_allowed", "image")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
