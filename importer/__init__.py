@@ -18,6 +18,7 @@ from compiler.values import Nodes
 from importer.bindings import Assumption, Bindings, Choices, find_bindings
 from importer.graph_view import GraphView, Place
 from importer.official_templates import OfficialTemplate, TemplateLibrary, packaged_templates
+from importer.optional_images import find_optional_images
 from importer.prove import prove_same
 from importer.read_source import ModelFile, Workflow, parse_workflow, read_workflow
 from importer.write_entries import entries, entries_text, file_roles, node_facts, workflow_id
@@ -75,7 +76,8 @@ def import_workflow(
     graph = GraphView(nodes, signatures)
     files = file_roles(nodes, bindings, workflow.files)
     roles = {place: role for role, (_, places) in files.items() for place in places}
-    written = write_template(nodes, bindings, roles, title)
+    optional = find_optional_images(graph, bindings.images, bindings.output)
+    written = write_template(nodes, bindings, roles, optional, title)
     prove_same(nodes, written, bindings, files)
     document = entries(
         name=name,
@@ -84,6 +86,7 @@ def import_workflow(
         bindings=bindings,
         files=files,
         output=written.ids[bindings.output],
+        least_images=optional.least,
     )
     return Imported(
         name=name,

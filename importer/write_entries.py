@@ -75,14 +75,15 @@ def entries(
     bindings: Bindings,
     files: Mapping[str, tuple[ModelFile, tuple[Place, ...]]],
     output: str,
+    least_images: int,
 ) -> dict[str, Any]:
     """The content of the file NAME.yaml: `workflows:` and `models:`. `output`: the id of the answer's node in the
-    template."""
+    template. `least_images`: how many pictures a request must have."""
     workflow: dict[str, Any] = {"title": title, "tasks": list(bindings.tasks), "output": output}
     if bindings.images and "width" not in bindings.fields:
         workflow["size_from_image"] = True
     if len(bindings.images) > 1:
-        workflow["images"] = {"min": len(bindings.images), "max": len(bindings.images)}
+        workflow["images"] = {"min": least_images, "max": len(bindings.images)}
     workflow["inputs"] = dict(_inputs(graph, bindings))
     model = {
         "title": title,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from compiler.values import Nodes
 from errors import WorkflowNotImportable
 from importer.bindings import Bindings
 from importer.graph_view import Place
+from importer.optional_images import OptionalImages
 
 _WIDTH = 118
 _JINJA = re.compile(r"\{[{%#]")
@@ -30,20 +31,25 @@ class WrittenTemplate:
 
 
 def write_template(
-    nodes: Nodes, bindings: Bindings, roles: Mapping[Place, str], title: str
+    nodes: Nodes, bindings: Bindings, roles: Mapping[Place, str], optional: OptionalImages, title: str
 ) -> WrittenTemplate:
     """The template of a workflow. `roles`: inputs that name files of weights -> the role of the file. Raises
     WorkflowNotImportable for a value that JSON does not have."""
     ids = readable_ids(nodes, bindings, roles)
-    writer = _Writer(nodes, bindings, roles, ids)
+    writer = _Writer(nodes, bindings, roles, optional, ids)
     return WrittenTemplate(writer.text(title), ids)
 
 
 class _Writer:
     def __init__(
-        self, nodes: Nodes, bindings: Bindings, roles: Mapping[Place, str], ids: Mapping[str, str]
+        self,
+        nodes: Nodes,
+        bindings: Bindings,
+        roles: Mapping[Place, str],
+        optional: OptionalImages,
+        ids: Mapping[str, str],
     ) -> None:
-        self._nodes, self._bindings, self._ids = nodes, bindings, ids
+        self._nodes, self._bindings, self._optional, self._ids = nodes, bindings, optional, ids
         self._variables: dict[Place, str] = {
             place: field.name for field in bindings.fields.values() for place in field.places
         }
@@ -52,12 +58,18 @@ class _Writer:
             self._variables[place] = "image" if index == 0 else f"images[{index}]"
 
     def text(self, title: str) -> str:
-        blocks = [self._node(node) for node in _in_order(self._nodes)]
+        ordered = _in_order(self._nodes)
         parts = [f"{{# {_comment(title)} #}}\n"]
         if self._bindings.mask_from is not None:
             parts.append(self._mask())
-        parts.append("{\n" + ",\n".join(blocks) + "\n}\n")
+        parts.append(self._object(node for node in ordered if node not in self._optional.nodes))
+        for number in sorted(set(self._optional.nodes.values())):
+            nodes = (node for node in ordered if self._optional.nodes.get(node) == number)
+            parts.append(f"{{% if {_has_images(number)} %}}\n{self._object(nodes)}{{% endif %}}\n")
         return "".join(parts)
+
+    def _object(self, nodes: Iterable[str]) -> str:
+        return "{\n" + ",\n".join(self._node(node) for node in nodes) + "\n}\n"
 
     def _mask(self) -> str:
         """The mask of a request stands in place of the transparency of the picture."""
@@ -74,8 +86,13 @@ class _Writer:
     def _node(self, node: str) -> str:
         entry = self._nodes[node]
         inputs = [
-            f"{_json(name)}: {self._value((node, name), value)}" for name, value in entry["inputs"].items()
+            f"{_json(name)}: {self._value((node, name), value)}"
+            for name, value in entry["inputs"].items()
+            if (node, name) not in self._optional.inputs
         ]
+        # In front, because each brings its own comma.
+        if inputs:
+            inputs[0] = "".join(self._optional_inputs(node)) + inputs[0]
         head = f'  {_json(self._ids[node])}: {{"class_type": {_json(entry["class_type"])}, "inputs": {{'
         line = f"{head}{', '.join(inputs)}}}}}"
         if len(line) <= _WIDTH:
@@ -90,6 +107,13 @@ class _Writer:
             f'    "class_type": {_json(entry["class_type"])},\n'
             f'    "inputs": {{\n{body}\n    }}\n  }}'
         )
+
+    def _optional_inputs(self, node: str) -> Iterator[str]:
+        for name, value in self._nodes[node]["inputs"].items():
+            number = self._optional.inputs.get((node, name))
+            if number is not None:
+                text = f"{_json(name)}: {self._value((node, name), value)}, "
+                yield f"{{% if {_has_images(number)} %}}{text}{{% endif %}}"
 
     def _value(self, place: Place, value: Any) -> str:
         if place in self._variables:
@@ -123,6 +147,10 @@ def _expression(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key!a}: {_expression(entry)}" for key, entry in value.items()) + "}"
     return "none" if value is None else _json(value)
+
+
+def _has_images(number: int) -> str:
+    return f"images | length >= {number}"
 
 
 def _comment(text: str) -> str:

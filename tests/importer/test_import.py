@@ -11,6 +11,7 @@ import pytest
 import yaml
 from PIL import Image, PngImagePlugin
 
+from compiler import find_errors
 from compiler.render import TemplateRenderer
 from errors import WorkflowNotImportable, WorkflowUnreadable
 from importer import Choices, Imported, Workflow, import_workflow, parse_workflow, read_workflow
@@ -254,3 +255,61 @@ def test_a_folder_and_a_missing_file_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none.json"):
         with pytest.raises(WorkflowUnreadable, match="cannot be read"):
             read(path)
+
+
+# --- several pictures ---
+
+
+def stitched(*pairs: tuple[str, str, str]) -> dict[str, Any]:
+    """Pictures put beside each other. `pairs`: the name of a node that stitches, and what it stitches."""
+    graph: dict[str, Any] = {
+        name: {"class_type": "LoadImage", "inputs": {"image": f"{name}.png"}}
+        for _, *names in pairs
+        for name in names
+        if name.startswith("load")
+    }
+    sides = {"direction": "right", "match_image_size": True, "spacing_width": 0, "spacing_color": "white"}
+    for name, first, second in pairs:
+        inputs = {**sides, "image1": [first, 0], "image2": [second, 0]}
+        graph[name] = {"class_type": "ImageStitch", "inputs": inputs}
+    graph["save"] = {
+        "class_type": "SaveImage",
+        "inputs": {"images": [pairs[-1][0], 0], "filename_prefix": "x"},
+    }
+    return graph
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_pictures_that_feed_optional_inputs_may_be_left_out(count: int) -> None:
+    result = imported(stitched(("a", "load1", "load2"), ("b", "a", "load3")))
+    workflow = yaml.safe_load(result.entries)["workflows"]["mine"]
+    assert workflow["images"] == {"min": 1, "max": 3}
+    names = [f"{number}.png" for number in range(1, count + 1)]
+    values = {"images": names, "image": names[0], "mask": None, "prefix": "x"}
+    rendered = TemplateRenderer({"t.json.j2": result.template}).render("t.json.j2", values)
+    loaded = [entry["inputs"]["image"] for entry in rendered.values() if entry["class_type"] == "LoadImage"]
+    assert sorted(loaded) == names
+    assert list(find_errors(rendered, signatures(), "t")) == []
+
+
+def test_an_optional_picture_may_itself_have_an_optional_one() -> None:
+    graph = stitched(("a", "load1", "load2"), ("b", "load3", "load4"), ("c", "a", "b"))
+    result = imported(graph)
+    assert yaml.safe_load(result.entries)["workflows"]["mine"]["images"] == {"min": 1, "max": 4}
+    assert result.template.count("{% if images | length >= 4 %}") == 2
+
+
+def test_a_picture_that_a_required_input_needs_must_be_sent() -> None:
+    graph = stitched(("a", "load1", "load2"))
+    graph["a"] = {
+        "class_type": "ImageCompositeMasked",
+        "inputs": {
+            "destination": ["load1", 0],
+            "source": ["load2", 0],
+            "x": 0,
+            "y": 0,
+            "resize_source": False,
+        },
+    }
+    workflow = yaml.safe_load(imported(graph).entries)["workflows"]["mine"]
+    assert workflow["images"] == {"min": 2, "max": 2}
