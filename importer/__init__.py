@@ -17,6 +17,7 @@ from compiler.signatures import Signatures
 from compiler.values import Nodes
 from importer.bindings import Assumption, Bindings, Choices, find_bindings
 from importer.graph_view import GraphView, Place
+from importer.node_order import in_order_of_links
 from importer.official_templates import OfficialTemplate, TemplateLibrary, packaged_templates
 from importer.optional_images import find_optional_images
 from importer.prove import prove_same
@@ -65,7 +66,7 @@ def import_workflow(
     workflow: Workflow, signatures: Signatures, *, name: str, title: str, choices: Choices
 ) -> Imported:
     """The model `name` from `workflow`, whose nodes all have signatures. Raises WorkflowNotImportable."""
-    nodes = without_editor_inputs(workflow.nodes, signatures)
+    nodes = in_order_of_links(without_editor_inputs(workflow.nodes, signatures))
     bindings = find_bindings(nodes, signatures, choices)
     needed = _needed(nodes, signatures, bindings)
     left_out = tuple(node for node in nodes if node not in needed)

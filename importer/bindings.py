@@ -20,6 +20,7 @@ from importer.find_sampling import Sampling, find_sampling
 from importer.find_size import FoundSize, find_size, loads_picture
 from importer.find_texts import FoundText, find_text
 from importer.graph_view import GraphView, Place
+from importer.node_order import sources_first
 
 _NO_GUIDANCE = 1
 """At this cfg the negative prompt has no effect; models that were distilled have their guidance elsewhere."""
@@ -109,7 +110,7 @@ class _Search:
         output = self._output()
         self._part = graph.upstream(output, active_only=False)
         self._active = graph.upstream(output)
-        images = self._images()
+        images = self._images(output)
         sampling = find_sampling(graph, output)
         size = find_size(graph, sampling.sampler) if sampling is not None else FoundSize()
         if sampling is not None:
@@ -326,17 +327,23 @@ class _Search:
                 if _names_weights(signature, value):
                     yield (node, name), signature.folder or ""
 
-    def _images(self) -> tuple[Place, ...]:
-        """The inputs that name a picture which the answer depends on, in the order of the file."""
+    def _images(self, output: str) -> tuple[Place, ...]:
+        """The inputs that name a picture which the answer depends on, in the order in which the output's nodes
+        use them."""
         graph = self._graph
         named = self._choices.places.get("image")
         found = [
             (node, name)
-            for node in graph.nodes
+            for node in sources_first(graph.nodes, [output])
             if node in self._active and loads_picture(graph, node)
             for name, signature in graph.inputs(node).items()
             if signature.folder == "input" and graph.is_literal((node, name))
         ]
+        if named is not None and named not in found:
+            raise WorkflowNotImportable(
+                f"{_name(named)} for image: this input names no picture that the answer depends on; those that do: "
+                f"{', '.join(map(_name, found)) or 'none'}."
+            )
         unused = [node for node in graph.nodes if node not in self._active and loads_picture(graph, node)]
         if unused:
             self._notes.append(

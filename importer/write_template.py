@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from compiler.exports import placeholder_error
-from compiler.links import is_link, sources_of
+from compiler.links import is_link
 from compiler.values import Nodes
 from errors import WorkflowNotImportable
 from importer.bindings import Bindings
 from importer.graph_view import Place
+from importer.node_order import sources_first
 from importer.optional_images import OptionalImages
 
 _WIDTH = 118
@@ -58,7 +59,7 @@ class _Writer:
             self._variables[place] = "image" if index == 0 else f"images[{index}]"
 
     def text(self, title: str) -> str:
-        ordered = _in_order(self._nodes)
+        ordered = list(sources_first(self._nodes, self._nodes))
         parts = [f"{{# {_comment(title)} #}}\n"]
         if self._bindings.mask_from is not None:
             parts.append(self._mask())
@@ -170,25 +171,6 @@ def _wrapped(items: Sequence[str], indent: str) -> Iterator[str]:
     yield line
 
 
-def _in_order(nodes: Nodes) -> list[str]:
-    """The nodes with each one after those that it depends on; otherwise in the order of the workflow."""
-    ordered: dict[str, None] = {}
-    for start in nodes:
-        pending = [(start, False)]
-        entered: set[str] = set()
-        while pending:
-            node, is_done = pending.pop()
-            if node in ordered:
-                continue
-            if is_done:
-                ordered[node] = None
-            elif node not in entered:
-                entered.add(node)
-                pending.append((node, True))
-                pending += [(source, False) for source in reversed(list(sources_of(nodes, node)))]
-    return list(ordered)
-
-
 # --- readable ids ---------------------------------------------------------------------------------------
 
 
@@ -197,7 +179,7 @@ def readable_ids(nodes: Nodes, bindings: Bindings, roles: Mapping[Place, str]) -
     wanted = dict(_ids_by_role(nodes, bindings, roles))
     ids: dict[str, str] = {}
     taken = {_MASK_NODE}
-    for node in _in_order(nodes):
+    for node in sources_first(nodes, nodes):
         base = wanted.get(node) or _snake(nodes[node]["class_type"])
         name, number = base, 1
         while name in taken:

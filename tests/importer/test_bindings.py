@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from errors import WorkflowNotImportable
+from importer import Imported, Workflow, import_workflow
 from importer.bindings import Bindings, Choices, find_bindings
 from tests.importer.editor_files import sampler_graph, signatures
 
@@ -402,3 +403,53 @@ def test_any_input_can_become_a_field() -> None:
 def test_a_place_that_does_not_exist_is_refused(place: tuple[str, str], reason: str) -> None:
     with pytest.raises(WorkflowNotImportable, match=reason):
         found(sampler_graph(), places={"prompt": place})
+
+
+# --- neither ids, titles nor the order of the file decide ---
+
+
+def _renamed_and_shuffled(graph: dict[str, Any], seed: int) -> tuple[dict[str, Any], dict[str, str]]:
+    chance = random.Random(seed)
+    ids = {node: f"node {chance.random()}" for node in graph}
+    nodes = list(graph)
+    chance.shuffle(nodes)
+    renamed: dict[str, Any] = {}
+    for node in nodes:
+        inputs = {
+            name: [ids[value[0]], value[1]] if isinstance(value, list) else value
+            for name, value in graph[node]["inputs"].items()
+        }
+        renamed[ids[node]] = {"class_type": graph[node]["class_type"], "inputs": inputs}
+    return renamed, ids
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_other_ids_and_another_order_of_the_nodes_give_the_same_template_and_entries(seed: int) -> None:
+    graph = sampler_graph(n3={"text": ["text", 0]}, n8={"images": ["stitched", 0]})
+    for name, picture, side in (("a", "one.png", "right"), ("b", "two.png", "left")):
+        graph[name] = {"class_type": "LoadImage", "inputs": {"image": picture}}
+        graph[f"look at {name}"] = {"class_type": "PreviewImage", "inputs": {"images": [name, 0]}}
+        graph[f"saved {name}"] = {
+            "class_type": "SaveImage",
+            "inputs": {"filename_prefix": side, "images": [name, 0]},
+        }
+    graph["text"] = {"class_type": "PrimitiveStringMultiline", "inputs": {"value": "a cat"}}
+    stitched = {"direction": "right", "match_image_size": True, "spacing_width": 0, "spacing_color": "white"}
+    graph["both"] = {
+        "class_type": "ImageStitch",
+        "inputs": {"image1": ["b", 0], "image2": ["a", 0], **stitched},
+    }
+    graph["stitched"] = {
+        "class_type": "ImageStitch",
+        "inputs": {"image1": ["7", 0], "image2": ["both", 0], **stitched},
+    }
+
+    def imported(nodes: dict[str, Any]) -> Imported:
+        workflow = Workflow(nodes, "API export")
+        return import_workflow(workflow, signatures(), name="m", title="M", choices=Choices())
+
+    renamed, ids = _renamed_and_shuffled(graph, seed)
+    before, after = imported(graph), imported(renamed)
+    assert before.bindings.images == (("b", "image"), ("a", "image"))
+    assert after.bindings.images == tuple((ids[node], name) for node, name in before.bindings.images)
+    assert (after.template, after.entries) == (before.template, before.entries)

@@ -120,6 +120,7 @@ def test_options_decide_what_is_found(run: Import, tmp_path: Path) -> None:
         (["--expose", "2.strength_model=size"], "size"),
         (["--name", "///"], "no name for a model"),
         (["--output", "99"], "no node 99"),
+        (["--image", "3.text"], "names no picture that the answer depends on"),
     ],
 )
 def test_wrong_options_are_refused(
