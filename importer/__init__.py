@@ -7,6 +7,7 @@ imported.template, imported.entries                 # the texts of NAME.json.j2 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,7 @@ from compiler.exports import without_editor_inputs
 from compiler.links import upstream
 from compiler.signatures import Signatures
 from compiler.values import Nodes
+from errors import WorkflowNotImportable, shorten
 from importer.bindings import Assumption, Bindings, Choices, find_bindings
 from importer.graph_view import GraphView, Place
 from importer.node_order import in_order_of_links
@@ -23,7 +25,7 @@ from importer.optional_images import find_optional_images
 from importer.prove import prove_same
 from importer.read_source import ModelFile, Workflow, parse_workflow, read_workflow
 from importer.write_entries import entries, entries_text, file_roles, node_facts, workflow_id
-from importer.write_template import write_template
+from importer.write_template import has_template_syntax, write_template
 
 __all__ = [
     "Assumption",
@@ -66,6 +68,18 @@ def import_workflow(
     workflow: Workflow, signatures: Signatures, *, name: str, title: str, choices: Choices
 ) -> Imported:
     """The model `name` from `workflow`, whose nodes all have signatures. Raises WorkflowNotImportable."""
+    try:
+        return _import_workflow(workflow, signatures, name=name, title=title, choices=choices)
+    except RecursionError as error:
+        raise WorkflowNotImportable(
+            "Hundreds of nodes of the workflow work on the same value one after the other, more than can be followed."
+        ) from error
+
+
+def _import_workflow(
+    workflow: Workflow, signatures: Signatures, *, name: str, title: str, choices: Choices
+) -> Imported:
+    _check_values(workflow.nodes)
     nodes = in_order_of_links(without_editor_inputs(workflow.nodes, signatures))
     bindings = find_bindings(nodes, signatures, choices)
     needed = _needed(nodes, signatures, bindings)
@@ -103,6 +117,24 @@ def import_workflow(
         facts=node_facts(graph),
         classes=frozenset(node["class_type"] for node in nodes.values()),
     )
+
+
+def _check_values(nodes: Nodes) -> None:
+    """Raises WorkflowNotImportable for what cannot be written into a template."""
+    for node, entry in nodes.items():
+        for name, value in entry["inputs"].items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except ValueError as error:
+                raise WorkflowNotImportable(
+                    f"The input {name} of node {node} is not a number that JSON has (NaN or infinity)."
+                ) from error
+        for text in (entry["class_type"], *entry["inputs"]):
+            if has_template_syntax(text):
+                raise WorkflowNotImportable(
+                    f"The name {shorten(text)!r} in node {node} looks like a placeholder of a template. Export the workflow "
+                    "again; names of inputs and nodes are no place for placeholders."
+                )
 
 
 def _needed(nodes: Nodes, signatures: Signatures, bindings: Bindings) -> set[str]:

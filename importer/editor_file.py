@@ -126,7 +126,7 @@ def read_editor_file(document: Mapping[str, Any]) -> EditorFile:
         return EditorFile(_graph(document, "the file"), subgraphs)
     except WorkflowUnreadable:
         raise
-    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError, OverflowError) as error:
         raise WorkflowUnreadable(
             f"This looks like a workflow of ComfyUI's editor, but a part of it has another form ({_reason(error)}). Open it "
             "in ComfyUI and save it again, or use Workflow > Export (API)."

@@ -6,6 +6,7 @@ they are used, muted and bypassed nodes and nodes that exist only in the editor 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -109,10 +110,14 @@ class _Conversion:
         self._scopes: dict[str, _Scope] = {}
 
     def run(self) -> Converted:
-        placed = list(self._placed(_Scope(self._file.root), ()))
+        placed = list(itertools.islice(self._placed(_Scope(self._file.root), ()), MAX_NODES + 1))
+        if len(placed) > MAX_NODES:
+            raise WorkflowUnreadable(
+                f"The workflow has more than {MAX_NODES} nodes, those of its subgraphs included."
+            )
         self._raise_if_unknown(node for _, node in placed)
         nodes = {scope.full_id(node): self._convert(scope, node) for scope, node in placed}
-        return Converted(_with_names_in_texts(nodes), tuple(dict.fromkeys(self._notes)))
+        return Converted(nodes, tuple(dict.fromkeys(self._notes)))
 
     # --- which nodes run ---
 
@@ -338,7 +343,3 @@ def _is_compatible(first: str, second: str) -> bool:
 def _wrapped(value: Any) -> Any:
     """A list as a value is wrapped, because a plain list is a link."""
     return {"__value__": value} if isinstance(value, list) else value
-
-
-def _with_names_in_texts(nodes: Mapping[str, ApiNode]) -> Mapping[str, ApiNode]:
-    return nodes

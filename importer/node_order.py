@@ -6,20 +6,33 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from graphlib import CycleError, TopologicalSorter
 
 from compiler.links import is_link, sources_of
 from compiler.values import Nodes
+from errors import WorkflowNotImportable, shorten
 
-_CIRCLE = "circle"
+_MAX_NAMED = 8
 
 
 def in_order_of_links(nodes: Nodes) -> Nodes:
-    """`nodes` with each one after those that feed it, in the order of its inputs."""
+    """`nodes` with each one after those that feed it, in the order of its inputs. Raises WorkflowNotImportable if links go
+    in a circle."""
+    _check_for_circles(nodes)
     digests = _digests(nodes)
     used = {source for node in nodes for source in sources_of(nodes, node)}
-    # Those that nothing uses come first; only nodes in a circle are not behind them.
-    starts = sorted(nodes, key=lambda node: (node in used, digests[node]))
+    starts = sorted(nodes.keys() - used, key=lambda node: digests[node])
     return {node: nodes[node] for node in sources_first(nodes, starts)}
+
+
+def _check_for_circles(nodes: Nodes) -> None:
+    try:
+        TopologicalSorter({node: set(sources_of(nodes, node)) for node in nodes}).prepare()
+    except CycleError as error:
+        circle = " -> ".join(shorten(node, 40) for node in error.args[1][:_MAX_NAMED])
+        raise WorkflowNotImportable(
+            f"The links of the workflow go in a circle: {circle}. Open it in ComfyUI and remove one of them."
+        ) from error
 
 
 def sources_first(nodes: Nodes, starts: Iterable[str]) -> list[str]:
@@ -45,7 +58,7 @@ def _digests(nodes: Nodes) -> dict[str, str]:
     for node in sources_first(nodes, nodes):
         entry = nodes[node]
         inputs = {
-            name: [digests.get(value[0], _CIRCLE), value[1]] if is_link(value, nodes) else value
+            name: [digests[value[0]], value[1]] if is_link(value, nodes) else value
             for name, value in entry["inputs"].items()
         }
         text = json.dumps([entry["class_type"], inputs], sort_keys=True)

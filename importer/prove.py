@@ -82,6 +82,8 @@ def _differences(expected: Mapping[str, Any], rendered: Mapping[str, Any]) -> It
         if node not in rendered or node not in expected:
             yield f"the node {node} is {'missing' if node not in rendered else 'new'}"
             continue
+        if rendered[node].get("class_type") != expected[node]["class_type"]:
+            yield f"the node {node} is a {rendered[node].get('class_type')} instead of a {expected[node]['class_type']}"
         for name in expected[node]["inputs"].keys() | rendered[node]["inputs"].keys():
             wanted = expected[node]["inputs"].get(name)
             got = rendered[node]["inputs"].get(name)

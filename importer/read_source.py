@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +25,9 @@ MAX_JSON_BYTES = 20_000_000
 MAX_PICTURE_BYTES = 100_000_000
 _MAKE, _MODEL = 0x010F, 0x0110
 """The EXIF fields in which ComfyUI's WebP files carry `workflow:…` and `prompt:…`"""
+
+_HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
+"""An escape that is half of a character, or one of both halves"""
 
 SignaturesFor = Callable[[set[str]], Signatures]
 """The signatures of node classes, those of unknown classes left out"""
@@ -77,7 +82,14 @@ def _content(path: Path) -> bytes:
 
 def _json(data: bytes, name: str) -> Any:
     try:
-        return json.loads(data.decode("utf-8-sig"))
+        document = json.loads(data.decode("utf-8-sig"))
+        if _HALF_CHARACTER.search(data):
+            json.dumps(document, ensure_ascii=False).encode("utf-8")
+        return document
+    except UnicodeEncodeError as error:
+        raise WorkflowUnreadable(
+            f"{name} has a text with half a character ({error.object[error.start]!a}); correct it in ComfyUI."
+        ) from error
     except UnicodeDecodeError as error:
         raise WorkflowUnreadable(f"{name} is neither JSON in UTF-8 nor a PNG or WebP picture.") from error
     except (ValueError, RecursionError) as error:
@@ -86,6 +98,16 @@ def _json(data: bytes, name: str) -> Any:
 
 def parse_workflow(document: Any, signatures_for: SignaturesFor) -> Workflow:
     """The workflow in a JSON document. Raises WorkflowUnreadable, NodesMissing."""
+    try:
+        return _parse_workflow(document, signatures_for)
+    except RecursionError as error:
+        raise WorkflowUnreadable(
+            "Hundreds of reroutes, bypassed nodes or subgraphs follow each other, more than can be followed. Remove some of "
+            "them in ComfyUI, or use Workflow > Export (API)."
+        ) from error
+
+
+def _parse_workflow(document: Any, signatures_for: SignaturesFor) -> Workflow:
     if is_editor_file(document):
         file = read_editor_file(document)
         converted = convert_editor_file(file, signatures_for(node_classes(file)))
@@ -168,16 +190,30 @@ def _from_picture(data: bytes, signatures_for: SignaturesFor) -> Workflow:
         raise WorkflowUnreadable(
             f"The picture carries no workflow of ComfyUI; many sites remove it from what they show.{more}"
         )
-    documents = {
-        key: _json(texts[key].encode("utf-8", "replace"), f"the field `{key}` of the picture")
-        for key in ("prompt", "workflow")
-        if key in texts
-    }
-    declared: Mapping[str, ModelFile] = {}
-    if is_editor_file(documents.get("workflow")):
-        declared = dict(_declared_files(read_editor_file(documents["workflow"])))
-    found = parse_workflow(documents.get("prompt") or documents["workflow"], signatures_for)
-    return replace(found, kind="picture", files=found.files or declared)
+    documents: dict[str, Any] = {}
+    faults: list[WorkflowUnreadable] = []
+    for key in ("prompt", "workflow"):
+        if key in texts:
+            try:
+                documents[key] = _json(
+                    texts[key].encode("utf-8", "replace"), f"The field `{key}` of the picture"
+                )
+            except WorkflowUnreadable as error:
+                faults.append(error)
+    # Other programs write texts or settings under the same names.
+    graphs = [document for document in documents.values() if isinstance(document, Mapping) and document]
+    if not graphs:
+        raise faults[0] if faults else WorkflowUnreadable("The workflow in the picture is empty.")
+    found = parse_workflow(graphs[0], signatures_for)
+    return replace(found, kind="picture", files=found.files or _files_of_editor(documents.get("workflow")))
+
+
+def _files_of_editor(document: Any) -> Mapping[str, ModelFile]:
+    """What the editor's file, which a picture carries beside its graph, says about model files."""
+    with contextlib.suppress(WorkflowUnreadable):
+        if is_editor_file(document):
+            return dict(_declared_files(read_editor_file(document)))
+    return {}
 
 
 def _metadata(data: bytes) -> dict[str, str]:
@@ -189,7 +225,11 @@ def _metadata(data: bytes) -> dict[str, str]:
                 # ComfyUI writes its texts before the pixels; others may write them behind.
                 texts |= {key: str(value) for key, value in getattr(picture, "text", {}).items()}
             exif = picture.getexif()
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError as error:
+        raise WorkflowUnreadable(
+            "The picture cannot be read: it is damaged, or has no usual PNG or WebP form."
+        ) from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise WorkflowUnreadable(f"The picture cannot be read: {shorten(str(error), 120)}.") from error
     for tag in (_MAKE, _MODEL):
         key, found, value = str(exif.get(tag, "")).partition(":")

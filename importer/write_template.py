@@ -12,7 +12,6 @@ from typing import Any
 from compiler.exports import placeholder_error
 from compiler.links import is_link
 from compiler.values import Nodes
-from errors import WorkflowNotImportable
 from importer.bindings import Bindings
 from importer.graph_view import Place
 from importer.node_order import sources_first
@@ -34,8 +33,7 @@ class WrittenTemplate:
 def write_template(
     nodes: Nodes, bindings: Bindings, roles: Mapping[Place, str], optional: OptionalImages, title: str
 ) -> WrittenTemplate:
-    """The template of a workflow. `roles`: inputs that name files of weights -> the role of the file. Raises
-    WorkflowNotImportable for a value that JSON does not have."""
+    """The template of a workflow. `roles`: inputs that name files of weights -> the role of the file."""
     ids = readable_ids(nodes, bindings, roles)
     writer = _Writer(nodes, bindings, roles, optional, ids)
     return WrittenTemplate(writer.text(title), ids)
@@ -123,15 +121,15 @@ class _Writer:
             if value[0] == self._bindings.mask_from and value[1] == 1:
                 return "{{ at.mask }}"
             return _json([self._ids[value[0]], value[1]])
-        try:
-            text = _json(value)
-        except ValueError as error:
-            raise WorkflowNotImportable(
-                f"The input {place[1]} of node {place[0]} is not a number that JSON has (NaN or infinity)."
-            ) from error
-        if _JINJA.search(text) or placeholder_error(text):
+        text = _json(value)
+        if has_template_syntax(text):
             return f"{{{{ {_expression(value)} }}}}"
         return text
+
+
+def has_template_syntax(text: str) -> bool:
+    """Whether Jinja, or the check for placeholders of other programs, would not take `text` as it is."""
+    return bool(_JINJA.search(text) or placeholder_error(text))
 
 
 def _json(value: Any) -> str:

@@ -10,6 +10,7 @@ import pytest
 from errors import NodesMissing, WorkflowUnreadable
 from importer.editor_file import is_editor_file, read_editor_file
 from importer.editor_graph import convert_editor_file
+from importer.read_source import parse_workflow
 from tests.importer.editor_files import (
     editor_file,
     node,
@@ -373,3 +374,29 @@ def test_files_with_parts_of_another_form_are_refused(document: dict[str, Any]) 
     assert is_editor_file(document)
     with pytest.raises(WorkflowUnreadable):
         read_editor_file(document)
+
+
+def test_thousands_of_bypassed_nodes_in_a_row_are_refused_while_reading() -> None:
+    bypassed = [
+        node(100 + number, "ImageInvert", [], [socket("image", "IMAGE", 1000 + number)], ["IMAGE"], mode=4)
+        for number in range(5000)
+    ]
+    links = [
+        [1000, 7, 0, 100, 0],
+        *([1000 + number, 99 + number, 0, 100 + number, 0] for number in range(1, 5000)),
+    ]
+    document = sampler_file(more=bypassed, links=links)
+    document["links"][9] = [10, 5099, 0, 8, 0, "*"]
+    with pytest.raises(WorkflowUnreadable, match="follow each other"):
+        parse_workflow(document, lambda classes: signatures())
+
+
+def test_a_small_file_that_stands_for_endless_nodes_is_refused() -> None:
+    definitions = [
+        subgraph(f"level {level}", [node(number, f"level {level + 1}") for number in range(10)], [])
+        for level in range(3)
+    ]
+    definitions.append(subgraph("level 3", [node(number, "PreviewAny") for number in range(50)], []))
+    document = editor_file([node(1, "level 0")], definitions={"subgraphs": definitions})
+    with pytest.raises(WorkflowUnreadable, match="more than 20000 nodes"):
+        graph_of(document)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,14 @@ def test_any_text_stays_what_it_is(text: str) -> None:
     assert (joined["string_b"], joined["delimiter"]) == (text, text)
 
 
+def test_a_template_with_another_node_class_is_refused() -> None:
+    graph = sampler_graph()
+    result = imported(graph)
+    wrong = WrittenTemplate(result.template.replace('"SaveImage"', '"PreviewImage"'), result.ids)
+    with pytest.raises(WorkflowNotImportable, match="picture is a PreviewImage instead of a SaveImage"):
+        prove_same(graph, wrong, result.bindings, result.files)
+
+
 def test_a_template_that_does_not_give_the_workflow_back_is_refused() -> None:
     graph = sampler_graph()
     result = imported(graph)
@@ -171,6 +180,49 @@ def test_a_file_has_the_url_and_hash_that_the_workflow_names() -> None:
     assert models["lora"] == {"name": "l.safetensors", "folder": "loras"}
 
 
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", ["n5.width", "n6.cfg", "n6.seed", "n2.strength_model"])
+def test_a_number_that_json_does_not_have_is_refused(place: str, number: float) -> None:
+    node, key = place.split(".")
+    with pytest.raises(WorkflowNotImportable, match=f"input {key} of node {node[1:]} is not a number"):
+        imported(sampler_graph(**{node: {key: number}}))
+
+
+@pytest.mark.parametrize("name", ["{{ 7 * 7 }}", "{% raw %}", "{# x", "%prompt%"])
+def test_an_input_whose_name_a_template_would_read_is_refused(name: str) -> None:
+    with pytest.raises(WorkflowNotImportable, match="looks like a placeholder"):
+        imported(sampler_graph(n6={name: 1}))
+
+
+def test_links_in_a_circle_are_refused() -> None:
+    switch = {"switch": ["b", 0], "on_true": ["7", 0], "on_false": ["7", 0]}
+    graph = sampler_graph(n8={"images": ["a", 0]})
+    graph["a"] = {"class_type": "ComfySwitchNode", "inputs": switch}
+    graph["b"] = {"class_type": "ComfySwitchNode", "inputs": {**switch, "switch": ["a", 0]}}
+    with pytest.raises(WorkflowNotImportable, match="go in a circle"):
+        imported(graph)
+
+
+@pytest.mark.parametrize(
+    ("node_class", "key", "target", "others"),
+    [
+        ("StringConcatenate", "string_a", ("3", "text"), {"string_b": "x", "delimiter": ","}),
+        ("ConditioningSetAreaStrength", "conditioning", ("6", "positive"), {"strength": 1.0}),
+    ],
+)
+def test_thousands_of_nodes_in_a_row_are_refused(
+    node_class: str, key: str, target: tuple[str, str], others: dict[str, Any]
+) -> None:
+    graph = sampler_graph()
+    link = graph[target[0]]["inputs"][target[1]]
+    for number in range(5000):
+        graph[f"x{number}"] = {"class_type": node_class, "inputs": {key: link, **others}}
+        link = [f"x{number}", 0]
+    graph[target[0]]["inputs"][target[1]] = link
+    with pytest.raises(WorkflowNotImportable, match="one after the other"):
+        imported(graph)
+
+
 # --- reading ---
 
 
@@ -217,7 +269,9 @@ def test_a_webp_carries_its_graph_in_exif(tmp_path: Path) -> None:
         (b'{"3": {"class_type": "KSampler"}}', "no object `inputs`"),
         (b'{"3": {"class_type": "VAEDecode", "inputs": {"vae": ["9", 0]}}}', "node 9, which does not exist"),
         (b'{"a": ' * 5000, "not JSON"),
-        (b"\x89PNG\r\n\x1a\nrubbish", "cannot be read"),
+        (b'{"3": {"class_type": "CLIPTextEncode", "inputs": {"text": "\\ud83e"}}}', "half a character"),
+        (b'{"nodes": [{"id": 1, "type": "KSampler", "mode": 1e999}]}', "has another form"),
+        (b"\x89PNG\r\n\x1a\nrubbish", "cannot be read: it is damaged"),
         (b"RIFF\x10\x00\x00\x00WEBPrubbish", "cannot be read"),
     ],
 )
@@ -233,6 +287,22 @@ def test_a_picture_without_a_workflow_is_refused(tmp_path: Path) -> None:
         read(picture(tmp_path / "a.png"))
     with pytest.raises(WorkflowUnreadable, match="another program"):
         read(picture(tmp_path / "a.png", parameters="a cat\nSteps: 20"))
+
+
+@pytest.mark.parametrize("text", ["{}", "null", "[]", "a cat, oil on canvas", '{"nodes": [null]}'])
+def test_what_another_program_wrote_beside_the_workflow_does_no_harm(tmp_path: Path, text: str) -> None:
+    graph, file = json.dumps(sampler_graph()), json.dumps(sampler_file())
+    assert read(picture(tmp_path / "a.png", prompt=graph, workflow=text)).nodes == sampler_graph()
+    if "nodes" not in text:
+        assert read(picture(tmp_path / "b.png", prompt=text, workflow=file)).nodes == sampler_graph()
+        with pytest.raises(WorkflowUnreadable, match=r"is empty|is not JSON"):
+            read(picture(tmp_path / "c.png", prompt=text))
+
+
+def test_both_halves_of_a_character_are_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(sampler_graph(n3={"text": "🦊"})))
+    assert read(path).nodes["3"]["inputs"]["text"] == "🦊"
 
 
 def test_a_picture_with_too_much_text_is_refused(tmp_path: Path) -> None:
