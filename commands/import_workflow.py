@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -46,6 +47,8 @@ from schemas.modeline import modeline
 from schemas.yaml_document import read_yaml
 
 _TEMPLATE_PREFIX = "template:"
+_MAX_NAME = 100
+"""characters; names of files have at most 255 bytes"""
 _MAX_LISTED_CHECKED = 40
 """Templates of which a list says what the engine lacks"""
 
@@ -72,6 +75,8 @@ class ImportOptions:
 def run(options: ImportOptions) -> None:
     """Import a workflow, or list the official templates. Raises WorkflowUnreadable, WorkflowNotImportable, NodesMissing,
     InvalidValue, StoreUnwritable."""
+    if options.title is not None and not options.title.isprintable():
+        raise InvalidValue("The title has characters that cannot be shown; leave them out.", param="title")
     nodes = _NodeSource(services().source_paths, options.url, options.object_info, options.allow_api_nodes)
     if options.word is not None:
         _list_templates(_library(nodes), options.word, nodes)
@@ -79,12 +84,12 @@ def run(options: ImportOptions) -> None:
     if options.source is None:
         raise click.UsageError("Missing argument 'SOURCE'.")
     workflow, default_name = _workflow(options.source, nodes)
-    signatures = nodes.signatures({node["class_type"] for node in workflow.nodes.values()})
     model = _model_name(options.name or default_name)
+    signatures = nodes.required({node["class_type"] for node in workflow.nodes.values()})
     choices = Choices(
         places={key: _place(value) for key, value in options.places.items()},
         output=options.output,
-        exposed=dict(_exposed(each) for each in options.expose),
+        exposed=_all_exposed(options.expose),
     )
     imported = import_workflow(
         workflow, signatures, name=model, title=options.title or model, choices=choices
@@ -112,6 +117,14 @@ def run(options: ImportOptions) -> None:
 
 def _workflow(source: str, nodes: _NodeSource) -> tuple[Workflow, str]:
     """The workflow, and a name for it."""
+    try:
+        return _read(source, nodes)
+    except NodesMissing as error:
+        nodes.refuse_paid(set(error.details["nodes"]))
+        raise
+
+
+def _read(source: str, nodes: _NodeSource) -> tuple[Workflow, str]:
     if source.startswith(_TEMPLATE_PREFIX):
         template = source.removeprefix(_TEMPLATE_PREFIX)
         document = _library(nodes).workflow(template)
@@ -140,9 +153,13 @@ def _library(nodes: _NodeSource) -> TemplateLibrary:
 
 
 def _model_name(name: str) -> str:
-    cleaned = re.sub(r"[^A-Za-z0-9_./-]+", "-", name).strip("-./_")
-    if not cleaned:
-        raise InvalidValue(f"{name!r} is no name for a model; choose one with --name.", param="name")
+    parts = re.sub(r"[^A-Za-z0-9_./-]+", "-", name).split("/")
+    cleaned = "/".join(part for part in parts if part.strip(".")).strip("-./_")
+    if not cleaned or len(cleaned) > _MAX_NAME:
+        raise InvalidValue(
+            f"{shorten(name)!r} is no name for a model; choose one with --name, of at most {_MAX_NAME} characters.",
+            param="name",
+        )
     return cleaned
 
 
@@ -151,6 +168,15 @@ def _place(text: str) -> tuple[str, str]:
     if not (node and dot and key):
         raise InvalidValue(f"{text!r} is not NODE.INPUT, such as 6.text.", param="NODE.INPUT")
     return node, key
+
+
+def _all_exposed(texts: tuple[str, ...]) -> dict[str, tuple[str, str]]:
+    exposed: dict[str, tuple[str, str]] = {}
+    for name, place in map(_exposed, texts):
+        if name in exposed:
+            raise InvalidValue(f"--expose names two inputs {name}; give each another name.", param="expose")
+        exposed[name] = place
+    return exposed
 
 
 def _exposed(text: str) -> tuple[str, tuple[str, str]]:
@@ -182,6 +208,7 @@ class _NodeSource:
         self._is_file = object_info is not None
         self._fetched: dict[str, Any] = {}
         """Raw entries that came from an engine or file"""
+        self._said: set[str] = set()
 
     @property
     def engine(self) -> Engine | None:
@@ -190,14 +217,32 @@ class _NodeSource:
             return self._named
         try:
             engine = services().generator.engine()
-        except EaselError:
+            return None if engine.is_sketch else engine
+        except EaselError as error:
+            self._say_once(f"{error.message} Only the nodes that Easel knows are used.")
             return None
-        return None if engine.is_sketch else engine
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            click.echo(text, err=True)
+
+    def required(self, classes: set[str]) -> Signatures:
+        """The signatures of `classes`, all of which run. Raises NodesMissing for those that nothing knows,
+        WorkflowNotImportable for those that call paid services."""
+        found = self.signatures(classes)
+        self.refuse_paid(classes)
+        unknown = sorted(classes - set(found))
+        if unknown:
+            raise NodesMissing(
+                f"Nothing knows the node {', '.join(unknown)}. Name a ComfyUI that has it (--engine URL), or a saved "
+                "response of its /object_info (--object-info FILE).",
+                nodes=unknown,
+            )
+        return found
 
     def signatures(self, classes: set[str]) -> Signatures:
-        """The signatures of `classes`, without those that nothing knows. Raises NodesMissing for classes that call paid
-        services."""
-        self._check_api_nodes(classes)
+        """The signatures of `classes`, without those that nothing knows: a file may have them where they do not run."""
         records = dict(self._known)
         if self._is_file:
             self._fetched |= {name: entry for name, entry in self._file.items() if name in classes}
@@ -212,31 +257,17 @@ class _NodeSource:
             try:
                 self._fetched |= engine.signatures(missing)
             except EngineUnreachable as error:
-                click.echo(f"{error.message} Nodes that Easel does not know are missing therefore.", err=True)
-        self._check_fetched()
+                self._say_once(f"{error.message} Only the nodes that Easel knows are used.")
         fetched = {name: without_files(node_record(entry)) for name, entry in self._fetched.items()}
         records |= with_facts(fetched, self._facts)
-        found = {name: records[name] for name in classes if name in records}
-        unknown = sorted(classes - set(found))
-        if unknown:
-            raise NodesMissing(
-                f"Nothing knows the node {', '.join(unknown)}. Name a ComfyUI that has it (--engine URL), or a saved "
-                "response of its /object_info (--object-info FILE).",
-                nodes=unknown,
-            )
-        return parse_signatures({"nodes": found})
+        return parse_signatures({"nodes": {name: records[name] for name in classes if name in records}})
 
-    def _check_api_nodes(self, classes: set[str]) -> None:
+    def refuse_paid(self, classes: set[str]) -> None:
+        """Raises WorkflowNotImportable if some of `classes` call paid services, and the user did not allow that."""
         if self._allow_api_nodes:
             return
         paid = classes & set(json.loads((self._paths.schemas / "api_nodes.json").read_text("utf-8")))
-        self._refuse_paid(paid)
-
-    def _check_fetched(self) -> None:
-        if not self._allow_api_nodes:
-            self._refuse_paid({name for name, entry in self._fetched.items() if entry.get("api_node")})
-
-    def _refuse_paid(self, paid: set[str]) -> None:
+        paid |= {name for name in classes if self._fetched.get(name, {}).get("api_node")}
         if paid:
             raise WorkflowNotImportable(
                 f"The workflow calls paid services: {', '.join(sorted(paid))}. Every picture would cost money; "
@@ -295,8 +326,13 @@ class _Target:
             raise WorkflowNotImportable(
                 f"A workflow is named {self._imported.workflow} already; choose another name with --name."
             )
+        if os.path.lexists(self.template_path) and not os.path.lexists(self.entries_path):
+            raise WorkflowNotImportable(
+                f"{self.template_path} exists already, without {self.entries_path.name}. Delete it if it is left from an "
+                "import that was interrupted, or choose another name with --name."
+            )
         for path in (self.entries_path, self.template_path):
-            if path.exists() or path.is_symlink():
+            if os.path.lexists(path):
                 raise WorkflowNotImportable(f"{path} exists already; choose another name with --name.")
 
     def prove(self, nodes: _NodeSource) -> None:

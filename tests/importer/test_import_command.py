@@ -14,7 +14,7 @@ from click.testing import Result
 
 from importer.official_templates import PACKAGE
 from tests.conftest import MakeApp
-from tests.importer.editor_files import node, sampler_file, sampler_graph, socket
+from tests.importer.editor_files import node, sampler_file, sampler_graph, socket, subgraph
 
 Import = Callable[..., Result]
 
@@ -92,6 +92,19 @@ def test_a_file_that_is_in_the_way_stays(run: Import, folder: Path, exported: Pa
     assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("my-cats-v2.json.j2", "mine")]
 
 
+def test_what_an_interrupted_import_left_is_named(run: Import, folder: Path, exported: Path) -> None:
+    assert run(exported, "--yes").exit_code == 0
+    (folder / "my-cats-v2.yaml").unlink()
+    result = run(exported, "--yes")
+    assert result.exit_code == 2
+    assert "Delete it if it is left from an import that was interrupted" in result.stderr
+
+
+def test_a_name_cannot_lead_out_of_its_place_in_urls(run: Import, exported: Path) -> None:
+    found = json.loads(run(exported, "--dry-run", "--as", "json", "--name", "../a/./../b").stdout)
+    assert found["model"] == "a/b"
+
+
 def test_options_decide_what_is_found(run: Import, tmp_path: Path) -> None:
     graph = sampler_graph(n3={"text": ["j", 0]})
     graph["j"] = {
@@ -120,6 +133,10 @@ def test_options_decide_what_is_found(run: Import, tmp_path: Path) -> None:
         (["--expose", "2.strength_model=size"], "size"),
         (["--name", "///"], "no name for a model"),
         (["--output", "99"], "no node 99"),
+        (["--name", "x" * 300], "no name for a model"),
+        (["--name", "../.."], "no name for a model"),
+        (["--title", "a\x1b[31mb"], "characters that cannot be shown"),
+        (["--expose", "2.strength_model=own", "--expose", "6.denoise=own"], "two inputs own"),
         (["--image", "3.text"], "names no picture that the answer depends on"),
     ],
 )
@@ -168,6 +185,34 @@ def test_a_workflow_that_calls_paid_services_is_refused(run: Import, tmp_path: P
     result = run(saved(tmp_path / "paid.json", graph), "--yes")
     assert result.exit_code == 2
     assert "--allow-api-nodes" in result.stderr
+
+
+@pytest.mark.parametrize("node_class", ["NodeThatNobodyKnows", "FluxProUltraImageNode"])
+def test_nodes_that_do_not_run_need_no_signature(run: Import, tmp_path: Path, node_class: str) -> None:
+    more = [
+        node(9, node_class, [1], mode=2),
+        node(10, node_class, [1], [socket("image", "IMAGE", 11)], ["IMAGE"], mode=4),
+    ]
+    document = sampler_file(more=more, links=[[11, 7, 0, 10, 0]])
+    document["links"][9] = [10, 10, 0, 8, 0, "IMAGE"]
+    document["definitions"] = {"subgraphs": [subgraph("unused", [node(1, node_class)], [])]}
+    path = saved(tmp_path / "muted.json", document)
+    assert run(path, "--dry-run").exit_code == 0
+    document["nodes"][-2]["mode"] = 0
+    result = run(saved(path, document), "--dry-run")
+    assert result.exit_code == (2 if "Flux" in node_class else 3)
+    assert node_class in result.stderr
+
+
+def test_an_engine_that_does_not_answer_is_no_reason_to_hide_which_node_is_unknown(
+    make_app: MakeApp, tmp_path: Path
+) -> None:
+    path = saved(tmp_path / "a.json", sampler_file(more=[node(9, "NodeThatNobodyKnows")]))
+    app = make_app(engine__url="http://127.0.0.1:9", catalogue_dir=str(tmp_path / "own"))
+    result = app.test_cli_runner().invoke(args=["import-workflow", str(path)])
+    assert result.exit_code == 3
+    assert "does not answer" in result.stderr
+    assert "NodeThatNobodyKnows" in result.stderr
 
 
 def test_a_folder_that_cannot_be_written_is_named(run: Import, folder: Path, exported: Path) -> None:
