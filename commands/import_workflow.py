@@ -368,7 +368,7 @@ class _Target:
                 raise
         except FileExistsError as error:
             raise WorkflowNotImportable(
-                f"{error.filename} exists already; choose another name with --name."
+                f"{error.filename2 or error.filename} exists already; choose another name with --name."
             ) from error
         except OSError as error:
             raise StoreUnwritable(f"{self._folder} cannot be written: {error.strerror}.") from error

@@ -152,6 +152,8 @@ def _graph(entry: Mapping[str, Any], place: str) -> EditorGraph:
 
 def _node(entry: Mapping[str, Any]) -> EditorNode:
     saved = entry.get("widgets_values")
+    if saved is not None and not isinstance(saved, list | Mapping):
+        raise TypeError(f"the widgets_values of node {entry.get('id')} are neither a list nor an object")
     return EditorNode(
         id=str(entry["id"]),
         type=str(entry["type"]),

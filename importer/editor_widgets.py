@@ -85,7 +85,8 @@ class SavedWidgets:
         return _default(signature)
 
     def _skip_control(self, name: str) -> None:
-        if self._rest and (self._rest[0] is None or self._rest[0] in AFTER_A_RUN):
+        first = self._rest[0] if self._rest else None
+        if self._rest and (first is None or (isinstance(first, str) and first in AFTER_A_RUN)):
             self._rest.pop(0)
         elif self._rest:
             self.missing_control = name

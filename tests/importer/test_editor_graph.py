@@ -400,3 +400,15 @@ def test_a_small_file_that_stands_for_endless_nodes_is_refused() -> None:
     document = editor_file([node(1, "level 0")], definitions={"subgraphs": definitions})
     with pytest.raises(WorkflowUnreadable, match="more than 20000 nodes"):
         graph_of(document)
+
+
+@pytest.mark.parametrize("values", [5, "euler", True])
+def test_saved_values_of_another_form_are_refused(values: Any) -> None:
+    with pytest.raises(WorkflowUnreadable, match="widgets_values of node 6"):
+        graph_of(sampler_file(n6={"widgets_values": values}))
+
+
+@pytest.mark.parametrize("odd", [[1, 2], {"a": 1}])
+def test_an_odd_value_in_place_of_what_happens_after_a_run_is_said(odd: Any) -> None:
+    document = sampler_file(n6={"widgets_values": [5, odd, 20, 7, "euler", "normal", 1]})
+    assert any("what happens to seed after a run" in note for note in notes_of(document))

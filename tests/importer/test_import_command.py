@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -90,6 +91,24 @@ def test_a_file_that_is_in_the_way_stays(run: Import, folder: Path, exported: Pa
     (folder / "my-cats-v2.json.j2").write_text("mine")
     assert run(exported, "--yes").exit_code == 2
     assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("my-cats-v2.json.j2", "mine")]
+
+
+def test_of_two_imports_at_once_the_later_names_the_file_of_the_first(
+    make_app: MakeApp, folder: Path, exported: Path
+) -> None:
+    class LateAgreement(io.BytesIO):
+        """While the user decides, another import writes."""
+
+        def read1(self, size: int | None = -1, /) -> bytes:
+            folder.mkdir(exist_ok=True)
+            (folder / "my-cats-v2.json.j2").write_text("of the other")
+            return super().read1(size)
+
+    runner = make_app(catalogue_dir=str(folder)).test_cli_runner()
+    result = runner.invoke(args=["import-workflow", str(exported)], input=LateAgreement(b"y\n"))
+    assert result.exit_code == 2
+    assert "my-cats-v2.json.j2 exists already" in result.stderr
+    assert [path.read_text() for path in folder.iterdir()] == ["of the other"]
 
 
 def test_what_an_interrupted_import_left_is_named(run: Import, folder: Path, exported: Path) -> None:
