@@ -64,8 +64,13 @@ class InputSignature:
     """How many of them are required"""
 
     def grown(self, index: int) -> InputSignature:
+        return self._grown[index < self.grown_minimum]
+
+    @cached_property
+    def _grown(self) -> tuple[InputSignature, InputSignature]:
+        """The inputs beyond the minimum, and those within it"""
         template = self.grown_template or InputSignature("*")
-        return replace(template, required=template.required and index < self.grown_minimum)
+        return replace(template, required=False), template
 
     @property
     def is_model_file(self) -> bool:
