@@ -17,7 +17,7 @@ import errors
 from atomic_file import write_atomic
 from compiler import Catalogue, SourcePaths
 from compiler.values import Note
-from engine import Credentials, Engine
+from engine import Credentials, Engine, EngineSelector
 from errors import EaselError
 from generation import Generator
 
@@ -31,6 +31,8 @@ class CommandServices(Protocol):
     def source_paths(self) -> SourcePaths: ...
     @property
     def generator(self) -> Generator: ...
+    @property
+    def engine_selector(self) -> EngineSelector: ...
     @property
     def credentials(self) -> Credentials: ...
     def catalogue(self) -> Catalogue: ...

@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -138,11 +139,10 @@ def _read(source: str, nodes: _NodeSource) -> tuple[Workflow, str]:
 
 
 def _library(nodes: _NodeSource) -> TemplateLibrary:
-    """The official templates of the ComfyUI that is named or connected, else of the package."""
-    engine = nodes.engine
-    if engine is not None:
+    """The official templates of the ComfyUI that is named, or connected and has some, else of the package."""
+    engine, packaged = nodes.engine, packaged_templates()
+    if engine is not None and (nodes.is_named or packaged is None or engine.template("index") is not None):
         return TemplateLibrary(engine.template, engine.url)
-    packaged = packaged_templates()
     if packaged is None:
         raise InvalidValue(
             "Official templates come from a ComfyUI (--engine URL), or from the package comfyui-workflow-templates-json: "
@@ -208,24 +208,24 @@ class _NodeSource:
         self._is_file = object_info is not None
         self._fetched: dict[str, Any] = {}
         """Raw entries that came from an engine or file"""
-        self._said: set[str] = set()
 
     @property
+    def is_named(self) -> bool:
+        """Whether an option names the engine."""
+        return self._named is not None
+
+    @cached_property
     def engine(self) -> Engine | None:
-        """The engine that is named, or connected; a sketch engine has no workflows of its own."""
+        """The engine that is named, or connected; a sketch engine has no workflows of its own. One that is away is asked and
+        reported once."""
         if self._named is not None:
             return self._named
         try:
-            engine = services().generator.engine()
-            return None if engine.is_sketch else engine
+            engine = services().engine_selector.comfyui()
+            return None if engine is None or engine.is_sketch else engine
         except EaselError as error:
-            self._say_once(f"{error.message} Only the nodes that Easel knows are used.")
+            click.echo(f"{error.message} What only a ComfyUI knows is missing therefore.", err=True)
             return None
-
-    def _say_once(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
-            click.echo(text, err=True)
 
     def required(self, classes: set[str]) -> Signatures:
         """The signatures of `classes`, all of which run. Raises NodesMissing for those that nothing knows,
@@ -234,8 +234,9 @@ class _NodeSource:
         self.refuse_paid(classes)
         unknown = sorted(classes - set(found))
         if unknown:
+            nodes = "the node" if len(unknown) == 1 else "the nodes"
             raise NodesMissing(
-                f"Nothing knows the node {', '.join(unknown)}. Name a ComfyUI that has it (--engine URL), or a saved "
+                f"Nothing knows {nodes} {', '.join(unknown)}. Name a ComfyUI that has them (--engine URL), or a saved "
                 "response of its /object_info (--object-info FILE).",
                 nodes=unknown,
             )
@@ -257,7 +258,8 @@ class _NodeSource:
             try:
                 self._fetched |= engine.signatures(missing)
             except EngineUnreachable as error:
-                self._say_once(f"{error.message} Only the nodes that Easel knows are used.")
+                self.engine = None  # asked once, not for each template of a list
+                click.echo(f"{error.message} Nodes that Easel does not know are missing therefore.", err=True)
         fetched = {name: without_files(node_record(entry)) for name, entry in self._fetched.items()}
         records |= with_facts(fetched, self._facts)
         return parse_signatures({"nodes": {name: records[name] for name in classes if name in records}})
@@ -504,7 +506,7 @@ def _lacks(library: TemplateLibrary, template: OfficialTemplate, nodes: _NodeSou
     try:
         workflow = parse_workflow(library.workflow(template.name), nodes.signatures)
     except NodesMissing as error:
-        return f"; needs the node {', '.join(error.details['nodes'])}"
+        return f"; needs {', '.join(error.details['nodes'])}"
     except EaselError as error:
         return f"; {shorten(error.message, 80)}"
     missing = _missing_files(workflow, nodes)

@@ -77,13 +77,8 @@ class EngineSelector:
     def current(self) -> Engine:
         """The engine to use for the next job. Raises EngineUnreachable, and TooManyFiles and the other errors of
         `shortage_in`."""
-        if self._configured_url is not None:
-            return self._engine(self._configured_url)
-        if self._known_seen is not None and self._seen_url() is None:
-            self._probe_again()
-        answers, seen = self._probe_if_due(), self._seen_url()
-        if seen is not None:
-            return self._seen_engine(seen, answers)
+        if (comfyui := self.comfyui()) is not None:
+            return comfyui
         sketch_url = self._sketch_url()
         if sketch_url is None:
             raise EngineUnreachable(
@@ -92,6 +87,16 @@ class EngineSelector:
                 refused=True,
             )
         return self._engine(sketch_url)
+
+    def comfyui(self) -> Engine | None:
+        """The ComfyUI to use, None if none is configured and none was ever seen; does not wait for the sketch engine. Raises
+        EngineUnreachable, and TooManyFiles and the other errors of `shortage_in`."""
+        if self._configured_url is not None:
+            return self._engine(self._configured_url)
+        if self._known_seen is not None and self._seen_url() is None:
+            self._probe_again()
+        answers, seen = self._probe_if_due(), self._seen_url()
+        return None if seen is None else self._seen_engine(seen, answers)
 
     def _seen_engine(self, url: str, answers: dict[str, _Probe]) -> Engine:
         """The ComfyUI that was seen before. If it is only slow to answer, it is busy: the job waits for it."""

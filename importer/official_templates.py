@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.resources
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +13,9 @@ from typing import Any
 from errors import WorkflowUnreadable
 
 PACKAGE = "comfyui_workflow_templates_json"
+INSTALL_TEMPLATES = (
+    "Without --engine they come from a package: .venv/bin/pip install comfyui-workflow-templates-json."
+)
 _SIMILAR = 5
 
 
@@ -44,7 +48,7 @@ class TemplateLibrary:
     def _entries(self) -> Iterator[OfficialTemplate]:
         index = self._read("index")
         if not isinstance(index, list):
-            raise WorkflowUnreadable(f"{self.origin} has no list of official templates.")
+            raise WorkflowUnreadable(f"{self.origin} has no list of official templates. {INSTALL_TEMPLATES}")
         for category in index:
             for entry in category.get("templates", ()):
                 yield _template(entry, str(category.get("title", "")))
@@ -53,14 +57,9 @@ class TemplateLibrary:
         """The JSON of the template `name`. Raises WorkflowUnreadable, which names similar ones."""
         document = None if name == "index" else self._read(name)
         if document is None:
-            words = [word for word in name.lower().replace("-", "_").split("_") if len(word) > 1]
-            scores = {
-                template.name: sum(word in template.name.lower() for word in words)
-                for template in self.templates()
-            }
-            similar = sorted((each for each in scores if scores[each]), key=lambda each: -scores[each])[
-                :_SIMILAR
-            ]
+            similar = difflib.get_close_matches(
+                name.lower(), [template.name for template in self.templates()], _SIMILAR
+            )
             more = f" Similar ones: {', '.join(similar)}." if similar else ""
             raise WorkflowUnreadable(
                 f"{self.origin} has no template {name!r}.{more} `flask import-workflow --list-templates` lists them."

@@ -107,6 +107,21 @@ def test_without_a_comfyui_the_sketch_engine_is_used_at_its_current_address(
     assert selector.current().url == "http://127.0.0.1:2"
 
 
+def test_who_needs_a_comfyui_does_not_wait_for_the_sketch_engine(installation: Installation) -> None:
+    def asked() -> str | None:
+        raise AssertionError("the sketch engine was asked for")
+
+    probe_urls = (installation.comfy.url, installation.desktop_url)
+    selector = EngineSelector(None, sketch_url=asked, state_dir=installation.state, probe_urls=probe_urls)
+    assert selector.comfyui() is None
+    installation.start_comfyui()
+    again = EngineSelector(None, sketch_url=asked, state_dir=installation.state, probe_urls=probe_urls)
+    found = again.comfyui()
+    assert found is not None
+    assert found.url == installation.comfy.url
+    installation.stop_comfyui()
+
+
 def test_without_any_engine_it_raises_engine_unreachable(installation: Installation) -> None:
     installation.sketch = None
     with pytest.raises(EngineUnreachable, match="no engine is configured"):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from engine import EngineSelector
 from importer.official_templates import PACKAGE
 from tests.conftest import MakeApp
 from tests.importer.editor_files import node, sampler_file, sampler_graph, socket, subgraph
@@ -286,6 +287,33 @@ def test_a_template_that_does_not_exist_is_refused(run: Import, name: str) -> No
     assert "--list-templates" in result.stderr
     if name == "image_cat":
         assert "image_cats" in result.stderr
+
+
+def test_without_a_comfyui_a_list_waits_for_no_sketch_engine(
+    make_app: MakeApp, tmp_path: Path, package: None
+) -> None:
+    app = make_app(engine__url="")
+    asked: list[bool] = []
+    app.extensions["easel"].engine_selector = EngineSelector(
+        None, sketch_url=lambda: asked.append(True), state_dir=tmp_path / "state", probe_urls=[]
+    )
+    result = app.test_cli_runner().invoke(args=["import-workflow", "--list-templates"])
+    assert (result.exit_code, asked) == (0, [])
+
+
+def test_an_engine_that_is_away_is_asked_once_for_a_list(make_app: MakeApp, package: None) -> None:
+    templates = Path(sys.path[0]) / PACKAGE / "templates"
+    document = sampler_file()
+    document["nodes"][0]["type"] = "NoSuchNode"
+    index = json.loads((templates / "index.json").read_text())
+    for name in ("image_a", "image_b"):
+        index[0]["templates"].append({"name": name, "mediaType": "image", "usage": 1})
+        saved(templates / f"{name}.json", document)
+    saved(templates / "index.json", index)
+    app = make_app(engine__url="http://127.0.0.1:1")
+    result = app.test_cli_runner().invoke(args=["import-workflow", "--list-templates"])
+    assert result.stdout.count("needs NoSuchNode") == 2, result.output
+    assert result.stderr.count("What only a ComfyUI knows is missing") == 1
 
 
 def test_without_a_source_of_templates_the_command_says_where_they_come_from(run: Import) -> None:
