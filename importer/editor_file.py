@@ -21,7 +21,9 @@ MUTED, BYPASSED = 2, 4
 NOTES = frozenset({"Note", "MarkdownNote"})
 REROUTE = "Reroute"
 PRIMITIVE = "PrimitiveNode"
-VIRTUAL = NOTES | {REROUTE, PRIMITIVE}
+SETTER, GETTER = "SetNode", "GetNode"
+"""Of the custom nodes KJNodes: a link without a line. A getter gives what feeds the setter with the same name."""
+VIRTUAL = NOTES | {REROUTE, PRIMITIVE, SETTER, GETTER}
 """Classes that exist only in the editor"""
 
 _GROUP_PREFIXES = ("workflow/", "workflow>")
@@ -52,6 +54,12 @@ class EditorNode:
     widgets: tuple[Any, ...] | Mapping[str, Any]
     """The saved values: in the order of the node's widgets, or by name as some custom nodes save them"""
     properties: Mapping[str, Any]
+
+    @property
+    def first_value(self) -> Any:
+        """The first saved value, None if there is none."""
+        values = list(self.widgets.values()) if isinstance(self.widgets, Mapping) else self.widgets
+        return values[0] if values else None
 
     @property
     def is_muted(self) -> bool:

@@ -15,10 +15,12 @@ from compiler.signatures import Signatures
 from errors import NodesMissing, WorkflowUnreadable
 from importer.dynamic_prompts import expanded
 from importer.editor_file import (
+    GETTER,
     MAX_NODES,
     NOTES,
     PRIMITIVE,
     REROUTE,
+    SETTER,
     SUBGRAPH_INPUT,
     VIRTUAL,
     EditorFile,
@@ -231,7 +233,9 @@ class _Conversion:
             return _Value(node.widgets[0]) if not isinstance(node.widgets, Mapping) and node.widgets else None
         if node.is_muted:
             return None
-        if node.type == REROUTE:
+        if node.type == GETTER:
+            return self._named_source(scope, node, kind, seen)
+        if node.type in (REROUTE, SETTER):
             feeding = node.inputs[0].link if node.inputs else None
             return None if feeding is None else self._source(scope, feeding, kind, seen)
         if node.is_bypassed:
@@ -243,6 +247,22 @@ class _Conversion:
         if node.type in NOTES:
             return None
         return _Output(scope.full_id(node), link.origin_slot)
+
+    def _named_source(
+        self, scope: _Scope, getter: EditorNode, kind: str, seen: frozenset[tuple[str, str]]
+    ) -> _Source:
+        """What feeds the setter that has the getter's name, in the same graph or in one around it."""
+        place: _Scope | None = scope
+        while place is not None:
+            for node in place.graph.nodes.values():
+                if node.type == SETTER and node.first_value == getter.first_value:
+                    feeding = node.inputs[0].link if node.inputs else None
+                    return None if feeding is None else self._source(place, feeding, kind, seen)
+            place = place.parent
+        raise WorkflowUnreadable(
+            f"The GetNode {scope.full_id(getter)} reads {getter.first_value!r}, but no SetNode has this name. Open the "
+            "workflow in ComfyUI, correct the name and save it."
+        )
 
     def _bypassed(
         self, scope: _Scope, node: EditorNode, slot: int, kind: str, seen: frozenset[tuple[str, str]]

@@ -149,6 +149,57 @@ def test_a_muted_node_behind_a_widget_leaves_the_value_that_is_stored_there() ->
     assert graph_of(document)["6"]["inputs"]["seed"] == 5
 
 
+def _with_named_link(name: str) -> dict[str, Any]:
+    """The sampler's model passes through a setter, and a getter with this name."""
+    return sampler_file(
+        more=[
+            node(20, "SetNode", ["model"], [socket("MODEL", "MODEL", 20)], ["*"]),
+            node(21, "GetNode", [name], [], ["MODEL"]),
+        ],
+        links=[[20, 2, 0, 20, 0], [21, 21, 0, 6, 0]],
+        n6={"inputs": [socket("model", "MODEL", 21)]},
+    )
+
+
+def test_a_getter_gives_what_feeds_the_setter_with_its_name() -> None:
+    graph = graph_of(_with_named_link("model"))
+    assert graph["6"]["inputs"]["model"] == ["2", 0]
+    assert not {"20", "21"} & set(graph)
+
+
+def test_a_getter_without_a_setter_is_refused() -> None:
+    with pytest.raises(WorkflowUnreadable, match="no SetNode has this name"):
+        graph_of(_with_named_link("modell"))
+
+
+def test_a_getter_in_a_subgraph_finds_the_setter_outside() -> None:
+    inner = [
+        node(1, "GetNode", ["model"], [], ["MODEL"]),
+        node(2, "LoraLoaderModelOnly", ["l.safetensors", 1], [socket("model", "MODEL", 1)], ["MODEL"]),
+    ]
+    graph = graph_of(
+        sampler_file(
+            more=[
+                node(20, "SetNode", ["model"], [socket("MODEL", "MODEL", 20)], ["*"]),
+                node(21, "inner", [], [], ["MODEL"]),
+            ],
+            links=[[20, 2, 0, 20, 0], [21, 21, 0, 6, 0]],
+            n6={"inputs": [socket("model", "MODEL", 21)]},
+        )
+        | {
+            "definitions": {
+                "subgraphs": [
+                    subgraph(
+                        "inner", inner, [[1, 1, 0, 2, 0], [2, 2, 0, -20, 0]], outputs=[("MODEL", "MODEL")]
+                    )
+                ]
+            }
+        }
+    )
+    assert graph["21:2"]["inputs"]["model"] == ["2", 0]
+    assert graph["6"]["inputs"]["model"] == ["21:2", 0]
+
+
 def test_notes_vanish() -> None:
     assert (
         graph_of(sampler_file(more=[node(9, "Note", ["x"]), node(10, "MarkdownNote", ["y"])]))
