@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -94,8 +94,9 @@ class ImageFields:
             endpoint = replace(endpoint, task="edit", path_task="generate")
         return cls(fields, files, [*notes, *more], inputs, endpoint, services, catalogue, deadline)
 
-    def prepare(self) -> tuple[ParsedRequest, Drawing]:
+    def prepare(self, cancelled: Callable[[], bool] | None = None) -> tuple[ParsedRequest, Drawing]:
         """Check the fields and prepare the drawing. An image that is fetched from a URL takes part of the request's time.
+        `cancelled`: whether the client has hung up; needed where there is no request context, as in a stream.
 
         Raises the errors of `extract_images`, `read_image_request` and `Generator.prepare`.
         """
@@ -105,7 +106,7 @@ class ImageFields:
             timeout_s=self.deadline - time.monotonic(),
             pictures=pictures,
             catalogue=self.catalogue,
-            cancelled=disconnect_check(request.environ),
+            cancelled=cancelled or disconnect_check(request.environ),
         )
         return parsed, drawing
 

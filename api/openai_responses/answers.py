@@ -209,7 +209,9 @@ class ModelAnswer:
         if (edit and newest_image(self._body) is not None) or _always_edits(tool):
             images = _images_of(self._body, tool)
         fields, notes = picture_fields(tool, prompt, images)
-        return ImageFields.read({**fields, **more}, self._services, Endpoint(), notes=notes).prepare()
+        return ImageFields.read({**fields, **more}, self._services, Endpoint(), notes=notes).prepare(
+            self._cancelled
+        )
 
     def _places(
         self, call: PictureCall, drawing: Drawing, document: Mapping[str, Any]
