@@ -27,6 +27,7 @@ _NO_GUIDANCE = 1
 _PREVIEW_RANK = 2
 _OTHER_KINDS = {"VIDEO": "a video", "AUDIO": "sound", "MESH": "a 3D model"}
 _OUTSIDE = re.compile(r"^([A-Za-z]:|[/\\])|(^|[/\\])\.\.([/\\]|$)")
+_CHANNEL, _MASK_CHANNEL = "channel", "red"
 _PICTURE_CHOICES = frozenset({"image"})
 """These order the pictures instead of becoming a field."""
 _NO_PICTURES = (
@@ -66,6 +67,8 @@ class Bindings:
     """Inputs that name files of weights, and the folder of each"""
     images: tuple[Place, ...]
     """Inputs that name pictures, in the order in which a request sends them"""
+    mask_file: Place | None = None
+    """The input that names a picture of which only a mask is used"""
     mask_from: str | None = None
     """The node that loads the picture whose mask the workflow uses"""
     size: FoundSize = field(default_factory=FoundSize)
@@ -79,7 +82,15 @@ class Bindings:
             return ("generate",)
         if "prompt" not in self.fields:
             return ("vary",)
-        return ("inpaint",) if self.mask_from is not None else ("edit",)
+        has_mask = self.mask_from is not None or self.mask_file is not None
+        return ("inpaint",) if has_mask else ("edit",)
+
+    @property
+    def changed(self) -> Mapping[Place, Any]:
+        """Literals that the template has with another value: a request's mask says in its red channel where to draw."""
+        if self.mask_file is None:
+            return {}
+        return {(self.mask_file[0], _CHANNEL): _MASK_CHANNEL}
 
 
 @dataclass(frozen=True)
@@ -110,7 +121,7 @@ class _Search:
         output = self._output()
         self._part = graph.upstream(output, active_only=False)
         self._active = graph.upstream(output)
-        images = self._images(output)
+        images, mask_file = self._without_mask(self._images(output))
         sampling = find_sampling(graph, output)
         size = find_size(graph, sampling.sampler) if sampling is not None else FoundSize()
         if sampling is not None:
@@ -130,7 +141,8 @@ class _Search:
             fields=self._fields,
             files=dict(self._files()),
             images=images,
-            mask_from=self._mask(images),
+            mask_file=mask_file,
+            mask_from=self._mask(images) if mask_file is None else None,
             size=size,
             sampling=sampling,
             assumptions=tuple(self._assumptions),
@@ -350,6 +362,24 @@ class _Search:
                 f"Node {', '.join(unused)} loads a picture that has no effect as the switches of the workflow stand."
             )
         return tuple(sorted(found, key=lambda place: place != named)) if named is not None else tuple(found)
+
+    def _without_mask(self, images: tuple[Place, ...]) -> tuple[tuple[Place, ...], Place | None]:
+        """`images` without the one that is only loaded as a mask, as LoadImageMask does; and that one."""
+        masks = [place for place in images if "IMAGE" not in self._graph.output_types(place[0])]
+        pictures = tuple(place for place in images if place not in masks)
+        if not masks or not pictures:
+            return images, None
+        if len(masks) > 1:
+            raise WorkflowNotImportable(
+                f"The workflow loads {len(masks)} masks ({', '.join(map(_name, masks))}), but a request has one. Make "
+                "them from one mask in ComfyUI."
+            )
+        if self._graph.value((masks[0][0], _CHANNEL)) not in (None, _MASK_CHANNEL):
+            self._notes.append(
+                f"The mask of a request is white where to draw: the {_CHANNEL} of node {masks[0][0]} becomes "
+                f"{_MASK_CHANNEL}."
+            )
+        return pictures, masks[0]
 
     def _mask(self, images: tuple[Place, ...]) -> str | None:
         """The node whose second output, the mask of the picture, is used."""

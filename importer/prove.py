@@ -29,7 +29,7 @@ def exported_values(
         "files": {role: file.name for role, (file, _) in files.items()},
         "images": images,
         "image": images[0] if images else None,
-        "mask": None,
+        "mask": nodes[mask[0]]["inputs"][mask[1]] if (mask := bindings.mask_file) is not None else None,
         "crop": None,
         "loras": [],
     }
@@ -59,6 +59,7 @@ def prove_same(
 
 def _expected(nodes: Nodes, written: WrittenTemplate, bindings: Bindings) -> dict[str, Any]:
     values = {place: field.value for field in bindings.fields.values() for place in field.places}
+    values |= bindings.changed
     return {
         written.ids[node]: {
             "class_type": entry["class_type"],

@@ -55,6 +55,8 @@ class _Writer:
         self._variables |= {place: f"files.{role}" for place, role in roles.items()}
         for index, place in enumerate(bindings.images):
             self._variables[place] = "image" if index == 0 else f"images[{index}]"
+        if bindings.mask_file is not None:
+            self._variables[bindings.mask_file] = "mask"
 
     def text(self, title: str) -> str:
         ordered = list(sources_first(self._nodes, self._nodes))
@@ -115,6 +117,7 @@ class _Writer:
                 yield f"{{% if {_has_images(number)} %}}{text}{{% endif %}}"
 
     def _value(self, place: Place, value: Any) -> str:
+        value = self._bindings.changed.get(place, value)
         if place in self._variables:
             return f"{{{{ {self._variables[place]} }}}}"
         if is_link(value, self._nodes):

@@ -317,6 +317,25 @@ def test_the_mask_of_the_picture_makes_it_inpainting() -> None:
     assert (bindings.tasks, bindings.mask_from) == (("inpaint",), "i")
 
 
+def test_a_picture_that_is_only_a_mask_is_the_mask() -> None:
+    graph = edit_graph(latent_image=["n", 0]) | nodes(
+        m=("LoadImageMask", {"image": "mask.png", "channel": "alpha"}),
+        n=("SetLatentNoiseMask", {"samples": ["e", 0], "mask": ["m", 0]}),
+    )
+    bindings = found(graph)
+    assert (bindings.tasks, bindings.images) == (("inpaint",), (("i", "image"),))
+    assert (bindings.mask_file, bindings.mask_from) == (("m", "image"), None)
+    assert bindings.changed == {("m", "channel"): "red"}
+    assert any("the channel of node m becomes red" in note for note in bindings.notes)
+    graph |= nodes(
+        o=("LoadImageMask", {"image": "other.png", "channel": "red"}),
+        n=("SetLatentNoiseMask", {"samples": ["k", 0], "mask": ["m", 0]}),
+        k=("SetLatentNoiseMask", {"samples": ["e", 0], "mask": ["o", 0]}),
+    )
+    with pytest.raises(WorkflowNotImportable, match="loads 2 masks"):
+        found(graph)
+
+
 def test_a_workflow_without_a_prompt_needs_only_the_picture() -> None:
     graph = nodes(
         i=("LoadImage", {"image": "cat.png"}),

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from click.testing import Result
+from PIL import Image
 
 from engine import EngineSelector
 from importer.official_templates import PACKAGE
@@ -355,3 +356,30 @@ def test_files_of_a_real_editor_become_the_graphs_that_it_exports() -> None:
         ):
             wrong.append(folder.name)
     assert wrong == []
+
+
+def test_an_imported_mask_gets_the_mask_of_a_request(
+    make_app: MakeApp, run: Import, folder: Path, tmp_path: Path
+) -> None:
+    graph = sampler_graph(n6={"latent_image": ["n", 0]})
+    graph |= {
+        "i": {"class_type": "LoadImage", "inputs": {"image": "cat.png"}},
+        "m": {"class_type": "LoadImageMask", "inputs": {"image": "mask.png", "channel": "alpha"}},
+        "e": {"class_type": "VAEEncode", "inputs": {"pixels": ["i", 0], "vae": ["1", 2]}},
+        "n": {"class_type": "SetLatentNoiseMask", "inputs": {"samples": ["e", 0], "mask": ["m", 0]}},
+    }
+    del graph["5"]
+    result = run(saved(tmp_path / "masked.json", graph), "--yes")
+    assert result.exit_code == 0, result.output
+    Image.new("RGB", (64, 64)).save(tmp_path / "cat.png")
+    Image.new("L", (64, 64), 255).save(tmp_path / "mask.png")
+    arguments = ["--image", str(tmp_path / "cat.png"), "--mask", str(tmp_path / "mask.png")]
+    compiled = (
+        make_app(catalogue_dir=str(folder))
+        .test_cli_runner()
+        .invoke(args=["compile-workflow", "masked", "a dog", *arguments])
+    )
+    loader = json.loads(compiled.stdout)["load_image_mask"]["inputs"]
+    assert loader["channel"] == "red"
+    assert "mask" in loader["image"]
+    assert loader["image"] != json.loads(compiled.stdout)["image"]["inputs"]["image"]
