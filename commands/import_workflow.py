@@ -278,11 +278,8 @@ class _NodeSource:
 
     def learn(self, classes: frozenset[str]) -> None:
         """Keep the signatures of classes that Easel did not know, for the server."""
-        new = {
-            name: entry
-            for name, entry in self._fetched.items()
-            if name in classes and name not in self._known and name not in read_more_nodes(self._paths)
-        }
+        known = {*self._known, *read_more_nodes(self._paths)}
+        new = {name: entry for name, entry in self._fetched.items() if name in classes and name not in known}
         if new:
             version = self._named.stats().version if self._named is not None else "imported"
             add_to_learned(self._paths, new, version)

@@ -109,6 +109,10 @@ def find_bindings(nodes: Nodes, signatures: Signatures, choices: Choices) -> Bin
 
 class _Search:
     def __init__(self, graph: GraphView, choices: Choices) -> None:
+        if ("width" in choices.places) != ("height" in choices.places):
+            raise WorkflowNotImportable(
+                "Name both inputs of the size: --width NODE.INPUT and --height NODE.INPUT."
+            )
         self._graph, self._choices = graph, choices
         self._assumptions: list[Assumption] = []
         self._notes: list[str] = []

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compiler.signatures import Signatures
+from compiler.values import Nodes
 from errors import NodesMissing, WorkflowUnreadable
 from importer.dynamic_prompts import expanded
 from importer.editor_file import (
@@ -32,16 +33,6 @@ from importer.editor_widgets import SavedWidgets, has_widget
 
 _MAX_DEPTH = 32
 """of subgraphs inside each other"""
-
-
-@dataclass(frozen=True)
-class ApiNode:
-    """A node of the graph with what only the editor's file says about it."""
-
-    node_class: str
-    inputs: Mapping[str, Any]
-    title: str = ""
-    properties: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -80,15 +71,8 @@ class _Scope:
 class Converted:
     """`nodes`: by id in API format. `notes`: sentences about what the file does not say or says oddly."""
 
-    nodes: Mapping[str, ApiNode]
+    nodes: Nodes
     notes: tuple[str, ...] = ()
-
-    def api(self) -> dict[str, Any]:
-        """The graph as ComfyUI's POST /prompt takes it."""
-        return {
-            name: {"class_type": node.node_class, "inputs": dict(node.inputs)}
-            for name, node in self.nodes.items()
-        }
 
 
 def convert_editor_file(file: EditorFile, signatures: Signatures) -> Converted:
@@ -166,7 +150,7 @@ class _Conversion:
 
     # --- one node ---
 
-    def _convert(self, scope: _Scope, node: EditorNode) -> ApiNode:
+    def _convert(self, scope: _Scope, node: EditorNode) -> dict[str, Any]:
         values = {
             name: _wrapped(self._typed(scope, node, name, value))
             for name, value in self._widgets(scope, node).values.items()
@@ -179,7 +163,7 @@ class _Conversion:
                 values[socket.name] = [source.node, source.slot]
             elif isinstance(source, _Value):
                 values[socket.name] = _wrapped(source.value)
-        return ApiNode(node.type, values, node.title, node.properties)
+        return {"class_type": node.type, "inputs": values}
 
     def _typed(self, scope: _Scope, node: EditorNode, name: str, value: Any) -> Any:
         """What the editor sends for a text that is typed in the node itself. Outside subgraphs it chooses from

@@ -43,7 +43,7 @@ def _is_plain(signature: InputSignature) -> bool:
 
 
 class SavedWidgets:
-    """Reads the saved values of one node. `values`: by input name. `faults`: what the file lacks."""
+    """Reads the saved values of one node. `values`: by input name."""
 
     def __init__(
         self, node_class: str, signature: NodeSignature, saved: Sequence[Any] | Mapping[str, Any]

@@ -4,7 +4,7 @@ denoise. Types and links decide, never names of nodes."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from importer.graph_view import GraphView, Place
 
@@ -27,7 +27,7 @@ class Sampling:
     sampler_name: Place | None = None
     scheduler: Place | None = None
     denoise: Place | None = None
-    is_split: bool = field(default=False)
+    is_split: bool = False
     """The samplers share their steps among each other, so the number of steps cannot be changed alone."""
 
 

@@ -31,7 +31,6 @@ class OfficialTemplate:
     media_type: str
     is_open: bool
     """It calls no paid service."""
-    min_comfyui: str
 
 
 class TemplateLibrary:
@@ -76,7 +75,6 @@ def _template(entry: Mapping[str, Any], category: str) -> OfficialTemplate:
         usage=int(entry.get("usage") or 0),
         media_type=str(entry.get("mediaType", "")),
         is_open=entry.get("openSource") is not False,
-        min_comfyui=str(entry.get("minComfyUIVersion", "")),
     )
 
 

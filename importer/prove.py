@@ -15,8 +15,6 @@ from importer.graph_view import Place
 from importer.read_source import ModelFile
 from importer.write_template import WrittenTemplate
 
-_SIDES = ("width", "height")
-
 
 def exported_values(
     bindings: Bindings, nodes: Nodes, files: Mapping[str, tuple[ModelFile, tuple[Place, ...]]]

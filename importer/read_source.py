@@ -45,12 +45,11 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class Workflow:
-    """A workflow in API format. `titles`: node id -> what its author called it, for readable ids. `files`: what the workflow
-    says about its files by name. `notes`: sentences about the reading."""
+    """A workflow in API format. `kind`: what it was read from. `files`: what the workflow says about its files by name.
+    `notes`: sentences about the reading."""
 
     nodes: Nodes
     kind: str
-    titles: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, ModelFile] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -113,17 +112,10 @@ def _parse_workflow(document: Any, signatures_for: SignaturesFor) -> Workflow:
         converted = convert_editor_file(file, signatures_for(node_classes(file)))
         if not converted.nodes:
             raise WorkflowUnreadable("The workflow has no node that runs.")
-        titles = {name: node.title for name, node in converted.nodes.items() if node.title}
-        return Workflow(converted.api(), "editor file", titles, dict(_declared_files(file)), converted.notes)
+        return Workflow(converted.nodes, "editor file", dict(_declared_files(file)), converted.notes)
     if isinstance(document, Mapping) and isinstance(document.get("prompt"), Mapping):
         document = document["prompt"]
-    nodes = _api_nodes(document)
-    titles = {
-        name: str(node["_meta"].get("title") or "")
-        for name, node in document.items()
-        if isinstance(node.get("_meta"), Mapping)
-    }
-    return Workflow(nodes, "API export", titles)
+    return Workflow(_api_nodes(document), "API export")
 
 
 def _api_nodes(document: Any) -> Nodes:

@@ -23,7 +23,7 @@ from tests.importer.editor_files import (
 
 
 def graph_of(document: dict[str, Any]) -> dict[str, Any]:
-    return convert_editor_file(read_editor_file(document), signatures()).api()
+    return convert_editor_file(read_editor_file(document), signatures()).nodes
 
 
 def notes_of(document: dict[str, Any]) -> tuple[str, ...]:

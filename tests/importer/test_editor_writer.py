@@ -29,7 +29,7 @@ TASKS = [(model.id, task) for model in CATALOGUE.models.values() for task in mod
 def read_back(written: EditorDocument) -> dict[str, Any]:
     """The graph that the file says, with the ids of the graph that it was written from."""
     document = json.loads(json.dumps(written.document))
-    graph = convert_editor_file(read_editor_file(document), NODES).api()
+    graph = convert_editor_file(read_editor_file(document), NODES).nodes
     names = {str(number): name for name, number in written.ids.items()}
     return {
         names[number]: {
@@ -275,7 +275,7 @@ def text_of(typed: str) -> tuple[Any, tuple[str, ...]]:
         if node["type"] == "CLIPTextEncode":
             node["widgets_values"] = [typed]
     converted = convert_editor_file(read_editor_file(document), NODES)
-    return converted.nodes["2"].inputs["text"], converted.notes
+    return converted.nodes["2"]["inputs"]["text"], converted.notes
 
 
 def test_a_comment_is_removed_on_import_and_a_random_choice_is_kept_and_both_are_said() -> None:

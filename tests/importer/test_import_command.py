@@ -147,6 +147,7 @@ def test_options_decide_what_is_found(run: Import, tmp_path: Path) -> None:
     [
         (["--prompt", "3"], "not NODE.INPUT"),
         (["--prompt", "3.none"], "no input none"),
+        (["--width", "5.width"], "Name both inputs of the size"),
         (["--expose", "3.text"], "not NODE.INPUT=NAME"),
         (["--expose", "3.text=Bad Name"], "not NODE.INPUT=NAME"),
         (["--expose", "2.strength_model=steps"], "steps is a field of the workflow already (6.steps)"),
@@ -344,7 +345,7 @@ def test_files_of_a_real_editor_become_the_graphs_that_it_exports() -> None:
     for folder in folders:
         document = json.loads((folder / "editor.json").read_text())
         expected = json.loads((folder / "api.json").read_text())
-        graph = convert_editor_file(read_editor_file(document), signatures()).api()
+        graph = convert_editor_file(read_editor_file(document), signatures()).nodes
         if (
             len(graph) != len(expected)
             or sorted(node["class_type"] for node in graph.values())
