@@ -385,6 +385,10 @@ class Engine:
         self._http.upload(data, name, _SUBFOLDER)
         return upload_name(name)
 
+    def has_upload(self, name: str) -> bool:
+        """Whether the engine still has an image that was uploaded. Raises EngineUnreachable."""
+        return self._http.has_upload(name, _SUBFOLDER)
+
     def erase_uploads(self, names: Iterable[str]) -> None:
         """Overwrite uploaded images with one pixel, because ComfyUI cannot delete files. Never raises. Waits for an engine
         that does not answer at most 3 s, and not beyond the time limit of the thread: the rest then happens in the

@@ -163,6 +163,12 @@ class ComfyuiHttp:
                 message += f" Let the proxy pass bodies of {megabytes} MB and more; in nginx: `client_max_body_size 100m;`."
             raise UploadRefused(message, status=status)
 
+    def has_upload(self, name: str, subfolder: str) -> bool:
+        """Whether the temp folder has this image."""
+        query = urlencode({"filename": name, "subfolder": subfolder, "type": "temp"})
+        status, _, _ = self._call("HEAD", f"{_VIEW}?{query}")
+        return status == 200
+
     def view(self, file: Mapping[str, str]) -> tuple[int, str, bytes]:
         """Status, content type and bytes of a file that a node wrote."""
         return self._call("GET", f"{_VIEW}?{urlencode(file)}", timeout_s=_SLOW_TIMEOUT_S)

@@ -159,8 +159,11 @@ class Drawing:
         return outcome
 
     def _upload(self, cancelled: Callable[[], bool]) -> None:
-        """Before each job: an engine that restarted since the previous job has emptied its temp folder."""
-        for name in self._uploads.names():
+        """Once for all jobs; again if the engine has restarted since the previous one, which empties its temp folder."""
+        names = list(self._uploads.names())
+        if self._uploaded.issuperset(names) and (not names or self._engine.has_upload(names[-1])):
+            return
+        for name in names:
             if cancelled():
                 raise RequestCancelled("The caller cancelled the request.")
             self._uploaded.add(name)

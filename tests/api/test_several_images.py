@@ -20,10 +20,11 @@ from compiler import ImageRequest
 from errors import RequestCancelled
 from generation import OutputOptions, Pictures
 from pictures import read_image
+from sketch import SketchProcess
 from tests.api.openai_types import respond
 from tests.api.test_edits import EDITS, VARIATIONS, data_url, file, mask, pictures
 from tests.compiler.catalogues import ENCODED, IMAGES, STITCHED, with_workflow, write_sources
-from tests.conftest import ROOT, MakeApp
+from tests.conftest import NODES, ROOT, MakeApp
 from tests.pictures.pictures import encoded, pattern
 from tests.waiting import wait_until
 
@@ -479,3 +480,35 @@ def test_a_client_that_hangs_up_during_the_uploads_gets_no_more_of_them(make_cli
         uploads_of_the_request += recorded
     assert [size > 100 for _, size in uploads_of_the_request] == [True, False]
     assert {name for name, _ in uploads_of_the_request} == {"hung-up-image.png"}
+
+
+def test_all_jobs_of_a_request_load_the_same_uploads(client: FlaskClient) -> None:
+    form = [("image[]", file(data)) for data in THREE]
+    with recorded_uploads(client) as recorded:
+        body = ok(post_form(client, *form, ("n", "3")))
+    assert len(pictures(body)) == 3
+    for sizes in sizes_by_name(recorded).values():
+        first, *others = sizes
+        assert first > 100
+        assert [size < 100 for size in others] == [True]
+
+
+def test_an_engine_that_lost_the_uploads_between_two_jobs_gets_them_again(
+    make_client: Any, catalogue_files: dict[str, list[str]], tmp_path: Path
+) -> None:
+    image, *more = map(read_image, THREE)
+    request = ImageRequest(prompt="x", seed=1, id="lost", model="mine", task="edit", n=3)
+    with SketchProcess(nodes=NODES, files=catalogue_files, folder=tmp_path) as sketch:
+        client = make_client(settings={"engine__url": sketch.url})
+        generator = client.application.extensions["easel"].generator
+        with recorded_uploads(client) as recorded:
+            drawing = generator.prepare(request, timeout_s=60, pictures=Pictures(image, more=tuple(more)))
+            images = drawing.images(OutputOptions(keep=False))
+            next(images)
+            stored = list(tmp_path.glob("easel-sketch-*/temp/easel/lost-*"))
+            assert len(stored) == 3
+            for path in stored:
+                path.unlink()
+            assert len(list(images)) == 2
+    sent = [sum(size > 100 for size in sizes) for sizes in sizes_by_name(recorded).values()]
+    assert sent == [2, 2, 2]
