@@ -23,6 +23,12 @@ from errors import GraphInvalid, shorten
 from schemas import did_you_mean, nearest
 
 _NODE_KEYS = ("class_type", "inputs", "_meta")
+NO_SUCH_NODE = "the link points to a node that does not exist"
+NOT_A_LINK = "not a link"
+NO_LINK = "a plain value where a link is required"
+CYCLE = "the links form a cycle"
+BROKEN_LINKS = (NO_SUCH_NODE, NOT_A_LINK, NO_LINK, CYCLE)
+"""How the messages begin after which nothing can be said about nodes further up: the mistake cuts them off."""
 _NOT_FINITE = "not a finite number, which JSON requires"
 
 
@@ -60,9 +66,12 @@ def find_errors(nodes: Mapping[str, Any], signatures: Signatures, template: str)
     if not has_valid_nodes:
         return
     types = LinkTypes(nodes, signatures)
+    has_broken_links = False
     for node_id, node in nodes.items():
-        yield from _input_errors(node_id, node, nodes, signatures, types, new_error)
-    yield from _connection_errors(nodes, signatures, new_error)
+        for error in _input_errors(node_id, node, nodes, signatures, types, new_error):
+            has_broken_links |= error.message.startswith(BROKEN_LINKS)
+            yield error
+    yield from _connection_errors(nodes, signatures, new_error, has_broken_links=has_broken_links)
 
 
 @dataclass(frozen=True)
@@ -185,11 +194,11 @@ def _link_errors(
     new_error: _ErrorFactory,
 ) -> Iterator[GraphError]:
     if len(link) != 2 or not isinstance(link[0], str) or type(link[1]) is not int:
-        yield new_error(node_id, name, link, "[node id, output index]", "not a link")
+        yield new_error(node_id, name, link, "[node id, output index]", NOT_A_LINK)
         return
     source, index = link
     if source not in nodes:
-        message = f"the link points to a node that does not exist{did_you_mean(source, nodes)}"
+        message = f"{NO_SUCH_NODE}{did_you_mean(source, nodes)}"
         yield new_error(node_id, name, link, ", ".join(nodes), message)
         return
     outputs = signatures[nodes[source]["class_type"]].outputs
@@ -225,7 +234,7 @@ def _value_errors(
         return
     kinds = PLAIN_TYPES.get(expected.type) or _plain_kinds(expected.type)
     if not kinds:
-        allowed, message = f"a link of type {expected.type}", "a plain value where a link is required"
+        allowed, message = f"a link of type {expected.type}", NO_LINK
         yield new_error(node_id, name, value, allowed, message)
     elif not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         yield new_error(node_id, name, value, _describe(expected), "the value has the wrong type")
@@ -281,7 +290,11 @@ def _describe(expected: InputSignature) -> str:
 
 
 def _connection_errors(
-    nodes: Mapping[str, Any], signatures: Signatures, new_error: _ErrorFactory
+    nodes: Mapping[str, Any],
+    signatures: Signatures,
+    new_error: _ErrorFactory,
+    *,
+    has_broken_links: bool,
 ) -> Iterator[GraphError]:
     outputs = [node_id for node_id, node in nodes.items() if signatures[node["class_type"]].output_node]
     if not outputs:
@@ -291,7 +304,9 @@ def _connection_errors(
         return
     cycle = _cycle(nodes)
     if cycle:
-        yield new_error(cycle[0], None, " -> ".join(cycle), "links without a cycle", "the links form a cycle")
+        yield new_error(cycle[0], None, " -> ".join(cycle), "links without a cycle", CYCLE)
+    if cycle or has_broken_links:
+        return
     needed = upstream(nodes, outputs)
     for node_id in nodes:
         if node_id not in needed:

@@ -10,24 +10,29 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Set
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
 from typing import Any, cast
 
 from jinja2 import (
-    DictLoader,
+    FunctionLoader,
     StrictUndefined,
     Template,
     TemplateNotFound,
     TemplateSyntaxError,
     Undefined,
 )
+from jinja2.ext import Extension
+from jinja2.lexer import Token, TokenStream
 from jinja2.meta import find_referenced_templates
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from compiler.exports import export_error, export_error_in, placeholder_error, quotes_hint
+from compiler.json_mistakes import Mistake, json_mistake, repeated_key
 from compiler.slots import Slot, marker_json, reads_output, refuses_slots
-from errors import TemplateInvalid
+from compiler.sources import TEMPLATE_SUFFIX
+from errors import TemplateInvalid, shorten
 from schemas import did_you_mean
 
 _Functions = dict[str, Callable[..., Any]]
@@ -41,9 +46,13 @@ _RANDOM_GLOBALS = ("lipsum",)
 class _Environment(ImmutableSandboxedEnvironment):
     """Finds what a template includes first in its own folder."""
 
-    def __init__(self, texts: Mapping[str, str], unreadable: Set[str]) -> None:
+    def __init__(
+        self, texts: Mapping[str, str], unreadable: Set[str], extensions: Sequence[type[Extension]] = ()
+    ) -> None:
         super().__init__(
-            loader=DictLoader(texts),
+            extensions=extensions,
+            # An error then names the template in its traceback.
+            loader=FunctionLoader(lambda name: (texts[name], name, lambda: True) if name in texts else None),
             undefined=StrictUndefined,
             finalize=_as_json,
             autoescape=False,  # JSON, not HTML: `finalize` does the escaping
@@ -57,6 +66,22 @@ class _Environment(ImmutableSandboxedEnvironment):
         folder, slash, _ = parent.rpartition("/")
         beside = f"{folder}{slash}{template}"
         return beside if beside in self._names else template
+
+
+_MARK = re.compile("\ue000([^\ue000\ue001]*):([0-9]+)\ue001")
+
+
+class _LineMarks(Extension):
+    """Writes name and line of the template before each part of its text and at the start of each line."""
+
+    def filter_stream(self, stream: TokenStream) -> Iterator[Token]:
+        for token in stream:
+            if token.type == "data":
+                lines = enumerate(token.value.split("\n"), token.lineno)
+                marked = "\n".join(f"\ue000{stream.name}:{line}\ue001{text}" for line, text in lines)
+                yield Token(token.lineno, token.type, marked)
+            else:
+                yield token
 
 
 class TemplateRenderer:
@@ -74,7 +99,15 @@ class TemplateRenderer:
 
     @cached_property
     def _environment(self) -> ImmutableSandboxedEnvironment:
-        environment = _Environment(self._texts, self._unreadable)
+        return self._new_environment()
+
+    @cached_property
+    def _marking_environment(self) -> ImmutableSandboxedEnvironment:
+        """Its templates render with the places that the text comes from."""
+        return self._new_environment(_LineMarks)
+
+    def _new_environment(self, *extensions: type[Extension]) -> ImmutableSandboxedEnvironment:
+        environment = _Environment(self._texts, self._unreadable, extensions)
         for name in _RANDOM_FILTERS:
             del environment.filters[name]
         for name in _RANDOM_GLOBALS:
@@ -94,13 +127,33 @@ class TemplateRenderer:
             message = f"{_located_message(template, error)}{self._suggestion(error)}"
             raise TemplateInvalid(message, template=template) from error
         try:
-            nodes = _merge_objects(text, template)
-        except TemplateInvalid as error:
-            hint = self.quotes_hint(template)
-            raise TemplateInvalid(f"{error.message}{hint}", template=template) from error
+            nodes = _merge_objects(text)
+        except _NotJson as error:
+            if hint := self.quotes_hint(template):  # What the decoder says of a value in quotes leads astray.
+                message = f"{template}: does not render to JSON{hint}"
+            else:
+                place = self._place(template, values, text, error.position)
+                message = f"{place}: does not render to JSON: {error.mistake}"
+            raise TemplateInvalid(message, template=template) from error
         if wrong := export_error(nodes):
             raise TemplateInvalid(f"{template}: {wrong}", template=template)
         return nodes
+
+    def _place(self, template: str, values: Mapping[str, Any], text: str, position: int) -> str:
+        """`FILE:LINE` of what `template` renders to `text` at this position, which an included template may have made; only
+        the name of `template` if that is not known."""
+        try:
+            marked = self._marking_environment.get_template(template).render(values)
+        except Exception:
+            return template
+        if _MARK.sub("", marked) != text:  # a template that reads its own output
+            return template
+        place, left = template, position
+        for match, end in _marks(marked):
+            if left < 0:
+                break
+            place, left = f"{match[1]}:{match[2]}", left - (end - match.end())
+        return place
 
     def _suggestion(self, error: Exception) -> str:
         """The template, filter or test that was probably meant."""
@@ -187,29 +240,57 @@ def _located_message(template: str, error: Exception) -> str:
         return f"{template}: {reason}: nest blocks, expressions and includes less deeply"
     if isinstance(error, NameError):  # Jinja writes an infinite constant as a name that does not exist.
         return f"{template}: a number is too large ({error}); write a smaller one"
-    return f"{template}: {error}"
+    return f"{_place_of(error) or template}: {error}"
 
 
-def _merge_objects(text: str, template: str) -> dict[str, Any]:
+def _place_of(error: Exception) -> str:
+    """`FILE:LINE` of the expression that raised `error`; empty if it is not known."""
+    places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    return next((f"{name}:{line}" for name, line in reversed(places) if name.endswith(TEMPLATE_SUFFIX)), "")
+
+
+def _marks(marked: str) -> Iterator[tuple[re.Match[str], int]]:
+    """Each mark, and where the text behind it ends."""
+    marks = list(_MARK.finditer(marked))
+    ends = [*(match.start() for match in marks[1:]), len(marked)]
+    return zip(marks, ends, strict=True)
+
+
+class _NotJson(Exception):
+    """A template rendered to something else than objects of nodes."""
+
+    def __init__(self, mistake: str, position: int) -> None:
+        super().__init__(mistake)
+        self.mistake, self.position = mistake, position
+
+
+def _merge_objects(text: str) -> dict[str, Any]:
+    """Raises _NotJson."""
     nodes: dict[str, Any] = {}
     position = _skip_space(text, 0)
     while position < len(text):
+        start = position
         try:
             part, position = _DECODER.raw_decode(text, position)
+        except json.JSONDecodeError as error:
+            raise _NotJson(*json_mistake(text, error)) from error
+        except _RepeatedKey as error:
+            raise _NotJson(*_repeated(text, error.key, start)) from error
         except (ValueError, RecursionError) as error:
-            raise TemplateInvalid(
-                f"{template}: does not render to JSON: {error}", template=template
-            ) from error
+            raise _NotJson(str(error), start) from error
         if not isinstance(part, dict):
-            raise TemplateInvalid(
-                f"{template}: renders to {part!r} instead of an object of nodes", template=template
-            )
+            raise _NotJson(f"{shorten(json.dumps(part), 60)} is no object of nodes", start)
         for node in part:
             if node in nodes:
-                raise TemplateInvalid(f"{template}: the node id {node!r} is given twice", template=template)
+                place = repeated_key(text, node, start, nodes)
+                raise _NotJson(f"the node id {node!r} is given twice", place)
         nodes |= part
         position = _skip_space(text, position)
     return nodes
+
+
+def _repeated(text: str, key: str, start: int) -> Mistake:
+    return f"the key {key!r} is given twice", repeated_key(text, key, start)
 
 
 def _skip_space(text: str, position: int) -> int:
@@ -222,9 +303,14 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
         names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {repeated!r} is given twice")
+        raise _RepeatedKey(next(name for name in names if names.count(name) > 1))
     return result
+
+
+class _RepeatedKey(Exception):
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)

@@ -9,7 +9,7 @@ from typing import Any
 
 from compiler.answer import describe, find_output
 from compiler.catalogue import Catalogue, Model, Workflow
-from compiler.check import find_errors
+from compiler.check import BROKEN_LINKS, find_errors
 from compiler.graph import render_nodes
 from compiler.links import is_link, upstream
 from compiler.proof import remedies
@@ -415,7 +415,11 @@ class Prover:
         self, change: Change, start: TrialGraph, same: TrialGraph, changed: TrialGraph, condition: str
     ) -> None:
         name = change.name
-        if name.startswith("files."):
+        if any(f": {message}" in error for error in start.errors for message in BROKEN_LINKS):
+            self._names_at_fault.add(
+                name
+            )  # which cuts off what gets it; the next check tells, once that is corrected
+        elif name.startswith("files."):
             self._note_unused_role(name.removeprefix("files."), start, condition)
         elif name == "seed" and self._is_seedless(start):
             self._has_seed = False
