@@ -26,6 +26,8 @@ from yaml.events import (
     StreamStartEvent,
 )
 
+from schemas.yaml_mistakes import yaml_mistake
+
 # The C parser reads a catalogue of 1,000 models about ten times faster, but is not available on all platforms.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -243,8 +245,7 @@ def _read_nodes(text: str, repeated_sections: bool) -> Any:
             _join_sections(node)
         return loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ValueError(f"{line}: {error.problem or error.context}") from error
+        raise ValueError(yaml_mistake(text, error)) from error
     except (yaml.YAMLError, TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
         raise ValueError(f"1: {error}") from error
     finally:
