@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import uuid
 from collections.abc import Callable
@@ -44,15 +45,26 @@ def write_atomic(
         raise
 
 
-def create_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+_NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
+"""What file systems answer that have none, such as those of memory cards and some network disks"""
+
+
+def create_atomic(
+    path: Path, data: bytes, *, mode: int = 0o644, link: Callable[[Path, Path], None] = os.link
+) -> None:
     """Write a new file in one step. Raises FileExistsError if there is a file of this name, which stays as it is; other
-    OSErrors if writing fails."""
+    OSErrors if writing fails. Without hard links, the file is empty for a moment. `link`: makes a hard link."""
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     write_atomic(temporary, data, mode=mode)
     try:
-        os.link(temporary, path, follow_symlinks=False)
+        link(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode))
+        os.replace(temporary, path)
     finally:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
 
 
 def _create(temporary: Path, folder_mode: int) -> int:

@@ -17,12 +17,12 @@ import click
 
 from atomic_file import create_atomic
 from commands.context import engine_at, services
-from commands.snapshot import add_to_learned
+from commands.snapshot import add_to_learned, replace_learned
 from compiler import Catalogue, SourcePaths, Sources, load_catalogue, read_sources
 from compiler.catalogue_file import known_nodes
 from compiler.node_records import node_record, with_facts, without_files
 from compiler.signatures import Signatures, parse_signatures
-from compiler.sources import TEMPLATE_SUFFIX, read_more_nodes
+from compiler.sources import TEMPLATE_SUFFIX, read_learned_nodes, read_more_nodes
 from engine import Engine
 from errors import (
     EaselError,
@@ -107,8 +107,7 @@ def run(options: ImportOptions) -> None:
         f"Write {target.entries_path} and {target.template_path}?", err=True
     ):
         sys.exit(2)
-    nodes.learn(imported.classes)
-    target.write()
+    target.write(nodes)
     click.secho(f"Requests with the model {model} draw it from now on.", err=True, fg="green")
     click.echo("flask check-catalogue --check URL says which files a ComfyUI lacks for it.", err=True)
 
@@ -276,13 +275,24 @@ class _NodeSource:
                 "--allow-api-nodes imports it all the same."
             )
 
-    def learn(self, classes: frozenset[str]) -> None:
-        """Keep the signatures of classes that Easel did not know, for the server."""
+    @contextlib.contextmanager
+    def learned(self, classes: frozenset[str]) -> Iterator[None]:
+        """Keep the signatures of classes that Easel did not know, for the server; not if the block raises an error."""
         known = {*self._known, *read_more_nodes(self._paths)}
         new = {name: entry for name, entry in self._fetched.items() if name in classes and name not in known}
-        if new:
-            version = self._named.stats().version if self._named is not None else "imported"
-            add_to_learned(self._paths, new, version)
+        if not new:
+            yield
+            return
+        version = self._named.stats().version if self._named is not None else "imported"
+        before = read_learned_nodes(self._paths)
+        add_to_learned(self._paths, new, version)
+        after = read_learned_nodes(self._paths)
+        try:
+            yield
+        except BaseException:
+            if read_learned_nodes(self._paths) == after:  # otherwise somebody else has learned more meanwhile
+                replace_learned(self._paths, before)
+            raise
 
     @property
     def records(self) -> Mapping[str, Any]:
@@ -325,6 +335,8 @@ class _Target:
             raise WorkflowNotImportable(
                 f"A workflow is named {self._imported.workflow} already; choose another name with --name."
             )
+        if self._has_template() and not os.path.lexists(self.entries_path):
+            return  # left by an import that was interrupted
         if os.path.lexists(self.template_path) and not os.path.lexists(self.entries_path):
             raise WorkflowNotImportable(
                 f"{self.template_path} exists already, without {self.entries_path.name}. Delete it if it is left from an "
@@ -333,6 +345,10 @@ class _Target:
         for path in (self.entries_path, self.template_path):
             if os.path.lexists(path):
                 raise WorkflowNotImportable(f"{path} exists already; choose another name with --name.")
+
+    def _has_template(self) -> bool:
+        """Whether the very template is in the folder already."""
+        return _has_content(self.template_path, self._imported.template.encode("utf-8"))
 
     def prove(self, nodes: _NodeSource) -> None:
         """Raises WorkflowNotImportable if the catalogue with the new entries would not draw the model."""
@@ -353,24 +369,41 @@ class _Target:
             listed = "\n".join(f"- {fault}" for fault in dict.fromkeys(faults))
             raise WorkflowNotImportable(f"The model would not be drawn, so nothing is written:\n{listed}")
 
-    def write(self) -> None:
-        """Raises StoreUnwritable, WorkflowNotImportable if another process has just written one of the files."""
+    def write(self, nodes: _NodeSource) -> None:
+        """Write the template and the signatures of `nodes` that it needs, then the entries, with which the server begins to
+        use them. Raises StoreUnwritable, WorkflowNotImportable if another process has just written one of the files."""
         try:
-            with contextlib.suppress(FileExistsError):  # a file in its place: writing into it says so
+            with contextlib.suppress(FileExistsError):  # something else in its place: writing into it says so
                 self._folder.mkdir(parents=True)
-            create_atomic(self.template_path, self._imported.template.encode("utf-8"))
+            is_new = not self._has_template()
+            if is_new:
+                create_atomic(self.template_path, self._imported.template.encode("utf-8"))
+            entries = f"{modeline(self._folder)}\n{self._imported.entries}".encode()
             try:
-                text = f"{modeline(self._folder)}\n{self._imported.entries}"
-                create_atomic(self.entries_path, text.encode("utf-8"))
+                with nodes.learned(self._imported.classes):
+                    create_atomic(self.entries_path, entries)
             except BaseException:
-                self.template_path.unlink(missing_ok=True)
+                if is_new and not _has_content(self.entries_path, entries):
+                    self.template_path.unlink(missing_ok=True)
                 raise
         except FileExistsError as error:
+            if not self._folder.exists():
+                raise StoreUnwritable(
+                    f"{self._folder} is a link to a folder that does not exist; create it."
+                ) from error
             raise WorkflowNotImportable(
                 f"{error.filename2 or error.filename} exists already; choose another name with --name."
             ) from error
         except OSError as error:
             raise StoreUnwritable(f"{self._folder} cannot be written: {error.strerror}.") from error
+
+
+def _has_content(path: Path, data: bytes) -> bool:
+    """Whether `path` is a regular file with this content."""
+    try:
+        return not path.is_symlink() and path.is_file() and path.read_bytes() == data
+    except OSError:
+        return False
 
 
 def _with_records(

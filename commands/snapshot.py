@@ -116,6 +116,14 @@ def add_to_learned(paths: SourcePaths, object_info: Mapping[str, Any], version: 
     write_file(_learned_file(paths), learned_text(learned).encode("utf-8"))
 
 
+def replace_learned(paths: SourcePaths, text: str) -> None:
+    """Make `text` the file with the learned nodes; no file if it is empty. Raises StoreUnwritable."""
+    if text:
+        write_file(_learned_file(paths), text.encode("utf-8"))
+    else:
+        _learned_file(paths).unlink(missing_ok=True)
+
+
 def _learned_file(paths: SourcePaths) -> Path:
     """The file for the learned nodes; its folder exists. Raises StoreUnwritable."""
     assert paths.learned_nodes is not None

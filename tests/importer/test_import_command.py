@@ -113,12 +113,73 @@ def test_of_two_imports_at_once_the_later_names_the_file_of_the_first(
     assert [path.read_text() for path in folder.iterdir()] == ["of the other"]
 
 
-def test_what_an_interrupted_import_left_is_named(run: Import, folder: Path, exported: Path) -> None:
+def test_an_import_that_was_killed_between_its_two_files_can_be_repeated(
+    run: Import, folder: Path, exported: Path
+) -> None:
+    assert run(exported, "--yes").exit_code == 0
+    files = {path.name: path.read_text() for path in folder.iterdir()}
+    (folder / "my-cats-v2.yaml").unlink()
+    assert run(exported, "--yes").exit_code == 0
+    assert {path.name: path.read_text() for path in folder.iterdir()} == files
+
+
+def test_a_template_of_the_name_that_is_another_one_is_named(
+    run: Import, folder: Path, exported: Path
+) -> None:
     assert run(exported, "--yes").exit_code == 0
     (folder / "my-cats-v2.yaml").unlink()
+    with (folder / "my-cats-v2.json.j2").open("a") as template:
+        template.write(" ")
     result = run(exported, "--yes")
     assert result.exit_code == 2
     assert "Delete it if it is left from an import that was interrupted" in result.stderr
+
+
+def test_a_link_to_a_folder_that_does_not_exist_is_named(run: Import, folder: Path, exported: Path) -> None:
+    folder.symlink_to(folder.with_name("nowhere"))
+    result = run(exported, "--yes")
+    assert result.exit_code == 5
+    assert "is a link to a folder that does not exist; create it" in result.stderr
+
+
+@pytest.mark.parametrize("earlier", [None, {"versions": {"0.1": {}}}])
+def test_nothing_is_learned_by_an_import_that_cannot_write(
+    make_app: MakeApp, folder: Path, tmp_path: Path, earlier: Any
+) -> None:
+    graph = sampler_graph()
+    saver = next(entry for entry in graph.values() if entry["class_type"] == "SaveImage")
+    graph["99"] = {"class_type": "SharpenByMe", "inputs": {"image": saver["inputs"]["images"]}}
+    saver["inputs"]["images"] = ["99", 0]
+    entry = {"input": {"required": {"image": ["IMAGE"]}}, "output": ["IMAGE"], "output_node": False}
+    described = saved(tmp_path / "info.json", {"SharpenByMe": entry})
+    learned = tmp_path / "state/nodes.json"
+    app = make_app(catalogue_dir=str(folder))
+    if earlier is not None:
+        learned.parent.mkdir(exist_ok=True)
+        learned.write_text(json.dumps(earlier))
+
+    class LateAgreement(io.BytesIO):
+        """While the user decides, somebody writes entries of this name."""
+
+        def read1(self, size: int | None = -1, /) -> bytes:
+            folder.mkdir(exist_ok=True)
+            (folder / "sharp.yaml").write_text("models: {}")
+            return super().read1(size)
+
+    arguments = [
+        "import-workflow",
+        str(saved(tmp_path / "sharp.json", graph)),
+        "--object-info",
+        str(described),
+    ]
+    refused = app.test_cli_runner().invoke(args=arguments, input=LateAgreement(b"y\n"))
+    assert (refused.exit_code, "sharp.yaml exists already" in refused.stderr) == (2, True), refused.output
+    assert (json.loads(learned.read_text()) if learned.exists() else None) == earlier
+    assert [path.name for path in folder.iterdir()] == ["sharp.yaml"]
+
+    (folder / "sharp.yaml").unlink()
+    assert app.test_cli_runner().invoke(args=[*arguments, "--yes"]).exit_code == 0
+    assert "SharpenByMe" in learned.read_text()
 
 
 def test_a_name_cannot_lead_out_of_its_place_in_urls(run: Import, exported: Path) -> None:
