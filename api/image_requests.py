@@ -150,10 +150,14 @@ class ImageFields:
         return parsed, images.pictures if images else None
 
     def _check_image_count(self, number: int) -> None:
-        """Raises ImageCountNotAllowed if the model takes so many images for none of its tasks."""
+        """Raises ImageCountNotAllowed if the model takes so many images for none of the tasks that this request may be."""
         model = _find_model(self.values, self.catalogue)
-        if model is not None:
-            check_image_count(number, model, self.catalogue)
+        if model is None:
+            return
+        tasks: list[Task] = ["vary"] if self.endpoint.task == "vary" else ["edit", "inpaint"]
+        if not has_prompt(self.values):
+            tasks.append("vary")
+        check_image_count(number, model, self.catalogue, tasks)
 
 
 def _workflow_inputs(body: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:

@@ -4,7 +4,7 @@ repeated or numbered files, texts with data URLs or base64, and JSON objects."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from compiler import MAX_IMAGES
 from compiler.values import Note, Task
 from errors import FieldNotSupported, ImageRequired, ImageUrlRefused, InvalidImage, InvalidValue
 from generation import Pictures
-from pictures import InputImage, decode_text, has_transparency, read_image
+from pictures import InputImage, decode_text, errors_of_image, has_transparency, read_image
 
 MAX_PIXELS = 1 << 27
 """Of all images of a request together"""
@@ -125,7 +125,7 @@ def extract_images(
     if len(masks) > 1:
         notes.append(Note("mask", f"{len(masks)} masks", None, "an image has one mask; the first is used"))
     fetch = _Fetch(fetch)
-    image, *more = (read_image(_bytes(value, "image", fetch), param="image") for value in images)
+    image, *more = _read_all(images, fetch)
     mask = read_image(_bytes(masks[0], "mask", fetch), param="mask") if masks else None
     markup = read_image(_bytes(markups[0], "markup", fetch), param="markup") if markups else None
     _check_pixels((image, *more))
@@ -140,6 +140,12 @@ def extract_images(
     if mask is not None and mask.size not in (image.size, image.size[::-1]):
         notes.append(Note("mask", _size(mask), _size(image), "a mask is scaled to the size of its image"))
     return RequestImages(Pictures(image, mask, tuple(more), markup), tuple(notes))
+
+
+def _read_all(values: list[Any], fetch: FetchImage) -> Iterator[InputImage]:
+    for number, value in enumerate(values, 1):
+        with errors_of_image(number, len(values)):
+            yield read_image(_bytes(value, "image", fetch), param="image")
 
 
 def _check_layers(masks: list[Any], markups: list[Any], path_task: Task) -> None:

@@ -4,7 +4,7 @@ adjusted or ignored."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +33,7 @@ def resolve(request: ImageRequest, catalogue: Catalogue) -> Plan:
     model = catalogue.find(request.model)
     workflow = _workflow(request, model, catalogue)
     if request.source is not None and request.task != "generate":
-        check_image_count(len(request.source.images), model, catalogue, request.task)
+        check_image_count(len(request.source.images), model, catalogue, [request.task])
     has_seed = catalogue.proof_of(model, request.task).has_seed
     request, loras = read_loras(request, model, catalogue)
     _check_prompt(request)
@@ -103,21 +103,23 @@ def _not_drawable(
     )
 
 
-def check_image_count(number: int, model: Model, catalogue: Catalogue, task: Task | None = None) -> None:
-    """Raises ImageCountNotAllowed if the model does not take `number` images for `task`; None: for any task."""
+def check_image_count(number: int, model: Model, catalogue: Catalogue, tasks: Collection[Task]) -> None:
+    """Raises ImageCountNotAllowed if the model takes `number` images for none of `tasks`, but has one of them. It names
+    models that take so many for one of `tasks`."""
     counts = catalogue.image_counts(model)
-    allowed = counts if task is None else {task: counts[task]}
+    allowed = {task: count for task, count in counts.items() if task in tasks}
     if not allowed or any(number in count for count in allowed.values()):
         return
     said = " or ".join(dict.fromkeys(map(str, allowed.values())))
-    where = f" for the task {task}" if task is not None and len(set(counts.values())) > 1 else ""
+    names = " or ".join(allowed)
+    where = f" for the task {names}" if len(set(counts.values())) > len(set(allowed.values())) else ""
     others = [
         other.id
         for other in catalogue.visible_models
         if any(
             number in count
             for other_task, count in catalogue.image_counts(other).items()
-            if other_task in allowed and other_task in catalogue.drawable_tasks(other)
+            if other_task in tasks and other_task in catalogue.drawable_tasks(other)
         )
     ]
     remedy = f", or choose a model that takes {number}: {list_names(others)}" if others else ""

@@ -10,7 +10,7 @@ from tempfile import SpooledTemporaryFile
 from compiler import ImageRequest, Plan, Size, SourceImage
 from engine import upload_name
 from generation.values import Pictures
-from pictures import convert_image, fit_image, fit_mask
+from pictures import convert_image, errors_of_image, fit_image, fit_mask
 
 MAX_IN_MEMORY_BYTES = 8_000_000
 """Of the files of one request. If they have more, they wait for the GPU in a file without a name."""
@@ -75,12 +75,15 @@ def uploads_of(
     if pictures is None:
         return uploads
     size, canvas = (plan.size.width, plan.size.height), (plan.canvas.width, plan.canvas.height)
-    uploads.add(_image_name(request_id, 0), fit_image(pictures.image, size, canvas, pictures.markup))
+    number = 1 + len(pictures.more)
+    with errors_of_image(1, number):
+        uploads.add(_image_name(request_id, 0), fit_image(pictures.image, size, canvas, pictures.markup))
     if pictures.mask is not None:
         uploads.add(_mask_name(request_id), fit_mask(pictures.mask, pictures.image, size, canvas))
     for index, image in enumerate(pictures.more, start=1):
         check()
-        uploads.add(_image_name(request_id, index), convert_image(image))
+        with errors_of_image(index + 1, number):
+            uploads.add(_image_name(request_id, index), convert_image(image))
     return uploads
 
 

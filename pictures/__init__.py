@@ -5,7 +5,7 @@ canvas that a graph draws on; encodes drawn pictures. The only package besides t
 
 from pictures.canvas import convert_image, fit_image
 from pictures.data_url import decode_text
-from pictures.decoding import InputImage, has_transparency, read_image
+from pictures.decoding import InputImage, errors_of_image, has_transparency, read_image
 from pictures.encoding import BrokenPicture, as_png, crop, encode, png_size, size_in_canvas, with_texts
 from pictures.mask import fit_mask
 
@@ -17,6 +17,7 @@ __all__ = [
     "crop",
     "decode_text",
     "encode",
+    "errors_of_image",
     "fit_image",
     "fit_mask",
     "has_transparency",

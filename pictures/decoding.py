@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image, ImageCms
 
-from errors import InvalidImage
+from errors import EaselError, InvalidImage
 from pictures.opening import check_jpeg_segments, open_image
 from pictures.pixels import has_transparent_pixels, to_8_bit
 
@@ -64,6 +64,19 @@ def read_image(data: bytes, *, param: str = "image") -> InputImage:
     if orientation in _SIDEWAYS:
         width, height = height, width
     return InputImage(data, width, height, param, orientation)
+
+
+@contextlib.contextmanager
+def errors_of_image(number: int, of: int) -> Iterator[None]:
+    """Errors about an image that the block raises say which of several it is. `number`: from 1."""
+    try:
+        yield
+    except EaselError as error:
+        if of == 1 or error.param != "image":
+            raise
+        which, rest = f"image {number} of {of}", error.message.removeprefix("Invalid image: ")
+        start = f"Invalid {which}: " if rest != error.message else f"I{which[1:]}: "
+        raise type(error)(f"{start}{rest}", param=error.param, **error.details) from error
 
 
 def match_orientation(mask: InputImage, image: InputImage) -> InputImage:

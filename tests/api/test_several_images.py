@@ -259,7 +259,10 @@ def test_a_model_that_takes_one_image_refuses_a_second_and_names_the_others(clie
     assert refused(response) == WRONG_NUMBER
     assert response.get_json()["error"]["details"]["models"] == ["mine"]
     fields = {"image": [file(THREE[0]), file(THREE[1])], "model": "sd-1.5"}
-    assert refused(client.post(VARIATIONS, data=fields, content_type="multipart/form-data")) == WRONG_NUMBER
+    response = client.post(VARIATIONS, data=fields, content_type="multipart/form-data")
+    assert refused(response) == WRONG_NUMBER
+    # `mine` takes two images for edits, not for variations.
+    assert response.get_json()["error"]["details"]["models"] == []
 
 
 def test_a_wrong_number_is_refused_before_an_image_is_read(client: FlaskClient) -> None:
@@ -271,14 +274,28 @@ def test_a_wrong_number_is_refused_before_an_image_is_read(client: FlaskClient) 
     assert refused(response) == WRONG_NUMBER
 
 
+def test_an_image_in_json_that_cannot_be_read_is_named_by_its_number(client: FlaskClient) -> None:
+    images = [data_url(THREE[0]), {"file_id": "file-1"}, data_url(THREE[2])]
+    response = client.post(EDITS, json={"model": "mine", "prompt": "x", "images": images})
+    assert refused(response) == (400, "request.invalid_value", "image")
+    assert response.get_json()["error"]["message"].startswith(
+        "Image 2 of 3: This server does not store files"
+    )
+
+
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_an_image_that_is_damaged_is_refused_before_anything_is_drawn(
     client: FlaskClient, index: int
 ) -> None:
     images = [*THREE]
-    images[index] = images[index][:60]
-    response = post_form(client, *(("image[]", file(data)) for data in images))
-    assert refused(response) == (400, "image.invalid_image", "image")
+    for broken in (images[index][:60], b"no picture"):
+        images[index] = broken
+        response = post_form(client, *(("image[]", file(data)) for data in images))
+        assert refused(response) == (400, "image.invalid_image", "image")
+        message = response.get_json()["error"]["message"]
+        assert message.startswith(f"Invalid image {index + 1} of 3: ")
+    response = post_form(client, ("image[]", file(images[index])))
+    assert response.get_json()["error"]["message"].startswith("Invalid image: ")
 
 
 def test_seventeen_images_are_refused_for_every_model(make_client: Any) -> None:

@@ -208,7 +208,7 @@ def test_an_index_beyond_the_smallest_number_is_told_what_to_write() -> None:
     text = ENCODED.replace('"prompt": {{ prompt }}', '"prompt": {{ prompt ~ images[1] }}')
     (fault,) = faults(text)
     assert fault == (
-        "mine.json.j2: list object has no element 1; a request may have fewer images: write {% if images | length > 1 %} "
+        "mine.json.j2:8: list object has no element 1; a request may have fewer images: write {% if images | length > 1 %} "
         "around what needs it, or `images: {min: 2, max: 3}` under workflows.mine in catalogue.yaml"
     )
 
