@@ -5,6 +5,7 @@ Positions and sizes are in the editor's pixels. A node's position is the corner 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
@@ -24,6 +25,7 @@ _TEXT_WIDTH = 420
 _MIN_TEXT_LINES, _MAX_TEXT_LINES = 5, 16
 _COLUMN_GAP, _ROW_GAP = 90, 70
 _SWEEPS = 4
+_MAX_COLUMN_HEIGHT = 3000
 
 Position = tuple[float, float]
 Size = tuple[float, float]
@@ -75,7 +77,11 @@ class Shape:
 
 def positions(sizes: Mapping[str, Size], sources: Mapping[str, Iterable[str]]) -> dict[str, Position]:
     """The position of each node. `sources`: the nodes that each one is linked to; without cycles."""
-    columns = _columns(sizes, {node: list(sources.get(node, ())) for node in sizes})
+    columns = [
+        part
+        for column in _columns(sizes, {node: list(sources.get(node, ())) for node in sizes})
+        for part in _divided(column, sizes)
+    ]
     placed: dict[str, Position] = {}
     left = 0.0
     for column in columns:
@@ -85,6 +91,21 @@ def positions(sizes: Mapping[str, Size], sources: Mapping[str, Iterable[str]]) -
             top += sizes[node][1] + _TITLE + _ROW_GAP
         left += max(sizes[node][0] for node in column) + _COLUMN_GAP
     return placed
+
+
+def _divided(column: Sequence[str], sizes: Mapping[str, Size]) -> list[list[str]]:
+    """A column as several of about equal height, if it is much taller than a screen, such as one of many loaders. As many
+    as make its nodes together about as wide as tall."""
+    heights = [sizes[node][1] + _TITLE + _ROW_GAP for node in column]
+    width = max(sizes[node][0] for node in column) + _COLUMN_GAP
+    total = sum(heights)
+    number = math.ceil(total / max(_MAX_COLUMN_HEIGHT, math.sqrt(total * width)))
+    parts: list[list[str]] = [[] for _ in range(number)]
+    above = 0.0
+    for node, height in zip(column, heights, strict=True):
+        parts[min(int(above / total * number), number - 1)].append(node)
+        above += height
+    return [part for part in parts if part]
 
 
 def _columns(nodes: Iterable[str], sources: Mapping[str, list[str]]) -> list[list[str]]:

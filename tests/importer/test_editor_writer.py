@@ -297,6 +297,21 @@ def test_a_chain_of_3000_nodes_is_laid_out() -> None:
     assert [placed[str(number)][0] for number in (0, 1, 2)] == [0, 190, 380]
 
 
+@pytest.mark.parametrize("number", [10, 30, 200, 2000])
+def test_many_nodes_that_need_nothing_are_laid_out_in_several_columns(number: int) -> None:
+    loaders = [str(index) for index in range(number)]
+    sizes = {name: (240.0, 60.0 + 40 * (index % 9)) for index, name in enumerate([*loaders, "all"])}
+    placed = positions(sizes, {"all": loaders})
+    boxes = {name: (x, y, x + sizes[name][0], y + sizes[name][1] + 30) for name, (x, y) in placed.items()}
+    right, bottom = (max(box[side] for box in boxes.values()) for side in (2, 3))
+    assert bottom <= max(3500, 1.2 * right)
+    assert right <= max(1000, 1.5 * bottom)
+    for first, second in itertools.combinations(boxes.values(), 2):
+        beside = first[2] <= second[0] or second[2] <= first[0]
+        assert beside or first[3] <= second[1] or second[3] <= first[1]
+    assert all(boxes[name][2] < boxes["all"][0] for name in loaders)
+
+
 def test_a_node_is_wide_enough_for_its_values_and_high_enough_for_its_text() -> None:
     plain = Shape("A", [], [], ["steps  20"])
     assert Shape("A", [], [], [f"ckpt_name  {'x' * 40}"]).size[0] > plain.size[0]
