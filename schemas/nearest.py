@@ -9,7 +9,7 @@ _MAX_LENGTH = 100
 """A longer text is no misspelt name, and comparing it takes long."""
 
 
-def nearest(given: object, known: Iterable[object], *, cutoff: float = 0.6) -> str | None:
+def nearest(given: object, known: Iterable[object], *, cutoff: float = 0.65) -> str | None:
     """The text among `known` that is most like `given`, in upper or lower case; None if nothing is. `cutoff`: how much they
     must agree, from 0 to 1."""
     if not isinstance(given, str) or len(given) > _MAX_LENGTH:
@@ -19,7 +19,7 @@ def nearest(given: object, known: Iterable[object], *, cutoff: float = 0.6) -> s
     return names[found[0]] if found else None
 
 
-def did_you_mean(given: object, known: Iterable[object], *, cutoff: float = 0.6) -> str:
+def did_you_mean(given: object, known: Iterable[object], *, cutoff: float = 0.65) -> str:
     """` (did you mean NAME?)` for the nearest of `known`; empty if nothing is like `given`."""
     name = nearest(given, known, cutoff=cutoff)
     return "" if name is None or name == given else f" (did you mean {name}?)"
