@@ -189,6 +189,9 @@ class Comfy:
     def get(self, path: str, **more: Any) -> requests.Response:
         return self._session.get(self.url + path, timeout=30, allow_redirects=False, **more)
 
+    def head(self, path: str, **more: Any) -> requests.Response:
+        return self._session.head(self.url + path, timeout=30, allow_redirects=False, **more)
+
     def post(self, path: str, json: Any = None, **more: Any) -> requests.Response:
         return self._session.post(self.url + path, json=json, timeout=30, allow_redirects=False, **more)
 

@@ -55,6 +55,14 @@ def test_an_upload_to_the_temp_folder_is_loaded_by_its_annotated_name(comfy: Com
     assert loaded.tobytes() == picture.tobytes()
 
 
+def test_whether_an_upload_is_there_can_be_asked_without_its_content(comfy: Comfy) -> None:
+    name = comfy.upload(png(), type="temp", subfolder="easel")["name"]
+    place = {"filename": name, "subfolder": "easel", "type": "temp"}
+    found = comfy.head("/view", params=place)
+    assert (found.status_code, found.content) == (200, b"")
+    assert comfy.head("/view", params={**place, "filename": f"no-{name}"}).status_code == 404
+
+
 @pytest.mark.parametrize("other_name", ["{}", "easel/{}", "{} [temp]", "easel/{} [output]"])
 def test_an_upload_to_the_temp_folder_is_in_no_other_folder(comfy: Comfy, other_name: str) -> None:
     stored = comfy.upload(png(), type="temp", subfolder="easel")
