@@ -19,6 +19,8 @@ def draw_pictures(folder: Path) -> Path:
     photo.save(folder / "photo.png")
     photo.save(folder / "photo.jpg", quality=90)
     _noise(700).save(folder / "large.png")
+    for colour in ("red", "blue"):
+        Image.new("RGB", (SIDE, SIDE), colour).save(folder / f"{colour}.png")
     _alpha_mask().save(folder / "mask_alpha.png")
     _grey_mask().save(folder / "mask_grey.png")
     (folder / "no_picture.png").write_bytes(b"this is no picture")

@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { inflateSync } from "node:zlib";
 
 const { env } = process;
 
@@ -47,6 +48,42 @@ export function pictureInfo(bytes) {
   assert.equal(data.subarray(1, 4).toString("latin1"), "PNG");
   assert.equal(data.subarray(-8, -4).toString("latin1"), "IEND");
   return `png ${data.readUInt32BE(16)}x${data.readUInt32BE(20)}`;
+}
+
+/** The model `stitch` drew red.png to the left of blue.png. The lines of the PNG may have any filter, so the middle of each
+ * half is read after all the lines above it. */
+export function assertRedBesideBlue(bytes) {
+  assert.equal(pictureInfo(bytes), "png 512x256");
+  const data = Buffer.from(bytes);
+  const [depth, colourType] = data.subarray(24);
+  const channels = { 2: 3, 6: 4 }[colourType];
+  assert.ok(depth === 8 && channels, `${depth} ${colourType}`);
+  const parts = [];
+  for (let at = 8; at < data.length; at += 12 + data.readUInt32BE(at)) {
+    if (data.toString("latin1", at + 4, at + 8) === "IDAT") parts.push(data.subarray(at + 8, at + 8 + data.readUInt32BE(at)));
+  }
+  const row = linesOf(inflateSync(Buffer.concat(parts)), 512 * channels, channels)[128];
+  const pixels = [128, 384].map((x) => [...row.subarray(x * channels, x * channels + 3)]);
+  assert.deepEqual(pixels, [[255, 0, 0], [0, 0, 255]]);
+}
+
+/** The lines of a decompressed PNG without their filters. */
+function linesOf(data, length, channels) {
+  const lines = [];
+  for (let at = 0; at < data.length; at += length + 1) {
+    const above = lines.at(-1) ?? Buffer.alloc(length);
+    const line = Buffer.from(data.subarray(at + 1, at + 1 + length));
+    for (let i = 0; i < length; i++) {
+      const left = line[i - channels] ?? 0;
+      const corner = above[i - channels] ?? 0;
+      const up = above[i];
+      const [a, b, c] = [left, up, corner].map((value) => Math.abs(left + up - corner - value));
+      const paeth = a <= b && a <= c ? left : b <= c ? up : corner;
+      line[i] += [0, left, up, (left + up) >> 1, paeth][data[at]];
+    }
+    lines.push(line);
+  }
+  return lines;
 }
 
 export const base64Info = (text) => pictureInfo(Buffer.from(text, "base64"));

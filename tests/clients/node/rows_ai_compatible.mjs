@@ -5,13 +5,13 @@ import { randomUUID } from "node:crypto";
 import { test } from "node:test";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { APICallError, generateImage } from "ai";
-import { picture, pictureInfo, receivedRequests, servers } from "./row_support.mjs";
+import { assertRedBesideBlue, picture, pictureInfo, receivedRequests, servers } from "./row_support.mjs";
 
 const URLS = { "127.0.0.1": servers.normal, localhost: servers.normal.replace("127.0.0.1", "localhost") };
 const PLAIN = { prompt: "a cat in a hat", size: "256x256" };
 
-const modelAt = (url, options = {}) =>
-  createOpenAICompatible({ name: "easel", baseURL: `${url}/v1`, apiKey: "unused", ...options }).imageModel("sdxl-turbo");
+const modelAt = (url, options = {}, model = "sdxl-turbo") =>
+  createOpenAICompatible({ name: "easel", baseURL: `${url}/v1`, apiKey: "unused", ...options }).imageModel(model);
 const pictureInfos = (result) => result.images.map((image) => pictureInfo(image.uint8Array));
 
 for (const [host, url] of Object.entries(URLS)) {
@@ -28,6 +28,12 @@ for (const [host, url] of Object.entries(URLS)) {
     assert.deepEqual(pictureInfos(result), ["png 256x256"]);
   });
 }
+
+test("30 two images arrive in order at a model that takes them", async () => {
+  const prompt = { images: [picture("red.png"), picture("blue.png")] };
+  const result = await generateImage({ model: modelAt(servers.failing, {}, "stitch"), prompt });
+  assertRedBesideBlue(result.images[0].uint8Array);
+});
 
 test("30 two images for a model that takes one are refused", async () => {
   const prompt = { text: "a red ball", images: [picture("photo.png"), picture("large.png")] };

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createOpenAI } from "@ai-sdk/openai";
 import { generateImage } from "ai";
-import { picture, pictureInfo, servers } from "./row_support.mjs";
+import { assertRedBesideBlue, picture, pictureInfo, servers } from "./row_support.mjs";
 
 const openai = createOpenAI({ baseURL: `${servers.normal}/v1`, apiKey: "unused" });
 const PLAIN = { prompt: "a cat in a hat", size: "256x256" };
@@ -29,3 +29,10 @@ for (const name of ["sdxl-turbo", "gpt-image-1"]) {
     assertPictures(await generateImage({ model: openai.image(name), prompt, size: "256x256" }), 1);
   });
 }
+
+test("31 two images arrive in order at a model that takes them", async () => {
+  const stitching = createOpenAI({ baseURL: `${servers.failing}/v1`, apiKey: "unused" });
+  const prompt = { images: [picture("red.png"), picture("blue.png")] };
+  const result = await generateImage({ model: stitching.image("stitch"), prompt });
+  assertRedBesideBlue(result.images[0].uint8Array);
+});

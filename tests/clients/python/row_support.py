@@ -44,8 +44,8 @@ WEATHER_TOOL = {
 
 @dataclass(frozen=True)
 class Servers:
-    """URLs without a path. `down` has no engine, `failing` a model `fails` and a model `stitch`, `slow` an engine that takes seconds, `llm` has
-    LLM servers."""
+    """URLs without a path. `down` has no engine, `failing` a model `fails` and a model `stitch`, which puts two images side
+    by side, `slow` an engine that takes seconds, `llm` has LLM servers."""
 
     normal: str
     llm: str
@@ -132,6 +132,13 @@ def fetch_picture(url: str | None) -> Image.Image:
 
 def data_url(picture: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+
+
+def assert_red_beside_blue(picture: Image.Image) -> None:
+    """What the model `stitch` makes of red.png and blue.png, in this order."""
+    assert picture.size == (512, 256)
+    pixels = [picture.convert("RGB").getpixel((x, 128)) for x in (128, 384)]
+    assert pixels == [(255, 0, 0), (0, 0, 255)]
 
 
 def assert_only_masked_box_changed(before: bytes, after: Image.Image) -> None:

@@ -13,12 +13,14 @@ from row_support import (
     TIMEOUT_S,
     Servers,
     assert_only_masked_box_changed,
+    assert_red_beside_blue,
     data_url,
     decode_picture,
     fetch_picture,
 )
 
 SMALL: dict[str, Any] = {"prompt": "a cat", "size": "256x256"}
+STITCH = {"model": "stitch", "response_format": "b64_json"}
 
 
 def post(url: str, **options: Any) -> requests.Response:
@@ -100,6 +102,34 @@ def test_24_an_edit_in_json_accepts_a_data_url_of_more_than_a_megabyte(
     response = post(f"{servers.normal}/v1/images/edits", json={**SMALL, **JSON_BODIES[spelling](url)})
     assert response.status_code == 200, response.text
     assert decode_picture(response.json()["data"][0]["b64_json"]).size == (256, 256)
+
+
+@pytest.mark.parametrize(
+    "names", [["image"] * 2, ["image[]"] * 2, ["image[0]", "image[1]"], ["images"] * 2, ["images[]"] * 2]
+)
+def test_24_two_images_of_a_form_arrive_in_order_in_every_spelling(
+    servers: Servers, names: list[str]
+) -> None:
+    files = zip(names, ("red.png", "blue.png"), strict=True)
+    parts = [(name, (file, servers.picture(file), "image/png")) for name, file in files]
+    response = post(f"{servers.failing}/v1/images/edits", data=STITCH, files=parts)
+    assert response.status_code == 200, response.text
+    assert_red_beside_blue(decode_picture(response.json()["data"][0]["b64_json"]))
+
+
+TWO_IN_JSON: dict[str, Any] = {
+    "images[].image_url": lambda urls: {"images": [{"image_url": url} for url in urls]},
+    "images[].image_url.url": lambda urls: {"images": [{"image_url": {"url": url}} for url in urls]},
+    "image list": lambda urls: {"image": urls},
+}
+
+
+@pytest.mark.parametrize("spelling", TWO_IN_JSON)
+def test_24_two_images_in_json_arrive_in_order(servers: Servers, spelling: str) -> None:
+    urls = [data_url(servers.picture(file)) for file in ("red.png", "blue.png")]
+    response = post(f"{servers.failing}/v1/images/edits", json={**STITCH, **TWO_IN_JSON[spelling](urls)})
+    assert response.status_code == 200, response.text
+    assert_red_beside_blue(decode_picture(response.json()["data"][0]["b64_json"]))
 
 
 def test_24_a_mask_in_json_limits_what_is_redrawn(servers: Servers) -> None:

@@ -12,7 +12,15 @@ from urllib.parse import urlsplit
 import litellm
 import openai
 import pytest
-from row_support import SLOW_MODEL, TIMEOUT_S, Servers, decode_picture, fetch_picture, wait_until
+from row_support import (
+    SLOW_MODEL,
+    TIMEOUT_S,
+    Servers,
+    assert_red_beside_blue,
+    decode_picture,
+    fetch_picture,
+    wait_until,
+)
 
 
 def litellm_options(url: str) -> dict[str, Any]:
@@ -59,6 +67,14 @@ def test_26_an_edit_returns_an_image_response(servers: Servers, kind: str) -> No
             image=image, prompt="a cat", size="256x256", **litellm_options(servers.normal)
         )
     assert_image_response(response)
+
+
+def test_26_several_images_arrive_in_order(servers: Servers) -> None:
+    images = [servers.picture("red.png"), servers.picture("blue.png")]
+    options = {**litellm_options(servers.failing), "model": "openai/stitch", "response_format": "b64_json"}
+    response = litellm.image_edit(image=images, prompt="", **options)
+    assert isinstance(response, litellm.ImageResponse)
+    assert_red_beside_blue(decode_picture(response.data[0].b64_json))
 
 
 def test_26_an_asynchronous_edit_returns_an_image_response(servers: Servers) -> None:

@@ -24,13 +24,13 @@ from openai.types import (
     ImageGenCompletedEvent,
     ImageGenPartialImageEvent,
 )
-from PIL import Image
 from row_support import (
     SLOW_MODEL,
     TIMEOUT_S,
     Servers,
     assert_complete_usage,
     assert_only_masked_box_changed,
+    assert_red_beside_blue,
     decode_picture,
     fetch_picture,
     wait_until,
@@ -352,15 +352,10 @@ def test_22_an_edit_accepts_every_way_to_send_an_image(client: OpenAI, servers: 
 def test_22_several_images_arrive_in_order_at_a_model_that_takes_them(
     connect: Connect, servers: Servers
 ) -> None:
-    client = connect(servers.failing)
-    left, right = (io.BytesIO() for _ in range(2))
-    for file, colour in ((left, "red"), (right, "blue")):
-        Image.new("RGB", (256, 256), colour).save(file, "PNG")
-    response = client.images.edit(image=[left.getvalue(), right.getvalue()], prompt="", model="stitch")
+    images = [servers.picture("red.png"), servers.picture("blue.png")]
+    response = connect(servers.failing).images.edit(image=images, prompt="", model="stitch")
     assert response.data
-    picture = decode_picture(response.data[0].b64_json).convert("RGB")
-    assert picture.size == (512, 256)
-    assert [picture.getpixel((x, 128)) for x in (128, 384)] == [(255, 0, 0), (0, 0, 255)]
+    assert_red_beside_blue(decode_picture(response.data[0].b64_json))
 
 
 def test_22_several_images_are_refused_by_a_model_that_takes_one(client: OpenAI, servers: Servers) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import requests
-from row_support import TIMEOUT_S, Servers
+from row_support import TIMEOUT_S, Servers, assert_red_beside_blue, decode_picture
 
 HEADERS = {"Authorization": "Bearer unused"}
 
@@ -80,6 +80,19 @@ def test_33_an_edit_accepts_one_image_or_a_list(servers: Servers, field: str, ba
         f"{servers.normal}{base}/images/edits", files=parts, headers=HEADERS, timeout=TIMEOUT_S
     )
     assert_pngs(pictures_of(response))
+
+
+def test_33_several_images_arrive_in_order(servers: Servers) -> None:
+    text = {"model": "stitch", "prompt": "", "n": "1", "response_format": "b64_json"}
+    parts: list[tuple[str, Any]] = [
+        (name, (None, value, "text/plain; charset=utf-8")) for name, value in text.items()
+    ]
+    parts += [("image[]", (file, servers.picture(file), "image/png")) for file in ("red.png", "blue.png")]
+    response = requests.post(
+        f"{servers.failing}/v1/images/edits", files=parts, headers=HEADERS, timeout=TIMEOUT_S
+    )
+    response.raise_for_status()
+    assert_red_beside_blue(decode_picture(response.json()["data"][0]["b64_json"]))
 
 
 def test_33_a_url_can_be_fetched_from_the_same_origin(servers: Servers) -> None:
