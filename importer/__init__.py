@@ -91,7 +91,8 @@ def _import_workflow(
     graph = GraphView(nodes, signatures)
     files = file_roles(nodes, bindings, workflow.files)
     roles = {place: role for role, (_, places) in files.items() for place in places}
-    optional = find_optional_images(graph, bindings.images, bindings.output)
+    values = [*bindings.places_of_values(graph), *(places for _, places in files.values())]
+    optional = find_optional_images(graph, bindings.images, bindings.output, values)
     written = write_template(nodes, bindings, roles, optional, title)
     prove_same(nodes, written, bindings, files)
     document = entries(

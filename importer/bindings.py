@@ -92,6 +92,16 @@ class Bindings:
             return {}
         return {(self.mask_file[0], _CHANNEL): _MASK_CHANNEL}
 
+    def places_of_values(self, graph: GraphView) -> tuple[tuple[Place, ...], ...]:
+        """For each value of a request except its pictures, the inputs that get it."""
+        mask = tuple(
+            (node, name)
+            for node, entry in graph.nodes.items()
+            for name in entry["inputs"]
+            if (node, name) == self.mask_file or graph.link((node, name)) == (self.mask_from, 1)
+        )
+        return *(field.places for field in self.fields.values()), mask
+
 
 @dataclass(frozen=True)
 class Choices:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from importer.graph_view import GraphView, Place
@@ -18,18 +18,18 @@ class OptionalImages:
     inputs: Mapping[Place, int] = field(default_factory=dict)
 
 
-def find_optional_images(graph: GraphView, images: Sequence[Place], output: str) -> OptionalImages:
-    """What depends on the pictures `images`, which a request sends in this order. The first is always required."""
-    least = max(
-        [
-            min(1, len(images)),
-            *(number for number, image in enumerate(images, 1) if output in _needing(graph, image[0])),
-        ]
-    )
+def find_optional_images(
+    graph: GraphView, images: Sequence[Place], output: str, values: Collection[Sequence[Place]]
+) -> OptionalImages:
+    """What depends on the pictures `images`, which a request sends in this order. `graph` has each node after those that
+    feed it. The first picture is required, and each without which another one, or a value, would have no effect. `values`:
+    for each value of a request or a model, the places that get it."""
+    least, needed = min(1, len(images)), 0
     nodes: dict[str, int] = {}
-    for number, (loader, _) in enumerate(images, 1):
-        if number > least:
-            nodes |= dict.fromkeys(_needing(graph, loader), number)
+    while least != needed:
+        least = max(least, needed)
+        nodes = _optional_nodes(graph, images, output, least)
+        needed = max([least, nodes.get(output, 0), *_needed_for(images, nodes), *_needed_by(values, nodes)])
     inputs = {
         (node, name): nodes[link[0]]
         for node in graph.nodes
@@ -42,19 +42,45 @@ def find_optional_images(graph: GraphView, images: Sequence[Place], output: str)
     return OptionalImages(least, nodes, inputs)
 
 
+def _needed_for(images: Sequence[Place], nodes: Mapping[str, int]) -> Iterator[int]:
+    """The pictures without which an earlier one would have no effect"""
+    for number, (loader, _) in enumerate(images, 1):
+        if nodes.get(loader, 0) > number:
+            yield nodes[loader]
+
+
+def _needed_by(values: Collection[Sequence[Place]], nodes: Mapping[str, int]) -> Iterator[int]:
+    """The pictures without which a value would have no effect"""
+    for places in values:
+        if places and all(node in nodes for node, _ in places):
+            yield min(nodes[node] for node, _ in places)
+
+
+def _optional_nodes(graph: GraphView, images: Sequence[Place], output: str, least: int) -> dict[str, int]:
+    """How many pictures a request must have for a node to be in the graph, without the nodes that are always there. A node
+    that only feeds optional ones, such as the loader of an upscale model for one picture, is as optional as they are."""
+    numbers: dict[str, int] = {}
+    for number, (loader, _) in enumerate(images, 1):
+        if number > least:
+            numbers |= dict.fromkeys(_needing(graph, loader), number)
+    readers: dict[str, list[str]] = {}
+    for node in reversed(list(graph.nodes)):
+        if node in readers and node != output:
+            fewest = min(numbers.get(reader, 0) for reader in readers[node])
+            numbers[node] = max(numbers.get(node, 0), fewest)
+        for name in graph.nodes[node]["inputs"]:
+            if (link := graph.link((node, name))) is not None:
+                readers.setdefault(link[0], []).append(node)
+    return {node: number for node, number in numbers.items() if number}
+
+
 def _needing(graph: GraphView, loader: str) -> set[str]:
     """`loader`, and every node with a required input that is linked to one of them."""
     found = {loader}
-    while True:
-        more = {
-            node
-            for node in graph.nodes
-            if node not in found
-            and any(_requires(graph, node, name, found) for name in graph.nodes[node]["inputs"])
-        }
-        if not more:
-            return found
-        found |= more
+    for node in graph.nodes:
+        if any(_requires(graph, node, name, found) for name in graph.nodes[node]["inputs"]):
+            found.add(node)
+    return found
 
 
 def _requires(graph: GraphView, node: str, name: str, found: set[str]) -> bool:

@@ -140,6 +140,12 @@ def _image_changes(names: list[str], images: ImageCount, is_first: bool) -> Iter
         yield Change(IMAGES, tuple(_images(all_names[:number]) for number in tried))
 
 
+def more_images(names: list[str], most: int) -> Iterator[Values]:
+    """More images than `names`, at most `most`."""
+    all_names = [*names, *map(_image_name, range(len(names), most))]
+    return (_images(all_names[:number]) for number in range(len(names) + 1, most + 1))
+
+
 def other_values(values: Values, rules: Mapping[str, Input], *, except_for: str = "") -> dict[str, Any]:
     """`values` with all of them changed except one, a variable or a role of `files`, as far as a graph of the same shape
     is likely."""

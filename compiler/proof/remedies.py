@@ -77,6 +77,14 @@ def for_no_effect(
     return f"{text}, or say with `x-unused-when` that it has no effect then" if condition else text
 
 
+def for_few_images(name: str, number: int, workflow: Workflow) -> str:
+    """For an input that only has an effect on a request with `number` images."""
+    return (
+        f"write {{{{ {name} }}}} where it also belongs to a graph with fewer, or "
+        f"`images: {{min: {number}, max: {workflow.images.max}}}` under {workflow.entry}"
+    )
+
+
 def for_side(
     change: Change,
     place: Place,

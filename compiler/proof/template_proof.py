@@ -21,6 +21,7 @@ from compiler.proof.changes import (
     base_values,
     general_changes,
     input_changes,
+    more_images,
     other_values,
 )
 from compiler.proof.hints import OTHER_SIDE, SEED_NAMES, Place, has_input, input_signature
@@ -435,10 +436,34 @@ class Prover:
                     if self._has_any_effect(change, start)
                     else what
                 )
-            remedy = remedies.for_no_effect(
-                change, start, changed, condition, self._taken(start, name), self._workflow, self._signatures
-            )
+            if number := self._images_for_an_effect(change, start):
+                what = f"`{name}` has no effect on a request with fewer than {number} images"
+                remedy = remedies.for_few_images(name, number, self._workflow)
+            else:
+                remedy = remedies.for_no_effect(
+                    change,
+                    start,
+                    changed,
+                    condition,
+                    self._taken(start, name),
+                    self._workflow,
+                    self._signatures,
+                )
             self._fault(f"{self._workflow.template}: {what}{condition}; {remedy}")
+
+    def _images_for_an_effect(self, change: Change, start: TrialGraph) -> int:
+        """The number of images with which an input has an effect, if it has none with those of `start`; else 0."""
+        if change.rule is None or not start.values[IMAGES]:
+            return 0
+        for values in more_images(start.values[IMAGES], self._workflow.images.max):
+            graphs = [
+                self._render_unchecked({**start.values, **values, **variant})
+                for variant in ({}, change.variants[0])
+            ]
+            first, second = graphs
+            if first is not None and second is not None and first.fingerprint != second.fingerprint:
+                return len(values[IMAGES])
+        return 0
 
     def _check_side(self, change: Change, start: TrialGraph, changed: TrialGraph, condition: str) -> None:
         """The width, or height, must decide the size of the pictures: another node that gets it is not enough."""

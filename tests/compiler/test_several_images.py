@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -174,6 +175,16 @@ def test_the_task_is_named_if_tasks_take_different_numbers() -> None:
 
 def faults(template: str, images: Any = IMAGES) -> list[str]:
     return faults_of(template, task="edit", images=images)
+
+
+def test_an_input_that_few_images_do_not_use_says_how_many_images_it_needs() -> None:
+    template = re.sub(r'"spacing_width": \d+', '"spacing_width": {{ gap }}', STITCHED)
+    assert "{{ gap }}" in template
+    inputs = {"gap": {"type": "integer", "minimum": 0, "maximum": 64, "default": 0}}
+    (fault,) = faults_of(template, task="edit", images=IMAGES, inputs=inputs)
+    assert "`gap` has no effect on a request with fewer than 2 images" in fault
+    assert "`images: {min: 2, max: 3}` under workflows.mine" in fault
+    assert faults_of(template, task="edit", images={"min": 2, "max": 3}, inputs=inputs) == []
 
 
 def test_an_image_that_is_not_used_is_named_with_its_node() -> None:

@@ -383,3 +383,70 @@ def test_a_picture_that_a_required_input_needs_must_be_sent() -> None:
     }
     workflow = yaml.safe_load(imported(graph).entries)["workflows"]["mine"]
     assert workflow["images"] == {"min": 2, "max": 2}
+
+
+BLENDED = {"blend_factor": 0.5, "blend_mode": "normal"}
+
+
+def image_counts(result: Imported) -> Any:
+    return yaml.safe_load(result.entries)["workflows"]["mine"]["images"]
+
+
+def assert_complete_graphs(result: Imported, counts: range) -> None:
+    """The graph for each number of pictures has every link that it needs, and no node that nothing needs."""
+    for count in counts:
+        names = [f"{number}.png" for number in range(1, count + 1)]
+        values = {"images": names, "image": names[0], "mask": None, "prefix": "x"}
+        files = {role: file.name for role, (file, _) in result.files.items()}
+        fields = {name: field.value for name, field in result.bindings.fields.items()}
+        renderer = TemplateRenderer({"t.json.j2": result.template})
+        rendered = renderer.render("t.json.j2", {**fields, **values, "files": files})
+        assert list(find_errors(rendered, signatures(), "t")) == []
+
+
+def beside_a_blend() -> dict[str, Any]:
+    """A picture beside the blend of another one with a grey one."""
+    graph = stitched(("a", "load1", "blend"))
+    graph["load2"] = {"class_type": "LoadImage", "inputs": {"image": "2.png"}}
+    empty = {"width": 64, "height": 64, "batch_size": 1, "color": 0}
+    graph["grey"] = {"class_type": "EmptyImage", "inputs": empty}
+    inputs = {"image1": ["load2", 0], "image2": ["grey", 0], **BLENDED}
+    graph["blend"] = {"class_type": "ImageBlend", "inputs": inputs}
+    return graph
+
+
+def test_what_only_feeds_an_optional_picture_is_as_optional() -> None:
+    result = imported(beside_a_blend())
+    assert image_counts(result) == {"min": 1, "max": 2}
+    assert_complete_graphs(result, range(1, 3))
+
+
+def test_a_picture_without_which_an_earlier_one_has_no_effect_must_be_sent() -> None:
+    graph = stitched(("a", "load1", "blend"))
+    for number in (2, 3):
+        graph[f"load{number}"] = {"class_type": "LoadImage", "inputs": {"image": f"{number}.png"}}
+    inputs = {"image1": ["load2", 0], "image2": ["load3", 0], **BLENDED}
+    graph["blend"] = {"class_type": "ImageBlend", "inputs": inputs}
+    result = imported(graph)
+    assert image_counts(result) == {"min": 3, "max": 3}
+    assert_complete_graphs(result, range(3, 4))
+
+
+@pytest.mark.parametrize("place", [("blend", "blend_factor"), ("grey", "color")])
+def test_a_picture_without_which_a_request_field_has_no_effect_must_be_sent(place: tuple[str, str]) -> None:
+    result = imported(beside_a_blend(), exposed={"amount": place})
+    assert image_counts(result) == {"min": 2, "max": 2}
+    assert_complete_graphs(result, range(2, 3))
+
+
+def test_a_picture_without_which_a_file_is_not_used_must_be_sent() -> None:
+    graph = stitched(("a", "load1", "larger"))
+    graph["load2"] = {"class_type": "LoadImage", "inputs": {"image": "2.png"}}
+    graph["upscaler"] = {"class_type": "UpscaleModelLoader", "inputs": {"model_name": "x2.safetensors"}}
+    graph["larger"] = {
+        "class_type": "ImageUpscaleWithModel",
+        "inputs": {"upscale_model": ["upscaler", 0], "image": ["load2", 0]},
+    }
+    result = imported(graph)
+    assert image_counts(result) == {"min": 2, "max": 2}
+    assert_complete_graphs(result, range(2, 3))
