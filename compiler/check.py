@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
@@ -65,13 +65,24 @@ def find_errors(nodes: Mapping[str, Any], signatures: Signatures, template: str)
             yield error
     if not has_valid_nodes:
         return
-    types = LinkTypes(nodes, signatures)
     has_broken_links = False
-    for node_id, node in nodes.items():
-        for error in _input_errors(node_id, node, nodes, signatures, types, new_error):
-            has_broken_links |= error.message.startswith(BROKEN_LINKS)
-            yield error
+    for error in find_errors_in(nodes, nodes, signatures, template, LinkTypes(nodes, signatures)):
+        has_broken_links |= error.message.startswith(BROKEN_LINKS)
+        yield error
     yield from _connection_errors(nodes, signatures, new_error, has_broken_links=has_broken_links)
+
+
+def find_errors_in(
+    changed: Iterable[str],
+    nodes: Mapping[str, Any],
+    signatures: Signatures,
+    template: str,
+    types: LinkTypes,
+) -> Iterator[GraphError]:
+    """Every error of the inputs of some nodes of the graph, of which all have the right form."""
+    new_error = _ErrorFactory(template)
+    for node_id in changed:
+        yield from _input_errors(node_id, nodes[node_id], nodes, signatures, types, new_error)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ its files and sizes."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -32,6 +32,9 @@ _OWN_FIELDS = frozenset({"prompt", "width", "height", "seed", "batch", "prefix"}
 """Every workflow has these: they need no entry under `inputs`."""
 _PICTURE_FIELDS = frozenset({"image", "mask"})
 
+_MAX_FILES = 500
+"""Each file gets a role that is proved; workflows that people make have a few dozen."""
+
 _MIN_SIDE, _MAX_SIDE = 64, 2048
 _MAX_STEPS = 100
 _MAX_NUMBER = 1_000_000
@@ -41,29 +44,36 @@ _UNKNOWN_SIZE = (1024, 1024)
 def file_roles(
     nodes: Nodes, bindings: Bindings, declared: Mapping[str, ModelFile]
 ) -> dict[str, tuple[ModelFile, tuple[Place, ...]]]:
-    """role -> the file, and the inputs that name it."""
+    """role -> the file, and the inputs that name it. Raises WorkflowNotImportable."""
     graph_files: dict[tuple[str, str], list[Place]] = {}
     for place, folder in bindings.files.items():
         name = str(nodes[place[0]]["inputs"][place[1]])
         known = declared.get(name) or declared.get(re.split(r"[/\\]", name)[-1])
         graph_files.setdefault((name, folder or (known.folder if known else None) or ""), []).append(place)
+    if len(graph_files) > _MAX_FILES:
+        raise WorkflowNotImportable(
+            f"The workflow names {len(graph_files)} different model files; a model has at most {_MAX_FILES}. "
+            "Remove those that are not needed in ComfyUI."
+        )
     found: dict[str, tuple[ModelFile, tuple[Place, ...]]] = {}
+    numbers: dict[str, int] = {}
     for (name, folder), places in graph_files.items():
         if not folder:
             continue  # the node's own list decides; the name stays as exported
         known = declared.get(name) or declared.get(re.split(r"[/\\]", name)[-1]) or ModelFile(name)
-        role = _role(folder, set(found))
+        role = _role(folder, found, numbers)
         found[role] = ModelFile(name, folder, known.url, known.sha256), tuple(places)
     return found
 
 
-def _role(folder: str, taken: set[str]) -> str:
+def _role(folder: str, taken: Container[str], numbers: dict[str, int]) -> str:
+    """A role that is not taken yet. `numbers`: the last number of each name, which is counted up."""
     base = _ROLES.get(folder) or re.sub(r"[^a-z0-9]+", "_", folder.lower()).strip("_")
     base = base if base[:1].isalpha() else f"file_{base}"
-    name, number = base, 1
+    name = base
     while name in taken:
-        number += 1
-        name = f"{base}_{number}"
+        numbers[base] = numbers.get(base, 1) + 1
+        name = f"{base}_{numbers[base]}"
     return name
 
 

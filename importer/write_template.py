@@ -180,12 +180,13 @@ def readable_ids(nodes: Nodes, bindings: Bindings, roles: Mapping[Place, str]) -
     wanted = dict(_ids_by_role(nodes, bindings, roles))
     ids: dict[str, str] = {}
     taken = {_MASK_NODE}
+    numbers: dict[str, int] = {}
     for node in sources_first(nodes, nodes):
         base = wanted.get(node) or _snake(nodes[node]["class_type"])
-        name, number = base, 1
+        name = base
         while name in taken:
-            number += 1
-            name = f"{base}_{number}"
+            numbers[base] = numbers.get(base, 1) + 1
+            name = f"{base}_{numbers[base]}"
         taken.add(name)
         ids[node] = name
     return ids

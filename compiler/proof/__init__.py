@@ -11,6 +11,8 @@ of the graph that the answer's node depends on.
 4 for each model: roles of files that no task uses, sizes that a node does not take (`catalogue_proof.py`); its defaults,
   presets, smallest and largest size and largest batch (`model_proof.py`)
 
+The graphs of a large template that only writes its values are filled in instead of rendered (`pattern.py`).
+
 Steps 1 to 3 do not depend on file names, limits and the range of sizes. Models that differ only in those share the
 result, which is cached by content.
 """

@@ -78,7 +78,7 @@ class ModelProver(Prover):
         self, catalogue: Catalogue, model: Model, workflow: Workflow, task: Task, proof: TemplateProof
     ) -> None:
         super().__init__(catalogue, model, workflow, task, proof.traits)
-        self._proof = proof
+        self._proof, self._patterns = proof, proof.patterns
         self._places = {name: set(places) for name, places in proof.places.items()}
         self._names_at_fault = set(proof.names_at_fault)
         self._has_seed = proof.has_seed

@@ -25,7 +25,8 @@ from compiler.proof.changes import (
     other_values,
 )
 from compiler.proof.hints import OTHER_SIDE, SEED_NAMES, Place, has_input, input_signature
-from compiler.proof.trial_graph import ABSENT, FILE_NAME_INPUT, TrialGraph, Values, arrivals, changed_places
+from compiler.proof.pattern import FILE_NAME_INPUT, MIN_NODES, Filled, Patterns
+from compiler.proof.trial_graph import ABSENT, TrialGraph, Values, arrivals, changed_places
 from compiler.signatures import NodeSignature
 from compiler.values import Nodes, Task
 from errors import GraphInvalid, TemplateInvalid, shorten
@@ -82,6 +83,7 @@ class TemplateProof:
     places: Mapping[str, set[Place]] = field(default_factory=dict)
     """name of a value -> the inputs that it changes"""
     names_at_fault: frozenset[str] = frozenset()
+    patterns: Patterns | None = None
     trials: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """The faults of values that only some models have, by these values"""
 
@@ -123,6 +125,7 @@ class Prover:
         self._catalogue, self._signatures = catalogue, catalogue.signatures
         self._model, self._workflow, self._task, self._traits = model, workflow, task, traits
         self._rules = workflow.inputs_for(task)
+        self._patterns: Patterns | None = None
         self._faults: dict[str, None] = {}
         self._names_at_fault: set[str] = set()
         self._has_seed = True
@@ -156,6 +159,7 @@ class Prover:
             other=other,
             places=self._places,
             names_at_fault=frozenset(self._names_at_fault),
+            patterns=self._patterns,
         )
 
     @contextmanager
@@ -269,15 +273,21 @@ class Prover:
         """The graph for `values`; None if it has no answer. What is wrong with it, except `known_errors`, is a fault."""
         template = self._workflow.template
         self._count_rendering()
+        filled = self._fill(values)
         try:
-            nodes = render_nodes(template, values, self._catalogue)
+            nodes = render_nodes(template, values, self._catalogue) if filled is None else filled.nodes
         except TemplateInvalid as error:
             if error.message not in self._reported:
                 self._reported.add(error.message)
                 remedy = remedies.for_template_error(error.message, values, self._workflow)
                 self._fault(error.message + remedy + condition)
             return None
-        errors = list(find_errors(nodes, self._signatures, template))
+        errors = None if filled is None else filled.errors(self._signatures, template)
+        is_known = errors == []
+        if errors is None:
+            errors = list(find_errors(nodes, self._signatures, template))
+        if filled is not None and not errors:
+            filled.note_checked()
         texts = tuple(map(str, errors))
         hint = self._catalogue.renderer.quotes_hint(template)
         for error_of_node, text in zip(errors, texts, strict=True):
@@ -288,6 +298,8 @@ class Prover:
                 )
                 self._fault(text + hint)
                 hint = ""
+        if filled is not None and is_known and self._classes:
+            return self._graph(values, nodes, filled.output, texts, filled)
         if not all(map(_has_form, nodes.values())):
             return None
         self._classes |= {node["class_type"] for node in nodes.values()}
@@ -299,7 +311,31 @@ class Prover:
             if not any("no output node" in text or "unknown node class" in text for text in texts):
                 self._fault(no_answer.message + condition)
             return None
-        return TrialGraph(values, nodes, output, texts)
+        return self._graph(values, nodes, output, texts, filled)
+
+    def _fill(self, values: Values) -> Filled | None:
+        """The graph for `values`, if the template need not be rendered for it."""
+        return None if self._patterns is None else self._patterns.fill(values)
+
+    def _graph(
+        self,
+        values: Values,
+        nodes: Nodes,
+        output: str,
+        errors: tuple[str, ...] = (),
+        filled: Filled | None = None,
+    ) -> TrialGraph:
+        if self._patterns is None and len(nodes) >= MIN_NODES:
+            self._patterns = Patterns(self._catalogue, self._workflow)
+            filled = self._fill(values)
+            if filled is not None and filled.nodes == nodes:
+                nodes = filled.nodes
+                if not errors:
+                    filled.note_checked()
+            else:
+                self._patterns.give_up()
+                filled = None
+        return TrialGraph(values, nodes, output, errors, filled, has_digest=self._patterns is not None)
 
     def _count_rendering(self, share: float = 1.0) -> None:
         self._renderings += share
@@ -308,11 +344,13 @@ class Prover:
 
     def _render_unchecked(self, values: Values) -> TrialGraph | None:
         self._count_rendering()
+        if (filled := self._fill(values)) is not None:
+            return self._graph(values, filled.nodes, filled.output, (), filled)
         try:
             nodes = render_nodes(self._workflow.template, values, self._catalogue)
             if not all(map(_has_form, nodes.values())):
                 return None
-            return TrialGraph(values, nodes, self._output(nodes))
+            return self._graph(values, nodes, self._output(nodes))
         except (TemplateInvalid, GraphInvalid):
             return None
 
@@ -616,8 +654,8 @@ def _leads_to_a_branch(change: Change) -> bool:
     return "enum" in change.rule.schema or change.rule.schema["type"] != "string"
 
 
-def _text(graph: TrialGraph, change: Change) -> str:
-    """What the change must change, as text."""
+def _text(graph: TrialGraph, change: Change) -> str | int:
+    """What the change must change, as a value that can be compared."""
     return repr(graph.part_with_file_name) if change.name == "prefix" else graph.fingerprint
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,11 +11,9 @@ from typing import Any
 from compiler.answer import Part, answer_part
 from compiler.links import is_link
 from compiler.proof.hints import Place, input_signature
+from compiler.proof.pattern import FILE_NAME_INPUT, Filled, digest
 from compiler.signatures import InputSignature, Signatures
 from compiler.values import Nodes
-
-FILE_NAME_INPUT = "filename_prefix"
-"""What nodes that save pictures call the start of the file's name"""
 
 ABSENT = object()
 
@@ -31,22 +29,30 @@ class TrialGraph:
     nodes: Nodes
     output: str
     errors: tuple[str, ...] = ()
+    filled: Filled | None = None
+    """How it was made, if its template only writes its values"""
+    has_digest: bool = False
+    """Whether it is compared with graphs that were made so"""
 
     @cached_property
     def part(self) -> Part:
         """The part of the graph that decides the answer. The name of the saved file is not in it: that changes no
         picture."""
-        part = answer_part(self.nodes, self.output)
+        part = self.part_with_file_name
         class_type, inputs = part[self.output]
         return {**part, self.output: (class_type, {k: v for k, v in inputs.items() if k != FILE_NAME_INPUT})}
 
     @cached_property
     def part_with_file_name(self) -> Part:
-        return answer_part(self.nodes, self.output)
+        return answer_part(self.nodes, self.output) if self.filled is None else self.filled.part
 
     @cached_property
-    def fingerprint(self) -> str:
-        """The part as text: graphs with equal texts draw the same."""
+    def fingerprint(self) -> str | int:
+        """Graphs with equal fingerprints draw the same."""
+        if self.filled is not None:
+            return self.filled.fingerprint
+        if self.has_digest:
+            return sum(digest(node_id, *entry) for node_id, entry in self.part.items())
         return json.dumps(self.part, sort_keys=True)
 
     def value(self, place: Place) -> Any:
@@ -56,6 +62,15 @@ class TrialGraph:
     @property
     def shape(self) -> frozenset[Any]:
         """The nodes and links of the part, without values."""
+        if self.filled is None:
+            return self._shape
+        pattern = self.filled.pattern
+        if pattern.shape is None:
+            pattern.shape = self._shape
+        return pattern.shape
+
+    @cached_property
+    def _shape(self) -> frozenset[Any]:
         return frozenset(
             (node_id, class_type, name, tuple(value) if is_link(value, self.nodes) else None)
             for node_id, (class_type, inputs) in self.part.items()
@@ -90,9 +105,16 @@ def arrivals(
             yield place, input_signature(changed.nodes, place, signatures)
 
 
+def _nodes_unlike(start: TrialGraph, changed: TrialGraph) -> Iterable[str]:
+    if start.filled is None or changed.filled is None or start.filled.pattern is not changed.filled.pattern:
+        return changed.part
+    return changed.filled.nodes_unlike(start.filled)
+
+
 def changed_places(start: TrialGraph, changed: TrialGraph) -> Iterator[Place]:
     """The inputs of the part that have another value than before."""
-    for node_id, (_, inputs) in changed.part.items():
+    for node_id in _nodes_unlike(start, changed):
+        inputs = changed.part[node_id][1]
         before = start.part[node_id][1] if node_id in start.part else {}
         for name, value in inputs.items():
             if name in before and before[name] != value:

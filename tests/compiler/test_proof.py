@@ -12,6 +12,7 @@ import pytest
 from compiler import Sources, compile_workflow, load_catalogue
 from compiler.proof import catalogue_proof
 from compiler.proof.changes import base_values
+from compiler.render import TemplateRenderer
 from compiler.values import TASKS, Task
 from errors import ModelNotDrawable
 from tests.compiler.catalogues import (
@@ -681,3 +682,56 @@ def test_a_proof_does_not_depend_on_which_model_is_first() -> None:
 
         undrawable = load_catalogue(with_document(models, with_workflow(text))).undrawable
         assert list(undrawable) == [name for name in order if name == "large"]
+
+
+# --- large graphs -----------------------------------------------------------------------------------
+
+
+def with_chain(text: str, number: int) -> str:
+    """`text` with this many LoRAs in a row between the checkpoint and the sampler."""
+    nodes = [
+        f'"l{index}": {{"class_type": "LoraLoaderModelOnly", "inputs": {{"lora_name": "a.safetensors", '
+        f'"strength_model": 0.5, "model": ["{f"l{index - 1}" if index else "4"}", 0]}}}}'
+        for index in range(number)
+    ]
+    changed = re.sub('(?<="model": )\\[\\s*"4"', f'["l{number - 1}"', text)
+    assert changed != text
+    return changed + "{" + ", ".join(nodes) + "}"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n3_steps": "{{ steps }}"},
+        {"n3_steps": "{{ steps }}", "n3_seed": 1234},
+        {"n3_steps": 20},
+        {"n3_steps": "{{ [steps, 30] | min }}"},
+        {"n3_steps": "{{ steps }}", "n5_height": "{{ width }}"},
+        {"n3_steps": "{{ steps * 1000 }}"},
+        {"n3_steps": "{{ steps }}", "n9_filename_prefix": "mine"},
+        {"n3_steps": "{{ steps }}", "n4_ckpt_name": "other.safetensors"},
+        {"n3_steps": "{{ steps if prompt else 3 }}"},
+    ],
+)
+def test_a_large_graph_has_the_same_faults_as_a_small_one(changes: dict[str, Any]) -> None:
+    text = exported(**changes)
+    small = faults_of(text, inputs=STEPS, model={"limits": {"batch": 4}})
+    assert faults_of(with_chain(text, 100), inputs=STEPS, model={"limits": {"batch": 4}}) == small
+
+
+def test_a_large_template_that_only_writes_its_values_is_rendered_a_few_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rendered = 0
+    render = TemplateRenderer.render
+
+    def counted(self: TemplateRenderer, template: str, values: Any) -> dict[str, Any]:
+        nonlocal rendered
+        rendered += template == "mine.json.j2"
+        return render(self, template, values)
+
+    monkeypatch.setattr(TemplateRenderer, "render", counted)
+    inputs = {**STEPS, **SAMPLER, **SCHEDULE}
+    text = exported(n3_steps="{{ steps }}", n3_sampler_name="{{ sampler }}", n3_scheduler="{{ schedule }}")
+    assert faults_of(with_chain(text, 100), inputs=inputs) == []
+    assert rendered < 5

@@ -450,3 +450,17 @@ def test_a_picture_without_which_a_file_is_not_used_must_be_sent() -> None:
     result = imported(graph)
     assert image_counts(result) == {"min": 2, "max": 2}
     assert_complete_graphs(result, range(2, 3))
+
+
+def test_more_files_than_a_model_has_are_refused() -> None:
+    graph = sampler_graph()
+    for index in range(501):
+        inputs = {"lora_name": f"{index}.safetensors", "strength_model": 1, "model": ["1", 0]}
+        graph[f"l{index}"] = {"class_type": "LoraLoaderModelOnly", "inputs": inputs}
+        if index:
+            inputs["model"] = [f"l{index - 1}", 0]
+    graph["2"]["inputs"]["model"] = ["l500", 0]
+    with pytest.raises(
+        WorkflowNotImportable, match="names 503 different model files; a model has at most 500"
+    ):
+        imported(graph)
