@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from compiler.check import is_out_of_range
 from compiler.exports import without_editor_inputs
 from compiler.links import upstream
 from compiler.signatures import Signatures
@@ -89,6 +90,7 @@ def _import_workflow(
         bindings, files={place: folder for place, folder in bindings.files.items() if place[0] in needed}
     )
     graph = GraphView(nodes, signatures)
+    _check_limits(graph, bindings)
     files = file_roles(nodes, bindings, workflow.files)
     roles = {place: role for role, (_, places) in files.items() for place in places}
     values = [*bindings.places_of_values(graph), *(places for _, places in files.values())]
@@ -136,6 +138,28 @@ def _check_values(nodes: Nodes) -> None:
                     f"The name {shorten(text)!r} in node {node} looks like a placeholder of a template. Export the workflow "
                     "again; names of inputs and nodes are no place for placeholders."
                 )
+
+
+def _check_limits(graph: GraphView, bindings: Bindings) -> None:
+    """Raises WorkflowNotImportable for numbers that their nodes do not take. The seed of a request takes the place of the
+    workflow's own, whatever that is."""
+    seeds = bindings.fields["seed"].places if "seed" in bindings.fields else ()
+    found = []
+    for node in graph.nodes:
+        for name, signature in graph.inputs(node).items():
+            value = graph.value((node, name))
+            if isinstance(value, bool) or (node, name) in seeds or not is_out_of_range(value, signature):
+                continue
+            low = "" if signature.minimum is None else f" from {signature.minimum}"
+            high = "" if signature.maximum is None else f" up to {signature.maximum}"
+            found.append(
+                f"{name} of node {node} ({graph.node_class(node)}) is {value}, but takes values{low}{high}"
+            )
+    if found:
+        raise WorkflowNotImportable(
+            f"The workflow has numbers that ComfyUI would refuse: {'; '.join(found[:8])}. Correct them in ComfyUI and export "
+            "it again."
+        )
 
 
 def _needed(nodes: Nodes, signatures: Signatures, bindings: Bindings) -> set[str]:

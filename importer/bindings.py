@@ -14,7 +14,7 @@ from typing import Any
 from compiler.answer import SAVING_CLASSES
 from compiler.node_records import MODEL_SUFFIXES
 from compiler.signatures import InputSignature, Signatures
-from compiler.values import Nodes
+from compiler.values import MAX_SEED, Nodes
 from errors import WorkflowNotImportable, shorten
 from importer.find_sampling import Sampling, find_sampling
 from importer.find_size import FoundSize, find_size, loads_picture
@@ -295,6 +295,7 @@ class _Search:
     def _add_sampling(self, sampling: Sampling, *, has_image: bool) -> None:
         graph = self._graph
         self._add("seed", sampling.seed)
+        self._note_odd_seed()
         if sampling.is_split:
             self._notes.append(
                 "Two samplers share the steps, so their number stays as it is; --expose makes it a field."
@@ -311,6 +312,16 @@ class _Search:
         denoise = None if sampling.denoise is None else graph.value(sampling.denoise)
         if has_image and isinstance(denoise, int | float) and 0 < denoise < 1:
             self._add("strength", sampling.denoise)
+
+    def _note_odd_seed(self) -> None:
+        """Say what happens to a seed that no request could have."""
+        found = self._fields.get("seed")
+        if found is None or (type(found.value) is int and 0 <= found.value <= MAX_SEED):
+            return
+        self._notes.append(
+            f"{_name(found.place)} is {_quoted(found.value)}, which is no seed from 0 to {MAX_SEED}. It is not kept: each "
+            "request brings a seed, or gets a random one."
+        )
 
     def _with_choices(self, place: Place | None) -> Place | None:
         """`place` if its value is one of the choices of its node; otherwise it stays as exported."""

@@ -464,3 +464,26 @@ def test_more_files_than_a_model_has_are_refused() -> None:
         WorkflowNotImportable, match="names 503 different model files; a model has at most 500"
     ):
         imported(graph)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"n6": {"cfg": -5}}, r"cfg of node 6 \(KSampler\) is -5, but takes values from 0"),
+        ({"n5": {"width": 0}}, r"width of node 5 \(EmptyLatentImage\) is 0, but takes values from 16 up to"),
+        ({"n6": {"steps": 0}}, r"steps of node 6 \(KSampler\) is 0"),
+        ({"n6": {"denoise": 7}}, r"denoise of node 6 \(KSampler\) is 7, .* up to 1"),
+    ],
+)
+def test_a_number_outside_the_limits_of_its_node_is_named_as_in_the_workflow(
+    changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(WorkflowNotImportable, match=said):
+        imported(sampler_graph(**changes))
+
+
+@pytest.mark.parametrize("seed", [None, [1, 2], 2**64, -1, "many"])
+def test_what_happens_to_a_value_that_is_no_seed_is_said(seed: Any) -> None:
+    notes = imported(sampler_graph(n6={"seed": seed})).bindings.notes
+    assert any(note.startswith("6.seed is ") and "gets a random one" in note for note in notes)
+    assert not any("6.seed" in note for note in imported(sampler_graph()).bindings.notes)
