@@ -20,12 +20,14 @@ from dynamic_inputs import is_link
 from errors import WorkflowUnreadable, shorten
 from importer.editor_file import EditorFile, is_editor_file, read_editor_file
 from importer.editor_graph import convert_editor_file, node_classes
+from importer.png_texts import PNG_START, has_end, png_texts
 
 MAX_JSON_BYTES = 20_000_000
 MAX_PICTURE_BYTES = 100_000_000
 _MAKE, _MODEL = 0x010F, 0x0110
 """The EXIF fields in which ComfyUI's WebP files carry `workflow:…` and `prompt:…`"""
 
+_DAMAGED = "The picture is damaged, but the workflow in it is whole."
 _HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
 """An escape that is half of a character, or one of both halves"""
 
@@ -168,11 +170,11 @@ def _model_file(name: str, entry: Mapping[str, Any]) -> ModelFile:
 
 
 def _is_picture(data: bytes) -> bool:
-    return data.startswith(b"\x89PNG\r\n\x1a\n") or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+    return data.startswith(PNG_START) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
 
 
 def _from_picture(data: bytes, signatures_for: SignaturesFor) -> Workflow:
-    texts = _metadata(data)
+    texts, is_damaged = _metadata(data)
     if "prompt" not in texts and "workflow" not in texts:
         more = (
             " It has the settings of another program (`parameters`), which are no graph."
@@ -197,7 +199,9 @@ def _from_picture(data: bytes, signatures_for: SignaturesFor) -> Workflow:
     if not graphs:
         raise faults[0] if faults else WorkflowUnreadable("The workflow in the picture is empty.")
     found = parse_workflow(graphs[0], signatures_for)
-    return replace(found, kind="picture", files=found.files or _files_of_editor(documents.get("workflow")))
+    notes = (*found.notes, *([_DAMAGED] if is_damaged else []))
+    files = found.files or _files_of_editor(documents.get("workflow"))
+    return replace(found, kind="picture", files=files, notes=notes)
 
 
 def _files_of_editor(document: Any) -> Mapping[str, ModelFile]:
@@ -208,8 +212,8 @@ def _files_of_editor(document: Any) -> Mapping[str, ModelFile]:
     return {}
 
 
-def _metadata(data: bytes) -> dict[str, str]:
-    """The texts that a picture carries by key."""
+def _metadata(data: bytes) -> tuple[dict[str, str], bool]:
+    """The texts that a picture carries by key, and whether the picture is damaged."""
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as picture:
             texts = {str(key): value for key, value in picture.info.items() if isinstance(value, str)}
@@ -217,14 +221,16 @@ def _metadata(data: bytes) -> dict[str, str]:
                 # ComfyUI writes its texts before the pixels; others may write them behind.
                 texts |= {key: str(value) for key, value in getattr(picture, "text", {}).items()}
             exif = picture.getexif()
-    except UnidentifiedImageError as error:
-        raise WorkflowUnreadable(
-            "The picture cannot be read: it is damaged, or has no usual PNG or WebP form."
-        ) from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        if texts := png_texts(data):
+            return texts, True
+        if isinstance(error, UnidentifiedImageError):
+            raise WorkflowUnreadable(
+                "The picture cannot be read: it is damaged, or has no usual PNG or WebP form."
+            ) from error
         raise WorkflowUnreadable(f"The picture cannot be read: {shorten(str(error), 120)}.") from error
     for tag in (_MAKE, _MODEL):
         key, found, value = str(exif.get(tag, "")).partition(":")
         if found and key in ("workflow", "prompt"):
             texts.setdefault(key, value)
-    return texts
+    return texts, data.startswith(PNG_START) and not has_end(data)

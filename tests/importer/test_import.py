@@ -487,3 +487,26 @@ def test_what_happens_to_a_value_that_is_no_seed_is_said(seed: Any) -> None:
     notes = imported(sampler_graph(n6={"seed": seed})).bindings.notes
     assert any(note.startswith("6.seed is ") and "gets a random one" in note for note in notes)
     assert not any("6.seed" in note for note in imported(sampler_graph()).bindings.notes)
+
+
+def test_a_damaged_png_with_a_whole_workflow_is_read_and_said(tmp_path: Path) -> None:
+    for compressed in (False, True):
+        texts = PngImagePlugin.PngInfo()
+        texts.add_text("prompt", json.dumps(sampler_graph()), zip=compressed)
+        path = tmp_path / "cut.png"
+        Image.effect_noise((64, 64), 50).save(path, pnginfo=texts)
+        whole = path.read_bytes()
+        for end in (len(whole) - 12, len(whole) - 500, whole.index(b"IDAT") + 4, whole.index(b"IDAT") - 4):
+            path.write_bytes(whole[:end])
+            cut = read_workflow(path, lambda classes: signatures())
+            assert (cut.nodes, len(cut.notes)) == (sampler_graph(), 1)
+        broken = whole.replace(b"IHDR", b"IHDX", 1)
+        path.write_bytes(broken)
+        found = read_workflow(path, lambda classes: signatures())
+        assert (found.nodes, found.notes) == (
+            sampler_graph(),
+            ("The picture is damaged, but the workflow in it is whole.",),
+        )
+        path.write_bytes(whole[: whole.index(b"prompt") + 20])
+        with pytest.raises(WorkflowUnreadable):
+            read_workflow(path, lambda classes: signatures())
