@@ -23,7 +23,7 @@ _VALIDATOR = validator_of("image_request")
 
 PRESETS = ("quality", "input_fidelity")
 
-_UNSUPPORTED: Mapping[str, str] = {
+FIELDS_WITHOUT_EFFECT: Mapping[str, str] = {
     "style": "this server has no styles; describe the style in the prompt",
     "complexity": "this server has no complexity presets",
     "moderation": "this server does not moderate",
@@ -32,7 +32,7 @@ _UNSUPPORTED: Mapping[str, str] = {
 }
 """Known fields of other servers without a function here, with the reason. Other unknown fields may be workflow inputs."""
 
-_API_FIELDS = frozenset(SCHEMA["properties"]) - {
+API_FIELDS = frozenset(SCHEMA["properties"]) - {
     *("steps", "cfg", "guidance", "strength", "negative_prompt", "sampler", "schedule")
 }
 _SHAPE_FIELDS = frozenset(("aspect_ratio", "image_size", "megapixels"))
@@ -100,7 +100,9 @@ def read_image_request(
         quality=fields.get("output_compression"),
         keep=as_url and url_needs_file,
     )
-    unsupported = {name: why for name, why in _UNSUPPORTED.items() if name in fields and name not in inputs}
+    unsupported = {
+        name: why for name, why in FIELDS_WITHOUT_EFFECT.items() if name in fields and name not in inputs
+    }
     all_notes = (*notes, *_ignored(fields, endpoint.task, stream, unsupported))
     adjusted = tuple(note for note in all_notes if note.done is not None)
     ignored = tuple(note for note in all_notes if note.done is None)
@@ -112,7 +114,7 @@ def _inputs(fields: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, A
     return {
         name: value
         for name, value in fields.items()
-        if name not in _API_FIELDS and (name in inputs or name not in _UNSUPPORTED)
+        if name not in API_FIELDS and (name in inputs or name not in FIELDS_WITHOUT_EFFECT)
     }
 
 

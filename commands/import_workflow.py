@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from api.reserved_fields import reserved_reason
 from atomic_file import create_atomic
 from commands.context import engine_at, services
 from commands.snapshot import add_to_learned, replace_learned
@@ -185,6 +186,8 @@ def _exposed(text: str) -> tuple[str, tuple[str, str]]:
             f"{text!r} is not NODE.INPUT=NAME, where NAME has lower-case letters, digits and _.",
             param="expose",
         )
+    if (reason := reserved_reason(name)) is not None:
+        raise InvalidValue(f"An input cannot be named {name}: {reason}. Choose another name.", param="expose")
     return name, _place(place)
 
 

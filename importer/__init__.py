@@ -157,8 +157,8 @@ def _check_limits(graph: GraphView, bindings: Bindings) -> None:
             )
     if found:
         raise WorkflowNotImportable(
-            f"The workflow has numbers that ComfyUI would refuse: {'; '.join(found[:8])}. Correct them in ComfyUI and export "
-            "it again."
+            f"The workflow has numbers that ComfyUI would refuse: {'; '.join(found[:8])}. Correct them in ComfyUI and "
+            "export it again."
         )
 
 

@@ -445,3 +445,26 @@ def test_an_imported_mask_gets_the_mask_of_a_request(
     assert loader["channel"] == "red"
     assert "mask" in loader["image"]
     assert loader["image"] != json.loads(compiled.stdout)["image"]["inputs"]["image"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "response_format",
+        "user",
+        "style",
+        "stream",
+        "model",
+        "n",
+        "images",
+        "mask",
+        "markup",
+        "scheduler",
+        "size",
+    ],
+)
+def test_an_input_cannot_have_the_name_of_a_field_of_the_api(run: Import, exported: Path, name: str) -> None:
+    result = run(exported, "--dry-run", "--expose", f"2.strength_model={name}")
+    assert result.exit_code == 2
+    assert f"An input cannot be named {name}: " in result.stderr
+    assert run(exported, "--dry-run", "--expose", "2.strength_model=lora_strength").exit_code == 0
