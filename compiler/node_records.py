@@ -37,7 +37,7 @@ _UPLOAD_FLAGS = ("image_upload", "animated_image_upload", "video_upload", "audio
 _LOADER_WORDS = re.compile(
     "ckpt|checkpoint|unet|vae|clip|lora|gguf|model|control_?net|upscaler", re.IGNORECASE
 )
-_NO_FILE_CHOICES = frozenset({"none", "baked vae", "disabled", "undefined"})
+NO_FILE_CHOICES = frozenset({"none", "baked vae", "disabled", "undefined"})
 _BOUNDS = ("min", "max", "step")
 _FLAGS = ("multiline", "dynamic_prompt", "socket", "control", "optional")
 _SEED_NAMES = ("seed", "noise_seed")
@@ -198,7 +198,7 @@ def _lists_files(name: str, choices: Iterable[Any]) -> bool:
     names = [choice.lower() for choice in choices if isinstance(choice, str)]
     if any(choice.endswith(MODEL_SUFFIXES) for choice in names):
         return True
-    return not choices or (set(names) <= _NO_FILE_CHOICES and bool(_LOADER_WORDS.search(name)))
+    return not choices or (set(names) <= NO_FILE_CHOICES and bool(_LOADER_WORDS.search(name)))
 
 
 def _as_file(entry: Mapping[str, Any], folder: str | None) -> dict[str, Any]:

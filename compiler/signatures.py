@@ -39,6 +39,8 @@ class InputSignature:
     """The choices are the files in a folder of the engine, which only the engine knows."""
     folder: str | None = None
     """That folder in ComfyUI's models directory, `input` for images; None if it is not known."""
+    also: tuple[str, ...] = ()
+    """Choices beside the files, such as None"""
     only_in: tuple[str, ...] = ()
     """The ComfyUI versions that have this input; empty if all have it."""
     match: str | None = None
@@ -150,6 +152,7 @@ def _input(entry: Mapping[str, Any]) -> InputSignature:
         any_value=entry.get("any_value", False),
         is_file="folder" in entry or entry.get("file", False),
         folder=entry.get("folder"),
+        also=tuple(entry.get("also", ())),
         only_in=tuple(entry.get("only_in", ())),
         widget=entry.get("widget", False),
         several=entry.get("several", False),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from compiler.answer import SAVING_CLASSES
-from compiler.node_records import MODEL_SUFFIXES
+from compiler.node_records import MODEL_SUFFIXES, NO_FILE_CHOICES
 from compiler.signatures import InputSignature, Signatures
 from compiler.values import MAX_SEED, Nodes
 from errors import WorkflowNotImportable, shorten
@@ -28,6 +28,8 @@ _PREVIEW_RANK = 2
 _OTHER_KINDS = {"VIDEO": "a video", "AUDIO": "sound", "MESH": "a 3D model"}
 _OUTSIDE = re.compile(r"^([A-Za-z]:|[/\\])|(^|[/\\])\.\.([/\\]|$)")
 _CHANNEL, _MASK_CHANNEL = "channel", "red"
+_NAMED_DECODERS = "vae"
+"""Among the files of this folder, ComfyUI lists decoders such as taesd by a name without an ending."""
 _PICTURE_CHOICES = frozenset({"image"})
 """These order the pictures instead of becoming a field."""
 _NO_PICTURES = (
@@ -424,8 +426,14 @@ def _is_mask(graph: GraphView, output: tuple[str, int]) -> bool:
 
 
 def _names_weights(signature: InputSignature, value: Any) -> bool:
-    """Whether the value is a file of weights, and not a choice beside the files, such as `pixel_space` of VAELoader."""
-    return signature.is_model_file and isinstance(value, str) and value.lower().endswith(MODEL_SUFFIXES)
+    """Whether the value is a file of weights, and not a choice beside the files, such as `pixel_space` of VAELoader. Some
+    files have no ending, as `4x-UltraSharp`."""
+    if not signature.is_model_file or not isinstance(value, str) or not value.strip():
+        return False
+    if value.lower().endswith(MODEL_SUFFIXES):
+        return True
+    is_choice = value in signature.also or value.lower().strip("[]") in NO_FILE_CHOICES
+    return not is_choice and signature.folder not in (None, _NAMED_DECODERS)
 
 
 def _name(place: Place) -> str:

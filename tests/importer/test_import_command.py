@@ -468,3 +468,22 @@ def test_an_input_cannot_have_the_name_of_a_field_of_the_api(run: Import, export
     assert result.exit_code == 2
     assert f"An input cannot be named {name}: " in result.stderr
     assert run(exported, "--dry-run", "--expose", "2.strength_model=lora_strength").exit_code == 0
+
+
+def test_a_file_without_an_ending_is_a_file(run: Import, tmp_path: Path) -> None:
+    graph = sampler_graph(n8={"images": ["u", 0]})
+    graph["m"] = {"class_type": "UpscaleModelLoader", "inputs": {"model_name": "4x-UltraSharp"}}
+    graph["u"] = {
+        "class_type": "ImageUpscaleWithModel",
+        "inputs": {"upscale_model": ["m", 0], "image": ["7", 0]},
+    }
+    graph["v"] = {"class_type": "VAELoader", "inputs": {"vae_name": "taesd"}}
+    graph["7"]["inputs"]["vae"] = ["v", 0]
+    result = run(saved(tmp_path / "up.json", graph), "--dry-run", "--as", "json")
+    assert result.exit_code == 0, result.output
+    files = json.loads(result.stdout)["files"]
+    assert {file["name"]: file["folder"] for file in files.values()} == {
+        "a.safetensors": "checkpoints",
+        "l.safetensors": "loras",
+        "4x-UltraSharp": "upscale_models",
+    }
