@@ -13,7 +13,8 @@ from typing import Any
 
 from compiler.signatures import Signatures
 from compiler.values import Nodes
-from errors import NodesMissing, WorkflowUnreadable
+from dynamic_inputs import is_link
+from errors import NodesMissing, WorkflowUnreadable, list_names
 from importer.dynamic_prompts import expanded
 from importer.editor_file import (
     GETTER,
@@ -101,8 +102,15 @@ class _Conversion:
             raise WorkflowUnreadable(
                 f"The workflow has more than {MAX_NODES} nodes, those of its subgraphs included."
             )
-        self._raise_if_unknown(node for _, node in placed)
-        nodes = {scope.full_id(node): self._convert(scope, node) for scope, node in placed}
+        unknown = {
+            scope.full_id(node): node.type for scope, node in placed if node.type not in self._signatures
+        }
+        nodes = {
+            full_id: self._convert(scope, node)
+            for scope, node in placed
+            if (full_id := scope.full_id(node)) not in unknown
+        }
+        self._leave_out_unknown(unknown, nodes)
         return Converted(nodes, tuple(dict.fromkeys(self._notes)))
 
     # --- which nodes run ---
@@ -138,14 +146,23 @@ class _Conversion:
             self._scopes[path] = _Scope(self._file.subgraphs[node.type], path, node, scope)
         return self._scopes[path]
 
-    def _raise_if_unknown(self, nodes: Iterator[EditorNode]) -> None:
-        missing = sorted({node.type for node in nodes} - set(self._signatures))
+    def _leave_out_unknown(self, unknown: Mapping[str, str], nodes: Nodes) -> None:
+        """Notes which of the nodes `unknown` (id -> class) are left out: those that no other node needs, such as the ones
+        that only switch or label others in the editor. Raises NodesMissing for the others, and for all if nothing known
+        makes a result."""
+        has_result = any(self._signatures[node["class_type"]].output_node for node in nodes.values())
+        linked = {value[0] for node in nodes.values() for value in node["inputs"].values() if is_link(value)}
+        missing = sorted({name for full_id, name in unknown.items() if full_id in linked or not has_result})
         if missing:
             raise NodesMissing(
                 f"Easel does not know the node {', '.join(missing)}, so the values in the editor's file have no names. "
                 "Name a ComfyUI that has it (--engine URL) or a saved response of its /object_info (--object-info FILE), "
                 "or export the workflow in ComfyUI with Workflow > Export (API).",
                 nodes=missing,
+            )
+        if unknown:
+            self._notes.append(
+                f"No other node needs {list_names(sorted(set(unknown.values())))}, which Easel does not know: left out."
             )
 
     # --- one node ---

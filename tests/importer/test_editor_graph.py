@@ -402,6 +402,22 @@ def test_links_in_a_circle_are_refused() -> None:
         graph_of(document)
 
 
+def test_an_unknown_node_that_no_other_needs_is_left_out_and_named() -> None:
+    file = sampler_file(more=[node(9, "Fast Bypasser")])
+    converted = convert_editor_file(read_editor_file(file), signatures())
+    assert "9" not in converted.nodes
+    assert any("Fast Bypasser" in note for note in converted.notes)
+
+
+def test_a_workflow_whose_only_result_is_an_unknown_node_is_refused() -> None:
+    file = sampler_file()
+    for entry in file["nodes"]:
+        if entry["type"] == "SaveImage":
+            entry["type"] = "MySave"
+    with pytest.raises(NodesMissing, match="MySave"):
+        graph_of(file)
+
+
 def test_unknown_classes_are_named_with_what_to_do() -> None:
     with pytest.raises(NodesMissing, match=r"NoSuchNode.*--object-info") as caught:
         graph_of(sampler_file(n2={"type": "NoSuchNode"}))

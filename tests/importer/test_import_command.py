@@ -281,7 +281,11 @@ def test_nodes_that_do_not_run_need_no_signature(run: Import, tmp_path: Path, no
     document["definitions"] = {"subgraphs": [subgraph("unused", [node(1, node_class)], [])]}
     path = saved(tmp_path / "muted.json", document)
     assert run(path, "--dry-run").exit_code == 0
-    document["nodes"][-2]["mode"] = 0
+    document["nodes"][-2]["mode"] = 0  # it runs, but nothing needs it
+    result = run(saved(path, document), "--dry-run")
+    assert result.exit_code == 0
+    assert f"No other node needs {node_class}" in result.stderr + result.stdout
+    document["nodes"][-1]["mode"] = 0
     result = run(saved(path, document), "--dry-run")
     assert result.exit_code == (2 if "Flux" in node_class else 3)
     assert node_class in result.stderr
@@ -290,7 +294,7 @@ def test_nodes_that_do_not_run_need_no_signature(run: Import, tmp_path: Path, no
 def test_an_engine_that_does_not_answer_is_no_reason_to_hide_which_node_is_unknown(
     make_app: MakeApp, tmp_path: Path
 ) -> None:
-    path = saved(tmp_path / "a.json", sampler_file(more=[node(9, "NodeThatNobodyKnows")]))
+    path = saved(tmp_path / "a.json", sampler_file(n2={"type": "NodeThatNobodyKnows"}))
     app = make_app(engine__url="http://127.0.0.1:9", catalogue_dir=str(tmp_path / "own"))
     result = app.test_cli_runner().invoke(args=["import-workflow", str(path)])
     assert result.exit_code == 3
