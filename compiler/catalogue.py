@@ -10,6 +10,7 @@ from typing import Any, Literal
 from jsonschema import Draft202012Validator
 
 from compiler.graph_shapes import GraphShapes
+from compiler.named_entries import NamedEntries
 from compiler.openai_names import model_key, names_no_model
 from compiler.render import TemplateRenderer
 from compiler.signatures import Signatures
@@ -37,6 +38,8 @@ class File:
     size: int | None = None
     """bytes"""
     sha256: str | None = None
+    gated: bool = False
+    """Its publisher gives it only to accounts that accepted the terms."""
 
 
 @dataclass(frozen=True)
@@ -240,6 +243,8 @@ class Catalogue:
     """input -> another server's name for its value, in lower case -> the mapping"""
     renderer: TemplateRenderer
     loras: Mapping[str, Lora] = field(default_factory=dict)
+    named: NamedEntries = field(default_factory=NamedEntries)
+    """The files and licences that entries of catalogue.yaml may name"""
     default_size: Size | None = None
     """This installation's default, for models that can draw it."""
     lora_tags: LoraTags = "apply"

@@ -32,6 +32,7 @@ from compiler.catalogue_checks import (
     unknown_choices,
 )
 from compiler.engine_files import with_slashes
+from compiler.named_entries import NamedEntries
 from compiler.node_records import NodeFacts, add_learned, record_faults, with_facts
 from compiler.render import TemplateRenderer
 from compiler.signatures import Signatures, parse_signatures
@@ -57,8 +58,19 @@ def parse_catalogue(sources: Sources) -> Catalogue:
         name: new_workflow(name, entry, signatures, sources.templates)
         for name, entry in document["workflows"].items()
     }
-    models = {name: new_model(name, entry, workflows) for name, entry in document["models"].items()}
-    loras = {name: new_lora(name, entry) for name, entry in document.get("loras", {}).items()}
+    named = NamedEntries.of(document)
+    entries = {section: document.get(section, {}) for section in ("models", "loras")}
+    if errors := [
+        error
+        for section, group in entries.items()
+        for name, entry in group.items()
+        for error in named.errors(section, name, entry)
+    ]:
+        raise _invalid(sources, errors)
+    models = {
+        name: new_model(name, named.expanded(entry), workflows) for name, entry in entries["models"].items()
+    }
+    loras = {name: new_lora(name, named.expanded(entry)) for name, entry in entries["loras"].items()}
     found = (
         *consistency_errors(document, workflows, models, sources, signatures),
         *lora_errors(loras, models),
@@ -75,6 +87,7 @@ def parse_catalogue(sources: Sources) -> Catalogue:
         sampling_names=_sampling_names(sources.sampling_names),
         renderer=TemplateRenderer(sources.templates),
         loras=loras,
+        named=named,
     )
 
 
@@ -226,22 +239,30 @@ def new_model(name: str, entry: Mapping[str, Any], workflows: Mapping[str, Workf
         tasks = workflows[workflow].tasks if workflow in workflows else ("generate",)
         workflow = dict.fromkeys(tasks, workflow)
     limits = entry.get("limits", {})
+    files = {role: _file(file, file["folder"]) for role, file in entry["files"].items()}
     return Model(
         id=name,
         title=entry["title"],
         family=entry["family"],
         workflows=workflow,
-        files={role: _file(file, file["folder"]) for role, file in entry["files"].items()},
+        files=files,
         licence=Licence(**entry["licence"]),
         size=_size_rule(entry["size"]),
         defaults=entry.get("defaults", {}),
         limit_n=limits.get("n", DEFAULT_LIMIT_N),
         limit_batch=limits.get("batch", DEFAULT_LIMIT_BATCH),
         aliases=tuple(entry.get("aliases", ())),
-        disk_gb=entry.get("disk_gb"),
+        disk_gb=entry.get("disk_gb", _disk_gb(files)),
         min_vram_gb=entry.get("min_vram_gb"),
         presets=entry.get("presets", {}),
     )
+
+
+def _disk_gb(files: Mapping[str, File]) -> float | None:
+    """The size of the files together in 10^9 bytes, in steps of 0.01; None if that of one is not known."""
+    sizes = {(file.folder, file.name): file.size for file in files.values()}
+    known = [size for size in sizes.values() if size is not None]
+    return round(sum(known) / 1e9, 2) if known and len(known) == len(sizes) else None
 
 
 def _file(entry: Mapping[str, Any], folder: str) -> File:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from compiler.catalogue import SHIPPED_PREFIX, Catalogue, Lora, Model, OwnFileNote, Workflow
 from compiler.catalogue_checks import lora_errors, model_errors, workflow_errors
 from compiler.catalogue_file import merged_facts, new_lora, new_model, new_workflow
+from compiler.named_entries import NamedEntries
 from compiler.node_records import with_facts
 from compiler.own_files import OwnFile, read_own_files
 from compiler.render import TemplateRenderer
@@ -193,7 +194,11 @@ class _Merge:
         self, name: str, entry: Mapping[str, Any], file: OwnFile, workflows: Mapping[str, Workflow]
     ) -> Model | None:
         """None, and an error of the file, if it is not valid."""
-        model = new_model(name, entry, workflows)
+        named = NamedEntries.of(file.sections).before(self._shipped.named)
+        if errors := list(named.errors("models", name, entry)):
+            file.errors += errors
+            return None
+        model = new_model(name, named.expanded(entry), workflows)
         for workflow in dict.fromkeys(model.workflows.values()):
             if declaring := self._refused_in(workflow, file, workflows):
                 text = f"the workflow {workflow!r} in {declaring.name} is not used, because it has a fault"
@@ -231,7 +236,14 @@ class _Merge:
     def _loras(self, models: Mapping[str, Model]) -> dict[str, Lora]:
         found: dict[str, Lora] = {}
         for file in self._files:
-            loras = {name: new_lora(name, entry) for name, entry in file.entries("loras").items()}
+            named = NamedEntries.of(file.sections).before(self._shipped.named)
+            entries = file.entries("loras")
+            unknown = [error for name, entry in entries.items() for error in named.errors("loras", name, entry)]
+            file.errors += unknown
+            wrong = {path[1] for path, _ in unknown}
+            loras = {
+                name: new_lora(name, named.expanded(entry)) for name, entry in entries.items() if name not in wrong
+            }
             errors = list(lora_errors(loras, models)) if loras else []
             file.errors += errors
             wrong = {path[1] for path, _ in errors}

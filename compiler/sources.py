@@ -23,7 +23,8 @@ MORE_NODES = "more_nodes.json"
 them all would cost every worker megabytes."""
 _MAX_GUESSES = 20
 """of nodes with a misspelt name; each takes 5 ms"""
-_CLASS_TYPE = re.compile(r'"class_type"\s*:\s*"([^"]+)"')
+_CLASS_TYPE = re.compile(r'"class_type"\s*:\s*"([^"]+)"|\{%-?\s*set\s+\w+_class\s*=\s*"([^"]+)"')
+"""A part may be told the class of a node: `{% set latent_class = "EmptyLatentImage" %}`."""
 
 
 def printable(name: str) -> str:
@@ -33,7 +34,7 @@ def printable(name: str) -> str:
 
 def classes_in(template: str) -> set[str]:
     """The node classes that a template names."""
-    return set(_CLASS_TYPE.findall(template))
+    return {literal or assigned for literal, assigned in _CLASS_TYPE.findall(template)}
 
 
 @dataclass(frozen=True)
