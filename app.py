@@ -69,6 +69,7 @@ class Container:
             schemas=ROOT / "schemas",
             learned_nodes=self.state_dir / "nodes.json",
             own_folder=self.settings.path("catalogue_dir"),
+            own_proofs=self.state_dir / "proofs.json",
         )
 
     def _warn_about_unread_folder(self) -> None:

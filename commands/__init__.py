@@ -1,4 +1,5 @@
-"""The `flask` commands: compile-workflow, import-workflow, check-catalogue, generate, gpu, snapshot-nodes, write-docs."""
+"""The `flask` commands: compile-workflow, import-workflow, check-catalogue, generate, gpu, snapshot-nodes, write-docs,
+write-proofs."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from commands.documents import write_docs
 from commands.generate import generate
 from commands.gpu import gpu
 from commands.import_command import import_command
+from commands.proofs import write_proofs
 from commands.snapshot import snapshot_nodes
 
 
@@ -26,6 +28,7 @@ def register_commands(app: Flask) -> None:
         gpu,
         snapshot_nodes,
         write_docs,
+        write_proofs,
     ):
         app.cli.add_command(command)
 

@@ -20,7 +20,7 @@ from compiler.fit import COMFYUI, SKETCH, SOCKET_OUTPUT, fit, over_socket
 from compiler.graph import render_nodes
 from compiler.graph_shapes import ShapeKey
 from compiler.own_entries import with_own_entries
-from compiler.proof import prove_catalogue
+from compiler.proof import proofs_to_keep, prove_catalogue
 from compiler.resolve import check_image_count, resolve
 from compiler.sample import sample_requests
 from compiler.signatures import parse_object_info
@@ -76,6 +76,7 @@ __all__ = [
     "load_catalogue",
     "over_socket",
     "parse_object_info",
+    "proofs_to_keep",
     "read_sources",
     "resolve",
     "sample_requests",
@@ -158,7 +159,7 @@ def load_catalogue(sources: Sources, *, proved: Collection[str] | None = None) -
     """
     catalogue = with_own_entries(parse_catalogue(sources), sources)
     models = [model for model in catalogue.models.values() if proved is None or model.id in proved]
-    proofs = prove_catalogue(catalogue, models)
+    proofs = prove_catalogue(catalogue, models, (sources.shipped_proofs, sources.own_proofs))
     for model in models:
         for task, workflow in model.workflows.items():
             # What the proof says without the template or the node that the workflow lacks would mislead.

@@ -238,11 +238,15 @@ class _Merge:
         for file in self._files:
             named = NamedEntries.of(file.sections).before(self._shipped.named)
             entries = file.entries("loras")
-            unknown = [error for name, entry in entries.items() for error in named.errors("loras", name, entry)]
+            unknown = [
+                error for name, entry in entries.items() for error in named.errors("loras", name, entry)
+            ]
             file.errors += unknown
             wrong = {path[1] for path, _ in unknown}
             loras = {
-                name: new_lora(name, named.expanded(entry)) for name, entry in entries.items() if name not in wrong
+                name: new_lora(name, named.expanded(entry))
+                for name, entry in entries.items()
+                if name not in wrong
             }
             errors = list(lora_errors(loras, models)) if loras else []
             file.errors += errors

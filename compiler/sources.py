@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import stat
@@ -18,6 +19,8 @@ OWN_SUFFIX = ".yaml"
 """Of the owner's files with entries"""
 MAX_OWN_FILE_BYTES = 50_000_000
 """Ten thousand models have about 12 MB"""
+PROOFS = "proofs.json"
+"""Proofs of the shipped catalogue, see compiler/proof/kept_proofs.py"""
 MORE_NODES = "more_nodes.json"
 """The nodes of ComfyUI that no shipped template uses, in the form of nodes.json. An imported template may use them; reading
 them all would cost every worker megabytes."""
@@ -47,6 +50,8 @@ class SourcePaths:
     schemas: Path
     learned_nodes: Path | None = None
     own_folder: Path | None = None
+    own_proofs: Path | None = None
+    """The file with the proofs of the owner's entries; it need not exist."""
 
     def files(self) -> list[Path]:
         """Every file that the catalogue depends on, without those of the own folder."""
@@ -83,6 +88,10 @@ class Sources:
     """file name in that folder -> text"""
     own_unreadable: Mapping[str, str] = field(default_factory=dict)
     """file name in that folder -> why it is not used; "" is the folder itself"""
+    shipped_proofs: str = field(default="", compare=False)
+    """Proofs that were made before, see compiler/proof/kept_proofs.py; they save time, and change nothing else"""
+    own_proofs: str = field(default="", compare=False)
+    """Further ones, which this installation has made"""
 
     def dump(self) -> str:
         """As JSON for `load`, to keep the last valid catalogue when an edit breaks the files."""
@@ -119,6 +128,8 @@ def read_sources(paths: SourcePaths) -> Sources:
         own_entries=own.entries,
         own_templates=own.templates,
         own_unreadable=own.unreadable,
+        shipped_proofs=_read_proofs(paths.schemas / PROOFS),
+        own_proofs=_read_proofs(paths.own_proofs),
     )
 
 
@@ -181,6 +192,13 @@ def read_more_nodes(paths: SourcePaths) -> dict[str, Any]:
     """The records in MORE_NODES by class; empty if the file does not exist. Raises CatalogueInvalid."""
     path = paths.schemas / MORE_NODES
     return dict(json.loads(_read(path))["nodes"]) if path.exists() else {}
+
+
+def _read_proofs(path: Path | None) -> str:
+    """Empty if the file cannot be read."""
+    with contextlib.suppress(CatalogueInvalid):
+        return "" if path is None else _read(path)
+    return ""
 
 
 def read_learned_nodes(paths: SourcePaths) -> str:

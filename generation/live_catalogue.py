@@ -19,6 +19,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
+from atomic_file import write_atomic
 from compiler import (
     Catalogue,
     LoraTags,
@@ -29,6 +30,7 @@ from compiler import (
     Task,
     is_own_file,
     load_catalogue,
+    proofs_to_keep,
     read_sources,
 )
 from errors import CatalogueInvalid, EaselError, SettingsInvalid, list_names, shorten
@@ -215,9 +217,22 @@ class LiveCatalogue:
         with _short_turns():
             catalogue = self._apply_choices(load_catalogue(sources))
             catalogue.prepare()
+        self._keep_proofs(catalogue, sources)
         _log_own_faults(catalogue)
         _log_undrawable(catalogue)
         return catalogue
+
+    def _keep_proofs(self, catalogue: Catalogue, sources: Sources) -> None:
+        """Those of the owner's entries, so that the next start and the other workers need not make them. Without them,
+        these only take longer."""
+        path = self._paths.own_proofs
+        if path is None:
+            return
+        text = proofs_to_keep(catalogue, [sources.shipped_proofs])
+        if not text or text == sources.own_proofs:
+            return
+        with contextlib.suppress(OSError):
+            write_atomic(path, text.encode("utf-8"))
 
     def _use(self, sources: Sources, catalogue: Catalogue) -> None:
         # In this order, for `is_latest` in another thread.

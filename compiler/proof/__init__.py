@@ -14,9 +14,10 @@ of the graph that the answer's node depends on.
 The graphs of a large template that only writes its values are filled in instead of rendered (`pattern.py`).
 
 Steps 1 to 3 do not depend on file names, limits and the range of sizes. Models that differ only in those share the
-result, which is cached by content.
+result, which is cached by content. Proofs without a fault are also kept in files (`kept_proofs.py`): a start proves only
+what has changed since.
 """
 
-from compiler.proof.catalogue_proof import prove_catalogue
+from compiler.proof.catalogue_proof import proofs_to_keep, prove_catalogue
 
-__all__ = ["prove_catalogue"]
+__all__ = ["proofs_to_keep", "prove_catalogue"]

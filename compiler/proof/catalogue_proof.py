@@ -9,6 +9,7 @@ from typing import Any
 
 from compiler.catalogue import Catalogue, Model, TaskProof, Workflow
 from compiler.proof.changes import Traits
+from compiler.proof.kept_proofs import Digests, is_kept, read_proofs, write_proofs
 from compiler.proof.model_proof import model_faults
 from compiler.proof.template_proof import TemplateProof, failed_proof, failure, prove_template
 from compiler.values import Task
@@ -25,18 +26,32 @@ _cache: dict[_Key, TemplateProof] = {}
 _cache_lock = threading.Lock()
 
 
-def prove_catalogue(catalogue: Catalogue, models: Iterable[Model]) -> dict[str, dict[Task, TaskProof]]:
-    """model id -> task -> proof, for these models of the catalogue."""
+def prove_catalogue(
+    catalogue: Catalogue, models: Iterable[Model], kept: Iterable[str] = ()
+) -> dict[str, dict[Task, TaskProof]]:
+    """model id -> task -> proof, for these models of the catalogue. `kept`: files with proofs made before."""
     proofs = _TemplateProofs(catalogue)
+    digests, known = Digests(catalogue), read_proofs(kept)
     by_content: dict[_Key, dict[Task, TaskProof]] = {}
     found = {}
     for model in models:
         key = _content_key(model)
         if key not in by_content:
-            by_content[key] = _prove_model(model, proofs)
+            by_content[key] = (known and known.get(digests.of(model))) or _prove_model(model, proofs)
         found[model.id] = by_content[key].copy()
     proofs.keep_in_cache()
     return found
+
+
+def proofs_to_keep(catalogue: Catalogue, kept: Iterable[str] = ()) -> str:
+    """The proofs of `catalogue` that `kept` does not have, as a file that a later start reads; empty if there are none."""
+    digests, known = Digests(catalogue), read_proofs(kept)
+    proofs = {
+        digest: proofs
+        for model in catalogue.models.values()
+        if is_kept(proofs := catalogue.proofs[model.id]) and (digest := digests.of(model)) not in known
+    }
+    return write_proofs(proofs) if proofs else ""
 
 
 def _content_key(model: Model) -> _Key:

@@ -1,0 +1,164 @@
+"""Proofs that were made before, by a hash of all that they depend on: the model, its workflows, their templates, the nodes
+that these name, and the code that proves. They only save time; only proofs without a fault are kept.
+
+`schemas/proofs.json` has those of the shipped catalogue (`flask write-proofs` writes it, a test makes them anew), a file
+in the state directory those of the owner's entries.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Set
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from compiler.catalogue import Catalogue, Model, TaskProof
+from compiler.signatures import Signatures
+from compiler.sources import classes_in
+from compiler.values import Task
+
+ModelProofs = Mapping[Task, TaskProof]
+_CODE = Path(__file__).resolve().parents[2]
+_CODE_FOLDERS = ("compiler", "schemas")
+_COMPUTED_CLASS = re.compile(r'"class_type"\s*:\s*\{\{(?!\s*\w+_class\s*\}\})')
+"""A class that `classes_in` does not find"""
+
+
+@functools.cache
+def code_digest() -> str:
+    """Of the code that a proof depends on."""
+    digest = hashlib.sha256(jinja2.__version__.encode())
+    files = [path for folder in _CODE_FOLDERS for path in sorted((_CODE / folder).rglob("*.py"))]
+    for path in (*files, _CODE / "dynamic_inputs.py"):
+        digest.update(path.relative_to(_CODE).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+class Digests:
+    """The hashes under which the proofs of the models of `catalogue` are kept."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        self._families = {family for lora in catalogue.loras.values() for family in lora.families}
+        self._workflows: dict[tuple[str, Task], str] = {}
+        self._classes: dict[str, str] = {}
+
+    def of(self, model: Model) -> str:
+        parts = (
+            [self._workflow(workflow, task) for task, workflow in model.workflows.items()],
+            sorted((role, file.folder) for role, file in model.files.items()),
+            model.takes_loras and model.family in self._families,
+            model.limit_batch,
+            model.size,
+            model.defaults,
+            model.presets,
+        )
+        return _digest(code_digest(), parts)
+
+    def _workflow(self, name: str, task: Task) -> str:
+        if (name, task) not in self._workflows:
+            workflow, signatures = self._catalogue.workflows[name], self._catalogue.signatures
+            content = self._catalogue.renderer.content(workflow.template)
+            classes = _classes({text for _, text in content}, signatures)
+            parts = (
+                (workflow.id, workflow.entry, workflow.template, content, task, workflow.inputs_for(task)),
+                (
+                    workflow.presets,
+                    workflow.output,
+                    workflow.size_from_image,
+                    workflow.images,
+                    workflow.faults,
+                ),
+                [(each, self._class(each, signatures)) for each in sorted(classes)],
+            )
+            self._workflows[name, task] = _digest(parts)
+        return self._workflows[name, task]
+
+    def _class(self, name: str, signatures: Signatures) -> str:
+        if name not in self._classes:
+            self._classes[name] = _digest(signatures.get(name))
+        return self._classes[name]
+
+
+def _classes(texts: Set[str], signatures: Signatures) -> set[str]:
+    """The node classes on which these templates may depend."""
+    if any(_COMPUTED_CLASS.search(text) for text in texts):
+        return set(signatures)
+    return {name for text in texts for name in classes_in(text)}
+
+
+def read_proofs(texts: Iterable[str]) -> dict[str, ModelProofs]:
+    """The proofs in files as `write_proofs` writes them; a file that is damaged has none."""
+    found: dict[str, ModelProofs] = {}
+    for text in texts:
+        try:
+            found |= {key: _read_model(entry) for key, entry in json.loads(text)["proofs"].items()}
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            continue
+    return found
+
+
+def write_proofs(proofs: Mapping[str, ModelProofs]) -> str:
+    """A file for `read_proofs`."""
+    kept = {key: _written_model(proofs[key]) for key in sorted(proofs)}
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(entry)}" for key, entry in kept.items())
+    return f'{{"proofs": {{\n{lines}\n}}}}\n'
+
+
+def is_kept(proofs: ModelProofs) -> bool:
+    """Whether these have no fault: those are proved at every start, so that their messages are those of today."""
+    return not any(proof.faults for proof in proofs.values())
+
+
+def _written_model(proofs: ModelProofs) -> dict[str, Any]:
+    return {task: {"has_seed": proof.has_seed, "files": proof.files} for task, proof in proofs.items()}
+
+
+def _read_model(entry: Mapping[Task, Any]) -> ModelProofs:
+    return {
+        task: TaskProof(
+            has_seed=bool(each["has_seed"]), files=tuple((str(a), str(b)) for a, b in each["files"])
+        )
+        for task, each in entry.items()
+    }
+
+
+def _digest(*parts: Any) -> str:
+    digest = hashlib.sha256()
+    for piece in _pieces(parts):
+        digest.update(piece.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _pieces(value: Any) -> Iterator[str]:
+    """`value` as texts that are the same in every process."""
+    if dataclasses.is_dataclass(value):
+        yield type(value).__name__
+        for field in dataclasses.fields(value):
+            if field.compare:
+                yield f"\x1f{field.name}="
+                yield from _pieces(getattr(value, field.name))
+    elif isinstance(value, Mapping):
+        yield "{"
+        for key, each in value.items():
+            yield from _pieces(key)
+            yield "\x1f:"
+            yield from _pieces(each)
+        yield "}"
+    elif isinstance(value, set | frozenset):
+        yield f"<{sorted(map(repr, value))}>"
+    elif isinstance(value, list | tuple):
+        yield "["
+        for each in value:
+            yield from _pieces(each)
+            yield "\x1f,"
+        yield "]"
+    else:
+        yield repr(value)
