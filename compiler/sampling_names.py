@@ -33,10 +33,19 @@ def find_sampling_name(name: str, text: str, rule: Input | None, catalogue: Cata
     # Stable Horde and InvokeAI call k-diffusion's samplers k_dpmpp_2m and so on.
     for spelling in (key, key.removeprefix("k")) if name == _SAMPLER else (key,):
         if known := _by_squeezed(tuple(table)).get(spelling):
-            return table[known]
+            return _offered(table[known], choices, table)
         if choice := _by_squeezed(choices).get(spelling):
             return ValueMapping(choice)
     return None
+
+
+def _offered(
+    mapping: ValueMapping, choices: tuple[str, ...], table: Mapping[str, ValueMapping]
+) -> ValueMapping:
+    """`mapping`, or what its value stands for with models that do not have it."""
+    if mapping.name is None or mapping.name in choices:
+        return mapping
+    return table.get(mapping.name.casefold(), mapping)
 
 
 def split_sampler(

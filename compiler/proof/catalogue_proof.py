@@ -37,7 +37,8 @@ def prove_catalogue(
     for model in models:
         key = _content_key(model)
         if key not in by_content:
-            by_content[key] = (known and known.get(digests.of(model))) or _prove_model(model, proofs)
+            known_proofs = known.get(digests.of(model)) if known else None
+            by_content[key] = dict(known_proofs or _prove_model(model, proofs))
         found[model.id] = by_content[key].copy()
     proofs.keep_in_cache()
     return found

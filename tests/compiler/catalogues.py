@@ -1,4 +1,5 @@
-"""Variants of the project's catalogue for the compiler's tests."""
+"""A small catalogue for the compiler's tests, which edit it in many ways, and variants of it. The tests of the shipped
+catalogue are in test_shipped_catalogue.py."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ import yaml
 from compiler import ImageRequest, SourcePaths, Sources, load_catalogue, read_sources
 
 ROOT = Path(__file__).resolve().parents[2]
-PATHS = SourcePaths(ROOT / "catalogue.yaml", ROOT / "templates_wf", ROOT / "schemas")
+SMALL = ROOT / "tests" / "small_catalogue"
+PATHS = SourcePaths(SMALL / "catalogue.yaml", SMALL / "templates_wf", ROOT / "schemas")
 SOURCES = read_sources(PATHS)
 CATALOGUE = load_catalogue(SOURCES)
 
