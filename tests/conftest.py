@@ -16,6 +16,8 @@ from settings import SETTINGS_BY_NAME, Settings
 from sketch import SketchProcess
 
 ROOT = Path(__file__).resolve().parents[1]
+SMALL_CATALOGUE = ROOT / "tests" / "small_catalogue"
+"""A catalogue of five models, for tests that edit it"""
 NODES = ROOT / "schemas/nodes.json"
 
 

@@ -22,7 +22,7 @@ from compiler import SourcePaths, load_catalogue, read_sources
 from engine import NO_CREDENTIALS, Credentials, Engine
 from errors import error_classes
 from tests.compiler.catalogues import IMAGES, OWN_MODEL, STITCHED, exported, with_workflow, write_sources
-from tests.conftest import ROOT, MakeApp
+from tests.conftest import ROOT, SMALL_CATALOGUE, MakeApp
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_a_quoted_number_is_set_as_text(run: Any) -> None:
 
 def test_check_catalogue_reports_errors_with_file_and_line(make_app: MakeApp, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(
-        (ROOT / "catalogue.yaml").read_text().replace("min_vram_gb: 8", "min_vram_gb: x")
+        (SMALL_CATALOGUE / "catalogue.yaml").read_text().replace("min_vram_gb: 8", "min_vram_gb: x")
     )
     result = make_app(catalogue=str(tmp_path / "c.yaml")).test_cli_runner().invoke(args=["check-catalogue"])
     assert result.exit_code == 1
@@ -166,7 +166,7 @@ def test_check_catalogue_lists_the_models_and_the_files_that_an_engine_lacks(
 ) -> None:
     assert "5 models and 5 workflows are valid." in run("check-catalogue", "--check", sketch_url).stdout
     (tmp_path / "c.yaml").write_text(
-        (ROOT / "catalogue.yaml").read_text().replace("name: ae.", "name: absent.")
+        (SMALL_CATALOGUE / "catalogue.yaml").read_text().replace("name: ae.", "name: absent.")
     )
     result = (
         make_app(catalogue=str(tmp_path / "c.yaml"))
@@ -387,7 +387,7 @@ def run_on_copy(make_app: MakeApp, tmp_path: Path) -> Any:
     app = make_app()
     app.extensions["easel"] = SnapshotServices(
         SourcePaths(
-            ROOT / "catalogue.yaml",
+            SMALL_CATALOGUE / "catalogue.yaml",
             tmp_path / "templates_wf",
             tmp_path / "schemas",
             tmp_path / "state/nodes.json",
@@ -428,7 +428,7 @@ def test_a_snapshot_learns_the_nodes_of_own_templates_too(
     (tmp_path / "info.json").write_text(json.dumps({"NewDecode": TILED}))
     app = make_app()
     folders = (tmp_path / "templates_wf", tmp_path / "schemas", tmp_path / "nodes.json", own)
-    app.extensions["easel"] = SnapshotServices(SourcePaths(ROOT / "catalogue.yaml", *folders))
+    app.extensions["easel"] = SnapshotServices(SourcePaths(SMALL_CATALOGUE / "catalogue.yaml", *folders))
     result = app.test_cli_runner().invoke(
         args=["snapshot-nodes", str(tmp_path / "info.json"), "--version", "0.99.0"]
     )
@@ -459,7 +459,7 @@ def test_a_snapshot_learns_the_nodes_of_the_templates_in_a_file_of_the_installat
     template.write_text(text.replace('"vae": {{ at.vae }}', '"vae": {{ at.vae }}, "tile_size": 512'))
     (tmp_path / "info.json").write_text(json.dumps({"NewDecode": TILED, "Other": TILED}))
     paths = SourcePaths(
-        ROOT / "catalogue.yaml",
+        SMALL_CATALOGUE / "catalogue.yaml",
         tmp_path / "templates_wf",
         tmp_path / "schemas",
         tmp_path / "state/nodes.json",
@@ -492,7 +492,7 @@ def test_snapshots_of_several_engines_and_further_nodes_are_all_kept(
         info.write_text(json.dumps(nodes))
         assert run_on_copy("snapshot-nodes", str(info), "--version", version, "--node", name).exit_code == 0
     paths = SourcePaths(
-        ROOT / "catalogue.yaml",
+        SMALL_CATALOGUE / "catalogue.yaml",
         tmp_path / "templates_wf",
         tmp_path / "schemas",
         tmp_path / "state/nodes.json",
@@ -521,7 +521,7 @@ def test_snapshots_of_two_versions_learn_custom_nodes_that_describe_themselves_i
     assert result.exit_code == 3
     assert "has no node Broken" in result.stderr
     paths = SourcePaths(
-        ROOT / "catalogue.yaml",
+        SMALL_CATALOGUE / "catalogue.yaml",
         tmp_path / "templates_wf",
         tmp_path / "schemas",
         tmp_path / "state/nodes.json",

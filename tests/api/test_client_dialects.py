@@ -17,7 +17,7 @@ from tests.api.test_edits import EDITS, VARIATIONS, data_url, mask, photo, pictu
 from tests.api.test_edits import file as upload
 from tests.api.test_edits import send as send_form
 from tests.api.test_generations import PATH, picture
-from tests.conftest import ROOT, MakeApp
+from tests.conftest import SMALL_CATALOGUE, MakeApp
 
 
 def draw(client: FlaskClient, path: str = PATH, **fields: Any) -> dict[str, Any]:
@@ -253,7 +253,7 @@ def test_an_image_that_is_not_one_is_refused(client: FlaskClient, value: Any) ->
 def test_a_model_that_only_draws_from_a_prompt_refuses_an_image_and_names_the_path(
     make_app: MakeApp, tmp_path: Any
 ) -> None:
-    text = (ROOT / "catalogue.yaml").read_text()
+    text = (SMALL_CATALOGUE / "catalogue.yaml").read_text()
     title = "title: SDXL Turbo, its own schedule\n    tasks: "
     text = text.replace(f"{title}[generate, edit, inpaint, vary]", f"{title}[generate]")
     lines = [

@@ -509,7 +509,9 @@ def test_an_invalid_value_is_400_and_param_names_the_field(
 
 
 def test_an_unknown_sampler_is_refused_with_the_known_ones(client: FlaskClient) -> None:
-    message = refuse(client, 400, "request.invalid_value", "sampler", image=file(photo()), sampler="tcd")
+    message = refuse(
+        client, 400, "request.invalid_value", "sampler", image=file(photo()), sampler="unipc3000"
+    )
     assert "euler_ancestral" in message
 
 

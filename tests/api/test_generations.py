@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 from jsonschema import Draft202012Validator
 from PIL import Image
 
-from tests.conftest import ROOT, MakeApp
+from tests.conftest import ROOT, SMALL_CATALOGUE, MakeApp
 
 PATH = "/v1/images/generations"
 SMALL = {"prompt": "a cat", "size": "256x256"}
@@ -269,7 +269,7 @@ def test_a_missing_prompt_is_422(client: FlaskClient, prompt: Any) -> None:
     refuse(client, 422, "image.prompt_required", "prompt", prompt=prompt)
 
 
-@pytest.mark.parametrize("model", ["nope", "SD3", "gpt-4"])
+@pytest.mark.parametrize("model", ["nope", "SD5", "gpt-4"])
 def test_an_unknown_model_is_404_and_lists_the_known_ones(client: FlaskClient, model: str) -> None:
     error = refuse(client, 404, "image.model_not_curated", "model", model=model)
     assert "flux-schnell" in error["details"]["models"]
@@ -368,7 +368,11 @@ def test_request_errors_are_reported_before_the_engine_is_contacted(make_app: Ma
 
 
 def test_missing_files_are_reported_with_folder_and_node(make_app: MakeApp, tmp_path: Any) -> None:
-    text = (ROOT / "catalogue.yaml").read_text().replace("name: ae.safetensors", "name: absent.safetensors")
+    text = (
+        (SMALL_CATALOGUE / "catalogue.yaml")
+        .read_text()
+        .replace("name: ae.safetensors", "name: absent.safetensors")
+    )
     (tmp_path / "catalogue.yaml").write_text(text)
     client = make_app(catalogue=str(tmp_path / "catalogue.yaml")).test_client()
     error = refuse(client, 503, "model.files_missing", None, model="flux-schnell")
@@ -379,7 +383,7 @@ def test_missing_files_are_reported_with_folder_and_node(make_app: MakeApp, tmp_
 def test_a_node_that_the_sketch_engine_cannot_run_is_named_without_retry_and_without_traceback(
     make_app: MakeApp, tmp_path: Any
 ) -> None:
-    text = (ROOT / "catalogue.yaml").read_text().replace("max: 1024x1024", "max: 16384x16384")
+    text = (SMALL_CATALOGUE / "catalogue.yaml").read_text().replace("max: 1024x1024", "max: 16384x16384")
     (tmp_path / "catalogue.yaml").write_text(text)
     response = make_app(catalogue=str(tmp_path / "catalogue.yaml")).test_client().post(
         PATH, json={"prompt": "a", "size": "16384x16384"}

@@ -14,10 +14,9 @@ from typing import Any
 import yaml
 
 from compiler import ImageRequest, SourcePaths, Sources, load_catalogue, read_sources
+from tests.conftest import ROOT, SMALL_CATALOGUE
 
-ROOT = Path(__file__).resolve().parents[2]
-SMALL = ROOT / "tests" / "small_catalogue"
-PATHS = SourcePaths(SMALL / "catalogue.yaml", SMALL / "templates_wf", ROOT / "schemas")
+PATHS = SourcePaths(SMALL_CATALOGUE / "catalogue.yaml", SMALL_CATALOGUE / "templates_wf", ROOT / "schemas")
 SOURCES = read_sources(PATHS)
 CATALOGUE = load_catalogue(SOURCES)
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +11,6 @@ from compiler.openai_names import OPENAI_SIZES
 from compiler.size import size_error
 from errors import InvalidValue, ModelNotCurated, PromptRequired, SizeNotAllowed
 from tests.compiler.catalogues import CATALOGUE, image_request
-
-
 
 PROMPTS = [
     'quotes " and \' and \\ and \\"',

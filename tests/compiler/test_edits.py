@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import astuple, replace
-from pathlib import Path
 from typing import Any
 
 import pytest

@@ -35,7 +35,9 @@ PROMPTS = [
 ]
 
 
-def request_for(model: Model, task: Task, prompt: str = 'a "cat" in a {{ hat }}', **fields: Any) -> ImageRequest:
+def request_for(
+    model: Model, task: Task, prompt: str = 'a "cat" in a {{ hat }}', **fields: Any
+) -> ImageRequest:
     """With as many images as the model takes."""
     images = CATALOGUE.workflows[model.workflows[task]].images.max
     others = tuple(f"easel/{number}.png [temp]" for number in range(2, images + 1))
@@ -83,14 +85,18 @@ def test_the_kept_proofs_are_those_that_the_proof_makes() -> None:
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-@pytest.mark.parametrize("model", [each for each in CATALOGUE.models.values() if "generate" in each.workflows])
+@pytest.mark.parametrize(
+    "model", [each for each in CATALOGUE.models.values() if "generate" in each.workflows]
+)
 def test_a_prompt_stays_text_whatever_it_contains(model: Model, prompt: str) -> None:
     (graph,) = compile_workflow(request_for(model, "generate", prompt), CATALOGUE).graphs
     assert any(prompt in str(node["inputs"].get("text", "")) for node in graph.nodes.values())
     assert "evil" not in graph.nodes
 
 
-@pytest.mark.parametrize("model", [each for each in CATALOGUE.models.values() if "generate" in each.workflows])
+@pytest.mark.parametrize(
+    "model", [each for each in CATALOGUE.models.values() if "generate" in each.workflows]
+)
 def test_every_model_draws_the_size_that_most_clients_send(model: Model) -> None:
     plan = compile_workflow(request_for(model, "generate", size=Size(1024, 1024)), CATALOGUE).plan
     assert plan.size == Size(1024, 1024)
@@ -100,9 +106,7 @@ def test_every_model_draws_the_size_that_most_clients_send(model: Model) -> None
 def test_every_file_and_licence_under_a_name_is_used() -> None:
     models = DOCUMENT["models"].values()
     assert set(DOCUMENT["files"]) == {name for model in models for name in model["files"].values()}
-    assert set(DOCUMENT["licences"]) == {
-        entry["licence"] for entry in (*models, *DOCUMENT["loras"].values())
-    }
+    assert set(DOCUMENT["licences"]) == {entry["licence"] for entry in (*models, *DOCUMENT["loras"].values())}
 
 
 def test_a_file_has_one_name_only() -> None:

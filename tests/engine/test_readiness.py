@@ -25,7 +25,7 @@ from generation import Generator, warm_up
 from sketch import SketchProcess
 from status.readiness import _Checks
 from status.shared_probe import SharedProbe
-from tests.conftest import NODES, ROOT, MakeApp
+from tests.conftest import NODES, SMALL_CATALOGUE, MakeApp
 from tests.waiting import wait_until
 
 ANSWER_TIMEOUT_S = 4.0
@@ -260,7 +260,7 @@ def test_a_large_catalogue_and_slow_nodes_do_not_make_the_status_call_a_live_eng
     make_app: MakeApp, proxy: FreezingProxy, tmp_path: Path
 ) -> None:
     catalogue = tmp_path / "catalogue.yaml"
-    catalogue.write_text(multiply_models((ROOT / "catalogue.yaml").read_text(), 1200))
+    catalogue.write_text(multiply_models((SMALL_CATALOGUE / "catalogue.yaml").read_text(), 1200))
     client = make_app(engine__url=proxy.url, catalogue=str(catalogue)).test_client()
     proxy.frozen = {"/object_info": "silent"}
     status = wait_until(lambda: engine_that_runs(client))

@@ -21,8 +21,7 @@ from compiler.values import TASKS
 from errors import CatalogueInvalid, SettingsInvalid
 from generation.live_catalogue import LiveCatalogue, installation_choices
 from tests.compiler.catalogues import OWN_MODEL, exported
-from tests.compiler.catalogues import SMALL
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SMALL_CATALOGUE
 from tests.waiting import TIMEOUT_S, wait_until
 
 
@@ -93,7 +92,7 @@ class Installation:
 
 @pytest.fixture
 def installation(tmp_path: Path) -> Installation:
-    shutil.copytree(SMALL, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(SMALL_CATALOGUE, tmp_path, dirs_exist_ok=True)
     shutil.copytree(ROOT / "schemas", tmp_path / "schemas")
     return Installation(tmp_path, Clock())
 
@@ -483,7 +482,9 @@ def test_a_stored_catalogue_that_cannot_be_loaded_is_replaced(installation: Inst
 def test_a_catalogue_from_other_files_is_not_used(installation: Installation, tmp_path: Path) -> None:
     live = installation.load()
     other = tmp_path / "other.yaml"
-    other.write_text((SMALL / "catalogue.yaml").read_text().replace("title: SDXL Turbo\n", "title: Other\n"))
+    other.write_text(
+        (SMALL_CATALOGUE / "catalogue.yaml").read_text().replace("title: SDXL Turbo\n", "title: Other\n")
+    )
     LiveCatalogue(
         SourcePaths(other, installation.paths.templates, installation.paths.schemas), installation.last_good
     )
@@ -643,7 +644,11 @@ def test_settings_that_name_a_shipped_model_mean_the_own_one_that_takes_its_name
 @pytest.fixture(scope="module")
 def catalogue() -> Catalogue:
     return load_catalogue(
-        read_sources(SourcePaths(SMALL / "catalogue.yaml", SMALL / "templates_wf", ROOT / "schemas"))
+        read_sources(
+            SourcePaths(
+                SMALL_CATALOGUE / "catalogue.yaml", SMALL_CATALOGUE / "templates_wf", ROOT / "schemas"
+            )
+        )
     )
 
 

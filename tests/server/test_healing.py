@@ -19,7 +19,7 @@ import pytest
 import requests
 from filelock import FileLock, Timeout
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SMALL_CATALOGUE
 from tests.server.running import Server, running, started
 from tests.waiting import wait_until
 
@@ -170,7 +170,7 @@ def test_nodes_that_were_just_learned_are_drawn_by_every_worker_at_once(tmp_path
         include, f'{{"decoded": {json.dumps(polished)}}}\n{include}'
     )
     assert changed.count("Polish") == 1
-    shutil.copy(ROOT / "catalogue.yaml", catalogue)
+    shutil.copy(SMALL_CATALOGUE / "catalogue.yaml", catalogue)
     variables = {"EASEL_CATALOGUE": str(catalogue), "EASEL_TEMPLATES": str(templates)}
     entry = {"input": {"required": {"image": ["IMAGE"]}}, "output": ["IMAGE"], "output_node": False}
     (tmp_path / "object_info.json").write_text(json.dumps({"Polish (new)": entry}))
@@ -198,7 +198,7 @@ def learn(folder: Path, variables: dict[str, str]) -> None:
 
 def test_a_worker_without_its_threads_serves_says_so_and_starts_them_later(tmp_path: Path) -> None:
     catalogue, shortage, config = tmp_path / "catalogue.yaml", tmp_path / "shortage", tmp_path / "gunicorn.py"
-    shutil.copy(ROOT / "catalogue.yaml", catalogue)
+    shutil.copy(SMALL_CATALOGUE / "catalogue.yaml", catalogue)
     shortage.touch()
     config.write_text(
         f"""

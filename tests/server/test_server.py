@@ -23,7 +23,7 @@ from app import Container
 from engine import Engine
 from settings import load_settings
 from sketch import SketchProcess
-from tests.conftest import NODES, ROOT
+from tests.conftest import NODES, ROOT, SMALL_CATALOGUE
 from tests.processes import is_alive
 from tests.server.attacks import HEAD, address, attack, read_to_end
 from tests.server.running import Server, running, started, stopped
@@ -113,7 +113,7 @@ def models(server: Server) -> set[str]:
 def test_a_valid_edit_is_loaded_and_an_invalid_one_refused_even_by_workers_started_after_it(
     tmp_path: Path,
 ) -> None:
-    text = (ROOT / "catalogue.yaml").read_text()
+    text = (SMALL_CATALOGUE / "catalogue.yaml").read_text()
     catalogue = tmp_path / "catalogue.yaml"
     catalogue.write_text(text)
     with running(tmp_path / "state", EASEL_CATALOGUE=str(catalogue)) as server:
@@ -158,7 +158,7 @@ def test_a_valid_edit_is_loaded_and_an_invalid_one_refused_even_by_workers_start
 def test_after_a_good_edit_that_one_worker_loaded_and_a_bad_one_both_workers_serve_the_good_edit(
     tmp_path: Path,
 ) -> None:
-    text = (ROOT / "catalogue.yaml").read_text()
+    text = (SMALL_CATALOGUE / "catalogue.yaml").read_text()
     catalogue = tmp_path / "catalogue.yaml"
     catalogue.write_text(text)
     with running(tmp_path / "state", EASEL_CATALOGUE=str(catalogue)) as server:
@@ -219,7 +219,7 @@ def listing(server: Server) -> str:
 
 
 def test_an_edit_is_loaded_by_each_worker_without_a_request(tmp_path: Path) -> None:
-    text = (ROOT / "catalogue.yaml").read_text()
+    text = (SMALL_CATALOGUE / "catalogue.yaml").read_text()
     catalogue = tmp_path / "catalogue.yaml"
     catalogue.write_text(text)
     with running(tmp_path / "state", EASEL_CATALOGUE=str(catalogue)) as server:
