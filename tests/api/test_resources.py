@@ -216,7 +216,8 @@ def test_hidden_models_are_neither_listed_nor_usable(make_app: MakeApp) -> None:
 def test_ready_reports_the_kind_of_engine(client: FlaskClient, make_app: MakeApp) -> None:
     wait_until(lambda: client.get("/ready").status_code == 200)
     body = client.get("/ready").get_json()
-    assert (body["status"], body["engine"]["kind"], body["catalogue"]["models"]) == ("ready", "sketch", 5)
+    assert (body["status"], body["engine"]["kind"]) == ("ready", "sketch")
+    assert body["catalogue"]["models"] == len(IDS)
     unreachable = make_app(engine__url="http://127.0.0.1:9").test_client()
     assert unreachable.get("/health").status_code == 200
     response = unreachable.get("/ready")
