@@ -1,4 +1,4 @@
-"""The nodes of a ComfyUI 0.3.64 and their inputs, read from `nodes.json`, and the lists of model files. Both files are
+"""The nodes of a ComfyUI 0.33.0 and their inputs, read from `nodes.json`, and the lists of model files. Both files are
 read again when they change. Nodes learned from another ComfyUI are offered as that one has them."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from dynamic_inputs import AUTOGROW, DYNAMIC_COMBO, MATCH_TYPE, expand_inputs
 from sketch.shared_files import read_files, read_nodes
 
-VERSION = "0.3.64"
+VERSION = "0.33.0"
 VALUE_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 INPUT_FOLDER = "input"
 

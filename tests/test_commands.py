@@ -412,7 +412,7 @@ def test_a_snapshot_of_a_known_engine_version_changes_nothing_that_is_shipped(
     assert (result.exit_code, result.stdout) == (
         0,
         f"{more_node_count()} other nodes written to {tmp_path / 'schemas/more_nodes.json'}.\n"
-        f"{node_count()} nodes, ComfyUI 0.3.64 included; written to {nodes}.\n",
+        f"{node_count()} nodes, ComfyUI 0.33.0 included; written to {nodes}.\n",
     )
     for name in ("nodes.json", "more_nodes.json"):
         assert (tmp_path / "schemas" / name).read_text() == (ROOT / "schemas" / name).read_text()
