@@ -48,6 +48,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "width": ("image_width", "output_width", "target_width", "w"),
     "height": ("image_height", "output_height", "target_height", "h"),
     "lora": ("loras",),
+    "upscale": ("upscale_factor", "upscale_by"),
 }
 """Canonical name -> names that other servers use. The first one present in the request wins."""
 _ALIAS_NAMES = frozenset(alias for aliases in ALIASES.values() for alias in aliases)

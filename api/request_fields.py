@@ -11,7 +11,7 @@ from jsonschema.exceptions import ValidationError
 from api.dialect import Endpoint, StreamFormat, stream_format, wants_url
 from api.field_names import SCHEMA
 from api.size_fields import read_size
-from api.unsupported_fields import refuse_unsupported
+from api.unsupported_fields import is_off, refuse_unsupported
 from compiler import ImageRequest, LoraChoice, Size, Task
 from compiler.values import Note
 from errors import InvalidValue, PromptRequired, SizeNotAllowed
@@ -93,6 +93,7 @@ def read_image_request(
         id=request_id,
         inputs=of_workflow | _inputs(fields, inputs),
         presets=_presets(fields, endpoint.task),
+        stages=_stages(fields, inputs),
         loras=tuple(LoraChoice(lora["name"], lora.get("strength")) for lora in fields.get("lora", ())),
     )
     output = OutputOptions(
@@ -109,6 +110,21 @@ def read_image_request(
     return ParsedRequest(request, output, as_url, endpoint.response_task, stream, adjusted, ignored)
 
 
+def _stages(fields: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What is done with the pictures. Raises InvalidValue for a transparent background in a format that has none."""
+    stages: dict[str, Any] = {}
+    if fields.get("upscale", 1) != 1 and "upscale" not in inputs:
+        stages["upscale"] = int(fields["upscale"])
+    if fields.get("background") == "transparent" and "background" not in inputs:
+        if fields.get("output_format") == "jpeg":
+            raise InvalidValue(
+                "`background` is transparent, which `output_format` jpeg does not have; send png or webp.",
+                param="background",
+            )
+        stages["background"] = "transparent"
+    return stages
+
+
 def _inputs(fields: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The values for the workflow: its own inputs, and fields that nobody knows, which it will list as ignored."""
     return {
@@ -123,11 +139,13 @@ def _inputs(fields: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, A
 
 def _normalise(fields: dict[str, Any]) -> None:
     """Replace other spellings of allowed values, in place."""
-    for name in ("output_format", "response_format"):
+    for name in ("output_format", "response_format", "background"):
         if isinstance(fields.get(name), str):
             fields[name] = fields[name].strip().lower()
     if fields.get("output_format") == "jpg":
         fields["output_format"] = "jpeg"
+    if "upscale" in fields and is_off(fields["upscale"]):
+        del fields["upscale"]
     if "lora" in fields:
         loras = fields["lora"] if isinstance(fields["lora"], list) else [fields["lora"]]
         fields["lora"] = [{"name": lora} if isinstance(lora, str) else lora for lora in loras]
@@ -195,8 +213,6 @@ def _ignored(
         for name in PRESETS
         if name in fields and not isinstance(fields[name], str)
     ]
-    if fields.get("background", "auto") not in ("auto", "opaque"):
-        notes.append(Note("background", fields["background"], None, "all models draw opaque pictures"))
     if "output_compression" in fields and fields.get("output_format", "png") == "png":
         notes.append(Note("output_compression", fields["output_compression"], None, "png is lossless"))
     return notes

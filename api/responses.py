@@ -45,7 +45,7 @@ def images_response(
     body = {
         "created": int(time.time()),
         "data": [links.picture_field(image, parsed.as_url) for image in images],
-        "background": "opaque",
+        "background": background_of(drawing.plan),
         "output_format": parsed.output.format,
         "size": str(images[0].size),
         "usage": usage(drawing.timings(), len(images), elapsed_s),
@@ -54,6 +54,11 @@ def images_response(
     if quality := quality_of(drawing.plan):
         body["quality"] = quality
     return body
+
+
+def background_of(plan: Plan) -> str:
+    """OpenAI's name of it."""
+    return "transparent" if plan.is_transparent else "opaque"
 
 
 def quality_of(plan: Plan) -> str | None:
@@ -96,6 +101,7 @@ def debug_info(parsed: ParsedRequest, drawing: Drawing, images: Sequence[Image])
         "meta": {
             "template": plan.template,
             **values,
+            **plan.stages,
             "size": str(first.size),
             "batch_size": first.batch,
             "seed": first.seed,

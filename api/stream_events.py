@@ -11,7 +11,7 @@ from typing import Any
 from api.dialect import StreamFormat
 from api.errors import envelope, status_of
 from api.request_fields import ParsedRequest
-from api.responses import Links, debug_info, quality_of, usage
+from api.responses import Links, background_of, debug_info, quality_of, usage
 from api.streamed_json import Base64, StreamedJson
 from arbiter import Waiting
 from engine import Preview, Progress
@@ -143,7 +143,7 @@ class StreamEvents:
                 "created_at": int(time.time()),
                 "size": str(image.size),
                 "quality": quality_of(self._drawing.plan) or "auto",
-                "background": "opaque",
+                "background": background_of(self._drawing.plan),
                 "output_format": self._parsed.output.format,
                 "usage": self._usage(),
             }

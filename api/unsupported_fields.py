@@ -41,8 +41,8 @@ REFUSED_FIELDS: Mapping[str, str] = {
     **dict.fromkeys(("style_reference_images", "pulid_image", "id_images", "photo_maker"), ONE_IMAGE),
     # other sizes
     "orientation": "send `aspect_ratio` or `size`",
-    **dict.fromkeys(("enable_hr", "hires", "hires_fix", "enable_hires", "upscale", "upscale_factor"), _SIZE),
-    **dict.fromkeys(("upscaler", "upscale_by", "rotate"), _SIZE),
+    **dict.fromkeys(("enable_hr", "hires", "hires_fix", "enable_hires", "rotate"), _SIZE),
+    "upscaler": "send `upscale`, the factor",
     # other models and programs
     **dict.fromkeys(("override_settings", "sd_model_checkpoint"), "send the model's id as `model`"),
     "script_name": "this server runs no scripts",
@@ -65,8 +65,6 @@ _KNOWN_FIELDS = frozenset(load_schema("image_request")["properties"])
 _MIN_IMAGE_LENGTH = 60
 """Characters; the smallest pictures have more, even in base64"""
 _BASE64_STARTS = ("iVBORw0KGgo", "/9j/", "UklGR", "R0lGOD")
-_FACTORS = ("upscale", "upscale_factor", "upscale_by")
-
 _NEUTRAL_TEXTS = ("", "none", "null", "false", "off", "no", "0", "auto", "default")
 _OPENAI_STYLES = ("vivid", "natural", "standard", "base")
 """DALL·E 3's two; clients of it send one with every request. The others are other servers' names for no style."""
@@ -77,11 +75,11 @@ def refuse_unsupported(fields: Mapping[str, Any], inputs: Mapping[str, Any], *, 
     workflows, or its value means that it is off."""
     refused = {**REFUSED_FIELDS, **REFUSED_WITH_AN_IMAGE} if has_image else REFUSED_FIELDS
     for name in fields:
-        if name in refused and name not in inputs and not _is_off(name, fields[name]):
+        if name in refused and name not in inputs and not is_off(fields[name]):
             raise not_supported(name, refused[name])
         if name not in inputs and name not in _KNOWN_FIELDS and _contains_image(fields[name]):
             raise not_supported(name, ONE_IMAGE)
-    if "style" in fields and "style" not in inputs and not _is_off("style", fields["style"], _OPENAI_STYLES):
+    if "style" in fields and "style" not in inputs and not is_off(fields["style"], _OPENAI_STYLES):
         raise not_supported("style", _IN_THE_PROMPT)
 
 
@@ -98,13 +96,13 @@ def _contains_image(value: Any) -> bool:
     )
 
 
-def _is_off(name: str, value: Any, neutral: tuple[str, ...] = ()) -> bool:
-    """Whether the value says that the feature is not used: 0, false, nothing, a factor of 1, or a word for these."""
+def is_off(value: Any, neutral: tuple[str, ...] = ()) -> bool:
+    """Whether the value says that the feature is not used: 0, false, nothing, or a word for these."""
     if isinstance(value, str):
         return value.strip().casefold() in (*_NEUTRAL_TEXTS, *neutral)
     if isinstance(value, Mapping):
         return not value or value.get("enabled") is False or value.get("enable") is False
-    return not value or (name in _FACTORS and value == 1 and value is not True)
+    return not value
 
 
 def not_supported(name: str, remedy: str) -> FieldNotSupported:

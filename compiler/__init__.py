@@ -27,6 +27,7 @@ from compiler.signatures import parse_object_info
 from compiler.size import Size
 from compiler.slots import SlotUsed
 from compiler.sources import SourcePaths, Sources, is_own_file, read_sources
+from compiler.stages import planned_stages, with_stages
 from compiler.values import (
     MAX_IMAGES,
     MAX_SEED,
@@ -102,7 +103,8 @@ def compile_workflow(request: ImageRequest, catalogue: Catalogue, *, shares_shap
 def _graph(
     plan: Plan, job: JobPlan, values: Mapping[str, Any], catalogue: Catalogue, shares_shapes: bool
 ) -> Graph:
-    shapes, key = catalogue.shapes, ShapeKey.of(plan, values) if shares_shapes else None
+    shapes = catalogue.shapes
+    key = ShapeKey.of(plan, values) if shares_shapes and not plan.stages else None
     if (
         key is not None
         and (shape := shapes.get(key)) is not None
@@ -123,6 +125,10 @@ def _graph(
     if values["crop"] is not None:
         uncropped = render_nodes(plan.template, {**values, "crop": None}, catalogue)
         crops = output not in uncropped or answer_part(uncropped, output) != answer_part(nodes, output)
+    if plan.stages:
+        stages = planned_stages(plan.stages, catalogue)
+        nodes = with_stages(nodes, output, stages, catalogue, plan.template)
+        _check(nodes, catalogue, plan.template)
     if key is not None and shapes.wants(key):
         shapes.add(
             key,

@@ -199,6 +199,20 @@ class Lora:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """What a request can have done with its pictures before they are sent. See compiler/stages.py."""
+
+    id: str
+    """The request field that asks for it"""
+    title: str
+    template: str
+    values: tuple[Any, ...]
+    """What the request field may be"""
+    files: Mapping[str, File]
+    licence: Licence
+
+
+@dataclass(frozen=True)
 class TaskProof:
     """What the check of a model's template for one task found."""
 
@@ -243,6 +257,7 @@ class Catalogue:
     """input -> another server's name for its value, in lower case -> the mapping"""
     renderer: TemplateRenderer
     loras: Mapping[str, Lora] = field(default_factory=dict)
+    stages: Mapping[str, Stage] = field(default_factory=dict)
     named: NamedEntries = field(default_factory=NamedEntries)
     """The files and licences that entries of catalogue.yaml may name"""
     default_size: Size | None = None
@@ -333,7 +348,8 @@ class Catalogue:
         """folder -> names of the files of weights that models, LoRAs and templates use"""
         folders: dict[str, set[str]] = {}
         model_files = [file for model in self.models.values() for file in model.files.values()]
-        for file in (*model_files, *(lora.file for lora in self.loras.values())):
+        stage_files = [file for stage in self.stages.values() for file in stage.files.values()]
+        for file in (*model_files, *stage_files, *(lora.file for lora in self.loras.values())):
             folders.setdefault(file.folder, set()).add(file.name)
         for proofs in self.proofs.values():
             for folder, name in (file for proof in proofs.values() for file in proof.files):

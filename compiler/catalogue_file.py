@@ -21,6 +21,7 @@ from compiler.catalogue import (
     Licence,
     Lora,
     Model,
+    Stage,
     ValueMapping,
     Workflow,
 )
@@ -38,6 +39,7 @@ from compiler.render import TemplateRenderer
 from compiler.signatures import Signatures, parse_signatures
 from compiler.size import Size, SizeRule
 from compiler.sources import TEMPLATE_SUFFIX, SourcePaths, Sources, read_learned_nodes
+from compiler.stages import stage_errors
 from compiler.values import TASKS, ImageCount
 from errors import CatalogueInvalid, shorten
 from schemas import LocatedError, is_valid, lines_of, located_errors, read_yaml
@@ -59,7 +61,7 @@ def parse_catalogue(sources: Sources) -> Catalogue:
         for name, entry in document["workflows"].items()
     }
     named = NamedEntries.of(document)
-    entries = {section: document.get(section, {}) for section in ("models", "loras")}
+    entries = {section: document.get(section, {}) for section in ("models", "loras", "stages")}
     if errors := [
         error
         for section, group in entries.items()
@@ -78,7 +80,7 @@ def parse_catalogue(sources: Sources) -> Catalogue:
     errors = list(dict.fromkeys(found))  # a value that is wrong for several tasks is reported once
     if errors:
         raise _invalid(sources, errors)
-    return Catalogue(
+    catalogue = Catalogue(
         models=models,
         workflows=workflows,
         default_model=document["default_model"],
@@ -87,8 +89,12 @@ def parse_catalogue(sources: Sources) -> Catalogue:
         sampling_names=_sampling_names(sources.sampling_names),
         renderer=TemplateRenderer(sources.templates),
         loras=loras,
+        stages={name: _stage(name, named.expanded(entry)) for name, entry in entries["stages"].items()},
         named=named,
     )
+    if errors := list(stage_errors(catalogue)):
+        raise _invalid(sources, errors)
+    return catalogue
 
 
 def known_nodes(sources: Sources, user_facts: NodeFacts) -> dict[str, Any]:
@@ -278,6 +284,17 @@ def new_lora(name: str, entry: Mapping[str, Any]) -> Lora:
         file=_file(entry["file"], "loras"),
         licence=Licence(**entry["licence"]),
         strength=entry.get("strength", 1.0),
+    )
+
+
+def _stage(name: str, entry: Mapping[str, Any]) -> Stage:
+    return Stage(
+        id=name,
+        title=entry["title"],
+        template=entry["template"],
+        values=tuple(entry["values"]),
+        files={role: _file(file, file["folder"]) for role, file in entry["files"].items()},
+        licence=Licence(**entry["licence"]),
     )
 
 

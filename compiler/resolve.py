@@ -12,6 +12,7 @@ from compiler.catalogue import Catalogue, Input, Model, Workflow
 from compiler.choose_size import ChosenSize, choose_size
 from compiler.loras import read_loras
 from compiler.sampling_names import find_sampling_name, split_sampler
+from compiler.stages import planned_stages
 from compiler.values import MAX_SEED, TASK_SOURCES, ImageRequest, JobPlan, Note, Plan, PlannedValue, Task
 from errors import (
     MAX_NAMED,
@@ -73,6 +74,7 @@ def resolve(request: ImageRequest, catalogue: Catalogue) -> Plan:
         ignored=(*loras.ignored, *ignored),
         presets={field: request.presets[field] for field, values in presets.items() if values},
         has_seed=has_seed,
+        stages={each.stage.id: each.value for each in planned_stages(request.stages, catalogue)},
     )
 
 

@@ -106,6 +106,8 @@ class ImageRequest:
     loras: tuple[LoraChoice, ...] = ()
     source: SourceImage | None = None
     seed_origin: Origin = "request"
+    stages: Mapping[str, Any] = field(default_factory=dict)
+    """What is done with the pictures: stage of the catalogue -> value, such as {"upscale": 2}"""
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,19 @@ class Plan:
     """The presets that were applied."""
     has_seed: bool = True
     """Whether the seed changes the picture. If not, no seed is reported."""
+    stages: Mapping[str, Any] = field(default_factory=dict)
+    """stage of the catalogue -> the value that was requested"""
+
+    @property
+    def final_size(self) -> Size:
+        """That of the pictures that are sent."""
+        factor = self.stages.get("upscale", 1)
+        return Size(self.size.width * factor, self.size.height * factor)
+
+    @property
+    def is_transparent(self) -> bool:
+        """Whether the pictures have no background."""
+        return "background" in self.stages
 
 
 Nodes = Mapping[str, Mapping[str, Any]]

@@ -224,9 +224,9 @@ class Drawing:
         output: OutputOptions,
     ) -> Image:
         size = self._shown_size(png, graph)
-        if size != self.plan.size:
+        if size != self.plan.final_size:
             why = f"node {graph.output!r} of the workflow makes pictures of another size"
-            self._note(Note("size", str(self.plan.size), str(size), why))
+            self._note(Note("size", str(self.plan.final_size), str(size), why))
         pixels = (size.width, size.height)
         if output.format == "png":
             data = with_texts(crop(png, pixels), texts)

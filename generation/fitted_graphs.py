@@ -60,7 +60,13 @@ class FittedGraphs:
             for name, entry in engine.signatures(classes | {SOCKET_OUTPUT}, fresh=fresh).items()
         }
         model = catalogue.models[compiled.plan.model]
-        files = {**model.files, **{name: lora.file for name, lora in catalogue.loras_for(model).items()}}
+        stages = [catalogue.stages[name] for name in compiled.plan.stages]
+        staged = {role: file for stage in stages for role, file in stage.files.items()}
+        files = {
+            **staged,
+            **model.files,
+            **{name: lora.file for name, lora in catalogue.loras_for(model).items()},
+        }
         name = SKETCH if engine.is_sketch else COMFYUI
         fitted = []
         for graph in compiled.graphs:

@@ -12,7 +12,7 @@ from typing import Any
 from api.errors import envelope, status_of
 from api.openai_responses.requests import CALL, shown_tool
 from api.request_fields import ParsedRequest
-from api.responses import debug_info, quality_of
+from api.responses import background_of, debug_info, quality_of
 from api.stream_events import EncodedEvents, PreviewSchedule, encode_event
 from api.streamed_json import Base64
 from arbiter import Waiting
@@ -108,7 +108,7 @@ def picture_item(id: str, image: Image, parsed: ParsedRequest, drawing: Drawing)
         "type": CALL,
         "status": "completed",
         "action": "generate" if drawing.plan.task == "generate" else "edit",
-        "background": "opaque",
+        "background": background_of(drawing.plan),
         "output_format": parsed.output.format,
         "quality": quality_of(drawing.plan) or "auto",
         "revised_prompt": parsed.request.prompt,

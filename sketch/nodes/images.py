@@ -6,14 +6,19 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
 from sketch.drawing import NOTE_COLOUR, Box, Size, draw_caption
 from sketch.nodes.inputs import GraphFault, NodeContext, NodeInputs
-from sketch.nodes.values import Caption, Images, Latent, Mask, check_memory, flat
+from sketch.nodes.values import Caption, Images, Latent, Mask, Token, check_memory, flat
 
 DEFAULT_SIDE = 512
 """Of a picture whose node does not say its size"""
+MODEL_FACTOR = 4
+"""How often upscaling models enlarge a picture, most of them"""
+_UPSCALE_MODEL, _SUBJECT_FINDER = "UPSCALE_MODEL", "BACKGROUND_REMOVAL"
+_INVERTS = "Invert"
+"""In the names of nodes"""
 RESAMPLING = {
     "nearest-exact": Image.Resampling.NEAREST,
     "area": Image.Resampling.BOX,
@@ -44,6 +49,10 @@ def make_image(inputs: NodeInputs, context: NodeContext) -> Images:
 def _from_images(images: list[Images], inputs: NodeInputs) -> Images:
     """The inputs of a node show whether it repeats, composites, crops, stitches, batches or scales."""
     first = images[0]
+    if inputs.linked(Token, _UPSCALE_MODEL):
+        return scale(first, (first.size[0] * MODEL_FACTOR, first.size[1] * MODEL_FACTOR), inputs)
+    if inputs.has("alpha") and (mask := inputs.first_linked(Mask, "MASK")):
+        return _with_alpha(first, mask)
     if inputs.has("amount"):
         return repeat(first, inputs.plain("amount"))
     if inputs.has("x", "y") and len(images) > 1:
@@ -55,6 +64,15 @@ def _from_images(images: list[Images], inputs: NodeInputs) -> Images:
     if len(images) > 1 and inputs.has_only_links():
         return _batch(images)
     return scale(first, new_size(first.size, inputs), inputs)
+
+
+def _with_alpha(images: Images, mask: Mask) -> Images:
+    """As ComfyUI: what is white in the mask becomes transparent."""
+    alpha = ImageOps.invert(stretch(mask.image, images.size))
+    pictures = tuple(picture.convert("RGB") for picture in images.pictures)
+    for picture in pictures:
+        picture.putalpha(alpha)
+    return Images(pictures, images.caption)
 
 
 def repeat(images: Images, amount: int) -> Images:
@@ -287,12 +305,21 @@ def make_mask(inputs: NodeInputs, context: NodeContext) -> Mask:
     mask: Mask | None = inputs.first_linked(Mask, "MASK")
     images: Images | None = inputs.first_linked(Images, "IMAGE")
     if mask:
-        return mask
+        return Mask(ImageOps.invert(mask.image)) if _INVERTS in inputs.class_type else mask
+    if images and inputs.linked(Token, _SUBJECT_FINDER):
+        return _subject(images.size)
     if images:
         return Mask(_channel(images.pictures[0], inputs.plain("channel", "red")))
     size = (inputs.plain("width", 64), inputs.plain("height", 64))
     check_memory(size, 1)
     return Mask(Image.new("L", size, round(255 * float(inputs.plain("value", 1.0)))))
+
+
+def _subject(size: Size) -> Mask:
+    """Where the subject of a picture usually is: an oval in its middle."""
+    image = Image.new("L", size, 0)
+    ImageDraw.Draw(image).ellipse((size[0] // 8, size[1] // 8, size[0] * 7 // 8, size[1] * 7 // 8), fill=255)
+    return Mask(image)
 
 
 def _channel(image: Image.Image, name: str) -> Image.Image:

@@ -27,7 +27,7 @@ class Caption:
 
 @dataclass(frozen=True)
 class Images:
-    """IMAGE: a batch of RGB pictures of one size. `caption` is set if they were drawn by this engine."""
+    """IMAGE: a batch of RGB or RGBA pictures of one size. `caption` is set if they were drawn by this engine."""
 
     pictures: tuple[Image.Image, ...]
     caption: Caption | None = None

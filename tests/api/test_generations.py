@@ -210,7 +210,7 @@ def test_a_guidance_scale_of_zero_means_cfg_1(client: FlaskClient) -> None:
 
 def test_ignored_fields_are_listed_with_a_reason(client: FlaskClient) -> None:
     fields = {"quality": "vast", "input_fidelity": "high", "style": "vivid", "user": "u", "moderation": "low", "wings": 2, "negative_prompt": "fog",
-             "background": "transparent", "partial_images": 2, "stream": False, "strength": 0.5, "stream_options": {"include_usage": True}}  # fmt: skip
+             "partial_images": 2, "stream": False, "strength": 0.5, "stream_options": {"include_usage": True}}  # fmt: skip
     body = draw(client, **fields)
     listed = {note["field"] for note in body["_hal0"]["ignored"]}
     assert listed == set(fields) - {"stream"}

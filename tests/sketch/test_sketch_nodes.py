@@ -109,7 +109,13 @@ def test_image_scale_keeps_proportions_if_a_side_is_zero(
     assert scaled.size == size
 
 
-def test_only_inputs_and_choices_of_0_3_64_are_listed(tmp_path: Path) -> None:
-    signatures = Signatures(NODES, FileLists(tmp_path / "none"), list)
+def test_only_inputs_and_choices_of_its_version_are_listed(tmp_path: Path) -> None:
+    document = json.loads(NODES.read_text("utf-8"))
+    document["nodes"]["ImageScaleToTotalPixels"]["inputs"]["resolution_steps"]["only_in"] = ["0.8.0"]
+    document["nodes"]["KSampler"]["inputs"]["sampler_name"]["choices_in"]["exp_heun_2_x0"] = ["0.8.0"]
+    (tmp_path / "nodes.json").write_text(json.dumps(document))
+    signatures = Signatures(tmp_path / "nodes.json", FileLists(tmp_path / "none"), list)
     assert "resolution_steps" not in signatures.object_info("ImageScaleToTotalPixels")["input"]["required"]
-    assert "exp_heun_2_x0" not in signatures.object_info("KSampler")["input"]["required"]["sampler_name"][0]
+    samplers = signatures.object_info("KSampler")["input"]["required"]["sampler_name"][0]
+    assert "exp_heun_2_x0" not in samplers
+    assert "exp_heun_2_x0_sde" in samplers
