@@ -9,6 +9,7 @@ import click
 
 from api import status_of
 from commands.context import EXIT_CODES, handle_errors, write_file
+from compiler import SourcePaths, load_catalogue, read_sources
 from errors import error_classes
 from settings import SETTINGS
 
@@ -27,12 +28,33 @@ def write_docs() -> None:
 
 def documents() -> dict[Path, str]:
     """Each document with generated tables, and its up-to-date text."""
-    tables = {"error-codes": error_table(), "settings": settings_table()}
+    tables = {"error-codes": error_table(), "settings": settings_table(), "models": model_table()}
     return {
         path: _with_tables(path.read_text("utf-8"), tables)
         for path in sorted(DOCS.glob("*.md"))
         if "<!-- generated: " in path.read_text("utf-8")
     }
+
+
+def model_table() -> str:
+    """The models of the shipped catalogue."""
+    root = DOCS.parent
+    paths = SourcePaths(root / "catalogue.yaml", root / "templates_wf", root / "schemas")
+    catalogue = load_catalogue(read_sources(paths), proved=())
+    rows = [
+        "| Model | | Tasks | Disk | GPU memory | Licence | Commercial use | Workflow |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for model in catalogue.models.values():
+        disk = f"{model.disk_gb} GB" if model.disk_gb else ""
+        memory = f"{model.min_vram_gb} GB" if model.min_vram_gb else ""
+        use = {True: "yes", False: "no"}.get(model.licence.commercial, model.licence.commercial)
+        cells = (
+            *(f"`{model.id}`", model.title, ", ".join(model.workflows), disk, memory),
+            *(model.licence.name, use, f"`{next(iter(model.workflows.values()))}`"),
+        )
+        rows.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(rows)
 
 
 def _with_tables(text: str, tables: dict[str, str]) -> str:
