@@ -404,6 +404,16 @@ class NodesMissing(EngineError):
     )
 
 
+class EngineTooOld(EngineError):
+    """`details`: model, task, needs (a version), version (that of the engine)."""
+
+    code = "engine.too_old"
+    when = "The model needs a newer ComfyUI than the connected one."
+    remedy = (
+        "Update ComfyUI to the version that the message names, or choose another model; no restart is needed."
+    )
+
+
 class FilesMissing(EngineError):
     """`details["files"]`: a list of {name, folder, url, node, input, ambiguous, nearest}. `ambiguous`: the files that the
     name could mean; `nearest`: files with similar names."""

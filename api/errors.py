@@ -60,6 +60,7 @@ STATUS: Mapping[type[EaselError], int] = {
     errors.OutOfMemory: 503,
     errors.EngineUnreachable: 503,
     errors.NodesMissing: 503,
+    errors.EngineTooOld: 503,
     errors.FilesMissing: 503,
     errors.SketchCannotRun: 503,
     errors.ModelNotDrawable: 503,

@@ -15,6 +15,7 @@ from compiler import Catalogue, Model
 from compiler.openai_names import SLOT_NAME
 from conversation import ListedModel, id_of
 from errors import InvalidValue, ModelNotCurated, shorten
+from generation import ModelState
 
 MODEL_PATHS = ("/v1/models", "/v1-openai/models")
 """OpenAI's path and GPUStack's"""
@@ -35,9 +36,16 @@ class _Listing:
     """The models of one catalogue and of the LLM servers as clients see them. `loaded_at`: Unix time at which the catalogue
     was loaded."""
 
-    def __init__(self, catalogue: Catalogue, loaded_at: int, llms: Mapping[str, ListedModel]) -> None:
-        """`llms`: by id or alias"""
-        self.catalogue, self.loaded_at, self.llms = catalogue, loaded_at, llms
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        loaded_at: int,
+        llms: Mapping[str, ListedModel],
+        states: tuple[ModelState, ...],
+    ) -> None:
+        """`llms`: by id or alias. `states`: what the engine lacks for the image models, as far as that is known"""
+        self.catalogue, self.loaded_at, self.llms, self.states = catalogue, loaded_at, llms, states
+        self._states = {state.id: state for state in states}
         self._lock = threading.Lock()
         self._all: bytes | None = None
 
@@ -96,7 +104,7 @@ class _Listing:
         if position is not None:
             return jsonify(self._entry(self.ids[position]))
         if name.strip():
-            return jsonify(model_entry(self.catalogue.find(name), self.catalogue, self.loaded_at))
+            return jsonify(self._image_entry(self.catalogue.find(name)))
         raise ModelNotCurated("The model name is empty.", param="model")
 
     def _entry(self, model_id: str) -> dict[str, Any]:
@@ -104,13 +112,16 @@ class _Listing:
             return _llm_entry(model_id, self.llms[model_id], self.loaded_at)
         model = self.catalogue.models.get(model_id)
         if model is not None and model_id not in self.catalogue.hidden:
-            return model_entry(model, self.catalogue, self.loaded_at)
+            return self._image_entry(model)
         drawn = self.catalogue.find(SLOT_NAME)  # the default model, unless this is an alias of another one
         return {
-            **model_entry(drawn, self.catalogue, self.loaded_at),
+            **self._image_entry(drawn),
             "id": SLOT_NAME,
             "slot_of": drawn.id,
         }
+
+    def _image_entry(self, model: Model) -> dict[str, Any]:
+        return model_entry(model, self.catalogue, self.loaded_at, self._states.get(model.id))
 
 
 class _Listings:
@@ -124,14 +135,23 @@ class _Listings:
         catalogue, loaded_at = self._services.catalogue(), self._services.catalogue_loaded_at()
         llms = self._services.models_of_llms.listed()
         last = self._last
+        states = self._states(last)
         if (
             last is None
             or last.catalogue is not catalogue
             or last.loaded_at != loaded_at
             or last.llms != llms
+            or last.states != states
         ):
-            last = self._last = _Listing(catalogue, loaded_at, llms)
+            last = self._last = _Listing(catalogue, loaded_at, llms, states)
         return last
+
+    def _states(self, last: _Listing | None) -> tuple[ModelState, ...]:
+        """Those of the last complete check, so that the text of a long list is not built for each step of a check."""
+        known = self._services.readiness.models(0)
+        if known is not None and known.is_complete:
+            return known.states
+        return last.states if last and known is not None else ()
 
 
 def _list_models(listing: _Listing) -> Response:
@@ -183,9 +203,11 @@ def _llm_entry(name: str, model: ListedModel, loaded_at: int) -> dict[str, Any]:
     return entry if name == model.id else {**entry, "slot_of": model.id}
 
 
-def model_entry(model: Model, catalogue: Catalogue, loaded_at: int) -> dict[str, Any]:
+def model_entry(
+    model: Model, catalogue: Catalogue, loaded_at: int, state: ModelState | None = None
+) -> dict[str, Any]:
     """A model in OpenAI's format, with the additional data that a model picker shows. `loaded_at`: Unix time at which
-    the catalogue was loaded."""
+    the catalogue was loaded. `state`: what the engine lacks for it; None if that is not known."""
     size, licence = model.size, model.licence
     workflows = [catalogue.workflows[name] for name in model.workflows.values()]
     presets = [workflow.presets for workflow in workflows] + [model.presets]
@@ -230,4 +252,6 @@ def model_entry(model: Model, catalogue: Catalogue, loaded_at: int) -> dict[str,
         },
         "disk_gb": model.disk_gb,
         "min_vram_gb": model.min_vram_gb,
+        "needs_comfyui": catalogue.needed_version(model),
+        "engine": state.facts if state else None,
     }

@@ -1,79 +1,167 @@
-"""flask check-catalogue: checks catalogue.yaml, the owner's folder and, optionally, that an engine has all nodes and
-files."""
+"""flask check-catalogue: checks catalogue.yaml and the owner's folder, and what an engine lacks for each model."""
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
 
 from commands.context import engine_at, handle_errors, services
 from compiler import Catalogue, Model, Task, compile_workflow, sample_requests
-from engine import Engine
-from errors import EaselError, EngineUnreachable, FilesMissing
+from engine import Engine, EngineStats
+from errors import EaselError, EngineUnreachable, InvalidValue, list_names
+from generation import ModelState, model_state
+
+_HEADINGS = {
+    "faulty": ("cannot be drawn, because of these faults", "red"),
+    "not_drawable": ("not drawable on this engine", "yellow"),
+    "missing": ("something is missing", "yellow"),
+    "ready": ("ready", "green"),
+    "valid": ("valid", "green"),
+}
+"""group -> its heading and colour, in the order in which they are printed"""
 
 
-@click.command("check-catalogue", short_help="Check catalogue.yaml and its templates.")
+@click.command("check-catalogue", short_help="Check catalogue.yaml, its templates, and what an engine lacks.")
 @click.option(
-    "--check", "url", metavar="URL", help="Also check that the ComfyUI at URL has every node and file."
+    "--check", "url", metavar="URL", help="Also check what the ComfyUI at URL lacks for each model."
 )
+@click.option("--ready", "only_ready", is_flag=True, help="With --check: list only models that are ready.")
+@click.option("--family", metavar="WORD", help="Only models with WORD in their family, id or title.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @handle_errors
-def check_catalogue(url: str | None) -> None:
+def check_catalogue(url: str | None, only_ready: bool, family: str | None, as_json: bool) -> None:
     """Check catalogue.yaml, your own folder (the setting catalogue_dir) and the templates: schema, names, and that the
-    template of each model uses everything that a request may set.
+    template of each model uses everything that a request may set. With --check: which models the ComfyUI at URL can draw,
+    and what the others lack.
 
     Exit code: 0 if everything is valid, 1 if the catalogue is invalid, an entry of your own folder is not used or a model
-    cannot be drawn, 3 if the engine at URL lacks a node or file.
+    cannot be drawn, 3 if the engine at URL lacks something for a listed model.
     """
+    if only_ready and not url:
+        raise InvalidValue("--ready needs --check URL: without an engine no model is ready.", param="ready")
     catalogue = services().catalogue()
+    models = _chosen(catalogue, family)
     engine = engine_at(url) if url else None
+    stats = None
     if engine:
-        engine.stats()  # fails once if the engine is unreachable, instead of once for each model
+        stats = engine.stats()  # fails once if the engine is unreachable, instead of once for each model
         engine.connect()
-    complete = [_print_model(model, catalogue, engine) for model in catalogue.models.values()]
-    for note in catalogue.own_overrides:
-        click.echo(note)
-    for fault in catalogue.own_faults:
-        click.secho(fault, fg="red")
-    if catalogue.own_faults:
-        click.echo(
-            f"What has these faults in {services().source_paths.own_folder} is not used; all else is served."
-        )
-    if catalogue.undrawable:
-        names = ", ".join(catalogue.undrawable)
-        click.secho(
-            f"{len(catalogue.undrawable)} of {len(complete)} models cannot draw everything: {names}.",
-            fg="red",
-        )
-        click.echo(
-            "Requests for them are refused until their workflows are corrected; the others are served."
-        )
-    if catalogue.own_faults or catalogue.undrawable:
+    checked = [_checked(model, catalogue, engine, stats) for model in models]
+    listed = [each for each in checked if each.group == "ready"] if only_ready else checked
+    if as_json:
+        click.echo(json.dumps(_document(listed, catalogue, url, stats), ensure_ascii=False, indent=1))
+    else:
+        _print(listed, catalogue, stats)
+        _print_notes(checked, catalogue)
+    if catalogue.own_faults or any(each.faults for each in checked):
         sys.exit(1)
-    click.echo(f"{len(catalogue.models)} models and {len(catalogue.workflows)} workflows are valid.")
-    if not all(complete):
+    if engine and not all(each.group == "ready" for each in checked):
         sys.exit(3)
 
 
-def _print_model(model: Model, catalogue: Catalogue, engine: Engine | None) -> bool:
-    """Print one line about `model`, and its faults. False if the engine lacks a node or file of it."""
-    undrawable = catalogue.undrawable.get(model.id, {})
-    missing = _missing(model, catalogue, engine) if engine else []
-    mark, colour = ("faulty", "red") if undrawable else ("missing", "yellow") if missing else ("ok", "green")
-    workflows = ",".join(dict.fromkeys(model.workflows.values()))
-    disk = f"{model.disk_gb:g} GB" if model.disk_gb else ""
-    licence = "" if model.licence.commercial != "unknown" else "licence unknown"
-    line = f"{model.id:<28} {workflows:<28} {disk:<8} {licence}".rstrip()
-    click.echo(f"{click.style(f'{mark:<7}', fg=colour)} {line}")
-    for faults, tasks in _tasks_by_faults(undrawable).items():
-        click.echo(f"        {', '.join(tasks)}:")
+@dataclass(frozen=True)
+class _Checked:
+    """A model, the faults of its tasks, and its state on the engine, if one was asked."""
+
+    model: Model
+    faults: Mapping[Task, tuple[str, ...]]
+    state: ModelState | None
+
+    @property
+    def group(self) -> str:
+        if self.faults:
+            return "faulty"
+        return self.state.group if self.state else "valid"
+
+
+def _chosen(catalogue: Catalogue, word: str | None) -> list[Model]:
+    """Raises InvalidValue if no model has the word."""
+    models = list(catalogue.models.values())
+    if word is None:
+        return models
+    sought = word.casefold()
+    found = [model for model in models if sought in f"{model.family}\n{model.id}\n{model.title}".casefold()]
+    if not found:
+        families = list_names(sorted({model.family for model in models}))
+        raise InvalidValue(f"No model has {word!r} in its family, id or title; families: {families}.")
+    return found
+
+
+def _checked(
+    model: Model, catalogue: Catalogue, engine: Engine | None, stats: EngineStats | None
+) -> _Checked:
+    faults = catalogue.undrawable.get(model.id, {})
+    if engine is None:
+        return _Checked(model, faults, None)
+    errors: list[EaselError] = []
+    for request in sample_requests(model, catalogue):
+        try:
+            # The engine was asked for nothing before this command, so what it said about a node is not old.
+            services().generator.check_graphs(compile_workflow(request, catalogue), catalogue, engine)
+        except EngineUnreachable:
+            raise
+        except EaselError as error:
+            errors.append(error)
+    return _Checked(model, faults, model_state(model, catalogue, errors, stats))
+
+
+# --- text ---------------------------------------------------------------------------------------------
+
+
+def _print(checked: Sequence[_Checked], catalogue: Catalogue, stats: EngineStats | None) -> None:
+    if stats is not None:
+        name = "Easel's sketch engine" if stats.is_sketch else "ComfyUI"
+        click.echo(f"{name} {stats.version}{_gpu(stats)}")
+    width = max((len(each.model.id) for each in checked), default=0)
+    for group, (heading, colour) in _HEADINGS.items():
+        members = [each for each in checked if each.group == group]
+        if members:
+            click.secho(f"\n{heading} ({len(members)})", fg=colour, bold=True)
+        for each in members:
+            _print_model(each, catalogue, width)
+    _print_downloads(each.state for each in checked if each.group == "missing")
+
+
+def _gpu(stats: EngineStats) -> str:
+    if not stats.has_gpu or stats.vram_total is None:
+        return ""
+    return f", {stats.device or 'GPU'} with {stats.vram_total / 1e9:.1f} GB"
+
+
+def _print_model(checked: _Checked, catalogue: Catalogue, width: int) -> None:
+    model, state = checked.model, checked.state
+    disk = f"{model.disk_gb:.1f} GB" if model.disk_gb else ""
+    licence = model.licence.name if model.licence.name != "unknown" else "licence unknown"
+    needs = f"  needs ComfyUI {state.needs_comfyui} or newer" if state and state.needs_comfyui else ""
+    line = f"  {model.id:<{width}}  {model.family:<18}  {disk:>8}  {_memory(model, state):<15}  {licence}"
+    click.echo(f"{line.rstrip()}{needs}")
+    for faults, tasks in _tasks_by_faults(checked.faults).items():
+        click.echo(f"      {', '.join(tasks)}:")
         for fault in faults:
-            click.echo(f"        - {fault}")
-    for line in missing:
-        click.echo(f"        {line}")
-    return not missing
+            click.echo(f"      - {fault}")
+    if state is None or state.needs_comfyui:
+        return  # to get files for it would be in vain
+    for file in state.files:
+        similar = f"; similar: {', '.join(file.similar)}" if file.similar else ""
+        click.echo(f"      {file.folder or 'models'}/{file.name}{_size(file.size)}{similar}")
+    for text in state.lacks:
+        click.echo(f"      {text}")
+
+
+def _memory(model: Model, state: ModelState | None) -> str:
+    if model.min_vram_gb is None:
+        return ""
+    fits = None if state is None else state.fits_gpu
+    return f"{'' if fits is not False else 'too big: '}{model.min_vram_gb:g} GB VRAM"
+
+
+def _size(size: int | None) -> str:
+    return "" if size is None else f" ({size / 1e9:.2f} GB)"
 
 
 def _tasks_by_faults(undrawable: Mapping[Task, tuple[str, ...]]) -> dict[tuple[str, ...], list[Task]]:
@@ -84,22 +172,80 @@ def _tasks_by_faults(undrawable: Mapping[Task, tuple[str, ...]]) -> dict[tuple[s
     return tasks
 
 
-def _missing(model: Model, catalogue: Catalogue, engine: Engine) -> list[str]:
-    """A line for each node and file of `model` that `engine` lacks, with the URL of the file."""
-    lines: list[str] = []
-    for request in sample_requests(model, catalogue):
-        try:
-            services().generator.fitted_graphs(compile_workflow(request, catalogue), catalogue, engine)
-        except EngineUnreachable:
-            raise
-        except FilesMissing as error:
-            lines.append(error.message)
-            lines += [_download(file) for file in error.details["files"]]
-        except EaselError as error:
-            lines.append(error.message)
-    return list(dict.fromkeys(lines))
+def _print_downloads(states: Iterable[ModelState | None]) -> None:
+    """Each missing file once, though several models need it."""
+    files = dict.fromkeys(replace(file, similar=()) for state in states if state for file in state.files)
+    if not files:
+        return
+    total = sum(file.size or 0 for file in files) / 1e9
+    unknown = sum(1 for file in files if file.size is None)
+    more = f", and {unknown} of unknown size" if unknown else ""
+    click.secho(f"\nmissing files ({len(files)}; {total:.1f} GB{more})", bold=True)
+    for file in files:
+        source = file.url or "the catalogue has no `url` for this file"
+        click.echo(f"  {file.folder or 'models'}/{file.name}: {source}")
 
 
-def _download(file: Mapping[str, Any]) -> str:
-    source = file["url"] or "the catalogue has no `url` for this file"
-    return f"  {file['folder'] or 'models'}/{file['name']}: {source}"
+def _print_notes(checked: Sequence[_Checked], catalogue: Catalogue) -> None:
+    for note in catalogue.own_overrides:
+        click.echo(note)
+    for fault in catalogue.own_faults:
+        click.secho(fault, fg="red")
+    if catalogue.own_faults:
+        click.echo(
+            f"What has these faults in {services().source_paths.own_folder} is not used; all else is served."
+        )
+    faulty = [each.model.id for each in checked if each.faults]
+    click.echo()
+    if faulty:
+        click.secho(
+            f"{len(faulty)} of {len(checked)} models cannot draw everything: {', '.join(faulty)}.", fg="red"
+        )
+        click.echo(
+            "Requests for them are refused until their workflows are corrected; the others are served."
+        )
+    elif not catalogue.own_faults:
+        workflows = {name for each in checked for name in each.model.workflows.values()}
+        click.echo(f"{len(checked)} models and {len(workflows)} workflows are valid.")
+    if any(each.state for each in checked):
+        counts = {group: sum(each.group == group for each in checked) for group in _HEADINGS}
+        parts = [f"{count} {_HEADINGS[group][0]}" for group, count in counts.items() if count]
+        click.echo(f"{'; '.join(reversed(parts))}.")
+
+
+# --- JSON ---------------------------------------------------------------------------------------------
+
+
+def _document(
+    checked: Sequence[_Checked], catalogue: Catalogue, url: str | None, stats: EngineStats | None
+) -> dict[str, Any]:
+    return {
+        "engine": None
+        if stats is None
+        else {
+            "url": url,
+            "version": stats.version,
+            "sketch": stats.is_sketch,
+            "vram_gb": stats.vram_total / 1e9 if stats.has_gpu and stats.vram_total is not None else None,
+        },
+        "models": [_entry(each, catalogue) for each in checked],
+        "own_faults": list(map(str, catalogue.own_faults)),
+        "own_overrides": list(map(str, catalogue.own_overrides)),
+    }
+
+
+def _entry(checked: _Checked, catalogue: Catalogue) -> dict[str, Any]:
+    model = checked.model
+    return {
+        "id": model.id,
+        "title": model.title,
+        "family": model.family,
+        "group": checked.group,
+        "tasks": list(model.workflows),
+        "faults": {task: list(faults) for task, faults in checked.faults.items()},
+        "licence": {"name": model.licence.name, "commercial": model.licence.commercial},
+        "disk_gb": model.disk_gb,
+        "min_vram_gb": model.min_vram_gb,
+        "needs_comfyui": catalogue.needed_version(model),
+        "engine": checked.state.facts if checked.state else None,
+    }

@@ -55,6 +55,7 @@ EXIT_CODES: tuple[tuple[type[EaselError], int], ...] = (
     (errors.EngineStalled, 3),
     (errors.FilesMissing, 3),
     (errors.NodesMissing, 3),
+    (errors.EngineTooOld, 3),
     (errors.EngineError, 4),
     (errors.StoreFull, 5),
     (errors.StoreUnwritable, 5),

@@ -63,7 +63,8 @@ def snapshot_nodes(source: str, nodes: tuple[str, ...], version: str | None, shi
         facts = read_yaml((paths.schemas / "node_facts.yaml").read_text("utf-8"))
         after = record_nodes(known, object_info, version=source_version, classes=classes, facts=facts)
         target, text = paths.schemas / "nodes.json", nodes_text(after)
-        _write_more_nodes(paths, everything, source_version, classes, facts)
+        is_complete = not _is_sketch(source)  # the sketch engine has only those that it can run
+        _write_more_nodes(paths, everything, source_version, classes, facts, is_complete=is_complete)
     elif _is_sketch(source):
         click.echo(
             f"Nothing learned: {source} is Easel's sketch engine, which has the nodes that Easel knows already."
@@ -78,17 +79,24 @@ def snapshot_nodes(source: str, nodes: tuple[str, ...], version: str | None, shi
 
 
 def _write_more_nodes(
-    paths: SourcePaths, object_info: Mapping[str, Any], version: str, known: set[str], facts: NodeFacts
+    paths: SourcePaths,
+    object_info: Mapping[str, Any],
+    version: str,
+    known: set[str],
+    facts: NodeFacts,
+    *,
+    is_complete: bool,
 ) -> None:
     """Write schemas/more_nodes.json: the other nodes of ComfyUI, without those that call paid services, for imported
-    workflows."""
+    workflows. `is_complete`: a node that `object_info` does not have is one that this version lacks."""
     target = paths.schemas / MORE_NODES
     before = json.loads(target.read_text("utf-8"))
     others = {
         name: entry for name, entry in object_info.items() if name not in known and not entry.get("api_node")
     }
     kept = {**before, "nodes": {name: node for name, node in before["nodes"].items() if name not in known}}
-    after = record_nodes(kept, others, version=version, classes=others, facts=facts)
+    classes = {*others, *(kept["nodes"] if is_complete else ())}
+    after = record_nodes(kept, others, version=version, classes=classes, facts=facts)
     write_file(target, nodes_text(after).encode("utf-8"))
     click.echo(f"{len(after['nodes'])} other nodes written to {target}.")
 

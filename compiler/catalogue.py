@@ -16,6 +16,7 @@ from compiler.render import TemplateRenderer
 from compiler.signatures import Signatures
 from compiler.size import Size, SizeRule
 from compiler.values import TASKS, ImageCount, Task
+from compiler.versions import Marks, Needs, derived_needs, newest_first
 from errors import MAX_NAMED, ModelNotCurated, list_names
 
 LoraTags = Literal["apply", "refuse", "text"]
@@ -167,6 +168,8 @@ class Model:
     min_vram_gb: float | None = None
     presets: Presets = field(default_factory=dict)
     """These override the presets of the workflow."""
+    needs: Needs | None = None
+    """The ComfyUI that it says it needs, where the nodes do not tell"""
     takes_loras: bool = True
     """False for a model of the owner's whose template has no LoRAs, if only catalogue.yaml has some for its family: an
     update that adds one must not make the model undrawable."""
@@ -222,6 +225,8 @@ class TaskProof:
     """Whether the seed changes the graph."""
     files: tuple[tuple[str, str], ...] = ()
     """folder and name of each file that the template names itself"""
+    marks: Marks = ()
+    """The versions of ComfyUI that have what the graph uses, where not all do"""
 
 
 _UNCHECKED = TaskProof()
@@ -307,6 +312,23 @@ class Catalogue:
     def drawable_tasks(self, model: Model) -> tuple[Task, ...]:
         """The tasks that the model can draw."""
         return tuple(task for task in model.workflows if not self.proof_of(model, task).faults)
+
+    def needs(self, model: Model, task: Task) -> tuple[Needs, ...]:
+        """The versions of ComfyUI that this task of the model needs, the newest first; empty if any will do."""
+        marks = self.proof_of(model, task).marks
+        if marks not in self._derived_needs:
+            self._derived_needs[marks] = derived_needs(marks, self.nodes.get("complete", ()))
+        derived = self._derived_needs[marks]
+        return newest_first((model.needs, *derived)) if model.needs else derived
+
+    def needed_version(self, model: Model) -> str | None:
+        """The oldest ComfyUI that is known to draw all tasks of the model; None if none is known to be too old."""
+        needs = newest_first({need for task in model.workflows for need in self.needs(model, task)})
+        return needs[0].comfyui if needs else None
+
+    @cached_property
+    def _derived_needs(self) -> dict[Marks, tuple[Needs, ...]]:
+        return {}
 
     @cached_property
     def undrawable(self) -> dict[str, dict[Task, tuple[str, ...]]]:

@@ -41,6 +41,7 @@ from compiler.size import Size, SizeRule
 from compiler.sources import TEMPLATE_SUFFIX, SourcePaths, Sources, read_learned_nodes
 from compiler.stages import stage_errors
 from compiler.values import TASKS, ImageCount
+from compiler.versions import Needs
 from errors import CatalogueInvalid, shorten
 from schemas import LocatedError, is_valid, lines_of, located_errors, read_yaml
 
@@ -99,12 +100,17 @@ def parse_catalogue(sources: Sources) -> Catalogue:
 
 def known_nodes(sources: Sources, user_facts: NodeFacts) -> dict[str, Any]:
     """The content of nodes.json, with the nodes learned from the user's engines and all facts about them. `learned` are
-    the versions of these engines. Raises CatalogueInvalid."""
+    the versions of these engines, `complete` those of nodes.json, whose nodes are all known. Raises CatalogueInvalid."""
     document = json.loads(sources.nodes)
     learned = parse_learned(sources.learned_nodes)
     facts = merged_facts(read_yaml(sources.node_facts), user_facts)
     merged = add_learned(document, learned)
-    return {**merged, "learned": list(learned["versions"]), "nodes": with_facts(merged["nodes"], facts)}
+    return {
+        **merged,
+        "learned": list(learned["versions"]),
+        "complete": document["versions"],
+        "nodes": with_facts(merged["nodes"], facts),
+    }
 
 
 def learned_nodes(paths: SourcePaths) -> dict[str, Any]:
@@ -261,6 +267,7 @@ def new_model(name: str, entry: Mapping[str, Any], workflows: Mapping[str, Workf
         disk_gb=entry.get("disk_gb", _disk_gb(files)),
         min_vram_gb=entry.get("min_vram_gb"),
         presets=entry.get("presets", {}),
+        needs=Needs(**entry["needs"]) if "needs" in entry else None,
     )
 
 

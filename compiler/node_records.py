@@ -283,18 +283,26 @@ def record_nodes(
 ) -> dict[str, Any]:
     """`known` (the content of nodes.json) updated with the `object_info` of `version` for these node classes.
 
-    Inputs, options and choices that not all versions have are marked with the versions that have them. A class that
-    this version does not have keeps its entry.
+    Classes, inputs, options and choices that not all versions have are marked with the versions that have them. A class
+    that this version does not have keeps its entry.
     """
+    classes = set(classes)
     records = {name: without_files(node_record(object_info[name])) for name in classes if name in object_info}
-    return merge_records(known, with_facts(records, facts), version)
+    document = merge_records(known, with_facts(records, facts), version)
+    for name in classes & document["nodes"].keys():
+        versions = _Versions(version, known["versions"])
+        having = versions.before(known["nodes"][name]) if name in known["nodes"] else set()
+        if name in records:
+            having.add(version)
+        document["nodes"][name] = versions.marked(document["nodes"][name], having)
+    return document
 
 
 def merge_records(
     known: Mapping[str, Any], records: Mapping[str, NodeRecord], version: str
 ) -> dict[str, Any]:
     """`known` (the content of nodes.json) updated with the records of `version`."""
-    versions = sorted({*known["versions"], version}, key=_version_key)
+    versions = sorted({*known["versions"], version}, key=version_key)
     nodes = dict(known["nodes"])
     for name, record in records.items():
         known_versions = known["versions"] if name in nodes else []
@@ -305,7 +313,7 @@ def merge_records(
 def add_learned(known: Mapping[str, Any], learned: Mapping[str, Any]) -> dict[str, Any]:
     """`known` (the content of nodes.json) with the nodes learned from other engines: {"versions": {version: records}}."""
     document = dict(known)
-    for version in sorted(learned["versions"], key=_version_key):
+    for version in sorted(learned["versions"], key=version_key):
         document = merge_records(document, learned["versions"][version], version)
     return document
 
@@ -327,10 +335,11 @@ class _Versions:
         unmarked = {key: value for key, value in entry.items() if key != "only_in"}
         if versions == self.all:
             return unmarked
-        return {**unmarked, "only_in": sorted(versions, key=_version_key)}
+        return {**unmarked, "only_in": sorted(versions, key=version_key)}
 
 
-def _version_key(version: str) -> tuple[tuple[int, Any], ...]:
+def version_key(version: str) -> tuple[tuple[int, Any], ...]:
+    """Sorts versions by their numbers."""
     return tuple((0, int(part)) if part.isdigit() else (1, part) for part in version.split("."))
 
 
@@ -338,6 +347,8 @@ def _merge(old: NodeRecord | None, new: NodeRecord, versions: _Versions) -> dict
     if old is None or not versions.others:
         return dict(new)
     merged = {**new, "inputs": _merge_inputs(old["inputs"], new["inputs"], versions)}
+    if "only_in" in old:
+        merged = versions.marked(merged, {*versions.before(old), versions.version})
     if old["outputs"] != new["outputs"]:
         merged |= _merge_outputs(old, new)
     if "more_inputs" in old:
@@ -476,7 +487,7 @@ def _merge_choices(old: Mapping[str, Any], new_choices: list[Any], versions: _Ve
     for choice in new_choices:
         versions_of.setdefault(_choice_key(choice), set()).add(versions.version)
     choices_in = {
-        str(choices[key]): sorted(having, key=_version_key)
+        str(choices[key]): sorted(having, key=version_key)
         for key, having in versions_of.items()
         if having and having != versions.all
     }
@@ -508,6 +519,8 @@ def record_faults(name: str, record: Any) -> Iterator[str]:
     matches = record.get("output_matches", [])
     if not isinstance(matches, list) or not all(match is None or isinstance(match, str) for match in matches):
         yield f"{name}.output_matches is not a list of texts"
+    if not _is_texts(record.get("only_in", [])):
+        yield f"{name}.only_in is not a list of texts"
     for key in ("output_node", "more_inputs"):
         if not isinstance(record.get(key, False), bool):
             yield f"{name}.{key} is neither true nor false"

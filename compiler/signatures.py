@@ -43,6 +43,8 @@ class InputSignature:
     """Choices beside the files, such as None"""
     only_in: tuple[str, ...] = ()
     """The ComfyUI versions that have this input; empty if all have it."""
+    choices_in: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """choice as text -> the ComfyUI versions that have it, for those that not all have"""
     match: str | None = None
     """Inputs and outputs of a node with the same match have the same type."""
     widget: bool = False
@@ -94,6 +96,8 @@ class NodeSignature:
     """The match of each output; empty if no output has one."""
     more_inputs: bool = False
     """The node takes inputs that `/object_info` does not list."""
+    only_in: tuple[str, ...] = ()
+    """The ComfyUI versions that have this node; empty if all have it, or if that is not known."""
 
     def inputs_for(self, values: Mapping[str, Any]) -> Mapping[str, InputSignature]:
         """The inputs that a node has in an API graph, by full name, if `values` are its inputs in that graph."""
@@ -133,6 +137,7 @@ def _node(entry: NodeRecord) -> NodeSignature:
         output_node=entry.get("output_node", False),
         output_matches=tuple(entry.get("output_matches", ())),
         more_inputs=entry.get("more_inputs", False),
+        only_in=tuple(entry.get("only_in", ())),
     )
 
 
@@ -154,6 +159,7 @@ def _input(entry: Mapping[str, Any]) -> InputSignature:
         folder=entry.get("folder"),
         also=tuple(entry.get("also", ())),
         only_in=tuple(entry.get("only_in", ())),
+        choices_in={choice: tuple(versions) for choice, versions in entry.get("choices_in", {}).items()},
         widget=entry.get("widget", False),
         several=entry.get("several", False),
         socket=entry.get("socket", False),
@@ -163,7 +169,10 @@ def _input(entry: Mapping[str, Any]) -> InputSignature:
     )
     if entry["type"] == DYNAMIC_COMBO:
         options = {option["key"]: _inputs(option["inputs"]) for option in entry["options"]}
-        return replace(signature, type="COMBO", choices=tuple(options), options=options)
+        marks = {
+            option["key"]: tuple(option["only_in"]) for option in entry["options"] if "only_in" in option
+        }
+        return replace(signature, type="COMBO", choices=tuple(options), options=options, choices_in=marks)
     if entry["type"] == MATCH_TYPE:
         return replace(signature, type=entry["types"], match=entry["match"])
     if entry["type"] == AUTOGROW:

@@ -117,12 +117,14 @@ class Engine:
         )
         self._interrupted_at: dict[str, float] = {}
         self._is_sketch: bool | None = None
+        self._version: str | None = None
         self._silent_at = -math.inf
         """When a WebSocket that is open was last found to deliver nothing, as behind a proxy that holds messages back"""
 
     def _forget_version(self) -> None:
         """After each new connection: it may be another ComfyUI, or have other nodes."""
         self._signatures.clear()
+        self._version = None
         self._http.forget_routes()
 
     def run(
@@ -326,6 +328,12 @@ class Engine:
     def stats(self) -> EngineStats:
         """Version, device and memory. A response proves that HTTP works, not that jobs run."""
         return self._http.stats()
+
+    def version(self, *, fresh: bool = False) -> str:
+        """The version that ComfyUI reports; requested once, or now with `fresh`. Raises EngineUnreachable."""
+        if fresh or self._version is None:
+            self._version = self.stats().version
+        return self._version
 
     def connect(self) -> None:
         """Open the WebSocket, unless it is open. Raises EngineUnreachable; EngineWithoutWebSocket if a proxy in front of

@@ -71,6 +71,11 @@ class EngineStats:
     """The part of `torch_vram_total` that is not in use"""
 
     @property
+    def has_gpu(self) -> bool:
+        """Whether the memory is that of a GPU: with `--cpu` it is the machine's."""
+        return self.device_type not in (None, "cpu") and not self.is_sketch
+
+    @property
     def reports_gpu_memory(self) -> bool:
         """Whether the memory figures are those of the whole GPU: with `--cpu` they are the machine's memory, and on XPU
         only ComfyUI's own."""

@@ -4,6 +4,7 @@ returns a `Drawing`, whose `images` runs the jobs one after another."""
 from generation.admission import Admission
 from generation.drawing import Drawing, parameters_text
 from generation.generator import Generator
+from generation.model_state import ModelState, fits_gpu, model_state
 from generation.preloading import PRELOAD_INTERVAL_S, preload, warm_up
 from generation.uploads import with_source
 from generation.values import (
@@ -26,10 +27,13 @@ __all__ = [
     "Generator",
     "Image",
     "MetadataPolicy",
+    "ModelState",
     "OutputFormat",
     "OutputOptions",
     "Pictures",
     "Timings",
+    "fits_gpu",
+    "model_state",
     "parameters_text",
     "preload",
     "warm_up",

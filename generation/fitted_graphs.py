@@ -11,13 +11,15 @@ from compiler import (
     SOCKET_OUTPUT,
     Catalogue,
     Compiled,
+    Plan,
     fit,
     over_socket,
     parse_object_info,
 )
 from compiler.signatures import NodeSignature
+from compiler.versions import is_older, too_old_for
 from engine import Engine
-from errors import FilesMissing, NodesMissing
+from errors import EaselError, EngineTooOld, FilesMissing, NodesMissing, shorten
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,10 @@ class FittedGraphs:
         self._parsed: dict[str, tuple[Any, NodeSignature]] = {}
 
     def get(self, compiled: Compiled, catalogue: Catalogue, engine: Engine) -> list[FittedGraph]:
-        """The graphs as `engine` needs them. Raises FilesMissing or NodesMissing for what it lacks."""
+        """The graphs as `engine` needs them. Raises FilesMissing, NodesMissing or EngineTooOld for what it lacks."""
         try:
             return self._fit(compiled, catalogue, engine, fresh=False)
-        except (FilesMissing, NodesMissing):
+        except (FilesMissing, NodesMissing, EngineTooOld):
             # The cache may be old: ComfyUI needs no restart to see a file that was added since.
             return self.get_uncached(compiled, catalogue, engine)
 
@@ -54,6 +56,7 @@ class FittedGraphs:
     def _fit(
         self, compiled: Compiled, catalogue: Catalogue, engine: Engine, *, fresh: bool
     ) -> list[FittedGraph]:
+        check_version(compiled.plan, catalogue, engine, fresh=fresh)
         classes = frozenset().union(*(graph.classes for graph in compiled.graphs))
         signatures = {
             name: self._parse(name, entry)
@@ -70,7 +73,10 @@ class FittedGraphs:
         name = SKETCH if engine.is_sketch else COMFYUI
         fitted = []
         for graph in compiled.graphs:
-            nodes = fit(graph.nodes, signatures, catalogue.signatures, files, name)
+            try:
+                nodes = fit(graph.nodes, signatures, catalogue.signatures, files, name)
+            except NodesMissing as error:
+                raise _with_version(error, compiled.plan, catalogue, engine) from error
             fitted.append(FittedGraph(nodes, over_socket(nodes, graph.output, signatures)))
         return fitted
 
@@ -79,3 +85,30 @@ class FittedGraphs:
         if cached is None or cached[0] is not entry:
             cached = self._parsed[name] = (entry, parse_object_info({name: entry})[name])
         return cached[1]
+
+
+def check_version(plan: Plan, catalogue: Catalogue, engine: Engine, *, fresh: bool = False) -> None:
+    """Raises EngineTooOld if the version of `engine` is certainly too old for the plan's model and task. The weights would
+    be downloaded in vain, or ComfyUI would fail after it has read them."""
+    needs = catalogue.needs(catalogue.models[plan.model], plan.task)
+    if not needs or engine.is_sketch:
+        return
+    version = engine.version(fresh=fresh)
+    if too_old_for(needs, version):
+        raise _too_old(plan, needs[0].comfyui, version)
+
+
+def _with_version(error: NodesMissing, plan: Plan, catalogue: Catalogue, engine: Engine) -> EaselError:
+    """`error`, with the version to get if the engine is older than that."""
+    needs = catalogue.needs(catalogue.models[plan.model], plan.task)
+    if not needs or engine.is_sketch or not is_older(engine.version(), needs[0].comfyui):
+        return error
+    return _too_old(plan, needs[0].comfyui, engine.version(), f"{error.message} ")
+
+
+def _too_old(plan: Plan, needs: str, version: str, reason: str = "") -> EngineTooOld:
+    return EngineTooOld(
+        f"{reason}{plan.model} needs ComfyUI {needs} for the task {plan.task}; this one is {shorten(version, 40)}. Update "
+        f"ComfyUI to {needs} or newer.",
+        model=plan.model, task=plan.task, needs=needs, version=version,
+    )  # fmt: skip

@@ -83,8 +83,8 @@ class Generator:
         catalogue: Catalogue | None = None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Drawing:
-        """Do everything that needs no GPU. Raises the errors of the request itself, and FilesMissing or NodesMissing
-        for what the engine lacks.
+        """Do everything that needs no GPU. Raises the errors of the request itself, and FilesMissing, NodesMissing
+        or EngineTooOld for what the engine lacks.
 
         `request.source` is filled in from `pictures`. `timeout_s` is counted from now to the end of the last job.
         `catalogue`: the one that the request was read with; None: the current one. Also raises RequestCancelled once
@@ -131,7 +131,7 @@ class Generator:
             return []
 
     def fitted_graphs(self, compiled: Compiled, catalogue: Catalogue, engine: Engine) -> list[FittedGraph]:
-        """The graphs as `engine` would get them. Raises FilesMissing or NodesMissing for what it lacks."""
+        """The graphs as `engine` would get them. Raises FilesMissing, NodesMissing or EngineTooOld for what it lacks."""
         return self._fitted_graphs.get(compiled, catalogue, engine)
 
     def check_graphs(self, compiled: Compiled, catalogue: Catalogue, engine: Engine) -> None:

@@ -1,6 +1,7 @@
 """One look at everything: who has the GPU, whether pictures can be drawn now, and which models are complete."""
 
-from status.readiness import EngineState, ModelState, ModelStates, Readiness
+from generation import ModelState
+from status.readiness import EngineState, ModelStates, Readiness
 from status.system_status import SystemStatus
 
 __all__ = ["EngineState", "ModelState", "ModelStates", "Readiness", "SystemStatus"]

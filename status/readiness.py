@@ -10,9 +10,9 @@ from typing import Any
 
 from compiler import Catalogue, Model, compile_workflow, sample_requests
 from deadline import time_limit
-from engine import Engine
-from errors import EaselError, EngineUnreachable, FilesMissing, ModelNotDrawable
-from generation import Generator
+from engine import Engine, EngineStats
+from errors import EaselError, EngineUnreachable, ModelNotDrawable
+from generation import Generator, ModelState, model_state
 from status.shared_probe import SharedProbe
 
 _ENGINE_INTERVAL_S = 1.0
@@ -35,20 +35,6 @@ class EngineState:
     version: str | None = None
     is_sketch: bool = False
     error: EaselError | None = None
-
-
-@dataclass(frozen=True)
-class ModelState:
-    """`is_ready`: all of its workflows can be drawn; `is_drawable`: at least one can. `error`: why not all."""
-
-    id: str
-    is_ready: bool
-    is_drawable: bool
-    error: EaselError | None = None
-    missing: tuple[str, ...] = ()
-    """Names of files that the engine lacks"""
-    refused_tasks: tuple[str, ...] = ()
-    """Tasks that the check of the catalogue refuses"""
 
 
 @dataclass(frozen=True)
@@ -136,6 +122,8 @@ class _Checks:
         """Of models that are to be checked again"""
         self._descriptions: dict[str, Any] = {}
         """node class -> what the engine says about it, or why it does not"""
+        self._stats: EngineStats | None = None
+        """Of the engine, in this round"""
         self._class_sets: dict[tuple[str, ...], frozenset[str]] = {}
         """One object for equal sets: 10,000 models use few different ones, each of which takes 0.7 kB"""
 
@@ -149,6 +137,10 @@ class _Checks:
             self._descriptions, self._class_sets = {}, {}
             self._forget(set(self._checks))
         self._of = catalogue, engine
+        before, self._stats = self._stats, engine.stats()
+        if before is not None and _identity(before) != _identity(self._stats):
+            engine.version(fresh=True)
+            self._forget(set(self._checks))
         self._forget_changed()
         published_at = 0.0  # the first one at once: pictures can be drawn
         for model in catalogue.visible_models:
@@ -221,25 +213,12 @@ class _Checks:
                     raise
                 errors.append(error)
         all_classes = self._class_sets.setdefault(tuple(sorted(used)), frozenset(used))
-        return _Check(self._state(model, len(requests), errors), all_classes)
+        return _Check(model_state(model, catalogue, errors, self._stats), all_classes)
 
-    def _state(self, model: Model, requests: int, errors: list[EaselError]) -> ModelState:
-        """`requests`: how many samples were tried, each with at most one error"""
-        assert self._of is not None
-        missing = {
-            str(file["name"]): None
-            for error in errors
-            if isinstance(error, FilesMissing)
-            for file in error.details.get("files", ())
-        }
-        return ModelState(
-            model.id,
-            is_ready=not errors,
-            is_drawable=len(errors) < requests,
-            error=errors[0] if errors else None,
-            missing=tuple(missing),
-            refused_tasks=tuple(self._of[0].undrawable.get(model.id, ())),
-        )
+
+def _identity(stats: EngineStats) -> tuple[object, ...]:
+    """What of an engine decides whether it can draw a model."""
+    return stats.version, stats.device_type, stats.vram_total
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from atomic_file import write_atomic
 from deadline import time_limit
 from engine import Engine, EngineProcess, EngineStats, QueueState
 from errors import EaselError, EngineUnreachable
-from generation import Generator
+from generation import Generator, ModelState
 from llm import Stacks
 from state_files import read_state, set_aside
-from status.readiness import ModelState, Readiness
+from status.readiness import Readiness
 from system_errors import shortage_in
 
 log = logging.getLogger("easel.gpu")
@@ -370,14 +370,16 @@ def _model_entries(document: Any) -> list[dict[str, Any]]:
     return document
 
 
-_ENTRY_KEYS = {"id", "ready", "code", "missing", "not_drawable"}
+_ENTRY_KEYS = {
+    *("id", "ready", "code", "missing", "not_drawable"),
+    *("files", "lacks", "needs_comfyui", "fits_gpu"),
+}
 
 
 def _model_entry(model: ModelState) -> dict[str, Any]:
     return {
         "id": model.id,
-        "ready": model.is_ready,
-        "code": model.error.code if model.error else None,
+        **model.facts,
         "missing": list(model.missing),
         "not_drawable": list(model.refused_tasks),
     }

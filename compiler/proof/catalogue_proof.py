@@ -10,9 +10,10 @@ from typing import Any
 from compiler.catalogue import Catalogue, Model, TaskProof, Workflow
 from compiler.proof.changes import Traits
 from compiler.proof.kept_proofs import Digests, is_kept, read_proofs, write_proofs
-from compiler.proof.model_proof import model_faults
+from compiler.proof.model_proof import model_faults, model_marks
 from compiler.proof.template_proof import TemplateProof, failed_proof, failure, prove_template
 from compiler.values import Task
+from compiler.versions import Marks
 
 log = logging.getLogger("easel.catalogue")
 
@@ -81,6 +82,7 @@ def _prove_model(model: Model, proofs: _TemplateProofs) -> dict[Task, TaskProof]
             ),
             has_seed=proof.has_seed,
             files=proof.files,
+            marks=proofs.marks(model, task, proof),
         )
         for task, proof in by_task.items()
     }
@@ -137,6 +139,13 @@ class _TemplateProofs:
         except Exception as error:
             log.exception("cannot prove %s for the model %s, task %s", workflow.template, model.id, task)
             return [failure(workflow.template, error)]
+
+    def marks(self, model: Model, task: Task, proof: TemplateProof) -> Marks:
+        workflow = self._catalogue.workflows[model.workflows[task]]
+        try:
+            return model_marks(self._catalogue, model, workflow, task, proof)
+        except Exception:  # The graph is faulty, which `model_faults` says.
+            return ()
 
     def _workflow_key(self, workflow: Workflow, task: Task) -> _Key:
         key = self._workflow_keys.get((workflow.id, task))

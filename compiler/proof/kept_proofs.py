@@ -118,13 +118,18 @@ def is_kept(proofs: ModelProofs) -> bool:
 
 
 def _written_model(proofs: ModelProofs) -> dict[str, Any]:
-    return {task: {"has_seed": proof.has_seed, "files": proof.files} for task, proof in proofs.items()}
+    return {
+        task: {"has_seed": proof.has_seed, "files": proof.files, "marks": proof.marks}
+        for task, proof in proofs.items()
+    }
 
 
 def _read_model(entry: Mapping[Task, Any]) -> ModelProofs:
     return {
         task: TaskProof(
-            has_seed=bool(each["has_seed"]), files=tuple((str(a), str(b)) for a, b in each["files"])
+            has_seed=bool(each["has_seed"]),
+            files=tuple((str(a), str(b)) for a, b in each["files"]),
+            marks=tuple(tuple(map(str, versions)) for versions in each["marks"]),
         )
         for task, each in entry.items()
     }

@@ -8,12 +8,14 @@ from typing import Any
 
 from compiler.answer import describe
 from compiler.catalogue import Catalogue, Model, Workflow
+from compiler.graph import render_nodes
 from compiler.proof.canvas import content, size_place
 from compiler.proof.template_proof import Prover, TemplateProof, say
 from compiler.proof.trial_graph import TrialGraph, Values, changed_places
 from compiler.resolve import default_value
 from compiler.size import Size
 from compiler.values import Task
+from compiler.versions import Marks, marks_of
 from schemas.explain import given_value
 
 _MAX_CACHED = 10_000
@@ -47,9 +49,7 @@ def _trials(
     catalogue: Catalogue, model: Model, workflow: Workflow, task: Task, proof: TemplateProof, base: TrialGraph
 ) -> Iterator[tuple[str, Trial]]:
     """Each with a text that identifies it."""
-    rules = workflow.inputs_for(task)
-    own = {name: default_value(name, model, workflow, task).value for name in rules}
-    changed = {name: value for name, value in own.items() if value != base.values[name]}
+    rules, changed = workflow.inputs_for(task), _own_defaults(model, workflow, task, base)
     if changed:
         yield _with_key("inputs", changed, say(changed, "the model's default "))
     chosen = {name: value for name, value in changed.items() if isinstance(value, str | bool)}
@@ -65,6 +65,28 @@ def _trials(
             yield _with_key("size", size, f" (with size {size})")
     if model.limit_batch > 1 and proof.has_seed:
         yield _with_key("batch", model.limit_batch, f" (with batch {model.limit_batch})")
+
+
+def _own_defaults(model: Model, workflow: Workflow, task: Task, base: TrialGraph) -> dict[str, Any]:
+    """The defaults of the model that differ from the values of `base`."""
+    own = {name: default_value(name, model, workflow, task).value for name in workflow.inputs_for(task)}
+    return {name: value for name, value in own.items() if value != base.values[name]}
+
+
+def model_marks(
+    catalogue: Catalogue, model: Model, workflow: Workflow, task: Task, proof: TemplateProof
+) -> Marks:
+    """The marks of the graph that this model draws by default; empty if it has none."""
+    if proof.base is None:
+        return ()
+    changed = _own_defaults(model, workflow, task, proof.base)
+    key = repr(changed)
+    if key not in proof.marks:
+        nodes = proof.base.nodes
+        if changed:
+            nodes = render_nodes(workflow.template, {**proof.base.values, **changed}, catalogue)
+        proof.marks[key] = marks_of(nodes, catalogue.signatures)
+    return proof.marks[key]
 
 
 def _with_key(kind: str, values: Any, said: str) -> tuple[str, Trial]:

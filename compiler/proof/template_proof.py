@@ -29,6 +29,7 @@ from compiler.proof.pattern import FILE_NAME_INPUT, MIN_NODES, Filled, Patterns
 from compiler.proof.trial_graph import ABSENT, TrialGraph, Values, arrivals, changed_places
 from compiler.signatures import NodeSignature
 from compiler.values import Nodes, Task
+from compiler.versions import Marks
 from errors import GraphInvalid, TemplateInvalid, shorten
 from schemas.explain import given_value
 
@@ -86,6 +87,8 @@ class TemplateProof:
     patterns: Patterns | None = None
     trials: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """The faults of values that only some models have, by these values"""
+    marks: dict[str, Marks] = field(default_factory=dict)
+    """The marks of the graph, by the values that only some models have"""
 
 
 def prove_template(

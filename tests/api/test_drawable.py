@@ -88,13 +88,15 @@ def test_models_ready_status_and_the_shell_name_it(make_app: MakeApp, tmp_path: 
     states = {model["id"]: model for model in models}
     assert states["mine"] == {
         "id": "mine", "ready": False, "code": "model.not_drawable", "missing": [], "not_drawable": ["generate"],
+        "files": [], "lacks": [], "needs_comfyui": None, "fits_gpu": None,
     }  # fmt: skip
     assert states["sdxl-turbo"]["ready"]
     result = app.test_cli_runner().invoke(args=["check-catalogue"])
     assert result.exit_code == 1
-    assert f"        - {fault}\n" in result.stdout
+    assert f"      - {fault}\n" in result.stdout
     assert re.search(r"^1 of \d+ models cannot draw everything: mine\.$", result.stdout, re.MULTILINE)
-    assert re.search(r"^ok      sdxl-turbo +sdxl_turbo_simple +6.94 GB$", result.stdout, re.MULTILINE)
+    valid = result.stdout[result.stdout.index("\nvalid (") :]
+    assert re.search(r"^  sdxl-turbo +SDXL +6.9 GB +8 GB VRAM  Stability AI", valid, re.MULTILINE)
 
 
 def test_ready_hides_the_faults_if_keys_are_configured(make_app: MakeApp, tmp_path: Path) -> None:
