@@ -19,7 +19,7 @@ from generation import ModelState, model_state
 _HEADINGS = {
     "faulty": ("cannot be drawn, because of these faults", "red"),
     "not_drawable": ("not drawable on this engine", "yellow"),
-    "missing": ("something is missing", "yellow"),
+    "missing": ("files or nodes are missing", "yellow"),
     "ready": ("ready", "green"),
     "valid": ("valid", "green"),
 }
@@ -209,7 +209,7 @@ def _print_notes(checked: Sequence[_Checked], catalogue: Catalogue) -> None:
         click.echo(f"{len(checked)} models and {len(workflows)} workflows are valid.")
     if any(each.state for each in checked):
         counts = {group: sum(each.group == group for each in checked) for group in _HEADINGS}
-        parts = [f"{count} {_HEADINGS[group][0]}" for group, count in counts.items() if count]
+        parts = [f"{_HEADINGS[group][0]}: {count}" for group, count in counts.items() if count]
         click.echo(f"{'; '.join(reversed(parts))}.")
 
 

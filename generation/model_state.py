@@ -90,7 +90,9 @@ def model_state(
         files=_files(model, errors),
         lacks=tuple(
             dict.fromkeys(
-                error.message for error in errors if not isinstance(error, FilesMissing | EngineTooOld | ModelNotDrawable)
+                error.message
+                for error in errors
+                if not isinstance(error, FilesMissing | EngineTooOld | ModelNotDrawable)
             )
         ),
         needs_comfyui=_needed_version(model, catalogue, errors, stats),

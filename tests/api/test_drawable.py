@@ -96,7 +96,7 @@ def test_models_ready_status_and_the_shell_name_it(make_app: MakeApp, tmp_path: 
     assert f"      - {fault}\n" in result.stdout
     assert re.search(r"^1 of \d+ models cannot draw everything: mine\.$", result.stdout, re.MULTILINE)
     valid = result.stdout[result.stdout.index("\nvalid (") :]
-    assert re.search(r"^  sdxl-turbo +SDXL +6.9 GB +8 GB VRAM  Stability AI", valid, re.MULTILINE)
+    assert re.search(r"^  sdxl-turbo +SDXL +6.9 GB +8 GB VRAM +Stability AI", valid, re.MULTILINE)
 
 
 def test_ready_hides_the_faults_if_keys_are_configured(make_app: MakeApp, tmp_path: Path) -> None:

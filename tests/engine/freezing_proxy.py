@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -21,8 +22,8 @@ class FreezingProxy:
     body", or a number: the status of the answer. `has_socket_output`: without it the engine lacks SaveImageWebsocket,
     so that pictures are fetched by /view. `passes_websockets`: without it /ws is answered 400, as by nginx without the
     upgrade. `passes_events`: without it a WebSocket opens, but the engine's events do not arrive. `is_allowed`: whether
-    a request has the right credentials; else it is answered 401 with `challenge`. Records the `paths` of requests and
-    the `headers` of the last.
+    a request has the right credentials; else it is answered 401 with `challenge`. `version`: the engine says that it is a
+    ComfyUI of this version, with a GPU of 10 GB. Records the `paths` of requests and the `headers` of the last.
     """
 
     def __init__(self, backend: str) -> None:
@@ -31,6 +32,7 @@ class FreezingProxy:
         self.passes_websockets = True
         self.has_socket_output = True
         self.passes_events = True
+        self.version = ""
         self.is_allowed: Callable[[web.Request], bool] = lambda request: True
         self.challenge = "Basic"
         self.paths: list[str] = []
@@ -97,9 +99,16 @@ class FreezingProxy:
             allow_redirects=False,
         ) as answer:
             content_type = answer.headers.get("Content-Type", "application/octet-stream")
-            return web.Response(
-                status=answer.status, body=await answer.read(), headers={"Content-Type": content_type}
-            )
+            body = await answer.read()
+            if self.version and request.path == "/system_stats":
+                body = self._as_comfyui(body)
+            return web.Response(status=answer.status, body=body, headers={"Content-Type": content_type})
+
+    def _as_comfyui(self, body: bytes) -> bytes:
+        stats = json.loads(body)
+        stats["system"] |= {"comfyui_version": self.version, "easel_sketch": False}
+        stats["devices"] = [{"name": "a GPU", "type": "cuda", "vram_total": 10**10, "vram_free": 10**10}]
+        return json.dumps(stats).encode()
 
     async def _freeze(self, request: web.Request, manner: str) -> web.StreamResponse:
         assert request.transport is not None
