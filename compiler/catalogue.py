@@ -93,6 +93,8 @@ class Input:
 
     def effective_for(self, values: Mapping[str, Any]) -> Input:
         """The input with the limits and the default that apply for `values` (of the task and of other inputs)."""
+        if not self.conditional_schemas:
+            return self
         applicable = [other.schema for other in self.conditional_schemas if other.applies_to(values)]
         if not applicable:
             return self

@@ -16,7 +16,11 @@ def upstream(nodes: Nodes, outputs: Iterable[str]) -> set[str]:
         node_id = pending.pop()
         if node_id not in found:
             found.add(node_id)
-            pending.extend(sources_of(nodes, node_id))
+            pending += [
+                value[0]
+                for value in nodes[node_id]["inputs"].values()
+                if isinstance(value, list) and is_link(value, nodes)
+            ]
     return found
 
 

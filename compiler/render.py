@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
@@ -22,11 +23,13 @@ from jinja2 import (
     TemplateNotFound,
     TemplateSyntaxError,
     Undefined,
+    nodes,
 )
 from jinja2.ext import Extension
 from jinja2.lexer import Token, TokenStream
 from jinja2.meta import find_referenced_templates
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 
 from compiler.exports import export_error, export_error_in, placeholder_error, quotes_hint
 from compiler.json_mistakes import Mistake, json_mistake, repeated_key
@@ -38,6 +41,9 @@ from schemas import did_you_mean
 _Functions = dict[str, Callable[..., Any]]
 _NO_SUCH = re.compile(r"No (?P<kind>filter|test) named '(?P<name>[^']+)'")
 """An error of Jinja"""
+_DICT_ATTRIBUTES = frozenset(dir(dict))
+_INLINES_AFTER = 5
+"""Renderings of a template until its includes are inlined, which takes as long as many of them"""
 _RANDOM_FILTERS = ("random",)
 _RANDOM_GLOBALS = ("lipsum",)
 """Templates do not have these: equal values must give equal graphs."""
@@ -61,11 +67,77 @@ class _Environment(ImmutableSandboxedEnvironment):
             lstrip_blocks=True,
         )
         self._names = {*texts, *unreadable}
+        self.texts = texts
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """As the sandbox's, which allows the same at once: an entry of a dict that is no attribute of it, and what a
+        template has set in a namespace. Templates read little else, and its checks would take a sixth of the time."""
+        kind = type(obj)
+        if kind is dict:
+            if attribute in obj and attribute not in _DICT_ATTRIBUTES:
+                return obj[attribute]
+        elif kind is Namespace and attribute[:1] != "_":
+            try:
+                return getattr(obj, attribute)
+            except AttributeError:
+                pass
+        return super().getattr(obj, attribute)
 
     def join_path(self, template: str, parent: str) -> str:
         folder, slash, _ = parent.rpartition("/")
         beside = f"{folder}{slash}{template}"
         return beside if beside in self._names else template
+
+
+class _InliningEnvironment(_Environment):
+    """Its templates render to the same as those of `_Environment`, faster: the templates that they include are part of
+    them. Their errors name neither the included template nor its line."""
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        self._left = _MAX_INLINED
+        template = super()._parse(source, name, filename)
+        if any(True for _ in template.find_all((nodes.Block, nodes.Extends, nodes.Macro, nodes.CallBlock))):
+            return template
+        return self._inlined(template, (name or "",))
+
+    def _inlined(self, template: nodes.Template, within: tuple[str, ...]) -> nodes.Template:
+        for parent in (template, *template.find_all((nodes.If, nodes.For, nodes.With, nodes.Scope))):
+            for field in ("body", "else_"):
+                if children := getattr(parent, field, None):
+                    setattr(parent, field, [self._part(child, within) for child in children])
+        return template
+
+    def _part(self, node: nodes.Node, within: tuple[str, ...]) -> nodes.Node:
+        """The body of the template that `node` includes, with variables of its own; other nodes as they are."""
+        if not isinstance(node, nodes.Include) or not _is_plain(node) or self._left <= 0:
+            return node
+        name = self.join_path(cast(nodes.Const, node.template).value, within[-1])
+        if name in within or name not in self.texts:
+            return node
+        self._left -= 1
+        part = self._inlined(super()._parse(self.texts[name], name, name), (*within, name))
+        names = {each.name for each in part.find_all(nodes.Name)}
+        is_left = "loop" in names or any(True for _ in part.find_all(_NOT_INLINED))
+        return node if is_left else nodes.Scope(part.body, lineno=node.lineno)
+
+
+_MAX_INLINED = 100
+"""Includes for each template: parts that include each other twice, and so on, would be many"""
+_NOT_INLINED = (
+    nodes.Block,
+    nodes.Extends,
+    nodes.Macro,
+    nodes.CallBlock,
+    nodes.Import,
+    nodes.FromImport,
+    nodes.Include,  # It would be looked for in the folder of another template.
+)
+"""What may differ in a part that is inlined"""
+
+
+def _is_plain(node: nodes.Include) -> bool:
+    is_named = isinstance(node.template, nodes.Const) and isinstance(node.template.value, str)
+    return is_named and node.with_context and not node.ignore_missing
 
 
 _MARK = re.compile("\ue000([^\ue000\ue001]*):([0-9]+)\ue001")
@@ -95,6 +167,8 @@ class TemplateRenderer:
     def __init__(self, templates: Mapping[str, str], unreadable: Set[str] = frozenset()) -> None:
         self._texts, self._unreadable = dict(templates), unreadable
         self._compiled: dict[str, Template] = {}
+        self._inlined: dict[str, Template | None] = {}
+        self._renderings: dict[str, int] = {}
         self._includes: dict[str, list[str]] = {}
 
     @cached_property
@@ -106,8 +180,14 @@ class TemplateRenderer:
         """Its templates render with the places that the text comes from."""
         return self._new_environment(_LineMarks)
 
-    def _new_environment(self, *extensions: type[Extension]) -> ImmutableSandboxedEnvironment:
-        environment = _Environment(self._texts, self._unreadable, extensions)
+    @cached_property
+    def _inlining_environment(self) -> ImmutableSandboxedEnvironment:
+        return self._new_environment(kind=_InliningEnvironment)
+
+    def _new_environment(
+        self, *extensions: type[Extension], kind: type[_Environment] = _Environment
+    ) -> ImmutableSandboxedEnvironment:
+        environment = kind(self._texts, self._unreadable, extensions)
         for name in _RANDOM_FILTERS:
             del environment.filters[name]
         for name in _RANDOM_GLOBALS:
@@ -119,7 +199,7 @@ class TemplateRenderer:
     def render(self, template: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """The nodes that `template` renders to with `values`. Raises TemplateInvalid."""
         try:
-            text = self._template(template).render(values)
+            text = self._text(template, values)
         except TemplateInvalid:
             raise
         # The expressions of a template may raise anything, and Python refuses to compile some of what Jinja makes of one.
@@ -138,6 +218,24 @@ class TemplateRenderer:
         if wrong := export_error(nodes):
             raise TemplateInvalid(f"{template}: {wrong}", template=template)
         return nodes
+
+    def _text(self, template: str, values: Mapping[str, Any]) -> str:
+        plain = self._template(template)
+        if (inlined := self._with_inlined(template)) is not None:
+            with contextlib.suppress(Exception):  # that of the plain template names the place
+                return inlined.render(values)
+        return plain.render(values)
+
+    def _with_inlined(self, template: str) -> Template | None:
+        """The template with its includes inlined; None if it is not rendered often."""
+        if template not in self._inlined:
+            self._renderings[template] = self._renderings.get(template, 0) + 1
+            if self._renderings[template] <= _INLINES_AFTER:
+                return None
+            self._inlined[template] = None
+            with contextlib.suppress(Exception):
+                self._inlined[template] = self._inlining_environment.get_template(template)
+        return self._inlined[template]
 
     def _place(self, template: str, values: Mapping[str, Any], text: str, position: int) -> str:
         """`FILE:LINE` of what `template` renders to `text` at this position, which an included template may have made; only
@@ -223,6 +321,15 @@ class TemplateRenderer:
 
 
 def _as_json(value: Any) -> str:
+    kind = type(value)
+    if kind is str:
+        return _quoted(value)
+    if kind is int:
+        return str(value)
+    if kind is float and math.isfinite(value):
+        return repr(value)
+    if kind is list and len(value) == 2 and type(value[0]) is str and type(value[1]) is int:  # a link
+        return f"[{_quoted(value[0])}, {value[1]}]"
     if isinstance(value, Undefined):
         str(value)  # StrictUndefined raises here and names the variable; the error of json would not
     if isinstance(value, Slot):
@@ -313,5 +420,6 @@ class _RepeatedKey(Exception):
         self.key = key
 
 
+_quoted = json.encoder.encode_basestring
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys)

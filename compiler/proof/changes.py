@@ -208,7 +208,8 @@ def input_changes(rules: Mapping[str, Input], values: Values, *, is_first: bool)
                 continue
         effective = rule.effective_for({**values, **start})
         for change in _value_changes(name, effective, values[name], start, is_first):
-            yield replace(change, start={**start, **_within_limits(change, rules, values)})
+            moved = _within_limits(change, rules, values)
+            yield replace(change, start={**start, **moved}) if moved or change.start != start else change
 
 
 def _within_limits(change: Change, rules: Mapping[str, Input], values: Values) -> Values:

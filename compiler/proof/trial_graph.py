@@ -72,7 +72,12 @@ class TrialGraph:
     @cached_property
     def _shape(self) -> frozenset[Any]:
         return frozenset(
-            (node_id, class_type, name, tuple(value) if is_link(value, self.nodes) else None)
+            (
+                node_id,
+                class_type,
+                name,
+                tuple(value) if isinstance(value, list) and is_link(value, self.nodes) else None,
+            )
             for node_id, (class_type, inputs) in self.part.items()
             for name, value in inputs.items()
         )
