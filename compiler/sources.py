@@ -195,9 +195,9 @@ def read_more_nodes(paths: SourcePaths) -> dict[str, Any]:
 
 
 def _read_proofs(path: Path | None) -> str:
-    """Empty if the file cannot be read."""
+    """Empty if the file cannot be read, or is too large to be one."""
     with contextlib.suppress(CatalogueInvalid):
-        return "" if path is None else _read(path)
+        return "" if path is None else _read(path, MAX_OWN_FILE_BYTES)
     return ""
 
 

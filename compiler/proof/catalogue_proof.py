@@ -38,8 +38,9 @@ def prove_catalogue(
     for model in models:
         key = _content_key(model)
         if key not in by_content:
-            known_proofs = known.get(digests.of(model)) if known else None
-            by_content[key] = dict(known_proofs or _prove_model(model, proofs))
+            known_proofs = known.get(digests.of(model), {}) if known else {}
+            is_known = known_proofs.keys() == model.workflows.keys()  # else the file was edited
+            by_content[key] = dict(known_proofs) if is_known else _prove_model(model, proofs)
         found[model.id] = by_content[key].copy()
     proofs.keep_in_cache()
     return found

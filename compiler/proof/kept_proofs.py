@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
@@ -20,20 +21,21 @@ import jinja2
 
 from compiler.catalogue import Catalogue, Model, TaskProof
 from compiler.signatures import Signatures
-from compiler.sources import classes_in
 from compiler.values import Task
 
 ModelProofs = Mapping[Task, TaskProof]
 _CODE = Path(__file__).resolve().parents[2]
 _CODE_FOLDERS = ("compiler", "schemas")
-_COMPUTED_CLASS = re.compile(r'"class_type"\s*:\s*\{\{(?!\s*\w+_class\s*\}\})')
-"""A class that `classes_in` does not find"""
+_PLAIN_CLASS = re.compile(r'class_type"\s*:\s*(?:"[^"{}%]*"|\{\{-?\s*\w+_class\s*-?\}\})')
+"""A class that a template names in full, here or where it sets the variable"""
+_COMPUTED_NAME = re.compile(r"\{%[^%]*_class\b[^%]*?(?:[~+|(\[.]|%(?!\}))")
+"""A variable for a class whose value may be put together"""
 
 
 @functools.cache
 def code_digest() -> str:
     """Of the code that a proof depends on."""
-    digest = hashlib.sha256(jinja2.__version__.encode())
+    digest = hashlib.sha256(f"{jinja2.__version__} {sys.version_info[:2]}".encode())
     files = [path for folder in _CODE_FOLDERS for path in sorted((_CODE / folder).rglob("*.py"))]
     for path in (*files, _CODE / "dynamic_inputs.py"):
         digest.update(path.relative_to(_CODE).as_posix().encode())
@@ -88,10 +90,17 @@ class Digests:
 
 
 def _classes(texts: Set[str], signatures: Signatures) -> set[str]:
-    """The node classes on which these templates may depend."""
-    if any(_COMPUTED_CLASS.search(text) for text in texts):
+    """The node classes on which these templates may depend: all whose names they have in any place, or every one if they
+    may put a name together."""
+    if any(map(_computes_a_class, texts)):
         return set(signatures)
-    return {name for text in texts for name in classes_in(text)}
+    return {name for name in signatures if any(name in text for text in texts)}
+
+
+def _computes_a_class(text: str) -> bool:
+    return (
+        text.count("class_type") != len(_PLAIN_CLASS.findall(text)) or _COMPUTED_NAME.search(text) is not None
+    )
 
 
 def read_proofs(texts: Iterable[str]) -> dict[str, ModelProofs]:

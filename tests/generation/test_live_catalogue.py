@@ -678,3 +678,55 @@ def test_choices_are_applied_to_the_catalogue(catalogue: Catalogue) -> None:
 def test_a_model_to_preload_must_be_in_the_catalogue(catalogue: Catalogue) -> None:
     with pytest.raises(SettingsInvalid, match="nope"):
         installation_choices("", "", (), ("nope",))(catalogue)
+
+
+# --- kept proofs of the owner's entries -------------------------------------------------------------
+
+
+def own_proofs(installation: Installation) -> SourcePaths:
+    (installation.root / "state").mkdir(exist_ok=True)
+    return replace(installation.paths, own_proofs=installation.root / "state/proofs.json")
+
+
+def test_the_proofs_of_the_owners_entries_are_kept_beside_the_state(installation: Installation) -> None:
+    installation.write_own(
+        "mine.yaml", json.dumps({"models": {"mine": {**OWN_MODEL, "defaults": {"steps": 7}}}})
+    )
+    paths = own_proofs(installation)
+    installation.load(paths=paths)
+    kept = (installation.root / "state/proofs.json").read_text()
+    assert '"generate"' in kept
+    (installation.root / "state/proofs.json").write_text(kept[:-30])
+    assert "mine" in installation.load(paths=paths).current().models, "a damaged file only costs time"
+    assert (installation.root / "state/proofs.json").read_text() == kept, "and is written anew"
+    installation.write_own(
+        "mine.yaml", json.dumps({"models": {"mine": {**OWN_MODEL, "defaults": {"steps": 8}}}})
+    )
+    installation.load(paths=paths)
+    assert (installation.root / "state/proofs.json").read_text() != kept, "with what is needed now"
+
+
+def test_a_file_for_proofs_that_cannot_be_written_or_is_no_file_only_costs_time(
+    installation: Installation,
+) -> None:
+    installation.write_own(
+        "mine.yaml", json.dumps({"models": {"mine": {**OWN_MODEL, "defaults": {"steps": 9}}}})
+    )
+    paths = own_proofs(installation)
+    (installation.root / "state/proofs.json").mkdir()
+    assert "mine" in installation.load(paths=paths).current().models
+    (installation.root / "state/proofs.json").rmdir()
+    with (installation.root / "state/proofs.json").open("wb") as file:
+        file.truncate(2**33)  # it is not read
+    assert "mine" in installation.load(paths=paths).current().models
+
+
+def test_processes_that_keep_proofs_at_the_same_time_leave_a_whole_file(installation: Installation) -> None:
+    installation.write_own(
+        "mine.yaml", json.dumps({"models": {"mine": {**OWN_MODEL, "defaults": {"steps": 6}}}})
+    )
+    paths = own_proofs(installation)
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(lambda _: installation.load(paths=paths), range(8)))
+    assert all("mine" in live.current().models for live in loaded)
+    assert json.loads((installation.root / "state/proofs.json").read_text())["proofs"]
