@@ -41,6 +41,10 @@ def test_a_quick_run_measures_everything_and_the_values_are_positive(run):
     assert measured >= {(64, has_render, clients) for has_render in (False, True) for clients in (1, 8, 32)}
     assert results["compile"]["catalogue"]["models"] == 1000
     assert results["compile"]["own_folder"]["files"] == 1000
+    assert results["compile"]["shipped"]["models"] > 50
+    assert (
+        results["compile"]["shipped"]["load_s"]["median"] < results["compile"]["shipped"]["prove_s"]["median"]
+    )
     if sys.platform == "linux":
         assert len(results["memory"]["workers"]) == 2
         assert all(10 < worker["pss_mb"] <= worker["rss_mb"] for worker in results["memory"]["workers"])
