@@ -192,7 +192,8 @@ def test_a_page_follows_an_edit_of_the_catalogue(make_app: MakeApp, tmp_path: An
     assert "flux-schnell-fp8" in client.get("/v1/models").text
     path.write_text(text.replace("  flux-schnell-fp8:\n", "  mine:\n"))
     os.utime(path, (1e9, 1e9))
-    assert '"mine"' in client.get("/v1/models").text
+    # Without a watching thread, a check of the models that runs may be the one that reads the edit.
+    wait_until(lambda: '"mine"' in client.get("/v1/models").text)
     assert client.get("/v1/models/mine").status_code == 200
     assert client.get("/v1/models?after=flux-schnell-fp8").status_code == 400
 
