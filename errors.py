@@ -680,6 +680,65 @@ class StackRefused(StackError):
     remedy = "Compare the server's version and options with `docs/llm_stacks.md`, and check its key."
 
 
+# --- the files of the models ----------------------------------------------------------------------
+
+
+class ModelsFolderMissing(EaselError):
+    code = "model.no_models_folder"
+    when = "Files cannot be pulled: `engine.models_dir` is empty or is no folder."
+    remedy = (
+        "Set `engine.models_dir` to ComfyUI's folder `models`. If ComfyUI runs on another machine, run the commands that "
+        "`flask pull-model ID` prints there."
+    )
+
+
+class ModelPathUnsafe(EaselError):
+    code = "model.unsafe_path"
+    when = "The name of a file leads out of its folder, by `..` or through a symlink."
+    remedy = "Correct the name in the catalogue, or remove the symlink."
+
+
+class ModelDiskFull(EaselError):
+    """`details`: `needed` and `free` in bytes."""
+
+    code = "model.disk_full"
+    when = "The disk of the models folder has too little space for the files that are missing, or became full."
+    remedy = "Free disk space, such as with `flask pull-model --remove ID`, and pull again: what has arrived is kept."
+
+
+class DownloadFailed(EaselError):
+    code = "model.download_failed"
+    when = "A file could not be pulled: its server cannot be reached, refuses it, or breaks off again and again."
+    remedy = "Read the message and pull again later: what has arrived is kept."
+
+
+class DownloadForbidden(DownloadFailed):
+    code = "model.token_needed"
+    when = "The server of a file gives it only to accounts that accepted its terms."
+    remedy = (
+        "Accept the terms on the page that the message names, and set `HF_TOKEN` to a token of that account in the "
+        "environment of Easel."
+    )
+
+
+class WrongFile(DownloadFailed):
+    code = "model.wrong_file"
+    when = "What the server sent is not the file that the catalogue describes: size or SHA-256 differ."
+    remedy = "It was kept as `NAME.wrong` and is not used. Correct `url`, `size` or `sha256`, or report it to the publisher."
+
+
+class ModelFileBusy(EaselError):
+    code = "model.file_busy"
+    when = "A file cannot be removed while it is being pulled."
+    remedy = "Cancel the pull first."
+
+
+class PullNotFound(EaselError):
+    code = "model.pull_not_found"
+    when = "No pull has this id."
+    remedy = "`GET /api/models/pulls` lists them."
+
+
 # --- the image store ------------------------------------------------------------------------------
 
 

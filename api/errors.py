@@ -90,6 +90,12 @@ STATUS: Mapping[type[EaselError], int] = {
     errors.StackUnreachable: 503,
     errors.StackRefused: 503,
     errors.StoreFull: 507,
+    errors.ModelsFolderMissing: 409,
+    errors.ModelPathUnsafe: 409,
+    errors.ModelDiskFull: 507,
+    errors.DownloadFailed: 502,
+    errors.ModelFileBusy: 409,
+    errors.PullNotFound: 404,
 }
 """Status of each error class; a class that is not listed has the status of its parent."""
 
