@@ -27,6 +27,8 @@ from generation.live_catalogue import LiveCatalogue, installation_choices
 from image_store import ImageStore
 from llm import Stacks, read_stacks
 from loopback import is_loopback
+from model_files import ModelFolders, PullStore, find_model_folders
+from schemas import read_yaml
 from settings import OWN_FOLDER, Settings, load_settings
 from sketch import SharedFiles, SketchProcess, SketchSupervisor
 from state_files import KeptFile, read_file
@@ -269,8 +271,22 @@ class Container:
             models_of_llms=self.model_directory,
             system_status=self.system_status,
             readiness=self.readiness,
+            pulls=self.pulls,
+            model_folders=self.model_folders,
             fetch_image=_image_fetcher() if self.settings["images.fetch_urls"] else None,
         )
+
+    def model_folders(self) -> ModelFolders:
+        """Where ComfyUI has its models. Raises ModelsFolderMissing and SettingsInvalid."""
+        models_dir, extra = (
+            str(self.settings.path(name)) if self.settings[name] else ""
+            for name in ("engine.models_dir", "engine.extra_model_paths")
+        )
+        return find_model_folders(models_dir, extra, read_yaml)
+
+    @cached_property
+    def pulls(self) -> PullStore:
+        return PullStore(self.state_dir / "pulls")
 
     @contextlib.contextmanager
     def command_engine(self) -> Iterator[None]:

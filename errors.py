@@ -702,13 +702,17 @@ class ModelDiskFull(EaselError):
     """`details`: `needed` and `free` in bytes."""
 
     code = "model.disk_full"
-    when = "The disk of the models folder has too little space for the files that are missing, or became full."
+    when = (
+        "The disk of the models folder has too little space for the files that are missing, or became full."
+    )
     remedy = "Free disk space, such as with `flask pull-model --remove ID`, and pull again: what has arrived is kept."
 
 
 class DownloadFailed(EaselError):
     code = "model.download_failed"
-    when = "A file could not be pulled: its server cannot be reached, refuses it, or breaks off again and again."
+    when = (
+        "A file could not be pulled: its server cannot be reached, refuses it, or breaks off again and again."
+    )
     remedy = "Read the message and pull again later: what has arrived is kept."
 
 

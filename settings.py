@@ -201,6 +201,18 @@ SETTINGS: tuple[Setting, ...] = (
         "Name of the query parameter for `EASEL_ENGINE_QUERY_TOKEN`.",
     ),
     Setting(
+        "engine.models_dir",
+        "path",
+        "",
+        "ComfyUI's folder `models`, if it is on this machine; `flask pull-model` puts files there.",
+    ),
+    Setting(
+        "engine.extra_model_paths",
+        "path",
+        "",
+        "ComfyUI's extra_model_paths.yaml; empty: the one beside the folder `models`, if there is one.",
+    ),
+    Setting(
         "engine.stall_timeout_s",
         "number",
         270,

@@ -14,6 +14,7 @@ from api.llm import llm_blueprint
 from api.middleware import PathNormalizer, register_middleware
 from api.models import models_blueprint
 from api.openapi import openapi_blueprint
+from api.pulls import pulls_blueprint
 from api.services import HttpOptions, Services
 
 MAX_BYTES_WITHOUT_IMAGES = 1_000_000
@@ -44,6 +45,7 @@ def register_api(app: Flask, services: Services) -> None:
         models_blueprint(services),
         llm_blueprint(services),
         gpu_blueprint(services),
+        pulls_blueprint(services),
         health_blueprint(services),
         openapi_blueprint(),
     ):

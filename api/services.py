@@ -13,6 +13,7 @@ from engine import Engine
 from errors import EaselError
 from generation import Generator
 from image_store import ImageStore
+from model_files import ModelFolders, PullStore
 from status import Readiness, SystemStatus
 
 WsgiApp = Callable[[dict[str, Any], Any], Iterable[bytes]]
@@ -52,5 +53,8 @@ class Services:
     models_of_llms: ModelDirectory
     system_status: SystemStatus
     readiness: Readiness
+    pulls: PullStore
+    model_folders: Callable[[], ModelFolders]
+    """Raises ModelsFolderMissing if it is not known where the engine has its models"""
     fetch_image: Callable[[str, str], bytes] | None = None
     """(URL, param) -> the bytes at that URL; None if the setting `images.fetch_urls` is off"""

@@ -20,6 +20,7 @@ from compiler.values import Note
 from engine import Credentials, Engine, EngineSelector
 from errors import EaselError
 from generation import Generator
+from model_files import ModelFolders, PullStore
 
 P = ParamSpec("P")
 
@@ -35,7 +36,12 @@ class CommandServices(Protocol):
     def engine_selector(self) -> EngineSelector: ...
     @property
     def credentials(self) -> Credentials: ...
+    @property
+    def pulls(self) -> PullStore: ...
     def catalogue(self) -> Catalogue: ...
+    def model_folders(self) -> ModelFolders:
+        """Raises ModelsFolderMissing."""
+
     def server_address(self) -> tuple[str, str | None]:
         """The URL of this installation's server, and one of its API keys or None."""
 
@@ -48,6 +54,10 @@ EXIT_CODES: tuple[tuple[type[EaselError], int], ...] = (
     (errors.TemplateInvalid, 1),
     (errors.GraphInvalid, 1),
     (errors.ModelNotDrawable, 1),
+    (errors.ModelsFolderMissing, 1),
+    (errors.ModelPathUnsafe, 1),
+    (errors.DownloadFailed, 3),
+    (errors.ModelDiskFull, 5),
     (errors.SettingsInvalid, 1),
     (errors.ServerUnreachable, 3),
     (errors.EngineUnreachable, 3),

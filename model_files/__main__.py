@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from errors import EaselError
+from errors import DownloadFailed, EaselError
 from model_files.download import Cancelled
-from model_files.pull import Pull
+from model_files.plan import FileProgress
 from model_files.pull_store import PullFolder
 from model_files.run_pull import http_options, run_pull
 
@@ -25,11 +25,9 @@ def main(folder: PullFolder, server: int) -> None:
     if not folder.count_start():
         with folder.lock() as is_mine:
             if is_mine:
-                pull = Pull(job.plan, job.folders, http_options({}))
-                message = (
-                    "Its process ended five times without a byte; pull again, and read the server's log."
-                )
-                folder.write("failed", pull, 0, message, "model.download_failed")
+                files = [FileProgress(file.name, file.folder, file.size) for file in job.files]
+                text = "Its process ended five times without a byte. Read the server's log, and pull again."
+                folder.write("failed", files, error=DownloadFailed(text))
         return
     log.info("pulling %s", ", ".join(job.models))
     try:

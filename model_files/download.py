@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 from errors import DownloadFailed, EaselError, ModelDiskFull, WrongFile
 from model_files.http_source import (
@@ -19,10 +18,10 @@ from model_files.http_source import (
     open_at,
 )
 from model_files.part_file import PartFile, locked_part
+from model_files.plan import FileState
 from model_files.weights import Weights
 from system_errors import DISK_FULL
 
-FileState = Literal["waiting", "checking", "pulling", "retrying", "done", "failed", "cancelled"]
 Report = Callable[[FileState, int, str], None]
 """state, bytes that have arrived, and a reason if there is one"""
 _ENOUGH_PROGRESS = 1 << 16
@@ -116,24 +115,25 @@ class _Attempts:
     ) -> None:
         self._file, self._url, self._part = file, url, part
         self._options, self._report, self._stop = options, report, stop
-        self._ranges_work = True
+        self._starts_over = False
         self._named: str | None = None
         """The hash that the server named"""
 
     def run(self) -> str | None:
         """All bytes are there when this returns; the hash that they must have, if it is known. Raises DownloadFailed,
         Cancelled and OSError."""
-        failed = 0
+        failed, most = 0, self._part.size
         while True:
             if self._stop.is_set():
                 raise Cancelled
-            before = self._part.size
             try:
                 if self._attempt():
                     return self._file.sha256 or self._named
             except TryAgain as error:
-                self._ranges_work = self._ranges_work and not is_range_wrong(error)
-                failed = 0 if self._part.size - before >= _ENOUGH_PROGRESS else failed + 1
+                self._starts_over = is_range_wrong(error)
+                # Compared with the most that ever was there: a server may break off at the same place for ever.
+                failed = 0 if self._part.size - most >= _ENOUGH_PROGRESS else failed + 1
+                most = max(most, self._part.size)
                 if failed >= self._options.attempts:
                     raise DownloadFailed(
                         f"{self._file.name} could not be pulled in {failed} attempts in a row: {error}. What has arrived is "
@@ -174,7 +174,7 @@ class _Attempts:
 
     def _can_resume(self) -> bool:
         """Without a validator, only the hash tells whether the file is still the same."""
-        return self._ranges_work and bool(self._part.validator or self._file.sha256 or self._named)
+        return not self._starts_over and bool(self._part.validator or self._file.sha256 or self._named)
 
     def _receive(self, answer: Answer) -> None:
         """Raises TryAgain and OSError."""

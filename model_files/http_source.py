@@ -191,7 +191,7 @@ def _raise_for_status(response: requests.Response, url: str) -> None:
             f"{page} answered {status}: accept the terms there, and set HF_TOKEN to a token of that account in the "
             "environment of Easel."
         )
-    if status in (408, 425, 429) or status >= 500:
+    if status in (408, 416, 425, 429) or status >= 500:
         raise TryAgain(
             f"the server answered {status}", _retry_after_s(response.headers.get("Retry-After", ""))
         )

@@ -1,105 +1,20 @@
-"""Pulls the files of several models: each file once, some at the same time, after a look at the free space."""
+"""Runs a plan: pulls each file once, some at the same time, after a look at the free space."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
-import time
-from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from errors import EaselError, ModelDiskFull
-from model_files.download import Cancelled, FileState, download, failure
+from model_files.download import Cancelled, download, failure
 from model_files.folders import ModelFolders
 from model_files.http_source import HttpOptions, check_total, size_at
-from model_files.part_file import part_path
-from model_files.weights import ModelWithFiles, Weights, licence_check
+from model_files.plan import FileProgress, FileState, PullPlan, check_space
 
 AT_ONCE = 3
 """Files that are pulled at the same time"""
-_SPARE_BYTES = 100_000_000
-"""What the disk keeps free"""
-
-
-@dataclass
-class FileProgress:
-    """How far one file of a pull is. Sizes in bytes."""
-
-    name: str
-    folder: str
-    size: int | None
-    state: FileState = "waiting"
-    received: int = 0
-    reason: str = ""
-    """Why it waits or failed; empty if there is nothing to say"""
-    code: str | None = None
-    """Of the error, if it failed"""
-
-
-@dataclass(frozen=True)
-class PullPlan:
-    """The files that are missing, each with its place."""
-
-    models: tuple[str, ...]
-    files: tuple[Weights, ...]
-    targets: tuple[Path, ...]
-    present: int = 0
-    """Files of the models that are there already"""
-
-    @property
-    def known_bytes(self) -> int:
-        """Together, as far as the catalogue knows"""
-        return sum(file.size or 0 for file in self.files)
-
-
-def plan_pull(models: Sequence[ModelWithFiles], folders: ModelFolders) -> PullPlan:
-    """What is missing of `models`. Raises what `licence_check` raises, ModelPathUnsafe, and ModelDiskFull if the sizes that
-    the catalogue knows do not fit on the disk."""
-    for model in models:
-        licence_check(model)
-    unique = {(file.folder, file.name): file for model in models for file in model.files.values()}
-    missing = {
-        folders.target(file): file for file in unique.values() if folders.find(file) is None
-    }  # two spellings of a folder may mean one place
-    plan = PullPlan(
-        tuple(dict.fromkeys(model.id for model in models)),
-        tuple(missing.values()),
-        tuple(missing),
-        len(unique) - len(missing),
-    )
-    check_space((target, file.size) for target, file in missing.items())
-    return plan
-
-
-def check_space(sizes: Iterable[tuple[Path, int | None]]) -> None:
-    """Raises ModelDiskFull if what is missing of all files together does not fit on their disks."""
-    needed: dict[int, int] = {}
-    places: dict[int, Path] = {}
-    for target, size in sizes:
-        folder = next(path for path in target.parents if path.is_dir())
-        disk = os.stat(folder).st_dev
-        needed[disk] = needed.get(disk, 0) + max(0, (size or 0) - _size_of(part_path(target)))
-        places[disk] = folder
-    for disk, folder in places.items():
-        space = os.statvfs(folder)
-        free = space.f_bavail * space.f_frsize
-        if needed[disk] and needed[disk] + _SPARE_BYTES > free:
-            raise ModelDiskFull(
-                f"The missing files need {needed[disk] / 1e9:.2f} GB, and the disk of {folder.name} has "
-                f"{free / 1e9:.2f} GB free. Nothing was pulled.",
-                needed=needed[disk],
-                free=free,
-            )
-
-
-def _size_of(path: Path) -> int:
-    try:
-        return path.stat().st_blocks * 512
-    except OSError:
-        return 0
 
 
 @dataclass
@@ -110,8 +25,6 @@ class Pull:
     folders: ModelFolders
     options: HttpOptions
     stop: threading.Event = field(default_factory=threading.Event)
-    on_change: Callable[[], None] = lambda: None
-    """Called often, from several threads"""
     at_once: int = AT_ONCE
     progress: list[FileProgress] = field(init=False)
     error: EaselError | None = field(init=False, default=None)
@@ -158,7 +71,6 @@ class Pull:
             entry.state, entry.received, entry.reason = state, received, reason
             if state == "done":
                 entry.size = received
-            self.on_change()
 
         def has_arrived() -> bool:
             return self.folders.find(file) is not None
@@ -177,17 +89,3 @@ class Pull:
             self.error = self.error or found
             if isinstance(found, ModelDiskFull):
                 self.stop.set()
-
-
-class Speed:
-    """Bytes a second over the last ten seconds."""
-
-    def __init__(self) -> None:
-        self._seen: list[tuple[float, int]] = []
-
-    def update(self, received: int, now: float | None = None) -> float:
-        """The speed, now that `received` bytes are there."""
-        now = time.monotonic() if now is None else now
-        self._seen = [(at, size) for at, size in self._seen if now - at <= 10] + [(now, received)]
-        (begun, size_then), passed = self._seen[0], now - self._seen[0][0]
-        return max(0.0, (received - size_then) / passed) if passed > 0 and begun else 0.0

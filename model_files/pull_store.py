@@ -13,15 +13,15 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from atomic_file import write_atomic
-from errors import PullNotFound
+from errors import EaselError, PullNotFound
 from model_files.folders import ModelFolders
-from model_files.pull import Pull, PullPlan, Speed
+from model_files.plan import FileProgress, PullPlan
 from state_files import read_state
 
 PullState = Literal["waiting", "running", "interrupted", "done", "failed", "cancelled"]
@@ -222,14 +222,19 @@ class PullFolder:
         with self.lock() as is_free:
             return not is_free
 
-    def write(self, state: PullState, pull: Pull, bytes_per_s: float, message: str, code: str | None) -> None:
+    def write(
+        self,
+        state: PullState,
+        files: Iterable[FileProgress],
+        bytes_per_s: float = 0,
+        error: EaselError | None = None,
+    ) -> None:
         """Store how far the pull is. Raises OSError."""
         progress = {
             "state": state,
-            "files": [asdict(entry) for entry in list(pull.progress)],
+            "files": [asdict(entry) for entry in files],
             "bytes_per_s": round(bytes_per_s),
-            "error": {"code": code, "message": message} if code else None,
-            "updated": int(time.time()),
+            "error": {"code": error.code, "message": error.message} if error else None,
         }
         write_atomic(self.path / "progress.json", json.dumps(progress).encode())
 
@@ -238,11 +243,7 @@ class PullFolder:
         job = self.job
         if job is None:
             return None
-        waiting = [
-            {"name": file.name, "folder": file.folder, "size": file.size, "state": "waiting", "received": 0}
-            | {"reason": "", "code": None}
-            for file in job.files
-        ]
+        waiting = [asdict(FileProgress(file.name, file.folder, file.size)) for file in job.files]
         progress = read_state(self.path / "progress.json", _parse_progress)
         stored = progress or {"state": "waiting", "files": waiting, "bytes_per_s": 0, "error": None}
         state = stored["state"]
@@ -304,6 +305,3 @@ def _total(files: list[dict[str, Any]]) -> int | None:
     """None while the size of a file is not known"""
     sizes = [file["size"] for file in files]
     return None if None in sizes else sum(sizes)
-
-
-__all__ = ["Job", "PullFolder", "PullState", "PullStore", "Speed", "StoredFile"]

@@ -5,18 +5,36 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 
 from errors import EaselError
 from model_files.download import Cancelled, failure
 from model_files.http_source import HttpOptions
-from model_files.pull import Pull, Speed
+from model_files.plan import FileProgress
+from model_files.pull import Pull
 from model_files.pull_store import PullFolder, PullState
 
 log = logging.getLogger("easel.pull")
 _STORE_S = 1.0
 _LOCK_S = 2.0
 """Whoever reports on a pull holds its lock for a moment."""
+
+
+class Speed:
+    """Bytes a second over the last ten seconds."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[float, int]] = []
+
+    def update(self, received: int, now: float | None = None) -> float:
+        """The speed, now that `received` bytes are there."""
+        now = time.monotonic() if now is None else now
+        self._seen = [(at, size) for at, size in self._seen if now - at <= 10] + [(now, received)]
+        (begun, size_then), passed = self._seen[0], now - self._seen[0][0]
+        return max(0.0, (received - size_then) / passed) if passed > 0 and begun else 0.0
+
+
 TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105
 TOKEN_HOST = "huggingface.co"  # noqa: S105
 
@@ -34,7 +52,7 @@ def run_pull(
     options: HttpOptions,
     *,
     is_given_up: Callable[[], bool] = lambda: False,
-    on_progress: Callable[[Pull, float], None] = lambda pull, speed: None,
+    on_progress: Callable[[list[FileProgress], float], None] = lambda files, speed: None,
 ) -> None:
     """Run the pull in `folder` until it ends; not at all if another process runs it. `is_given_up`: whether to
     stop, so that the pull goes on later; asked each second, as `on_progress` is called with the speed in bytes a second.
@@ -58,8 +76,8 @@ def run_pull(
                     pull.stop.set()
                 current = speed.update(sum(entry.received for entry in list(pull.progress)))
                 with contextlib.suppress(OSError):
-                    folder.write("running", pull, current, "", None)
-                on_progress(pull, current)
+                    folder.write("running", pull.progress, current)
+                on_progress(pull.progress, current)
                 if ended.wait(_STORE_S):
                     return
 
@@ -83,8 +101,8 @@ def run_pull(
             ended.set()
             watcher.join()
             with contextlib.suppress(OSError):
-                folder.write(state, pull, 0, error.message if error else "", error.code if error else None)
-        on_progress(pull, 0)
+                folder.write(state, pull.progress, error=error)
+        on_progress(pull.progress, 0)
         if error is not None:
             raise error
         if state == "cancelled":

@@ -43,6 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "conversation": {
         *("arbiter", "deadline", "errors", "http_connections", "schemas", "system_errors"),
     },
+    "model_files": {"atomic_file", "errors", "loopback", "state_files", "system_errors"},
     "image_store": {"errors", "atomic_file", "state_files", "system_errors"},
     "pictures": {"errors", "system_errors"},
     "generation": {
@@ -54,11 +55,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("atomic_file", "deadline", "errors", "state_files", "system_errors"),
     },
     "api": {
-        *("arbiter", "compiler", "conversation", "engine", "generation", "image_store", "pictures", "status"),
+        *("arbiter", "compiler", "conversation", "engine", "generation", "image_store"),
+        *("model_files", "pictures", "status"),
         *("deadline", "errors", "loopback", "schemas", "system_errors"),
     },
     "commands": {
-        *("api", "compiler", "engine", "generation", "importer", "pictures", "settings"),
+        *("api", "compiler", "engine", "generation", "importer", "model_files", "pictures", "settings"),
         *("atomic_file", "errors", "http_session", "schemas"),
     },
     "app": {
@@ -72,9 +74,10 @@ MAY_IMPORT: dict[str, set[str]] = {
             "generation",
             "image_store",
             "llm",
+            "model_files",
             "pictures",
         ),
-        *("sketch", "status", "settings", "deadline", "errors", "loopback", "state_files"),
+        *("sketch", "status", "settings", "deadline", "errors", "loopback", "schemas", "state_files"),
     },
     "server": {
         *("api", "app", "engine", "errors", "generation", "settings", "state_files", "system_errors"),
@@ -86,6 +89,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "importer": {"flask", "requests", "websocket", "jinja2"},
     "engine": {"flask", "jinja2", "yaml", "jsonschema", "requests"},
     "sketch": {"flask", "jinja2", "yaml", "jsonschema", "requests", "websocket"},
+    "model_files": {"flask", "werkzeug", "jinja2", "yaml", "websocket"},
     "image_store": {"flask", "requests", "websocket"},
     "pictures": {"flask", "requests", "websocket", "os"},
     "conversation": {"flask", "requests", "websocket", "jinja2", "filelock"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
@@ -200,10 +200,8 @@ def hostile_server() -> Iterator[HostileServer]:
                 return
             queue = server.behaviours[path]
             behaviour = queue.pop(0) if queue else server.always[path]
-            try:
+            with suppress(OSError):
                 behaviour(Request(self, server.files[path], server.etags.get(path, '"one"'), stopped))
-            except OSError:
-                pass
 
         def log_message(self, *args: Any) -> None:
             pass
@@ -220,5 +218,3 @@ def hostile_server() -> Iterator[HostileServer]:
         listener.shutdown()
         listener.server_close()
         thread.join()
-
-

@@ -1,0 +1,155 @@
+"""What flask pull-model does."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import click
+
+from commands.context import services
+from compiler import Catalogue, Model
+from errors import ModelsFolderMissing
+from model_files import FileProgress, PullPlan, plan_pull, plan_removal, remove, shell_commands
+from model_files.download import Cancelled
+from model_files.run_pull import http_options, run_pull
+
+
+@dataclass(frozen=True)
+class PullOptions:
+    """The arguments of the command."""
+
+    names: tuple[str, ...]
+    removes: bool
+    is_agreed: bool
+    dry_run: bool
+    prints: bool
+
+
+def run(options: PullOptions) -> None:
+    """Raises the errors of `model_files`."""
+    catalogue = services().catalogue()
+    models = list({(model := catalogue.find(name)).id: model for name in options.names}.values())
+    if options.removes:
+        for model in models:
+            _remove(model, catalogue, options)
+        return
+    if options.prints:
+        _print_commands(models)
+        return
+    for model in models:
+        _print_licence(model)
+    try:
+        folders = services().model_folders()
+    except ModelsFolderMissing:
+        click.echo("If ComfyUI runs on another machine, run this there, in its folder models:", err=True)
+        _print_commands(models)
+        raise
+    plan = plan_pull(models, folders)
+    _print_plan(plan)
+    if options.dry_run or not plan.files:
+        return
+    store = services().pulls
+    folder = store.add(plan, folders, "command")
+    bar = _Bar()
+    try:
+        run_pull(folder, http_options(os.environ), on_progress=bar.update)
+    except (Cancelled, KeyboardInterrupt):
+        bar.end()
+        click.echo("Cancelled. What has arrived is kept; the same command goes on with it.", err=True)
+        sys.exit(3)
+    finally:
+        bar.end()
+    click.echo(f"All files of {', '.join(plan.models)} are there.")
+
+
+def _print_commands(models: Sequence[Model]) -> None:
+    for line in shell_commands(models):
+        click.echo(line)
+
+
+def _print_licence(model: Model) -> None:
+    licence = model.licence
+    uses: dict[bool | str, str] = {True: "allowed", False: "not allowed"}
+    terms = f"commercial use: {uses.get(licence.commercial, licence.commercial)}"
+    click.echo(f"{model.id}: licence {licence.name} ({terms}) {licence.url or ''}".rstrip())
+
+
+def _print_plan(plan: PullPlan) -> None:
+    if plan.present:
+        click.echo(f"{plan.present} files are there already.")
+    for file in plan.files:
+        size = f"{file.size / 1e9:.2f} GB" if file.size else "size unknown"
+        checked = "" if file.sha256 else ", no hash known"
+        click.echo(f"missing: {file.folder}/{file.name} ({size}{checked}{', gated' if file.gated else ''})")
+
+
+def _remove(model: Model, catalogue: Catalogue, options: PullOptions) -> None:
+    used = {(lora.file.folder, lora.file.name) for lora in catalogue.loras.values()} | {
+        file
+        for other, proofs in catalogue.proofs.items()
+        for proof in proofs.values()
+        for file in proof.files
+        if other != model.id
+    }
+    removal = plan_removal(model, list(catalogue.models.values()), services().model_folders(), used)
+    for name, users in removal.kept.items():
+        click.echo(f"kept: {name}, needed by {', '.join(users)}")
+    for path in removal.paths:
+        click.echo(f"{'would remove' if options.dry_run else 'remove'}: {path}")
+    if not removal.paths:
+        click.echo(f"{model.id}: there is nothing to remove.")
+        return
+    if options.dry_run:
+        return
+    if not options.is_agreed:
+        click.confirm(f"Free {removal.bytes / 1e9:.2f} GB?", abort=True)
+    remove(removal)
+    click.echo(f"{model.id}: freed {removal.bytes / 1e9:.2f} GB.")
+
+
+class _Bar:
+    """Progress on stderr: a line that is written anew on a terminal, a line for each tenth elsewhere."""
+
+    def __init__(self) -> None:
+        self._is_terminal = sys.stderr.isatty()
+        self._tenths = -1
+        self._told: set[str] = set()
+        self._has_line = False
+
+    def update(self, files: list[FileProgress], bytes_per_s: float) -> None:
+        """Called each second."""
+        received = sum(file.received for file in files)
+        sizes = [file.size for file in files]
+        total = sum(size for size in sizes if size is not None) if None not in sizes else None
+        for file in files:
+            if file.state in ("retrying", "failed") and file.reason:
+                self._tell(f"{file.name}: {file.reason}")
+        line = f"{received / 1e9:.2f} GB, {bytes_per_s / 1e6:.0f} MB/s"
+        if total:
+            share = min(1.0, received / total)
+            line = f"{share:4.0%} of {total / 1e9:.2f} GB, {bytes_per_s / 1e6:.0f} MB/s"
+            if bytes_per_s > 1 and share < 1:
+                line += f", {(total - received) / bytes_per_s / 60:.0f} min left"
+            if not self._is_terminal and int(share * 10) > self._tenths:
+                self._tenths = int(share * 10)
+                click.echo(line, err=True)
+            filled = int(share * 30)
+            line = f"[{'#' * filled}{'-' * (30 - filled)}] {line}"
+        if self._is_terminal:
+            click.echo(f"\r\x1b[K{line}", nl=False, err=True)
+            self._has_line = True
+
+    def _tell(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self.end()
+            click.echo(text, err=True)
+
+    def end(self) -> None:
+        """Leave the line as it is."""
+        if self._has_line:
+            self._has_line = False
+            click.echo(err=True)

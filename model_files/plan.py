@@ -1,0 +1,96 @@
+"""What a pull has to do: which files are missing, where they go, and whether they fit on the disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from errors import ModelDiskFull
+from model_files.folders import ModelFolders
+from model_files.part_file import part_path
+from model_files.weights import ModelWithFiles, Weights, licence_check
+
+FileState = Literal["waiting", "checking", "pulling", "retrying", "done", "failed", "cancelled"]
+_SPARE_BYTES = 100_000_000
+"""What the disk keeps free"""
+
+
+@dataclass
+class FileProgress:
+    """How far one file of a pull is. Sizes in bytes."""
+
+    name: str
+    folder: str
+    size: int | None
+    state: FileState = "waiting"
+    received: int = 0
+    reason: str = ""
+    """Why it waits or failed; empty if there is nothing to say"""
+    code: str | None = None
+    """Of the error, if it failed"""
+
+
+@dataclass(frozen=True)
+class PullPlan:
+    """The files that are missing, each with its place."""
+
+    models: tuple[str, ...]
+    files: tuple[Weights, ...]
+    targets: tuple[Path, ...]
+    present: int = 0
+    """Files of the models that are there already"""
+
+    @property
+    def known_bytes(self) -> int:
+        """Together, as far as the catalogue knows"""
+        return sum(file.size or 0 for file in self.files)
+
+
+def plan_pull(models: Sequence[ModelWithFiles], folders: ModelFolders) -> PullPlan:
+    """What is missing of `models`. Raises what `licence_check` raises, ModelPathUnsafe, and ModelDiskFull if the sizes that
+    the catalogue knows do not fit on the disk."""
+    for model in models:
+        licence_check(model)
+    unique = {(file.folder, file.name): file for model in models for file in model.files.values()}
+    missing = {
+        folders.target(file): file for file in unique.values() if folders.find(file) is None
+    }  # two spellings of a folder may mean one place
+    plan = PullPlan(
+        tuple(dict.fromkeys(model.id for model in models)),
+        tuple(missing.values()),
+        tuple(missing),
+        len(unique) - len(missing),
+    )
+    check_space((target, file.size) for target, file in missing.items())
+    return plan
+
+
+def check_space(sizes: Iterable[tuple[Path, int | None]]) -> None:
+    """Raises ModelDiskFull if what is missing of all files together does not fit on their disks."""
+    needed: dict[int, int] = {}
+    places: dict[int, Path] = {}
+    for target, size in sizes:
+        folder = next(path for path in target.parents if path.is_dir())
+        disk = os.stat(folder).st_dev
+        needed[disk] = needed.get(disk, 0) + max(0, (size or 0) - _size_of(part_path(target)))
+        places[disk] = folder
+    for disk, folder in places.items():
+        space = os.statvfs(folder)
+        free = space.f_bavail * space.f_frsize
+        if needed[disk] and needed[disk] + _SPARE_BYTES > free:
+            raise ModelDiskFull(
+                f"The missing files need {needed[disk] / 1e9:.2f} GB, and the disk of {folder.name} has "
+                f"{free / 1e9:.2f} GB free. Nothing was pulled.",
+                needed=needed[disk],
+                free=free,
+            )
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_blocks * 512
+    except OSError:
+        return 0
