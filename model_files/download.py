@@ -161,12 +161,12 @@ class _Attempts:
             return True
         with open_at(self._url, offset, part.validator, self._options, gated=self._file.gated) as answer:
             self._named = answer.sha256 or self._named
-            check_total(answer.total, self._file.size, self._file.name)
-            if answer.is_complete:
+            if answer.is_complete and self._file.size in (None, offset):
                 return True
             if answer.body is None:
                 part.begin("")  # the server has no such range: its file is another or shorter
                 raise TryAgain("the server's file has changed")
+            check_total(answer.total, self._file.size, self._file.name)
             if answer.start == 0:
                 part.begin(answer.validator)
             self._receive(answer)

@@ -91,6 +91,6 @@ def check_space(sizes: Iterable[tuple[Path, int | None]]) -> None:
 
 def _size_of(path: Path) -> int:
     try:
-        return path.stat().st_blocks * 512
+        return path.stat().st_size
     except OSError:
         return 0
