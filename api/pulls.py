@@ -35,7 +35,8 @@ def _pull(services: Services) -> tuple[Response, int]:
     plan = plan_pull(models, folders)
     if not plan.files:
         nothing = {"id": None, "object": "model.pull", "models": list(plan.models), "state": "done"}
-        return jsonify({**nothing, "files": [], "size": 0, "received": 0}), 200
+        sizes = {"received": 0, "size": 0, "bytes_per_s": 0}
+        return jsonify({**nothing, **sizes, "by": "server", "files": [], "error": None, "created": None}), 200
     return jsonify(services.pulls.start(plan, folders)), 202
 
 

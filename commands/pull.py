@@ -25,6 +25,6 @@ def pull_model(names: tuple[str, ...], removes: bool, is_agreed: bool, dry_run: 
     could not be pulled, 5 if the disk is full.
     """
     # Not imported before: every worker would have it in memory.
-    from commands.pull_model import PullOptions, run
+    from commands.run_pull import PullOptions, run
 
     run(PullOptions(names, removes=removes, is_agreed=is_agreed, dry_run=dry_run, prints=prints))
