@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from model_files.http_source import (
 )
 from model_files.part_file import PartFile, locked_part
 from model_files.plan import FileState
+from model_files.stop_signal import StopSignal
 from model_files.weights import Weights
 from system_errors import DISK_FULL
 
@@ -37,7 +37,7 @@ def download(
     has_arrived: Callable[[], bool],
     options: HttpOptions,
     report: Report,
-    stop: threading.Event,
+    stop: StopSignal,
 ) -> None:
     """Pull `file` to `target`, or wait until another process has. `has_arrived`: whether the file is there.
 
@@ -61,7 +61,7 @@ def _download(
     has_arrived: Callable[[], bool],
     options: HttpOptions,
     report: Report,
-    stop: threading.Event,
+    stop: StopSignal,
 ) -> None:
     waiting = "another process pulls this file"
     with locked_part(target, has_arrived, lambda: report("waiting", 0, waiting), stop) as part:
@@ -111,7 +111,7 @@ class _Attempts:
         part: PartFile,
         options: HttpOptions,
         report: Report,
-        stop: threading.Event,
+        stop: StopSignal,
     ) -> None:
         self._file, self._url, self._part = file, url, part
         self._options, self._report, self._stop = options, report, stop
@@ -169,7 +169,8 @@ class _Attempts:
             check_total(answer.total, self._file.size, self._file.name)
             if answer.start == 0:
                 part.begin(answer.validator)
-            self._receive(answer)
+            with self._stop.breaks_off(answer.body.shutdown):
+                self._receive(answer)
         return self._is_complete(answer)
 
     def _can_resume(self) -> bool:

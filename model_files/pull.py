@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -12,6 +11,7 @@ from model_files.download import Cancelled, download, failure
 from model_files.folders import ModelFolders
 from model_files.http_source import HttpOptions, check_total, size_at
 from model_files.plan import FileProgress, FileState, PullPlan, check_space
+from model_files.stop_signal import StopSignal
 
 AT_ONCE = 3
 """Files that are pulled at the same time"""
@@ -24,7 +24,7 @@ class Pull:
     plan: PullPlan
     folders: ModelFolders
     options: HttpOptions
-    stop: threading.Event = field(default_factory=threading.Event)
+    stop: StopSignal = field(default_factory=StopSignal)
     at_once: int = AT_ONCE
     progress: list[FileProgress] = field(init=False)
     error: EaselError | None = field(init=False, default=None)
