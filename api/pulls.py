@@ -33,6 +33,7 @@ def _pull(services: Services) -> tuple[Response, int]:
     models = [catalogue.find(name) for name in _names(json_request(request))]
     folders = services.model_folders()
     plan = plan_pull(models, folders)
+    plan.check_space()
     if not plan.files:
         nothing = {"id": None, "object": "model.pull", "models": list(plan.models), "state": "done"}
         sizes = {"received": 0, "size": 0, "bytes_per_s": 0}

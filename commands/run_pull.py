@@ -49,6 +49,7 @@ def run(options: PullOptions) -> None:
         raise
     plan = plan_pull(models, folders)
     _print_plan(plan)
+    plan.check_space()
     if options.dry_run or not plan.files:
         return
     store = services().pulls
@@ -125,8 +126,10 @@ class _Bar:
         sizes = [file.size for file in files]
         total = sum(size for size in sizes if size is not None) if None not in sizes else None
         for file in files:
-            if file.state in ("retrying", "failed") and file.reason:
+            if file.state == "retrying":
                 self._tell(f"{file.name}: {file.reason}")
+            elif file.state == "failed" and len(files) > 1:  # of one file, the command prints the error
+                self._tell(file.reason)
         line = f"{received / 1e9:.2f} GB, {bytes_per_s / 1e6:.0f} MB/s"
         if total:
             share = min(1.0, received / total)

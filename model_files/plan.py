@@ -43,29 +43,25 @@ class PullPlan:
     present: int = 0
     """Files of the models that are there already"""
 
-    @property
-    def known_bytes(self) -> int:
-        """Together, as far as the catalogue knows"""
-        return sum(file.size or 0 for file in self.files)
+    def check_space(self) -> None:
+        """Raises ModelDiskFull if the files do not fit on their disks, as far as the catalogue knows their sizes."""
+        check_space((target, file.size) for target, file in zip(self.targets, self.files, strict=True))
 
 
 def plan_pull(models: Sequence[ModelWithFiles], folders: ModelFolders) -> PullPlan:
-    """What is missing of `models`. Raises what `licence_check` raises, ModelPathUnsafe, and ModelDiskFull if the sizes that
-    the catalogue knows do not fit on the disk."""
+    """What is missing of `models`. Raises what `licence_check` raises and ModelPathUnsafe."""
     for model in models:
         licence_check(model)
     unique = {(file.folder, file.name): file for model in models for file in model.files.values()}
     missing = {
         folders.target(file): file for file in unique.values() if folders.find(file) is None
     }  # two spellings of a folder may mean one place
-    plan = PullPlan(
+    return PullPlan(
         tuple(dict.fromkeys(model.id for model in models)),
         tuple(missing.values()),
         tuple(missing),
         len(unique) - len(missing),
     )
-    check_space((target, file.size) for target, file in missing.items())
-    return plan
 
 
 def check_space(sizes: Iterable[tuple[Path, int | None]]) -> None:
