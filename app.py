@@ -7,6 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from errors import EaselError, EngineUnreachable, SettingsInvalid
 from generation import Generator
 from generation.live_catalogue import LiveCatalogue, installation_choices
 from image_store import ImageStore
+from licences import Acceptances, LicencePolicy, Licences
 from llm import Stacks, read_stacks
 from loopback import is_loopback
 from model_files import ModelFolders, PullStore, find_model_folders
@@ -96,9 +98,27 @@ class Container:
             self.settings["images.preload"],
             self.settings["images.lora_tags"],
         )
+
+        def apply(catalogue: Catalogue) -> Catalogue:
+            self.licences.check_settings(catalogue)
+            chosen = replace(apply_choices(catalogue), licences=self.licences)
+            default = chosen.models[chosen.default_model]
+            if self.licences.blocks_drawing(default):
+                log.warning("requests without a model are refused, because of the licence of %s", default.id)
+            return chosen
+
         return LiveCatalogue(
-            self.source_paths, self.state_dir / "catalogue.last_good.json", apply_choices=apply_choices
+            self.source_paths, self.state_dir / "catalogue.last_good.json", apply_choices=apply
         )
+
+    @cached_property
+    def licences(self) -> Licences:
+        policy = LicencePolicy(
+            frozenset(self.settings["licences.allow"]),
+            frozenset(self.settings["licences.deny"]),
+            self.settings["licences.accept"],
+        )
+        return Licences(policy, Acceptances(self.state_dir / "licences.json"))
 
     def catalogue(self) -> Catalogue:
         """The current catalogue."""

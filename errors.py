@@ -348,6 +348,19 @@ class ModelNotDrawable(EaselError):
     remedy = "`details.faults` names the nodes and what to write; no restart is needed after the file is corrected."
 
 
+class LicenceNotAccepted(EaselError):
+    """`details`: model, licence ({name, url, commercial}), state (denied or not_accepted)."""
+
+    code = "model.licence_not_accepted"
+    when = (
+        "The settings deny the licence of the model or LoRA, or nobody accepted it yet and `licences.accept` is "
+        "`required` or its files are to be downloaded."
+    )
+    remedy = (
+        "Read the licence, then run `flask accept-licence MODEL`, or change the settings under `licences:`."
+    )
+
+
 class SettingsInvalid(EaselError):
     code = "settings.invalid"
     when = "`easel.yaml` or an `EASEL_*` variable has an unknown name or an invalid value."

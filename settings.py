@@ -395,6 +395,28 @@ SETTINGS: tuple[Setting, ...] = (
         choices=("none", "parameters", "workflow"),
     ),
     Setting(
+        "licences.allow",
+        "list",
+        ("commercial",),
+        "Licences that nobody has to accept: names under `licences:` of the catalogue, SPDX ids, or the groups commercial, "
+        "conditional, non-commercial and unknown.",
+    ),
+    Setting(
+        "licences.deny",
+        "list",
+        (),
+        "Licences, named in the same way, whose models are neither downloaded nor drawn; a name wins over a group, and deny "
+        "over allow.",
+    ),
+    Setting(
+        "licences.accept",
+        "text",
+        "ask",
+        "What about all other licences: they must be accepted before a download (ask) or before any use (required), or "
+        "their models are denied (never).",
+        choices=("ask", "required", "never"),
+    ),
+    Setting(
         "image_store.max_count",
         "integer",
         1000,

@@ -64,6 +64,7 @@ STATUS: Mapping[type[EaselError], int] = {
     errors.FilesMissing: 503,
     errors.SketchCannotRun: 503,
     errors.ModelNotDrawable: 503,
+    errors.LicenceNotAccepted: 403,
     errors.JobInterrupted: 503,
     errors.JobLost: 503,
     errors.EngineStalled: 503,

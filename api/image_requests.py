@@ -117,6 +117,8 @@ class ImageFields:
 
     def _parse(self) -> tuple[ParsedRequest, Pictures | None]:
         services, endpoint, fields = self.services, self.endpoint, self.values
+        if (model := _find_model(fields, self.catalogue)) is not None:
+            self.catalogue.licences.check(model)  # before the images are read
         images: RequestImages | None = None
         if endpoint.task != "generate":
             # Before the images are read: a model that cannot use them is the first thing to say.

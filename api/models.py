@@ -14,7 +14,7 @@ from api.services import Services
 from compiler import Catalogue, Model
 from compiler.openai_names import SLOT_NAME
 from conversation import ListedModel, id_of
-from errors import InvalidValue, ModelNotCurated, shorten
+from errors import InvalidValue, LicenceNotAccepted, ModelNotCurated, shorten
 from generation import ModelState
 
 MODEL_PATHS = ("/v1/models", "/v1-openai/models")
@@ -46,6 +46,7 @@ class _Listing:
         """`llms`: by id or alias. `states`: what the engine lacks for the image models, as far as that is known"""
         self.catalogue, self.loaded_at, self.llms, self.states = catalogue, loaded_at, llms, states
         self._states = {state.id: state for state in states}
+        self.licences_version = catalogue.licences.version
         self._lock = threading.Lock()
         self._all: bytes | None = None
 
@@ -142,6 +143,7 @@ class _Listings:
             or last.loaded_at != loaded_at
             or last.llms != llms
             or last.states != states
+            or last.licences_version != catalogue.licences.version
         ):
             last = self._last = _Listing(catalogue, loaded_at, llms, states)
         return last
@@ -220,9 +222,7 @@ def model_entry(
         "name": model.title,
         "capabilities": ["image"],
         "tasks": sorted(catalogue.drawable_tasks(model)),
-        "not_drawable": {
-            task: list(faults) for task, faults in catalogue.undrawable.get(model.id, {}).items()
-        },
+        "not_drawable": _not_drawable(model, catalogue),
         "family": model.family,
         "aliases": list(model.aliases),
         "licence": {
@@ -231,6 +231,8 @@ def model_entry(
             "url": licence.url,
             "commercial": licence.commercial,
             "note": licence.note,
+            "key": licence.key,
+            "state": catalogue.licences.state(model),
         },
         "size": {
             "default": str(size.default),
@@ -255,3 +257,13 @@ def model_entry(
         "needs_comfyui": catalogue.needed_version(model),
         "engine": state.facts if state else None,
     }
+
+
+def _not_drawable(model: Model, catalogue: Catalogue) -> dict[str, list[str]]:
+    """task -> why the model cannot draw it"""
+    faults = catalogue.undrawable.get(model.id, {})
+    try:
+        catalogue.licences.check(model)
+    except LicenceNotAccepted as error:
+        return {task: [error.message, *faults.get(task, ())] for task in model.workflows}
+    return {task: list(texts) for task, texts in faults.items()}

@@ -1,5 +1,5 @@
-"""The `flask` commands: compile-workflow, import-workflow, check-catalogue, pull-model, generate, gpu, snapshot-nodes,
-write-docs, write-proofs."""
+"""The `flask` commands: compile-workflow, import-workflow, accept-licence, check-catalogue, pull-model, generate, gpu,
+snapshot-nodes, write-docs, write-proofs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from commands.documents import write_docs
 from commands.generate import generate
 from commands.gpu import gpu
 from commands.import_command import import_command
+from commands.licences import accept_licence
 from commands.proofs import write_proofs
 from commands.pull import pull_model
 from commands.snapshot import snapshot_nodes
@@ -24,6 +25,7 @@ def register_commands(app: Flask) -> None:
     for command in (
         compile_command,
         import_command,
+        accept_licence,
         check_catalogue,
         pull_model,
         generate,

@@ -18,6 +18,7 @@ from generation import ModelState, model_state
 
 _HEADINGS = {
     "faulty": ("cannot be drawn, because of these faults", "red"),
+    "refused": ("their licences are refused, see `licences` in easel.yaml", "yellow"),
     "not_drawable": ("not drawable on this engine", "yellow"),
     "missing": ("files or nodes are missing", "yellow"),
     "ready": ("ready", "green"),
@@ -60,7 +61,7 @@ def check_catalogue(url: str | None, only_ready: bool, family: str | None, as_js
         _print_notes(checked, catalogue)
     if catalogue.own_faults or any(each.faults for each in checked):
         sys.exit(1)
-    if engine and not all(each.group == "ready" for each in checked):
+    if engine and not all(each.group in ("ready", "refused") for each in checked):
         sys.exit(3)
 
 
@@ -71,11 +72,15 @@ class _Checked:
     model: Model
     faults: Mapping[Task, tuple[str, ...]]
     state: ModelState | None
+    is_refused: bool
+    """Because of its licence"""
 
     @property
     def group(self) -> str:
         if self.faults:
             return "faulty"
+        if self.is_refused:
+            return "refused"
         return self.state.group if self.state else "valid"
 
 
@@ -95,9 +100,9 @@ def _chosen(catalogue: Catalogue, word: str | None) -> list[Model]:
 def _checked(
     model: Model, catalogue: Catalogue, engine: Engine | None, stats: EngineStats | None
 ) -> _Checked:
-    faults = catalogue.undrawable.get(model.id, {})
-    if engine is None:
-        return _Checked(model, faults, None)
+    faults, is_refused = catalogue.undrawable.get(model.id, {}), catalogue.licences.blocks_drawing(model)
+    if engine is None or is_refused:
+        return _Checked(model, faults, None, is_refused)
     errors: list[EaselError] = []
     for request in sample_requests(model, catalogue):
         try:
@@ -107,7 +112,7 @@ def _checked(
             raise
         except EaselError as error:
             errors.append(error)
-    return _Checked(model, faults, model_state(model, catalogue, errors, stats))
+    return _Checked(model, faults, model_state(model, catalogue, errors, stats), is_refused)
 
 
 # --- text ---------------------------------------------------------------------------------------------
@@ -137,6 +142,9 @@ def _print_model(checked: _Checked, catalogue: Catalogue, width: int) -> None:
     model, state = checked.model, checked.state
     disk = f"{model.disk_gb:.1f} GB" if model.disk_gb else ""
     licence = model.licence.name if model.licence.name != "unknown" else "licence unknown"
+    if checked.is_refused:
+        denied = catalogue.licences.state(model) == "denied"
+        licence = f"licence {'denied' if denied else 'not accepted'}: {model.licence.name}"
     needs = f"  needs ComfyUI {state.needs_comfyui} or newer" if state and state.needs_comfyui else ""
     line = f"  {model.id:<{width}}  {model.family:<18}  {disk:>8}  {_memory(model, state):<15}  {licence}"
     click.echo(f"{line.rstrip()}{needs}")

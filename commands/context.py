@@ -20,6 +20,7 @@ from compiler.values import Note
 from engine import Credentials, Engine, EngineSelector
 from errors import EaselError
 from generation import Generator
+from licences import Licences
 from model_files import ModelFolders, PullStore
 
 P = ParamSpec("P")
@@ -38,6 +39,8 @@ class CommandServices(Protocol):
     def credentials(self) -> Credentials: ...
     @property
     def pulls(self) -> PullStore: ...
+    @property
+    def licences(self) -> Licences: ...
     def catalogue(self) -> Catalogue: ...
     def model_folders(self) -> ModelFolders:
         """Raises ModelsFolderMissing."""

@@ -13,7 +13,16 @@ from dataclasses import replace
 from typing import Any
 
 from compiler.answer import answer_part, find_output
-from compiler.catalogue import Catalogue, LoraTags, Model, OwnFileNote
+from compiler.catalogue import (
+    Catalogue,
+    Licence,
+    LicenceRules,
+    LicenceState,
+    Lora,
+    LoraTags,
+    Model,
+    OwnFileNote,
+)
 from compiler.catalogue_file import learned_nodes, parse_catalogue
 from compiler.check import check, find_errors
 from compiler.fit import COMFYUI, SKETCH, SOCKET_OUTPUT, fit, over_socket
@@ -56,6 +65,10 @@ __all__ = [
     "Graph",
     "ImageCount",
     "ImageRequest",
+    "Licence",
+    "LicenceRules",
+    "LicenceState",
+    "Lora",
     "LoraChoice",
     "LoraTags",
     "Model",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from jsonschema import Draft202012Validator
 
@@ -52,6 +52,12 @@ class Licence:
     """None only if it is not known whether commercial use is allowed"""
     id: str | None = None
     note: str | None = None
+    key: str | None = None
+    """Its name under `licences:`; None if the entry has the licence itself"""
+
+
+LicenceState = Literal["allowed", "accepted", "denied", "not_accepted"]
+"""By the settings, or by somebody who accepted it"""
 
 
 @dataclass(frozen=True)
@@ -203,6 +209,30 @@ class Lora:
     strength: float = 1.0
 
 
+class LicenceRules(Protocol):
+    """What this installation says about licences. Answers may change while the catalogue stays."""
+
+    @property
+    def version(self) -> object: ...
+    def state(self, holder: Model | Lora) -> LicenceState: ...
+    def blocks_drawing(self, holder: Model | Lora) -> bool: ...
+    def check(self, holder: Model | Lora) -> None:
+        """Raises LicenceNotAccepted if `holder` must not be drawn with."""
+
+
+class _AllAllowed:
+    version = None
+
+    def state(self, holder: Model | Lora) -> LicenceState:
+        return "allowed"
+
+    def blocks_drawing(self, holder: Model | Lora) -> bool:
+        return False
+
+    def check(self, holder: Model | Lora) -> None:
+        return
+
+
 @dataclass(frozen=True)
 class Stage:
     """What a request can have done with its pictures before they are sent. See compiler/stages.py."""
@@ -273,6 +303,7 @@ class Catalogue:
     """What this installation does with <lora:NAME:STRENGTH> in a prompt."""
     hidden: frozenset[str] = frozenset()
     """Models that this installation hides."""
+    licences: LicenceRules = field(default_factory=_AllAllowed, compare=False, repr=False)
     proofs: Mapping[str, Mapping[Task, TaskProof]] = field(default_factory=dict)
     """model id -> task -> proof; empty if the templates were not checked"""
     own_faults: tuple[OwnFileNote, ...] = ()
@@ -312,7 +343,9 @@ class Catalogue:
         return self.proofs.get(model.id, {}).get(task, _UNCHECKED)
 
     def drawable_tasks(self, model: Model) -> tuple[Task, ...]:
-        """The tasks that the model can draw."""
+        """The tasks that the model can draw; none if its licence does not allow it here."""
+        if self.licences.blocks_drawing(model):
+            return ()
         return tuple(task for task in model.workflows if not self.proof_of(model, task).faults)
 
     def needs(self, model: Model, task: Task) -> tuple[Needs, ...]:

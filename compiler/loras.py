@@ -36,7 +36,7 @@ def read_loras(request: ImageRequest, model: Model, catalogue: Catalogue) -> tup
     """The request without the LoRA tags of its prompt, and the LoRAs that it uses.
 
     Raises InvalidValue for a LoRA that the model does not have, for one that is given twice, for tags if they are
-    refused, and for a tag in the negative prompt, where it has no effect.
+    refused, and for a tag in the negative prompt, where it has no effect; LicenceNotAccepted.
     """
     tags = list(_TAG.finditer(request.prompt))
     ignored: tuple[Note, ...] = ()
@@ -125,6 +125,7 @@ def _planned(choices: tuple[LoraChoice, ...], model: Model, catalogue: Catalogue
                 given=choice.name,
                 allowed=list(available),
             )
+        catalogue.licences.check(lora)
         if lora.id in planned:
             raise InvalidValue(
                 f"`{choice.param}`: the LoRA {lora.id!r} is given twice; give it once, with the strength that you want.",

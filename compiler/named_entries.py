@@ -38,10 +38,14 @@ class NamedEntries:
 
     def expanded(self, entry: Entry) -> Entry:
         """A model or LoRA with the entries that it names."""
-        expanded = {**entry, "licence": _named(entry["licence"], self.licences)}
+        expanded = {**entry, "licence": self._licence(entry["licence"])}
         if "files" in entry:
             expanded["files"] = {role: _named(file, self.files) for role, file in entry["files"].items()}
         return expanded
+
+    def _licence(self, value: Any) -> Entry:
+        named: Entry = {**self.licences[value], "key": value} if isinstance(value, str) else value
+        return named
 
 
 def _named(value: Any, entries: Mapping[str, Entry]) -> Any:

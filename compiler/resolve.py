@@ -30,8 +30,10 @@ MAX_PROMPT_LENGTH = 32_000
 
 
 def resolve(request: ImageRequest, catalogue: Catalogue) -> Plan:
-    """The plan of `request`. Raises ModelNotCurated, PromptRequired, InvalidValue, SizeNotAllowed, ImageCountNotAllowed."""
+    """The plan of `request`. Raises ModelNotCurated, PromptRequired, InvalidValue, SizeNotAllowed, ImageCountNotAllowed,
+    LicenceNotAccepted."""
     model = catalogue.find(request.model)
+    catalogue.licences.check(model)
     workflow = _workflow(request, model, catalogue)
     if request.source is not None and request.task != "generate":
         check_image_count(len(request.source.images), model, catalogue, [request.task])

@@ -11,7 +11,7 @@ from typing import Any
 from compiler import Catalogue, Model, compile_workflow, sample_requests
 from deadline import time_limit
 from engine import Engine, EngineStats
-from errors import EaselError, EngineUnreachable, ModelNotDrawable
+from errors import EaselError, EngineUnreachable, LicenceNotAccepted, ModelNotDrawable
 from generation import Generator, ModelState, model_state
 from status.shared_probe import SharedProbe
 
@@ -196,9 +196,7 @@ class _Checks:
         assert self._of is not None
         catalogue, engine = self._of
         requests = sample_requests(model, catalogue)
-        errors: list[EaselError] = (
-            [] if requests else [ModelNotDrawable("The check of the catalogue refuses it.")]
-        )
+        errors: list[EaselError] = [] if requests else [_refusal(model, catalogue)]
         used: set[str] = set()
         for request in requests:
             try:
@@ -219,6 +217,15 @@ class _Checks:
 def _identity(stats: EngineStats) -> tuple[object, ...]:
     """What of an engine decides whether it can draw a model."""
     return stats.version, stats.device_type, stats.vram_total
+
+
+def _refusal(model: Model, catalogue: Catalogue) -> EaselError:
+    """Why no task of the model can be drawn."""
+    try:
+        catalogue.licences.check(model)
+    except LicenceNotAccepted as error:
+        return error
+    return ModelNotDrawable("The check of the catalogue refuses it.")
 
 
 @dataclass(frozen=True)
