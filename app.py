@@ -120,6 +120,11 @@ class Container:
         )
         return Licences(policy, Acceptances(self.state_dir / "licences.json"))
 
+    @property
+    def models_dir(self) -> Path | None:
+        """ComfyUI's folder `models`; None if no setting says where it is."""
+        return self.settings.path("engine.models_dir") if self.settings["engine.models_dir"] else None
+
     def catalogue(self) -> Catalogue:
         """The current catalogue."""
         catalogue = self.live_catalogue.current()

@@ -1,5 +1,5 @@
-"""The `flask` commands: compile-workflow, import-workflow, accept-licence, check-catalogue, pull-model, generate, gpu,
-snapshot-nodes, write-docs, write-proofs."""
+"""The `flask` commands: compile-workflow, import-workflow, adopt-models, accept-licence, check-catalogue, pull-model,
+generate, gpu, snapshot-nodes, write-docs, write-proofs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import click
 from flask import Flask
 from flask.cli import run_command
 
+from commands.adopt_command import adopt_command
 from commands.catalogue import check_catalogue
 from commands.compile import compile_command
 from commands.documents import write_docs
@@ -26,6 +27,7 @@ def register_commands(app: Flask) -> None:
         compile_command,
         import_command,
         accept_licence,
+        adopt_command,
         check_catalogue,
         pull_model,
         generate,

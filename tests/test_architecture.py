@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "settings": {"errors", "schemas"},
     "compiler": {"dynamic_inputs", "errors", "schemas"},
     "importer": {"compiler", "dynamic_inputs", "errors"},
+    "weights": set(),
     "licences": {"atomic_file", "compiler", "errors", "schemas", "state_files"},
     "engine": {
         *("atomic_file", "bounded_socket", "deadline", "errors", "gpu_tenant", "http_connections"),
@@ -61,7 +62,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("deadline", "errors", "loopback", "schemas", "system_errors"),
     },
     "commands": {
-        *("api", "compiler", "engine", "generation", "importer", "licences", "model_files", "pictures", "settings"),
+        *("api", "compiler", "engine", "generation", "importer", "licences", "model_files"),
+        *("pictures", "settings", "weights"),
         *("atomic_file", "errors", "http_session", "schemas"),
     },
     "app": {
@@ -89,6 +91,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 FORBIDDEN: dict[str, set[str]] = {
     "compiler": {"flask", "requests", "websocket", "os", "time", "random", "secrets", "socket"},
     "importer": {"flask", "requests", "websocket", "jinja2"},
+    "weights": {"flask", "jinja2", "requests", "websocket", "yaml", "pickle"},
     "licences": {"flask", "jinja2", "requests", "websocket", "yaml"},
     "engine": {"flask", "jinja2", "yaml", "jsonschema", "requests"},
     "sketch": {"flask", "jinja2", "yaml", "jsonschema", "requests", "websocket"},

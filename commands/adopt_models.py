@@ -1,0 +1,316 @@
+"""What flask adopt-models does: finds files, recognizes them, proves and writes entries for those that are new."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from atomic_file import create_atomic
+from commands.context import services
+from compiler import Catalogue, Licence, Model, load_catalogue, read_sources
+from compiler.catalogue import File
+from errors import InvalidValue, StoreUnwritable
+from importer.adopted_entries import adopted_lora, adopted_model, free_name, main_role, takes_loras
+from importer.write_entries import entries_text
+from schemas import load_yaml
+from schemas.modeline import modeline
+from weights import FoundFile, HeaderInvalid, Identity, identify, read_header, scan_models
+
+_FOLDER_OF = {"checkpoint": "checkpoints", "diffusion_model": "diffusion_models", "lora": "loras"}
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class AdoptOptions:
+    """What the command line says; see `adopt_command.py`."""
+
+    models_dir: Path | None
+    is_hashed: bool
+    is_agreed: bool
+    dry_run: bool
+    as_json: bool
+
+
+@dataclass(frozen=True)
+class _New:
+    """An entry to be written. `like`: the model of the catalogue that it is drawn like; empty for a LoRA."""
+
+    id: str
+    section: str
+    file: str
+    family: str
+    like: str
+    remark: str
+    missing: tuple[str, ...]
+    entry: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _NotUsed:
+    file: str
+    why: str
+
+
+def run(options: AdoptOptions) -> None:
+    """Raises InvalidValue, StoreUnwritable."""
+    root = options.models_dir or services().models_dir
+    if root is None or not root.is_dir():
+        raise InvalidValue(
+            "Say where ComfyUI's folder models is: --models-dir FOLDER, or the setting engine.models_dir."
+            if root is None
+            else f"{root} is no folder; correct engine.models_dir.",
+            param="models-dir",
+        )
+    scan = scan_models(root)
+    adoption = _Adoption(services().catalogue(), scan.files, options.is_hashed)
+    new, refused = _proved(adoption.new)
+    not_used = [*adoption.not_used, *refused, *(_NotUsed(*_split(text)) for text in scan.unreadable)]
+    if options.as_json:
+        click.echo(json.dumps(_as_json(adoption, new, not_used), indent=2, ensure_ascii=False))
+    else:
+        _show(adoption, new, not_used)
+    if options.dry_run or not new:
+        return
+    folder = services().source_paths.own_folder
+    if not options.is_agreed and not click.confirm(f"Write {len(new)} entries to {folder}?", err=True):
+        sys.exit(2)
+    assert folder is not None
+    written = sum(_write(folder, each) for each in new)
+    click.secho(
+        f"{written} entries written to {folder}; requests can use them from now on.", err=True, fg="green"
+    )
+
+
+class _Adoption:
+    """What is made of `files`. `ready`: ids of models of the catalogue all of whose files are there."""
+
+    def __init__(self, catalogue: Catalogue, files: list[FoundFile], is_hashed: bool) -> None:
+        self._catalogue, self._files, self._is_hashed = catalogue, files, is_hashed
+        self._present = {(file.folder, _base(file.name)) for file in files}
+        self._known = {(folder, _base(name)) for folder, names in catalogue.files.items() for name in names}
+        self._examples = load_yaml("adopted_families")
+        self._taken = {
+            *(name.casefold() for model in catalogue.models.values() for name in model.names),
+            *(name.casefold() for name in catalogue.loras),
+        }
+        self._by_size = {
+            file.size: (model, role, file)
+            for model in reversed(list(catalogue.models.values()))
+            for role, file in model.files.items()
+            if file.size is not None and file.sha256 is not None
+        }
+        self.ready = [
+            model.id
+            for model in catalogue.models.values()
+            if model.files and all(map(self._is_present, model.files.values()))
+        ]
+        self.new: list[_New] = []
+        self.not_used: list[_NotUsed] = []
+        self.known = 0
+        self.companions = 0
+        for file in files:
+            self._add(file)
+
+    def _is_present(self, file: File) -> bool:
+        return (file.folder, _base(file.name)) in self._present
+
+    def _add(self, file: FoundFile) -> None:
+        if (file.folder, _base(file.name)) in self._known:
+            self.known += 1
+            return
+        if self._is_hashed and self._add_by_hash(file):
+            return
+        if not file.is_safetensors:
+            self._skip(file, "it is no safetensors file, and such files are not opened")
+            return
+        try:
+            identity = identify(read_header(file.path), file.name)
+        except HeaderInvalid as error:
+            self._skip(file, str(error))
+        except OSError as error:
+            self._skip(file, f"it cannot be read: {error.strerror}")
+        else:
+            self._add_identified(file, identity)
+
+    def _add_identified(self, file: FoundFile, identity: Identity) -> None:
+        if identity.kind in ("vae", "text_encoder"):
+            self.companions += 1
+            return
+        if identity.unsupported:
+            self._skip(file, f"{identity.family or identity.kind}: {identity.unsupported}")
+        elif identity.kind == "unknown" or not identity.family:
+            self._skip(file, "its tensors are not those of a family that is known here")
+        elif _FOLDER_OF[identity.kind] != file.folder:
+            self._skip(
+                file,
+                f"it is a {identity.kind.replace('_', ' ')} of {identity.family}, which ComfyUI looks for in "
+                f"{_FOLDER_OF[identity.kind]}: move it there",
+            )
+        elif identity.kind == "lora":
+            self._add_lora(file, identity.family)
+        else:
+            variants = self._examples[identity.kind].get(identity.family, {})
+            example = self._catalogue.models.get(variants.get(identity.variant, ""))
+            if example is None:
+                self._skip(
+                    file, f"no workflow here draws a {identity.kind.replace('_', ' ')} of {identity.family}"
+                )
+            else:
+                self._add_model(file, example, identity.open)
+
+    def _add_lora(self, file: FoundFile, family: str) -> None:
+        if not takes_loras(family, self._catalogue):
+            self._skip(file, f"the workflows of {family} take no LoRAs")
+            return
+        name, stem = self._name(file)
+        entry = adopted_lora(title=stem, family=family, name=file.name)
+        self.new.append(_New(name, "loras", _place(file), family, "", "", (), entry))
+
+    def _add_model(
+        self, file: FoundFile, example: Model, remark: str, licence: Licence | None = None
+    ) -> None:
+        name, stem = self._name(file)
+        role = main_role(example)
+        entry = adopted_model(
+            example,
+            self._catalogue,
+            title=stem,
+            file=File(file.name, example.files[role].folder),
+            is_present=self._is_present,
+            licence=licence,
+        )
+        missing = tuple(
+            f"{each['folder']}/{each['name']}"
+            for key, each in entry["files"].items()
+            if key != role and (each["folder"], _base(each["name"])) not in self._present
+        )
+        self.new.append(
+            _New(name, "models", _place(file), example.family, example.id, remark, missing, entry)
+        )
+
+    def _add_by_hash(self, file: FoundFile) -> bool:
+        """Whether it is a file of the catalogue under another name; only files of the same size are read."""
+        known = self._by_size.get(file.size)
+        if known is None or known[2].folder != file.folder:
+            return False
+        model, role, original = known
+        try:
+            if _sha256(file.path) != original.sha256:
+                return False
+        except OSError:
+            return False
+        if role == main_role(model):
+            self._add_model(file, model, f"it is {original.name} under another name", model.licence)
+        else:
+            self._skip(file, f"it is {original.name} under another name: rename it")
+        return True
+
+    def _name(self, file: FoundFile) -> tuple[str, str]:
+        stem = _base(file.name).rpartition(".")[0]
+        name = free_name(stem, self._taken)
+        self._taken.add(name.casefold())
+        return name, stem
+
+    def _skip(self, file: FoundFile, why: str) -> None:
+        self.not_used.append(_NotUsed(_place(file), why))
+
+
+def _proved(new: list[_New]) -> tuple[list[_New], list[_NotUsed]]:
+    """Those that the catalogue would serve, and the others."""
+    if not new:
+        return [], []
+    sources = read_sources(services().source_paths)
+    texts = {f"{_stem(each)}.yaml": _text(each) for each in new}
+    sources = replace(sources, own_entries={**texts, **sources.own_entries})
+    models = {each.id for each in new if each.section == "models"}
+    catalogue = load_catalogue(sources, proved=models)
+    served = {
+        *(name for name in models & set(catalogue.models) if name not in catalogue.undrawable),
+        *(each.id for each in new if each.section == "loras" and each.id in catalogue.loras),
+    }
+    refused = [_NotUsed(each.file, _fault(each, catalogue)) for each in new if each.id not in served]
+    return [each for each in new if each.id in served], refused
+
+
+def _fault(each: _New, catalogue: Catalogue) -> str:
+    faults = [text for texts in catalogue.undrawable.get(each.id, {}).values() for text in texts]
+    notes = [str(note) for note in catalogue.own_faults if f"{_stem(each)}.yaml" in note.file]
+    return next(iter([*faults, *notes]), "the catalogue would not serve it")
+
+
+def _text(each: _New) -> str:
+    comment = f"Made by flask adopt-models of {each.file}."
+    return entries_text({each.section: {each.id: each.entry}}, comment)
+
+
+def _write(folder: Path, each: _New) -> bool:
+    """False if there is a file of this name already, which stays as it is. Raises StoreUnwritable."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        create_atomic(folder / f"{_stem(each)}.yaml", f"{modeline(folder)}\n{_text(each)}".encode())
+    except FileExistsError:
+        click.echo(f"{folder / _stem(each)}.yaml exists already; {each.id} is not written.", err=True)
+        return False
+    except OSError as error:
+        raise StoreUnwritable(f"{folder} cannot be written: {error.strerror}.") from error
+    return True
+
+
+def _show(adoption: _Adoption, new: Iterable[_New], not_used: Iterable[_NotUsed]) -> None:
+    click.echo(
+        f"{adoption.known} files are in the catalogue already; all files are there for {len(adoption.ready)} of its "
+        f"models: {', '.join(adoption.ready) or 'none'}."
+    )
+    if adoption.companions:
+        click.echo(f"{adoption.companions} other files are text encoders and VAEs.")
+    for each in new:
+        like = f", drawn like {each.like}" if each.like else ""
+        click.echo(f"{click.style('new', fg='green')}  {each.id}: {each.file} ({each.family}{like})")
+        if each.remark:
+            click.echo(f"     {each.remark}")
+        for name in each.missing:
+            click.echo(click.style(f"     needs {name}, which is not there", fg="yellow"))
+    for other in not_used:
+        click.echo(f"{click.style('not', fg='yellow')}  {other.file}: {other.why}")
+
+
+def _as_json(adoption: _Adoption, new: Iterable[_New], not_used: Iterable[_NotUsed]) -> dict[str, Any]:
+    return {
+        "known": adoption.known,
+        "ready": adoption.ready,
+        "companions": adoption.companions,
+        "new": [asdict(each) for each in new],
+        "not_used": [asdict(each) for each in not_used],
+    }
+
+
+def _stem(each: _New) -> str:
+    return each.id.lower()
+
+
+def _place(file: FoundFile) -> str:
+    return f"{file.folder}/{file.name}"
+
+
+def _base(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _split(text: str) -> tuple[str, str]:
+    place, _, why = text.rpartition(": ")
+    return place, why
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
