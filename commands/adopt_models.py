@@ -69,7 +69,8 @@ def run(options: AdoptOptions) -> None:
             param="models-dir",
         )
     scan = scan_models(root)
-    adoption = _Adoption(services().catalogue(), scan.files, options.is_hashed)
+    own_files = read_sources(services().source_paths).own_entries
+    adoption = _Adoption(services().catalogue(), scan.files, options.is_hashed, own_files)
     new, refused = _proved(adoption.new)
     not_used = [*adoption.not_used, *refused, *(_NotUsed(*_split(text)) for text in scan.unreadable)]
     if options.as_json:
@@ -91,7 +92,10 @@ def run(options: AdoptOptions) -> None:
 class _Adoption:
     """What is made of `files`. `ready`: ids of models of the catalogue all of whose files are there."""
 
-    def __init__(self, catalogue: Catalogue, files: list[FoundFile], is_hashed: bool) -> None:
+    def __init__(
+        self, catalogue: Catalogue, files: list[FoundFile], is_hashed: bool, own_files: Iterable[str]
+    ) -> None:
+        """`own_files`: names of files in the owner's folder, which stay as they are"""
         self._catalogue, self._files, self._is_hashed = catalogue, files, is_hashed
         self._present = {(file.folder, _base(file.name)) for file in files}
         self._known = {(folder, _base(name)) for folder, names in catalogue.files.items() for name in names}
@@ -99,6 +103,7 @@ class _Adoption:
         self._taken = {
             *(name.casefold() for model in catalogue.models.values() for name in model.names),
             *(name.casefold() for name in catalogue.loras),
+            *(name.removesuffix(".yaml").casefold() for name in own_files),
         }
         self._by_size = {
             file.size: (model, role, file)

@@ -21,8 +21,8 @@ def adopted_model(
     is_present: Callable[[File], bool],
     licence: Licence | None = None,
 ) -> dict[str, Any]:
-    """The entry of a model that is drawn as `example` is, with the weights in `file`. Its other files are those of `example`,
-    or of another model with the same workflow if only these are present. `licence`: None if it is not known."""
+    """The entry of a model that is drawn as `example` is, with the weights in `file`. Its other files are those of
+    `example`, or of another model with the same workflow if only these are present. `licence`: None if it is not known."""
     role = main_role(example)
     files = {
         name: file if name == role else _companion(name, other, example, catalogue, is_present)

@@ -12,6 +12,7 @@ import yaml
 from click.testing import Result
 
 from tests.conftest import ROOT, MakeApp
+from tests.waiting import wait_until
 from tests.weights.heads import FLUX, UNET, write_weights
 
 WHOLE = {
@@ -52,6 +53,7 @@ def test_an_unknown_checkpoint_is_served_at_once_with_an_unknown_licence(adoptin
     entry = yaml.safe_load(text)["models"]["My-N-me-v2"]
     assert entry["files"]["checkpoint"] == {"name": "art/My Näme (v2).safetensors", "folder": "checkpoints"}
     assert entry["workflow"] == "sdxl_simple"
+    wait_until(lambda: client.get("/v1/models/My-N-me-v2").status_code == 200)
     listed = client.get("/v1/models/My-N-me-v2").get_json()
     assert (listed["licence"]["name"], listed["licence"]["state"]) == ("unknown", "not_accepted")
     assert listed["not_drawable"] == {}
@@ -70,7 +72,8 @@ def test_nothing_is_written_without_agreement_or_over_anything(adopting: Adoptin
     assert not adopting.own.exists()
     adopting.own.mkdir()
     (adopting.own / "mine.yaml").write_text("models: {}\n")
-    assert "exists already" in adopting.run("--yes").output
+    assert adopting.run("--yes").exit_code == 0
+    assert sorted(path.name for path in adopting.own.iterdir()) == ["mine-2.yaml", "mine.yaml"]
     assert (adopting.own / "mine.yaml").read_text() == "models: {}\n"
 
 
