@@ -6,6 +6,7 @@ from generation.drawing import Drawing, parameters_text
 from generation.generator import Generator
 from generation.model_state import ModelState, fits_gpu, model_state
 from generation.preloading import PRELOAD_INTERVAL_S, preload, warm_up
+from generation.unused_files import announce_unused_files
 from generation.uploads import with_source
 from generation.values import (
     MIME,
@@ -32,6 +33,7 @@ __all__ = [
     "OutputOptions",
     "Pictures",
     "Timings",
+    "announce_unused_files",
     "fits_gpu",
     "model_state",
     "parameters_text",

@@ -19,7 +19,7 @@ from filelock import Timeout
 from app import Container, refuse_public_without_keys
 from engine.job_runner import CANCEL_TIMEOUT_S
 from errors import EaselError, ServerStopping, SettingsInvalid
-from generation import preload, warm_up
+from generation import announce_unused_files, preload, warm_up
 from server.state_keeper import StateKeeper
 from server.worker import block_stop_signals_until_forked
 from settings import Settings
@@ -167,6 +167,9 @@ class ServerHooks:
         worker.keep_trying("llm-models", lambda: _start_thread(self._container.model_directory.listed))
         if worker.age == 1:
             worker.keep_trying("stack-check", lambda: _start_thread(self._container.stacks.log_problems))
+            worker.keep_trying(
+                "unused-files", lambda: _start_thread(partial(announce_unused_files, generator))
+            )
         if worker.age == 1 and models:
             work = partial(preload, generator, models, timeout_s=3600)
             worker.keep_trying("preload", lambda: _start_thread(work))
