@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,23 @@ from atomic_file import create_atomic
 from commands.context import services
 from compiler import Catalogue, Licence, Model, load_catalogue, read_sources
 from compiler.catalogue import File
+from engine import Engine
 from errors import InvalidValue, StoreUnwritable
+from generation import listed_choices
 from importer.adopted_entries import adopted_lora, adopted_model, free_name, main_role, takes_loras
 from importer.write_entries import entries_text
 from schemas import load_yaml
 from schemas.modeline import modeline
-from weights import FoundFile, HeaderInvalid, Identity, identify, read_header, scan_models
+from weights import (
+    FoundFile,
+    HeaderInvalid,
+    Identity,
+    Scan,
+    identify,
+    identify_by_metadata,
+    read_header,
+    scan_models,
+)
 
 _FOLDER_OF = {"checkpoint": "checkpoints", "diffusion_model": "diffusion_models", "lora": "loras"}
 _CHUNK = 1 << 20
@@ -60,17 +71,9 @@ class _NotUsed:
 
 def run(options: AdoptOptions) -> None:
     """Raises InvalidValue, StoreUnwritable."""
-    root = options.models_dir or services().models_dir
-    if root is None or not root.is_dir():
-        raise InvalidValue(
-            "Say where ComfyUI's folder models is: --models-dir FOLDER, or the setting engine.models_dir."
-            if root is None
-            else f"{root} is no folder; correct engine.models_dir.",
-            param="models-dir",
-        )
-    scan = scan_models(root)
+    scan, identify_file = _look(options)
     own_files = read_sources(services().source_paths).own_entries
-    adoption = _Adoption(services().catalogue(), scan.files, options.is_hashed, own_files)
+    adoption = _Adoption(services().catalogue(), scan.files, identify_file, options.is_hashed, own_files)
     new, refused = _proved(adoption.new)
     not_used = [*adoption.not_used, *refused, *(_NotUsed(*_split(text)) for text in scan.unreadable)]
     if options.as_json:
@@ -89,14 +92,69 @@ def run(options: AdoptOptions) -> None:
     )
 
 
+_Identify = Callable[[FoundFile], Identity]
+"""Raises HeaderInvalid, OSError"""
+
+
+def _look(options: AdoptOptions) -> tuple[Scan, _Identify]:
+    """The files in the folder that is named or, without one, of the connected ComfyUI. Raises InvalidValue,
+    EngineUnreachable."""
+    root = options.models_dir or services().models_dir
+    if root is not None:
+        if not root.is_dir():
+            raise InvalidValue(f"{root} is no folder; correct engine.models_dir.", param="models-dir")
+        return scan_models(root), lambda file: identify(read_header(file.path), file.name)
+    engine = services().engine_selector.comfyui()
+    if engine is None or engine.is_sketch or options.is_hashed:
+        raise InvalidValue(
+            "Say where ComfyUI's folder models is: --models-dir FOLDER, or the setting engine.models_dir. If it is on "
+            "another machine, set engine.url: names of files and metadata are then read from there, without --hash.",
+            param="models-dir",
+        )
+    click.echo(
+        f"{engine.url} is asked, because engine.models_dir is not set: it tells names and metadata only.",
+        err=True,
+    )
+
+    def identify_file(file: FoundFile) -> Identity:
+        metadata = engine.file_metadata(file.folder, file.path.as_posix()) if file.is_safetensors else {}
+        texts = {key: value for key, value in metadata.items() if isinstance(value, str)}
+        return identify_by_metadata(texts, file.folder, file.name)
+
+    return Scan(list(_listed(engine))), identify_file
+
+
+_LOADERS = {
+    "CheckpointLoaderSimple": ("checkpoints", "ckpt_name"),
+    "UNETLoader": ("diffusion_models", "unet_name"),
+    "LoraLoader": ("loras", "lora_name"),
+    "CLIPLoader": ("text_encoders", "clip_name"),
+    "VAELoader": ("vae", "vae_name"),
+}
+
+
+def _listed(engine: Engine) -> Iterator[FoundFile]:
+    """The files that the engine lists; `path` is its own spelling of the name."""
+    entries = engine.signatures(_LOADERS, fresh=True)
+    for node, (folder, key) in _LOADERS.items():
+        for name in listed_choices(entries.get(node), key):
+            if name.isprintable() and "." in name:
+                yield FoundFile(folder, name.replace("\\", "/"), Path(name), 0)
+
+
 class _Adoption:
     """What is made of `files`. `ready`: ids of models of the catalogue all of whose files are there."""
 
     def __init__(
-        self, catalogue: Catalogue, files: list[FoundFile], is_hashed: bool, own_files: Iterable[str]
+        self,
+        catalogue: Catalogue,
+        files: list[FoundFile],
+        identify_file: _Identify,
+        is_hashed: bool,
+        own_files: Iterable[str],
     ) -> None:
         """`own_files`: names of files in the owner's folder, which stay as they are"""
-        self._catalogue, self._files, self._is_hashed = catalogue, files, is_hashed
+        self._catalogue, self._identify, self._is_hashed = catalogue, identify_file, is_hashed
         self._present = {(file.folder, _base(file.name)) for file in files}
         self._known = {(folder, _base(name)) for folder, names in catalogue.files.items() for name in names}
         self._examples = load_yaml("adopted_families")
@@ -136,7 +194,7 @@ class _Adoption:
             self._skip(file, "it is no safetensors file, and such files are not opened")
             return
         try:
-            identity = identify(read_header(file.path), file.name)
+            identity = self._identify(file)
         except HeaderInvalid as error:
             self._skip(file, str(error))
         except OSError as error:
@@ -151,7 +209,7 @@ class _Adoption:
         if identity.unsupported:
             self._skip(file, f"{identity.family or identity.kind}: {identity.unsupported}")
         elif identity.kind == "unknown" or not identity.family:
-            self._skip(file, "its tensors are not those of a family that is known here")
+            self._skip(file, "nothing tells that it is of a family that is known here")
         elif _FOLDER_OF[identity.kind] != file.folder:
             self._skip(
                 file,

@@ -33,7 +33,11 @@ def planned_stages(wanted: Mapping[str, Any], catalogue: Catalogue) -> tuple[Pla
     for name, value in wanted.items():
         values = catalogue.stages[name].values if name in catalogue.stages else ()
         if value not in values:
-            allowed = f"it must be one of {list_names([str(each) for each in values])}" if values else "no stage does that"
+            allowed = (
+                f"it must be one of {list_names([str(each) for each in values])}"
+                if values
+                else "no stage does that"
+            )
             raise InvalidValue(f"`{name}` is {given_value(value)}; {allowed}.", param=name)
     return tuple(
         PlannedStage(stage, wanted[name]) for name, stage in catalogue.stages.items() if name in wanted

@@ -384,6 +384,11 @@ class Engine:
         Raises EngineUnreachable."""
         return self._http.template(name)
 
+    def file_metadata(self, folder: str, name: str) -> dict[str, Any]:
+        """The metadata in the head of a file of weights; empty if it has none. Raises EngineUnreachable."""
+        metadata = self._http.file_metadata(folder, name)
+        return metadata if isinstance(metadata, dict) else {}
+
     def upload(self, data: bytes, name: str) -> str:
         """Store an input image under a unique name; returns `upload_name(name)`, for LoadImage.
 

@@ -181,6 +181,12 @@ class ComfyuiHttp:
             raise self._unexpected_response(path, status)
         return _parse_json(content) if status == 200 else None
 
+    def file_metadata(self, folder: str, name: str) -> Any:
+        """The metadata of a safetensors file; None if it has none, or this ComfyUI does not say."""
+        path = f"/view_metadata/{quote(folder, safe='')}?{urlencode({'filename': name})}"
+        status, _, content = self._call("GET", path)
+        return _parse_json(content) if status == 200 else None
+
     def _get_object(self, path: str, timeout_s: float = _DEFAULT_TIMEOUT_S) -> dict[str, Any]:
         status, _, content = self._call("GET", path, timeout_s=timeout_s)
         body = _parse_json(content)

@@ -6,7 +6,7 @@ from generation.drawing import Drawing, parameters_text
 from generation.generator import Generator
 from generation.model_state import ModelState, fits_gpu, model_state
 from generation.preloading import PRELOAD_INTERVAL_S, preload, warm_up
-from generation.unused_files import announce_unused_files
+from generation.unused_files import announce_unused_files, listed_choices
 from generation.uploads import with_source
 from generation.values import (
     MIME,
@@ -35,6 +35,7 @@ __all__ = [
     "Timings",
     "announce_unused_files",
     "fits_gpu",
+    "listed_choices",
     "model_state",
     "parameters_text",
     "preload",

@@ -43,14 +43,14 @@ def unused_files(engine: Engine, catalogue: Catalogue) -> list[str]:
     found: list[str] = []
     for node, (folder, name) in _LOADERS.items():
         known = {_base(each) for each in catalogue.files.get(folder, ())}
-        listed = list(_choices(entries.get(node), name))
+        listed = list(listed_choices(entries.get(node), name))
         if any(_base(each) in known for each in listed):
             return []
         found += listed
     return found
 
 
-def _choices(entry: Any, name: str) -> Iterator[str]:
+def listed_choices(entry: Any, name: str) -> Iterator[str]:
     """The choices of an input in an entry of `/object_info`, in either of the forms that ComfyUI has."""
     groups = entry.get("input") if isinstance(entry, Mapping) else None
     required = groups.get("required") if isinstance(groups, Mapping) else None

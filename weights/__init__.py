@@ -3,7 +3,7 @@ nothing else of them; never opens pickles. Knows no catalogue, engine or Flask."
 
 from weights.folders import FoundFile, Scan, scan_models
 from weights.header import Header, HeaderInvalid, read_header
-from weights.identify import Identity, identify
+from weights.identify import Identity, identify, identify_by_metadata
 
 __all__ = [
     "FoundFile",
@@ -12,6 +12,7 @@ __all__ = [
     "Identity",
     "Scan",
     "identify",
+    "identify_by_metadata",
     "read_header",
     "scan_models",
 ]

@@ -279,3 +279,40 @@ def _is_vae(tensors: Tensors) -> bool:
         "decoder.middle.0.residual.0.gamma",
     )
     return any(name in tensors for name in names) and not _has(tensors, _CHECKPOINT_PREFIX)
+
+
+_KINDS: Mapping[str, Kind] = {
+    "checkpoints": "checkpoint",
+    "diffusion_models": "diffusion_model",
+    "loras": "lora",
+    "text_encoders": "text_encoder",
+    "vae": "vae",
+}
+
+
+def identify_by_metadata(metadata: Mapping[str, str], folder: str, name: str) -> Identity:
+    """What a file is whose tensors cannot be seen: its folder tells the kind, its metadata the family."""
+    kind, family = _KINDS.get(folder, "unknown"), family_of_metadata(metadata)
+    said = f"{metadata.get('modelspec.architecture', '')} {name}".casefold()
+    if kind in ("lora", "text_encoder", "vae") or not family:
+        return Identity(kind, family)
+    for word, why in (
+        ("refiner", "the SDXL refiner draws only the last steps"),
+        ("inpaint", "it is for inpainting"),
+    ):
+        if word in said and family != "SD 1.x":
+            return Identity(kind, family, unsupported=why)
+    variants = _VARIANTS.get(family, ("",))
+    variant = next((each for each in variants[:-1] if each in said), variants[-1])
+    return Identity(kind, family, variant, "only its metadata and its name tell what it is")
+
+
+_VARIANTS = {
+    "SD 1.x": ("inpaint", ""),
+    "SD 2.x": ("turbo", ""),
+    "SDXL": ("turbo", "lightning", ""),
+    "FLUX.1": ("schnell", "kontext", "fill", "dev"),
+    "Qwen-Image-Edit": ("2511", "2509"),
+    "Z-Image": ("turbo", "base"),
+}
+"""Words for the variants of a family; the last one is meant without a word"""

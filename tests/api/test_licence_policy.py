@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import MakeApp
+from tests.conversation.upstream import upstream
 
 DENIED = {"licences__deny": ("non-commercial",)}
 BODY = {"model": "flux-dev", "prompt": "a cat"}
@@ -96,3 +97,18 @@ def test_a_misspelt_licence_in_the_settings_is_refused(make_app: MakeApp) -> Non
     result = make_app(licences__deny=("flux1-dev",)).test_cli_runner().invoke(args=["check-catalogue"])
     assert result.exit_code == 1
     assert "there is no licence 'flux1-dev'" in result.output
+
+
+def test_a_denied_model_of_the_image_tool_is_refused_before_the_language_model_is_asked(
+    make_app: MakeApp,
+) -> None:
+    with upstream() as llm:
+        client = make_app(llm__upstreams=[{"name": "fake", "url": llm.url}], **DENIED).test_client()
+        body = {
+            "model": "tiny",
+            "input": "Draw.",
+            "tools": [{"type": "image_generation", "model": "flux-dev"}],
+        }
+        answer = client.post("/v1/responses", json=body)
+        assert answer.get_json()["error"]["code"] == "model.licence_not_accepted"
+        assert llm.posts == []

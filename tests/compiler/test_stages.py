@@ -87,7 +87,9 @@ def test_a_file_or_licence_of_a_stage_must_exist() -> None:
     def change(document: Any) -> None:
         document["stages"]["upscale"]["files"]["upscaler"] = "realesrgan"
 
-    with pytest.raises(CatalogueInvalid, match=r"there is no file .realesrgan. under `files:` \(did you mean"):
+    with pytest.raises(
+        CatalogueInvalid, match=r"there is no file .realesrgan. under `files:` \(did you mean"
+    ):
         load_catalogue(with_document(change, SOURCES), proved=())
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from schemas import load_yaml
 from tests.weights.heads import CHECKPOINT_PARTS, FLUX, FLUX2, QWEN, UNET, write_weights
-from weights import Header, HeaderInvalid, identify, read_header, scan_models
+from weights import Header, HeaderInvalid, identify, identify_by_metadata, read_header, scan_models
 
 GUIDANCE = {"guidance_in.in_layer.weight": (3072, 256)}
 LUMINA = {"noise_refiner.0.attention.k_norm.weight": (128,)}
@@ -180,3 +180,20 @@ def test_every_variant_that_can_be_recognized_has_a_model_or_none_of_its_family_
             for variant, name in variants.items():
                 assert models[name].family == family, (family, variant)
                 assert kind in models[name].files, (family, variant)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "folder", "name", "expected"),
+    [
+        ("stable-diffusion-xl-v1-base", "checkpoints", "x", ("checkpoint", "SDXL", "")),
+        ("stable-diffusion-xl-v1-base", "checkpoints", "x-turbo", ("checkpoint", "SDXL", "turbo")),
+        ("flux-1-schnell", "diffusion_models", "x", ("diffusion_model", "FLUX.1", "schnell")),
+        ("stable-diffusion-xl-v1-base/lora", "loras", "x", ("lora", "SDXL", "")),
+        ("", "checkpoints", "x", ("checkpoint", "", "")),
+    ],
+)
+def test_metadata_alone_tells_the_family_of_some_files(
+    metadata: str, folder: str, name: str, expected: tuple[str, str, str]
+) -> None:
+    found = identify_by_metadata({"modelspec.architecture": metadata}, folder, name)
+    assert (found.kind, found.family, found.variant) == expected
