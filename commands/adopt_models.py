@@ -137,9 +137,18 @@ def _listed(engine: Engine) -> Iterator[FoundFile]:
     """The files that the engine lists; `path` is its own spelling of the name."""
     entries = engine.signatures(_LOADERS, fresh=True)
     for node, (folder, key) in _LOADERS.items():
-        for name in listed_choices(entries.get(node), key):
-            if name.isprintable() and "." in name:
-                yield FoundFile(folder, name.replace("\\", "/"), Path(name), 0)
+        names = [
+            name for name in listed_choices(entries.get(node), key) if name.isprintable() and "." in name
+        ]
+        yield from one_of_each(FoundFile(folder, name.replace("\\", "/"), Path(name), 0) for name in names)
+
+
+def one_of_each(files: Iterable[FoundFile]) -> list[FoundFile]:
+    """Of files with the same name the one that is least deep: ComfyUI follows a link to a folder above it forty times."""
+    found: dict[str, FoundFile] = {}
+    for file in sorted(files, key=lambda file: (file.name.count("/"), file.name)):
+        found.setdefault(_base(file.name), file)
+    return sorted(found.values(), key=lambda file: file.name)
 
 
 class _Adoption:

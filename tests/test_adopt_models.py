@@ -11,9 +11,11 @@ import pytest
 import yaml
 from click.testing import Result
 
+from commands.adopt_models import one_of_each
 from tests.conftest import ROOT, MakeApp
 from tests.waiting import wait_until
 from tests.weights.heads import FLUX, UNET, write_weights
+from weights import FoundFile
 
 WHOLE = {
     **{f"model.diffusion_model.{name}": shape for name, shape in UNET(2048).items()},
@@ -127,3 +129,9 @@ def test_a_renamed_file_is_known_by_its_hash(make_app: MakeApp, tmp_path: Path) 
 def test_without_a_folder_it_says_which_setting_names_it(make_app: MakeApp) -> None:
     result = make_app().test_cli_runner().invoke(args=["adopt-models"])
     assert (result.exit_code, "engine.models_dir" in result.output) == (2, True)
+
+
+def test_a_comfyui_that_lists_a_loop_of_links_gives_one_file() -> None:
+    names = ["loop/loop/a.safetensors", "a.safetensors", "loop/a.safetensors", "b/c.safetensors"]
+    files = one_of_each(FoundFile("checkpoints", name, Path(name), 0) for name in names)
+    assert [file.name for file in files] == ["a.safetensors", "b/c.safetensors"]
