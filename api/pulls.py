@@ -31,6 +31,8 @@ def pulls_blueprint(services: Services) -> Blueprint:
 def _pull(services: Services) -> tuple[Response, int]:
     catalogue = services.catalogue()
     models = [catalogue.find(name) for name in _names(json_request(request))]
+    for model in models:
+        catalogue.licences.check(model, "pull")
     folders = services.model_folders()
     plan = plan_pull(models, folders)
     plan.check_space()

@@ -48,7 +48,7 @@ def model_table() -> str:
     for model in catalogue.models.values():
         disk = f"{model.disk_gb} GB" if model.disk_gb else ""
         memory = f"{model.min_vram_gb} GB" if model.min_vram_gb else ""
-        use = {True: "yes", False: "no"}.get(model.licence.commercial, model.licence.commercial)
+        use = "yes" if model.licence.commercial is True else model.licence.commercial or "no"
         cells = (
             *(f"`{model.id}`", model.title, ", ".join(model.workflows), disk, memory),
             *(model.licence.name, use, f"`{next(iter(model.workflows.values()))}`"),

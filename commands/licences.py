@@ -31,21 +31,29 @@ def accept_licence(names: tuple[str, ...], is_agreed: bool) -> None:
     click.secho("accepted", fg="green")
 
 
-def ask_for_licences(holders: Iterable[Model | Lora], *, is_agreed: bool = False) -> bool:
+def show_licences(holders: Iterable[Model | Lora], *, to_stderr: bool = False) -> bool:
+    """Show the licences of `holders`, and return true. Raises LicenceNotAccepted for one that the settings deny."""
+    licences, shown = services().licences, list(holders)
+    for holder in shown:
+        if licences.state(holder) == "denied":
+            licences.check(holder, "pull")
+    for licence, models in _by_licence(shown).items():
+        click.echo(f"{licence.name}: {', '.join(models)}", err=to_stderr)
+        for text in (licence.url, _COMMERCIAL[licence.commercial], licence.note):
+            if text:
+                click.echo(f"  {text}", err=to_stderr)
+    return True
+
+
+def ask_for_licences(
+    holders: Iterable[Model | Lora], *, is_agreed: bool = False, to_stderr: bool = False
+) -> bool:
     """Show the licences of `holders`, ask about those that were not accepted yet, and record the answer. False if the
     answer is no, which is not recorded. `is_agreed`: as if it was yes. Raises LicenceNotAccepted for a licence that the
     settings deny, StateUnwritable."""
-    licences = services().licences
-    holders = list(holders)
-    for holder in holders:
-        if licences.state(holder) == "denied":
-            licences.check(holder, "pull")
-    for licence, models in _by_licence(holders).items():
-        click.echo(f"{licence.name}: {', '.join(models)}")
-        for text in (licence.url, _COMMERCIAL[licence.commercial], licence.note):
-            if text:
-                click.echo(f"  {text}")
-    needed = [holder for holder in holders if licences.state(holder) == "not_accepted"]
+    licences, asked = services().licences, list(holders)
+    show_licences(asked, to_stderr=to_stderr)
+    needed = [holder for holder in asked if licences.state(holder) == "not_accepted"]
     if not needed:
         return True
     if not is_agreed and not click.confirm("Do you accept these terms?", err=True):

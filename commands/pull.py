@@ -10,7 +10,7 @@ from commands.context import handle_errors
 @click.command("pull-model", short_help="Download the files of models into ComfyUI's folders.")
 @click.argument("names", metavar="ID...", nargs=-1, required=True)
 @click.option("--remove", "removes", is_flag=True, help="Remove the files that no other model needs.")
-@click.option("--yes", "is_agreed", is_flag=True, help="Remove without asking.")
+@click.option("--yes", "is_agreed", is_flag=True, help="Accept the licences, or remove, without asking.")
 @click.option("--dry-run", is_flag=True, help="Show which files are missing, or would go, and do nothing.")
 @click.option("--commands", "prints", is_flag=True, help="Print shell commands for the machine of ComfyUI.")
 @handle_errors
@@ -21,8 +21,10 @@ def pull_model(names: tuple[str, ...], removes: bool, is_agreed: bool, dry_run: 
     Each file is checked, where the catalogue has its size or hash, before it gets its name. If ComfyUI runs on another
     machine, the commands to run there are printed.
 
-    Exit code: 0 if all files are there, 1 if the folder is not known, 2 if a model is not in the catalogue, 3 if a file
-    could not be pulled, 5 if the disk is full.
+    The licences are shown first, and you are asked about those that nobody has accepted yet.
+
+    Exit code: 0 if all files are there, 1 if the folder is not known, 2 if a model is not in the catalogue or its licence
+    was not accepted, 3 if a file could not be pulled, 5 if the disk is full.
     """
     # Not imported before: every worker would have it in memory.
     from commands.run_pull import PullOptions, run

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import click
 
 from commands.context import services
+from commands.licences import ask_for_licences, show_licences
 from compiler import Catalogue, Model
 from errors import ModelsFolderMissing
 from model_files import FileProgress, PullPlan, plan_pull, plan_removal, remove, shell_commands
@@ -36,11 +37,11 @@ def run(options: PullOptions) -> None:
         for model in models:
             _remove(model, catalogue, options)
         return
+    if not _are_licences_accepted(models, options):
+        sys.exit(2)
     if options.prints:
         _print_commands(models)
         return
-    for model in models:
-        _print_licence(model)
     try:
         folders = services().model_folders()
     except ModelsFolderMissing:
@@ -71,11 +72,11 @@ def _print_commands(models: Sequence[Model]) -> None:
         click.echo(line)
 
 
-def _print_licence(model: Model) -> None:
-    licence = model.licence
-    uses: dict[bool | str, str] = {True: "allowed", False: "not allowed"}
-    terms = f"commercial use: {uses.get(licence.commercial, licence.commercial)}"
-    click.echo(f"{model.id}: licence {licence.name} ({terms}) {licence.url or ''}".rstrip())
+def _are_licences_accepted(models: Sequence[Model], options: PullOptions) -> bool:
+    """Shows and asks. Nothing need be accepted to see what would be pulled. Raises LicenceNotAccepted for a denied one."""
+    if options.dry_run:
+        return show_licences(models)
+    return ask_for_licences(models, is_agreed=options.is_agreed, to_stderr=options.prints)
 
 
 def _print_plan(plan: PullPlan) -> None:
@@ -95,6 +96,7 @@ def _remove(model: Model, catalogue: Catalogue, options: PullOptions) -> None:
         for file in proof.files
         if other != model.id
     }
+    used |= {(file.folder, file.name) for stage in catalogue.stages.values() for file in stage.files.values()}
     removal = plan_removal(model, list(catalogue.models.values()), services().model_folders(), used)
     for name, users in removal.kept.items():
         click.echo(f"kept: {name}, needed by {', '.join(users)}")

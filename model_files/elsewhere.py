@@ -5,14 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 
-from model_files.weights import ModelWithFiles, Weights, licence_check
+from model_files.weights import ModelWithFiles, Weights
 
 
 def shell_commands(models: Sequence[ModelWithFiles]) -> Iterator[str]:
-    """The lines of a shell that pull and check the files of `models`, to be run in ComfyUI's folder `models`. Raises what
-    `licence_check` raises."""
-    for model in models:
-        licence_check(model)
+    """The lines of a shell that pull and check the files of `models`, to be run in ComfyUI's folder `models`. The caller has
+    checked their licences."""
     files = {(file.folder, file.name): file for model in models for file in model.files.values()}
     for file in files.values():
         yield from _commands(file)

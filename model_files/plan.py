@@ -11,7 +11,7 @@ from typing import Literal
 from errors import ModelDiskFull
 from model_files.folders import ModelFolders
 from model_files.part_file import part_path
-from model_files.weights import ModelWithFiles, Weights, licence_check
+from model_files.weights import ModelWithFiles, Weights
 
 FileState = Literal["waiting", "checking", "pulling", "retrying", "done", "failed", "cancelled"]
 _SPARE_BYTES = 100_000_000
@@ -49,9 +49,7 @@ class PullPlan:
 
 
 def plan_pull(models: Sequence[ModelWithFiles], folders: ModelFolders) -> PullPlan:
-    """What is missing of `models`. Raises what `licence_check` raises and ModelPathUnsafe."""
-    for model in models:
-        licence_check(model)
+    """What is missing of `models`. The caller has checked their licences. Raises ModelPathUnsafe."""
     unique = {(file.folder, file.name): file for model in models for file in model.files.values()}
     missing = {
         folders.target(file): file for file in unique.values() if folders.find(file) is None

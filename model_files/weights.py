@@ -46,7 +46,3 @@ class ModelWithFiles(Protocol):
 
     @property
     def licence(self) -> Licensed: ...
-
-
-def licence_check(model: ModelWithFiles) -> None:
-    """Raise an EaselError if the files of `model` must not be pulled. Every licence is allowed."""
