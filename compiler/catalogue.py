@@ -209,6 +209,9 @@ class Lora:
     strength: float = 1.0
 
 
+LicencePurpose = Literal["draw", "pull"]
+
+
 class LicenceRules(Protocol):
     """What this installation says about licences. Answers may change while the catalogue stays."""
 
@@ -216,8 +219,8 @@ class LicenceRules(Protocol):
     def version(self) -> object: ...
     def state(self, holder: Model | Lora) -> LicenceState: ...
     def blocks_drawing(self, holder: Model | Lora) -> bool: ...
-    def check(self, holder: Model | Lora) -> None:
-        """Raises LicenceNotAccepted if `holder` must not be drawn with."""
+    def check(self, holder: Model | Lora, purpose: LicencePurpose = "draw") -> None:
+        """Raises LicenceNotAccepted if `holder` must not be drawn with, or its files must not be pulled."""
 
 
 class _AllAllowed:
@@ -229,7 +232,7 @@ class _AllAllowed:
     def blocks_drawing(self, holder: Model | Lora) -> bool:
         return False
 
-    def check(self, holder: Model | Lora) -> None:
+    def check(self, holder: Model | Lora, purpose: LicencePurpose = "draw") -> None:
         return
 
 

@@ -23,6 +23,7 @@ from tests.server.running import running
 from tests.waiting import wait_until
 
 SIZE = 3_000_000
+MIT = {"name": "MIT", "url": "https://opensource.org/license/mit", "commercial": True}
 DOCUMENT = read_yaml((ROOT / "schemas/openapi.yaml").read_text())
 PULL = Draft202012Validator(DOCUMENT["components"]["schemas"]["Pull"])
 
@@ -44,7 +45,7 @@ def write_model(folder: Path, url: str, **more: Any) -> None:
     file = {"name": "mine.safetensors", "folder": "checkpoints", "url": url, "size": SIZE, **more}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "mine.yaml").write_text(
-        json.dumps({"models": {"mine": {**OWN_MODEL, "files": {"checkpoint": file}}}})
+        json.dumps({"models": {"mine": {**OWN_MODEL, "licence": MIT, "files": {"checkpoint": file}}}})
     )
 
 
@@ -64,7 +65,7 @@ def run(app: Flask, *arguments: str) -> Any:
 def test_the_command_pulls_shows_the_licence_and_is_listed(app: Flask, place: Path) -> None:
     result = run(app, "mine")
     assert result.exit_code == 0, result.output
-    assert "mine: licence unknown" in result.output
+    assert "MIT: mine" in result.output
     assert "missing: checkpoints/mine.safetensors (0.00 GB)" in result.output
     assert place.stat().st_size == SIZE
     assert "1 files are there already." in run(app, "mine").output
@@ -218,3 +219,26 @@ def puller() -> Any:
         if "-m model_files" in line and folder in line:
             return int(path.name)
     return None
+
+
+# --- licences --------------------------------------------------------------------------------------
+
+
+def test_the_licence_is_asked_for_once_and_the_api_refuses_before(
+    make_app: MakeApp, server: HostileServer, place: Path, tmp_path: Path
+) -> None:
+    file = {"name": "mine.safetensors", "folder": "checkpoints", "url": server.add("f", SIZE), "size": SIZE}
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/mine.yaml").write_text(
+        json.dumps({"models": {"mine": {**OWN_MODEL, "files": {"checkpoint": file}}}})
+    )
+    app = make_app(catalogue_dir=str(tmp_path / "own"), engine__models_dir=str(tmp_path / "models"))
+    refused = app.test_client().post("/api/models/pull", json={"models": ["mine"]})
+    assert (refused.status_code, refused.get_json()["error"]["code"]) == (403, "model.licence_not_accepted")
+    assert run(app, "mine", "--dry-run").exit_code == 0
+    declined = app.test_cli_runner().invoke(args=["pull-model", "mine"], input="n\n")
+    assert (declined.exit_code, place.exists()) == (2, False)
+    assert run(app, "mine", "--yes").exit_code == 0, "accepted and recorded"
+    place.unlink()
+    assert run(app, "mine").exit_code == 0, "not asked again"
+    assert place.stat().st_size == SIZE
