@@ -155,7 +155,7 @@ def test_requests_that_are_wrong_are_refused(body: Any, expected: str, app: Flas
 
 
 def test_without_the_folder_the_api_answers_409(make_app: MakeApp) -> None:
-    answer = make_app().test_client().post("/api/models/pull", json={"models": ["sdxl-turbo"]})
+    answer = make_app().test_client().post("/api/models/pull", json={"models": ["flux-schnell-fp8"]})
     assert (answer.status_code, answer.get_json()["error"]["code"]) == (409, "model.no_models_folder")
 
 
