@@ -467,6 +467,14 @@ class EngineOutOfMemory(NodeFailed):
     remedy = "Request a smaller size or n, or use a model that needs less memory."
 
 
+class EngineGpuFailed(NodeFailed):
+    code = "engine.gpu_failed"
+    when = "The GPU itself failed while the graph ran; ComfyUI cannot use it again in the same process."
+    remedy = (
+        "Restart ComfyUI, and look into its log. If it happens again, the GPU or its driver may be faulty."
+    )
+
+
 class JobInterrupted(EngineError):
     code = "engine.interrupted"
     when = "The job was interrupted in ComfyUI by someone else while it ran."

@@ -9,6 +9,7 @@ from typing import Any
 
 from errors import (
     EaselError,
+    EngineGpuFailed,
     EngineOutOfMemory,
     EngineRejected,
     EngineUnreachable,
@@ -50,6 +51,13 @@ _OUT_OF_MEMORY = re.compile(
     re.IGNORECASE,
 )
 
+_GPU_FAILED_TYPES = ("AcceleratorError",)
+_GPU_FAILED = re.compile(
+    r"\b(?:CUDA|HIP|XPU|MPS) error:|illegal memory access|device-side assert|unspecified launch failure"
+    r"|\b(?:cuda|hip)Error(?:IllegalAddress|LaunchFailure|Assert|ECCUncorrectable|HardwareStackError|DevicesUnavailable)",
+)
+"""After these, every further call in the process of ComfyUI fails, or ends it (seen on an H200 after it ran out of memory)"""
+
 
 def without_paths(text: str) -> str:
     """`text` with every path of a file replaced by a placeholder, cut to 500 characters. A file of weights keeps its
@@ -81,6 +89,10 @@ def node_failure(data: Mapping[str, Any]) -> NodeFailed:
         error_class = EngineOutOfMemory
         # The further lines are PyTorch's and ComfyUI's tips for their own users.
         reason = reason.partition("\n")[0]
+    elif exception_type.endswith(_GPU_FAILED_TYPES) or _GPU_FAILED.search(text):
+        error_class = EngineGpuFailed
+        first = reason.partition("\n")[0].rstrip(".")
+        reason = f"{first}. Restart ComfyUI"
     # The sketch engine names the class itself.
     who = f"Node {node}" if error_class is SketchCannotRun else f"{class_type} (node {node}) failed"
     return error_class(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from engine.errors import is_dropped, node_failure, submission_error, without_paths
-from errors import EngineOutOfMemory, NodeFailed
+from errors import EngineGpuFailed, EngineOutOfMemory, NodeFailed
 
 
 @pytest.mark.parametrize(
@@ -218,3 +218,24 @@ def test_the_first_error_is_the_message_and_the_others_are_counted() -> None:
     errors = [{"type": "t", "message": text, "details": ""} for text in ("first", "second", "third")]
     error = submission_error(400, {"error": {}, "node_errors": {"1": {"errors": errors}}}, {})
     assert error.message == "ComfyUI refused the graph: node (node 1): first (and 2 more)"
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("torch.AcceleratorError", "CUDA error: an illegal memory access was encountered\nSearch for more"),
+        ("RuntimeError", "CUDA error: device-side assert triggered\nCUDA kernel errors might be"),
+        ("RuntimeError", "HIP error: unspecified launch failure"),
+    ],
+)
+def test_a_gpu_that_failed_needs_a_restart_of_comfyui(kind: str, message: str) -> None:
+    error = node_failure({"exception_type": kind, "exception_message": message})
+    assert isinstance(error, EngineGpuFailed)
+    assert error.message.endswith(f"{message.partition(chr(10))[0]}. Restart ComfyUI")
+
+
+def test_a_lack_of_memory_that_cuda_reports_is_no_failure_of_the_gpu() -> None:
+    error = node_failure(
+        {"exception_type": "torch.AcceleratorError", "exception_message": "CUDA error: out of memory"}
+    )
+    assert isinstance(error, EngineOutOfMemory)
