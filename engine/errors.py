@@ -56,7 +56,7 @@ _GPU_FAILED = re.compile(
     r"\b(?:CUDA|HIP|XPU|MPS) error:|illegal memory access|device-side assert|unspecified launch failure"
     r"|\b(?:cuda|hip)Error(?:IllegalAddress|LaunchFailure|Assert|ECCUncorrectable|HardwareStackError|DevicesUnavailable)",
 )
-"""After these, every further call in the process of ComfyUI fails, or ends it (seen on an H200 after it ran out of memory)"""
+"""After these, every further call in ComfyUI's process fails or ends it (seen on an H200 that had run out of memory)."""
 
 
 def without_paths(text: str) -> str:
