@@ -438,6 +438,7 @@ def http_options(settings: Settings) -> HttpOptions:
         public_url=settings["public_url"],
         url_style=settings["url_style"],
         default_response_format=settings["default_response_format"],
+        lists_all_models=settings["images.list"] == "all",
         max_request_bytes=int(settings["max_request_mb"] * 1_000_000),
         request_timeout_s=settings["request_timeout_s"],
         images_enabled=settings["images.enabled"],

@@ -373,6 +373,14 @@ SETTINGS: tuple[Setting, ...] = (
         "Size for requests without one, if the model supports it; empty: the model's default.",
     ),
     Setting("images.visible", "list", (), "Ids of the models to offer; empty: all."),
+    Setting(
+        "images.list",
+        "text",
+        "drawable",
+        "Which image models `GET /v1/models` lists: those that the connected engine can draw and the default model, or "
+        "all. The others can be requested all the same.",
+        choices=("drawable", "all"),
+    ),
     Setting("images.preload", "list", (), "Ids of models to load into ComfyUI when the server starts."),
     Setting(
         "images.fetch_urls",

@@ -42,8 +42,11 @@ class _Listing:
         loaded_at: int,
         llms: Mapping[str, ListedModel],
         states: tuple[ModelState, ...],
+        lists_all: bool,
     ) -> None:
-        """`llms`: by id or alias. `states`: what the engine lacks for the image models, as far as that is known"""
+        """`llms`: by id or alias. `states`: what the engine lacks for the image models, as far as that is known.
+        `lists_all`: also those that it cannot draw"""
+        self._lists_all = lists_all
         self.catalogue, self.loaded_at, self.llms, self.states = catalogue, loaded_at, llms, states
         self._states = {state.id: state for state in states}
         self.licences_version = catalogue.licences.version
@@ -54,10 +57,17 @@ class _Listing:
     def ids(self) -> tuple[str, ...]:
         """Every id in the order of the list: first the image models and hal0's name of its image slot, unless a model has
         that, in upper or lower case; then the LLMs, without those that have the id of an image model."""
-        ids = tuple(model.id for model in self.catalogue.visible_models)
+        ids = tuple(model.id for model in self.catalogue.visible_models if self._is_listed(model))
         images = ids if SLOT_NAME in map(str.casefold, ids) else (*ids, SLOT_NAME)
         taken = set(map(str.casefold, images))
         return (*images, *(id for id in self.llms if id.casefold() not in taken))
+
+    def _is_listed(self, model: Model) -> bool:
+        """A list of what nobody can draw here is of no use to clients that show it; but a model of which nothing is known
+        yet may be drawable."""
+        state = self._states.get(model.id)
+        is_default = model.id == self.catalogue.default_model
+        return self._lists_all or state is None or state.is_drawable or is_default
 
     @cached_property
     def positions(self) -> dict[str, int]:
@@ -145,7 +155,8 @@ class _Listings:
             or last.states != states
             or last.licences_version != catalogue.licences.version
         ):
-            last = self._last = _Listing(catalogue, loaded_at, llms, states)
+            lists_all = self._services.options.lists_all_models
+            last = self._last = _Listing(catalogue, loaded_at, llms, states, lists_all)
         return last
 
     def _states(self, last: _Listing | None) -> tuple[ModelState, ...]:

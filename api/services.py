@@ -34,6 +34,7 @@ class HttpOptions:
     max_request_bytes: int = 128_000_000
     request_timeout_s: float = 290
     images_enabled: bool = True
+    lists_all_models: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from jsonschema import Draft202012Validator
 
 from errors import CatalogueInvalid
 from schemas import read_yaml
+from sketch import SketchProcess
 from tests.compiler.catalogues import OWN_MODEL
-from tests.conftest import ROOT, SMALL_CATALOGUE, MakeApp
+from tests.conftest import NODES, ROOT, SMALL_CATALOGUE, MakeApp
 from tests.waiting import wait_until
 
 PATH = "/v1/images/generations"
@@ -110,6 +111,23 @@ def test_the_list_of_models_matches_its_schema_and_the_catalogue(client: FlaskCl
     assert entries["img"]["slot_of"] == "sdxl-turbo"
     flux = entries["flux-schnell"]
     assert (flux["licence"]["id"], flux["min_vram_gb"]) == ("Apache-2.0", 24)
+
+
+def test_models_that_the_engine_cannot_draw_are_listed_only_on_request(make_app: MakeApp) -> None:
+    files = {"checkpoints": ["sd_xl_turbo_1.0_fp16.safetensors", "v1-5-pruned-emaonly.safetensors"]}
+    with SketchProcess(nodes=NODES, files=files) as engine:
+        client = make_app(engine__url=engine.url, images__default_model="flux-schnell").test_client()
+        drawable = ["sdxl-turbo", "sd-1.5-pruned-emaonly"]
+
+        def ids() -> list[str]:
+            return [entry["id"] for entry in client.get("/v1/models").get_json()["data"]]
+
+        wait_until(lambda: len(ids()) < len(IDS))
+        assert ids() == [drawable[0], drawable[1], "flux-schnell", "img"]
+        assert client.get("/v1/models/flux-dev").get_json()["engine"]["ready"] is False
+        everything = make_app(engine__url=engine.url, images__list="all").test_client()
+        wait_until(lambda: everything.get("/v1/models/flux-dev").get_json()["engine"] is not None)
+        assert len(everything.get("/v1/models").get_json()["data"]) == len(IDS) + 1
 
 
 @pytest.mark.parametrize(
