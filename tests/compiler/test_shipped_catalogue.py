@@ -75,6 +75,10 @@ def test_every_golden_file_is_that_of_a_workflow() -> None:
     assert {path.stem for path in GOLDENS.glob("*.json")} == set(CATALOGUE.workflows)
 
 
+def test_the_readme_says_how_many_models_there_are() -> None:
+    assert f"[{len(CATALOGUE.models)} models](docs/models.md)" in (ROOT / "README.md").read_text("utf-8")
+
+
 def test_every_model_can_draw_each_of_its_tasks() -> None:
     assert CATALOGUE.undrawable == {}
 
