@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 import re
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
@@ -49,8 +50,24 @@ _RANDOM_GLOBALS = ("lipsum",)
 """Templates do not have these: equal values must give equal graphs."""
 
 
+MAX_STEPS = 20_000
+"""Steps of one rendering: rounds of loops, calls of macros, included templates. A graph for 16 images and as many LoRAs
+needs a few hundred."""
+
+
+_Repeated = nodes.Template | nodes.For | nodes.Macro | nodes.CallBlock
+
+
+class _TooManySteps(Exception):
+    def __init__(self) -> None:
+        super().__init__(
+            f"the template takes more than {MAX_STEPS:,} steps (rounds of loops, macro calls, includes); "
+            "make its loops shorter"
+        )
+
+
 class _Environment(ImmutableSandboxedEnvironment):
-    """Finds what a template includes first in its own folder."""
+    """Finds what a template includes first in its own folder, and ends renderings that take too many steps."""
 
     def __init__(
         self, texts: Mapping[str, str], unreadable: Set[str], extensions: Sequence[type[Extension]] = ()
@@ -68,6 +85,32 @@ class _Environment(ImmutableSandboxedEnvironment):
         )
         self._names = {*texts, *unreadable}
         self.texts = texts
+        self._steps = threading.local()
+
+    def start_counting(self) -> None:
+        """Call it before each rendering."""
+        self._steps.taken = 0
+
+    @property
+    def counted_step(self) -> bool:
+        """True; compiled templates read it at each step. Raises _TooManySteps."""
+        self._steps.taken = taken = getattr(self._steps, "taken", 0) + 1
+        if taken > MAX_STEPS:
+            raise _TooManySteps
+        return True
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        template = super()._parse(source, name, filename)
+        found: list[_Repeated] = [template]
+        for kind in (nodes.For, nodes.Macro, nodes.CallBlock):
+            found += template.find_all(kind)
+        for repeated in found:
+            step = nodes.EnvironmentAttribute("counted_step", lineno=repeated.lineno)
+            repeated.body.insert(0, nodes.ExprStmt(step, lineno=repeated.lineno))
+            if isinstance(repeated, nodes.For) and repeated.test is not None:
+                repeated.test = nodes.And(step, repeated.test, lineno=repeated.lineno)
+        template.set_environment(self)
+        return template
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """As the sandbox's, which allows the same at once: an entry of a dict that is no attribute of it, and what a
@@ -223,8 +266,8 @@ class TemplateRenderer:
         plain = self._template(template)
         if (inlined := self._with_inlined(template)) is not None:
             with contextlib.suppress(Exception):  # that of the plain template names the place
-                return inlined.render(values)
-        return plain.render(values)
+                return _rendered(inlined, values)
+        return _rendered(plain, values)
 
     def _with_inlined(self, template: str) -> Template | None:
         """The template with its includes inlined; None if it is not rendered often."""
@@ -241,7 +284,7 @@ class TemplateRenderer:
         """`FILE:LINE` of what `template` renders to `text` at this position, which an included template may have made; only
         the name of `template` if that is not known."""
         try:
-            marked = self._marking_environment.get_template(template).render(values)
+            marked = _rendered(self._marking_environment.get_template(template), values)
         except Exception:
             return template
         if _MARK.sub("", marked) != text:  # a template that reads its own output
@@ -318,6 +361,12 @@ class TemplateRenderer:
                 raise TemplateInvalid(f"{name}: {error}", template=name)
             self._compiled[name] = self._environment.get_template(name)
         return self._compiled[name]
+
+
+def _rendered(template: Template, values: Mapping[str, Any]) -> str:
+    """Raises what Jinja raises, and _TooManySteps."""
+    cast(_Environment, template.environment).start_counting()
+    return template.render(values)
 
 
 def _as_json(value: Any) -> str:
