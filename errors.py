@@ -353,7 +353,7 @@ class LicenceNotAccepted(EaselError):
 
     code = "model.licence_not_accepted"
     when = (
-        "The settings deny the licence of the model or LoRA, or nobody accepted it yet and `licences.accept` is "
+        "The settings deny the licence of the model, LoRA or stage, or nobody accepted it yet and `licences.accept` is "
         "`required` or its files are to be downloaded."
     )
     remedy = (

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import click
 
 from commands.context import handle_errors, services
-from compiler import Licence, Lora, Model
+from compiler import Licence, LicenceHolder, Model
 from errors import InvalidValue
 from schemas import did_you_mean
 
@@ -20,8 +20,8 @@ from schemas import did_you_mean
 @click.option("--yes", "is_agreed", is_flag=True, help="Do not ask.")
 @handle_errors
 def accept_licence(names: tuple[str, ...], is_agreed: bool) -> None:
-    """Show the licence NAME of the catalogue, or the licence of MODEL, and record that you accept it: who, when and which
-    text, in licences.json in the state directory. A running server knows it at once.
+    """Show the licence NAME of the catalogue, or the licence of MODEL (a LoRA or stage, too), and record that you accept
+    it: who, when and which text, in licences.json in the state directory. A running server knows it at once.
 
     An unknown licence is accepted for each model of its own. Exit code: 0 if all are accepted, 2 if you refuse.
     """
@@ -31,7 +31,7 @@ def accept_licence(names: tuple[str, ...], is_agreed: bool) -> None:
     click.secho("accepted", fg="green")
 
 
-def show_licences(holders: Iterable[Model | Lora], *, to_stderr: bool = False) -> bool:
+def show_licences(holders: Iterable[LicenceHolder], *, to_stderr: bool = False) -> bool:
     """Show the licences of `holders`, and return true. Raises LicenceNotAccepted for one that the settings deny."""
     licences, shown = services().licences, list(holders)
     for holder in shown:
@@ -46,7 +46,7 @@ def show_licences(holders: Iterable[Model | Lora], *, to_stderr: bool = False) -
 
 
 def ask_for_licences(
-    holders: Iterable[Model | Lora], *, is_agreed: bool = False, to_stderr: bool = False
+    holders: Iterable[LicenceHolder], *, is_agreed: bool = False, to_stderr: bool = False
 ) -> bool:
     """Show the licences of `holders`, ask about those that were not accepted yet, and record the answer. False if the
     answer is no, which is not recorded. `is_agreed`: as if it was yes. Raises LicenceNotAccepted for a licence that the
@@ -70,17 +70,21 @@ _COMMERCIAL: Mapping[bool | str, str] = {
 }
 
 
-def _by_licence(holders: Iterable[Model | Lora]) -> dict[Licence, list[str]]:
+def _by_licence(holders: Iterable[LicenceHolder]) -> dict[Licence, list[str]]:
     found: dict[Licence, list[str]] = {}
     for holder in holders:
         found.setdefault(holder.licence, []).append(holder.id)
     return found
 
 
-def _holders(name: str) -> list[Model | Lora]:
+def _holders(name: str) -> list[LicenceHolder]:
     """What has the licence `name`, or the model or LoRA of this name. Raises InvalidValue."""
     catalogue = services().catalogue()
-    everything: list[Model | Lora] = [*catalogue.models.values(), *catalogue.loras.values()]
+    everything: list[LicenceHolder] = [
+        *catalogue.models.values(),
+        *catalogue.loras.values(),
+        *catalogue.stages.values(),
+    ]
     having = [each for each in everything if name in (each.licence.key, each.licence.id)]
     if any(each.licence.commercial == "unknown" for each in having):
         names = ", ".join(each.id for each in having)
@@ -91,16 +95,17 @@ def _holders(name: str) -> list[Model | Lora]:
         )
     if having:
         return having
-    named: list[Model | Lora] = [each for each in everything if name.casefold() in _names(each)]
+    named: list[LicenceHolder] = [each for each in everything if name.casefold() in _names(each)]
     if not named:
         known = [*catalogue.named.licences, *(each for holder in everything for each in _names(holder))]
         raise InvalidValue(
-            f"The catalogue has no licence, model or LoRA {name!r}{did_you_mean(name, known)}.", param="NAME"
+            f"The catalogue has no licence, model, LoRA or stage {name!r}{did_you_mean(name, known)}.",
+            param="NAME",
         )
     return named
 
 
-def _names(holder: Model | Lora) -> list[str]:
+def _names(holder: LicenceHolder) -> list[str]:
     names = holder.names if isinstance(holder, Model) else (holder.id,)
     return [name.casefold() for name in names]
 

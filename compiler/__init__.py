@@ -16,6 +16,7 @@ from compiler.answer import answer_part, find_output
 from compiler.catalogue import (
     Catalogue,
     Licence,
+    LicenceHolder,
     LicenceRules,
     LicenceState,
     Lora,
@@ -66,6 +67,7 @@ __all__ = [
     "ImageCount",
     "ImageRequest",
     "Licence",
+    "LicenceHolder",
     "LicenceRules",
     "LicenceState",
     "Lora",

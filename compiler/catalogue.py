@@ -217,22 +217,22 @@ class LicenceRules(Protocol):
 
     @property
     def version(self) -> object: ...
-    def state(self, holder: Model | Lora) -> LicenceState: ...
-    def blocks_drawing(self, holder: Model | Lora) -> bool: ...
-    def check(self, holder: Model | Lora, purpose: LicencePurpose = "draw") -> None:
+    def state(self, holder: LicenceHolder) -> LicenceState: ...
+    def blocks_drawing(self, holder: LicenceHolder) -> bool: ...
+    def check(self, holder: LicenceHolder, purpose: LicencePurpose = "draw") -> None:
         """Raises LicenceNotAccepted if `holder` must not be drawn with, or its files must not be pulled."""
 
 
 class _AllAllowed:
     version = None
 
-    def state(self, holder: Model | Lora) -> LicenceState:
+    def state(self, holder: LicenceHolder) -> LicenceState:
         return "allowed"
 
-    def blocks_drawing(self, holder: Model | Lora) -> bool:
+    def blocks_drawing(self, holder: LicenceHolder) -> bool:
         return False
 
-    def check(self, holder: Model | Lora, purpose: LicencePurpose = "draw") -> None:
+    def check(self, holder: LicenceHolder, purpose: LicencePurpose = "draw") -> None:
         return
 
 
@@ -248,6 +248,10 @@ class Stage:
     """What the request field may be"""
     files: Mapping[str, File]
     licence: Licence
+
+
+LicenceHolder = Model | Lora | Stage
+"""What has a licence of its own"""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class PlannedStage:
 
 
 def planned_stages(wanted: Mapping[str, Any], catalogue: Catalogue) -> tuple[PlannedStage, ...]:
-    """The stages with these values, in the order of the catalogue. Raises InvalidValue."""
+    """The stages with these values, in the order of the catalogue. Raises InvalidValue, LicenceNotAccepted."""
     for name, value in wanted.items():
         values = catalogue.stages[name].values if name in catalogue.stages else ()
         if value not in values:
@@ -39,6 +39,7 @@ def planned_stages(wanted: Mapping[str, Any], catalogue: Catalogue) -> tuple[Pla
                 else "no stage does that"
             )
             raise InvalidValue(f"`{name}` is {given_value(value)}; {allowed}.", param=name)
+        catalogue.licences.check(catalogue.stages[name])
     return tuple(
         PlannedStage(stage, wanted[name]) for name, stage in catalogue.stages.items() if name in wanted
     )

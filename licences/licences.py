@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Literal
 
-from compiler import Catalogue, Licence, LicenceState, Lora, Model
+from compiler import Catalogue, Licence, LicenceHolder, LicenceState, Lora, Model
 from errors import LicenceNotAccepted
 from licences.acceptances import Acceptance, AcceptanceKey, Acceptances
 from licences.policy import LicencePolicy
@@ -23,14 +23,14 @@ class Licences:
         """`clock` gives seconds since the epoch."""
         self.policy, self._acceptances, self._clock = policy, acceptances, clock
 
-    def state(self, holder: Model | Lora) -> LicenceState:
+    def state(self, holder: LicenceHolder) -> LicenceState:
         """`allowed` or `denied` by the settings; else `accepted` or `not_accepted`."""
         verdict = self.policy.verdict(holder.licence)
         if verdict != "open":
             return verdict
         return "accepted" if self.acceptance(holder) else "not_accepted"
 
-    def acceptance(self, holder: Model | Lora) -> Acceptance | None:
+    def acceptance(self, holder: LicenceHolder) -> Acceptance | None:
         """Who accepted the licence of `holder`; None if nobody has, or only another text."""
         return self._acceptances.current().get(_key(holder))
 
@@ -39,14 +39,14 @@ class Licences:
         """Changes when `state` of something may have changed."""
         return frozenset(self._acceptances.current())
 
-    def blocks_drawing(self, holder: Model | Lora) -> bool:
+    def blocks_drawing(self, holder: LicenceHolder) -> bool:
         """Whether `holder` must not be drawn with."""
         verdict = self.policy.verdict(holder.licence)
         if verdict == "open":
             return self.policy.accept == "required" and self.acceptance(holder) is None
         return verdict == "denied"
 
-    def check(self, holder: Model | Lora, purpose: Purpose = "draw") -> None:
+    def check(self, holder: LicenceHolder, purpose: Purpose = "draw") -> None:
         """Raises LicenceNotAccepted if `holder` must not be used for `purpose`: a denied one for nothing, one whose licence
         nobody accepted not for a pull, and not for drawing if `licences.accept` is `required`."""
         if purpose == "draw" and not self.blocks_drawing(holder):
@@ -61,16 +61,21 @@ class Licences:
             why = f"this server's settings do not allow it: {self.policy.denying_setting(licence)}"
         else:
             why = f"nobody accepted it on this server yet; its owner does with `flask accept-licence {holder.id}`"
-        kind = "model" if isinstance(holder, Model) else "LoRA"
+        if isinstance(holder, Model):
+            kind, param = "model", "model"
+        elif isinstance(holder, Lora):
+            kind, param = "LoRA", "lora"
+        else:
+            kind, param = "stage", holder.id
         raise LicenceNotAccepted(
             f"The {kind} {holder.id!r} has the licence {name}{where}, and {why}.",
-            param="model" if isinstance(holder, Model) else "lora",
+            param=param,
             model=holder.id,
             licence={"name": name, "url": licence.url, "commercial": licence.commercial},
             state=state,
         )
 
-    def accept(self, holders: Iterable[Model | Lora], *, by: str) -> None:
+    def accept(self, holders: Iterable[LicenceHolder], *, by: str) -> None:
         """Record that `by` accepted the licences of `holders`. Raises LicenceNotAccepted for a denied one, and records
         nothing then; StateUnwritable."""
         holders = list(holders)
@@ -87,11 +92,12 @@ class Licences:
                 *(Licence(**{**entry, "key": name}) for name, entry in catalogue.named.licences.items()),
                 *(model.licence for model in catalogue.models.values()),
                 *(lora.licence for lora in catalogue.loras.values()),
+                *(stage.licence for stage in catalogue.stages.values()),
             ]
         )
 
 
-def _key(holder: Model | Lora) -> AcceptanceKey:
+def _key(holder: LicenceHolder) -> AcceptanceKey:
     """An unknown licence is another one for each model: who read the terms of one has not read those of the others."""
     licence = holder.licence
     return licence.name, licence.url, holder.id if licence.commercial == "unknown" else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +11,8 @@ import yaml
 
 from compiler import Size, compile_workflow, load_catalogue, read_sources
 from compiler.stages import PlannedStage, with_stages
-from errors import CatalogueInvalid, InvalidValue, TemplateInvalid
+from errors import CatalogueInvalid, InvalidValue, LicenceNotAccepted, TemplateInvalid
+from licences import Acceptances, LicencePolicy, Licences
 from tests.compiler.catalogues import image_request, with_document, with_template
 from tests.compiler.test_shipped_catalogue import CATALOGUE, PATHS
 
@@ -101,3 +104,25 @@ def test_the_files_of_stages_are_files_of_the_catalogue() -> None:
         for name in stage["files"].values()
     }
     assert names <= {name for group in CATALOGUE.files.values() for name in group}
+
+
+def test_a_stage_is_refused_if_its_licence_is(tmp_path: Path) -> None:
+    policy = LicencePolicy(deny=frozenset({"bsd-3-clause"}), accept="required")
+    rules = Licences(policy, Acceptances(tmp_path / "licences.json"))
+    catalogue = replace(CATALOGUE, licences=rules)
+    rules.check_settings(catalogue)
+
+    def compile_with(**stages: Any) -> Any:
+        request = image_request(model="z-image-turbo", size=Size(512, 512), stages=stages)
+        return compile_workflow(request, catalogue)
+
+    compile_with()
+    with pytest.raises(
+        LicenceNotAccepted, match=r"stage 'upscale' .*licences\.deny has bsd-3-clause"
+    ) as denied:
+        compile_with(upscale=2)
+    assert denied.value.param == "upscale"
+    with pytest.raises(LicenceNotAccepted, match="flask accept-licence background"):
+        compile_with(background="transparent")
+    rules.accept([catalogue.stages["background"]], by="me")
+    compile_with(background="transparent")
