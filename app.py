@@ -301,13 +301,14 @@ class Container:
             fetch_image=_image_fetcher() if self.settings["images.fetch_urls"] else None,
         )
 
-    def model_folders(self) -> ModelFolders:
-        """Where ComfyUI has its models. Raises ModelsFolderMissing and SettingsInvalid."""
-        models_dir, extra = (
+    def model_folders(self, models_dir: Path | None = None) -> ModelFolders:
+        """Where ComfyUI has its models. `models_dir`: instead of the setting. Raises ModelsFolderMissing and
+        SettingsInvalid."""
+        of_setting, extra = (
             str(self.settings.path(name)) if self.settings[name] else ""
             for name in ("engine.models_dir", "engine.extra_model_paths")
         )
-        return find_model_folders(models_dir, extra, read_yaml)
+        return find_model_folders(str(models_dir or of_setting), extra, read_yaml)
 
     @cached_property
     def pulls(self) -> PullStore:

@@ -103,7 +103,8 @@ def _look(options: AdoptOptions) -> tuple[Scan, _Identify]:
     if root is not None:
         if not root.is_dir():
             raise InvalidValue(f"{root} is no folder; correct engine.models_dir.", param="models-dir")
-        return scan_models(root), lambda file: identify(read_header(file.path), file.name)
+        extra = services().model_folders(root).extra
+        return scan_models(root, extra), lambda file: identify(read_header(file.path), file.name)
     engine = services().engine_selector.comfyui()
     if engine is None or engine.is_sketch or options.is_hashed:
         raise InvalidValue(

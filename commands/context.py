@@ -44,7 +44,7 @@ class CommandServices(Protocol):
     @property
     def licences(self) -> Licences: ...
     def catalogue(self) -> Catalogue: ...
-    def model_folders(self) -> ModelFolders:
+    def model_folders(self, models_dir: Path | None = None) -> ModelFolders:
         """Raises ModelsFolderMissing."""
 
     def server_address(self) -> tuple[str, str | None]:

@@ -135,3 +135,24 @@ def test_a_comfyui_that_lists_a_loop_of_links_gives_one_file() -> None:
     names = ["loop/loop/a.safetensors", "a.safetensors", "loop/a.safetensors", "b/c.safetensors"]
     files = one_of_each(FoundFile("checkpoints", name, Path(name), 0) for name in names)
     assert [file.name for file in files] == ["a.safetensors", "b/c.safetensors"]
+
+
+def test_files_in_the_folders_of_extra_model_paths_are_adopted(adopting: Adopting, tmp_path: Path) -> None:
+    write_weights(adopting.models / "checkpoints/mine.safetensors", WHOLE)
+    write_weights(tmp_path / "shared/sd/mine.safetensors", WHOLE)
+    write_weights(tmp_path / "shared/sd/other.safetensors", WHOLE)
+    write_weights(tmp_path / "shared/units/flux.safetensors", FLUX())
+    (tmp_path / "extra_model_paths.yaml").write_text(
+        f"a111:\n  base_path: {tmp_path / 'shared'}\n  checkpoints: sd\n  unet: units\n"
+        f"same:\n  base_path: {adopting.models}\n  checkpoints: checkpoints\n"
+    )
+    found = adopting.found()
+    assert sorted(each["file"] for each in found["new"]) == [
+        "checkpoints/mine.safetensors",
+        "checkpoints/other.safetensors",
+        "diffusion_models/flux.safetensors",
+    ]
+    (tmp_path / "extra_model_paths.yaml").write_text("[]\n")
+    result = adopting.run("--dry-run")
+    assert result.exit_code != 0
+    assert "extra_model_paths.yaml" in result.output

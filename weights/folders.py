@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,21 +44,25 @@ class Scan:
     unreadable: list[str] = field(default_factory=list)
 
 
-def scan_models(root: Path) -> Scan:
+def scan_models(root: Path, more: Mapping[str, Sequence[Path]] | None = None) -> Scan:
     """Every file of weights below the folders of `root`, in the order of their names. Links are followed, loops are not.
+    `more`: folder -> further places, whose files are used if no place before has one of this name.
     Names that are no UTF-8, or have control characters, are left out and listed."""
     scan = Scan()
     for folder, names in FOLDERS.items():
-        for name in names:
-            start = root / name
+        found: dict[str, FoundFile] = {}
+        seen: set[tuple[int, int]] = set()  # a further place may lie in another one
+        for start in (*(root / name for name in names), *(more or {}).get(folder, ())):
             if start.is_dir():
-                scan.files += _files(folder, start, scan)
+                for file in _files(folder, start, scan, seen):
+                    found.setdefault(file.name, file)
+        scan.files += list(found.values())[: MAX_FILES - len(scan.files)]
     scan.files.sort(key=lambda file: (file.folder, file.name))
     return scan
 
 
-def _files(folder: str, start: Path, scan: Scan) -> Iterator[FoundFile]:
-    seen: set[tuple[int, int]] = set()
+def _files(folder: str, start: Path, scan: Scan, seen: set[tuple[int, int]]) -> Iterator[FoundFile]:
+    """`seen`: folders that were read already, by device and inode."""
     waiting = [(start, "", 0)]
     while waiting:
         path, prefix, depth = waiting.pop()
