@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from compiler import (
     parse_object_info,
 )
 from compiler.signatures import NodeSignature
-from compiler.versions import is_older, too_old_for
+from compiler.versions import derived_needs, is_older, marks_of, newest_first, too_old_for
 from engine import Engine
 from errors import EaselError, EngineTooOld, FilesMissing, NodesMissing, shorten
 
@@ -64,7 +65,8 @@ class FittedGraphs:
         }
         model = catalogue.models[compiled.plan.model]
         stages = [catalogue.stages[name] for name in compiled.plan.stages]
-        staged = {role: file for stage in stages for role, file in stage.files.items()}
+        # A model and a stage may use one role for different files.
+        staged = {f"{stage.id}.{role}": file for stage in stages for role, file in stage.files.items()}
         files = {
             **staged,
             **model.files,
@@ -76,7 +78,7 @@ class FittedGraphs:
             try:
                 nodes = fit(graph.nodes, signatures, catalogue.signatures, files, name)
             except NodesMissing as error:
-                raise _with_version(error, compiled.plan, catalogue, engine) from error
+                raise _with_version(error, compiled.plan, graph.nodes, catalogue, engine) from error
             fitted.append(FittedGraph(nodes, over_socket(nodes, graph.output, signatures)))
         return fitted
 
@@ -98,17 +100,22 @@ def check_version(plan: Plan, catalogue: Catalogue, engine: Engine, *, fresh: bo
         raise _too_old(plan, needs[0].comfyui, version)
 
 
-def _with_version(error: NodesMissing, plan: Plan, catalogue: Catalogue, engine: Engine) -> EaselError:
-    """`error`, with the version to get if the engine is older than that."""
-    needs = catalogue.needs(catalogue.models[plan.model], plan.task)
+def _with_version(
+    error: NodesMissing, plan: Plan, nodes: Mapping[str, Any], catalogue: Catalogue, engine: Engine
+) -> EaselError:
+    """`error`, with the version to get if the engine is older than that. `nodes`: the graph, with its stages."""
+    marks = marks_of(nodes, catalogue.signatures)
+    of_graph = derived_needs(marks, catalogue.nodes.get("complete", ()))
+    needs = newest_first((*catalogue.needs(catalogue.models[plan.model], plan.task), *of_graph))
     if not needs or engine.is_sketch or not is_older(engine.version(), needs[0].comfyui):
         return error
     return _too_old(plan, needs[0].comfyui, engine.version(), f"{error.message} ")
 
 
 def _too_old(plan: Plan, needs: str, version: str, reason: str = "") -> EngineTooOld:
+    stages = f" with {', '.join(plan.stages)}" if reason and plan.stages else ""
     return EngineTooOld(
-        f"{reason}{plan.model} needs ComfyUI {needs} for the task {plan.task}; this one is {shorten(version, 40)}. Update "
-        f"ComfyUI to {needs} or newer.",
+        f"{reason}{plan.model} needs ComfyUI {needs} for the task {plan.task}{stages}; this one is "
+        f"{shorten(version, 40)}. Update ComfyUI to {needs} or newer.",
         model=plan.model, task=plan.task, needs=needs, version=version,
     )  # fmt: skip
