@@ -89,14 +89,17 @@ def _print_plan(plan: PullPlan) -> None:
 
 
 def _remove(model: Model, catalogue: Catalogue, options: PullOptions) -> None:
-    used = {(lora.file.folder, lora.file.name) for lora in catalogue.loras.values()} | {
-        file
+    used = {
+        file: f"the template of {other}"
         for other, proofs in catalogue.proofs.items()
         for proof in proofs.values()
         for file in proof.files
         if other != model.id
     }
-    used |= {(file.folder, file.name) for stage in catalogue.stages.values() for file in stage.files.values()}
+    for lora in catalogue.loras.values():
+        used[(lora.file.folder, lora.file.name)] = f"the LoRA {lora.id}"
+    for stage in catalogue.stages.values():
+        used |= {(file.folder, file.name): f"the stage {stage.id}" for file in stage.files.values()}
     removal = plan_removal(model, list(catalogue.models.values()), services().model_folders(), used)
     for name, users in removal.kept.items():
         click.echo(f"kept: {name}, needed by {', '.join(users)}")

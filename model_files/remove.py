@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,12 +25,13 @@ def plan_removal(
     model: ModelWithFiles,
     others: Sequence[ModelWithFiles],
     folders: ModelFolders,
-    also_used: Collection[tuple[str, str]] = (),
+    also_used: Mapping[tuple[str, str], str] | None = None,
 ) -> Removal:
     """Which files of `model` can go: those that no model of `others` needs whose files are all there.
 
-    `also_used`: folder and name of files that something else uses. Raises ModelFileBusy, ModelPathUnsafe."""
-    needed: dict[tuple[str, str], list[str]] = {key: ["a LoRA or template"] for key in also_used}
+    `also_used`: folder and name of files that something else uses, and what that is. Raises ModelFileBusy,
+    ModelPathUnsafe."""
+    needed: dict[tuple[str, str], list[str]] = {key: [user] for key, user in (also_used or {}).items()}
     for other in others:
         if other.id != model.id and all(folders.find(file) for file in other.files.values()):
             for file in other.files.values():

@@ -95,7 +95,8 @@ def test_removing_a_model_keeps_what_models_that_are_there_need(models_dir: Path
 def test_removing_a_model_keeps_what_something_else_uses(models_dir: Path) -> None:
     folders = ModelFolders(models_dir)
     put(folders, "own")
-    assert plan_removal(model("m", "own"), [], folders, {("checkpoints", "own")}).paths == ()
+    kept = plan_removal(model("m", "own"), [], folders, {("checkpoints", "own"): "the stage upscale"})
+    assert (kept.paths, kept.kept) == ((), {"checkpoints/own": ("the stage upscale",)})
 
 
 def test_removing_frees_parts_and_wrong_files_too(models_dir: Path) -> None:
