@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable
 from typing import Literal
 
 from compiler import Catalogue, Licence, LicenceHolder, LicenceState, Lora, Model
-from errors import LicenceNotAccepted
+from errors import LicenceNotAccepted, SettingsInvalid
 from licences.acceptances import Acceptance, AcceptanceKey, Acceptances
 from licences.policy import LicencePolicy
+
+log = logging.getLogger("easel.licences")
 
 Purpose = Literal["draw", "pull"]
 
@@ -86,7 +89,18 @@ class Licences:
         self._acceptances.add([Acceptance(*_key(holder), by=by, at=at) for holder in holders])
 
     def check_settings(self, catalogue: Catalogue) -> None:
-        """Raises SettingsInvalid if the settings name a licence that the catalogue does not have."""
+        """Raises SettingsInvalid if the settings name a licence that the catalogue does not have. If a file in the owner's
+        folder has a fault, the licence may be missing because of that: then it is only logged."""
+        try:
+            self._check_names(catalogue)
+        except SettingsInvalid as error:
+            if not catalogue.own_faults:
+                raise
+            log.warning(
+                "%s It may be missing because of a fault in the catalogue's own folder.", error.message
+            )
+
+    def _check_names(self, catalogue: Catalogue) -> None:
         self.policy.check_names(
             [
                 *(Licence(**{**entry, "key": name}) for name, entry in catalogue.named.licences.items()),

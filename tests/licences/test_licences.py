@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from compiler import Licence, Model, compile_workflow
+from compiler.catalogue import OwnFileNote
 from errors import LicenceNotAccepted, SettingsInvalid, StateUnwritable
 from licences import Acceptances, LicencePolicy, Licences
 from tests.compiler.catalogues import CATALOGUE, image_request
@@ -140,6 +141,9 @@ def test_unknown_names_in_the_settings_are_refused_with_the_nearest(tmp_path: Pa
         SettingsInvalid, match=r"licences.deny: .*'non-comercial' \(did you mean non-commercial\?\)"
     ):
         licences(tmp_path, deny="non-comercial").check_settings(CATALOGUE)
+    # Its file may be left out because of a mistake, and all else is served.
+    faulty = replace(CATALOGUE, own_faults=(OwnFileNote("catalogue.d/mine.yaml", "a mistake"),))
+    licences(tmp_path, deny="my-licence").check_settings(faulty)
     with pytest.raises(SettingsInvalid, match="both have unknown"):
         licences(tmp_path, allow="unknown", deny="unknown").check_settings(CATALOGUE)
 
