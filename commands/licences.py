@@ -38,7 +38,8 @@ def show_licences(holders: Iterable[LicenceHolder], *, to_stderr: bool = False) 
         if licences.state(holder) == "denied":
             licences.check(holder, "pull")
     for licence, models in _by_licence(shown).items():
-        click.echo(f"{licence.name}: {', '.join(models)}", err=to_stderr)
+        name = "licence unknown" if licence.name == "unknown" else licence.name
+        click.echo(f"{name}: {', '.join(models)}", err=to_stderr)
         for text in (licence.url, _COMMERCIAL[licence.commercial], licence.note):
             if text:
                 click.echo(f"  {text}", err=to_stderr)
@@ -56,10 +57,18 @@ def ask_for_licences(
     needed = [holder for holder in asked if licences.state(holder) == "not_accepted"]
     if not needed:
         return True
-    if not is_agreed and not click.confirm("Do you accept these terms?", err=True):
+    if not is_agreed and not _is_confirmed():
         return False
     licences.accept(needed, by=_user())
     return True
+
+
+def _is_confirmed() -> bool:
+    try:
+        return click.confirm("Do you accept these terms?", err=True)
+    except click.Abort:  # no input, or Ctrl-C
+        click.echo("\nNot accepted: there was no answer. With --yes nothing is asked.", err=True)
+        return False
 
 
 _COMMERCIAL: Mapping[bool | str, str] = {

@@ -238,6 +238,8 @@ def test_the_licence_is_asked_for_once_and_the_api_refuses_before(
     assert run(app, "mine", "--dry-run").exit_code == 0
     declined = app.test_cli_runner().invoke(args=["pull-model", "mine"], input="n\n")
     assert (declined.exit_code, place.exists()) == (2, False)
+    unanswered = app.test_cli_runner().invoke(args=["pull-model", "mine"], input="")
+    assert (unanswered.exit_code, "With --yes" in unanswered.output, place.exists()) == (2, True, False)
     assert run(app, "mine", "--yes").exit_code == 0, "accepted and recorded"
     place.unlink()
     assert run(app, "mine").exit_code == 0, "not asked again"
