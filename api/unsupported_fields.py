@@ -21,7 +21,7 @@ REFUSED_FIELDS: Mapping[str, str] = {
         ("style_preset", "style_type", "style_id", "styles", "color_palette", "colors"), _IN_THE_PROMPT
     ),
     **dict.fromkeys(("tile", "tiling", "seamless"), "this server draws no seamless tiles"),
-    **dict.fromkeys(("remove_background", "transparent_background"), "all models draw opaque pictures"),
+    **dict.fromkeys(("remove_background", "transparent_background"), "send `background: transparent`"),
     **dict.fromkeys(("embeddings", "textual_inversion", "hypernetwork"), _LORA),
     **dict.fromkeys(("lora_weights", "lora_name", "lora_url", "lora_path", "lora_model", "lora_id"), _LORA),
     **dict.fromkeys(("lora_file", "hf_lora", "extra_lora"), _LORA),

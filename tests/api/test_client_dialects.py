@@ -607,3 +607,8 @@ def test_the_quality_tells_which_of_openais_dialects_the_client_speaks(
 )  # fmt: skip
 def test_names_of_other_servers_are_aliases(client: FlaskClient, name: str, model: str) -> None:
     assert draw(client, model=name, size="256x256")["_hal0"]["model"] == model
+
+
+@pytest.mark.parametrize("name", ["remove_background", "transparent_background"])
+def test_names_for_a_transparent_background_lead_to_the_field_that_makes_one(name: str) -> None:
+    assert "`background: transparent`" in REFUSED_FIELDS[name]
