@@ -32,7 +32,7 @@ def measure_compile(testbed: Testbed) -> dict[str, Any]:
     catalogue = read_catalogue(path)
     times = QUICK_TIMES if testbed.options.quick else TIMES
     per_model = {}
-    for model in catalogue.models:
+    for model in (each.id for each in catalogue.models.values() if "generate" in each.workflows):
         request = ImageRequest(prompt="a lighthouse", seed=1, id="bench", model=model)
         per_model[model] = _timed(partial(compile_workflow, request, catalogue), times)
     with ScratchFolder("easel-bench-catalogue-") as folder:

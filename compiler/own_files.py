@@ -73,11 +73,11 @@ def read_own_files(sources: Sources) -> list[OwnFile]:
 
 def own_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     """The schema of a file in the owner's folder, made from that of catalogue.yaml: no section is required, and there is
-    no `default_model`."""
+    no `default_model` and there are no `stages`."""
     sections = {
         name: {key: rule for key, rule in section.items() if key != "minProperties"}
         for name, section in schema["properties"].items()
-        if name != "default_model"
+        if name not in ("default_model", "stages")
     }
     return {**schema, "properties": sections, "required": []}
 

@@ -32,6 +32,16 @@ ANSWER_TIMEOUT_S = 4.0
 """It promises 2 s; a busy machine may take longer"""
 
 
+@pytest.fixture
+def make_app(make_app: MakeApp) -> MakeApp:
+    """With the small catalogue: the tests count its models."""
+    small = {
+        "catalogue": str(SMALL_CATALOGUE / "catalogue.yaml"),
+        "templates": str(SMALL_CATALOGUE / "templates_wf"),
+    }
+    return lambda **settings: make_app(**{**small, **settings})
+
+
 def ready(client: FlaskClient) -> tuple[int, dict[str, Any]]:
     started_at = time.monotonic()
     response = client.get("/ready")

@@ -57,6 +57,7 @@ def own_validator() -> Draft202012Validator:
 def without_default(**sections: Any) -> dict[str, Any]:
     document = yaml.safe_load(CATALOGUE)
     document.pop("default_model")
+    document.pop("stages")
     return {**document, **sections}
 
 
@@ -68,6 +69,7 @@ def without_default(**sections: Any) -> dict[str, Any]:
         {"models": without_default()["models"]},
         {"models": {}, "workflows": {}, "loras": {}, "nodes": {}},
         {"default_model": "x"},
+        {"stages": yaml.safe_load(CATALOGUE)["stages"]},
         {"model": {}},
         {"models": {"a b": without_default()["models"]["sdxl-turbo"]}},
         {"models": {"a": {}}},

@@ -161,7 +161,7 @@ def test_a_server_starts_with_damaged_files_and_a_killed_sketch_engine_too(tmp_p
 
 def test_nodes_that_were_just_learned_are_drawn_by_every_worker_at_once(tmp_path: Path) -> None:
     templates, catalogue = tmp_path / "templates", tmp_path / "catalogue.yaml"
-    shutil.copytree(ROOT / "templates_wf", templates)
+    shutil.copytree(SMALL_CATALOGUE / "templates_wf", templates)
     template = templates / "sd15_simple.json.j2"
     text = template.read_text()
     polished = {"class_type": "Polish (new)", "inputs": {"image": ["raw", 0]}}

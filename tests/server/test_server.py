@@ -181,8 +181,12 @@ def test_after_a_good_edit_that_one_worker_loaded_and_a_bad_one_both_workers_ser
 
 def test_nodes_learned_while_sketches_are_served_are_drawn_at_the_next_request(tmp_path: Path) -> None:
     state, templates = tmp_path / "state", tmp_path / "templates_wf"
-    shutil.copytree(ROOT / "templates_wf", templates)
-    variables = {"EASEL_TEMPLATES": str(templates), "EASEL_STATE_DIR": str(state)}
+    shutil.copytree(SMALL_CATALOGUE / "templates_wf", templates)
+    variables = {
+        "EASEL_CATALOGUE": str(SMALL_CATALOGUE / "catalogue.yaml"),
+        "EASEL_TEMPLATES": str(templates),
+        "EASEL_STATE_DIR": str(state),
+    }
     tile = ["INT", {"default": 512, "min": 64, "max": 4096}]
     entry = {
         "input": {"required": {"samples": ["LATENT"], "vae": ["VAE"], "tile": tile}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def test_object_info_describes_them_so_that_their_signatures_are_the_same(client
     entries = requests.get(f"{client.url}/object_info", timeout=10).json()
     known, listed = parse_signatures(learned()), parse_object_info(entries)
     for name in versions()["0.33.0"]:
-        assert listed[name] == known[name]
+        assert listed[name] == replace(known[name], only_in=())
 
 
 def with_resize(**inputs: Any) -> dict[str, Any]:
