@@ -28,7 +28,7 @@ from generation import OutputOptions
 from sketch import SketchProcess
 from tests.api.sse import Event, events_of, stream
 from tests.compiler.catalogues import CATALOGUE, image_request
-from tests.conftest import NODES, MakeApp
+from tests.conftest import NODES, SMALL_CATALOGUE, MakeApp
 from tests.waiting import wait_until
 
 OPENAI = "/v1/images/generations"
@@ -256,7 +256,11 @@ def test_a_failure_during_the_job_is_sent_in_both_gpustack_formats_before_done(
 def slow(make_app: MakeApp, catalogue_files: dict[str, list[str]]) -> Iterator[Callable[..., FlaskClient]]:
     """Creates clients of applications whose sketch engine takes five seconds per picture."""
     with SketchProcess(nodes=NODES, files=catalogue_files, render_ms=5000) as sketch:
-        yield lambda **settings: make_app(engine__url=sketch.url, **settings).test_client()
+        small = {
+            "catalogue": str(SMALL_CATALOGUE / "catalogue.yaml"),
+            "templates": str(SMALL_CATALOGUE / "templates_wf"),
+        }
+        yield lambda **settings: make_app(engine__url=sketch.url, **small, **settings).test_client()
 
 
 def start_stream(client: FlaskClient, path: str = OPENAI, **fields: Any) -> Iterator[bytes]:
