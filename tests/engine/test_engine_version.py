@@ -28,7 +28,7 @@ def engine(sketch_url: str) -> Iterator[FreezingProxy]:
 def app(make_app: MakeApp, tmp_path: Path, engine: FreezingProxy) -> Any:
     text = (SMALL_CATALOGUE / "catalogue.yaml").read_text("utf-8")
     (tmp_path / "catalogue.yaml").write_text(text.replace(f"  {MODEL}:\n", f"  {MODEL}:\n{NEEDS}"), "utf-8")
-    return make_app(catalogue=str(tmp_path / "catalogue.yaml"), engine__url=engine.url)
+    return make_app(catalogue=str(tmp_path / "catalogue.yaml"), engine__url=engine.url, images__list="all")
 
 
 def draw(client: FlaskClient, model: str = MODEL) -> Any:

@@ -67,7 +67,8 @@ def test_both_workers_serve_an_own_workflow_while_it_is_there_and_valid(
         (folder / "mine.yaml").write_text(document(size="large"))
         for worker in (first, second):
             with stopped(worker):
-                wait_until(lambda: "mine" not in ids(server))
+                wait_until(lambda: len(get(server, "/ready")["catalogue"]["own_faults"]) == 1)
+                assert "mine" not in ids(server)
                 (fault,) = get(server, "/ready")["catalogue"]["own_faults"]
                 assert fault.startswith("catalogue.d/mine.yaml:1: models.mine.size: ")
         assert server.draw(model="sd-1.5").json()["_hal0"]["model"] == "sd-1.5-pruned-emaonly"
