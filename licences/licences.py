@@ -5,16 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
-from typing import Literal
 
-from compiler import Catalogue, Licence, LicenceHolder, LicenceState, Lora, Model
+from compiler import Catalogue, Licence, LicenceHolder, LicencePurpose, LicenceState, Lora, Model
 from errors import LicenceNotAccepted, SettingsInvalid
 from licences.acceptances import Acceptance, AcceptanceKey, Acceptances
 from licences.policy import LicencePolicy
 
 log = logging.getLogger("easel.licences")
-
-Purpose = Literal["draw", "pull"]
 
 
 class Licences:
@@ -49,7 +46,7 @@ class Licences:
             return self.policy.accept == "required" and self.acceptance(holder) is None
         return verdict == "denied"
 
-    def check(self, holder: LicenceHolder, purpose: Purpose = "draw") -> None:
+    def check(self, holder: LicenceHolder, purpose: LicencePurpose = "draw") -> None:
         """Raises LicenceNotAccepted if `holder` must not be used for `purpose`: a denied one for nothing, one whose licence
         nobody accepted not for a pull, and not for drawing if `licences.accept` is `required`."""
         if purpose == "draw" and not self.blocks_drawing(holder):

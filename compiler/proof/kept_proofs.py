@@ -12,7 +12,6 @@ import functools
 import hashlib
 import json
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ _COMPUTED_NAME = re.compile(r"\{%[^%]*_class\b[^%]*?(?:[~+|(\[.]|%(?!\}))")
 @functools.cache
 def code_digest() -> str:
     """Of the code that a proof depends on."""
-    digest = hashlib.sha256(f"{jinja2.__version__} {sys.version_info[:2]}".encode())
+    digest = hashlib.sha256(jinja2.__version__.encode())
     files = [path for folder in _CODE_FOLDERS for path in sorted((_CODE / folder).rglob("*.py"))]
     for path in (*files, _CODE / "dynamic_inputs.py"):
         digest.update(path.relative_to(_CODE).as_posix().encode())
