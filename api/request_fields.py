@@ -100,6 +100,7 @@ def read_image_request(
         format=fields.get("output_format", "png"),
         quality=fields.get("output_compression"),
         keep=as_url and url_needs_file,
+        is_opaque=fields.get("background") == "opaque" and "background" not in inputs,
     )
     unsupported = {
         name: why for name, why in FIELDS_WITHOUT_EFFECT.items() if name in fields and name not in inputs

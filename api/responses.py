@@ -45,7 +45,7 @@ def images_response(
     body = {
         "created": int(time.time()),
         "data": [links.picture_field(image, parsed.as_url) for image in images],
-        "background": background_of(drawing.plan),
+        "background": background_of(images),
         "output_format": parsed.output.format,
         "size": str(images[0].size),
         "usage": usage(drawing.timings(), len(images), elapsed_s),
@@ -56,9 +56,9 @@ def images_response(
     return body
 
 
-def background_of(plan: Plan) -> str:
-    """OpenAI's name of it."""
-    return "transparent" if plan.is_transparent else "opaque"
+def background_of(images: Sequence[Image]) -> str:
+    """OpenAI's name of it: transparent if each of them has transparent pixels."""
+    return "transparent" if all(image.is_transparent for image in images) else "opaque"
 
 
 def quality_of(plan: Plan) -> str | None:

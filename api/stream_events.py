@@ -143,7 +143,7 @@ class StreamEvents:
                 "created_at": int(time.time()),
                 "size": str(image.size),
                 "quality": quality_of(self._drawing.plan) or "auto",
-                "background": background_of(self._drawing.plan),
+                "background": background_of([image]),
                 "output_format": self._parsed.output.format,
                 "usage": self._usage(),
             }

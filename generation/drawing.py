@@ -18,7 +18,16 @@ from generation.fitted_graphs import FittedGraph, FittedGraphs
 from generation.uploads import Uploads
 from generation.values import MIME, Image, MetadataPolicy, OutputOptions, Timings
 from image_store import ImageStore
-from pictures import as_png, crop, encode, png_size, size_in_canvas, with_texts
+from pictures import (
+    as_png,
+    crop,
+    encode,
+    is_transparent,
+    opaque,
+    png_size,
+    size_in_canvas,
+    with_texts,
+)
 
 
 @dataclass(frozen=True)
@@ -228,6 +237,10 @@ class Drawing:
             why = f"node {graph.output!r} of the workflow makes pictures of another size"
             self._note(Note("size", str(self.plan.final_size), str(size), why))
         pixels = (size.width, size.height)
+        has_background = not is_transparent(png, pixels)
+        if not has_background and output.is_opaque:
+            png, has_background = opaque(png), True
+        self._note_background(has_background, output)
         if output.format == "png":
             data = with_texts(crop(png, pixels), texts)
         else:
@@ -242,7 +255,17 @@ class Drawing:
             batch=graph.job.batch,
             prompt_id=prompt_id,
             kept=kept,
+            is_transparent=not has_background and output.format != "jpeg",
         )
+
+    def _note_background(self, has_background: bool, output: OutputOptions) -> None:
+        if has_background and self.plan.is_transparent:
+            self._note(
+                Note("background", "transparent", "opaque", "no pixel of the picture became transparent")
+            )
+        elif not has_background and output.format == "jpeg":
+            why = "jpeg has no transparency; `output_format` png or webp keeps it"
+            self._note(Note("background", "transparent", "white", why))
 
     def _shown_size(self, png: bytes, graph: Graph) -> Size:
         """The size of the picture once the canvas around it is cut off, unless the graph does that itself."""

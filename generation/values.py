@@ -24,6 +24,8 @@ class OutputOptions:
     quality: int | None = None
     """0 to 100 for jpeg and webp; None for the library's own default."""
     keep: bool = True
+    is_opaque: bool = False
+    """Transparent pictures are put on white."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Image:
     batch: int
     prompt_id: str
     kept: KeptImage | None
+    is_transparent: bool = False
+    """Whether any of its pixels is not opaque"""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,17 @@ canvas that a graph draws on; encodes drawn pictures. The only package besides t
 from pictures.canvas import convert_image, fit_image
 from pictures.data_url import decode_text
 from pictures.decoding import InputImage, errors_of_image, has_transparency, read_image
-from pictures.encoding import BrokenPicture, as_png, crop, encode, png_size, size_in_canvas, with_texts
+from pictures.encoding import (
+    BrokenPicture,
+    as_png,
+    crop,
+    encode,
+    is_transparent,
+    opaque,
+    png_size,
+    size_in_canvas,
+    with_texts,
+)
 from pictures.mask import fit_mask
 
 __all__ = [
@@ -21,6 +31,8 @@ __all__ = [
     "fit_image",
     "fit_mask",
     "has_transparency",
+    "is_transparent",
+    "opaque",
     "png_size",
     "read_image",
     "size_in_canvas",

@@ -16,7 +16,7 @@ from PIL import Image
 
 from errors import InvalidValue, NoPictures
 from pictures.opening import MAX_PIXELS
-from pictures.pixels import Pair, on_white, to_8_bit
+from pictures.pixels import Pair, has_transparent_pixels, on_white, to_8_bit
 
 DEFAULT_QUALITY = 90
 _COMPRESS_LEVEL = 1
@@ -27,6 +27,8 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PIXEL_CHUNKS = frozenset(
     b"IHDR PLTE IDAT IEND tRNS gAMA cHRM sRGB iCCP cICP mDCV cLLI sBIT bKGD pHYs acTL fcTL fdAT".split()
 )
+_ALPHA_TYPES = (b"\4", b"\6")
+"""The colour types of a PNG, in byte 25, that have an alpha channel"""
 _EXIF_IFD_TAG, _USER_COMMENT_TAG = 0x8769, 0x9286
 _OTHER_FORMATS = ("JPEG", "WEBP", "AVIF", "BMP", "TIFF")
 _MAX_SIDE = {"jpeg": 65500, "webp": 16383}
@@ -138,6 +140,24 @@ def size_in_canvas(png: bytes, size: Pair, canvas: Pair) -> Pair:
     shows the canvas at another scale. Raises BrokenPicture."""
     width, height = png_size(png)
     return round(width * size[0] / canvas[0]), round(height * size[1] / canvas[1])
+
+
+def is_transparent(png: bytes, size: Pair) -> bool:
+    """Whether any of the top left `size` pixels is not opaque. Only a PNG that may have such pixels is decoded. Raises
+    BrokenPicture."""
+    has_alpha = png[25:26] in _ALPHA_TYPES or any(chunk.kind == b"tRNS" for chunk in _chunks(png))
+    return has_alpha and has_transparent_pixels(_decode(png).crop((0, 0, *size)).convert("RGBA"))
+
+
+def opaque(png: bytes) -> bytes:
+    """The picture on a white background, as a PNG of 8 bits. Raises BrokenPicture."""
+    image = _decode(png)
+    with io.BytesIO() as target:
+        profile = image.info.get("icc_profile")
+        on_white(image.convert("RGBA")).save(
+            target, "PNG", compress_level=_COMPRESS_LEVEL, icc_profile=profile
+        )
+        return target.getvalue()
 
 
 def crop(png: bytes, size: Pair) -> bytes:

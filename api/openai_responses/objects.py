@@ -108,7 +108,7 @@ def picture_item(id: str, image: Image, parsed: ParsedRequest, drawing: Drawing)
         "type": CALL,
         "status": "completed",
         "action": "generate" if drawing.plan.task == "generate" else "edit",
-        "background": background_of(drawing.plan),
+        "background": background_of([image]),
         "output_format": parsed.output.format,
         "quality": quality_of(drawing.plan) or "auto",
         "revised_prompt": parsed.request.prompt,

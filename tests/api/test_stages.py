@@ -72,3 +72,37 @@ def test_a_stream_reports_size_and_background_of_the_finished_picture(client: Fl
     response = client.post(PATH, json={**BASE, "stream": True, "upscale": 2, "background": "transparent"})
     assert '"background":"transparent"' in response.text.replace(" ", "")
     assert '"size":"512x512"' in response.text.replace(" ", "")
+
+
+def cut_out(client: FlaskClient, **fields: Any) -> tuple[Image.Image, dict[str, Any]]:
+    """What birefnet, whose graph makes transparent pictures by itself, answers."""
+    photo = io.BytesIO()
+    Image.radial_gradient("L").convert("RGB").save(photo, "PNG")
+    data = f"data:image/png;base64,{base64.b64encode(photo.getvalue()).decode()}"
+    body = {"model": "birefnet", "image": data, "response_format": "b64_json", **fields}
+    response = client.post("/v1/images/edits", json=body)
+    assert response.status_code == 200, response.text[:400]
+    answer = response.get_json()
+    return Image.open(io.BytesIO(base64.b64decode(answer["data"][0]["b64_json"]))), answer
+
+
+@pytest.mark.parametrize("format", ["png", "webp"])
+def test_an_answer_reports_the_background_that_its_picture_has(client: FlaskClient, format: str) -> None:
+    picture, body = cut_out(client, output_format=format)
+    assert picture.convert("RGBA").getchannel("A").getextrema() != (255, 255)
+    assert (body["background"], body["_hal0"]["adjusted"]) == ("transparent", [])
+
+
+def test_a_transparent_picture_as_jpeg_is_on_white_and_says_so(client: FlaskClient) -> None:
+    picture, body = cut_out(client, output_format="jpeg")
+    assert (picture.format, picture.mode, body["background"]) == ("JPEG", "RGB", "opaque")
+    (note,) = body["_hal0"]["adjusted"]
+    assert (note["field"], note["asked"], note["done"]) == ("background", "transparent", "white")
+
+
+def test_an_opaque_background_puts_a_transparent_picture_on_white(client: FlaskClient) -> None:
+    cut, _ = cut_out(client)
+    picture, body = cut_out(client, background="opaque")
+    assert (picture.mode, body["background"], body["_hal0"]["adjusted"]) == ("RGB", "opaque", [])
+    box = next((x, y) for x in range(cut.width) for y in range(cut.height) if cut.getpixel((x, y))[3] == 0)  # type: ignore[index]
+    assert picture.getpixel(box) == (255, 255, 255)

@@ -13,7 +13,17 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
 from errors import EaselError, InvalidValue
-from pictures import BrokenPicture, as_png, crop, encode, png_size, size_in_canvas, with_texts
+from pictures import (
+    BrokenPicture,
+    as_png,
+    crop,
+    encode,
+    is_transparent,
+    opaque,
+    png_size,
+    size_in_canvas,
+    with_texts,
+)
 
 PROMPT = "a red fox, 雪の中の狐, лиса"
 MARK = "a red fox"
@@ -481,3 +491,26 @@ def test_a_png_is_not_converted_and_what_is_no_picture_is_broken() -> None:
     for data in (b"", b"%PDF-1.4", b"\xff\xd8\xff\xe0 no jpeg"):
         with pytest.raises(BrokenPicture):
             as_png(data)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_a_picture_is_transparent_if_a_pixel_that_is_shown_is(mode: str) -> None:
+    image = Image.new("RGBA", (8, 8), (9, 9, 9, 255))
+    image.putpixel((6, 6), (9, 9, 9, 0))
+    buffer = io.BytesIO()
+    image.convert(mode).save(buffer, "PNG")
+    png = buffer.getvalue()
+    assert is_transparent(png, (8, 8))
+    assert not is_transparent(png, (5, 5))
+    assert not is_transparent(opaque(png), (8, 8))
+
+
+def test_a_colour_of_a_palette_may_be_transparent() -> None:
+    image = Image.new("P", (4, 4))
+    image.putpalette([200, 0, 0, 0, 0, 200])
+    image.putpixel((3, 3), 1)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", transparency=1)
+    assert is_transparent(buffer.getvalue(), (4, 4))
+    assert not is_transparent(buffer.getvalue(), (3, 3))
+    assert Image.open(io.BytesIO(opaque(buffer.getvalue()))).getpixel((3, 3)) == (255, 255, 255)
