@@ -29,6 +29,7 @@ from jinja2 import (
 from jinja2.ext import Extension
 from jinja2.lexer import Token, TokenStream
 from jinja2.meta import find_referenced_templates
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
@@ -36,6 +37,7 @@ from compiler.exports import export_error, export_error_in, placeholder_error, q
 from compiler.json_mistakes import Mistake, json_mistake, repeated_key
 from compiler.slots import Slot, marker_json, reads_output, refuses_slots
 from compiler.sources import TEMPLATE_SUFFIX
+from compiler.text_limits import TextBudget, size_of
 from errors import TemplateInvalid, shorten
 from schemas import did_you_mean
 
@@ -67,7 +69,10 @@ class _TooManySteps(Exception):
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """Finds what a template includes first in its own folder, and ends renderings that take too many steps."""
+    """Finds what a template includes first in its own folder, and ends renderings that take too many steps or make too
+    much text."""
+
+    intercepted_binops = frozenset(("*", "**", "+", "%"))
 
     def __init__(
         self, texts: Mapping[str, str], unreadable: Set[str], extensions: Sequence[type[Extension]] = ()
@@ -77,7 +82,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             # An error then names the template in its traceback.
             loader=FunctionLoader(lambda name: (texts[name], name, lambda: True) if name in texts else None),
             undefined=StrictUndefined,
-            finalize=_as_json,
+            finalize=self._as_json,
             autoescape=False,  # JSON, not HTML: `finalize` does the escaping
             auto_reload=False,
             trim_blocks=True,
@@ -86,10 +91,39 @@ class _Environment(ImmutableSandboxedEnvironment):
         self._names = {*texts, *unreadable}
         self.texts = texts
         self._steps = threading.local()
+        self.budget = TextBudget()
+        self.concat = self.budget.concatenated  # type: ignore[method-assign]
+        self.joined = self.budget.joined
+        for name in _RANDOM_FILTERS:
+            del self.filters[name]
+        for name in _RANDOM_GLOBALS:
+            del self.globals[name]
+        filters, tests = cast(_Functions, self.filters), cast(_Functions, self.tests)
+        filters.update(
+            {name: refuses_slots(self.budget.filter(name, each)) for name, each in filters.items()}
+        )
+        tests.update({name: refuses_slots(each) for name, each in tests.items()})
 
     def start_counting(self) -> None:
         """Call it before each rendering."""
         self._steps.taken = 0
+        self.budget.restart()
+
+    def _as_json(self, value: Any) -> str:
+        if type(value) not in _SCALARS and not isinstance(value, Slot | Undefined):
+            self.budget.charge(size_of(value))
+        text = _as_json(value)
+        self.budget.charge(len(text))
+        return text
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        self.budget.operate(operator, left, right)
+        return super().call_binop(context, operator, left, right)
+
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+        # Arguments of a template may have any name.
+        args = __self.budget.call(__obj, args, kwargs)
+        return super().call(__context, __obj, *args, **kwargs)
 
     @property
     def counted_step(self) -> bool:
@@ -109,6 +143,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             repeated.body.insert(0, nodes.ExprStmt(step, lineno=repeated.lineno))
             if isinstance(repeated, nodes.For) and repeated.test is not None:
                 repeated.test = nodes.And(step, repeated.test, lineno=repeated.lineno)
+        _replace_concat(template)
         template.set_environment(self)
         return template
 
@@ -130,6 +165,22 @@ class _Environment(ImmutableSandboxedEnvironment):
         folder, slash, _ = parent.rpartition("/")
         beside = f"{folder}{slash}{template}"
         return beside if beside in self._names else template
+
+
+def _replace_concat(node: nodes.Node) -> None:
+    """Have `environment.joined` do what `~` does: Jinja lets no environment intercept it."""
+    for field, value in node.iter_fields():
+        children = value if isinstance(value, list) else [value]
+        for child in children:
+            if isinstance(child, nodes.Node):
+                _replace_concat(child)
+        replaced = [_joined(child) if isinstance(child, nodes.Concat) else child for child in children]
+        setattr(node, field, replaced if isinstance(value, list) else replaced[0])
+
+
+def _joined(concat: nodes.Concat) -> nodes.Call:
+    function = nodes.EnvironmentAttribute("joined", lineno=concat.lineno)
+    return nodes.Call(function, concat.nodes, [], None, None, lineno=concat.lineno)
 
 
 class _InliningEnvironment(_Environment):
@@ -230,14 +281,7 @@ class TemplateRenderer:
     def _new_environment(
         self, *extensions: type[Extension], kind: type[_Environment] = _Environment
     ) -> ImmutableSandboxedEnvironment:
-        environment = kind(self._texts, self._unreadable, extensions)
-        for name in _RANDOM_FILTERS:
-            del environment.filters[name]
-        for name in _RANDOM_GLOBALS:
-            del environment.globals[name]
-        for functions in (cast(_Functions, environment.filters), cast(_Functions, environment.tests)):
-            functions.update({name: refuses_slots(each) for name, each in functions.items()})
-        return environment
+        return kind(self._texts, self._unreadable, extensions)
 
     def render(self, template: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """The nodes that `template` renders to with `values`. Raises TemplateInvalid."""
@@ -383,6 +427,8 @@ def _as_json(value: Any) -> str:
         str(value)  # StrictUndefined raises here and names the variable; the error of json would not
     if isinstance(value, Slot):
         return marker_json(value)
+    if kind is float:
+        raise ValueError(f"a number is too large ({value}); write a smaller one")
     return _ENCODER.encode(value)
 
 
@@ -469,6 +515,7 @@ class _RepeatedKey(Exception):
         self.key = key
 
 
+_SCALARS = (str, int, float, bool, type(None))
 _quoted = json.encoder.encode_basestring
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys)

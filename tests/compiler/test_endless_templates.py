@@ -15,8 +15,8 @@ TWICE = {f"part{n}.json.j2": f'{{% include "part{n + 1}.json.j2" %}}' * 2 for n 
     [
         "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}",
         "{% for i in range(90000) %}{% for j in range(90000) if false %}{% endfor %}{% endfor %}",
-        "{% for i in 'xxx' * 90000000 if false %}{% endfor %}",
-        "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(40) }}",
+        "{% for i in 'xxx' * 300000 if false %}{% endfor %}",
+        "{% macro m(n) %}{% if n %}{% set x = m(n - 1) %}{% set x = m(n - 1) %}{% endif %}{% endmacro %}{{ m(40) }}",
         '{% include "part0.json.j2" %}',
     ],
 )

@@ -473,7 +473,7 @@ def test_a_request_for_a_task_that_failed_is_refused_with_the_faults_and_the_oth
         (exported(n3_model=["4", [0]]), "node '3', input 'model': not a link"),
         (exported() + "{% for a in [1] %}" * 25 + "{% endfor %}" * 25, "mine.json.j2: too many statically nested blocks"),
         (exported() + "{% if true %}" * 120 + " " + "{% endif %}" * 120, "mine.json.j2: too many levels of indentation"),
-        (exported(n3_cfg="{{ 1e308 * 10 }}"), "mine.json.j2: a number is too large"),
+        (exported(n3_cfg="{{ 1e308 * 10 }}"), "mine.json.j2:7: a number is too large"),
         (exported(n3_seed="{{ range(100000) | random }}"), "No filter named 'random'"),
         (exported(n7_text="{{ lipsum() }}"), "'lipsum' is undefined"),
     ],
