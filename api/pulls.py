@@ -30,7 +30,7 @@ def pulls_blueprint(services: Services) -> Blueprint:
 
 def _pull(services: Services) -> tuple[Response, int]:
     catalogue = services.catalogue()
-    models = [catalogue.find(name) for name in _names(json_request(request))]
+    models = [catalogue.find_with_files(name) for name in _names(json_request(request))]
     for model in models:
         catalogue.licences.check(model, "pull")
     folders = services.model_folders()
@@ -51,7 +51,9 @@ def _names(body: dict[str, Any]) -> list[str]:
     names = body.get("models")
     is_valid = isinstance(names, list) and all(isinstance(name, str) and name.strip() for name in names)
     if not is_valid or not names or len(names) > _MAX_MODELS:
-        raise InvalidValue(f"`models` must be a list of 1 to {_MAX_MODELS} ids of models.", param="models")
+        raise InvalidValue(
+            f"`models` must be a list of 1 to {_MAX_MODELS} ids of models, LoRAs or stages.", param="models"
+        )
     return list(names)
 
 

@@ -15,7 +15,7 @@ from commands.context import handle_errors
 @click.option("--commands", "prints", is_flag=True, help="Print shell commands for the machine of ComfyUI.")
 @handle_errors
 def pull_model(names: tuple[str, ...], removes: bool, is_agreed: bool, dry_run: bool, prints: bool) -> None:
-    """Download the files of the models ID... into the folder of the setting `engine.models_dir`.
+    """Download the files of the models, LoRAs or stages ID... into the folder of the setting `engine.models_dir`.
 
     Files that are there are left as they are. A download goes on where it broke off, also after this command was killed.
     Each file is checked, where the catalogue has its size or hash, before it gets its name. If ComfyUI runs on another

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import click
 
 from commands.context import services
 from commands.licences import ask_for_licences, show_licences
-from compiler import Catalogue, Model
+from compiler import Catalogue, LicenceHolder, Lora, Stage
 from errors import ModelsFolderMissing
 from model_files import FileProgress, PullPlan, plan_pull, plan_removal, remove, shell_commands
-from model_files.download import Cancelled
 from model_files.run_pull import http_options, run_pull
+from model_files.stop_signal import Cancelled
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,9 @@ class PullOptions:
 def run(options: PullOptions) -> None:
     """Raises the errors of `model_files`."""
     catalogue = services().catalogue()
-    models = list({(model := catalogue.find(name)).id: model for name in options.names}.values())
+    models = _unique(catalogue.find_with_files(name) for name in options.names)
     if options.removes:
-        for model in models:
-            _remove(model, catalogue, options)
+        _remove(models, catalogue, options)
         return
     if not _are_licences_accepted(models, options):
         sys.exit(2)
@@ -67,12 +66,20 @@ def run(options: PullOptions) -> None:
     click.echo(f"All files of {', '.join(plan.models)} are there.")
 
 
-def _print_commands(models: Sequence[Model]) -> None:
+def _unique(found: Iterable[LicenceHolder]) -> list[LicenceHolder]:
+    models: list[LicenceHolder] = []
+    for each in found:
+        if each not in models:
+            models.append(each)
+    return models
+
+
+def _print_commands(models: Sequence[LicenceHolder]) -> None:
     for line in shell_commands(models):
         click.echo(line)
 
 
-def _are_licences_accepted(models: Sequence[Model], options: PullOptions) -> bool:
+def _are_licences_accepted(models: Sequence[LicenceHolder], options: PullOptions) -> bool:
     """Shows and asks. Nothing need be accepted to see what would be pulled. Raises LicenceNotAccepted for a denied one."""
     if options.dry_run:
         return show_licences(models)
@@ -88,32 +95,41 @@ def _print_plan(plan: PullPlan) -> None:
         click.echo(f"missing: {file.folder}/{file.name} ({size}{checked}{', gated' if file.gated else ''})")
 
 
-def _remove(model: Model, catalogue: Catalogue, options: PullOptions) -> None:
-    used = {
-        file: f"the template of {other}"
-        for other, proofs in catalogue.proofs.items()
-        for proof in proofs.values()
-        for file in proof.files
-        if other != model.id
-    }
-    for lora in catalogue.loras.values():
-        used[(lora.file.folder, lora.file.name)] = f"the LoRA {lora.id}"
-    for stage in catalogue.stages.values():
-        used |= {(file.folder, file.name): f"the stage {stage.id}" for file in stage.files.values()}
-    removal = plan_removal(model, list(catalogue.models.values()), services().model_folders(), used)
+def _remove(models: Sequence[LicenceHolder], catalogue: Catalogue, options: PullOptions) -> None:
+    names = ", ".join(model.id for model in models)
+    used = _other_users(models, catalogue)
+    removal = plan_removal(models, list(catalogue.models.values()), services().model_folders(), used)
     for name, users in removal.kept.items():
         click.echo(f"kept: {name}, needed by {', '.join(users)}")
     for path in removal.paths:
         click.echo(f"{'would remove' if options.dry_run else 'remove'}: {path}")
     if not removal.paths:
-        click.echo(f"{model.id}: there is nothing to remove.")
+        click.echo(f"{names}: there is nothing to remove.")
         return
     if options.dry_run:
         return
     if not options.is_agreed:
         click.confirm(f"Free {removal.bytes / 1e9:.2f} GB?", abort=True)
     remove(removal)
-    click.echo(f"{model.id}: freed {removal.bytes / 1e9:.2f} GB.")
+    click.echo(f"{names}: freed {removal.bytes / 1e9:.2f} GB.")
+
+
+def _other_users(models: Sequence[LicenceHolder], catalogue: Catalogue) -> Mapping[tuple[str, str], str]:
+    """folder and name of a file -> what needs it, besides `models` and the files that models of the catalogue declare"""
+    removed = {model.id for model in models}
+    used = {
+        file: f"the template of {other}"
+        for other, proofs in catalogue.proofs.items()
+        if other not in removed
+        for proof in proofs.values()
+        for file in proof.files
+    }
+    others: list[Lora | Stage] = [*catalogue.loras.values(), *catalogue.stages.values()]
+    for each in others:
+        if each not in models:
+            kind = "LoRA" if isinstance(each, Lora) else "stage"
+            used |= {(file.folder, file.name): f"the {kind} {each.id}" for file in each.files.values()}
+    return used
 
 
 class _Bar:

@@ -24,6 +24,7 @@ from compiler.catalogue import (
     LoraTags,
     Model,
     OwnFileNote,
+    Stage,
 )
 from compiler.catalogue_file import learned_nodes, parse_catalogue
 from compiler.check import check, find_errors
@@ -84,6 +85,7 @@ __all__ = [
     "SourceImage",
     "SourcePaths",
     "Sources",
+    "Stage",
     "Task",
     "check_image_count",
     "compile_workflow",

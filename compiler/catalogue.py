@@ -208,6 +208,11 @@ class Lora:
     licence: Licence
     strength: float = 1.0
 
+    @property
+    def files(self) -> Mapping[str, File]:
+        """by role"""
+        return {"lora": self.file}
+
 
 LicencePurpose = Literal["draw", "pull"]
 
@@ -344,6 +349,17 @@ class Catalogue:
                 models=known[:MAX_NAMED],
             )
         return self.models[model_id]
+
+    def find_with_files(self, name: str) -> LicenceHolder:
+        """The model, LoRA or stage of this name, in upper or lower case; a model if there are several. Raises
+        ModelNotCurated."""
+        folded = name.strip().casefold()
+        if folded not in self._names:
+            others: list[Lora | Stage] = [*self.loras.values(), *self.stages.values()]
+            for each in others:
+                if each.id.casefold() == folded:
+                    return each
+        return self.find(name)
 
     def proof_of(self, model: Model, task: Task) -> TaskProof:
         """What the check found for this task of the model."""

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from errors import DownloadFailed, EaselError
-from model_files.download import Cancelled
 from model_files.plan import FileProgress
 from model_files.pull_store import PullFolder
 from model_files.run_pull import http_options, run_pull
+from model_files.stop_signal import Cancelled
 
 
 def main(folder: PullFolder, server: int) -> None:

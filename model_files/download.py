@@ -18,17 +18,13 @@ from model_files.http_source import (
 )
 from model_files.part_file import PartFile, locked_part
 from model_files.plan import FileState
-from model_files.stop_signal import StopSignal
+from model_files.stop_signal import Cancelled, StopSignal
 from model_files.weights import Weights
 from system_errors import DISK_FULL
 
 Report = Callable[[FileState, int, str], None]
 """state, bytes that have arrived, and a reason if there is one"""
 _ENOUGH_PROGRESS = 1 << 16
-
-
-class Cancelled(Exception):
-    """The pull was cancelled. What has arrived is kept."""
 
 
 def download(
@@ -159,7 +155,9 @@ class _Attempts:
         offset = part.size if self._can_resume() else 0
         if offset and offset == self._file.size:
             return True
-        with open_at(self._url, offset, part.validator, self._options, gated=self._file.gated) as answer:
+        with open_at(
+            self._url, offset, part.validator, self._options, self._stop, gated=self._file.gated
+        ) as answer:
             self._named = answer.sha256 or self._named
             if answer.is_complete and self._file.size in (None, offset):
                 return True

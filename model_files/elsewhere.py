@@ -5,14 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 
+from model_files.plan import files_of
 from model_files.weights import ModelWithFiles, Weights
 
 
 def shell_commands(models: Sequence[ModelWithFiles]) -> Iterator[str]:
     """The lines of a shell that pull and check the files of `models`, to be run in ComfyUI's folder `models`. The caller has
-    checked their licences."""
-    files = {(file.folder, file.name): file for model in models for file in model.files.values()}
-    for file in files.values():
+    checked their licences. Raises InvalidValue as `files_of` does."""
+    for file in files_of(models, lambda file: (file.folder, file.name)).values():
         yield from _commands(file)
 
 

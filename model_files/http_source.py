@@ -17,12 +17,14 @@ import urllib3
 
 from errors import DownloadFailed, DownloadForbidden, WrongFile
 from loopback import is_loopback
+from model_files.stop_signal import StopSignal
 
 CHUNK_BYTES = 1 << 18
 _MAX_REDIRECTS = 10
 _REDIRECTS = (301, 302, 303, 307, 308)
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
 _SHA256 = re.compile(r'"?([0-9a-f]{64})"?')
+_WHY_UNTRUSTED = re.compile(r"certificate verify failed: ([\w .'\-]+)")
 _NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError)
 
 
@@ -78,10 +80,13 @@ class Answer:
 
 
 @contextmanager
-def open_at(url: str, offset: int, validator: str, options: HttpOptions, *, gated: bool) -> Iterator[Answer]:
+def open_at(
+    url: str, offset: int, validator: str, options: HttpOptions, stop: StopSignal, *, gated: bool
+) -> Iterator[Answer]:
     """Request the bytes of `url` from `offset` on, if its content still has that `validator` (empty: whatever it has).
 
-    Raises TryAgain for what may pass, DownloadForbidden and other DownloadFailed for what does not.
+    Raises TryAgain for what may pass, DownloadForbidden and other DownloadFailed for what does not, and Cancelled after
+    `stop`, however long the server is silent.
     """
     with requests.Session() as session:
         headers = {"User-Agent": "easel", "Accept-Encoding": "identity"}
@@ -90,8 +95,12 @@ def open_at(url: str, offset: int, validator: str, options: HttpOptions, *, gate
             if validator:
                 headers["If-Range"] = validator
         try:
-            response, named = _follow(session, url, headers, options, gated)
+            response, named = stop.wait_for(
+                lambda: _follow(session, url, headers, options, gated), lambda found: found[0].close()
+            )
         except _NETWORK_ERRORS as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise DownloadFailed(_untrusted(url, error)) from None
             raise TryAgain(_reason(error)) from None
         with response:
             yield _answer(response, url, offset, named)
@@ -231,6 +240,14 @@ def _place(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
+def _untrusted(url: str, error: BaseException) -> str:
+    why = _WHY_UNTRUSTED.search(str(error))
+    return (
+        f"The certificate of {_place(url)}, or of the server that it redirects to, is not trusted"
+        f"{f' ({why[1]})' if why else ''}. If it has a CA of its own, set REQUESTS_CA_BUNDLE to the file with that."
+    )
+
+
 def _reason(error: BaseException) -> str:
     """Why the network failed, without the URL, whose query may be a signature."""
     text = type(error).__name__
@@ -243,10 +260,11 @@ def _reason(error: BaseException) -> str:
     return "the connection failed"
 
 
-def size_at(url: str, options: HttpOptions, *, gated: bool) -> int | None:
-    """The size of the file at `url`; None if the server does not tell or does not answer well now."""
+def size_at(url: str, options: HttpOptions, stop: StopSignal, *, gated: bool) -> int | None:
+    """The size of the file at `url`; None if the server does not tell or does not answer well now. Raises what `open_at`
+    raises."""
     try:
-        with open_at(url, 0, "", options, gated=gated) as answer:
+        with open_at(url, 0, "", options, stop, gated=gated) as answer:
             return answer.total
     except TryAgain:
         return None

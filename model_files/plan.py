@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
-from errors import ModelDiskFull
+from errors import InvalidValue, ModelDiskFull
 from model_files.folders import ModelFolders
 from model_files.part_file import part_path
 from model_files.weights import ModelWithFiles, Weights
@@ -49,17 +49,55 @@ class PullPlan:
 
 
 def plan_pull(models: Sequence[ModelWithFiles], folders: ModelFolders) -> PullPlan:
-    """What is missing of `models`. The caller has checked their licences. Raises ModelPathUnsafe."""
-    unique = {(file.folder, file.name): file for model in models for file in model.files.values()}
-    missing = {
-        folders.target(file): file for file in unique.values() if folders.find(file) is None
-    }  # two spellings of a folder may mean one place
+    """What is missing of `models`. The caller has checked their licences. Raises ModelPathUnsafe, and InvalidValue as
+    `files_of` does."""
+    unique = files_of(models, folders.target)  # two spellings of a folder may mean one place
+    missing = {target: file for target, file in unique.items() if folders.find(file) is None}
     return PullPlan(
         tuple(dict.fromkeys(model.id for model in models)),
         tuple(missing.values()),
         tuple(missing),
         len(unique) - len(missing),
     )
+
+
+_Place = TypeVar("_Place", bound=Hashable)
+
+
+def files_of(models: Sequence[ModelWithFiles], place: Callable[[Weights], _Place]) -> dict[_Place, Weights]:
+    """Every file of `models` once, by its `place`. Raises InvalidValue if two of them mean different files by one name: only
+    one of these can be there."""
+    found: dict[_Place, tuple[str, Weights]] = {}
+    for model in models:
+        for file in model.files.values():
+            key = place(file)
+            other, known = found.setdefault(key, (model.id, file))
+            if not _may_be_same(known, file):
+                raise InvalidValue(
+                    f"{other} and {model.id} need different files called {file.folder}/{file.name}: {_source(known)} and "
+                    f"{_source(file)}. Give one of them another `name` in the catalogue, or pull only one of the two.",
+                    param="models",
+                )
+            if _facts(file) > _facts(known):  # such as an entry of the owner's without url
+                found[key] = (model.id, file)
+    return {key: file for key, (_, file) in found.items()}
+
+
+def _may_be_same(first: Weights, second: Weights) -> bool:
+    """Equal hashes decide; else what both know must be equal."""
+    if first.sha256 is not None and second.sha256 is not None:
+        return first.sha256 == second.sha256
+    pairs = ((first.url, second.url), (first.size, second.size))
+    return all(None in pair or pair[0] == pair[1] for pair in pairs)
+
+
+def _facts(file: Weights) -> tuple[bool, bool, bool]:
+    return file.url is not None, file.sha256 is not None, file.size is not None
+
+
+def _source(file: Weights) -> str:
+    size = "" if file.size is None else f" ({file.size:,} bytes)"
+    return f"{file.url or 'one without url'}{size}"
 
 
 def check_space(sizes: Iterable[tuple[Path, int | None]]) -> None:

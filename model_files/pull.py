@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from errors import EaselError, ModelDiskFull
-from model_files.download import Cancelled, download, failure
+from model_files.download import download, failure
 from model_files.folders import ModelFolders
 from model_files.http_source import HttpOptions, check_total, size_at
 from model_files.plan import FileProgress, FileState, PullPlan, check_space
-from model_files.stop_signal import StopSignal
+from model_files.stop_signal import Cancelled, StopSignal
 
 AT_ONCE = 3
 """Files that are pulled at the same time"""
@@ -57,8 +57,8 @@ class Pull:
         def ask(index: int) -> None:
             file, entry = self.plan.files[index], self.progress[index]
             if file.url is not None and not self.stop.is_set():
-                with contextlib.suppress(EaselError):  # its download reports it
-                    entry.size = size_at(file.url, self.options, gated=file.gated)
+                with contextlib.suppress(EaselError, Cancelled):  # its download reports it
+                    entry.size = size_at(file.url, self.options, self.stop, gated=file.gated)
 
         unknown = [index for index, entry in enumerate(self.progress) if entry.size is None]
         with ThreadPoolExecutor(self.at_once) as pool:

@@ -22,23 +22,24 @@ class Removal:
 
 
 def plan_removal(
-    model: ModelWithFiles,
+    models: Sequence[ModelWithFiles],
     others: Sequence[ModelWithFiles],
     folders: ModelFolders,
     also_used: Mapping[tuple[str, str], str] | None = None,
 ) -> Removal:
-    """Which files of `model` can go: those that no model of `others` needs whose files are all there.
+    """Which files of `models` can go: those that no other model of `others` needs whose files are all there.
 
     `also_used`: folder and name of files that something else uses, and what that is. Raises ModelFileBusy,
     ModelPathUnsafe."""
     needed: dict[tuple[str, str], list[str]] = {key: [user] for key, user in (also_used or {}).items()}
     for other in others:
-        if other.id != model.id and all(folders.find(file) for file in other.files.values()):
+        if other not in models and all(folders.find(file) for file in other.files.values()):
             for file in other.files.values():
                 needed.setdefault((file.folder, file.name), []).append(other.id)
     paths: list[Path] = []
     kept: dict[str, tuple[str, ...]] = {}
-    for file in {(file.folder, file.name): file for file in model.files.values()}.values():
+    files = {(file.folder, file.name): file for model in models for file in model.files.values()}
+    for file in files.values():
         if users := needed.get((file.folder, file.name)):
             kept[f"{file.folder}/{file.name}"] = tuple(users)
             continue

@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Mapping
 
 from errors import EaselError
-from model_files.download import Cancelled, failure
+from model_files.download import failure
 from model_files.http_source import HttpOptions
 from model_files.plan import FileProgress
 from model_files.pull import Pull
 from model_files.pull_store import PullFolder, PullState
+from model_files.stop_signal import Cancelled
 
 log = logging.getLogger("easel.pull")
 _STORE_S = 1.0

@@ -5,6 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+
+class Cancelled(Exception):
+    """The pull was cancelled. What has arrived is kept."""
+
+
+_Result = TypeVar("_Result")
 
 
 class StopSignal(threading.Event):
@@ -34,3 +42,46 @@ class StopSignal(threading.Event):
         finally:
             with self._guard:
                 self._transfers.remove(break_off)
+
+    def wait_for(self, call: Callable[[], _Result], discard: Callable[[_Result], None]) -> _Result:
+        """The result of `call`, which runs in a thread of its own, or what it raises. Raises Cancelled at once if the
+        signal is set meanwhile; a result that comes later is given to `discard`."""
+        running = _Running(call, discard)
+        with self.breaks_off(running.ended.set):
+            if not self.is_set():
+                threading.Thread(target=running.run, daemon=True).start()
+                running.ended.wait()
+        return running.result()
+
+
+class _Running(Generic[_Result]):
+    def __init__(self, call: Callable[[], _Result], discard: Callable[[_Result], None]) -> None:
+        self._call, self._discard = call, discard
+        self._guard = threading.Lock()
+        self._is_given_up = False
+        self._results: list[_Result] = []
+        self._error: Exception | None = None
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        try:
+            found = self._call()
+        except Exception as error:
+            self._error = error
+        else:
+            with self._guard:
+                if not self._is_given_up:
+                    self._results.append(found)
+            if not self._results:
+                with contextlib.suppress(Exception):
+                    self._discard(found)
+        self.ended.set()
+
+    def result(self) -> _Result:
+        with self._guard:
+            self._is_given_up = True
+            if self._results:
+                return self._results[0]
+        if self._error is not None:
+            raise self._error
+        raise Cancelled

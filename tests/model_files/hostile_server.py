@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -107,6 +109,11 @@ def stall_after(count: int) -> Behaviour:
     return behave
 
 
+def silent(request: Request) -> None:
+    """Takes the request and says nothing."""
+    request.stopped.wait(60)
+
+
 def trickle(request: Request) -> None:
     """Sends a byte now and then."""
     start = request.good_head()
@@ -181,7 +188,8 @@ class HostileServer:
 
 
 @contextmanager
-def hostile_server() -> Iterator[HostileServer]:
+def hostile_server(*, certificate: Path | None = None) -> Iterator[HostileServer]:
+    """`certificate`: of a server that speaks TLS; its key is beside it."""
     stopped = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
@@ -208,7 +216,14 @@ def hostile_server() -> Iterator[HostileServer]:
 
     listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     listener.daemon_threads = True
-    server = HostileServer(f"http://127.0.0.1:{listener.server_port}")
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, certificate.with_name("key.pem"))
+        listener.socket = context.wrap_socket(
+            listener.socket, server_side=True, do_handshake_on_connect=False
+        )
+    scheme = "https" if certificate else "http"
+    server = HostileServer(f"{scheme}://127.0.0.1:{listener.server_port}")
     thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:

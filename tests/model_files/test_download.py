@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 from errors import DownloadFailed, DownloadForbidden, EaselError, ModelDiskFull, ModelPathUnsafe, WrongFile
-from model_files.download import Cancelled
 from model_files.folders import ModelFolders
 from model_files.http_source import HttpOptions
 from model_files.plan import plan_pull
 from model_files.pull import Pull
 from model_files.pull_store import StoredFile
+from model_files.stop_signal import Cancelled
 from tests.conftest import ROOT
 from tests.model_files.hostile_server import (
     Behaviour,

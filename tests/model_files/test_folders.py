@@ -85,7 +85,7 @@ def test_removing_a_model_keeps_what_models_that_are_there_need(models_dir: Path
     folders = ModelFolders(models_dir)
     put(folders, "own", "shared", "half")
     others = [model("whole", "shared"), model("partial", "half", "absent")]
-    removal = plan_removal(model("m", "own", "shared", "half"), others, folders)
+    removal = plan_removal([model("m", "own", "shared", "half")], others, folders)
     assert [path.name for path in removal.paths] == ["own", "half"]
     assert removal.kept == {"checkpoints/shared": ("whole",)}
     remove(removal)
@@ -95,14 +95,14 @@ def test_removing_a_model_keeps_what_models_that_are_there_need(models_dir: Path
 def test_removing_a_model_keeps_what_something_else_uses(models_dir: Path) -> None:
     folders = ModelFolders(models_dir)
     put(folders, "own")
-    kept = plan_removal(model("m", "own"), [], folders, {("checkpoints", "own"): "the stage upscale"})
+    kept = plan_removal([model("m", "own")], [], folders, {("checkpoints", "own"): "the stage upscale"})
     assert (kept.paths, kept.kept) == ((), {"checkpoints/own": ("the stage upscale",)})
 
 
 def test_removing_frees_parts_and_wrong_files_too(models_dir: Path) -> None:
     folders = ModelFolders(models_dir)
     put(folders, "own.part", "own.part.json", "own.wrong", "other.part")
-    remove(plan_removal(model("m", "own"), [], folders))
+    remove(plan_removal([model("m", "own")], [], folders))
     assert [path.name for path in (models_dir / "checkpoints").iterdir()] == ["other.part"]
 
 
@@ -114,14 +114,14 @@ def test_a_file_that_is_being_pulled_is_not_removed(models_dir: Path) -> None:
         locked_part(folders.target(weights(None)), lambda: False, lambda: None, threading.Event()),
         pytest.raises(ModelFileBusy),
     ):
-        plan_removal(model("m", "a.safetensors"), [], folders)
+        plan_removal([model("m", "a.safetensors")], [], folders)
 
 
 def test_files_of_extra_folders_are_not_removed(models_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "webui").mkdir()
     (tmp_path / "webui/own").write_bytes(b"x")
     folders = ModelFolders(models_dir, {"checkpoints": [tmp_path / "webui"]})
-    assert plan_removal(model("m", "own"), [], folders).paths == ()
+    assert plan_removal([model("m", "own")], [], folders).paths == ()
 
 
 def test_commands_for_another_machine_are_quoted_and_check_the_hash() -> None:
