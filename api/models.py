@@ -266,6 +266,7 @@ def model_entry(
         "disk_gb": model.disk_gb,
         "min_vram_gb": model.min_vram_gb,
         "needs_comfyui": catalogue.needed_version(model),
+        "unverified": list(catalogue.unverified(model)),
         "engine": state.facts if state else None,
     }
 

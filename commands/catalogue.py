@@ -146,8 +146,10 @@ def _print_model(checked: _Checked, catalogue: Catalogue, width: int) -> None:
         denied = catalogue.licences.state(model) == "denied"
         licence = f"licence {'denied' if denied else 'not accepted'}: {model.licence.name}"
     needs = f"  needs ComfyUI {state.needs_comfyui} or newer" if state and state.needs_comfyui else ""
+    unverified = ", ".join(catalogue.unverified(model))
+    mark = f"  unverified: {unverified}" if unverified else ""
     line = f"  {model.id:<{width}}  {model.family:<18}  {disk:>8}  {_memory(model, state):<15}  {licence}"
-    click.echo(f"{line.rstrip()}{needs}")
+    click.echo(f"{line.rstrip()}{needs}{mark}")
     for faults, tasks in _tasks_by_faults(checked.faults).items():
         click.echo(f"      {', '.join(tasks)}:")
         for fault in faults:
@@ -215,6 +217,11 @@ def _print_notes(checked: Sequence[_Checked], catalogue: Catalogue) -> None:
     elif not catalogue.own_faults:
         workflows = {name for each in checked for name in each.model.workflows.values()}
         click.echo(f"{len(checked)} models and {len(workflows)} workflows are valid.")
+    if unverified := sum(bool(catalogue.unverified(each.model)) for each in checked):
+        click.echo(
+            f"Unverified: {unverified}. What these use is known from ComfyUI's documentation only; `flask snapshot-nodes "
+            "URL` learns it from a ComfyUI that has it."
+        )
     if any(each.state for each in checked):
         counts = {group: sum(each.group == group for each in checked) for group in _HEADINGS}
         parts = [f"{_HEADINGS[group][0]}: {count}" for group, count in counts.items() if count]
@@ -255,5 +262,6 @@ def _entry(checked: _Checked, catalogue: Catalogue) -> dict[str, Any]:
         "disk_gb": model.disk_gb,
         "min_vram_gb": model.min_vram_gb,
         "needs_comfyui": catalogue.needed_version(model),
+        "unverified": list(catalogue.unverified(model)),
         "engine": checked.state.facts if checked.state else None,
     }

@@ -40,17 +40,20 @@ def model_table() -> str:
     """The models of the shipped catalogue."""
     root = DOCS.parent
     paths = SourcePaths(root / "catalogue.yaml", root / "templates_wf", root / "schemas")
-    catalogue = load_catalogue(read_sources(paths), proved=())
+    catalogue = load_catalogue(read_sources(paths))
     rows = [
-        "| Model | | Tasks | Disk | GPU memory | Licence | Commercial use | Workflow |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| Model | | Tasks | Disk | GPU memory | ComfyUI | Licence | Commercial use | Workflow |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for model in catalogue.models.values():
         disk = f"{model.disk_gb} GB" if model.disk_gb else ""
         memory = f"{model.min_vram_gb} GB" if model.min_vram_gb else ""
+        version = catalogue.needed_version(model) or ""
+        if catalogue.unverified(model):
+            version += ", unverified"
         use = "yes" if model.licence.commercial is True else model.licence.commercial or "no"
         cells = (
-            *(f"`{model.id}`", model.title, ", ".join(model.workflows), disk, memory),
+            *(f"`{model.id}`", model.title, ", ".join(model.workflows), disk, memory, version),
             *(model.licence.name, use, f"`{next(iter(model.workflows.values()))}`"),
         )
         rows.append(f"| {' | '.join(map(str, cells))} |")

@@ -11,6 +11,7 @@ import click
 
 from commands.context import engine_at, handle_errors, services, write_file
 from compiler import SourcePaths, learned_nodes, read_sources
+from compiler.documented_nodes import documented_classes
 from compiler.node_records import (
     NodeFacts,
     add_learned,
@@ -56,10 +57,16 @@ def snapshot_nodes(source: str, nodes: tuple[str, ...], version: str | None, shi
     more = set(json.loads((paths.schemas / MORE_NODES).read_text("utf-8"))["nodes"]) if shipped else set()
     everything, source_version = _read(source, version, {*classes, *more}, all_of_file=shipped)
     object_info = {name: entry for name, entry in everything.items() if name in classes}
-    missing = sorted(required - set(object_info) - set(before["nodes"]))
+    documented = documented_classes(read_sources(paths).documented_nodes)
+    missing = sorted(required - set(object_info) - set(before["nodes"]) - documented)
     if missing:
         raise NodesMissing(f"{source} has no node {', '.join(missing)}.", nodes=missing)
     if shipped:
+        if _is_sketch(source) and documented & set(object_info):
+            raise InvalidValue(
+                f"{source} is a sketch engine that also has nodes which only ComfyUI's documentation describes. "
+                "schemas/nodes.json is written from a ComfyUI, or a file with its /object_info."
+            )
         facts = read_yaml((paths.schemas / "node_facts.yaml").read_text("utf-8"))
         after = record_nodes(known, object_info, version=source_version, classes=classes, facts=facts)
         target, text = paths.schemas / "nodes.json", nodes_text(after)

@@ -16,7 +16,7 @@ from compiler.render import TemplateRenderer
 from compiler.signatures import Signatures
 from compiler.size import Size, SizeRule
 from compiler.values import TASKS, ImageCount, Task
-from compiler.versions import Marks, Needs, derived_needs, newest_first
+from compiler.versions import Marks, Needs, derived_needs, is_older, newest_first
 from errors import MAX_NAMED, ModelNotCurated, list_names
 
 LoraTags = Literal["apply", "refuse", "text"]
@@ -271,6 +271,8 @@ class TaskProof:
     """folder and name of each file that the template names itself"""
     marks: Marks = ()
     """The versions of ComfyUI that have what the graph uses, where not all do"""
+    unverified: tuple[str, ...] = ()
+    """What the graph uses that only the documentation of ComfyUI describes, see compiler/documented_nodes.py"""
 
 
 _UNCHECKED = TaskProof()
@@ -383,6 +385,15 @@ class Catalogue:
         """The oldest ComfyUI that is known to draw all tasks of the model; None if none is known to be too old."""
         needs = newest_first({need for task in model.workflows for need in self.needs(model, task)})
         return needs[0].comfyui if needs else None
+
+    def unverified(self, model: Model) -> tuple[str, ...]:
+        """What the model uses that no recorded ComfyUI has, so that nobody could check it there: node classes, choices,
+        and the version that it says it needs. Empty if its graphs were checked against a recorded version."""
+        parts = {part for task in model.workflows for part in self.proof_of(model, task).unverified}
+        versions = self.nodes.get("versions", ())
+        if model.needs and versions and all(is_older(each, model.needs.comfyui) for each in versions):
+            parts.add(f"ComfyUI {model.needs.comfyui}")
+        return tuple(sorted(parts))
 
     @cached_property
     def _derived_needs(self) -> dict[Marks, tuple[Needs, ...]]:

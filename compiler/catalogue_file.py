@@ -32,6 +32,7 @@ from compiler.catalogue_checks import (
     missing_template,
     unknown_choices,
 )
+from compiler.documented_nodes import with_documented
 from compiler.engine_files import with_slashes
 from compiler.named_entries import NamedEntries
 from compiler.node_records import NodeFacts, add_learned, record_faults, with_facts
@@ -99,12 +100,13 @@ def parse_catalogue(sources: Sources) -> Catalogue:
 
 
 def known_nodes(sources: Sources, user_facts: NodeFacts) -> dict[str, Any]:
-    """The content of nodes.json, with the nodes learned from the user's engines and all facts about them. `learned` are
-    the versions of these engines, `complete` those of nodes.json, whose nodes are all known. Raises CatalogueInvalid."""
+    """The content of nodes.json, with the nodes learned from the user's engines, those that only the documentation has,
+    and all facts about them. `learned` are the versions of these engines, `complete` those of nodes.json, whose nodes are
+    all known. Raises CatalogueInvalid."""
     document = json.loads(sources.nodes)
     learned = parse_learned(sources.learned_nodes)
     facts = merged_facts(read_yaml(sources.node_facts), user_facts)
-    merged = add_learned(document, learned)
+    merged = with_documented(add_learned(document, learned), sources.documented_nodes)
     return {
         **merged,
         "learned": list(learned["versions"]),

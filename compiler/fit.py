@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from compiler.catalogue import File
-from compiler.check import is_out_of_range
+from compiler.check import find_errors_in, is_out_of_range
 from compiler.engine_files import FileMatch, find_file, with_slashes
+from compiler.link_types import LinkTypes
 from compiler.links import sources_of
 from compiler.signatures import InputSignature, NodeSignature, Signatures, plain_value
 from compiler.values import Nodes
@@ -67,7 +68,8 @@ def fit(
 
     Inputs that the engine requires and the graph does not set get their defaults. Inputs that the engine does not have
     are removed if they have their default value. File names get the engine's spelling. `files` are the model's files, to
-    report folder and download URL of a missing one. Raises NodesMissing or FilesMissing.
+    report folder and download URL of a missing one. Raises NodesMissing, also if a node that only the documentation
+    describes is another one in the engine, or FilesMissing.
     """
     classes = sorted({node["class_type"] for node in nodes.values()} - set(live))
     if classes:
@@ -77,7 +79,7 @@ def fit(
     missing = list(missing_files(nodes, live, signatures))
     if missing:
         raise _files_missing(missing, files, engine)
-    return {
+    fitted = {
         node_id: {
             **node,
             "inputs": _fitted(
@@ -86,6 +88,24 @@ def fit(
         }
         for node_id, node in nodes.items()
     }
+    _check_documented(fitted, live, signatures, engine)
+    return fitted
+
+
+def _check_documented(nodes: Nodes, live: Signatures, signatures: Signatures, engine: EngineName) -> None:
+    """What the documentation says about a node may be wrong: compare each such node, and those that it is linked to, with
+    what the engine says."""
+    documented = {node_id for node_id, node in nodes.items() if signatures[node["class_type"]].documented}
+    if not documented:
+        return
+    users = {node_id for node_id in nodes if documented & set(sources_of(nodes, node_id))}
+    for error in find_errors_in(sorted(documented | users), nodes, live, engine.name, LinkTypes(nodes, live)):
+        class_type = nodes[error.node]["class_type"]
+        raise NodesMissing(
+            f"{engine.name}'s {class_type} differs from ComfyUI's documentation. {error}. `flask snapshot-nodes URL` "
+            "learns the node as it is; then `flask check-catalogue` says what to correct in the template.",
+            node=error.node, class_type=class_type, input=error.input,
+        )  # fmt: skip
 
 
 def _check_outputs(nodes: Nodes, live: Signatures, engine: EngineName) -> None:

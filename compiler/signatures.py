@@ -45,6 +45,8 @@ class InputSignature:
     """The ComfyUI versions that have this input; empty if all have it."""
     choices_in: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """choice as text -> the ComfyUI versions that have it, for those that not all have"""
+    documented_choices: tuple[str, ...] = ()
+    """Choices that only the documentation of ComfyUI describes"""
     match: str | None = None
     """Inputs and outputs of a node with the same match have the same type."""
     widget: bool = False
@@ -98,6 +100,8 @@ class NodeSignature:
     """The node takes inputs that `/object_info` does not list."""
     only_in: tuple[str, ...] = ()
     """The ComfyUI versions that have this node; empty if all have it, or if that is not known."""
+    documented: bool = False
+    """Only the documentation of ComfyUI describes it: see compiler/documented_nodes.py"""
 
     def inputs_for(self, values: Mapping[str, Any]) -> Mapping[str, InputSignature]:
         """The inputs that a node has in an API graph, by full name, if `values` are its inputs in that graph."""
@@ -138,6 +142,7 @@ def _node(entry: NodeRecord) -> NodeSignature:
         output_matches=tuple(entry.get("output_matches", ())),
         more_inputs=entry.get("more_inputs", False),
         only_in=tuple(entry.get("only_in", ())),
+        documented=entry.get("documented", False),
     )
 
 
@@ -160,6 +165,7 @@ def _input(entry: Mapping[str, Any]) -> InputSignature:
         also=tuple(entry.get("also", ())),
         only_in=tuple(entry.get("only_in", ())),
         choices_in={choice: tuple(versions) for choice, versions in entry.get("choices_in", {}).items()},
+        documented_choices=tuple(entry.get("documented_choices", ())),
         widget=entry.get("widget", False),
         several=entry.get("several", False),
         socket=entry.get("socket", False),

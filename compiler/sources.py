@@ -6,11 +6,12 @@ import contextlib
 import json
 import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from compiler.documented_nodes import DOCUMENTED_NODES, documented_classes
 from errors import CatalogueInvalid
 from schemas import nearest
 
@@ -58,6 +59,7 @@ class SourcePaths:
         return [
             self.catalogue,
             self.schemas / "nodes.json",
+            self.schemas / DOCUMENTED_NODES,
             self.schemas / "node_facts.yaml",
             *([self.learned_nodes] if self.learned_nodes else []),
             self.schemas / "sampling_names.yaml",
@@ -80,6 +82,8 @@ class Sources:
     sampling_names: str
     templates: Mapping[str, str]
     """file name -> text"""
+    documented_nodes: str = ""
+    """Nodes that no recorded ComfyUI has; empty if there are none"""
     own_folder: str = ""
     """The name of the owner's folder, as messages show it"""
     own_entries: Mapping[str, str] = field(default_factory=dict)
@@ -115,15 +119,19 @@ def read_sources(paths: SourcePaths) -> Sources:
     """Read all files. Raises CatalogueInvalid if one cannot be read that is not in the owner's folder."""
     own = _read_own(paths.own_folder)
     templates = {path.name: _read(path) for path in sorted(paths.templates.glob(f"*{TEMPLATE_SUFFIX}"))}
+    documented = _read_documented(paths.schemas / DOCUMENTED_NODES)
     return Sources(
         catalogue_name=paths.catalogue.name,
         catalogue=_read(paths.catalogue),
         catalogue_schema=_read(paths.schemas / "catalogue.schema.json"),
-        nodes=_read_nodes(paths, (*templates.values(), *own.templates.values())),
+        nodes=_read_nodes(
+            paths, (*templates.values(), *own.templates.values()), documented_classes(documented)
+        ),
         node_facts=_read(paths.schemas / "node_facts.yaml"),
         learned_nodes=read_learned_nodes(paths),
         sampling_names=_read(paths.schemas / "sampling_names.yaml"),
         templates=templates,
+        documented_nodes=documented,
         own_folder=own.folder,
         own_entries=own.entries,
         own_templates=own.templates,
@@ -175,10 +183,10 @@ def _read_own_file(path: Path) -> str:
     return _read(path, MAX_OWN_FILE_BYTES)
 
 
-def _read_nodes(paths: SourcePaths, templates: Iterable[str]) -> str:
+def _read_nodes(paths: SourcePaths, templates: Iterable[str], documented: Set[str]) -> str:
     """The content of nodes.json, with those of MORE_NODES that a template names, or seems to mean by a misspelt name."""
     text = _read(paths.schemas / "nodes.json")
-    used = {name for template in templates for name in classes_in(template)}
+    used = {name for template in templates for name in classes_in(template)} - documented
     if all(f'"{name}":' in text for name in used):
         return text
     document, more = json.loads(text), read_more_nodes(paths)
@@ -192,6 +200,10 @@ def read_more_nodes(paths: SourcePaths) -> dict[str, Any]:
     """The records in MORE_NODES by class; empty if the file does not exist. Raises CatalogueInvalid."""
     path = paths.schemas / MORE_NODES
     return dict(json.loads(_read(path))["nodes"]) if path.exists() else {}
+
+
+def _read_documented(path: Path) -> str:
+    return _read(path) if path.exists() else ""
 
 
 def _read_proofs(path: Path | None) -> str:

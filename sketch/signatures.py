@@ -1,5 +1,6 @@
 """The nodes of a ComfyUI 0.33.0 and their inputs, read from `nodes.json`, and the lists of model files. Both files are
-read again when they change. Nodes learned from another ComfyUI are offered as that one has them."""
+read again when they change. Nodes learned from another ComfyUI are offered as that one has them, and those that only the
+documentation describes as it does."""
 
 from __future__ import annotations
 
@@ -126,7 +127,7 @@ class Signatures:
 
     def _read(self) -> None:
         document = read_nodes(self._path)
-        reader = _Reader({VERSION, *document.get("learned", ())})
+        reader = _Reader({VERSION, *document.get("learned", ()), *document.get("documented", ())})
         self._nodes = {
             **self._nodes,
             **{name: reader.node(entry) for name, entry in document["nodes"].items()},

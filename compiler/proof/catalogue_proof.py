@@ -10,10 +10,9 @@ from typing import Any
 from compiler.catalogue import Catalogue, Model, TaskProof, Workflow
 from compiler.proof.changes import Traits
 from compiler.proof.kept_proofs import Digests, is_kept, read_proofs, write_proofs
-from compiler.proof.model_proof import model_faults, model_marks
-from compiler.proof.template_proof import TemplateProof, failed_proof, failure, prove_template
+from compiler.proof.model_proof import model_faults, used_parts
+from compiler.proof.template_proof import TemplateProof, UsedParts, failed_proof, failure, prove_template
 from compiler.values import Task
-from compiler.versions import Marks
 
 log = logging.getLogger("easel.catalogue")
 
@@ -73,6 +72,7 @@ def _content_key(model: Model) -> _Key:
 
 def _prove_model(model: Model, proofs: _TemplateProofs) -> dict[Task, TaskProof]:
     by_task = {task: proofs.get(model, task) for task in model.workflows}
+    used = {task: proofs.used_parts(model, task, proof) for task, proof in by_task.items()}
     return {
         task: TaskProof(
             faults=(
@@ -83,7 +83,8 @@ def _prove_model(model: Model, proofs: _TemplateProofs) -> dict[Task, TaskProof]
             ),
             has_seed=proof.has_seed,
             files=proof.files,
-            marks=proofs.marks(model, task, proof),
+            marks=used[task].marks,
+            unverified=used[task].unverified,
         )
         for task, proof in by_task.items()
     }
@@ -141,12 +142,12 @@ class _TemplateProofs:
             log.exception("cannot prove %s for the model %s, task %s", workflow.template, model.id, task)
             return [failure(workflow.template, error)]
 
-    def marks(self, model: Model, task: Task, proof: TemplateProof) -> Marks:
+    def used_parts(self, model: Model, task: Task, proof: TemplateProof) -> UsedParts:
         workflow = self._catalogue.workflows[model.workflows[task]]
         try:
-            return model_marks(self._catalogue, model, workflow, task, proof)
+            return used_parts(self._catalogue, model, workflow, task, proof)
         except Exception:  # The graph is faulty, which `model_faults` says.
-            return ()
+            return UsedParts()
 
     def _workflow_key(self, workflow: Workflow, task: Task) -> _Key:
         key = self._workflow_keys.get((workflow.id, task))

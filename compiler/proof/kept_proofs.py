@@ -127,7 +127,12 @@ def is_kept(proofs: ModelProofs) -> bool:
 
 def _written_model(proofs: ModelProofs) -> dict[str, Any]:
     return {
-        task: {"has_seed": proof.has_seed, "files": proof.files, "marks": proof.marks}
+        task: {
+            "has_seed": proof.has_seed,
+            "files": proof.files,
+            "marks": proof.marks,
+            **({"unverified": proof.unverified} if proof.unverified else {}),
+        }
         for task, proof in proofs.items()
     }
 
@@ -138,6 +143,7 @@ def _read_model(entry: Mapping[Task, Any]) -> ModelProofs:
             has_seed=bool(each["has_seed"]),
             files=tuple((str(a), str(b)) for a, b in each["files"]),
             marks=tuple(tuple(map(str, versions)) for versions in each["marks"]),
+            unverified=tuple(map(str, each.get("unverified", ()))),
         )
         for task, each in entry.items()
     }

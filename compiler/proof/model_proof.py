@@ -8,14 +8,15 @@ from typing import Any
 
 from compiler.answer import describe
 from compiler.catalogue import Catalogue, Model, Workflow
+from compiler.documented_nodes import unverified_parts
 from compiler.graph import render_nodes
 from compiler.proof.canvas import content, size_place
-from compiler.proof.template_proof import Prover, TemplateProof, say
+from compiler.proof.template_proof import Prover, TemplateProof, UsedParts, say
 from compiler.proof.trial_graph import TrialGraph, Values, changed_places
 from compiler.resolve import default_value
 from compiler.size import Size
 from compiler.values import Task
-from compiler.versions import Marks, marks_of
+from compiler.versions import marks_of
 from schemas.explain import given_value
 
 _MAX_CACHED = 10_000
@@ -73,20 +74,21 @@ def _own_defaults(model: Model, workflow: Workflow, task: Task, base: TrialGraph
     return {name: value for name, value in own.items() if value != base.values[name]}
 
 
-def model_marks(
+def used_parts(
     catalogue: Catalogue, model: Model, workflow: Workflow, task: Task, proof: TemplateProof
-) -> Marks:
-    """The marks of the graph that this model draws by default; empty if it has none."""
+) -> UsedParts:
+    """Those of the graph that this model draws by default; empty if it has none."""
     if proof.base is None:
-        return ()
+        return UsedParts()
     changed = _own_defaults(model, workflow, task, proof.base)
     key = repr(changed)
-    if key not in proof.marks:
+    if key not in proof.used_parts:
         nodes = proof.base.nodes
         if changed:
             nodes = render_nodes(workflow.template, {**proof.base.values, **changed}, catalogue)
-        proof.marks[key] = marks_of(nodes, catalogue.signatures)
-    return proof.marks[key]
+        signatures = catalogue.signatures
+        proof.used_parts[key] = UsedParts(marks_of(nodes, signatures), unverified_parts(nodes, signatures))
+    return proof.used_parts[key]
 
 
 def _with_key(kind: str, values: Any, said: str) -> tuple[str, Trial]:

@@ -56,6 +56,14 @@ class SideRange:
 
 
 @dataclass(frozen=True)
+class UsedParts:
+    """What a graph uses that not every ComfyUI has: the versions that have it, and what only the documentation has."""
+
+    marks: Marks = ()
+    unverified: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class UnusedRole:
     """A role of `files` that changes nothing. `is_literal`: a node names a file itself where the role belongs."""
 
@@ -87,8 +95,8 @@ class TemplateProof:
     patterns: Patterns | None = None
     trials: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """The faults of values that only some models have, by these values"""
-    marks: dict[str, Marks] = field(default_factory=dict)
-    """The marks of the graph, by the values that only some models have"""
+    used_parts: dict[str, UsedParts] = field(default_factory=dict)
+    """Those of the graph, by the values that only some models have"""
 
 
 def prove_template(

@@ -94,7 +94,8 @@ def test_the_kept_proofs_are_those_that_the_proof_makes() -> None:
 )
 def test_a_prompt_stays_text_whatever_it_contains(model: Model, prompt: str) -> None:
     (graph,) = compile_workflow(request_for(model, "generate", prompt), CATALOGUE).graphs
-    assert any(prompt in str(node["inputs"].get("text", "")) for node in graph.nodes.values())
+    texts = [node["inputs"].get(name) for node in graph.nodes.values() for name in ("text", "prompt")]
+    assert any(prompt in str(text) for text in texts)
     assert "evil" not in graph.nodes
 
 
