@@ -246,7 +246,8 @@ class _NodeSource:
 
     def signatures(self, classes: set[str]) -> Signatures:
         """The signatures of `classes`, without those that nothing knows: a file may have them where they do not run."""
-        records = dict(self._known)
+        documented = {name: record for name, record in self._known.items() if record.get("documented")}
+        records = {name: record for name, record in self._known.items() if name not in documented}
         if self._is_file:
             self._fetched |= {name: entry for name, entry in self._file.items() if name in classes}
         elif self._named is not None:
@@ -263,7 +264,7 @@ class _NodeSource:
                 self.engine = None  # asked once, not for each template of a list
                 click.echo(f"{error.message} Nodes that Easel does not know are missing therefore.", err=True)
         fetched = {name: without_files(node_record(entry)) for name, entry in self._fetched.items()}
-        records |= with_facts(fetched, self._facts)
+        records = {**documented, **records, **with_facts(fetched, self._facts)}
         return parse_signatures({"nodes": {name: records[name] for name in classes if name in records}})
 
     def refuse_paid(self, classes: set[str]) -> None:
@@ -281,7 +282,8 @@ class _NodeSource:
     @contextlib.contextmanager
     def learned(self, classes: frozenset[str]) -> Iterator[None]:
         """Keep the signatures of classes that Easel did not know, for the server; not if the block raises an error."""
-        known = {*self._known, *read_more_nodes(self._paths)}
+        known = {name for name, record in self._known.items() if not record.get("documented")}
+        known |= set(read_more_nodes(self._paths))
         new = {name: entry for name, entry in self._fetched.items() if name in classes and name not in known}
         if not new:
             yield

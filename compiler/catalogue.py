@@ -16,7 +16,7 @@ from compiler.render import TemplateRenderer
 from compiler.signatures import Signatures
 from compiler.size import Size, SizeRule
 from compiler.values import TASKS, ImageCount, Task
-from compiler.versions import Marks, Needs, derived_needs, is_older, newest_first
+from compiler.versions import Marks, Needs, derived_needs, is_at_least, newest_first
 from errors import MAX_NAMED, ModelNotCurated, list_names
 
 LoraTags = Literal["apply", "refuse", "text"]
@@ -391,7 +391,7 @@ class Catalogue:
         and the version that it says it needs. Empty if its graphs were checked against a recorded version."""
         parts = {part for task in model.workflows for part in self.proof_of(model, task).unverified}
         versions = self.nodes.get("versions", ())
-        if model.needs and versions and all(is_older(each, model.needs.comfyui) for each in versions):
+        if model.needs and not any(is_at_least(each, model.needs.comfyui) for each in versions):
             parts.add(f"ComfyUI {model.needs.comfyui}")
         return tuple(sorted(parts))
 

@@ -106,7 +106,7 @@ def known_nodes(sources: Sources, user_facts: NodeFacts) -> dict[str, Any]:
     document = json.loads(sources.nodes)
     learned = parse_learned(sources.learned_nodes)
     facts = merged_facts(read_yaml(sources.node_facts), user_facts)
-    merged = with_documented(add_learned(document, learned), sources.documented_nodes)
+    merged = with_documented(add_learned(document, learned), learned, sources.documented_nodes)
     return {
         **merged,
         "learned": list(learned["versions"]),

@@ -13,6 +13,7 @@ from typing import Any
 
 from compiler.node_records import version_key
 from compiler.signatures import Signatures, plain_value
+from compiler.versions import is_at_least
 
 DOCUMENTED_NODES = "documented_nodes.json"
 
@@ -22,12 +23,12 @@ def documented_classes(text: str) -> frozenset[str]:
     return frozenset(json.loads(text)["nodes"]) if text else frozenset()
 
 
-def with_documented(known: Mapping[str, Any], text: str) -> dict[str, Any]:
+def with_documented(known: Mapping[str, Any], learned: Mapping[str, Any], text: str) -> dict[str, Any]:
     """`known` (nodes.json with the learned nodes) with what only the documentation describes; `text` is the content of the
     file, or empty. Its versions are listed as `documented`.
 
-    A class that some engine has is that engine's. A choice that a recorded version of `since` or newer lacks was removed,
-    or never existed.
+    A class that some engine has is that engine's. A choice that a class learned from an engine of `since` or newer lacks
+    was removed, or never existed.
     """
     if not text:
         return dict(known)
@@ -38,14 +39,13 @@ def with_documented(known: Mapping[str, Any], text: str) -> dict[str, Any]:
             others = {key: value for key, value in record.items() if key != "since"}
             nodes[name] = {**others, "only_in": [record["since"]], "documented": True}
             versions.add(record["since"])
-    newest = max(known["versions"], key=version_key)
     for name, inputs in documented["choices"].items():
         for key, choices in inputs.items():
             entry = nodes.get(name, {}).get("inputs", {}).get(key, {})
             added = {
                 choice: since
                 for choice, since in choices.items()
-                if choice not in entry.get("choices", (choice,)) and version_key(newest) < version_key(since)
+                if choice not in entry.get("choices", (choice,)) and not _was_learned(name, since, learned)
             }
             if added:
                 nodes[name] = {
@@ -54,6 +54,12 @@ def with_documented(known: Mapping[str, Any], text: str) -> dict[str, Any]:
                 }
                 versions |= set(added.values())
     return {**known, "nodes": nodes, "documented": sorted(versions, key=version_key)}
+
+
+def _was_learned(name: str, since: str, learned: Mapping[str, Any]) -> bool:
+    """Whether an engine of version `since` or newer has described this class."""
+    versions = learned["versions"].items()
+    return any(name in records and is_at_least(version, since) for version, records in versions)
 
 
 def _with_choices(entry: Mapping[str, Any], added: Mapping[str, str]) -> dict[str, Any]:

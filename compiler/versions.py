@@ -34,6 +34,12 @@ def is_older(version: str, other: str) -> bool:
     return given is not None and limit is not None and given < limit
 
 
+def is_at_least(version: str, other: str) -> bool:
+    """Whether `version` is certainly `other` or newer. A version that is no number is not."""
+    given, limit = _numbers(version), _numbers(other)
+    return given is not None and limit is not None and given >= limit
+
+
 @dataclass(frozen=True)
 class Needs:
     """ComfyUI `comfyui` or a newer one. `too_old`: the newest version that is known not to do, if versions between both

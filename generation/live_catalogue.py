@@ -220,6 +220,7 @@ class LiveCatalogue:
         self._keep_proofs(catalogue, sources)
         _log_own_faults(catalogue)
         _log_undrawable(catalogue)
+        _log_unverified(catalogue)
         return catalogue
 
     def _keep_proofs(self, catalogue: Catalogue, sources: Sources) -> None:
@@ -350,6 +351,16 @@ def _log_own_faults(catalogue: Catalogue) -> None:
         log.info("%s", note)
     if len(overrides) > _MAX_LOGGED:
         log.info("and %d more, which `flask check-catalogue` lists", len(overrides) - _MAX_LOGGED)
+
+
+def _log_unverified(catalogue: Catalogue) -> None:
+    found = [model.id for model in catalogue.models.values() if catalogue.unverified(model)]
+    if found:
+        log.info(
+            "%d models are unverified, no recorded ComfyUI has what they use: %s",
+            len(found),
+            list_names(found),
+        )
 
 
 def _log_undrawable(catalogue: Catalogue) -> None:

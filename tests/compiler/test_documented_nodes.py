@@ -149,6 +149,12 @@ def test_a_choice_that_a_new_engine_lacks_does_not_exist() -> None:
     assert "input 'type': the value is not one of the choices" in fault
 
 
+@pytest.mark.parametrize("version", ["imported", "0.99.0"])
+def test_another_class_that_an_engine_has_says_nothing_about_the_choice(version: str) -> None:
+    catalogue = load(sources(QUANTUM, learned={"Custom": NODE_INFO}, version=version))
+    assert unverified(catalogue) == ("CLIPLoader.type quantum",)
+
+
 def test_kept_proofs_know_what_is_unverified() -> None:
     known = sources(exported(add=SHARPENED, n9_images=["12", 0]))
     catalogue = load_catalogue(known)
