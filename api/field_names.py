@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from api.field_values import convert_fields
+from api.outpaint import FLAT_FIELDS
 from api.prompt_fields import extract_extra_args, flat_sample_params, split_prompt
 from api.request_images import is_image_name, is_markup_name, is_mask_name
 from api.unsupported_fields import REFUSED_FIELDS, REFUSED_WITH_AN_IMAGE
@@ -133,6 +134,7 @@ def _is_known(name: str) -> bool:
         or name in _CONTAINERS
         or name in REFUSED_FIELDS
         or name in REFUSED_WITH_AN_IMAGE
+        or name in FLAT_FIELDS
         or is_image_name(name)
         or is_mask_name(name)
         or is_markup_name(name)

@@ -15,6 +15,7 @@ from api.connection import disconnect_check
 from api.dialect import Endpoint
 from api.field_names import canonical_fields
 from api.host_rules import own_url
+from api.outpaint import Outpainting, check_requested_size, outpaint, take_sides
 from api.request_fields import ParsedRequest, has_prompt, read_image_request
 from api.request_images import RequestImages, extract_images, refuse_image_url, remove_empty_images
 from api.responses import Links
@@ -24,7 +25,9 @@ from compiler.values import TASK_SOURCES, Note
 from deadline import time_limit
 from errors import (
     MAX_NAMED,
+    FieldNotSupported,
     ImageNotSupported,
+    ImageRequired,
     ImagesDisabled,
     InvalidValue,
     ModelNotCurated,
@@ -120,6 +123,10 @@ class ImageFields:
         if (model := _find_model(fields, self.catalogue)) is not None:
             self.catalogue.licences.check(model)  # before the images are read
         images: RequestImages | None = None
+        outpainting: Outpainting | None = None
+        sides = take_sides(fields, self.inputs)
+        if sides is not None:
+            _check_outpaint(endpoint)
         if endpoint.task != "generate":
             # Before the images are read: a model that cannot use them is the first thing to say.
             if endpoint.path_task == "generate":
@@ -132,6 +139,10 @@ class ImageFields:
                     path_task=endpoint.response_task,
                     check_count=self._check_image_count,
                 )
+            if model is not None and endpoint.response_task != "vary":
+                outpainting = outpaint(images, sides, model)
+            if outpainting is not None:
+                images = outpainting.images
             if images.pictures.mask is not None:
                 endpoint = replace(endpoint, task="inpaint")
         endpoint = _with_supported_task(endpoint, fields, self.catalogue)
@@ -149,7 +160,13 @@ class ImageFields:
             else Size(images.pictures.image.width, images.pictures.image.height),
             notes=(*self.notes, *(images.notes if images else ())),
         )
-        return parsed, images.pictures if images else None
+        if images is None:
+            return parsed, None
+        if outpainting is not None:
+            if outpainting.is_requested:
+                check_requested_size(parsed.request, images)
+            parsed = replace(parsed, outpaint=outpainting.facts)
+        return parsed, images.pictures
 
     def _check_image_count(self, number: int) -> None:
         """Raises ImageCountNotAllowed if the model takes so many images for none of the tasks that this request may be."""
@@ -189,6 +206,20 @@ def _check_edits(fields: Mapping[str, Any], catalogue: Catalogue) -> None:
         model=model.id,
         models=others[:MAX_NAMED],
     )
+
+
+def _check_outpaint(endpoint: Endpoint) -> None:
+    """Raises ImageRequired or FieldNotSupported for a request that has `outpaint` and cannot be an edit."""
+    if endpoint.task == "generate":
+        raise ImageRequired(
+            f"`outpaint` extends an image, and the request has none. Send one as `image`, best to {EDIT_PATHS[0]}.",
+            param="image",
+        )
+    if endpoint.response_task == "vary":
+        raise FieldNotSupported(
+            f"A variation redraws the whole image and cannot extend it. Send it to {EDIT_PATHS[0]} with a prompt.",
+            param="outpaint",
+        )
 
 
 def _with_supported_task(endpoint: Endpoint, fields: Mapping[str, Any], catalogue: Catalogue) -> Endpoint:

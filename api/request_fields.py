@@ -51,6 +51,8 @@ class ParsedRequest:
     stream: StreamFormat | None
     adjusted: tuple[Note, ...]
     ignored: tuple[Note, ...]
+    outpaint: Mapping[str, int] | None = None
+    """The pixels on each side by which the image is extended"""
 
 
 def read_image_request(

@@ -102,6 +102,7 @@ def debug_info(parsed: ParsedRequest, drawing: Drawing, images: Sequence[Image])
             "template": plan.template,
             **values,
             **plan.stages,
+            **({"outpaint": parsed.outpaint} if parsed.outpaint else {}),
             "size": str(first.size),
             "batch_size": first.batch,
             "seed": first.seed,

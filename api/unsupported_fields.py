@@ -56,9 +56,6 @@ REFUSED_WITH_AN_IMAGE: Mapping[str, str] = {
         "send `strength`, which is how much is redrawn: 1 minus this value",
     ),
     **dict.fromkeys(("inpainting_mask_invert", "invert_mask", "mask_invert"), "send the inverted mask"),
-    **dict.fromkeys(
-        ("outpaint", "expand_left", "expand_right", "expand_up", "expand_down"), "enlarge the image first"
-    ),
 }
 """The same for fields that have no effect on a picture that is drawn from a prompt only"""
 _KNOWN_FIELDS = frozenset(load_schema("image_request")["properties"])

@@ -28,6 +28,7 @@ from compiler.catalogue import (
 )
 from compiler.catalogue_file import learned_nodes, parse_catalogue
 from compiler.check import check, find_errors
+from compiler.choose_size import check_frame
 from compiler.fit import COMFYUI, SKETCH, SOCKET_OUTPUT, fit, over_socket
 from compiler.graph import render_nodes
 from compiler.graph_shapes import ShapeKey
@@ -87,6 +88,7 @@ __all__ = [
     "Sources",
     "Stage",
     "Task",
+    "check_frame",
     "check_image_count",
     "compile_workflow",
     "find_errors",

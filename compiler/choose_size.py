@@ -35,6 +35,20 @@ def choose_size(request: ImageRequest, model: Model, catalogue: Catalogue) -> Ch
     return default if request.shape is None else _size_of_shape(request.shape, default.size, model)
 
 
+def check_frame(size: Size, model: Model, param: str) -> None:
+    """Raises SizeNotAllowed if the model cannot draw pictures of `size` without scaling the image. `param`: the request
+    field that makes the image so large, or leaves it so small."""
+    rule = model.size
+    error = size_error(size, rule) or size_error(_canvas(size, rule), rule)
+    if error is not None:
+        raise SizeNotAllowed(
+            f"With `{param}` the picture has {size}: {error}. {_limits_text(model)}. Send "
+            f"{'more' if size.width < rule.min.width or size.height < rule.min.height else 'less'} `{param}`, or an image "
+            "of another size.",
+            param=param, size=str(size), nearest=str(nearest_size(size.ratio, size.pixels, rule)), **_limits(rule),
+        )  # fmt: skip
+
+
 def _default_size(model: Model, catalogue: Catalogue) -> ChosenSize:
     default = catalogue.default_size
     if default is not None and size_error(default, model.size) is None:
@@ -117,9 +131,7 @@ def _size_for_image(request: ImageRequest, image_size: Size, model: Model) -> Ch
     if request.size is None and request.shape is not None:
         return _with_crop(_size_of_shape(request.shape, image_size, model), image_size)
     rule = model.size
-    canvas = Size(
-        _round_up(image_size.width, rule.multiple_of), _round_up(image_size.height, rule.multiple_of)
-    )
+    canvas = _canvas(image_size, rule)
     if size_error(image_size, rule) is None and size_error(canvas, rule) is None:
         return ChosenSize(image_size, canvas, "image" if request.size is None else "request")
     size = nearest_size(image_size.ratio, image_size.pixels, rule)
@@ -131,6 +143,11 @@ def _with_crop(chosen: ChosenSize, image_size: Size) -> ChosenSize:
     why = "the image is scaled to cover the requested size, and what does not fit is cropped"
     note = Note("image", str(image_size), str(chosen.size), why)
     return chosen if chosen.size == image_size else replace(chosen, notes=(*chosen.notes, note))
+
+
+def _canvas(size: Size, rule: SizeRule) -> Size:
+    """`size` with each side rounded up to the model's multiple."""
+    return Size(_round_up(size.width, rule.multiple_of), _round_up(size.height, rule.multiple_of))
 
 
 def _round_up(side: int, step: int) -> int:

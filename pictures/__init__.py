@@ -18,23 +18,29 @@ from pictures.encoding import (
     with_texts,
 )
 from pictures.mask import fit_mask
+from pictures.outpaint import Sides, extend, masks_frame, transparent_frame, without_frame
 
 __all__ = [
     "BrokenPicture",
     "InputImage",
+    "Sides",
     "as_png",
     "convert_image",
     "crop",
     "decode_text",
     "encode",
     "errors_of_image",
+    "extend",
     "fit_image",
     "fit_mask",
     "has_transparency",
     "is_transparent",
+    "masks_frame",
     "opaque",
     "png_size",
     "read_image",
     "size_in_canvas",
+    "transparent_frame",
     "with_texts",
+    "without_frame",
 ]

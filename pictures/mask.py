@@ -25,14 +25,14 @@ def fit_mask(mask: InputImage, image: InputImage, size: Pair, canvas: Pair) -> b
     """
     mask = match_orientation(mask, image)
     with pixels_of(mask) as pixels:
-        area = Placement(image.size, size).place(_masked_area(pixels), Image.Resampling.BILINEAR)
+        area = Placement(image.size, size).place(masked_area(pixels), Image.Resampling.BILINEAR)
     if not area.getbbox():
         raise InvalidImage(
             "Invalid image: the mask is empty. The transparent part of a mask is redrawn; in a mask without "
             "transparency, the white part.",
             param=mask.param,
         )
-    rim = max(1, round(min(size) / _RIM_DIVISOR))
+    rim = rim_of(size)
     # Padded after the blur, so that nothing fades at the edge of the picture.
     channels = [
         pad(_draw_channel(area, rim), canvas),
@@ -42,7 +42,12 @@ def fit_mask(mask: InputImage, image: InputImage, size: Pair, canvas: Pair) -> b
     return to_png(Image.merge("RGB", channels))
 
 
-def _masked_area(mask: Image.Image) -> Image.Image:
+def rim_of(size: Pair) -> int:
+    """The width in pixels of the rim in which the drawing fades in, for a picture of `size`."""
+    return max(1, round(min(size) / _RIM_DIVISOR))
+
+
+def masked_area(mask: Image.Image) -> Image.Image:
     """One channel, white where to draw."""
     return ImageOps.invert(mask.getchannel("A")) if has_transparent_pixels(mask) else mask.convert("L")
 
