@@ -207,6 +207,8 @@ class Lora:
     file: File
     licence: Licence
     strength: float = 1.0
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """What inputs are if a request with this LoRA does not set them, such as the number of steps it was distilled for"""
 
     @property
     def files(self) -> Mapping[str, File]:

@@ -203,7 +203,9 @@ def model_errors(model: Model, workflows: Mapping[str, Workflow]) -> Iterator[Lo
     yield from _preset_errors((*path, "presets"), model.presets, existing)
 
 
-def lora_errors(loras: Mapping[str, Lora], models: Mapping[str, Model]) -> Iterator[LocatedError]:
+def lora_errors(
+    loras: Mapping[str, Lora], models: Mapping[str, Model], workflows: Mapping[str, Workflow]
+) -> Iterator[LocatedError]:
     families = {model.family for model in models.values()}
     for lora in loras.values():
         for index, family in enumerate(lora.families):
@@ -213,6 +215,29 @@ def lora_errors(loras: Mapping[str, Lora], models: Mapping[str, Model]) -> Itera
                     f"no model has the family {family!r}{did_you_mean(family, families)}; "
                     f"available: {', '.join(sorted(families))}",
                 )
+        yield from _lora_default_errors(lora, models, workflows)
+
+
+def _lora_default_errors(
+    lora: Lora, models: Mapping[str, Model], workflows: Mapping[str, Workflow]
+) -> Iterator[LocatedError]:
+    """A default must be allowed by one of the workflows at least; not by all: a family may have models of two stages, which
+    need more steps."""
+    used = {
+        name
+        for model in models.values()
+        if model.family in lora.families
+        for name in model.workflows.values()
+    }
+    existing = [workflows[name] for name in sorted(used) if name in workflows]
+    for name, value in lora.defaults.items():
+        path = ("loras", lora.id, "defaults", name)
+        rules = [workflow.inputs[name] for workflow in existing if name in workflow.inputs]
+        if existing and not rules:
+            known = [key for workflow in existing for key in workflow.inputs]
+            yield path, f"no model of its families has an input {name!r}{did_you_mean(name, known)}"
+        if rules and not any(rule.validator.is_valid(value) for rule in rules):
+            yield from _value_errors(path, rules[0], value)
 
 
 def _default_errors(model: Model, workflows: list[Workflow]) -> Iterator[LocatedError]:

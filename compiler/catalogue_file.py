@@ -77,7 +77,7 @@ def parse_catalogue(sources: Sources) -> Catalogue:
     loras = {name: new_lora(name, named.expanded(entry)) for name, entry in entries["loras"].items()}
     found = (
         *consistency_errors(document, workflows, models, sources, signatures),
-        *lora_errors(loras, models),
+        *lora_errors(loras, models, workflows),
     )
     errors = list(dict.fromkeys(found))  # a value that is wrong for several tasks is reported once
     if errors:
@@ -293,6 +293,7 @@ def new_lora(name: str, entry: Mapping[str, Any]) -> Lora:
         file=_file(entry["file"], "loras"),
         licence=Licence(**entry["licence"]),
         strength=entry.get("strength", 1.0),
+        defaults=entry.get("defaults", {}),
     )
 
 

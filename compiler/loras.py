@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -65,6 +65,27 @@ def read_loras(request: ImageRequest, model: Model, catalogue: Catalogue) -> tup
     )
     prompt = _without_tags(request.prompt) if tags else request.prompt
     return replace(request, prompt=prompt), Loras(planned, adjusted, ignored)
+
+
+def values_of_loras(
+    request: ImageRequest, loras: Loras, names: Collection[str], catalogue: Catalogue
+) -> dict[str, Any]:
+    """What the LoRAs of a request set, of the inputs `names` of its task: their defaults, as far as the request does not set
+    the input itself. Raises InvalidValue if two of them differ."""
+    found: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for lora in loras.planned:
+        for name, value in catalogue.loras[lora["id"]].defaults.items():
+            if name not in names or request.inputs.get(name) not in (None, ""):
+                continue
+            if found.setdefault(name, value) != value:
+                raise InvalidValue(
+                    f"The LoRA {origins[name]!r} is made for `{name}` {found[name]} and {lora['id']!r} for {value}; send "
+                    f"`{name}` to say which counts.",
+                    param=name,
+                )
+            origins.setdefault(name, lora["id"])
+    return found
 
 
 def _check_negative_prompt(request: ImageRequest) -> None:

@@ -32,6 +32,8 @@ class NamedEntries:
         path = (section, name)
         if _is_unknown(entry["licence"], self.licences):
             yield (*path, "licence"), _unknown("licence", entry["licence"], self.licences)
+        if _is_unknown(entry.get("file"), self.files):
+            yield (*path, "file"), _unknown("file", entry["file"], self.files)
         for role, file in entry.get("files", {}).items():
             if _is_unknown(file, self.files):
                 yield (*path, "files", role), _unknown("file", file, self.files)
@@ -41,6 +43,8 @@ class NamedEntries:
         expanded = {**entry, "licence": self._licence(entry["licence"])}
         if "files" in entry:
             expanded["files"] = {role: _named(file, self.files) for role, file in entry["files"].items()}
+        if "file" in entry:
+            expanded["file"] = _named(entry["file"], self.files)
         return expanded
 
     def _licence(self, value: Any) -> Entry:

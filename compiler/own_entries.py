@@ -72,7 +72,7 @@ class _Merge:
         catalogue = self._with_own_templates(self._with_own_facts(self._shipped))
         workflows = self._workflows(catalogue)
         models = self._models({**catalogue.workflows, **workflows})
-        loras = self._loras({**catalogue.models, **models})
+        loras = self._loras({**catalogue.models, **models}, {**catalogue.workflows, **workflows})
         models = {
             name: self._with_loras(model, loras, catalogue, workflows) for name, model in models.items()
         }
@@ -233,7 +233,7 @@ class _Merge:
                 aliases.append(alias)
         return replace(model, aliases=tuple(aliases))
 
-    def _loras(self, models: Mapping[str, Model]) -> dict[str, Lora]:
+    def _loras(self, models: Mapping[str, Model], workflows: Mapping[str, Workflow]) -> dict[str, Lora]:
         found: dict[str, Lora] = {}
         for file in self._files:
             named = NamedEntries.of(file.sections).before(self._shipped.named)
@@ -248,7 +248,7 @@ class _Merge:
                 for name, entry in entries.items()
                 if name not in wrong
             }
-            errors = list(lora_errors(loras, models)) if loras else []
+            errors = list(lora_errors(loras, models, workflows)) if loras else []
             file.errors += errors
             wrong = {path[1] for path, _ in errors}
             found |= {

@@ -10,7 +10,7 @@ from typing import Any
 
 from compiler.catalogue import Catalogue, Input, Model, Workflow
 from compiler.choose_size import ChosenSize, choose_size
-from compiler.loras import read_loras
+from compiler.loras import read_loras, values_of_loras
 from compiler.sampling_names import find_sampling_name, split_sampler
 from compiler.stages import planned_stages
 from compiler.values import MAX_SEED, TASK_SOURCES, ImageRequest, JobPlan, Note, Plan, PlannedValue, Task
@@ -43,8 +43,9 @@ def resolve(request: ImageRequest, catalogue: Catalogue) -> Plan:
     inputs = split_sampler(request.inputs, workflow.inputs_for(request.task), catalogue)
     request = replace(request, inputs=inputs)
     chosen = choose_size(request, model, catalogue)
-    presets = _presets(request, model, workflow)
-    planned, adjusted = _inputs(request, model, workflow, catalogue, presets)
+    of_loras = values_of_loras(request, loras, workflow.inputs_for(request.task), catalogue)
+    presets = _presets(request, model, workflow, of_loras)
+    planned, adjusted = _inputs(request, model, workflow, catalogue, presets, of_loras)
     ignored = [*_ignored_inputs(request, planned, workflow), *_ignored_presets(request, presets)]
     if not has_seed and request.seed_origin == "request":
         why = f"the workflow {workflow.id} has no seed: the same image always gives the same picture"
@@ -181,6 +182,7 @@ def _inputs(
     workflow: Workflow,
     catalogue: Catalogue,
     presets: Mapping[str, Mapping[str, Any]],
+    of_loras: Mapping[str, Any],
 ) -> tuple[dict[str, PlannedValue], list[Note]]:
     planned: dict[str, PlannedValue] = {}
     notes: list[Note] = []
@@ -194,6 +196,8 @@ def _inputs(
             value, note = maximum, Note(name, value, maximum, why)
         if value is not None:
             planned[name] = PlannedValue(checked_value(name, value, rule), "request")
+        elif name in of_loras:
+            planned[name] = PlannedValue(_value_of_lora(name, of_loras[name], rule, model), "lora")
         elif name in preset:
             planned[name] = PlannedValue(checked_value(name, preset[name], rule), "preset")
         else:
@@ -202,6 +206,19 @@ def _inputs(
             notes.append(note)
     _check_dependent_limits(planned, rules, request.task)
     return planned, notes
+
+
+def _value_of_lora(name: str, value: Any, rule: Input, model: Model) -> Any:
+    """`value`, which a LoRA sets. Raises InvalidValue if the model does not allow it."""
+    try:
+        return checked_value(name, value, rule)
+    except InvalidValue as error:
+        raise InvalidValue(
+            f"The LoRA is made for `{name}` {value}, which {model.id} does not allow: {error.message} Send `{name}`, or "
+            "choose another model.",
+            param=name,
+            **error.details,
+        ) from error
 
 
 def _is_number(value: Any) -> bool:
@@ -280,8 +297,11 @@ def _ignored_inputs(
 # --- presets ---------------------------------------------------------------------------------------
 
 
-def _presets(request: ImageRequest, model: Model, workflow: Workflow) -> dict[str, dict[str, Any]]:
-    """The values that each requested preset sets. Only inputs that the task has and the request does not set itself."""
+def _presets(
+    request: ImageRequest, model: Model, workflow: Workflow, of_loras: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """The values that each requested preset sets. Only inputs that the task has, and that neither the request nor one of its
+    LoRAs sets: the steps of a Lightning LoRA are not a matter of quality."""
     inputs = workflow.inputs_for(request.task)
     result = {}
     for field, preset in request.presets.items():
@@ -289,7 +309,7 @@ def _presets(request: ImageRequest, model: Model, workflow: Workflow) -> dict[st
         result[field] = {
             name: value
             for name, value in presets.get(preset, {}).items()
-            if name in inputs and request.inputs.get(name) is None
+            if name in inputs and request.inputs.get(name) is None and name not in of_loras
         }
     return result
 
@@ -308,7 +328,7 @@ def _ignored_presets(request: ImageRequest, presets: Mapping[str, Mapping[str, A
                 field,
                 request.presets[field],
                 None,
-                "the model has no such preset for this task, or the request itself sets its values",
+                "the model has no such preset for this task, or the request or its LoRA sets the values",
             )
 
 

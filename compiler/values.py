@@ -11,7 +11,7 @@ from compiler.size import Size
 MAX_SEED = 2**64 - 1
 """The largest seed that ComfyUI's samplers take."""
 
-Origin = Literal["request", "random", "image", "preset", "setting", "model", "workflow", "built-in"]
+Origin = Literal["request", "random", "image", "lora", "preset", "setting", "model", "workflow", "built-in"]
 
 Task = Literal["generate", "edit", "inpaint", "vary"]
 """Draw from a prompt only; redraw an image with a prompt; redraw the masked part of an image; redraw an image without a

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from compiler import Catalogue, LoraChoice, Plan, compile_workflow, load_catalogue
-from errors import InvalidValue, PromptRequired
+from errors import CatalogueInvalid, InvalidValue, PromptRequired
 from tests.compiler.catalogues import CATALOGUE, SOURCES, image_request, with_document
 
 
@@ -115,3 +115,103 @@ def test_the_setting_refuses_tags_or_draws_them_as_text() -> None:
 def test_a_prompt_without_tags_is_not_changed() -> None:
     prompt = " , a, , castle,\n<b> <lora >, "
     assert plan(prompt, CATALOGUE).values["prompt"].value == prompt
+
+
+# --- what a LoRA sets -------------------------------------------------------------------------------
+
+
+def distilled(document: dict[str, Any]) -> None:
+    two_loras(document)
+    document["loras"]["lcm-sd-1.5"]["defaults"] = {"steps": 4, "cfg": 1.0, "sampler": "lcm"}
+    document["loras"]["ink"]["defaults"] = {"cfg": 3.0}
+
+
+DISTILLED = load_catalogue(with_document(distilled, SOURCES))
+LCM = (LoraChoice("lcm-sd-1.5"),)
+
+
+def test_a_lora_sets_the_inputs_that_the_request_does_not_set() -> None:
+    planned = plan("a cat", DISTILLED, loras=LCM, inputs={"cfg": 1.5}).values
+    values = {
+        name: (planned[name].value, planned[name].origin) for name in ("steps", "cfg", "sampler", "schedule")
+    }
+    assert values == {
+        "steps": (4, "lora"),
+        "cfg": (1.5, "request"),
+        "sampler": ("lcm", "lora"),
+        "schedule": ("normal", "workflow"),
+    }
+    assert plan("a cat", DISTILLED).values["steps"].value == 20
+
+
+def test_a_tag_in_the_prompt_sets_them_too() -> None:
+    compiled = compile_workflow(image_request("a cat <lora:lcm-sd-1.5:0.7>", model="sd-1.5"), DISTILLED)
+    sampler = compiled.graphs[0].nodes["sampler"]["inputs"]
+    assert (sampler["steps"], sampler["cfg"], sampler["sampler_name"]) == (4, 1.0, "lcm")
+
+
+def test_a_lora_wins_over_a_preset_and_that_is_listed() -> None:
+    planned = plan("a cat", DISTILLED, loras=LCM, presets={"quality": "high"})
+    assert planned.values["steps"].value == 4
+    assert [note.field for note in planned.ignored] == ["quality"]
+
+
+def test_two_loras_that_differ_are_refused_unless_the_request_decides() -> None:
+    both = (*LCM, LoraChoice("ink"))
+    with pytest.raises(
+        InvalidValue, match=r"'lcm-sd-1.5' is made for `cfg` 1.0 and 'ink' for 3.0; send `cfg`"
+    ) as caught:
+        plan("a cat", DISTILLED, loras=both)
+    assert caught.value.param == "cfg"
+    assert plan("a cat", DISTILLED, loras=both, inputs={"cfg": 2.0}).values["steps"].value == 4
+
+
+@pytest.mark.parametrize(
+    ("defaults", "text"),
+    [
+        ({"steps": 0}, "defaults.steps: 0 is not allowed"),
+        ({"stesp": 4}, "no model of its families has an input 'stesp' (did you mean steps?)"),
+    ],
+)
+def test_what_no_model_of_its_families_allows_is_an_error_of_the_catalogue(
+    defaults: dict[str, Any], text: str
+) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["loras"]["lcm-sd-1.5"]["defaults"] = defaults
+
+    with pytest.raises(CatalogueInvalid) as caught:
+        load_catalogue(with_document(change, SOURCES))
+    assert text in caught.value.message
+
+
+def test_a_model_that_does_not_allow_the_value_says_what_to_send() -> None:
+    def change(document: dict[str, Any]) -> None:
+        distilled(document)
+        document["workflows"]["slow"] = {
+            **document["workflows"]["sd15_simple"],
+            "template": "sd15_simple.json.j2",
+        }
+        document["workflows"]["slow"]["inputs"] = {
+            **document["workflows"]["slow"]["inputs"],
+            "steps": {"type": "integer", "minimum": 10, "maximum": 50, "default": 20},
+        }
+        document["workflows"]["slow"].pop("presets", None)
+        document["models"]["slow"] = {
+            **document["models"]["sd-1.5-pruned-emaonly"],
+            "workflow": "slow",
+            "aliases": [],
+        }
+
+    catalogue = load_catalogue(with_document(change, SOURCES))
+    with pytest.raises(InvalidValue, match="made for `steps` 4, which slow does not allow") as caught:
+        plan("a cat", catalogue, "slow", loras=LCM)
+    assert caught.value.param == "steps"
+    assert plan("a cat", catalogue, "slow", loras=LCM, inputs={"steps": 12}).values["cfg"].value == 1.0
+
+
+def test_the_file_of_a_lora_may_be_named() -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["files"] = {"ink": {"name": "ink.safetensors", "folder": "loras"}}
+        document["loras"]["lcm-sd-1.5"]["file"] = "ink"
+
+    assert load_catalogue(with_document(change, SOURCES)).loras["lcm-sd-1.5"].file.name == "ink.safetensors"
