@@ -13,9 +13,10 @@ from flask import Blueprint, Response, jsonify, request
 from api.services import Services
 from compiler import Catalogue, Model
 from compiler.openai_names import SLOT_NAME
+from compiler.size import SizeRule
 from conversation import ListedModel, id_of
 from errors import InvalidValue, LicenceNotAccepted, ModelNotCurated, shorten
-from generation import ModelState
+from generation import ModelState, StageState
 
 MODEL_PATHS = ("/v1/models", "/v1-openai/models")
 """OpenAI's path and GPUStack's"""
@@ -42,13 +43,15 @@ class _Listing:
         loaded_at: int,
         llms: Mapping[str, ListedModel],
         states: tuple[ModelState, ...],
+        stages: tuple[StageState, ...],
         lists_all: bool,
     ) -> None:
-        """`llms`: by id or alias. `states`: what the engine lacks for the image models, as far as that is known.
-        `lists_all`: also those that it cannot draw"""
+        """`llms`: by id or alias. `states`, `stages`: what the engine lacks for the image models and for the stages, as far
+        as that is known. `lists_all`: also models that it cannot draw"""
         self._lists_all = lists_all
         self.catalogue, self.loaded_at, self.llms, self.states = catalogue, loaded_at, llms, states
         self._states = {state.id: state for state in states}
+        self.stages = stages
         self.licences_version = catalogue.licences.version
         self._lock = threading.Lock()
         self._all: bytes | None = None
@@ -113,9 +116,9 @@ class _Listing:
         """The model of this id or alias. Raises ModelNotCurated."""
         position = self.position(name)
         if position is not None:
-            return jsonify(self._entry(self.ids[position]))
+            return jsonify(self._with_stages(self._entry(self.ids[position])))
         if name.strip():
-            return jsonify(self._image_entry(self.catalogue.find(name)))
+            return jsonify(self._with_stages(self._image_entry(self.catalogue.find(name))))
         raise ModelNotCurated("The model name is empty.", param="model")
 
     def _entry(self, model_id: str) -> dict[str, Any]:
@@ -130,6 +133,17 @@ class _Listing:
             "id": SLOT_NAME,
             "slot_of": drawn.id,
         }
+
+    def _with_stages(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """`entry` of one model with what can be done with its pictures, which is the same for most models: a list does not
+        repeat it. A model whose workflow has an input of that name does it in its own way."""
+        model = self.catalogue.models.get(entry.get("slot_of", entry["id"]))
+        if model is None:
+            return entry
+        inputs = {name for each in model.workflows.values() for name in self.catalogue.workflows[each].inputs}
+        known = {stage.id: stage.facts for stage in self.stages}
+        stages = {name: known.get(name) for name in self.catalogue.stages if name not in inputs}
+        return {**entry, "stages": stages}
 
     def _image_entry(self, model: Model) -> dict[str, Any]:
         return model_entry(model, self.catalogue, self.loaded_at, self._states.get(model.id))
@@ -146,25 +160,26 @@ class _Listings:
         catalogue, loaded_at = self._services.catalogue(), self._services.catalogue_loaded_at()
         llms = self._services.models_of_llms.listed()
         last = self._last
-        states = self._states(last)
+        states, stages = self._states(last)
         if (
             last is None
             or last.catalogue is not catalogue
             or last.loaded_at != loaded_at
             or last.llms != llms
             or last.states != states
+            or last.stages != stages
             or last.licences_version != catalogue.licences.version
         ):
             lists_all = self._services.options.lists_all_models
-            last = self._last = _Listing(catalogue, loaded_at, llms, states, lists_all)
+            last = self._last = _Listing(catalogue, loaded_at, llms, states, stages, lists_all)
         return last
 
-    def _states(self, last: _Listing | None) -> tuple[ModelState, ...]:
+    def _states(self, last: _Listing | None) -> tuple[tuple[ModelState, ...], tuple[StageState, ...]]:
         """Those of the last complete check, so that the text of a long list is not built for each step of a check."""
         known = self._services.readiness.models(0)
         if known is not None and known.is_complete:
-            return known.states
-        return last.states if last and known is not None else ()
+            return known.states, known.stages
+        return (last.states, last.stages) if last and known is not None else ((), ())
 
 
 def _list_models(listing: _Listing) -> Response:
@@ -221,9 +236,6 @@ def model_entry(
 ) -> dict[str, Any]:
     """A model in OpenAI's format, with the additional data that a model picker shows. `loaded_at`: Unix time at which
     the catalogue was loaded. `state`: what the engine lacks for it; None if that is not known."""
-    size, licence = model.size, model.licence
-    workflows = [catalogue.workflows[name] for name in model.workflows.values()]
-    presets = [workflow.presets for workflow in workflows] + [model.presets]
     return {
         "id": model.id,
         "object": "model",
@@ -236,38 +248,54 @@ def model_entry(
         "not_drawable": _not_drawable(model, catalogue),
         "family": model.family,
         "aliases": list(model.aliases),
-        "licence": {
-            "id": licence.id,
-            "name": licence.name,
-            "url": licence.url,
-            "commercial": licence.commercial,
-            "note": licence.note,
-            "key": licence.key,
-            "state": catalogue.licences.state(model),
-        },
-        "size": {
-            "default": str(size.default),
-            "min": str(size.min),
-            "max": str(size.max),
-            "multiple_of": size.multiple_of,
-            "max_pixels": size.max_pixels,
-            "suggested": [str(suggested) for suggested in size.suggested],
-        },
+        "licence": _licence(model, catalogue),
+        "size": _size(model.size),
         "loras": list(catalogue.loras_for(model)),
-        "qualities": list(dict.fromkeys(name for preset in presets for name in preset.get("quality", {}))),
-        "limits": {
-            "n": model.limit_n,
-            "batch": model.limit_batch,
-            "images": {
-                task: {"min": count.min, "max": count.max}
-                for task, count in catalogue.image_counts(model).items()
-            },
-        },
+        "qualities": _qualities(model, catalogue),
+        "limits": _limits(model, catalogue),
         "disk_gb": model.disk_gb,
         "min_vram_gb": model.min_vram_gb,
         "needs_comfyui": catalogue.needed_version(model),
         "unverified": list(catalogue.unverified(model)),
         "engine": state.facts if state else None,
+    }
+
+
+def _licence(model: Model, catalogue: Catalogue) -> dict[str, Any]:
+    licence = model.licence
+    return {
+        "id": licence.id,
+        "name": licence.name,
+        "url": licence.url,
+        "commercial": licence.commercial,
+        "note": licence.note,
+        "key": licence.key,
+        "state": catalogue.licences.state(model),
+    }
+
+
+def _size(size: SizeRule) -> dict[str, Any]:
+    return {
+        "default": str(size.default),
+        "min": str(size.min),
+        "max": str(size.max),
+        "multiple_of": size.multiple_of,
+        "max_pixels": size.max_pixels,
+        "suggested": [str(suggested) for suggested in size.suggested],
+    }
+
+
+def _qualities(model: Model, catalogue: Catalogue) -> list[str]:
+    presets = [catalogue.workflows[name].presets for name in model.workflows.values()] + [model.presets]
+    return list(dict.fromkeys(name for preset in presets for name in preset.get("quality", {})))
+
+
+def _limits(model: Model, catalogue: Catalogue) -> dict[str, Any]:
+    counts = catalogue.image_counts(model).items()
+    return {
+        "n": model.limit_n,
+        "batch": model.limit_batch,
+        "images": {task: {"min": count.min, "max": count.max} for task, count in counts},
     }
 
 

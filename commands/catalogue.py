@@ -14,7 +14,7 @@ from commands.context import engine_at, handle_errors, services
 from compiler import Catalogue, Model, Task, compile_workflow, sample_requests
 from engine import Engine, EngineStats
 from errors import EaselError, EngineUnreachable, InvalidValue, list_names
-from generation import ModelState, model_state
+from generation import ModelState, StageState, model_state, stage_states
 
 _HEADINGS = {
     "faulty": ("cannot be drawn, because of these faults", "red"),
@@ -50,19 +50,34 @@ def check_catalogue(url: str | None, only_ready: bool, family: str | None, as_js
     engine = engine_at(url) if url else None
     stats = None
     if engine:
-        stats = engine.stats()  # fails once if the engine is unreachable, instead of once for each model
-        engine.connect()
+        stats = _connected(engine)
     checked = [_checked(model, catalogue, engine, stats) for model in models]
+    stages = stage_states(catalogue, engine, services().generator.check_stage) if engine else ()
     listed = [each for each in checked if each.group == "ready"] if only_ready else checked
     if as_json:
-        click.echo(json.dumps(_document(listed, catalogue, url, stats), ensure_ascii=False, indent=1))
+        click.echo(json.dumps(_document(listed, stages, catalogue, url, stats), ensure_ascii=False, indent=1))
     else:
         _print(listed, catalogue, stats)
+        _print_stages(stages)
+        _print_downloads(each.state for each in listed if each.group == "missing")
         _print_notes(checked, catalogue)
     if catalogue.own_faults or any(each.faults for each in checked):
         sys.exit(1)
     if engine and not all(each.group in ("ready", "refused") for each in checked):
         sys.exit(3)
+
+
+def _connected(engine: Engine) -> EngineStats:
+    """Asked once before all models. Raises EngineUnreachable."""
+    try:
+        stats = engine.stats()
+        engine.connect()
+    except EngineUnreachable:
+        click.echo(
+            "Start ComfyUI or correct the URL. Without --check the catalogue is checked by itself.", err=True
+        )
+        raise
+    return stats
 
 
 @dataclass(frozen=True)
@@ -129,7 +144,6 @@ def _print(checked: Sequence[_Checked], catalogue: Catalogue, stats: EngineStats
             click.secho(f"\n{heading} ({len(members)})", fg=colour, bold=True)
         for each in members:
             _print_model(each, catalogue, width)
-    _print_downloads(each.state for each in checked if each.group == "missing")
 
 
 def _gpu(stats: EngineStats) -> str:
@@ -163,6 +177,25 @@ def _print_model(checked: _Checked, catalogue: Catalogue, width: int) -> None:
         click.echo(f"      {text}")
 
 
+def _print_stages(stages: Sequence[StageState]) -> None:
+    """What can be done with the pictures of any model."""
+    if stages:
+        click.secho("\nstages, for the pictures of any model", bold=True)
+    for stage in stages:
+        missing = [str(value) for value in stage.all_values if value not in stage.values]
+        done = ", ".join(map(str, stage.values))
+        parts = [f"ready: {done}"] if done else []
+        parts += [f"not possible: {', '.join(missing)}"] if missing else []
+        click.echo(f"  {stage.id}  {'; '.join(parts)}")
+        for file in stage.files:
+            click.echo(f"      {file.folder or 'models'}/{file.name}{_size(file.size)}; {stage.pull}")
+        for text in (
+            *stage.lacks,
+            *([f"needs ComfyUI {stage.needs_comfyui} or newer"] if stage.needs_comfyui else []),
+        ):
+            click.echo(f"      {text}")
+
+
 def _memory(model: Model, state: ModelState | None) -> str:
     if model.min_vram_gb is None:
         return ""
@@ -191,6 +224,7 @@ def _print_downloads(states: Iterable[ModelState | None]) -> None:
     unknown = sum(1 for file in files if file.size is None)
     more = f", and {unknown} of unknown size" if unknown else ""
     click.secho(f"\nmissing files ({len(files)}; {total:.1f} GB{more})", bold=True)
+    click.echo("  flask pull-model ID gets those of a model.")
     for file in files:
         source = file.url or "the catalogue has no `url` for this file"
         click.echo(f"  {file.folder or 'models'}/{file.name}: {source}")
@@ -232,7 +266,11 @@ def _print_notes(checked: Sequence[_Checked], catalogue: Catalogue) -> None:
 
 
 def _document(
-    checked: Sequence[_Checked], catalogue: Catalogue, url: str | None, stats: EngineStats | None
+    checked: Sequence[_Checked],
+    stages: Sequence[StageState],
+    catalogue: Catalogue,
+    url: str | None,
+    stats: EngineStats | None,
 ) -> dict[str, Any]:
     return {
         "engine": None
@@ -244,6 +282,7 @@ def _document(
             "vram_gb": stats.vram_total / 1e9 if stats.has_gpu and stats.vram_total is not None else None,
         },
         "models": [_entry(each, catalogue) for each in checked],
+        "stages": {stage.id: stage.facts for stage in stages},
         "own_faults": list(map(str, catalogue.own_faults)),
         "own_overrides": list(map(str, catalogue.own_overrides)),
     }

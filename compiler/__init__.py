@@ -40,7 +40,7 @@ from compiler.signatures import parse_object_info
 from compiler.size import Size
 from compiler.slots import SlotUsed
 from compiler.sources import SourcePaths, Sources, is_own_file, read_sources
-from compiler.stages import planned_stages, with_stages
+from compiler.stages import planned_stages, sample_graph, with_stages
 from compiler.values import (
     MAX_IMAGES,
     MAX_SEED,
@@ -101,6 +101,7 @@ __all__ = [
     "proofs_to_keep",
     "read_sources",
     "resolve",
+    "sample_graph",
     "sample_requests",
 ]
 

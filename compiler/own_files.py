@@ -92,6 +92,9 @@ def _read(name: str, text: str, check: _EntryCheck) -> OwnFile:
         return file
     try:
         _check_number_of_values(document)
+        if isinstance(document, dict) and "stages" in document:
+            document = {key: value for key, value in document.items() if key != "stages"}
+            file.errors.append((("stages",), _NO_STAGES))
         check.read(document, file)
     except (
         Exception
@@ -116,6 +119,12 @@ def _check_number_of_values(document: Any) -> None:
 
     if count(document) > _MAX_VALUES:
         raise ValueError(f"it has more than {_MAX_VALUES:,} values, counting those that its aliases repeat")
+
+
+_NO_STAGES = (
+    "this section is not used: stages are fields of requests, which the API must know, so only catalogue.yaml has them. "
+    "Make a workflow with the task vary instead; the other sections of this file are used"
+)
 
 
 class _EntryCheck:

@@ -92,24 +92,29 @@ def _result(stage: Stage, added: Nodes) -> str:
     return results[0]
 
 
+def sample_graph(stage: Stage, value: Any, catalogue: Catalogue) -> Nodes:
+    """A graph that loads a picture, has the stage with `value`, and saves it. Raises TemplateInvalid."""
+    return with_stages(_LOADED, "picture", [PlannedStage(stage, value)], catalogue, stage.template)
+
+
+_LOADED: Nodes = {
+    "image": {"class_type": "LoadImage", "inputs": {"image": "easel/image.png [temp]"}},
+    "picture": {
+        "class_type": "SaveImage",
+        "inputs": {_IMAGES: ["image", 0], "filename_prefix": "easel/x"},
+    },
+}
+
+
 def stage_errors(catalogue: Catalogue) -> Iterator[LocatedError]:
     """What is wrong with the stages: each is tried with every value on a graph that only loads and saves an image. Each
     value and each file must change the graph."""
-    loaded: Nodes = {
-        "image": {"class_type": "LoadImage", "inputs": {"image": "easel/image.png [temp]"}},
-        "picture": {
-            "class_type": "SaveImage",
-            "inputs": {_IMAGES: ["image", 0], "filename_prefix": "easel/x"},
-        },
-    }
     for stage in catalogue.stages.values():
         path = ("stages", stage.id)
         graphs = []
         for value in stage.values[:MAX_IMAGES]:
             try:
-                graph = with_stages(
-                    loaded, "picture", [PlannedStage(stage, value)], catalogue, stage.template
-                )
+                graph = sample_graph(stage, value, catalogue)
             except TemplateInvalid as error:
                 yield path, error.message
                 return

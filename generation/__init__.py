@@ -6,6 +6,7 @@ from generation.drawing import Drawing, parameters_text
 from generation.generator import Generator
 from generation.model_state import ModelState, fits_gpu, model_state
 from generation.preloading import PRELOAD_INTERVAL_S, preload, warm_up
+from generation.stage_state import StageState, stage_states
 from generation.unused_files import announce_unused_files, listed_choices
 from generation.uploads import with_source
 from generation.values import (
@@ -32,6 +33,7 @@ __all__ = [
     "OutputFormat",
     "OutputOptions",
     "Pictures",
+    "StageState",
     "Timings",
     "announce_unused_files",
     "fits_gpu",
@@ -39,6 +41,7 @@ __all__ = [
     "model_state",
     "parameters_text",
     "preload",
+    "stage_states",
     "warm_up",
     "with_source",
 ]

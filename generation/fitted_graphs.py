@@ -13,6 +13,7 @@ from compiler import (
     Catalogue,
     Compiled,
     Plan,
+    Stage,
     fit,
     over_socket,
     parse_object_info,
@@ -81,6 +82,29 @@ class FittedGraphs:
                 raise _with_version(error, compiled.plan, graph.nodes, catalogue, engine) from error
             fitted.append(FittedGraph(nodes, over_socket(nodes, graph.output, signatures)))
         return fitted
+
+    def check_stage(
+        self, stage: Stage, nodes: Mapping[str, Any], catalogue: Catalogue, engine: Engine
+    ) -> None:
+        """Raises FilesMissing, NodesMissing or EngineTooOld for what `engine` lacks for a graph that has only this stage; it
+        is asked for nothing that is known of it."""
+        classes = frozenset(node["class_type"] for node in nodes.values())
+        signatures = {
+            name: self._parse(name, entry) for name, entry in engine.signatures(classes, fresh=False).items()
+        }
+        try:
+            name = SKETCH if engine.is_sketch else COMFYUI
+            fit(nodes, signatures, catalogue.signatures, dict(stage.files), name)
+        except NodesMissing as error:
+            needs = derived_needs(marks_of(nodes, catalogue.signatures), catalogue.nodes.get("complete", ()))
+            if not needs or engine.is_sketch or not is_older(engine.version(), needs[0].comfyui):
+                raise
+            raise EngineTooOld(
+                f"`{stage.id}` needs ComfyUI {needs[0].comfyui}; this one is {shorten(engine.version(), 40)}. Update "
+                f"ComfyUI to {needs[0].comfyui} or newer.",
+                needs=needs[0].comfyui,
+                version=engine.version(),
+            ) from error
 
     def _parse(self, name: str, entry: Any) -> NodeSignature:
         cached = self._parsed.get(name)

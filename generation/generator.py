@@ -4,11 +4,11 @@ Knows the packages and the order of steps; knows no HTTP, URLs or YAML. Can be u
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from arbiter import UNKNOWN_SENDER, Arbiter, Sender
-from compiler import Catalogue, Compiled, ImageRequest, compile_workflow
+from compiler import Catalogue, Compiled, ImageRequest, Stage, compile_workflow
 from compiler.signatures import NodeSignature
 from deadline import time_limit
 from engine import Engine, ProgressCallback
@@ -137,6 +137,12 @@ class Generator:
     def check_graphs(self, compiled: Compiled, catalogue: Catalogue, engine: Engine) -> None:
         """As `fitted_graphs`, with the nodes and files that the engine had when `describe_node` was called last."""
         self._fitted_graphs.get_cached(compiled, catalogue, engine)
+
+    def check_stage(
+        self, stage: Stage, nodes: Mapping[str, Any], catalogue: Catalogue, engine: Engine
+    ) -> None:
+        """As `check_graphs`, for a graph that has only this stage."""
+        self._fitted_graphs.check_stage(stage, nodes, catalogue, engine)
 
     def describe_node(self, name: str, catalogue: Catalogue, engine: Engine) -> Any:
         """What the engine says about a node class; None if it does not have it. It is asked again for a node that loads

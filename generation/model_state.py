@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from compiler import Catalogue, Model, sample_requests
+from compiler import Catalogue, Model, Stage, sample_requests
 from compiler.versions import too_old_for
 from engine import EngineStats
 from errors import EaselError, EngineTooOld, FilesMissing, ModelNotDrawable
@@ -23,6 +23,11 @@ class FileToGet:
     """bytes"""
     similar: tuple[str, ...] = ()
     """Files that the engine does list, of which one may be meant"""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """As JSON"""
+        return {**asdict(self), "similar": list(self.similar)}
 
 
 @dataclass(frozen=True)
@@ -62,16 +67,7 @@ class ModelState:
         return {
             "ready": self.is_ready,
             "code": self.error.code if self.error else None,
-            "files": [
-                {
-                    "name": file.name,
-                    "folder": file.folder,
-                    "url": file.url,
-                    "size": file.size,
-                    "similar": list(file.similar),
-                }
-                for file in self.files
-            ],
+            "files": [file.facts for file in self.files],
             "lacks": list(self.lacks),
             "needs_comfyui": self.needs_comfyui,
             "fits_gpu": self.fits_gpu,
@@ -87,7 +83,7 @@ def model_state(
         is_ready=not errors,
         is_drawable=len(errors) < len(sample_requests(model, catalogue)),
         error=errors[0] if errors else None,
-        files=_files(model, errors),
+        files=missing_files(model, errors),
         lacks=tuple(
             dict.fromkeys(
                 error.message
@@ -101,8 +97,9 @@ def model_state(
     )
 
 
-def _files(model: Model, errors: Sequence[EaselError]) -> tuple[FileToGet, ...]:
-    sizes = {file.name: file.size for file in model.files.values()}
+def missing_files(holder: Model | Stage, errors: Iterable[EaselError]) -> tuple[FileToGet, ...]:
+    """The files that the errors name, each once."""
+    sizes = {file.name: file.size for file in holder.files.values()}
     found = {
         (file["folder"], file["name"]): FileToGet(
             str(file["name"]),

@@ -4,17 +4,19 @@ large catalogue."""
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from compiler import Catalogue, Model, compile_workflow, sample_requests
+from compiler import Catalogue, Model, compile_workflow, sample_graph, sample_requests
 from deadline import time_limit
 from engine import Engine, EngineStats
 from errors import EaselError, EngineUnreachable, LicenceNotAccepted, ModelNotDrawable
-from generation import Generator, ModelState, model_state
+from generation import Generator, ModelState, StageState, model_state, stage_states
 from status.shared_probe import SharedProbe
 
+log = logging.getLogger("easel.ready")
 _ENGINE_INTERVAL_S = 1.0
 _ENGINE_TIMEOUT_S = 3.0
 """For one probe; who asks waits less"""
@@ -44,6 +46,7 @@ class ModelStates:
     states: tuple[ModelState, ...]
     is_complete: bool
     """Whether every visible model was checked"""
+    stages: tuple[StageState, ...] = ()
 
 
 class Readiness:
@@ -124,6 +127,7 @@ class _Checks:
         """node class -> what the engine says about it, or why it does not"""
         self._stats: EngineStats | None = None
         """Of the engine, in this round"""
+        self._stages: tuple[StageState, ...] = ()
         self._class_sets: dict[tuple[str, ...], frozenset[str]] = {}
         """One object for equal sets: 10,000 models use few different ones, each of which takes 0.7 kB"""
 
@@ -142,6 +146,7 @@ class _Checks:
             engine.version(fresh=True)
             self._forget(set(self._checks))
         self._forget_changed()
+        self._check_stages()
         published_at = 0.0  # the first one at once: pictures can be drawn
         for model in catalogue.visible_models:
             if model.id in self._checks:
@@ -178,7 +183,21 @@ class _Checks:
         models, last = self._of[0].visible_models, self._last_states
         checks = {name: check.state for name, check in self._checks.items()}
         states = tuple(state for model in models if (state := checks.get(model.id) or last.get(model.id)))
-        self.known = ModelStates(states, is_complete=len(states) == len(models))
+        self.known = ModelStates(states, is_complete=len(states) == len(models), stages=self._stages)
+
+    def _check_stages(self) -> None:
+        """Raises EngineUnreachable if the engine does not answer."""
+        assert self._of is not None
+        catalogue, engine = self._of
+        for stage in catalogue.stages.values():
+            for value in stage.values:
+                for node in sample_graph(stage, value, catalogue).values():
+                    self._describe(node["class_type"])
+        before = {stage.id: stage for stage in self._stages}
+        self._stages = stage_states(catalogue, engine, self._generator.check_stage)
+        for state in self._stages:
+            if state.error is not None and before.get(state.id) != state:
+                log.info("`%s` cannot be done now: %s%s", state.id, state.error.message, _remedy(state))
 
     def _describe(self, name: str) -> Any:
         """What the engine says about a node class in this round. Raises EngineUnreachable if it does not answer."""
@@ -212,6 +231,10 @@ class _Checks:
                 errors.append(error)
         all_classes = self._class_sets.setdefault(tuple(sorted(used)), frozenset(used))
         return _Check(model_state(model, catalogue, errors, self._stats), all_classes)
+
+
+def _remedy(stage: StageState) -> str:
+    return f" {stage.pull} gets it." if stage.pull else ""
 
 
 def _identity(stats: EngineStats) -> tuple[object, ...]:

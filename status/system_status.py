@@ -50,6 +50,7 @@ _UNKNOWN: Mapping[str, Any] = {
     "pending": [],
     "container": "absent",
     "stacks": [],
+    "stages": [],
     "problem": None,
 }
 
@@ -132,6 +133,7 @@ class SystemStatus:
             "arbiter": self._arbiter_block(snapshot),
             "stacks": probes["stacks"],
             "models": self._models.read(),
+            "stages": probes["stages"],
             "probed_at": probes["at"],
         }
 
@@ -250,7 +252,8 @@ class SystemStatus:
     def _run_round(self, lock: FileLock) -> None:
         try:
             self._readiness.models(0)  # begins to check them
-            results = self._probe_all(self._last_results())
+            last = self._last_results()
+            results = {**self._probe_all(last), "stages": self._stage_entries(last)}
             self._publish_models(0 if self._models.read() else _FIRST_MODELS_WAIT_S)
             self._publish(results, can_lock=lock.is_locked)
             self._publish_models(_MODELS_WAIT_S)
@@ -282,6 +285,15 @@ class SystemStatus:
             if not models.is_complete:
                 entries = {**self._known_entries(), **entries}
             self._models.write(list(entries.values()))
+
+    def _stage_entries(self, last: Mapping[str, Any]) -> list[Any]:
+        """What the engine can do of the stages; as it was last, before this process has asked it."""
+        known = self._readiness.models(0)
+        return (
+            list(last["stages"])
+            if known is None
+            else [{"id": each.id, **each.facts} for each in known.stages]
+        )
 
     def _known_entries(self) -> dict[str, Any]:
         """Those that are published already: a process that has just started has not checked what others have."""

@@ -106,3 +106,25 @@ def test_an_opaque_background_puts_a_transparent_picture_on_white(client: FlaskC
     assert (picture.mode, body["background"], body["_hal0"]["adjusted"]) == ("RGB", "opaque", [])
     box = next((x, y) for x in range(cut.width) for y in range(cut.height) if cut.getpixel((x, y))[3] == 0)  # type: ignore[index]
     assert picture.getpixel(box) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("model", ["flux-kontext-dev", "qwen-image-edit-2509"])
+def test_a_model_that_takes_its_size_from_the_picture_is_enlarged_by_the_factor(
+    client: FlaskClient, model: str
+) -> None:
+    photo = io.BytesIO()
+    Image.new("RGB", (512, 256), "red").save(photo, "PNG")
+    data = f"data:image/png;base64,{base64.b64encode(photo.getvalue()).decode()}"
+    body = {"model": model, "image": data, "prompt": "a hat", "response_format": "b64_json"}
+
+    def edited(**fields: Any) -> tuple[tuple[int, int], dict[str, Any]]:
+        response = client.post("/v1/images/edits", json={**body, **fields})
+        assert response.status_code == 200, response.text[:400]
+        answer = response.get_json()
+        png = base64.b64decode(answer["data"][0]["b64_json"])
+        return Image.open(io.BytesIO(png)).size, answer
+
+    plain, _ = edited()
+    enlarged, answer = edited(upscale=2)
+    assert enlarged == (2 * plain[0], 2 * plain[1])
+    assert answer["size"] == f"{enlarged[0]}x{enlarged[1]}"
