@@ -168,6 +168,7 @@ class _Adoption:
         self._present = {(file.folder, _base(file.name)) for file in files}
         self._known = {(folder, _base(name)) for folder, names in catalogue.files.items() for name in names}
         self._examples = load_yaml("adopted_families")
+        self._encoders = load_yaml("adopted_text_encoders")
         self._taken = {
             *(name.casefold() for model in catalogue.models.values() for name in model.names),
             *(name.casefold() for name in catalogue.loras),
@@ -188,7 +189,10 @@ class _Adoption:
         self.not_used: list[_NotUsed] = []
         self.known = 0
         self.companions = 0
-        for file in files:
+        self._stand_ins: dict[tuple[str, str], tuple[File, str]] = {}
+        """folder and name of a file of the catalogue -> the file that is there instead, and what tells so"""
+        # What models need comes before them.
+        for file in sorted(files, key=lambda file: file.folder in _FOLDER_OF.values()):
             self._add(file)
 
     def _is_present(self, file: File) -> bool:
@@ -215,6 +219,9 @@ class _Adoption:
     def _add_identified(self, file: FoundFile, identity: Identity) -> None:
         if identity.kind in ("vae", "text_encoder"):
             self.companions += 1
+            for name in self._encoders.get(identity.variant, ()):
+                found = File(file.name, file.folder), f"by its tensors it is {identity.variant}"
+                self._stand_ins.setdefault((file.folder, name), found)
             return
         if identity.unsupported:
             self._skip(file, f"{identity.family or identity.kind}: {identity.unsupported}")
@@ -257,15 +264,30 @@ class _Adoption:
             title=stem,
             file=File(file.name, example.files[role].folder),
             is_present=self._is_present,
+            stand_in=self._stand_in,
             licence=licence,
         )
+        remarks = [remark] if remark else []
+        for each in entry["files"].values():
+            for found, why in self._stand_ins.values():
+                if (each["folder"], each["name"]) == (found.folder, found.name):
+                    remarks.append(f"uses {found.folder}/{found.name}: {why}")
         missing = tuple(
             f"{each['folder']}/{each['name']}"
             for key, each in entry["files"].items()
             if key != role and (each["folder"], _base(each["name"])) not in self._present
         )
         self.new.append(
-            _New(name, "models", _place(file), example.family, example.id, remark, missing, entry)
+            _New(
+                name,
+                "models",
+                _place(file),
+                example.family,
+                example.id,
+                "; ".join(dict.fromkeys(remarks)),
+                missing,
+                entry,
+            )
         )
 
     def _add_by_hash(self, file: FoundFile) -> bool:
@@ -282,8 +304,15 @@ class _Adoption:
         if role == main_role(model):
             self._add_model(file, model, f"it is {original.name} under another name", model.licence)
         else:
-            self._skip(file, f"it is {original.name} under another name: rename it")
+            found = replace(original, name=file.name), f"it is {original.name} under another name"
+            self._stand_ins[(original.folder, original.name)] = found
+            self.companions += 1
         return True
+
+    def _stand_in(self, file: File) -> File | None:
+        """The file that is there instead of `file` of the catalogue, under another name."""
+        found = self._stand_ins.get((file.folder, file.name))
+        return found[0] if found else None
 
     def _name(self, file: FoundFile) -> tuple[str, str]:
         stem = _base(file.name).rpartition(".")[0]
@@ -342,7 +371,9 @@ def _show(adoption: _Adoption, new: Iterable[_New], not_used: Iterable[_NotUsed]
         f"models: {', '.join(adoption.ready) or 'none'}."
     )
     if adoption.companions:
-        click.echo(f"{adoption.companions} other files are text encoders and VAEs.")
+        click.echo(
+            f"{adoption.companions} other files are text encoders and VAEs; new models use those that are known."
+        )
     for each in new:
         like = f", drawn like {each.like}" if each.like else ""
         click.echo(f"{click.style('new', fg='green')}  {each.id}: {each.file} ({each.family}{like})")

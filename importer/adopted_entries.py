@@ -19,13 +19,15 @@ def adopted_model(
     title: str,
     file: File,
     is_present: Callable[[File], bool],
+    stand_in: Callable[[File], File | None] = lambda file: None,
     licence: Licence | None = None,
 ) -> dict[str, Any]:
     """The entry of a model that is drawn as `example` is, with the weights in `file`. Its other files are those of
-    `example`, or of another model with the same workflow if only these are present. `licence`: None if it is not known."""
+    `example`, or of another model with the same workflow if only these are present, or what `stand_in` finds for one that
+    is not: a file under another name. `licence`: None if it is not known."""
     role = main_role(example)
     files = {
-        name: file if name == role else _companion(name, other, example, catalogue, is_present)
+        name: file if name == role else _companion(name, other, example, catalogue, is_present, stand_in)
         for name, other in example.files.items()
     }
     workflows = dict(example.workflows)
@@ -93,7 +95,12 @@ def main_role(model: Model) -> str:
 
 
 def _companion(
-    role: str, file: File, example: Model, catalogue: Catalogue, is_present: Callable[[File], bool]
+    role: str,
+    file: File,
+    example: Model,
+    catalogue: Catalogue,
+    is_present: Callable[[File], bool],
+    stand_in: Callable[[File], File | None],
 ) -> File:
     workflows = set(example.workflows.values())
     others = [
@@ -101,7 +108,9 @@ def _companion(
         for model in catalogue.models.values()
         if role in model.files and set(model.workflows.values()) == workflows
     ]
-    return next((each for each in (file, *others) if is_present(each)), file)
+    wanted = (file, *others)
+    found = next((each for each in wanted if is_present(each)), None)
+    return found or next((other for each in wanted if (other := stand_in(each))), file)
 
 
 def _file(file: File) -> dict[str, Any]:

@@ -105,6 +105,59 @@ def test_missing_companions_are_named_and_present_ones_chosen(adopting: Adopting
     assert "vae/ae.safetensors" not in new["missing"]
 
 
+T5 = {
+    "encoder.block.0.layer.0.SelfAttention.k.weight": (1, 4096),
+    "encoder.block.23.layer.0.SelfAttention.k.weight": (1, 1),
+}
+CLIP_L = {f"text_model.encoder.layers.{layer}.mlp.fc1.weight": (1, 768) for layer in range(12)}
+CLIP_24 = {f"text_model.encoder.layers.{layer}.mlp.fc1.weight": (1, 768) for layer in range(24)}
+
+
+def test_text_encoders_under_other_names_are_known_by_their_tensors_and_used(adopting: Adopting) -> None:
+    write_weights(adopting.models / "diffusion_models/mine.safetensors", FLUX())
+    write_weights(adopting.models / "text_encoders/sub/My T5.safetensors", T5)
+    write_weights(adopting.models / "clip/another.safetensors", CLIP_24)
+    (new,) = adopting.found()["new"]
+    assert new["entry"]["files"]["t5xxl"] == {"name": "sub/My T5.safetensors", "folder": "text_encoders"}
+    assert "uses text_encoders/sub/My T5.safetensors: by its tensors it is t5xxl" in new["remark"]
+    assert new["missing"] == ["text_encoders/clip_l.safetensors", "vae/ae.safetensors"]
+    write_weights(adopting.models / "clip/mine_l.safetensors", CLIP_L)
+    (new,) = adopting.found()["new"]
+    assert new["entry"]["files"]["clip_l"]["name"] == "mine_l.safetensors"
+    write_weights(adopting.models / "text_encoders/clip_l.safetensors", CLIP_L)
+    (new,) = adopting.found()["new"]
+    assert new["entry"]["files"]["clip_l"]["name"] == "clip_l.safetensors", (
+        "the name that is known comes first"
+    )
+    assert adopting.run("--yes").exit_code == 0
+    written = yaml.safe_load((adopting.own / "mine.yaml").read_text())["models"]["mine"]["files"]
+    assert written["t5xxl"]["name"] == "sub/My T5.safetensors"
+
+
+def test_a_renamed_vae_is_known_by_its_hash_and_used(make_app: MakeApp, tmp_path: Path) -> None:
+    path = tmp_path / "models/vae/renamed.safetensors"
+    write_weights(path, CHECKPOINT)
+    write_weights(tmp_path / "models/diffusion_models/mine.safetensors", FLUX())
+    content = path.read_bytes()
+    text = (ROOT / "catalogue.yaml").read_text()
+    known = next(file for file in yaml.safe_load(text)["files"].values() if file["name"] == "ae.safetensors")
+    text = text.replace(f"size: {known['size']}", f"size: {len(content)}")
+    text = text.replace(known["sha256"], hashlib.sha256(content).hexdigest())
+    (tmp_path / "catalogue.yaml").write_text(text)
+    app = make_app(
+        catalogue=str(tmp_path / "catalogue.yaml"),
+        catalogue_dir=str(tmp_path / "own"),
+        engine__models_dir=str(tmp_path / "models"),
+    )
+    result = app.test_cli_runner().invoke(args=["adopt-models", "--hash", "--dry-run", "--as", "json"])
+    document = json.loads(result.stdout)
+    (new,) = document["new"]
+    assert new["entry"]["files"]["vae"]["name"] == "renamed.safetensors"
+    assert "ae.safetensors under another name" in new["remark"]
+    assert "vae/ae.safetensors" not in new["missing"]
+    assert document["not_used"] == []
+
+
 def test_a_renamed_file_is_known_by_its_hash(make_app: MakeApp, tmp_path: Path) -> None:
     path = tmp_path / "models/checkpoints/renamed.safetensors"
     write_weights(path, WHOLE)

@@ -16,7 +16,8 @@ Tensors = Mapping[str, tuple[int, ...]]
 @dataclass(frozen=True)
 class Identity:
     """`family`: as the catalogue names it; empty if it is not known. `variant`: which workflow of the family draws it, such
-    as `dev`; empty if there is only one. `open`: what the tensors do not tell. `unsupported`: why no workflow draws it."""
+    as `dev`, or which text encoder it is; empty if there is only one. `open`: what the tensors do not tell. `unsupported`:
+    why no workflow draws it."""
 
     kind: Kind
     family: str = ""
@@ -35,7 +36,7 @@ def identify(header: Header, name: str) -> Identity:
     if any(".lora_down." in key or ".lora_A." in key or key.endswith(".lora_up.weight") for key in tensors):
         return Identity("lora", _lora_family(header))
     if _text_encoder(tensors):
-        return Identity("text_encoder")
+        return Identity("text_encoder", variant=_encoder_variant(tensors))
     if _is_vae(tensors):
         return Identity("vae")
     prefix = _prefix(tensors)
@@ -268,6 +269,27 @@ def _text_encoder(tensors: Tensors) -> bool:
             "model.encoder.layers.0.mixer.Wqkv.weight",
             "layers.0.self_attn.sinks",
         )
+    )
+
+
+def _encoder_variant(tensors: Tensors) -> str:
+    """Which text encoder it is, if its shapes tell: those of T5 decide by the width, those of CLIP too."""
+    clip = {768: "clip_l", 1280: "clip_g"}.get(
+        _side(tensors, "text_model.encoder.layers.0.mlp.fc1.weight", 1)
+    )
+    if clip is not None:
+        layers = {"clip_l": 12, "clip_g": 32}[clip]
+        last = f"text_model.encoder.layers.{layers - 1}.mlp.fc1.weight"
+        return (
+            clip
+            if last in tensors and f"text_model.encoder.layers.{layers}.mlp.fc1.weight" not in tensors
+            else ""
+        )
+    is_t5 = "encoder.block.23.layer.0.SelfAttention.k.weight" in tensors
+    return (
+        "t5xxl"
+        if is_t5 and _side(tensors, "encoder.block.0.layer.0.SelfAttention.k.weight", 1) == 4096
+        else ""
     )
 
 
