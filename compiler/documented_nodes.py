@@ -2,7 +2,7 @@
 `schemas/documented_nodes.json`. What an engine says about itself replaces them (`flask snapshot-nodes`).
 
 {"nodes": {class: a record as in nodes.json, and `since`}, "choices": {class: {input: {choice: since}}}}, where `since` is
-the oldest ComfyUI that an official workflow with it asks for.
+the oldest ComfyUI that an official workflow with it asks for; a custom node has none.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ def with_documented(known: Mapping[str, Any], learned: Mapping[str, Any], text: 
     for name, record in documented["nodes"].items():
         if name not in nodes:
             others = {key: value for key, value in record.items() if key != "since"}
-            nodes[name] = {**others, "only_in": [record["since"]], "documented": True}
-            versions.add(record["since"])
+            since = [record["since"]] if "since" in record else []
+            nodes[name] = {**others, **({"only_in": since} if since else {}), "documented": True}
+            versions.update(since)
     for name, inputs in documented["choices"].items():
         for key, choices in inputs.items():
             entry = nodes.get(name, {}).get("inputs", {}).get(key, {})

@@ -90,6 +90,14 @@ def test_a_model_with_a_class_that_only_the_documentation_describes_is_unverifie
     assert [each.id for each in catalogue.models.values() if catalogue.unverified(each)] == ["mine"]
 
 
+def test_a_custom_node_has_no_version_and_is_marked_all_the_same() -> None:
+    custom = {"Sharpen": {key: value for key, value in SHARPEN.items() if key != "since"}}
+    known = sources(exported(add=SHARPENED, n9_images=["12", 0]))
+    catalogue = load(replace(known, documented_nodes=json.dumps({"nodes": custom, "choices": {}})))
+    assert unverified(catalogue) == ("Sharpen",)
+    assert catalogue.needed_version(catalogue.models["mine"]) is None
+
+
 def test_its_inputs_are_checked_as_those_of_any_node() -> None:
     wrong = {"12": {"class_type": "Sharpen", "inputs": {"images": ["8", 0], "amount": 3, "how": "loud"}}}
     faults = load(sources(exported(add=wrong, n9_images=["12", 0]))).undrawable["mine"]["generate"]

@@ -21,6 +21,7 @@ from compiler import (
 )
 from compiler.catalogue import Model
 from compiler.values import Task
+from compiler.versions import is_at_least
 from schemas import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,6 +82,17 @@ def test_the_readme_says_how_many_models_there_are() -> None:
 
 def test_every_model_can_draw_each_of_its_tasks() -> None:
     assert CATALOGUE.undrawable == {}
+
+
+def test_a_model_is_unverified_exactly_if_it_needs_a_version_newer_than_all_recorded_ones() -> None:
+    recorded = CATALOGUE.nodes["versions"]
+    newer = {
+        model.id
+        for model in CATALOGUE.models.values()
+        if (needed := CATALOGUE.needed_version(model)) and not any(is_at_least(v, needed) for v in recorded)
+    }
+    assert newer == {model.id for model in CATALOGUE.models.values() if CATALOGUE.unverified(model)}
+    assert "qwen-image-2.1" in newer
 
 
 def test_the_kept_proofs_are_those_that_the_proof_makes() -> None:
