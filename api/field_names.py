@@ -49,6 +49,10 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "width": ("image_width", "output_width", "target_width", "w"),
     "height": ("image_height", "output_height", "target_height", "h"),
     "lora": ("loras",),
+    "control_image": ("controlnet_image", "control_net_image"),
+    "control_strength": ("controlnet_conditioning_scale", "control_scale"),
+    "control_start": ("control_guidance_start",),
+    "control_end": ("control_guidance_end",),
     "upscale": ("upscale_factor", "upscale_by"),
 }
 """Canonical name -> names that other servers use. The first one present in the request wins."""

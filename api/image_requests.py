@@ -17,9 +17,16 @@ from api.field_names import canonical_fields
 from api.host_rules import own_url
 from api.outpaint import Outpainting, check_requested_size, outpaint, take_sides
 from api.request_fields import ParsedRequest, has_prompt, read_image_request
-from api.request_images import RequestImages, extract_images, refuse_image_url, remove_empty_images
+from api.request_images import (
+    RequestImages,
+    extract_images,
+    extract_input_images,
+    refuse_image_url,
+    remove_empty_images,
+)
 from api.responses import Links
 from api.services import HttpOptions, Services
+from api.unsupported_fields import is_off
 from compiler import Catalogue, Model, Size, Task, check_image_count, compile_workflow
 from compiler.values import TASK_SOURCES, Note
 from deadline import time_limit
@@ -34,6 +41,7 @@ from errors import (
     list_names,
 )
 from generation import Drawing, Pictures, with_source
+from pictures import InputImage
 
 GENERATION_PATHS = (
     "/v1/images/generations",
@@ -41,6 +49,8 @@ GENERATION_PATHS = (
     "/v1-openai/image/generate",
 )
 EDIT_PATHS = ("/v1/images/edits", "/v1-openai/images/edits", "/v1-openai/image/edit")
+_INPUT_IMAGES = ("control_image",)
+"""Inputs of this kind that clients know, and that not every model has"""
 VARIATION_PATHS = ("/v1/images/variations", "/v1-openai/images/variations")
 """OpenAI's path, then GPUStack's"""
 
@@ -103,11 +113,12 @@ class ImageFields:
 
         Raises the errors of `extract_images`, `read_image_request` and `Generator.prepare`.
         """
-        parsed, pictures = self._parse()
+        parsed, pictures, inputs = self._parse()
         drawing = self.services.generator.prepare(
             parsed.request,
             timeout_s=self.deadline - time.monotonic(),
             pictures=pictures,
+            inputs=inputs,
             catalogue=self.catalogue,
             cancelled=cancelled or disconnect_check(request.environ),
         )
@@ -115,10 +126,11 @@ class ImageFields:
 
     def check(self) -> None:
         """Raises what is wrong with the fields, as `prepare` does, without asking the engine."""
-        parsed, pictures = self._parse()
-        compile_workflow(with_source(parsed.request, pictures), self.catalogue)
+        parsed, pictures, inputs = self._parse()
+        compile_workflow(with_source(parsed.request, pictures, inputs), self.catalogue)
 
-    def _parse(self) -> tuple[ParsedRequest, Pictures | None]:
+    def _parse(self) -> tuple[ParsedRequest, Pictures | None, dict[str, InputImage]]:
+        """The request, the images to redraw, and those that the workflow has as inputs."""
         services, endpoint, fields = self.services, self.endpoint, self.values
         if (model := _find_model(fields, self.catalogue)) is not None:
             self.catalogue.licences.check(model)  # before the images are read
@@ -127,6 +139,7 @@ class ImageFields:
         sides = take_sides(fields, self.inputs)
         if sides is not None:
             _check_outpaint(endpoint)
+        inputs, files = self._input_images(model)
         if endpoint.task != "generate":
             # Before the images are read: a model that cannot use them is the first thing to say.
             if endpoint.path_task == "generate":
@@ -134,7 +147,7 @@ class ImageFields:
             with time_limit(self.deadline - time.monotonic()):
                 images = extract_images(
                     fields,
-                    self.files,
+                    files,
                     services.fetch_image or refuse_image_url,
                     path_task=endpoint.response_task,
                     check_count=self._check_image_count,
@@ -146,6 +159,10 @@ class ImageFields:
             if images.pictures.mask is not None:
                 endpoint = replace(endpoint, task="inpaint")
         endpoint = _with_supported_task(endpoint, fields, self.catalogue)
+        if model is not None:
+            for name in inputs:
+                if name not in self.catalogue.image_inputs(model, endpoint.task):
+                    raise _no_such_image(name, model, self.catalogue, endpoint.task)
         parsed = read_image_request(
             fields,
             endpoint=endpoint,
@@ -161,12 +178,29 @@ class ImageFields:
             notes=(*self.notes, *(images.notes if images else ())),
         )
         if images is None:
-            return parsed, None
+            return parsed, None, inputs
         if outpainting is not None:
             if outpainting.is_requested:
                 check_requested_size(parsed.request, images)
             parsed = replace(parsed, outpaint=outpainting.facts)
-        return parsed, images.pictures
+        return parsed, images.pictures, inputs
+
+    def _input_images(
+        self, model: Model | None
+    ) -> tuple[dict[str, InputImage], tuple[tuple[str, bytes], ...]]:
+        """The pictures that are inputs of the workflow, and the other files. Raises FieldNotSupported for a picture that
+        only other models take."""
+        catalogue, fields = self.catalogue, self.values
+        if model is None:
+            return {}, self.files
+        names = catalogue.image_inputs(model)
+        sent = {*fields, *(name.removesuffix("[]") for name, data in self.files if data)}
+        for name in sorted(sent - set(names)):
+            if name in _INPUT_IMAGES and name not in self.inputs and not is_off(fields.get(name, True)):
+                raise _no_such_image(name, model, catalogue)
+        with time_limit(self.deadline - time.monotonic()):
+            fetch = self.services.fetch_image or refuse_image_url
+            return extract_input_images(names, fields, self.files, fetch)
 
     def _check_image_count(self, number: int) -> None:
         """Raises ImageCountNotAllowed if the model takes so many images for none of the tasks that this request may be."""
@@ -204,6 +238,23 @@ def _check_edits(fields: Mapping[str, Any], catalogue: Catalogue) -> None:
         f"{EDIT_PATHS[0]}{names or '; no model here edits images yet'}.",
         param="image",
         model=model.id,
+        models=others[:MAX_NAMED],
+    )
+
+
+def _no_such_image(
+    name: str, model: Model, catalogue: Catalogue, task: Task | None = None
+) -> FieldNotSupported:
+    others = [
+        other.id
+        for other in catalogue.visible_models
+        if any(name in catalogue.image_inputs(other, each) for each in ([task] if task else other.workflows))
+    ]
+    where = f" for the task {task}" if task else ""
+    remedy = f"choose a model that does: {list_names(others)}" if others else "no model of this server does"
+    return FieldNotSupported(
+        f"{model.id} takes no `{name}`{where}. Leave it out, or {remedy}.",
+        param=name,
         models=others[:MAX_NAMED],
     )
 

@@ -251,6 +251,7 @@ def model_entry(
         "licence": _licence(model, catalogue),
         "size": _size(model.size),
         "loras": list(catalogue.loras_for(model)),
+        "image_inputs": list(catalogue.image_inputs(model)),
         "qualities": _qualities(model, catalogue),
         "limits": _limits(model, catalogue),
         "disk_gb": model.disk_gb,

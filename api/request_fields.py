@@ -33,7 +33,15 @@ FIELDS_WITHOUT_EFFECT: Mapping[str, str] = {
 """Known fields of other servers without a function here, with the reason. Other unknown fields may be workflow inputs."""
 
 API_FIELDS = frozenset(SCHEMA["properties"]) - {
-    *("steps", "cfg", "guidance", "strength", "negative_prompt", "sampler", "schedule")
+    *("steps", "cfg", "guidance", "strength", "negative_prompt", "sampler", "schedule"),
+    *(
+        "control_image",
+        "control_type",
+        "control_preprocess",
+        "control_strength",
+        "control_start",
+        "control_end",
+    ),
 }
 _SHAPE_FIELDS = frozenset(("aspect_ratio", "image_size", "megapixels"))
 """A workflow may have inputs of these names, which then win."""

@@ -4,7 +4,7 @@ repeated or numbered files, texts with data URLs or base64, and JSON objects."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,6 +140,27 @@ def extract_images(
     if mask is not None and mask.size not in (image.size, image.size[::-1]):
         notes.append(Note("mask", _size(mask), _size(image), "a mask is scaled to the size of its image"))
     return RequestImages(Pictures(image, mask, tuple(more), markup), tuple(notes))
+
+
+def extract_input_images(
+    names: Collection[str],
+    fields: dict[str, Any],
+    files: tuple[tuple[str, bytes], ...],
+    fetch: FetchImage,
+) -> tuple[dict[str, InputImage], tuple[tuple[str, bytes], ...]]:
+    """Read the pictures of the workflow's inputs `names`, and remove them from `fields` (in place); and the other files.
+
+    Raises InvalidImage, InvalidValue for several pictures of one input, and what `fetch` raises.
+    """
+    found: dict[str, InputImage] = {}
+    for name in names:
+        values = [data for field, data in files if field in (name, f"{name}[]") and data]
+        values += _as_list(fields.pop(name, None), name)
+        if len(values) > 1:
+            raise InvalidValue(f"`{name}` has {len(values)} images; send one.", param=name)
+        for value in values:
+            found[name] = read_image(_bytes(value, name, fetch), param=name)
+    return found, tuple(file for file in files if file[0].removesuffix("[]") not in names)
 
 
 def _read_all(values: list[Any], fetch: FetchImage) -> Iterator[InputImage]:

@@ -91,7 +91,12 @@ _HIDDEN_VALUES = ("prompt", "files", "image", "mask", "crop", "loras")
 def debug_info(parsed: ParsedRequest, drawing: Drawing, images: Sequence[Image]) -> dict[str, Any]:
     """The content of `_hal0`: how `images` were made, and which fields were adjusted or ignored."""
     plan, first = drawing.plan, images[0]
-    values = {name: planned.value for name, planned in plan.values.items() if name not in _HIDDEN_VALUES}
+    hidden = {*_HIDDEN_VALUES, *plan.input_images}
+    values = {
+        name: planned.value
+        for name, planned in plan.values.items()
+        if name not in hidden and planned.value is not None
+    }
     if loras := plan.values["loras"].value:
         values["loras"] = [{"name": lora["id"], "strength": lora["strength"]} for lora in loras]
     info: dict[str, Any] = {

@@ -48,6 +48,7 @@ from compiler.values import (
     Graph,
     ImageCount,
     ImageRequest,
+    InputPicture,
     JobPlan,
     LoraChoice,
     Note,
@@ -69,6 +70,7 @@ __all__ = [
     "Graph",
     "ImageCount",
     "ImageRequest",
+    "InputPicture",
     "Licence",
     "LicenceHolder",
     "LicencePurpose",
@@ -126,7 +128,9 @@ def _graph(
     plan: Plan, job: JobPlan, values: Mapping[str, Any], catalogue: Catalogue, shares_shapes: bool
 ) -> Graph:
     shapes = catalogue.shapes
-    key = ShapeKey.of(plan, values) if shares_shapes and not plan.stages else None
+    # The names of pictures differ in each request.
+    is_shared = shares_shapes and not plan.stages and not plan.input_images
+    key = ShapeKey.of(plan, values) if is_shared else None
     if (
         key is not None
         and (shape := shapes.get(key)) is not None

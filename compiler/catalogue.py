@@ -94,6 +94,8 @@ class Input:
     """The node input whose choices are allowed, such as KSampler.sampler_name."""
     more_choices: tuple[str, ...] = ()
     """Choices that no node has: the template must handle each of them."""
+    is_image: bool = False
+    """A picture: the value is its name in the engine, None if the request has none. It is fitted to the canvas."""
     takes_more: bool = False
     """A number above the maximum is reduced to the maximum and listed as adjusted, instead of being refused."""
 
@@ -419,6 +421,13 @@ class Catalogue:
             for task, workflow in model.workflows.items()
             if task != "generate"
         }
+
+    def image_inputs(self, model: Model, task: Task | None = None) -> tuple[str, ...]:
+        """The inputs of the model that are pictures; of all of its tasks, or of one."""
+        tasks = model.workflows if task is None else [task] if task in model.workflows else []
+        workflows = (self.workflows[model.workflows[each]] for each in tasks)
+        names = (name for workflow in workflows for name, rule in workflow.inputs.items() if rule.is_image)
+        return tuple(dict.fromkeys(names))
 
     def loras_for(self, model: Model) -> Mapping[str, Lora]:
         """The LoRAs that this model can use, by id."""

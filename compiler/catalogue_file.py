@@ -225,6 +225,9 @@ def _image_count(entry: Mapping[str, Any]) -> ImageCount:
 
 def _input(entry: Mapping[str, Any], signatures: Signatures) -> Input:
     schema = {key: value for key, value in entry.items() if not key.startswith("x-")}
+    is_image = schema["type"] == "image"
+    if is_image:
+        schema |= {"type": ["string", "null"], "default": None}
     choices = choices_of(entry.get("x-choices", ""), signatures)
     if choices is not None:
         schema["enum"] = [*choices, *entry.get("x-more-choices", ())]
@@ -234,6 +237,7 @@ def _input(entry: Mapping[str, Any], signatures: Signatures) -> Input:
         tasks=tuple(entry.get("x-tasks", TASKS)),
         choices_from=entry.get("x-choices", ""),
         more_choices=tuple(entry.get("x-more-choices", ())),
+        is_image=is_image,
         takes_more=entry.get("x-takes-more", False),
         conditional_schemas=tuple(_conditional_schema(item) for item in entry.get("x-when", ())),
     )

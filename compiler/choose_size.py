@@ -32,6 +32,10 @@ def choose_size(request: ImageRequest, model: Model, catalogue: Catalogue) -> Ch
     if request.size is not None:
         return _requested_size(request.size, request, model)
     default = _default_size(model, catalogue)
+    if request.shape is None and request.input_images:
+        picture = next(iter(request.input_images.values()))
+        size = nearest_size(picture.size.ratio, default.size.pixels, model.size)
+        return _uncropped(size, "image")
     return default if request.shape is None else _size_of_shape(request.shape, default.size, model)
 
 

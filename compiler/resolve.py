@@ -12,6 +12,7 @@ from compiler.catalogue import Catalogue, Input, Model, Workflow
 from compiler.choose_size import ChosenSize, choose_size
 from compiler.loras import read_loras, values_of_loras
 from compiler.sampling_names import find_sampling_name, split_sampler
+from compiler.size import has_ratio
 from compiler.stages import planned_stages
 from compiler.values import MAX_SEED, TASK_SOURCES, ImageRequest, JobPlan, Note, Plan, PlannedValue, Task
 from errors import (
@@ -73,10 +74,11 @@ def resolve(request: ImageRequest, catalogue: Catalogue) -> Plan:
             "files": PlannedValue({role: file.name for role, file in model.files.items()}, "model"),
         },
         jobs=_jobs(request, model, workflow, has_seed),
-        adjusted=(*chosen.notes, *loras.adjusted, *adjusted),
+        adjusted=(*chosen.notes, *loras.adjusted, *adjusted, *_cropped_inputs(request, chosen)),
         ignored=(*loras.ignored, *ignored),
         presets={field: request.presets[field] for field, values in presets.items() if values},
         has_seed=has_seed,
+        input_images=frozenset(request.input_images),
         stages={each.stage.id: each.value for each in planned_stages(request.stages, catalogue)},
     )
 
@@ -189,6 +191,9 @@ def _inputs(
     rules = workflow.inputs_for(request.task)
     preset = {name: value for values in presets.values() for name, value in values.items()}
     for name, rule in rules.items():
+        if rule.is_image:
+            planned[name] = _input_image(name, request)
+            continue
         value, note = _canonical_value(name, request.inputs.get(name), rule, catalogue)
         if rule.takes_more and _is_number(value) and value > rule.schema["maximum"]:
             maximum = rule.schema["maximum"]
@@ -206,6 +211,23 @@ def _inputs(
             notes.append(note)
     _check_dependent_limits(planned, rules, request.task)
     return planned, notes
+
+
+def _cropped_inputs(request: ImageRequest, chosen: ChosenSize) -> Iterator[Note]:
+    """The pictures of inputs that have another shape than what is drawn."""
+    for name, picture in request.input_images.items():
+        if not has_ratio(picture.size, chosen.size.ratio):
+            why = "it is scaled to cover the picture, and what does not fit is cropped"
+            yield Note(name, str(picture.size), str(chosen.size), why)
+
+
+def _input_image(name: str, request: ImageRequest) -> PlannedValue:
+    """Raises InvalidValue for a value that is no picture of the request: the engine would load any file of that name."""
+    if (picture := request.input_images.get(name)) is not None:
+        return PlannedValue(picture.name, "request")
+    if request.inputs.get(name) not in (None, ""):
+        raise InvalidValue(f"`{name}` must be an image.", param=name)
+    return PlannedValue(None, "workflow")
 
 
 def _value_of_lora(name: str, value: Any, rule: Input, model: Model) -> Any:
@@ -290,7 +312,10 @@ def _ignored_inputs(
             continue
         conditions = workflow.inputs[name].unused_when
         if conditions and all(planned[other].value == expected for other, expected in conditions.items()):
-            condition = " and ".join(f"{other} is {expected}" for other, expected in conditions.items())
+            condition = " and ".join(
+                f"there is no {other}" if expected is None else f"{other} is {expected}"
+                for other, expected in conditions.items()
+            )
             yield Note(name, value, None, f"it has no effect if {condition}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compiler.catalogue import Catalogue, Model
-from compiler.values import ImageRequest, SourceImage, Task
+from compiler.values import ImageRequest, InputPicture, SourceImage, Task
 
 
 def sample_requests(model: Model, catalogue: Catalogue) -> list[ImageRequest]:
@@ -13,18 +13,19 @@ def sample_requests(model: Model, catalogue: Catalogue) -> list[ImageRequest]:
     for task in catalogue.drawable_tasks(model):
         tasks.setdefault(model.workflows[task], task)
     return [
-        _sample_request(model, task, catalogue.workflows[workflow].images.max)
+        _sample_request(model, task, catalogue, catalogue.workflows[workflow].images.max)
         for workflow, task in tasks.items()
     ]
 
 
-def _sample_request(model: Model, task: Task, images: int) -> ImageRequest:
+def _sample_request(model: Model, task: Task, catalogue: Catalogue, images: int) -> ImageRequest:
     source = SourceImage(
         model.size.default,
         "easel/image.png [temp]",
         "easel/mask.png [temp]" if task == "inpaint" else None,
         tuple(f"easel/image-{number}.png [temp]" for number in range(2, images + 1)),
     )
+    inputs = catalogue.image_inputs(model, task)
     return ImageRequest(
         prompt="a sample",
         seed=0,
@@ -32,5 +33,6 @@ def _sample_request(model: Model, task: Task, images: int) -> ImageRequest:
         model=model.id,
         task=task,
         source=None if task == "generate" else source,
+        input_images={name: InputPicture(model.size.default, f"easel/{name}.png [temp]") for name in inputs},
         seed_origin="random",
     )

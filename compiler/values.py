@@ -63,6 +63,14 @@ class SourceImage:
 
 
 @dataclass(frozen=True)
+class InputPicture:
+    """The picture of an input: its size, and its file name in the engine, where it has the size of the canvas."""
+
+    size: Size
+    name: str
+
+
+@dataclass(frozen=True)
 class Shape:
     """A size that a request does not give in full: an aspect ratio (width divided by height), an area, or both. The
     model decides the rest. `param` and `asked` are the field that gave it and its value, for messages."""
@@ -105,6 +113,8 @@ class ImageRequest:
     presets: Mapping[str, str] = field(default_factory=dict)
     loras: tuple[LoraChoice, ...] = ()
     source: SourceImage | None = None
+    input_images: Mapping[str, InputPicture] = field(default_factory=dict)
+    """The pictures of inputs that are images, such as a control image, by the name of the input"""
     seed_origin: Origin = "request"
     stages: Mapping[str, Any] = field(default_factory=dict)
     """What is done with the pictures: stage of the catalogue -> value, such as {"upscale": 2}"""
@@ -159,6 +169,8 @@ class Plan:
     """Whether the seed changes the picture. If not, no seed is reported."""
     stages: Mapping[str, Any] = field(default_factory=dict)
     """stage of the catalogue -> the value that was requested"""
+    input_images: frozenset[str] = frozenset()
+    """The inputs that are pictures of the request"""
 
     @property
     def final_size(self) -> Size:

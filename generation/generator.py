@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from arbiter import UNKNOWN_SENDER, Arbiter, Sender
@@ -19,6 +20,7 @@ from generation.fitted_graphs import FittedGraph, FittedGraphs
 from generation.uploads import uploads_of, with_source
 from generation.values import Generation, MetadataPolicy, OutputOptions, Pictures
 from image_store import ImageStore
+from pictures import InputImage
 
 
 class Generator:
@@ -80,19 +82,20 @@ class Generator:
         *,
         timeout_s: float,
         pictures: Pictures | None = None,
+        inputs: Mapping[str, InputImage] = MappingProxyType({}),
         catalogue: Catalogue | None = None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Drawing:
         """Do everything that needs no GPU. Raises the errors of the request itself, and FilesMissing, NodesMissing
         or EngineTooOld for what the engine lacks.
 
-        `request.source` is filled in from `pictures`. `timeout_s` is counted from now to the end of the last job.
-        `catalogue`: the one that the request was read with; None: the current one. Also raises RequestCancelled once
-        `cancelled` is true, and JobTimedOut: sixteen photos take seconds.
+        `request.source` is filled in from `pictures`, `request.input_images` from `inputs`. `timeout_s` is counted from now
+        to the end of the last job. `catalogue`: the one that the request was read with; None: the current one. Also raises
+        RequestCancelled once `cancelled` is true, and JobTimedOut: sixteen photos take seconds.
         """
         started_at = self._clock()
         catalogue = catalogue or self.catalogue()
-        compiled = compile_workflow(with_source(request, pictures), catalogue)
+        compiled = compile_workflow(with_source(request, pictures, inputs), catalogue)
         deadline = started_at + timeout_s
 
         def check() -> None:
@@ -101,7 +104,7 @@ class Generator:
             if self._clock() > deadline:
                 raise JobTimedOut("The request timed out while its images were read.")
 
-        uploads = uploads_of(request.id, pictures, compiled.plan, check)
+        uploads = uploads_of(request.id, pictures, compiled.plan, check, inputs)
         compiled_at = self._clock()
         with time_limit(deadline - compiled_at):
             engine = self.engine()

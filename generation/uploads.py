@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from tempfile import SpooledTemporaryFile
+from types import MappingProxyType
 
-from compiler import ImageRequest, Plan, Size, SourceImage
+from compiler import ImageRequest, InputPicture, Plan, Size, SourceImage
 from engine import upload_name
 from generation.values import Pictures
-from pictures import convert_image, errors_of_image, fit_image, fit_mask
+from pictures import InputImage, convert_image, errors_of_image, fit_image, fit_mask
 
 MAX_IN_MEMORY_BYTES = 8_000_000
 """Of the files of one request. If they have more, they wait for the GPU in a file without a name."""
@@ -51,9 +52,16 @@ class Uploads:
         self._finalizer()
 
 
-def with_source(request: ImageRequest, pictures: Pictures | None) -> ImageRequest:
-    """`request` with what the compiler needs to know about the pictures."""
-    return request if pictures is None else replace(request, source=_source_of(request.id, pictures))
+def with_source(
+    request: ImageRequest, pictures: Pictures | None, inputs: Mapping[str, InputImage] = MappingProxyType({})
+) -> ImageRequest:
+    """`request` with what the compiler needs to know about the pictures. `inputs`: of the workflow, by name."""
+    named = {
+        name: InputPicture(Size(*image.size), upload_name(_input_name(request.id, name)))
+        for name, image in inputs.items()
+    }
+    source = None if pictures is None else _source_of(request.id, pictures)
+    return replace(request, source=source or request.source, input_images={**request.input_images, **named})
 
 
 def _source_of(request_id: str, pictures: Pictures) -> SourceImage:
@@ -68,13 +76,18 @@ def uploads_of(
     pictures: Pictures | None,
     plan: Plan,
     check: Callable[[], None] = lambda: None,
+    inputs: Mapping[str, InputImage] = MappingProxyType({}),
 ) -> Uploads:
-    """PNGs: the image, with its markup, and its mask are fitted to the canvas; the other images have their own sizes. Raises
-    InvalidImage, OSError if the disk is full, and what `check` raises, which is called before each of the others."""
+    """PNGs: the image, with its markup, its mask and the `inputs` of the workflow are fitted to the canvas; the other images
+    have their own sizes. Raises InvalidImage, OSError if the disk is full, and what `check` raises, which is called before
+    each of the others."""
     uploads = Uploads()
+    size, canvas = (plan.size.width, plan.size.height), (plan.canvas.width, plan.canvas.height)
+    for name, image in inputs.items():
+        check()
+        uploads.add(_input_name(request_id, name), fit_image(image, size, canvas))
     if pictures is None:
         return uploads
-    size, canvas = (plan.size.width, plan.size.height), (plan.canvas.width, plan.canvas.height)
     number = 1 + len(pictures.more)
     with errors_of_image(1, number):
         uploads.add(_image_name(request_id, 0), fit_image(pictures.image, size, canvas, pictures.markup))
@@ -89,6 +102,10 @@ def uploads_of(
 
 def _image_name(request_id: str, index: int) -> str:
     return f"{request_id}-image-{index + 1}.png" if index else f"{request_id}-image.png"
+
+
+def _input_name(request_id: str, name: str) -> str:
+    return f"{request_id}-{name}.png"
 
 
 def _mask_name(request_id: str) -> str:

@@ -69,7 +69,10 @@ def base_values(workflow: Workflow, model: Model, task: Task) -> dict[str, Any]:
         "prompt": "" if task == "vary" else "a cat",
         "width": model.size.default.width,
         "height": model.size.default.height,
-        **{name: _default(rule) for name, rule in workflow.inputs_for(task).items()},
+        **{
+            name: _input_image(name) if rule.is_image else _default(rule)
+            for name, rule in workflow.inputs_for(task).items()
+        },
         **_images([_image_name(index) for index in range(workflow.images.min if task != "generate" else 0)]),
         "mask": _MASK if task == "inpaint" else None,
         "crop": None,
@@ -79,6 +82,11 @@ def base_values(workflow: Workflow, model: Model, task: Task) -> dict[str, Any]:
         "batch": 1,
         "prefix": "easel/proof",
     }
+
+
+def _input_image(name: str) -> str:
+    """A picture for an input that is one. The proof begins with all of them: the other inputs have no effect without."""
+    return f"easel/{name}.png [temp]"
 
 
 def _image_name(index: int) -> str:
@@ -256,6 +264,11 @@ def _default(rule: Input) -> Any:
 
 def _value_changes(name: str, rule: Input, value: Any, start: Values, is_first: bool) -> Iterator[Change]:
     others = _other_values(rule, value)
+    if rule.is_image:
+        if value is not None:
+            yield Change(name, ({name: others[0]},), rule, start=start)
+            yield Change(name, ({name: None},), rule, start=start, is_passed=False)
+        return
     kind = rule.schema["type"]
     if "enum" in rule.schema:
         yield from _choice_changes(name, rule, value, others, start, is_first)
@@ -294,6 +307,8 @@ def _other_values(rule: Input, value: Any) -> tuple[Any, ...]:
     """Allowed values besides `value`: two between the limits of a number and the limits, every other choice, the other
     boolean, another text."""
     schema = rule.schema
+    if rule.is_image:
+        return () if value is None else (_other_image(value), None)
     kind = schema["type"]
     if "enum" in schema:
         return tuple(choice for choice in schema["enum"] if choice != value)

@@ -69,8 +69,11 @@ def _trials(
 
 
 def _own_defaults(model: Model, workflow: Workflow, task: Task, base: TrialGraph) -> dict[str, Any]:
-    """The defaults of the model that differ from the values of `base`."""
-    own = {name: default_value(name, model, workflow, task).value for name in workflow.inputs_for(task)}
+    """The defaults of the model that differ from the values of `base`, which has a picture for each input that is one."""
+    rules = workflow.inputs_for(task)
+    own = {
+        name: default_value(name, model, workflow, task).value for name in rules if not rules[name].is_image
+    }
     return {name: value for name, value in own.items() if value != base.values[name]}
 
 

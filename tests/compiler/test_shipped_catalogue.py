@@ -12,6 +12,7 @@ import pytest
 from commands.proofs import shipped_proofs
 from compiler import (
     ImageRequest,
+    InputPicture,
     Size,
     SourceImage,
     SourcePaths,
@@ -39,7 +40,7 @@ PROMPTS = [
 def request_for(
     model: Model, task: Task, prompt: str = 'a "cat" in a {{ hat }}', **fields: Any
 ) -> ImageRequest:
-    """With as many images as the model takes."""
+    """With as many images as the model takes, and those that are inputs of its workflow."""
     images = CATALOGUE.workflows[model.workflows[task]].images.max
     others = tuple(f"easel/{number}.png [temp]" for number in range(2, images + 1))
     mask = "easel/mask.png [temp]" if task == "inpaint" else None
@@ -51,6 +52,10 @@ def request_for(
         model=model.id,
         task=task,
         source=None if task == "generate" else source,
+        input_images={
+            name: InputPicture(Size(500, 333), f"easel/{name}.png [temp]")
+            for name in CATALOGUE.image_inputs(model, task)
+        },
         **fields,
     )
 
