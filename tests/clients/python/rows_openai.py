@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import uuid
 from collections.abc import Callable, Iterator
@@ -366,6 +367,30 @@ def test_22_several_images_are_refused_by_a_model_that_takes_one(client: OpenAI,
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_23_extra_body_extends_an_image(client: OpenAI, servers: Servers) -> None:
+    response = client.images.edit(
+        image=servers.picture("photo.png"),
+        prompt="a cat",
+        model=SLOW_MODEL,
+        extra_body={"outpaint": {"left": 64, "bottom": 32}, "steps": 1},
+    )
+    assert response.data
+    assert decode_picture(response.data[0].b64_json).size == (320, 288)
+    assert (response.model_extra or {})["_hal0"]["meta"]["outpaint"]["left"] == 64
+
+
+def test_23_extra_body_has_a_control_image_and_a_lora(client: OpenAI, servers: Servers) -> None:
+    url = "data:image/png;base64," + base64.b64encode(servers.picture("photo.png")).decode()
+    response = client.images.generate(
+        prompt="a cat",
+        model="sd-1.5-canny",
+        size="256x256",
+        extra_body={"control_image": url, "control_strength": 0.8, "lora": "lcm-sd-1.5", "steps": 2},
+    )
+    meta = (response.model_extra or {})["_hal0"]["meta"]
+    assert (meta["control_strength"], meta["steps"], meta["sampler"]) == (0.8, 2, "lcm")
+
+
 def test_25_an_image_has_variations(client: OpenAI, servers: Servers) -> None:
     response = client.images.create_variation(image=servers.picture("photo.png"), n=2, size="256x256")
     assert response.data
