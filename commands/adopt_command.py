@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from commands.context import handle_errors
+from commands.context import handle_errors, text_or_json
 
 
 @click.command("adopt-models", short_help="Use the model files that are there already.")
@@ -18,14 +18,7 @@ from commands.context import handle_errors
 @click.option("--hash", "is_hashed", is_flag=True, help="Also recognize renamed files by their SHA-256.")
 @click.option("--yes", "is_agreed", is_flag=True, help="Do not ask.")
 @click.option("--dry-run", is_flag=True, help="Show the result and write nothing.")
-@click.option(
-    "--as",
-    "output_format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="Show what was found as text or as JSON.",
-)
+@text_or_json
 @handle_errors
 def adopt_command(
     models_dir: Path | None, is_hashed: bool, is_agreed: bool, dry_run: bool, output_format: str

@@ -134,3 +134,14 @@ def engine_at(url: str) -> Engine:
             "EASEL_ENGINE_TOKEN or EASEL_ENGINE_QUERY_TOKEN in the environment instead."
         )
     return Engine(url.rstrip("/"), credentials=services().credentials)
+
+
+text_or_json = click.option(
+    "--as",
+    "output_format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Show what was found as text or as JSON.",
+)
+"""The option of commands that look for something and show it"""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from commands.context import handle_errors
+from commands.context import handle_errors, text_or_json
 
 
 @click.command("import-workflow", short_help="Make a model of a workflow of ComfyUI.")
@@ -34,14 +34,7 @@ from commands.context import handle_errors
 @click.option("--image", metavar="NODE.INPUT", help="The input that gets the first picture of an edit.")
 @click.option("--expose", multiple=True, metavar="NODE.INPUT=NAME", help="Make an input a request field.")
 @click.option("--allow-api-nodes", is_flag=True, help="Import workflows that call paid services, too.")
-@click.option(
-    "--as",
-    "output_format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="Show what was found as text or as JSON.",
-)
+@text_or_json
 @click.option("--dry-run", is_flag=True, help="Show the result and write nothing.")
 @handle_errors
 def import_command(

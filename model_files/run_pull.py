@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from errors import EaselError
 from model_files.download import failure
@@ -65,46 +66,76 @@ def run_pull(
         if not is_mine or job is None:
             return
         pull = Pull(job.plan, job.folders, options)
-        ended = threading.Event()
-        given_up = False
-
-        def watch() -> None:
-            nonlocal given_up
-            speed = Speed()
-            while True:
-                given_up = given_up or is_given_up()
-                if given_up or folder.is_cancelled:
-                    pull.stop.set()
-                current = speed.update(sum(entry.received for entry in list(pull.progress)))
-                with contextlib.suppress(OSError):
-                    folder.write("running", pull.progress, current)
-                on_progress(pull.progress, current)
-                if ended.wait(_STORE_S):
-                    return
-
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
-        state: PullState = "done"
-        error: EaselError | None = None
+        watch = _Watch(folder, pull, is_given_up, on_progress)
+        ending = _Ending("interrupted")  # such as by Ctrl-C
         try:
-            pull.run()
-        except Cancelled:
-            state = "interrupted" if given_up else "cancelled"
-        except KeyboardInterrupt:
-            pull.stop.set()
-            state = "interrupted"
-            raise
-        except Exception as raised:
-            state, error = "failed", failure(raised)
-            if not isinstance(raised, EaselError):
-                log.error("a pull failed", exc_info=raised)
+            with watch:
+                ending = _run(pull, lambda: watch.is_given_up)
         finally:
-            ended.set()
-            watcher.join()
             with contextlib.suppress(OSError):
-                folder.write(state, pull.progress, error=error)
+                folder.write(ending.state, pull.progress, error=ending.error)
         on_progress(pull.progress, 0)
-        if error is not None:
-            raise error
-        if state == "cancelled":
+        if ending.error is not None:
+            raise ending.error
+        if ending.state == "cancelled":
             raise Cancelled
+
+
+@dataclass(frozen=True)
+class _Ending:
+    state: PullState
+    error: EaselError | None = None
+
+
+def _run(pull: Pull, is_given_up: Callable[[], bool]) -> _Ending:
+    """Run `pull`, and say how it ended. Raises KeyboardInterrupt."""
+    try:
+        pull.run()
+    except Cancelled:
+        return _Ending("interrupted" if is_given_up() else "cancelled")
+    except KeyboardInterrupt:
+        pull.stop.set()
+        raise
+    except Exception as raised:
+        if not isinstance(raised, EaselError):
+            log.error("a pull failed", exc_info=raised)
+        return _Ending("failed", failure(raised))
+    return _Ending("done")
+
+
+class _Watch:
+    """While its block runs, a thread that each second stores how far the pull is, and stops it if somebody cancels it or
+    gives it up."""
+
+    def __init__(
+        self,
+        folder: PullFolder,
+        pull: Pull,
+        is_given_up: Callable[[], bool],
+        on_progress: Callable[[list[FileProgress], float], None],
+    ) -> None:
+        self._folder, self._pull = folder, pull
+        self._asks_given_up, self._on_progress = is_given_up, on_progress
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.is_given_up = False
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        pull, speed = self._pull, Speed()
+        while True:
+            self.is_given_up = self.is_given_up or self._asks_given_up()
+            if self.is_given_up or self._folder.is_cancelled:
+                pull.stop.set()
+            current = speed.update(sum(entry.received for entry in list(pull.progress)))
+            with contextlib.suppress(OSError):
+                self._folder.write("running", pull.progress, current)
+            self._on_progress(pull.progress, current)
+            if self._ended.wait(_STORE_S):
+                return
