@@ -28,6 +28,10 @@ PullState = Literal["waiting", "running", "interrupted", "done", "failed", "canc
 _ENDED = ("done", "failed", "cancelled")
 _MAX_KEPT = 50
 _MAX_FRUITLESS_STARTS = 5
+_MAX_RUNNING = 4
+"""Pulls of the server at the same time, each of which is a process; further ones wait"""
+_STARTING_S = 30.0
+"""How long a process that was started may take until it says that it runs"""
 _WATCH_S = 5.0
 _POLL_S = 0.05
 _ROOT = Path(__file__).resolve().parents[1]
@@ -115,7 +119,8 @@ class PullStore:
             if not _has_ended(report) and report["models"] == list(plan.models):
                 return report
         pull = self.add(plan, folders, "server")
-        self._start_process(pull)
+        if self._running() < _MAX_RUNNING:
+            self._start_process(pull)
         return self.report(pull.path.name)
 
     def reports(self) -> list[dict[str, Any]]:
@@ -166,13 +171,28 @@ class PullStore:
         threading.Thread(target=watch, daemon=True).start()
 
     def resume(self) -> None:
-        """Start a process for each pull of the server that has none and has not ended. Raises OSError."""
-        for pull in list(self._pulls()):
-            report = pull.report()
-            if report is not None and report["state"] in ("interrupted", "waiting") and pull.is_of_server:
+        """Start a process for each pull of the server that has none and has not ended, the oldest first, as long as not too
+        many run. Raises OSError."""
+        waiting = [
+            (report["created"], report["id"])
+            for report in self.reports()
+            if report["state"] in ("interrupted", "waiting") and report["by"] == "server"
+        ]
+        for _, pull_id in sorted(waiting):
+            pull = PullFolder(self._folder / pull_id)
+            if not pull.is_starting and self._running() < _MAX_RUNNING:
                 self._start_process(pull)
 
+    def _running(self) -> int:
+        """How many pulls of the server have a process."""
+        return sum(
+            report["by"] == "server"
+            and (report["state"] == "running" or PullFolder(self._folder / report["id"]).is_starting)
+            for report in self.reports()
+        )
+
     def _start_process(self, pull: PullFolder) -> None:
+        pull.mark_as_starting()
         # A session of its own: it goes on when its worker is replaced, and ends with the server, this worker's parent.
         process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", "model_files", str(pull.path), str(os.getppid())],
@@ -198,6 +218,18 @@ class PullFolder:
     def is_of_server(self) -> bool:
         job = self.job
         return job is not None and job.by == "server"
+
+    def mark_as_starting(self) -> None:
+        (self.path / "starting").touch()
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether its first process was started a moment ago, and has not said yet that it runs."""
+        try:
+            begun = (self.path / "starting").stat().st_mtime
+        except OSError:
+            return False
+        return not (self.path / "progress.json").exists() and 0 <= time.time() - begun < _STARTING_S
 
     @property
     def is_cancelled(self) -> bool:

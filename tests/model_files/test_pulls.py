@@ -138,6 +138,38 @@ def test_a_pull_that_runs_is_not_started_twice_and_can_be_cancelled(
     assert not place.exists()
 
 
+def test_of_many_pulls_only_some_run_at_the_same_time(
+    make_app: MakeApp, server: HostileServer, tmp_path: Path
+) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "own").mkdir()
+    models = {}
+    for number in range(7):
+        url = server.add(f"f{number}", SIZE, always=stall_after(1_000_000))
+        file = {"name": f"m{number}.safetensors", "folder": "checkpoints", "url": url, "size": SIZE}
+        models[f"m{number}"] = {**OWN_MODEL, "licence": MIT, "files": {"checkpoint": file}}
+    (tmp_path / "own/mine.yaml").write_text(json.dumps({"models": models}))
+    app = make_app(catalogue_dir=str(tmp_path / "own"), engine__models_dir=str(tmp_path / "models"))
+    client, store = app.test_client(), app.extensions["easel"].pulls
+
+    def states() -> list[str]:
+        return sorted(pull["state"] for pull in client.get("/api/models/pulls").get_json()["pulls"])
+
+    for name in models:
+        assert client.post("/api/models/pull", json={"models": [name]}).status_code == 202
+    wait_until(lambda: states() == ["running"] * 4 + ["waiting"] * 3)
+    store.resume()
+    assert states() == ["running"] * 4 + ["waiting"] * 3
+    for name in list(models):
+        server.always[f"f{name[1:]}"] = stall_after(SIZE)
+    for pull in client.get("/api/models/pulls").get_json()["pulls"]:
+        if pull["state"] == "running":
+            client.delete(f"/api/models/pulls/{pull['id']}")
+    wait_until(lambda: states() == ["cancelled"] * 4 + ["waiting"] * 3)
+    store.resume()
+    wait_until(lambda: states() == ["cancelled"] * 4 + ["done"] * 3)
+
+
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
