@@ -28,6 +28,8 @@ _SIDE_NAMES: Mapping[str, str] = {
 """What a side may be called -> its name"""
 FLAT_FIELDS: Mapping[str, str] = {f"expand_{name}": name for name in _SIDE_NAMES}
 """fal.ai's fields, one for each side"""
+_MIN_FRAME = 1 / 16
+"""Of the width or the height"""
 _FORM = (
     'pixels for all sides, or an object such as {"left": 256, "right": 256}, with left, right, top and bottom'
 )
@@ -112,9 +114,17 @@ def outpaint(images: RequestImages, sides: Sides | None, model: Model) -> Outpai
             return None
         extended = replace(extended, mask=pictures.mask)
         return Outpainting(replace(images, pictures=extended), frame, False)
+    if not _is_meant(frame, pictures.image.size):
+        return None
     why = "the image is opaque in one rectangle only: the transparent frame around it is drawn, and the rest is kept"
     note = Note("image", "a transparent frame", f"{FIELD} {asdict(frame)}", why)
     return Outpainting(RequestImages(extended, (*images.notes, note)), frame, False)
+
+
+def _is_meant(frame: Sides, size: tuple[int, int]) -> bool:
+    """Whether a transparent frame is wide enough to be one to draw: editors leave thin ones around a picture."""
+    across, down = frame.left + frame.right, frame.top + frame.bottom
+    return max(across / size[0], down / size[1]) >= _MIN_FRAME
 
 
 def _extended(pictures: Pictures, sides: Sides) -> Pictures:

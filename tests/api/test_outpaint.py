@@ -183,6 +183,11 @@ def test_other_transparent_images_are_redrawn_on_white_as_before(client: FlaskCl
     assert (body["_hal0"]["meta"]["task"], body["_hal0"]["adjusted"]) == ("edit", [])
 
 
+def test_a_thin_transparent_border_is_no_frame_to_draw(client: FlaskClient) -> None:
+    body = send(client, image=file(framed(264, 264, 4, 4)), model="sd-1.5", steps="2")
+    assert (body["_hal0"]["meta"]["task"], "outpaint" in body["_hal0"]["meta"]) == ("edit", False)
+
+
 def test_a_mask_that_leaves_some_of_the_frame_out_keeps_that_white(client: FlaskClient) -> None:
     hole = Image.new("RGBA", (384, 320), "black")
     hole.paste((0, 0, 0, 0), (0, 0, 384, 40))
