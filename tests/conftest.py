@@ -11,7 +11,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app import Container, create_app
-from compiler import SourcePaths, load_catalogue, read_sources
+from compiler import Catalogue, SourcePaths, load_catalogue, read_sources
 from settings import SETTINGS_BY_NAME, Settings
 from sketch import SketchProcess
 
@@ -22,15 +22,28 @@ NODES = ROOT / "schemas/nodes.json"
 
 
 @pytest.fixture(scope="session")
-def catalogue_files() -> dict[str, list[str]]:
-    """The files in the project's catalogue, by folder."""
+def shipped_catalogue() -> Catalogue:
+    """The project's catalogue."""
     paths = SourcePaths(ROOT / "catalogue.yaml", ROOT / "templates_wf", ROOT / "schemas")
-    return load_catalogue(read_sources(paths)).files
+    return load_catalogue(read_sources(paths))
 
 
 @pytest.fixture(scope="session")
-def sketch_url(catalogue_files: dict[str, list[str]]) -> Iterator[str]:
-    """A sketch engine that has every file of the catalogue and draws without delay."""
+def catalogue_files(shipped_catalogue: Catalogue) -> dict[str, list[str]]:
+    """The files in the project's catalogue, by folder."""
+    return shipped_catalogue.files
+
+
+@pytest.fixture(scope="session")
+def sketch_url(shipped_catalogue: Catalogue) -> Iterator[str]:
+    """A sketch engine as Easel starts it, which has every file of the catalogue and draws without delay."""
+    with SketchProcess(nodes=shipped_catalogue.nodes, files=shipped_catalogue.files) as sketch:
+        yield sketch.url
+
+
+@pytest.fixture(scope="session")
+def recorded_sketch_url(catalogue_files: dict[str, list[str]]) -> Iterator[str]:
+    """One that has only the nodes of recorded versions of ComfyUI."""
     with SketchProcess(nodes=NODES, files=catalogue_files) as sketch:
         yield sketch.url
 

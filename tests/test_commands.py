@@ -405,9 +405,9 @@ def more_node_count() -> int:
 
 
 def test_a_snapshot_of_a_known_engine_version_changes_nothing_that_is_shipped(
-    run_on_copy: Any, tmp_path: Path, sketch_url: str
+    run_on_copy: Any, tmp_path: Path, recorded_sketch_url: str
 ) -> None:
-    result = run_on_copy("snapshot-nodes", sketch_url, "--shipped")
+    result = run_on_copy("snapshot-nodes", recorded_sketch_url, "--shipped")
     nodes = tmp_path / "schemas/nodes.json"
     assert (result.exit_code, result.stdout) == (
         0,

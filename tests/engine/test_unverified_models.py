@@ -3,30 +3,15 @@ sketch engine."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 from freezing_proxy import FreezingProxy
 
-from compiler import SourcePaths, load_catalogue, read_sources
-from sketch import SketchProcess
-from tests.conftest import NODES, ROOT, MakeApp
+from tests.conftest import NODES, MakeApp
 from tests.waiting import wait_until
 
 MODEL = "flux3-klein"
-CATALOGUE = load_catalogue(
-    read_sources(SourcePaths(ROOT / "catalogue.yaml", ROOT / "templates_wf", ROOT / "schemas")),
-    proved={MODEL},
-)
 REASONS = ["CLIPLoader.type flux3", "ReferenceMultiLatent"]
-
-
-@pytest.fixture(scope="module")
-def with_documented_nodes() -> Iterator[str]:
-    """A sketch engine as Easel starts it."""
-    with SketchProcess(nodes=CATALOGUE.nodes, files=CATALOGUE.files) as sketch:
-        yield sketch.url
 
 
 def draw(app: Any) -> Any:
@@ -41,9 +26,9 @@ def entry(app: Any) -> Any:
 
 
 def test_an_engine_without_the_nodes_is_too_old_in_the_list_and_for_a_request(
-    make_app: MakeApp, sketch_url: str
+    make_app: MakeApp, recorded_sketch_url: str
 ) -> None:
-    with FreezingProxy(sketch_url) as engine:
+    with FreezingProxy(recorded_sketch_url) as engine:
         engine.version = "0.33.0"
         app = make_app(engine__url=engine.url)
         found = entry(app)
@@ -56,33 +41,31 @@ def test_an_engine_without_the_nodes_is_too_old_in_the_list_and_for_a_request(
 
 
 def test_an_engine_that_may_have_the_nodes_but_does_not_is_named_with_what_it_lacks(
-    make_app: MakeApp, sketch_url: str
+    make_app: MakeApp, recorded_sketch_url: str
 ) -> None:
-    with FreezingProxy(sketch_url) as engine:
+    with FreezingProxy(recorded_sketch_url) as engine:
         engine.version = "0.45.0"
         error = draw(make_app(engine__url=engine.url)).get_json()["error"]
         assert error["code"] == "engine.nodes_missing"
         assert "CLIPLoader does not offer type 'flux3'" in error["message"]
 
 
-def test_an_engine_that_has_the_nodes_draws(make_app: MakeApp, with_documented_nodes: str) -> None:
-    with FreezingProxy(with_documented_nodes) as engine:
+def test_an_engine_that_has_the_nodes_draws(make_app: MakeApp, sketch_url: str) -> None:
+    with FreezingProxy(sketch_url) as engine:
         engine.version = "0.41.0"
         app = make_app(engine__url=engine.url)
         assert entry(app)["engine"]["ready"]
         assert draw(app).status_code == 200
 
 
-def test_the_sketch_engine_draws_them(make_app: MakeApp, with_documented_nodes: str) -> None:
-    app = make_app(engine__url=with_documented_nodes)
+def test_the_sketch_engine_draws_them(make_app: MakeApp, sketch_url: str) -> None:
+    app = make_app(engine__url=sketch_url)
     assert (entry(app)["engine"]["ready"], entry(app)["unverified"]) == (True, REASONS)
     assert draw(app).status_code == 200
 
 
-def test_what_a_newer_engine_says_is_learned_and_the_mark_is_gone(
-    make_app: MakeApp, with_documented_nodes: str
-) -> None:
-    with FreezingProxy(with_documented_nodes) as engine:
+def test_what_a_newer_engine_says_is_learned_and_the_mark_is_gone(make_app: MakeApp, sketch_url: str) -> None:
+    with FreezingProxy(sketch_url) as engine:
         engine.version = "0.45.0"
         app = make_app(engine__url=engine.url)
         assert entry(app)["unverified"] == REASONS
@@ -96,18 +79,18 @@ def test_what_a_newer_engine_says_is_learned_and_the_mark_is_gone(
         assert draw(app).status_code == 200
 
 
-def test_an_engine_without_the_nodes_can_be_learned_all_the_same(make_app: MakeApp, sketch_url: str) -> None:
-    with FreezingProxy(sketch_url) as engine:
+def test_an_engine_without_the_nodes_can_be_learned_all_the_same(
+    make_app: MakeApp, recorded_sketch_url: str
+) -> None:
+    with FreezingProxy(recorded_sketch_url) as engine:
         engine.version = "0.33.0"
         result = make_app().test_cli_runner().invoke(args=["snapshot-nodes", engine.url])
         assert result.exit_code == 0, result.output
 
 
-def test_the_shipped_nodes_are_not_written_from_documentation(
-    make_app: MakeApp, with_documented_nodes: str
-) -> None:
+def test_the_shipped_nodes_are_not_written_from_documentation(make_app: MakeApp, sketch_url: str) -> None:
     before = NODES.read_bytes()
-    result = make_app().test_cli_runner().invoke(args=["snapshot-nodes", with_documented_nodes, "--shipped"])
+    result = make_app().test_cli_runner().invoke(args=["snapshot-nodes", sketch_url, "--shipped"])
     assert result.exit_code == 2
     assert "only ComfyUI's documentation describes" in result.stderr
     assert NODES.read_bytes() == before
