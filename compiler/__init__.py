@@ -41,6 +41,7 @@ from compiler.size import Size
 from compiler.slots import SlotUsed
 from compiler.sources import SourcePaths, Sources, is_own_file, read_sources
 from compiler.stages import planned_stages, sample_graph, with_stages
+from compiler.strength import with_drawable_strength
 from compiler.values import (
     MAX_IMAGES,
     MAX_SEED,
@@ -116,12 +117,20 @@ def compile_workflow(request: ImageRequest, catalogue: Catalogue, *, shares_shap
     the template does not handle the request's values.
     """
     plan = resolve(request, catalogue)
+    graphs = _graphs(plan, catalogue, shares_shapes)
+    drawable = with_drawable_strength(plan, graphs[0].nodes)
+    if drawable is not plan:
+        plan, graphs = drawable, _graphs(drawable, catalogue, shares_shapes)
+    return Compiled(plan, graphs)
+
+
+def _graphs(plan: Plan, catalogue: Catalogue, shares_shapes: bool) -> tuple[Graph, ...]:
     values = {name: planned.value for name, planned in plan.values.items()}
     graphs = []
     for index, job in enumerate(plan.jobs):
         job_values = {"seed": job.seed, "batch": job.batch, "prefix": f"{plan.prefix}-{index}"}
         graphs.append(_graph(plan, job, {**values, **job_values}, catalogue, shares_shapes))
-    return Compiled(plan, tuple(graphs))
+    return tuple(graphs)
 
 
 def _graph(

@@ -9,6 +9,7 @@ import pytest
 
 from compiler import Compiled, LoraChoice, Shape, Size, SourceImage, compile_workflow, load_catalogue
 from compiler.catalogue_file import parse_catalogue
+from compiler.strength import largest_strength
 from compiler.values import Task
 from errors import CatalogueInvalid, InvalidValue, PromptRequired, SizeNotAllowed
 from tests.compiler.catalogues import CATALOGUE, image_request, with_document
@@ -350,3 +351,40 @@ def test_an_error_in_presets_conditions_and_loras_is_reported_with_its_path(
 def test_the_catalogues_files_include_those_of_loras() -> None:
     assert CATALOGUE.files["loras"] == ["lcm-lora-sdv1-5.safetensors"]
     assert replace(CATALOGUE, loras={}).files.get("loras") is None
+
+
+@pytest.mark.parametrize(
+    ("steps", "strength", "done"),
+    [
+        (1, 0.75, 0.5),
+        (1, 0.8, 1.0),
+        (2, 0.75, 0.66),
+        (2, 0.9, 1.0),
+        (4, 0.85, 0.8),
+        (20, 0.96, 0.95),
+        (20, 0.99, 1.0),
+        (2, 0.66, None),
+        (3, 0.75, None),
+        (20, 0.75, None),
+        (1, 1.0, None),
+    ],
+)
+@pytest.mark.parametrize("task", ["edit", "inpaint", "vary"])
+def test_a_strength_that_would_ignore_the_image_is_adjusted_and_listed(
+    task: Task, steps: int, strength: float, done: float | None
+) -> None:
+    inputs = {"steps": steps, "strength": strength}
+    compiled = edited(task, model="sd-1.5", image=source(mask=task == "inpaint"), inputs=inputs)
+    drawn = strength if done is None else done
+    sampler = compiled.graphs[0].nodes["sampler"]
+    assert (sampler["class_type"], sampler["inputs"]["denoise"]) == ("KSampler", drawn)
+    assert value(compiled, "strength") == (drawn, "request")
+    notes = [(note.field, note.asked, note.done) for note in compiled.plan.adjusted]
+    assert notes == ([] if done is None else [("strength", strength, done)])
+    # ComfyUI draws the last `steps` of int(steps / denoise) steps.
+    assert drawn == 1 or int(steps / drawn) > steps
+
+
+@pytest.mark.parametrize("steps", range(1, 151))
+def test_every_number_of_steps_has_a_strength_that_uses_the_image(steps: int) -> None:
+    assert int(steps / largest_strength(steps)) > steps
