@@ -12,6 +12,7 @@ from typing import Any
 
 from flask import Flask, Response, g, request
 
+from access import ALL_SCOPES, ANONYMOUS, NOBODY, Caller
 from api.connection import discard_body, set_send_timeout
 from api.errors import escaped_path
 from api.host_rules import HostRules
@@ -30,17 +31,19 @@ _EXPOSED_HEADERS = "x-request-id, x-should-retry, Retry-After, ETag"
 def register_middleware(app: Flask, options: HttpOptions) -> None:
     """Run the checks before every route of `app`, and add the headers to every response."""
     rules = HostRules(options)
+    callers = {key.encode(): _caller(number) for number, key in enumerate(options.api_keys, start=1)}
     app.before_request(_start_request)
     app.before_request(lambda: rules.check_host(request))
     app.before_request(lambda: _preflight(rules))
     app.before_request(lambda: rules.check_origin(request))
-    app.before_request(lambda: _check_key(options))
+    app.before_request(lambda: _check_key(callers))
     app.after_request(lambda response: _finish_response(response, rules))
 
 
 def _start_request() -> None:
     client_id = request.headers.get("x-request-id", "")
     g.request_id = client_id if _REQUEST_ID.fullmatch(client_id) else uuid.uuid4().hex
+    g.caller = NOBODY
     g.started_at = time.perf_counter()
 
 
@@ -59,13 +62,21 @@ def _preflight(rules: HostRules) -> Response | None:
     return response
 
 
-def _check_key(options: HttpOptions) -> None:
-    if not options.api_keys or _OPEN_PATHS.fullmatch(request.path):
+def _caller(number: int) -> Caller:
+    name = f"api_keys:{number}"
+    return Caller(name, ALL_SCOPES, key=name)
+
+
+def _check_key(callers: dict[bytes, Caller]) -> None:
+    if not callers:
+        g.caller = ANONYMOUS
         return
     sent_key = _sent_key().encode()
     # Always compare with every key, so that the response time reveals nothing about which key was close.
-    matches = [hmac.compare_digest(sent_key, key.encode()) for key in options.api_keys]
-    if not any(matches):
+    matches = [caller for key, caller in callers.items() if hmac.compare_digest(sent_key, key)]
+    if matches:
+        g.caller = matches[0]
+    elif not _OPEN_PATHS.fullmatch(request.path):
         raise InvalidKey("This server requires an API key: send `Authorization: Bearer KEY`.")
 
 

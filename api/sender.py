@@ -11,8 +11,8 @@ _MAX_CLIENT_CHARS = 80
 
 
 def sender_of(request: Request) -> Sender:
-    """The address of the client, and the name of its program."""
+    """The address of the client, the name of its program, and the name of its key."""
     header = request.headers.get("User-Agent", "").encode("latin-1", "replace").decode("utf-8", "replace")
     program = header.partition(" ")[0]
     client = f"{request.remote_addr or 'unknown'} {program}".strip()
-    return Sender(g.request_id, shorten(client, _MAX_CLIENT_CHARS))
+    return Sender(g.request_id, shorten(client, _MAX_CLIENT_CHARS), g.caller.key)

@@ -22,11 +22,12 @@ _MAX_TEMPORARY_AGE_S = 60.0
 
 @dataclass(frozen=True)
 class Sender:
-    """Who sent a request, for display: the id that the client gave it or got for it, and the client's address and
-    program."""
+    """Who sent a request, for display: the id that the client gave it or got for it, the client's address and program, and
+    the name of its key, "" if it has none."""
 
     request_id: str = ""
     client: str = ""
+    key: str = ""
 
 
 UNKNOWN_SENDER = Sender()
@@ -44,6 +45,7 @@ class ActiveRequest:
     since: float
     jobs: tuple[str, ...]
     uses_gpu: bool
+    key: str = ""
 
     def has_name(self, name: str) -> bool:
         """Whether `name` is one of its ids, or the id of one of its jobs."""
@@ -62,7 +64,7 @@ class ActiveRequests:
     ) -> Iterator[None]:
         """List a request of this process inside the block. A full disk only hides it."""
         request = ActiveRequest(
-            id, sender.request_id, model, sender.client, self._clock(), tuple(jobs), uses_gpu
+            id, sender.request_id, model, sender.client, self._clock(), tuple(jobs), uses_gpu, sender.key
         )
         listing: LockedFile | None = None
         with contextlib.suppress(OSError):
@@ -113,7 +115,7 @@ class ActiveRequests:
 def _request(document: Any) -> ActiveRequest:
     """Raises KeyError, TypeError or ValueError if the document is not a request."""
     request = ActiveRequest(**{**document, "jobs": tuple(document["jobs"])})
-    texts = (request.id, request.request_id, request.model, request.client, *request.jobs)
+    texts = (request.id, request.request_id, request.model, request.client, request.key, *request.jobs)
     if not all(isinstance(text, str) for text in texts) or not isinstance(request.since, int | float):
         raise ValueError("not a request")
     return request

@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "scratch_folder": set(),
     "schemas": {"errors"},
     "settings": {"errors", "schemas"},
+    "access": {"atomic_file", "errors", "state_files", "system_errors"},
     "compiler": {"dynamic_inputs", "errors", "schemas"},
     "importer": {"compiler", "dynamic_inputs", "errors"},
     "weights": set(),
@@ -57,17 +58,18 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("atomic_file", "deadline", "errors", "state_files", "system_errors"),
     },
     "api": {
-        *("arbiter", "compiler", "conversation", "engine", "generation", "image_store"),
+        *("access", "arbiter", "compiler", "conversation", "engine", "generation", "image_store"),
         *("model_files", "pictures", "status"),
         *("deadline", "errors", "loopback", "schemas", "system_errors"),
     },
     "commands": {
-        *("api", "compiler", "engine", "generation", "importer", "licences", "model_files"),
+        *("access", "api", "compiler", "engine", "generation", "importer", "licences", "model_files"),
         *("pictures", "settings", "weights"),
         *("atomic_file", "errors", "http_session", "schemas"),
     },
     "app": {
         *(
+            "access",
             "api",
             "arbiter",
             "commands",
@@ -89,6 +91,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "wsgi": {"app", "errors"},
 }
 FORBIDDEN: dict[str, set[str]] = {
+    "access": {"flask", "werkzeug", "jinja2", "requests", "websocket", "yaml"},
     "compiler": {"flask", "requests", "websocket", "os", "time", "random", "secrets", "socket"},
     "importer": {"flask", "requests", "websocket", "jinja2"},
     "weights": {"flask", "jinja2", "requests", "websocket", "yaml", "pickle"},
