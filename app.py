@@ -14,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from flask import Flask
 
+from access import AuditLog, Gate
 from api import HttpOptions, Services, register_api
 from arbiter import Arbiter, Policy
 from commands import register_commands
@@ -285,6 +286,8 @@ class Container:
     def services(self) -> Services:
         return Services(
             options=http_options(self.settings),
+            gate=self.gate,
+            audit=self.audit,
             generator=self.generator,
             store=self.store,
             catalogue=self.catalogue,
@@ -300,6 +303,19 @@ class Container:
             model_folders=self.model_folders,
             fetch_image=_image_fetcher() if self.settings["images.fetch_urls"] else None,
         )
+
+    @cached_property
+    def gate(self) -> Gate:
+        return Gate(
+            self.state_dir,
+            self.settings["api_keys"],
+            # If the last key is gone, a public server does not become open.
+            always_closed=not is_loopback(self.settings["host"]) and not self.settings["allow_open"],
+        )
+
+    @cached_property
+    def audit(self) -> AuditLog:
+        return AuditLog(self.state_dir / "audit.jsonl")
 
     def model_folders(self, models_dir: Path | None = None) -> ModelFolders:
         """Where ComfyUI has its models. `models_dir`: instead of the setting. Raises ModelsFolderMissing and
@@ -376,13 +392,13 @@ class Container:
             self._address_file.unlink()
 
     def server_address(self) -> tuple[str, str | None]:
-        """The URL of this installation's server, and one of its API keys or None."""
+        """The URL of this installation's server, and a key for it or None."""
         keys = self.settings["api_keys"]
         url = f"http://127.0.0.1:{self.settings['port']}"
         with contextlib.suppress(OSError, UnicodeDecodeError):
             stored = read_file(self._address_file).decode("ascii")
             url = stored if _URL.fullmatch(stored) else url
-        return url, keys[0] if keys else None
+        return url, keys[0] if keys else self.gate.command_key()
 
     @property
     def _address_file(self) -> Path:
@@ -431,7 +447,6 @@ def create_app(settings: Settings | None = None) -> Flask:
 def http_options(settings: Settings) -> HttpOptions:
     """The settings of the API."""
     return HttpOptions(
-        api_keys=settings["api_keys"],
         on_loopback=is_loopback(settings["host"]),
         allowed_hosts=(*settings["allowed_hosts"], settings["host"].strip("[]")),
         allowed_origins=settings["allowed_origins"],
@@ -507,11 +522,12 @@ def _check_combination(settings: Settings, stacks: Stacks) -> None:
         )
 
 
-def refuse_public_without_keys(hosts: list[str], settings: Settings) -> None:
-    """Raises SettingsInvalid if one of `hosts` is public, no API keys are set and `allow_open` is off."""
+def refuse_public_without_keys(hosts: list[str], settings: Settings, gate: Gate) -> None:
+    """Raises SettingsInvalid if one of `hosts` is public, there are no keys and `allow_open` is off."""
     public = [host for host in hosts if not is_loopback(host)]
-    if public and not settings["api_keys"] and not settings["allow_open"]:
+    if public and not settings["api_keys"] and not gate.keys.is_used and not settings["allow_open"]:
         raise SettingsInvalid(
-            f"Listening on {', '.join(public)} without API keys lets every machine on the network use this server. Set "
-            "EASEL_API_KEYS to one or more keys that clients must send, or EASEL_ALLOW_OPEN=1 to allow it."
+            f"Listening on {', '.join(public)} without API keys lets every machine on the network use this server. Make "
+            "keys for its clients with `flask keys add NAME`, or set EASEL_API_KEYS to one or more keys, or "
+            "EASEL_ALLOW_OPEN=1 to allow it."
         )

@@ -226,6 +226,77 @@ class InvalidKey(EaselError):
     remedy = "Send `Authorization: Bearer KEY`."
 
 
+class KeyEnded(InvalidKey):
+    """`details["name"]`: of the key."""
+
+    code = "auth.key_ended"
+    when = "The key was revoked, or its time is over. Requests that run or wait are stopped, too."
+    remedy = "Ask the owner of the server for a new key (`flask keys add`)."
+
+
+class KeysUnreadable(EaselError):
+    code = "auth.keys_unreadable"
+    when = (
+        "The file of the named keys is damaged or gone. While the server runs, the keys that it had before still count; "
+        "a server that starts like this accepts no named key."
+    )
+    remedy = (
+        "Correct `keys.json` in the state directory, or copy `keys.last_good.json` over it; no restart is needed. To give "
+        "up all named keys, remove both files and restart."
+    )
+
+
+class KeyNotFound(EaselError):
+    code = "auth.key_not_found"
+    when = "There is no named key of this name."
+    remedy = "`flask keys list` lists them."
+
+
+class ScopeMissing(EaselError):
+    """`details`: `scope`, the one that is missing, and `scopes`, those of the key."""
+
+    code = "auth.scope_missing"
+    when = "The key may not do this: it lacks the scope that `details.scope` names."
+    remedy = "Use a key with this scope; the owner makes one with `flask keys add NAME --scopes …`."
+
+
+class KeyLimit(EaselError):
+    """What the limits of a key never allow. `details["limit"]`: what they allow."""
+
+    code = "auth.limit"
+    when = "The request has more pictures than the limits of its key ever allow."
+    remedy = (
+        "Send a smaller request; `param` names the field. `GET /api/keys/me` shows the limits of the key."
+    )
+
+
+class KeyLimitModel(KeyLimit):
+    code = "auth.model_not_allowed"
+    when = "The key may not use this model."
+    remedy = "Choose one of the models that `GET /v1/models` lists with this key."
+
+
+class KeyLimitSize(KeyLimit):
+    code = "auth.size_not_allowed"
+    when = "The finished picture would be larger than the key allows."
+    remedy = "Request a smaller size; `details.limit` has the largest one. It may be turned by 90 degrees."
+
+
+class KeyLimitSteps(KeyLimit):
+    code = "auth.steps_not_allowed"
+    when = "The picture would be drawn with more steps than the key allows."
+    remedy = "Send `steps` up to `details.limit`."
+
+
+class KeyLimitReached(EaselError):
+    """`details`: `name` of the limit, `limit`, `used`, and `reset`: seconds until it begins anew, None if unknown."""
+
+    code = "auth.limit_reached"
+    when = "The key has used up what it may use in a minute or a day, or as many of its requests run as may at once."
+    remedy = "Retry after `Retry-After` seconds, or ask the owner of the server for a higher limit."
+    retry = True
+
+
 class HostNotAllowed(EaselError):
     code = "auth.foreign_host"
     when = "Easel listens on loopback and the `Host` header is not a loopback name (protection against DNS rebinding)."

@@ -4,6 +4,32 @@ Knows files in the state directory; knows no HTTP, no pictures and no GPU.
 
 from __future__ import annotations
 
-from access.caller import ALL_SCOPES, ANONYMOUS, NOBODY, SCOPES, Caller, Scope
+from access.audit import Actor, AuditLog, Entry
+from access.caller import ALL_SCOPES, ANONYMOUS, COMMAND, NOBODY, SCOPES, Caller, Scope
+from access.gate import Gate, PictureUse, Use, is_command_key
+from access.keys import Key, KeyFile
+from access.limits import UNLIMITED, WINDOWS, Limits
+from access.usage import Level
 
-__all__ = ["ALL_SCOPES", "ANONYMOUS", "NOBODY", "SCOPES", "Caller", "Scope"]
+__all__ = [
+    "ALL_SCOPES",
+    "ANONYMOUS",
+    "COMMAND",
+    "NOBODY",
+    "SCOPES",
+    "UNLIMITED",
+    "WINDOWS",
+    "Actor",
+    "AuditLog",
+    "Caller",
+    "Entry",
+    "Gate",
+    "Key",
+    "KeyFile",
+    "Level",
+    "Limits",
+    "PictureUse",
+    "Scope",
+    "Use",
+    "is_command_key",
+]

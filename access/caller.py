@@ -1,13 +1,15 @@
-"""Who sent a request: the name and the rights of its key."""
+"""Who sent a request: the name, the rights and the limits of its key."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
+from access.limits import UNLIMITED, Limits
+
 Scope = Literal["draw", "view", "operate"]
 """`draw`: pictures and LLM requests. `view`: read the status and the models. `operate`: everything that changes the server
-for others, and reading what others do."""
+for others, and reading what others do; it includes `view`."""
 SCOPES: tuple[Scope, ...] = ("draw", "view", "operate")
 ALL_SCOPES = frozenset(SCOPES)
 
@@ -15,11 +17,13 @@ ALL_SCOPES = frozenset(SCOPES)
 @dataclass(frozen=True)
 class Caller:
     """`name`: for logs, the audit log and metrics; never secret. `key`: the name of its key as `Sender.key` has it, "" if it
-    sent none."""
+    sent none. `id`: of its key in the key file, "" if it is not there."""
 
     name: str
     scopes: frozenset[Scope]
     key: str = ""
+    id: str = ""
+    limits: Limits = UNLIMITED
 
     def may(self, *scopes: Scope) -> bool:
         """Whether it has one of `scopes`."""
@@ -30,3 +34,11 @@ ANONYMOUS = Caller("anonymous", ALL_SCOPES)
 """The caller of every request while the server needs no key"""
 NOBODY = Caller("anonymous", frozenset())
 """The caller without a valid key, on the paths that need none"""
+COMMAND = Caller("command", ALL_SCOPES, key="command")
+"""A command of this installation, which uses the key in `command.key`"""
+
+
+def settings_caller(number: int) -> Caller:
+    """The caller with key number `number` (from 1) of the setting `api_keys`. A named key cannot have this name."""
+    name = f"api_keys:{number}"
+    return Caller(name, ALL_SCOPES, key=name)

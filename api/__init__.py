@@ -10,6 +10,7 @@ from api.gpu import gpu_blueprint
 from api.health import health_blueprint
 from api.host_rules import TrustedProxies, in_networks
 from api.images import images_blueprint
+from api.keys import keys_blueprint
 from api.llm import llm_blueprint
 from api.middleware import PathNormalizer, register_middleware
 from api.models import models_blueprint
@@ -38,7 +39,7 @@ def register_api(app: Flask, services: Services) -> None:
     app.config["MAX_CONTENT_LENGTH"] = min(MAX_BYTES_WITHOUT_IMAGES, services.options.max_request_bytes)
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # PathNormalizer merges them, without a redirect
-    register_middleware(app, services.options)
+    register_middleware(app, services.options, services.gate)
     register_errors(app, services.options)
     for blueprint in (
         images_blueprint(services),
@@ -46,6 +47,7 @@ def register_api(app: Flask, services: Services) -> None:
         llm_blueprint(services),
         gpu_blueprint(services),
         pulls_blueprint(services),
+        keys_blueprint(services),
         health_blueprint(services),
         openapi_blueprint(),
     ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from flask import Flask, request
+from flask import Flask, g, request
 from werkzeug.exceptions import HTTPException
 
 from errors import EaselError
@@ -40,6 +40,7 @@ class HeadCheck:
 
     def _limit(self, environ: dict[str, Any]) -> int | None:
         with self._app.request_context(environ):
+            g.is_head = True
             try:
                 if request.routing_exception is not None or self._app.preprocess_request() is not None:
                     return None

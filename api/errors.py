@@ -50,6 +50,11 @@ STATUS: Mapping[type[EaselError], int] = {
     errors.RouteNotFound: 404,
     errors.MethodNotAllowed: 405,
     errors.InvalidKey: 401,
+    errors.KeysUnreadable: 503,
+    errors.KeyNotFound: 404,
+    errors.ScopeMissing: 403,
+    errors.KeyLimit: 403,
+    errors.KeyLimitReached: 429,
     errors.HostNotAllowed: 403,
     errors.OriginNotAllowed: 403,
     errors.QueueFull: 429,
@@ -103,6 +108,9 @@ STATUS: Mapping[type[EaselError], int] = {
 _TYPES = {401: "invalid_request_error", 403: "permission_error", 429: "rate_limit_error"}
 _STATUSES_RETRIED_BY_CLIENTS = (408, 409, 429)
 _DEFAULT_RETRY_AFTER_S = 5
+_MAX_RETRIED_WAIT_S = 300
+"""The SDKs do not wait for a longer `Retry-After`: they retry within seconds, which is in vain. No other wait is longer
+than that of a limit for the day."""
 _MAX_DETAIL_LENGTH = 4000
 """Characters of one text in `details`; a value that is refused may have 30 million"""
 
@@ -145,7 +153,8 @@ def retry_headers(error: EaselError) -> dict[str, str]:
     retry_after_s = error.details.get("retry_after_s", _DEFAULT_RETRY_AFTER_S) if error.retry else None
     if status >= 500 or status in _STATUSES_RETRIED_BY_CLIENTS:
         # By default the SDKs retry these statuses twice; retrying what cannot succeed wastes GPU time.
-        headers["x-should-retry"] = "false" if retry_after_s is None else "true"
+        is_soon = retry_after_s is not None and retry_after_s <= _MAX_RETRIED_WAIT_S
+        headers["x-should-retry"] = "true" if is_soon else "false"
     if retry_after_s is not None:
         headers["Retry-After"] = str(retry_after_s)
     return headers

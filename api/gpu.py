@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, g, jsonify, request
 
+from api.audit import recording
 from api.json_body import json_request
+from api.permissions import require
 from api.services import Services
 from arbiter import Mode
-from errors import InvalidCancel, InvalidForce, InvalidMode, InvalidPin, InvalidValue
+from errors import InvalidCancel, InvalidForce, InvalidMode, InvalidPin, InvalidValue, JobNotFound
 
 MODES: tuple[Mode, ...] = ("generation", "inference")
 
@@ -27,7 +29,19 @@ def gpu_blueprint(services: Services) -> Blueprint:
 
 def _status(services: Services) -> Response:
     upstreams = [asdict(upstream) for upstream in services.models_of_llms.status()]
-    return jsonify({**services.system_status.report(), "upstreams": upstreams})
+    report, problem = services.system_status.report(), services.gate.problem
+    if not g.caller.may("operate"):
+        for entry in (*report["jobs"], *report["tickets"]):
+            _hide_sender(entry)
+    return jsonify(
+        {**report, "upstreams": upstreams, "keys": {"error": problem.message if problem else None}}
+    )
+
+
+def _hide_sender(entry: dict[str, Any]) -> None:
+    """Others may see that something is drawn, with which model and since when, but not for whom."""
+    if entry["key"] != g.caller.key:
+        entry.update(request_id=None, key=None, client=None)
 
 
 def _switchover(services: Services) -> tuple[Response, int]:
@@ -42,7 +56,9 @@ def _switchover(services: Services) -> tuple[Response, int]:
         raise InvalidPin("`pin` must be true or false.", param="pin")
     if pin and mode == "inference":
         raise InvalidPin("Only generation mode can be pinned.", param="pin")
-    status = services.arbiter.switch(mode, force=force, pin=pin)
+    with recording(services, "gpu.switch", mode=mode, force=force, pin=pin) as set_result:
+        status = services.arbiter.switch(mode, force=force, pin=pin)
+        set_result(status)
     return jsonify({"status": status, "mode": mode}), 202 if status == "switching" else 200
 
 
@@ -50,7 +66,8 @@ def _pin(services: Services) -> Response:
     pinned = _read_fields("pinned").get("pinned")
     if not isinstance(pinned, bool):
         raise InvalidPin("`pinned` must be true or false.", param="pinned")
-    services.arbiter.pin(pinned)
+    with recording(services, "gpu.pin", pinned=pinned):
+        services.arbiter.pin(pinned)
     return jsonify({"pinned": pinned})
 
 
@@ -63,8 +80,25 @@ def _cancel(services: Services) -> tuple[Response, int]:
         or (job_id is None) != cancel_all
     ):
         raise InvalidCancel("Send either the `id` of a job or `all: true`.")
-    jobs = services.arbiter.cancel(job_id)
+    if job_id is None:
+        require(g.caller, "operate", to="cancel all requests")
+    jobs = _cancel_jobs(services, job_id)
     return jsonify({"status": "cancel_requested", "jobs": list(jobs)}), 202
+
+
+def _cancel_jobs(services: Services, name: str | None) -> list[str]:
+    """Without the scope `operate` only requests of the caller's own key: clients choose their ids, so that another key's
+    request may have the same."""
+    if g.caller.may("operate"):
+        with recording(services, "render.cancel", id=name, all=name is None):
+            return list(services.arbiter.cancel(name))
+    found = [request for request in services.arbiter.snapshot().requests if request.has_name(name or "")]
+    own = [request for request in found if request.key == g.caller.key]
+    if found and not own:
+        require(g.caller, "operate", to="cancel the requests of other keys")
+    if not own:
+        raise JobNotFound(f"No request or job {name!r} waits or runs.", id=name)
+    return [job for request in own for job in services.arbiter.cancel(request.id)]
 
 
 def _read_fields(*known: str) -> dict[str, Any]:

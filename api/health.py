@@ -35,19 +35,22 @@ def _ready(services: Services) -> Response:
     if engine.error is None:
         models = services.readiness.models(max(0.0, began_at + _TIMEOUT_S - time.monotonic()))
     status, states = _status(engine, models), models.states if models else ()
-    shows_messages = not services.options.api_keys  # the route needs no key
+    keys_problem = services.gate.problem
+    shows_messages = not services.gate.needs_key  # the route needs no key
     body = {
         "status": status,
         "engine": _engine(engine, shows_messages),
         "catalogue": {
             "models": len(catalogue.visible_models),
-            "not_drawable": _not_drawable(services, catalogue),
+            "not_drawable": _not_drawable(catalogue, shows_messages),
             "own_faults": _own_notes(catalogue.own_faults, shows_messages),
             "own_overrides": _own_notes(catalogue.own_overrides, shows_messages),
             # After an invalid edit the server keeps the last valid catalogue and reports the error here; the message
             # quotes the file.
             "error": (error.message if shows_messages else error.code) if error else None,
         },
+        # The text names only files of the state directory.
+        "keys": {"error": keys_problem.message if keys_problem else None},
         "models_not_ready": [_problem(model, shows_messages) for model in states if not model.is_ready],
         "warnings": [
             _problem(model, shows_messages)
@@ -98,12 +101,12 @@ def _own_notes(notes: tuple[OwnFileNote, ...], shows_messages: bool) -> list[str
     return texts if further <= 0 else [*texts[:_MAX_OWN_NOTES], f"and {further} more"]
 
 
-def _not_drawable(services: Services, catalogue: Catalogue) -> list[str]:
+def _not_drawable(catalogue: Catalogue, shows_messages: bool) -> list[str]:
     """What the check of the catalogue refuses, as `MODEL (TASK): FAULT`. With API keys only `MODEL (TASK)`, because the
     route needs no key and the faults quote the templates."""
     return [
-        f"{model.id} ({task})" + ("" if services.options.api_keys else f": {fault}")
+        f"{model.id} ({task})" + (f": {fault}" if shows_messages else "")
         for model in catalogue.visible_models
         for task, faults in catalogue.undrawable.get(model.id, {}).items()
-        for fault in (faults[:1] if services.options.api_keys else faults)
+        for fault in (faults if shows_messages else faults[:1])
     ]

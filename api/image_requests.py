@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flask import request
+from flask import g, request
 
+from access import PictureUse, Use
 from api.connection import disconnect_check
 from api.dialect import Endpoint
 from api.field_names import canonical_fields
 from api.host_rules import own_url
+from api.key_limits import check_model, take_pictures
 from api.outpaint import Outpainting, check_requested_size, outpaint, take_sides
 from api.request_fields import ParsedRequest, has_prompt, read_image_request
 from api.request_images import (
@@ -27,7 +29,7 @@ from api.request_images import (
 from api.responses import Links
 from api.services import HttpOptions, Services
 from api.unsupported_fields import is_off
-from compiler import Catalogue, Model, Size, Task, check_image_count, compile_workflow
+from compiler import Catalogue, Model, Plan, Size, Task, check_image_count, compile_workflow
 from compiler.values import TASK_SOURCES, Note
 from deadline import time_limit
 from errors import (
@@ -75,7 +77,8 @@ def links_of(options: HttpOptions) -> Links:
 @dataclass
 class ImageFields:
     """The fields of one request under their canonical names, its files, and the notes on what was ignored so far.
-    `inputs`: of the workflows of its model. `deadline`: the end of the request's time, of `time.monotonic`."""
+    `inputs`: of the workflows of its model. `deadline`: the end of the request's time, of `time.monotonic`. `use`: what the
+    request uses, None if it is not counted."""
 
     values: dict[str, Any]
     files: tuple[tuple[str, bytes], ...]
@@ -85,6 +88,7 @@ class ImageFields:
     services: Services
     catalogue: Catalogue
     deadline: float
+    use: Use | None
 
     @classmethod
     def read(
@@ -96,24 +100,32 @@ class ImageFields:
         files: tuple[tuple[str, bytes], ...] = (),
         is_form: bool = False,
         notes: tuple[Note, ...] = (),
+        use: Use | None = None,
     ) -> ImageFields:
         """Read a body as it arrived; in a form everything is text. A request to generations that has an image is an edit.
-        `notes`: of earlier steps. Raises InvalidValue."""
+        `notes`: of earlier steps. `use`: needed where there is no request context. Raises InvalidValue."""
         deadline = time.monotonic() + services.options.request_timeout_s
         catalogue = services.generator.catalogue()
         inputs = _workflow_inputs(body, catalogue)
         fields, more = canonical_fields(body, inputs, is_form=is_form)
         if endpoint.task == "generate" and remove_empty_images(fields, inputs):
             endpoint = replace(endpoint, task="edit", path_task="generate")
-        return cls(fields, files, [*notes, *more], inputs, endpoint, services, catalogue, deadline)
+        use = use or g.use
+        return cls(fields, files, [*notes, *more], inputs, endpoint, services, catalogue, deadline, use)
 
     def prepare(self, cancelled: Callable[[], bool] | None = None) -> tuple[ParsedRequest, Drawing]:
         """Check the fields and prepare the drawing. An image that is fetched from a URL takes part of the request's time.
         `cancelled`: whether the client has hung up; needed where there is no request context, as in a stream.
 
-        Raises the errors of `extract_images`, `read_image_request` and `Generator.prepare`.
+        Raises the errors of `extract_images`, `read_image_request`, `take_pictures` and `Generator.prepare`.
         """
         parsed, pictures, inputs = self._parse()
+        taken: list[PictureUse] = []
+
+        def take(plan: Plan) -> None:
+            if self.use is not None:
+                taken.append(take_pictures(self.use, plan))
+
         drawing = self.services.generator.prepare(
             parsed.request,
             timeout_s=self.deadline - time.monotonic(),
@@ -121,7 +133,10 @@ class ImageFields:
             inputs=inputs,
             catalogue=self.catalogue,
             cancelled=cancelled or disconnect_check(request.environ),
+            check_plan=take,
         )
+        if taken:
+            drawing.watcher = taken[0]
         return parsed, drawing
 
     def check(self) -> None:
@@ -133,6 +148,7 @@ class ImageFields:
         """The request, the images to redraw, and those that the workflow has as inputs."""
         services, endpoint, fields = self.services, self.endpoint, self.values
         if (model := _find_model(fields, self.catalogue)) is not None:
+            check_model(self.use, model, self.catalogue)
             self.catalogue.licences.check(model)  # before the images are read
         images: RequestImages | None = None
         outpainting: Outpainting | None = None

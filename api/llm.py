@@ -9,11 +9,14 @@ from functools import partial
 
 from flask import Blueprint, Response, g, jsonify, request
 
+from access import Use
 from api.connection import body_timeouts, disconnect_check
 from api.errors import envelope
 from api.form_body import FORM
 from api.json_body import require_json
+from api.key_limits import check_llm, may_use_llm
 from api.llm_pictures import answer_with_pictures
+from api.paths import TAGS_PATH, VERSION_PATH
 from api.sender import sender_of
 from api.services import HttpOptions, Services
 from conversation import (
@@ -27,7 +30,6 @@ from conversation import (
 )
 from errors import WrongContentType
 
-TAGS_PATH, VERSION_PATH = "/api/tags", "/api/version"
 _VERSION = "0.12.0"
 """Of Ollama's API; its clients compare it"""
 _TAG_FIELDS = ("modified_at", "size", "digest", "details")
@@ -70,7 +72,10 @@ def _forward(services: Services, route: Route) -> Response:
 
 
 def _open(services: Services, llm_request: LlmRequest) -> Forwarded:
+    use: Use = g.use
     try:
+        if name := llm_request.model or llm_request.route.slot:
+            check_llm(use, name, services.models_of_llms)
         return services.forwarder.forward(llm_request, _client(), envelope)
     finally:
         llm_request.body.close()  # a stream may last long
@@ -102,6 +107,7 @@ def _client() -> Client:
         socket=connection if isinstance(connection, socket.socket) else None,
         has_gone=disconnect_check(request.environ),
         sender=sender_of(request),
+        ended=g.use.ended,
     )
 
 
@@ -138,6 +144,6 @@ def _tags(services: Services) -> Response:
     models = [
         {"name": name, "model": name, **{key: model.entry[key] for key in _TAG_FIELDS if key in model.entry}}
         for name, model in directory.listed().items()
-        if model.upstream in names
+        if model.upstream in names and may_use_llm(g.caller, name, directory)
     ]
     return jsonify({"models": models})

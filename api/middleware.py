@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
 import re
 import time
@@ -12,31 +11,40 @@ from typing import Any
 
 from flask import Flask, Response, g, request
 
-from access import ALL_SCOPES, ANONYMOUS, NOBODY, Caller
+from access import NOBODY, Gate
 from api.connection import discard_body, set_send_timeout
 from api.errors import escaped_path
 from api.host_rules import HostRules
-from api.paths import STORED_IMAGES
+from api.key_limits import limit_headers
+from api.permissions import ANY_KEY, permission_of, require
 from api.services import HttpOptions, WsgiApp
-from errors import InvalidKey
+from errors import EaselError
 
 log = logging.getLogger("easel.access")
 
-_OPEN_PATHS = re.compile(rf"/health|/ready|/openapi\.json|{STORED_IMAGES}.*")
-"""Paths that need no key: the probes, the API description, and images, whose names cannot be guessed"""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_EXPOSED_HEADERS = "x-request-id, x-should-retry, Retry-After, ETag"
+_EXPOSED_HEADERS = ", ".join(
+    [
+        *("x-request-id", "x-should-retry", "Retry-After", "ETag"),
+        *(
+            f"x-ratelimit-{value}-{what}"
+            for what in ("requests", "images")
+            for value in ("limit", "remaining", "reset")
+        ),
+    ]
+)
 
 
-def register_middleware(app: Flask, options: HttpOptions) -> None:
+def register_middleware(app: Flask, options: HttpOptions, gate: Gate) -> None:
     """Run the checks before every route of `app`, and add the headers to every response."""
     rules = HostRules(options)
-    callers = {key.encode(): _caller(number) for number, key in enumerate(options.api_keys, start=1)}
     app.before_request(_start_request)
     app.before_request(lambda: rules.check_host(request))
     app.before_request(lambda: _preflight(rules))
     app.before_request(lambda: rules.check_origin(request))
-    app.before_request(lambda: _check_key(callers))
+    app.before_request(lambda: _check_caller(gate))
+    # Not for the head alone: each request is counted once.
+    app.before_request(lambda: None if g.get("is_head") else _count_request(gate))
     app.after_request(lambda response: _finish_response(response, rules))
 
 
@@ -62,29 +70,30 @@ def _preflight(rules: HostRules) -> Response | None:
     return response
 
 
-def _caller(number: int) -> Caller:
-    name = f"api_keys:{number}"
-    return Caller(name, ALL_SCOPES, key=name)
+def _check_caller(gate: Gate) -> None:
+    """Find out who sent the request, and whether they may."""
+    needed = permission_of(request.method, request.url_rule.rule if request.url_rule else None)
+    try:
+        g.caller = gate.caller_of(_sent_key())
+    except EaselError:
+        if needed.scopes is not None:
+            raise
+        return  # anybody may
+    if needed.scopes is not None and needed is not ANY_KEY:
+        require(g.caller, *needed.scopes)
 
 
-def _check_key(callers: dict[bytes, Caller]) -> None:
-    if not callers:
-        g.caller = ANONYMOUS
-        return
-    sent_key = _sent_key().encode()
-    # Always compare with every key, so that the response time reveals nothing about which key was close.
-    matches = [caller for key, caller in callers.items() if hmac.compare_digest(sent_key, key)]
-    if matches:
-        g.caller = matches[0]
-    elif not _OPEN_PATHS.fullmatch(request.path):
-        raise InvalidKey("This server requires an API key: send `Authorization: Bearer KEY`.")
+def _count_request(gate: Gate) -> None:
+    needed = permission_of(request.method, request.url_rule.rule if request.url_rule else None)
+    g.use = gate.admit(g.caller) if needed.is_counted else None
 
 
-def _sent_key() -> str:
+def _sent_key() -> bytes:
+    """The key as the client sent it, empty if it sent none. Keys in the query of a URL do not count: URLs are logged."""
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return key.strip()
-    return request.headers.get("api-key") or request.headers.get("x-api-key", "")
+    if scheme.lower() != "bearer":
+        key = request.headers.get("api-key") or request.headers.get("x-api-key", "")
+    return key.strip().encode("latin-1", "replace")
 
 
 def _finish_response(response: Response, rules: HostRules) -> Response:
@@ -101,6 +110,9 @@ def _finish_response(response: Response, rules: HostRules) -> Response:
     if rules.is_allowed_origin(origin):
         response.headers["Access-Control-Allow-Origin"] = origin
         response.headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS
+    if (use := g.get("use")) is not None:
+        response.headers.update(limit_headers(use.levels))
+        response.call_on_close(use.close)
     elapsed_ms = (time.perf_counter() - g.get("started_at", time.perf_counter())) * 1000
     log.info(
         "%s %s %s %d %.1fms", request_id, request.method, escaped_path(), response.status_code, elapsed_ms

@@ -5,21 +5,23 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, g, jsonify, request
 
+from access import Caller
+from api.key_limits import may_use_llm, may_use_model
+from api.paths import MODEL_PATHS
 from api.services import Services
 from compiler import Catalogue, Model
 from compiler.openai_names import SLOT_NAME
 from compiler.size import SizeRule
-from conversation import ListedModel, id_of
+from conversation import ListedModel, ModelDirectory, id_of
 from errors import InvalidValue, LicenceNotAccepted, ModelNotCurated, shorten
 from generation import ModelState, StageState
 
-MODEL_PATHS = ("/v1/models", "/v1-openai/models")
-"""OpenAI's path and GPUStack's"""
 _DIGITS = re.compile(r"[0-9]{1,9}")
 
 
@@ -27,10 +29,35 @@ def models_blueprint(services: Services) -> Blueprint:
     """The model routes."""
     routes, listings = Blueprint("models", __name__), _Listings(services)
     for path in MODEL_PATHS:
-        routes.add_url_rule(path, path, lambda: _list_models(listings.current()))
+        routes.add_url_rule(path, path, lambda: _list_models(listings.current(), _allowed(services)))
         # Ids may contain slashes, such as stabilityai/sdxl-turbo.
-        routes.add_url_rule(f"{path}/<path:name>", f"{path}/one", lambda name: listings.current().one(name))
+        routes.add_url_rule(
+            f"{path}/<path:name>",
+            f"{path}/one",
+            lambda name: listings.current().one(name, _allowed(services)),
+        )
     return routes
+
+
+@dataclass(frozen=True)
+class _Allowed:
+    """Which models the key of `caller` allows."""
+
+    caller: Caller
+    directory: ModelDirectory
+
+    def allows(self, name: str, model: Model | None, catalogue: Catalogue) -> bool:
+        """`model`: None for an LLM"""
+        if model is None:
+            return may_use_llm(self.caller, name, self.directory)
+        return may_use_model(self.caller, model, catalogue)
+
+
+def _allowed(services: Services) -> _Allowed | None:
+    """None: all, which is the usual case."""
+    if g.caller.limits.models is None:
+        return None
+    return _Allowed(g.caller, services.models_of_llms)
 
 
 class _Listing:
@@ -112,13 +139,26 @@ class _Listing:
         }
         return jsonify(body)
 
-    def one(self, name: str) -> Response:
-        """The model of this id or alias. Raises ModelNotCurated."""
+    def allowed_ids(self, allowed: _Allowed | None) -> tuple[str, ...]:
+        """Those of `ids` that a key allows."""
+        return self.ids if allowed is None else tuple(id for id in self.ids if self._is_allowed(id, allowed))
+
+    def _is_allowed(self, model_id: str, allowed: _Allowed) -> bool:
+        model = self.catalogue.find(model_id) if model_id in self.image_ids else None
+        return allowed.allows(model_id, model, self.catalogue)
+
+    def one(self, name: str, allowed: _Allowed | None = None) -> Response:
+        """The model of this id or alias. Raises ModelNotCurated, also if the key does not allow it."""
         position = self.position(name)
         if position is not None:
+            if allowed is not None and not self._is_allowed(self.ids[position], allowed):
+                raise ModelNotCurated(f"The key {allowed.caller.name} may not use this model.", param="model")
             return jsonify(self._with_stages(self._entry(self.ids[position])))
         if name.strip():
-            return jsonify(self._with_stages(self._image_entry(self.catalogue.find(name))))
+            model = self.catalogue.find(name)
+            if allowed is not None and not allowed.allows(name, model, self.catalogue):
+                raise ModelNotCurated(f"The key {allowed.caller.name} may not use this model.", param="model")
+            return jsonify(self._with_stages(self._image_entry(model)))
         raise ModelNotCurated("The model name is empty.", param="model")
 
     def _entry(self, model_id: str) -> dict[str, Any]:
@@ -182,14 +222,16 @@ class _Listings:
         return (last.states, last.stages) if last and known is not None else ((), ())
 
 
-def _list_models(listing: _Listing) -> Response:
+def _list_models(listing: _Listing, allowed: _Allowed | None) -> Response:
     limit, after = _limit(request.args.get("limit", "")), request.args.get("after", "")
     # Clients filter by kind with one of these two parameters.
     filters = [request.args[name].split(",") for name in ("type", "categories") if name in request.args]
-    if not filters and limit is None and not after:
+    if not filters and limit is None and not after and allowed is None:
         return listing.all()
     kinds = [kind for kind in ("image", "llm") if all(kind in names for names in filters)]
-    ids = tuple(id for id in listing.ids if ("image" if id in listing.image_ids else "llm") in kinds)
+    ids = tuple(
+        id for id in listing.allowed_ids(allowed) if ("image" if id in listing.image_ids else "llm") in kinds
+    )
     return listing.page(ids, _position_after(after, ids, listing), limit)
 
 

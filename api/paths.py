@@ -4,3 +4,7 @@ from __future__ import annotations
 
 STORED_IMAGES = "/api/images/cache/"
 """Before the name of a stored image"""
+MODEL_PATHS = ("/v1/models", "/v1-openai/models")
+"""OpenAI's path and GPUStack's"""
+TAGS_PATH, VERSION_PATH = "/api/tags", "/api/version"
+"""Ollama's"""

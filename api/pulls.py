@@ -6,6 +6,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
+from api.audit import recording
 from api.json_body import json_request
 from api.services import Services
 from errors import InvalidValue
@@ -29,8 +30,17 @@ def pulls_blueprint(services: Services) -> Blueprint:
 
 
 def _pull(services: Services) -> tuple[Response, int]:
+    names = _names(json_request(request))
+    with recording(services, "models.pull", models=names) as set_result:
+        report, status = _start(services, names)
+        set_result(str(report["id"] or report["state"]))
+    return jsonify(report), status
+
+
+def _start(services: Services, names: list[str]) -> tuple[dict[str, Any], int]:
+    """The report on the pull, and the status of the response."""
     catalogue = services.catalogue()
-    models = [catalogue.find_with_files(name) for name in _names(json_request(request))]
+    models = [catalogue.find_with_files(name) for name in names]
     for model in models:
         catalogue.licences.check(model, "pull")
     folders = services.model_folders()
@@ -39,8 +49,8 @@ def _pull(services: Services) -> tuple[Response, int]:
     if not plan.files:
         nothing = {"id": None, "object": "model.pull", "models": list(plan.models), "state": "done"}
         sizes = {"received": 0, "size": 0, "bytes_per_s": 0}
-        return jsonify({**nothing, **sizes, "by": "server", "files": [], "error": None, "created": None}), 200
-    return jsonify(services.pulls.start(plan, folders)), 202
+        return {**nothing, **sizes, "by": "server", "files": [], "error": None, "created": None}, 200
+    return services.pulls.start(plan, folders), 202
 
 
 def _names(body: dict[str, Any]) -> list[str]:
@@ -62,4 +72,6 @@ def _list(services: Services) -> Response:
 
 
 def _cancel(services: Services, pull_id: str) -> tuple[Response, int]:
-    return jsonify(services.pulls.cancel(pull_id)), 202
+    with recording(services, "models.cancel_pull", id=pull_id):
+        report = services.pulls.cancel(pull_id)
+    return jsonify(report), 202

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from access import AuditLog, Gate
 from arbiter import Arbiter
 from compiler import Catalogue
 from conversation import Forwarder, ModelDirectory
@@ -23,7 +24,6 @@ WsgiApp = Callable[[dict[str, Any], Any], Iterable[bytes]]
 class HttpOptions:
     """The HTTP options of this installation, taken from its settings."""
 
-    api_keys: tuple[str, ...] = ()
     on_loopback: bool = True
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
@@ -42,6 +42,8 @@ class Services:
     """The services that the API uses."""
 
     options: HttpOptions
+    gate: Gate
+    audit: AuditLog
     generator: Generator
     store: ImageStore
     catalogue: Callable[[], Catalogue]

@@ -1,5 +1,5 @@
 """The `flask` commands: compile-workflow, import-workflow, adopt-models, accept-licence, check-catalogue, pull-model,
-generate, gpu, snapshot-nodes, write-docs, write-proofs."""
+generate, gpu, keys, audit, snapshot-nodes, write-docs, write-proofs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from flask import Flask
 from flask.cli import run_command
 
 from commands.adopt_command import adopt_command
+from commands.audit import audit_command
 from commands.catalogue import check_catalogue
 from commands.compile import compile_command
 from commands.documents import write_docs
 from commands.generate import generate
 from commands.gpu import gpu
 from commands.import_command import import_command
+from commands.keys import keys
 from commands.licences import accept_licence
 from commands.proofs import write_proofs
 from commands.pull import pull_model
@@ -32,6 +34,8 @@ def register_commands(app: Flask) -> None:
         pull_model,
         generate,
         gpu,
+        keys,
+        audit_command,
         snapshot_nodes,
         write_docs,
         write_proofs,

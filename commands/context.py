@@ -14,6 +14,7 @@ from flask import current_app
 from flask.cli import with_appcontext
 
 import errors
+from access import AuditLog, Gate
 from atomic_file import write_atomic
 from compiler import Catalogue, SourcePaths
 from compiler.values import Note
@@ -43,12 +44,16 @@ class CommandServices(Protocol):
     def models_dir(self) -> Path | None: ...
     @property
     def licences(self) -> Licences: ...
+    @property
+    def gate(self) -> Gate: ...
+    @property
+    def audit(self) -> AuditLog: ...
     def catalogue(self) -> Catalogue: ...
     def model_folders(self, models_dir: Path | None = None) -> ModelFolders:
         """Raises ModelsFolderMissing."""
 
     def server_address(self) -> tuple[str, str | None]:
-        """The URL of this installation's server, and one of its API keys or None."""
+        """The URL of this installation's server, and a key for it or None."""
 
     def command_engine(self) -> Any:
         """A context manager that starts a sketch engine for this command if there is no other engine."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from access import is_command_key
 from commands.context import handle_errors, services
 from errors import InvalidCancel, ServerUnreachable, SwitchInProgress, error_from_code
 
@@ -27,6 +28,8 @@ class Server:
     def __init__(self, url: str | None) -> None:
         address, key = services().server_address()
         self.url = (url or address).rstrip("/")
+        if self.url != address and is_command_key(key):
+            key = None  # it is this installation's own
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     def call(self, method: str, path: str, body: Any = None, *, timeout_s: float = _CALL_TIMEOUT_S) -> Any:

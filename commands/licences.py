@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import getpass
 import sys
 from collections.abc import Iterable, Mapping
 
 import click
 
+from commands.audit import command_actor, user_name
 from commands.context import handle_errors, services
 from compiler import Licence, LicenceHolder, Model
 from errors import InvalidValue
@@ -59,7 +59,12 @@ def ask_for_licences(
         return True
     if not is_agreed and not _is_confirmed():
         return False
-    licences.accept(needed, by=_user())
+    target = {
+        "licences": sorted({str(each.licence.key or each.licence.id) for each in needed}),
+        "for": [each.id for each in needed],
+    }
+    with services().audit.recording(command_actor(), "licences.accept", target):
+        licences.accept(needed, by=user_name())
     return True
 
 
@@ -117,10 +122,3 @@ def _holders(name: str) -> list[LicenceHolder]:
 def _names(holder: LicenceHolder) -> list[str]:
     names = holder.names if isinstance(holder, Model) else (holder.id,)
     return [name.casefold() for name in names]
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container whose user has no name
-        return "unknown"

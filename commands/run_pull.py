@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import click
 
+from commands.audit import command_actor
 from commands.context import services
 from commands.licences import ask_for_licences, show_licences
 from compiler import Catalogue, LicenceHolder, Lora, Stage
@@ -55,8 +56,10 @@ def run(options: PullOptions) -> None:
     store = services().pulls
     folder = store.add(plan, folders, "command")
     bar = _Bar()
+    recording = services().audit.recording(command_actor(), "models.pull", {"models": list(plan.models)})
     try:
-        run_pull(folder, http_options(os.environ), on_progress=bar.update)
+        with recording:
+            run_pull(folder, http_options(os.environ), on_progress=bar.update)
     except (Cancelled, KeyboardInterrupt):
         bar.end()
         click.echo("Cancelled. What has arrived is kept; the same command goes on with it.", err=True)
@@ -110,7 +113,12 @@ def _remove(models: Sequence[LicenceHolder], catalogue: Catalogue, options: Pull
         return
     if not options.is_agreed:
         click.confirm(f"Free {removal.bytes / 1e9:.2f} GB?", abort=True)
-    remove(removal)
+    with services().audit.recording(
+        command_actor(),
+        "models.remove",
+        {"models": [model.id for model in models], "files": [path.name for path in removal.paths]},
+    ):
+        remove(removal)
     click.echo(f"{names}: freed {removal.bytes / 1e9:.2f} GB.")
 
 

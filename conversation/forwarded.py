@@ -58,6 +58,8 @@ class Client:
     has_gone: Callable[[], bool]
     sender: Sender = UNKNOWN_SENDER
     """For the status"""
+    ended: Callable[[], EaselError | None] = lambda: None
+    """Why the request must end although its client is there; None as long as it may go on"""
 
 
 class ForwardedBody:

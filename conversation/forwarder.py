@@ -15,7 +15,7 @@ from conversation.directory import ModelDirectory, Target
 from conversation.forwarded import Client, Envelope, Forwarded, ForwardedBody, judge, unavailable
 from conversation.headers import request_headers, request_target
 from conversation.requests import LlmRequest
-from errors import EaselError, GpuPreempted, QueueFull
+from errors import EaselError, GpuPreempted, QueueFull, RequestCancelled
 from http_connections import OpenResponse
 
 _RETRY_AFTER_S = 5
@@ -71,7 +71,7 @@ class Forwarder:
             lease = held.enter_context(self._lease(target, client))
 
             def check() -> None:
-                self._raise_if_ended(lease)
+                self._raise_if_ended(lease, client)
 
             response = self._send(request, target, client, check)
             held.callback(response.close)
@@ -98,19 +98,29 @@ class Forwarder:
                     )
 
             shown: list[bool] = []
-            with self._arbiter.lease(
-                "inference",
-                job=job,
-                timeout_s=self._lease_timeout_s,
-                cancelled=client.has_gone,
-                on_wait=show,
-            ) as lease:
+            with contextlib.ExitStack() as held:
+                try:
+                    lease = held.enter_context(
+                        self._arbiter.lease(
+                            "inference",
+                            job=job,
+                            timeout_s=self._lease_timeout_s,
+                            cancelled=lambda: client.has_gone() or client.ended() is not None,
+                            on_wait=show,
+                        )
+                    )
+                except RequestCancelled:
+                    if (reason := client.ended()) is not None:
+                        raise reason from None
+                    raise
                 listed.close()
                 yield lease
 
-    def _raise_if_ended(self, lease: Lease | None) -> None:
+    def _raise_if_ended(self, lease: Lease | None, client: Client) -> None:
         if self._stop_reason is not None:
             raise self._stop_reason
+        if (reason := client.ended()) is not None:
+            raise reason
         if lease is not None and lease.is_void():
             raise GpuPreempted("The request was cancelled by a forced switchover or after a drain timeout.")
 

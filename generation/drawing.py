@@ -8,12 +8,13 @@ import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from arbiter import UNKNOWN_SENDER, Arbiter, Lease, Sender, Waiting, WaitReport
 from compiler import Catalogue, Compiled, Graph, Note, Plan, Size
 from deadline import time_limit
 from engine import Engine, Outcome, Preview, Progress, ProgressCallback
-from errors import EngineRejected, EngineUnreachable, JobTimedOut, NoPictures, RequestCancelled
+from errors import EaselError, EngineRejected, EngineUnreachable, JobTimedOut, NoPictures, RequestCancelled
 from generation.fitted_graphs import FittedGraph, FittedGraphs
 from generation.uploads import Uploads
 from generation.values import MIME, Image, MetadataPolicy, OutputOptions, Timings
@@ -50,6 +51,20 @@ class _Callbacks:
     cancelled: Callable[[], bool]
 
 
+class Watcher(Protocol):
+    """Is told of a drawing, and may end it."""
+
+    def begin(self) -> None:
+        """It begins. `end` is called in any case."""
+
+    def ended(self) -> EaselError | None:
+        """Why it must end; None as long as it may go on. Called several times a second."""
+
+    def end(self, drawn: int, gpu_s: float) -> None:
+        """It has ended. `drawn`: how many pictures were drawn. `gpu_s`: how many seconds the engine worked on them, 0 for
+        sketches."""
+
+
 class Drawing:
     """A request that is ready to be drawn: compiled, and fitted to its engine."""
 
@@ -76,6 +91,8 @@ class Drawing:
         self._id, self._uploaded = id, set[str]()
         self.adjusted: tuple[Note, ...] = ()
         """What became known only when the pictures were there, in addition to the plan's notes."""
+        self.watcher: Watcher | None = None
+        self._drawn = 0
         self._started_at, self._compiled_at, self._deadline = started_at, compiled_at, deadline
         self._times = dict.fromkeys(("gpu_wait_s", "queued_s", "run_s", "fetch_s", "finish_s"), 0.0)
 
@@ -113,13 +130,19 @@ class Drawing:
         listed = self._deps.arbiter.listed(
             self._id, model=self.plan.model, jobs=jobs, sender=sender, uses_gpu=uses_gpu
         )
-        callbacks = _Callbacks(on_progress, on_wait, on_submitted, cancelled)
+        callbacks = _Callbacks(on_progress, on_wait, on_submitted, lambda: cancelled() or bool(self._ended()))
+        if self.watcher is not None:
+            self.watcher.begin()
         try:
             with listed:
                 for index, job in enumerate(jobs):
                     with self._time_limit():
                         outcome = self._run_job(index, job, callbacks, previews)
                     yield from self._finish_pictures(index, outcome, output)
+        except RequestCancelled:
+            if (reason := self._ended()) is not None:
+                raise reason from None
+            raise
         except EngineRejected:
             # A file may have been deleted since the graph was fitted. Fitting it again then raises FilesMissing,
             # which names the file in the model's own terms.
@@ -127,9 +150,14 @@ class Drawing:
                 self._deps.fitted_graphs.get_uncached(self._compiled, self._catalogue, self._engine)
             raise
         finally:
+            if self.watcher is not None:
+                self.watcher.end(self._drawn, self._times["run_s"] if uses_gpu else 0.0)
             self._uploads.close()
             with self._time_limit():
                 self._engine.erase_uploads(self._uploaded)
+
+    def _ended(self) -> EaselError | None:
+        return self.watcher.ended() if self.watcher is not None else None
 
     def _run_job(self, index: int, prompt_id: str, callbacks: _Callbacks, previews: bool) -> Outcome:
         """Run one job under a lease. The lease carries the job's id, so that the job is cancelled if this process
@@ -216,6 +244,7 @@ class Drawing:
             started_at = self._deps.clock()
             image = self._finish_picture(as_png(picture.data), index, graph, texts, outcome.prompt_id, output)
             self._add_times(finish_s=self._deps.clock() - started_at)
+            self._drawn += 1
             yield image
 
     def _note(self, note: Note) -> None:

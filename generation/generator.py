@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from arbiter import UNKNOWN_SENDER, Arbiter, Sender
-from compiler import Catalogue, Compiled, ImageRequest, Stage, compile_workflow
+from compiler import Catalogue, Compiled, ImageRequest, Plan, Stage, compile_workflow
 from compiler.signatures import NodeSignature
 from deadline import time_limit
 from engine import Engine, ProgressCallback
@@ -85,17 +85,20 @@ class Generator:
         inputs: Mapping[str, InputImage] = MappingProxyType({}),
         catalogue: Catalogue | None = None,
         cancelled: Callable[[], bool] = lambda: False,
+        check_plan: Callable[[Plan], None] = lambda plan: None,
     ) -> Drawing:
         """Do everything that needs no GPU. Raises the errors of the request itself, and FilesMissing, NodesMissing
         or EngineTooOld for what the engine lacks.
 
         `request.source` is filled in from `pictures`, `request.input_images` from `inputs`. `timeout_s` is counted from now
         to the end of the last job. `catalogue`: the one that the request was read with; None: the current one. Also raises
-        RequestCancelled once `cancelled` is true, and JobTimedOut: sixteen photos take seconds.
+        RequestCancelled once `cancelled` is true, and JobTimedOut: sixteen photos take seconds. `check_plan` is
+        called as soon as there is a plan, and may raise what it likes.
         """
         started_at = self._clock()
         catalogue = catalogue or self.catalogue()
         compiled = compile_workflow(with_source(request, pictures, inputs), catalogue)
+        check_plan(compiled.plan)
         deadline = started_at + timeout_s
 
         def check() -> None:

@@ -82,7 +82,9 @@ class ServerHooks:
         sentence."""
         addresses = [address for address in server.cfg.address if isinstance(address, tuple)]
         try:
-            refuse_public_without_keys([host for host, _ in addresses], self._settings)
+            gate = self._container.gate
+            gate.keys.begin()
+            refuse_public_without_keys([host for host, _ in addresses], self._settings, gate)
             self._lock_state_dir()
             if not _inherits_sockets(server):
                 for address in addresses:

@@ -146,7 +146,7 @@ class ModelAnswer:
         self._held = held.pop_all()
         self._answer = UpstreamAnswer(body)
         self._cancelled, self._sender = disconnect_check(request.environ), sender_of(request)
-        self._request_id = g.request_id
+        self._request_id, self._use = g.request_id, g.use
         self._write = EventWriter()
         self._begun = ResponseObject(body, str(body.get("model") or "")).begun()
         """The response as an event showed it last"""
@@ -209,9 +209,9 @@ class ModelAnswer:
         if (edit and newest_image(self._body) is not None) or _always_edits(tool):
             images = _images_of(self._body, tool)
         fields, notes = picture_fields(tool, prompt, images)
-        return ImageFields.read({**fields, **more}, self._services, Endpoint(), notes=notes).prepare(
-            self._cancelled
-        )
+        values = {**fields, **more}
+        read = ImageFields.read(values, self._services, Endpoint(), notes=notes, use=self._use)
+        return read.prepare(self._cancelled)
 
     def _places(
         self, call: PictureCall, drawing: Drawing, document: Mapping[str, Any]

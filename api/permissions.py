@@ -1,0 +1,76 @@
+"""Which scope each route needs: the only permission check. A route that is not in the table needs `operate`, and a test
+fails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from access import SCOPES, Caller, Scope
+from api.image_requests import PATHS
+from api.paths import MODEL_PATHS, STORED_IMAGES, TAGS_PATH, VERSION_PATH
+from conversation import ROUTES
+from errors import ScopeMissing
+
+
+@dataclass(frozen=True)
+class Permission:
+    """`scopes`: one of them is needed; None: anybody may, also without a key. `is_counted`: the request counts for the
+    limits of its key."""
+
+    scopes: tuple[Scope, ...] | None
+    is_counted: bool = False
+
+
+OPEN = Permission(None)
+ANY_KEY = Permission(SCOPES)
+DRAW = Permission(("draw",), is_counted=True)
+SEE_MODELS = Permission(("view", "operate", "draw"))
+"""Clients that draw ask for the models first"""
+VIEW = Permission(("view", "operate"))
+CANCEL = Permission(("draw", "operate"))
+"""With `draw` only the requests of the same key"""
+OPERATE = Permission(("operate",))
+
+PERMISSIONS: Mapping[tuple[str, str], Permission] = {
+    ("GET", "/health"): OPEN,
+    ("GET", "/ready"): OPEN,
+    ("GET", "/openapi.json"): OPEN,
+    ("GET", f"{STORED_IMAGES}<name>"): OPEN,  # its name cannot be guessed
+    **{("POST", path): DRAW for paths in PATHS.values() for path in paths},
+    **{("POST", route.path): DRAW for route in ROUTES},
+    **{("GET", path): SEE_MODELS for base in MODEL_PATHS for path in (base, f"{base}/<path:name>")},
+    ("GET", TAGS_PATH): SEE_MODELS,
+    ("GET", VERSION_PATH): SEE_MODELS,
+    ("GET", "/api/comfyui/status"): VIEW,
+    ("POST", "/api/comfyui/switchover"): OPERATE,
+    ("POST", "/api/comfyui/pin"): OPERATE,
+    ("POST", "/api/comfyui/render/cancel"): CANCEL,
+    ("POST", "/api/models/pull"): OPERATE,
+    ("GET", "/api/models/pulls"): VIEW,
+    ("GET", "/api/models/pulls/<pull_id>"): VIEW,
+    ("DELETE", "/api/models/pulls/<pull_id>"): OPERATE,
+    ("GET", "/api/keys"): OPERATE,
+    ("GET", "/api/keys/me"): ANY_KEY,
+}
+"""(method, rule of the route) -> what it needs. HEAD is as GET; OPTIONS needs any key."""
+
+
+def permission_of(method: str, rule: str | None) -> Permission:
+    """What a request needs. `rule`: None if there is no such route, which only a caller with a key may find out."""
+    if rule is None or method == "OPTIONS":
+        return ANY_KEY
+    return PERMISSIONS.get(("GET" if method == "HEAD" else method, rule), OPERATE)
+
+
+def require(caller: Caller, *scopes: Scope, to: str = "") -> None:
+    """Raises ScopeMissing unless `caller` has one of `scopes`. `to`: for what the first of them is needed."""
+    if caller.may(*scopes):
+        return
+    names = " or ".join(scopes)
+    raise ScopeMissing(
+        f"The key {caller.name} lacks the scope {names}{f', which is needed to {to}' if to else ''}; it has "
+        f"{', '.join(sorted(caller.scopes))}.",
+        scope=scopes[0],
+        scopes=sorted(caller.scopes),
+    )
