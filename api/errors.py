@@ -19,6 +19,7 @@ from werkzeug.exceptions import (
 
 import errors
 from api.host_rules import own_url
+from api.key_limits import levels_of, limit_headers
 from api.paths import STORED_IMAGES
 from api.services import HttpOptions
 from api.unknown_path import unknown_path
@@ -165,6 +166,8 @@ def error_response(error: EaselError) -> Response:
     response = jsonify(in_dialect(envelope(error), g.get("error_dialect", "openai")))
     response.status_code = status_of(type(error))
     response.headers.update(retry_headers(error))
+    if isinstance(error, errors.KeyLimitReached):
+        response.headers.update(limit_headers(levels_of(error.details["windows"])))
     if isinstance(error, errors.InvalidKey):
         response.headers["WWW-Authenticate"] = "Bearer"
     return response

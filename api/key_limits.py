@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from access import Caller, Level, PictureUse, Use
 from compiler import Catalogue, Model, Plan
@@ -101,6 +102,11 @@ def limit_headers(levels: Iterable[Level]) -> dict[str, str]:
             headers[f"x-ratelimit-remaining-{what}"] = str(level.remaining)
             headers[f"x-ratelimit-reset-{what}"] = duration(level.reset_s or 0)
     return headers
+
+
+def levels_of(windows: Iterable[Mapping[str, Any]]) -> list[Level]:
+    """The levels in the details of a KeyLimitReached."""
+    return [Level(window["name"], window["limit"], window["used"], window["reset"]) for window in windows]
 
 
 def duration(seconds: float) -> str:
