@@ -48,7 +48,7 @@ class Setting:
 
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("host", "text", "127.0.0.1", "Address to listen on; a non-loopback address requires `api_keys`."),
+    Setting("host", "text", "127.0.0.1", "Address to listen on; a non-loopback address requires keys."),
     Setting("port", "integer", 8080, "Port to listen on; 0 picks a free port.", minimum=0, maximum=65535),
     Setting("workers", "integer", 2, "Number of worker processes.", minimum=1),
     Setting(
@@ -102,7 +102,8 @@ SETTINGS: tuple[Setting, ...] = (
         "api_keys",
         "keys",
         (),
-        "API keys; clients must send one of them. Empty: no key is needed.",
+        "API keys with all rights. With these, or keys of `flask keys add` (see `docs/keys.md`), clients must send one; "
+        "without any, none is needed.",
         secret=True,
     ),
     Setting("allow_open", "boolean", False, "Allow listening on a public address without API keys."),

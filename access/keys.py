@@ -14,7 +14,7 @@ import threading
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -70,7 +70,8 @@ class Key:
 
     def as_json(self) -> dict[str, Any]:
         """For the file."""
-        values = {**asdict(self), "scopes": list(self.scopes), "limits": self.limits.as_json()}
+        values = {name: getattr(self, name) for name in _FIELDS}
+        values |= {"scopes": list(self.scopes), "limits": self.limits.as_json()}
         return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
@@ -78,10 +79,9 @@ class Key:
         """Raises ValueError. An unknown field is an error: it could be a limit that is spelt wrongly."""
         if not isinstance(document, dict):
             raise ValueError("it must be an object")
-        known = [field.name for field in fields(cls)]
         for name in document:
-            if name not in known:
-                raise ValueError(f"{str(name)[:40]!r} is not known; known are {', '.join(known)}")
+            if name not in _FIELDS:
+                raise ValueError(f"{str(name)[:40]!r} is not known; known are {', '.join(_FIELDS)}")
         values = dict(document)
         for name, pattern in (("id", _ID), ("sha256", _SHA256)):
             if not isinstance(values.get(name), str) or not pattern.fullmatch(values[name]):
@@ -98,6 +98,9 @@ class Key:
                 raise ValueError(f"{name}: it must be a time in Unix seconds")
         values["limits"] = Limits.from_json(values.get("limits", {}))
         return cls(**values)
+
+
+_FIELDS = tuple(field.name for field in fields(Key))
 
 
 def checked_name(name: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 WINDOWS: Mapping[str, float] = {
@@ -48,7 +48,7 @@ class Limits:
 
     def as_json(self) -> dict[str, Any]:
         """Only the limits that there are."""
-        values = {name: value for name, value in asdict(self).items() if value is not None}
+        values = {name: value for name in _FIELDS if (value := getattr(self, name)) is not None}
         return values if self.models is None else {**values, "models": list(self.models)}
 
     @classmethod
@@ -56,10 +56,11 @@ class Limits:
         """Raises ValueError, whose text names the field and what is allowed."""
         if not isinstance(document, dict):
             raise ValueError("limits: it must be an object")
-        known = [field.name for field in fields(cls)]
+        if not document:
+            return cls()
         for name in document:
-            if name not in known:
-                raise ValueError(f"limits.{str(name)[:40]!r} is not known; known are {', '.join(known)}")
+            if name not in _FIELDS:
+                raise ValueError(f"limits.{str(name)[:40]!r} is not known; known are {', '.join(_FIELDS)}")
         values = dict(document)
         for name, value in values.items():
             if problem := _problem(name, value):
@@ -67,6 +68,9 @@ class Limits:
         if "models" in values:
             values["models"] = tuple(values["models"])
         return cls(**values)
+
+
+_FIELDS = tuple(field.name for field in fields(Limits))
 
 
 def parse_size(text: str) -> tuple[int, int]:

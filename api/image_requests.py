@@ -110,7 +110,7 @@ class ImageFields:
         fields, more = canonical_fields(body, inputs, is_form=is_form)
         if endpoint.task == "generate" and remove_empty_images(fields, inputs):
             endpoint = replace(endpoint, task="edit", path_task="generate")
-        use = use or g.use
+        use = use or g.get("use")
         return cls(fields, files, [*notes, *more], inputs, endpoint, services, catalogue, deadline, use)
 
     def prepare(self, cancelled: Callable[[], bool] | None = None) -> tuple[ParsedRequest, Drawing]:

@@ -39,13 +39,13 @@ def may_use_llm(caller: Caller, name: str, directory: ModelDirectory) -> bool:
     names = caller.limits.models
     if names is None:
         return True
-    return not _llm_names(name, directory).isdisjoint(*(_llm_names(own, directory) for own in names))
+    return _meant_llm(name, directory) in {_meant_llm(own, directory) for own in names}
 
 
-def _llm_names(name: str, directory: ModelDirectory) -> set[str]:
+def _meant_llm(name: str, directory: ModelDirectory) -> str:
+    """The id that an id or an alias means."""
     alias = directory.aliases.get(name)
-    target = alias.model if alias is not None else name
-    return {target.removesuffix(_LATEST)}
+    return (alias.model if alias is not None else name).removesuffix(_LATEST)
 
 
 def check_llm(use: Use | None, name: str, directory: ModelDirectory) -> None:

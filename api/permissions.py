@@ -53,13 +53,15 @@ PERMISSIONS: Mapping[tuple[str, str], Permission] = {
     ("GET", "/api/keys"): OPERATE,
     ("GET", "/api/keys/me"): ANY_KEY,
 }
-"""(method, rule of the route) -> what it needs. HEAD is as GET; OPTIONS needs any key."""
+"""(method, rule of the route) -> what it needs. HEAD is as GET; OPTIONS needs any key, if GET needs one."""
 
 
 def permission_of(method: str, rule: str | None) -> Permission:
     """What a request needs. `rule`: None if there is no such route, which only a caller with a key may find out."""
-    if rule is None or method == "OPTIONS":
+    if rule is None:
         return ANY_KEY
+    if method == "OPTIONS":
+        return OPEN if PERMISSIONS.get(("GET", rule)) == OPEN else ANY_KEY
     return PERMISSIONS.get(("GET" if method == "HEAD" else method, rule), OPERATE)
 
 

@@ -13,6 +13,7 @@ from bench.compiling import measure_compile
 from bench.conversation import measure_conversation
 from bench.ending import clean_ending
 from bench.gpu import measure_gpu
+from bench.keys import measure_keys
 from bench.latency import measure_latency
 from bench.machine import load_average, machine
 from bench.models import measure_models
@@ -32,6 +33,7 @@ MEASUREMENTS: Mapping[str, Callable[[Testbed], Any]] = {
     "streams": measure_streams,
     "gpu": measure_gpu,
     "conversation": measure_conversation,
+    "keys": measure_keys,
     "models": measure_models,
 }
 

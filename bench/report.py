@@ -153,6 +153,17 @@ def _gpu(gpu: Mapping[str, Any]) -> Lines:
         yield f"  {title:<44} {_ms(times['median']):>8} {_ms(times['p95']):>8}"
 
 
+def _keys(keys: Mapping[str, Any]) -> Lines:
+    rows = (
+        ("without keys", keys["none_s"]),
+        ("a key with all limits", keys["one_s"]),
+        (f"the same among {keys['keys']:,} keys", keys["many_s"]),
+    )
+    yield "Who sent a request, and counting it and its picture; ms    median      p95"
+    for title, times in rows:
+        yield f"  {title:<54} {times['median'] * 1000:>8.4f} {times['p95'] * 1000:>8.4f}"
+
+
 def _streams(streams: Mapping[str, Any]) -> Lines:
     if not streams:
         yield "Streams: not measured, because the engine has no checkpoint"
@@ -213,6 +224,7 @@ _SECTIONS: Mapping[str, Callable[[Any], Lines]] = {
     "streams": _streams,
     "gpu": _gpu,
     "conversation": _conversation,
+    "keys": _keys,
     "models": _models,
 }
 

@@ -105,6 +105,10 @@ def _large(results: Results) -> float | None:
     return max(entry["times"] for entry in large.values()) if large else None
 
 
+def _keys(name: str) -> Reader:
+    return lambda results: results["keys"][name]["median"] if "keys" in results else None
+
+
 def _conversation(measurement: str, value: str, worst: Callable[..., float] = max) -> Reader:
     """The worse value of the two routes through the gateway."""
 
@@ -175,5 +179,7 @@ TARGETS = (
     ),
     Target("memory for a stream of 100,000 tokens", _conversation("long", "anonymous_mb"), 4.0, unit=" MB"),
     Target("memory for an upload of 100 MB", _conversation("upload", "anonymous_mb"), 4.0, unit=" MB"),
+    Target("counting a request and its picture for a key", _keys("one_s"), 0.0002, scale=1000, unit=" ms"),
+    Target("the same among 1,000 keys", _keys("many_s"), 0.0002, scale=1000, unit=" ms"),
     Target("a status request while 50 clients poll, median", _gpu("status_s"), 0.005, scale=1000, unit=" ms"),
 )

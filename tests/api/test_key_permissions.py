@@ -20,6 +20,7 @@ from app import Container
 from arbiter import Sender
 from compiler import Catalogue
 from tests.conftest import MakeApp
+from tests.conversation.upstream import upstream
 
 PATH = "/v1/images/generations"
 SMALL = {"prompt": "a cat", "size": "256x256", "response_format": "b64_json"}
@@ -381,6 +382,31 @@ def test_a_chat_that_draws_counts_as_one_request_and_its_pictures(easel: Install
     assert easel.call("tablet", "POST", "/v1/chat/completions", {**chat, "model": "sd15"}).status_code == 200
     windows = easel.call("tablet", "GET", "/api/keys/me").get_json()["usage"]["windows"]
     assert [window["used"] for window in windows] == [1, 1]
+
+
+def test_llms_are_limited_by_id_and_by_alias(make_app: MakeApp) -> None:
+    with upstream() as llm:
+        easel = Installation(
+            make_app(
+                llm__upstreams=({"name": "chat", "url": llm.url},),
+                llm__aliases={"primary": "tiny", "big": "other"},
+            )
+        )
+        easel.add("phone", models=["sd15", "primary"], requests_per_day=100)
+
+        def chat(**fields: Any) -> Any:
+            return easel.call("phone", "POST", "/v1/chat/completions", {"messages": [], **fields})
+
+        for fields in ({}, {"model": "tiny"}, {"model": "primary"}):
+            assert chat(**fields).status_code == 200
+        for model in ("other", "big", "unknown"):
+            response = chat(model=model)
+            assert (response.status_code, error_of(response)["code"]) == (403, "auth.model_not_allowed")
+        assert len(llm.posts) == 3
+        llms = easel.call("phone", "GET", "/v1/models?type=llm").get_json()["data"]
+        assert {model["id"] for model in llms} == {"tiny", "primary"}
+        usage = easel.call("phone", "GET", "/api/keys/me").get_json()["usage"]["total"]
+        assert (usage["requests"], usage["refused"], usage["pictures"]) == (6, 3, 0)
 
 
 # --- what others see -------------------------------------------------------------------------------
