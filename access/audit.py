@@ -72,8 +72,8 @@ class AuditLog:
         self, actor: Actor, action: str, target: Mapping[str, Any]
     ) -> Iterator[Callable[[str], None]]:
         """Record what happens in the block; yields a function that gives the result, without which it is "done". Of an
-        error the code is the result."""
-        result = "done"
+        error the code is the result, of another exception what was given."""
+        result = ""
 
         def set_result(value: str) -> None:
             nonlocal result
@@ -85,13 +85,13 @@ class AuditLog:
             result = error.code
             raise
         except Exception:
-            result = EaselError.code
+            result = result or EaselError.code
             raise
         except BaseException:  # such as Ctrl-C
-            result = "cancelled"
+            result = result or "cancelled"
             raise
         finally:
-            self.record(actor, action, target, result)
+            self.record(actor, action, target, result or "done")
 
     def entries(self) -> Iterator[Entry]:
         """All entries, the oldest first. Lines that are damaged are left out."""

@@ -379,7 +379,8 @@ class PictureUse:
     """The pictures of one drawing, counted already; those that are not drawn are given back."""
 
     def __init__(self, use: Use, number: int) -> None:
-        self._use, self._number = use, number
+        self._use, self._counted = use, number
+        self._lock = threading.Lock()
         self.began: dict[str, float] = {}
 
     def begin(self) -> None:
@@ -396,4 +397,7 @@ class PictureUse:
         self._use._end()
 
     def _settle(self, drawn: int, gpu_s: float) -> None:
-        self._use._settle(self.began, max(0, self._number - drawn), gpu_s)
+        # A stream may be closed before its drawing begins, and be settled then and at the end of the drawing.
+        with self._lock:
+            undrawn, self._counted = self._counted - drawn, drawn
+        self._use._settle(self.began, undrawn, gpu_s)

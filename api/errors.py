@@ -18,6 +18,7 @@ from werkzeug.exceptions import (
 )
 
 import errors
+from access import Caller
 from api.host_rules import own_url
 from api.key_limits import levels_of, limit_headers
 from api.paths import STORED_IMAGES
@@ -163,6 +164,7 @@ def retry_headers(error: EaselError) -> dict[str, str]:
 
 def error_response(error: EaselError) -> Response:
     """The response for `error`, with the headers that tell clients whether to retry."""
+    error = _for_caller(error)
     response = jsonify(in_dialect(envelope(error), g.get("error_dialect", "openai")))
     response.status_code = status_of(type(error))
     response.headers.update(retry_headers(error))
@@ -171,6 +173,23 @@ def error_response(error: EaselError) -> Response:
     if isinstance(error, errors.InvalidKey):
         response.headers["WWW-Authenticate"] = "Bearer"
     return response
+
+
+def _for_caller(error: EaselError) -> EaselError:
+    """`error` without the names of models that the caller's key does not allow."""
+    caller: Caller | None = g.get("caller")
+    if caller is None or caller.limits.models is None:
+        return error
+    if not isinstance(
+        error, errors.ModelNotCurated | errors.NoRoute | errors.ModelMissing
+    ) or not error.details.get("models"):
+        return error
+    names = errors.list_names(caller.limits.models)
+    return type(error)(
+        f"There is no such model. The key {caller.name} may use {names}.",
+        param=error.param,
+        models=list(caller.limits.models[: errors.MAX_NAMED]),
+    )
 
 
 def register_errors(app: Flask, options: HttpOptions) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict
 from typing import Any
 
@@ -96,9 +97,13 @@ def _cancel_jobs(services: Services, name: str | None) -> list[str]:
     own = [request for request in found if request.key == g.caller.key]
     if found and not own:
         require(g.caller, "operate", to="cancel the requests of other keys")
-    if not own:
+    jobs: list[str] = []
+    for each in own:
+        with contextlib.suppress(JobNotFound):  # it has just ended
+            jobs += services.arbiter.cancel(each.id)
+    if not jobs:
         raise JobNotFound(f"No request or job {name!r} waits or runs.", id=name)
-    return [job for request in own for job in services.arbiter.cancel(request.id)]
+    return jobs
 
 
 def _read_fields(*known: str) -> dict[str, Any]:

@@ -58,8 +58,10 @@ def run(options: PullOptions) -> None:
     bar = _Bar()
     recording = services().audit.recording(command_actor(), "models.pull", {"models": list(plan.models)})
     try:
-        with recording:
+        with recording as set_result:
+            set_result("cancelled")
             run_pull(folder, http_options(os.environ), on_progress=bar.update)
+            set_result("done")
     except (Cancelled, KeyboardInterrupt):
         bar.end()
         click.echo("Cancelled. What has arrived is kept; the same command goes on with it.", err=True)

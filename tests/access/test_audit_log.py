@@ -23,6 +23,10 @@ def test_an_entry_says_who_when_what_and_with_which_result(tmp_path: Path) -> No
         set_result("switching")
     with pytest.raises(GpuPinned), log.recording(PHONE, "gpu.switch", {"mode": "inference"}):
         raise GpuPinned("pinned")
+    for raised, given in ((ValueError, ""), (KeyboardInterrupt, ""), (ValueError, "cancelled")):
+        with pytest.raises(raised):
+            _fail_while_recording(log, raised, given)
+    assert [entry.result for entry in log.entries()][2:] == ["server.internal", "cancelled", "cancelled"]
     lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
     assert lines[0] == {
         "at": "2026-11-18T11:06:40.250Z",
@@ -34,6 +38,12 @@ def test_an_entry_says_who_when_what_and_with_which_result(tmp_path: Path) -> No
     }
     assert lines[1]["result"] == "gpu.pinned"
     assert os.stat(tmp_path / "audit.jsonl").st_mode & 0o777 == 0o600
+
+
+def _fail_while_recording(log: AuditLog, raised: type[BaseException], result: str) -> None:
+    with log.recording(PHONE, "models.pull", {}) as set_result:
+        set_result(result)
+        raise raised
 
 
 def test_what_a_client_sends_cannot_forge_an_entry(tmp_path: Path) -> None:

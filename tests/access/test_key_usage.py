@@ -133,6 +133,19 @@ def test_pictures_are_given_back_only_to_the_window_that_they_were_taken_from(ma
     assert world.used("pictures_per_minute") == 4
 
 
+def test_pictures_are_counted_once_if_the_response_is_closed_before_their_drawing_begins(
+    make_world: MakeWorld,
+) -> None:
+    world = make_world(pictures_per_minute=4)
+    for drawn in (0, 2):
+        use = world.admit()
+        pictures = use.take_pictures(2)
+        use.close()
+        pictures.begin()
+        pictures.end(drawn=drawn, gpu_s=0)
+    assert world.used("pictures_per_minute") == world.report()["usage"]["total"]["pictures"] == 2
+
+
 def test_more_pictures_than_the_limit_allows_at_all_are_no_matter_of_waiting(make_world: MakeWorld) -> None:
     world = make_world(pictures_per_minute=4, pictures_per_day=3)
     with pytest.raises(KeyLimit) as caught:

@@ -371,6 +371,15 @@ def test_a_model_that_a_key_may_not_use_is_not_listed_for_it(make_app: MakeApp) 
     other = next(name for name in everything if name not in (*listed, "img"))
     assert easel.call("phone", "GET", f"/v1/models/{other}").status_code == 404
     assert easel.call("phone", "GET", "/v1/models/sd15").status_code == 200
+    for response in (
+        easel.call("phone", "GET", "/v1/models/nothing"),
+        easel.draw("phone", model="nothing"),
+        easel.call("phone", "POST", "/v1/chat/completions", {"messages": []}),
+    ):
+        assert response.status_code in (400, 403, 404)
+        assert other not in response.text
+        assert other not in easel.draw("phone", model="nothing").text
+    assert other in easel.draw("all", model="nothing").text
 
 
 def test_a_chat_that_draws_counts_as_one_request_and_its_pictures(easel: Installation) -> None:
@@ -513,3 +522,21 @@ def test_what_operators_do_is_in_the_audit_log(easel: Installation) -> None:
     text = (easel.container.state_dir / "audit.jsonl").read_text()
     assert not any(key in text for key in easel.keys.values())
     assert json.loads(text.splitlines()[0])["who"] == "owner"
+
+
+def test_accepted_licences_and_keys_are_in_the_audit_log(easel: Installation) -> None:
+    runner = easel.app.test_cli_runner()
+    assert runner.invoke(args=["accept-licence", "flux-dev", "--yes"]).exit_code == 0
+    added = runner.invoke(args=["keys", "add", "phone", "--models", "img"])
+    assert added.exit_code == 0
+    assert runner.invoke(args=["keys", "revoke", "phone"]).exit_code == 0
+    entries = list(easel.container.audit.entries())
+    assert [(entry.who, entry.action, entry.result) for entry in entries] == [
+        ("command", "licences.accept", "done"),
+        ("command", "keys.add", "done"),
+        ("command", "keys.revoke", "done"),
+    ]
+    assert entries[0].target["for"]
+    assert entries[1].target["limits"] == {"models": ["img"]}
+    assert all(entry.address.startswith("user ") for entry in entries)
+    assert added.stdout.strip() not in runner.invoke(args=["audit"]).output
