@@ -16,6 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from access.ownership import keep_owner
 from errors import EaselError, shorten
 
 log = logging.getLogger("easel.audit")
@@ -119,6 +120,8 @@ class AuditLog:
             descriptor = os.open(self._path, flags, 0o600)
             try:
                 size = os.fstat(descriptor).st_size
+                if not size:
+                    keep_owner(self._path, self._path.with_suffix(".lock"))
                 # A process that was killed, or a full disk, may have left a part of a line.
                 is_cut = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
                 content = (b"\n" if is_cut else b"") + line + b"\n"

@@ -19,6 +19,7 @@ from access.caller import ANONYMOUS, COMMAND, Caller, settings_caller
 from access.clock import Now, read_clock
 from access.keys import Key, KeyFile, digest_of
 from access.limits import Limits
+from access.ownership import keep_owner
 from access.places import Place, Places
 from access.usage import Counts, Level, UsageFiles
 from atomic_file import create_atomic
@@ -124,6 +125,7 @@ class Gate:
                 with contextlib.suppress(FileExistsError):
                     text = _COMMAND_PREFIX + secrets.token_urlsafe(32)
                     create_atomic(self._command_key_file, text.encode(), mode=0o600)
+                    keep_owner(self._command_key_file)
             text = read_file(self._command_key_file).decode("ascii").strip()
             return text if len(text) > len(_COMMAND_PREFIX) and text.startswith(_COMMAND_PREFIX) else None
         return None

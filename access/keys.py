@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from access.caller import ANONYMOUS, COMMAND, SCOPES, Caller, Scope
 from access.limits import UNLIMITED, Limits
+from access.ownership import keep_owner
 from atomic_file import write_atomic
 from errors import InvalidValue, KeyNotFound, KeysUnreadable, StateUnwritable, shorten
 from state_files import read_file
@@ -262,6 +263,7 @@ class KeyFile:
         with contextlib.suppress(OSError):
             if not _exists(self._copy) or read_file(self._copy) != content:
                 write_atomic(self._copy, content, mode=0o600)
+                keep_owner(self._copy)
             elif _version_of(self._copy) == self._ignored_copy:
                 os.utime(self._copy)  # it counts for this server, too
 
@@ -332,6 +334,7 @@ class KeyFile:
 
     def _write(self, keys: Sequence[Key]) -> None:
         write_atomic(self.path, KeyTable(keys).content(), mode=0o600, flush=True)
+        keep_owner(self.path, self.path.with_suffix(".lock"))
 
 
 def _new_id(table: KeyTable) -> str:

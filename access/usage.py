@@ -16,6 +16,7 @@ from pathlib import Path
 
 from access.clock import Now, read_clock
 from access.limits import WINDOWS, Limits
+from access.ownership import keep_owner
 from state_files import ensure_folder, set_aside
 
 _DAY_S = 86_400
@@ -183,7 +184,7 @@ class UsageFiles:
     def prepare(self, key_id: str) -> None:
         """Make the file of a new key, so that its use can be counted while the disk is full. Raises OSError."""
         with self.changing(key_id):
-            pass
+            keep_owner(self._folder, self._folder / f"{key_id}.use")
 
     def _open(self, path: str) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from access import ANONYMOUS, Gate, KeyFile, Limits
+from access import ANONYMOUS, Actor, AuditLog, Gate, KeyFile, Limits
 from access.keys import digest_of
 from errors import InvalidKey, InvalidValue, KeyEnded, KeyNotFound, KeysUnreadable
 from tests.conftest import ROOT
@@ -303,6 +303,18 @@ def test_a_command_of_this_installation_has_a_key_as_soon_as_keys_are_needed(tmp
     with pytest.raises(InvalidKey):
         gate.caller_of(b"easel_command_")
     assert gate.command_key() is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files for others")
+def test_what_root_makes_is_for_the_owner_of_the_state_directory(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12_345, 12_346)
+    gate = Gate(tmp_path)
+    gate.add_key("phone", ["draw"], {"requests_per_day": 5})
+    assert gate.command_key()
+    AuditLog(tmp_path / "audit.jsonl").record(Actor("command", "user root"), "keys.add", {}, "done")
+    made = [path for path in tmp_path.rglob("*") if not path.name.startswith(".")]
+    assert len(made) >= 8
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(12_345, 12_346)}
 
 
 def test_the_digest_is_sha_256() -> None:
