@@ -86,6 +86,7 @@ def test_concurrent_requests_are_counted_over_both_workers(tmp_path: Path, slow_
     state = tmp_path / "state"
     key, other = add(state, "phone", concurrent=2), add(state, "other", concurrent=1)
     with running(state, EASEL_ENGINE_URL=slow_engine) as server:
+        wait_until(lambda: len(server.workers()) == 2)
         first, second = server.workers()
         held = []
         for worker in (first, second):
