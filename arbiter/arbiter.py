@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from arbiter.active_requests import ActiveRequest, ActiveRequests, Sender
+from arbiter.fair_queue import NO_TURNS, flow_of, has_turn, queue_order, queue_position
 from arbiter.job_progress import JobProgressStore
 from arbiter.leases import Claim, ClaimFolder, OwnClaim
 from arbiter.monitor import Monitor, QuickCheck
@@ -20,20 +21,19 @@ from arbiter.policy import (
     Situation,
     after_llm_load,
     has_failed,
-    has_turn,
     idle_restore_at,
     is_open,
     is_refused,
     is_revoked,
     may_trigger_switch,
     next_claim_number,
-    queue_position,
     select,
     target_mode,
 )
 from arbiter.reconciler import Reconciler
 from arbiter.state_store import StateStore, not_writable
 from arbiter.switchover import Switchover
+from arbiter.turn_store import TurnStore
 from arbiter.values import Mode, Pace, Policy, State, SwitchRequest
 from arbiter.waiting import Waiting, seconds_until, waiting, waiting_in_engine
 from errors import (
@@ -137,6 +137,20 @@ class Lease:
             self._arbiter.job_progress.report(self._own_claim.claim.job, step, steps)
 
 
+@dataclass(frozen=True)
+class _Line:
+    """Claims that wait for each other. `needs_mode`: they are granted only in their mode."""
+
+    claims: ClaimFolder
+    turns: TurnStore
+    needs_mode: bool
+
+
+def _number_without_mode() -> int:
+    """Higher than any of the claims that need a mode, so it is never revoked."""
+    return time.time_ns() // 1_000_000
+
+
 class Arbiter:
     """One for each process; they agree through `folder`. Safe for threads.
 
@@ -161,7 +175,10 @@ class Arbiter:
         self.policy = policy or Policy()
         self.state_store, self.claims = StateStore(folder), ClaimFolder(folder / "holds")
         self.claims_without_gpu = ClaimFolder(folder / "holds_without_gpu")
-        """Leases of jobs that need no GPU: no decision about it depends on them"""
+        """Those of jobs that need no GPU: no decision about it depends on them"""
+        self._line = _Line(self.claims, TurnStore(folder / "turns.json"), self.shares_gpu)
+        turns_without_gpu = TurnStore(folder / "turns_without_gpu.json")
+        self._line_without_gpu = _Line(self.claims_without_gpu, turns_without_gpu, False)
         self.job_progress = JobProgressStore(folder / "jobs", clock)
         self._requests = ActiveRequests(folder / "requests", clock)
         self._available_bytes, self._engine_uses_gpu, self._clock = available_bytes, engine_uses_gpu, clock
@@ -188,8 +205,10 @@ class Arbiter:
             monitor=monitor,
             engine_uses_gpu=engine_uses_gpu,
             clean_up=self._clean_up,
+            turns=self._line.turns.turns,
         )
-        self._waiting: dict[int, threading.Event] = {}
+        self._waiting: dict[str, threading.Event] = {}
+        """job -> the event that wakes its thread"""
         self._stop_error: EaselError | None = None
 
     # --- leases ------------------------------------------------------------------------------------
@@ -201,6 +220,7 @@ class Arbiter:
         *,
         job: str,
         timeout_s: float,
+        key: str = "",
         need_bytes: int = 0,
         uses_gpu: bool = True,
         cancelled: Callable[[], bool] = lambda: False,
@@ -208,16 +228,18 @@ class Arbiter:
     ) -> Iterator[Lease]:
         """A lease on `mode` for one job, after a switchover if that is needed and allowed.
 
-        `job`: letters, digits, `-` and `_`; for a picture its prompt id. `need_bytes`: GPU memory that the job needs, 0
-        for unknown. Without `uses_gpu` (sketches) the lease is granted at once in any mode. `cancelled` is called a few
-        times a second while waiting, `on_wait` when what the request waits for changes, and every few seconds.
+        `job`: letters, digits, `-` and `_`; for a picture its prompt id. `key`: the name of the API key whose request it
+        is; different keys take turns. `need_bytes`: GPU memory that the job needs, 0 for unknown. Without `uses_gpu`
+        (sketches) it needs no mode, and without `key` either it is granted at once. `cancelled` is called a few times a
+        second while waiting, `on_wait` when what the request waits for changes, and every few seconds.
 
         Raises GpuBusy if the lease is not granted within `timeout_s`, GpuInGenerationMode for an LLM request that the
         policy refuses, SwitchFailed, GpuPreempted, RenderCancelled, RequestCancelled, and StoreFull if the state
         directory cannot be written.
         """
         started_at = time.monotonic()
-        own_claim = self._create_claim(mode, job, need_bytes, uses_gpu=uses_gpu)
+        flow = flow_of(key) if mode == "generation" else ""
+        own_claim = self._create_claim(mode, job, need_bytes, flow, uses_gpu=uses_gpu)
         lease: Lease | None = None
         try:
             if own_claim.claim.kind == "ticket":
@@ -241,14 +263,14 @@ class Arbiter:
             return RenderCancelled("The owner cancelled this render.", id=claim.job)
         return None
 
-    def _create_claim(self, mode: Mode, job: str, need: int, *, uses_gpu: bool) -> OwnClaim:
+    def _create_claim(self, mode: Mode, job: str, need: int, flow: str, *, uses_gpu: bool) -> OwnClaim:
+        line = self._line if uses_gpu or not self.shares_gpu else self._line_without_gpu
         try:
-            if not self.shares_gpu or not uses_gpu:
-                claims = self.claims_without_gpu if self.shares_gpu else self.claims
-                return self._lease(claims, mode, job, need)
-            if mode == "generation":
+            if not line.needs_mode and not flow:
+                return self._lease(line, mode, job, need)
+            if line.needs_mode and mode == "generation":
                 self._look_for_llms()
-            return self._lease_or_ticket(mode, job, need)
+            return self._lease_or_ticket(line, mode, job, need, flow)
         except OSError as error:
             raise not_writable(error) from error
 
@@ -267,27 +289,32 @@ class Arbiter:
         # After a failed switch to inference another one would be too early, and the picture has come.
         is_in_use = self._engine_jobs() > 0 or has_failed(state)
         with self.state_store.mutex():
-            plan = after_llm_load(self._situation(), residents, is_in_use=is_in_use)
+            plan = after_llm_load(self._situation(self._line, "generation"), residents, is_in_use=is_in_use)
             if plan is not None:
                 log.info("before a picture: %s", plan.reason)
                 wanted = SwitchRequest(plan.target, pin=plan.pin, reason=plan.reason)
                 self.state_store.update(lambda state: replace(state, wanted=wanted))
 
-    def _lease_or_ticket(self, mode: Mode, job: str, need: int) -> OwnClaim:
+    def _lease_or_ticket(self, line: _Line, mode: Mode, job: str, need: int, flow: str) -> OwnClaim:
         """A lease if it can be granted at once, else a ticket."""
         with self.state_store.mutex():
-            state, claims = self.state_store.state(), self.claims.all()
+            state, claims = self.state_store.state(), line.claims.all()
             triggers = may_trigger_switch(mode, self.policy) and not self._may_coexist(state, mode)
-            number = next_claim_number(state, claims)
-            ticket = Claim("ticket", number, mode, triggers, need, os.getpid(), job)
-            at_once = is_open(state, mode) and has_turn(claims, ticket, self.policy.depth)
-            return self.claims.create(replace(ticket, kind="lease") if at_once else ticket)
+            turns = line.turns.turns() if flow else NO_TURNS
+            number = next_claim_number(state, claims, turns)
+            if not line.needs_mode:
+                number = max(number, _number_without_mode())
+            ticket = Claim("ticket", number, mode, triggers, need, os.getpid(), job, flow)
+            if not self._can_grant(line, ticket, claims):
+                return line.claims.create(ticket)
+            lease = line.claims.create(replace(ticket, kind="lease"))
+            self._begin_turn(line, lease.claim, claims)
+            return lease
 
-    def _lease(self, claims: ClaimFolder, mode: Mode, job: str, need: int) -> OwnClaim:
+    def _lease(self, line: _Line, mode: Mode, job: str, need: int) -> OwnClaim:
         """If the GPU is not shared or not used, processes need not agree on a number; the lease only names the job and
         its process."""
-        number = time.time_ns() // 1_000_000
-        return claims.create(Claim("lease", number, mode, True, need, os.getpid(), job))
+        return line.claims.create(Claim("lease", _number_without_mode(), mode, True, need, os.getpid(), job))
 
     def _may_coexist(self, state: State, mode: Mode) -> bool:
         return self.policy.sharing == "coexist" and mode == "generation" and state.mode == "inference"
@@ -295,6 +322,9 @@ class Arbiter:
     def _end_claim(self, own_claim: OwnClaim) -> None:
         claim = own_claim.claim
         own_claim.end()
+        if claim.flow and claim.kind == "lease":
+            with contextlib.suppress(EaselError), self.state_store.mutex():
+                self._line_of(own_claim).turns.end(claim.flow, self._clock())
         if claim.mode == "generation":
             self.job_progress.remove(claim.job)
             self.state_store.record_use(self._clock(), own_claim.run_s)
@@ -302,10 +332,13 @@ class Arbiter:
 
     def _wake_next(self) -> None:
         """Wake the first waiting requests of this process: it may be their turn."""
-        for number in sorted(self._waiting)[:_MAX_WOKEN]:
-            event = self._waiting.get(number)
-            if event is not None:
-                event.set()
+        if not self._waiting:
+            return
+        for line in (self._line, self._line_without_gpu):
+            for ticket in queue_order(line.claims.all(), "generation", line.turns.turns())[:_MAX_WOKEN]:
+                event = self._waiting.get(ticket.job)
+                if event is not None:
+                    event.set()
 
     # --- waiting -----------------------------------------------------------------------------------
 
@@ -317,9 +350,9 @@ class Arbiter:
         cancelled: Callable[[], bool],
         on_wait: Callable[[Waiting], None],
     ) -> None:
-        state, event = self.state_store.state(), threading.Event()
+        state, event, line = self.state_store.state(), threading.Event(), self._line_of(own_claim)
         last_ended = state.switch.number - (state.active_switch is not None) if state.switch else 0
-        self._waiting[own_claim.claim.number] = event
+        self._waiting[own_claim.claim.job] = event
         self.reconciler.wake()
         next_cancel_check = next_measurement = started_at
         report = WaitReport(on_wait)
@@ -329,7 +362,8 @@ class Arbiter:
                 if now >= next_cancel_check or self._stop_error is not None:
                     next_cancel_check = now + _CANCEL_CHECK_INTERVAL_S
                     self._raise_if_cancelled(own_claim.claim, cancelled)
-                    report(waiting(own_claim.claim, self._situation(), now - started_at))
+                    situation = self._situation(line, own_claim.claim.mode)
+                    report(waiting(own_claim.claim, situation, now - started_at))
                 if now >= next_measurement:
                     next_measurement = now + _MEASURE_INTERVAL_S
                     self.state_store.check_writable()
@@ -337,29 +371,44 @@ class Arbiter:
                         return
                 self._raise_if_refused_or_failed(own_claim.claim, last_ended)
                 if now - started_at >= timeout_s:
-                    raise self._wait_timeout(own_claim.claim)
+                    raise self._wait_timeout(line, own_claim.claim)
                 event.wait(
-                    min(self._poll_interval_s(own_claim.claim), max(0.0, started_at + timeout_s - now))
+                    min(self._poll_interval_s(line, own_claim.claim), max(0.0, started_at + timeout_s - now))
                 )
                 event.clear()
         finally:
-            self._waiting.pop(own_claim.claim.number, None)
+            self._waiting.pop(own_claim.claim.job, None)
 
     def _try_grant(self, own_claim: OwnClaim) -> bool:
         """Turn the ticket into a lease if it is its turn."""
-        if not self._can_grant(own_claim.claim):
+        line = self._line_of(own_claim)
+        if not self._can_grant(line, own_claim.claim, line.claims.all()):
             return False
         with self.state_store.mutex():
-            if not self._can_grant(own_claim.claim):
+            claims = line.claims.all()
+            if not self._can_grant(line, own_claim.claim, claims):
                 return False
             own_claim.change(kind="lease")
+            self._begin_turn(line, own_claim.claim, claims)
             return True
 
-    def _can_grant(self, ticket: Claim) -> bool:
+    def _can_grant(self, line: _Line, ticket: Claim, claims: Sequence[Claim]) -> bool:
         state = self.state_store.state()
-        if not is_open(state, ticket.mode) or is_revoked(state, ticket):
+        if line.needs_mode and (not is_open(state, ticket.mode) or is_revoked(state, ticket)):
             return False
-        return has_turn(self.claims.all(), ticket, self.policy.depth)
+        return self._has_turn(line, ticket, claims)
+
+    def _has_turn(self, line: _Line, ticket: Claim, claims: Sequence[Claim]) -> bool:
+        turns = line.turns.turns() if ticket.flow else NO_TURNS
+        return has_turn(claims, ticket, self.policy.depth, turns, self._clock())
+
+    def _begin_turn(self, line: _Line, claim: Claim, claims: Sequence[Claim]) -> None:
+        if claim.flow:
+            number = max(claim.number, *(each.number for each in claims), 0)
+            line.turns.begin(claim.flow, number, self._clock())
+
+    def _line_of(self, own_claim: OwnClaim) -> _Line:
+        return self._line if own_claim.folder == self.claims.folder else self._line_without_gpu
 
     def _try_grant_coexisting(self, own_claim: OwnClaim) -> bool:
         """With `coexist`: grant the lease in inference mode if the job fits beside the LLMs; if it does not, let the
@@ -375,9 +424,10 @@ class Arbiter:
                 own_claim.change(triggers_switch=True)
                 return False
             may_grant = state.active_switch is None and state.wanted is None and state.mode == "inference"
-            if not may_grant or not has_turn(claims, ticket, self.policy.depth):
+            if not may_grant or not self._has_turn(self._line, ticket, claims):
                 return False
             own_claim.change(kind="lease")
+            self._begin_turn(self._line, own_claim.claim, claims)
             return True
 
     def _read_available_bytes(self) -> int | None:
@@ -386,11 +436,11 @@ class Arbiter:
         except EaselError:
             return None
 
-    def _poll_interval_s(self, ticket: Claim) -> float:
+    def _poll_interval_s(self, line: _Line, ticket: Claim) -> float:
         """Longer at the back of the queue. A request whose turn comes through this process is woken earlier."""
         if ticket.mode == "inference":
             return _POLL_STEP_S
-        position = queue_position(self.claims.all(), ticket)
+        position = queue_position(line.claims.all(), ticket, line.turns.turns())
         return min(_MAX_POLL_INTERVAL_S, _MIN_POLL_INTERVAL_S + _POLL_STEP_S * position)
 
     def _raise_if_cancelled(self, ticket: Claim, cancelled: Callable[[], bool]) -> None:
@@ -423,24 +473,22 @@ class Arbiter:
                 retry_after_s=self.seconds_until(ticket.mode, ticket),
             )
 
-    def _wait_timeout(self, ticket: Claim) -> GpuBusy:
-        state, claims = self.state_store.state(), self.claims.all()
-        is_queued = is_open(state, ticket.mode)
+    def _wait_timeout(self, line: _Line, ticket: Claim) -> GpuBusy:
+        situation = self._situation(line, ticket.mode)
+        is_queued = is_open(situation.state, ticket.mode)
         reason = "other requests came first" if is_queued else "it was not handed over in time"
         return GpuBusy(
             f"The GPU was not free in time: {reason}.",
-            place=queue_position(claims, ticket),
-            retry_after_s=self.seconds_until(ticket.mode, ticket),
+            place=queue_position(situation.claims, ticket, situation.turns),
+            retry_after_s=seconds_until(ticket.mode, ticket, situation),
         )
 
     def seconds_until(self, mode: Mode, ticket: Claim | None = None) -> int | None:
         """How long until a new request for `mode`, or the one with `ticket`, can run, in whole seconds; None if
         unknown."""
-        situation = self._situation()
+        situation = self._situation(self._line, mode)
         if ticket is None and mode == "generation":
             situation = replace(situation, later_jobs=self._later_jobs())
-        if not self.shares_gpu:
-            situation = replace(situation, state=State(mode))
         return seconds_until(mode, ticket, situation)
 
     def _all_claims(self) -> tuple[Claim, ...]:
@@ -456,9 +504,15 @@ class Arbiter:
             count += len(request.jobs) - 1 - present[-1] if present else 0
         return count
 
-    def _situation(self) -> Situation:
+    def _situation(self, line: _Line, mode: Mode) -> Situation:
+        """Of the claims of `line`; if they need no mode, in the state in which `mode` is open."""
         return Situation(
-            self.state_store.state(), self.claims.all(), self.state_store.pace(), self.policy, self._clock()
+            self.state_store.state() if line.needs_mode else State(mode),
+            line.claims.all(),
+            self.state_store.pace(),
+            self.policy,
+            self._clock(),
+            turns=line.turns.turns(),
         )
 
     # --- requests ----------------------------------------------------------------------------------
@@ -615,18 +669,21 @@ class Arbiter:
 
     def snapshot(self) -> Snapshot:
         """The current state, claims and pace. Cheap."""
-        now, requests = self._situation(), self._requests.all()
+        requests, state = self._requests.all(), self.state_store.state()
+        lines = [self._situation(line, "generation") for line in (self._line, self._line_without_gpu)]
+        now = replace(lines[0], state=state)
         since = {job: request.since for request in requests for job in request.jobs}
-        tickets = [claim for claim in now.claims if claim.kind == "ticket"]
         return Snapshot(
-            now.state,
+            state,
             self._all_claims(),
             now.pace,
             idle_restore_at(now),
             requests,
             {
-                ticket.job: waiting(ticket, now, now.now - since.get(ticket.job, now.now))
-                for ticket in tickets
+                ticket.job: waiting(ticket, line, line.now - since.get(ticket.job, line.now))
+                for line in lines
+                for ticket in line.claims
+                if ticket.kind == "ticket"
             },
         )
 

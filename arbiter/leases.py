@@ -24,7 +24,7 @@ _MAX_TEMPORARY_AGE_S = 60.0
 Kind = Literal["ticket", "lease"]
 _NAME = re.compile(
     r"(?P<kind>ticket|lease)\.(?P<number>\d+)\.(?P<mode>inference|generation)\.(?P<trigger>asks|waits)\."
-    r"(?P<need>\d+)\.(?P<pid>\d+)\.(?P<job>[A-Za-z0-9_-]{1,80})"
+    r"(?P<need>\d+)\.(?P<pid>\d+)\.(?:(?P<flow>[0-9a-f]+)\.)?(?P<job>[A-Za-z0-9_-]{1,80})"
 )
 
 
@@ -33,7 +33,8 @@ class Claim:
     """A ticket (waiting for its turn) or a lease (a shared hold on a mode).
 
     `number` orders them. `triggers_switch`: whether a ticket causes a switch to its mode. `need`: bytes of GPU memory,
-    0 for unknown. `job` is the prompt id, so that another process can cancel the job of a dead one.
+    0 for unknown. `job` is the prompt id, so that another process can cancel the job of a dead one. `flow`: hexadecimal;
+    requests of different flows take turns (fair_queue.py); empty if there are no keys.
     """
 
     kind: Kind
@@ -43,12 +44,14 @@ class Claim:
     need: int
     pid: int
     job: str
+    flow: str = ""
 
     @property
     def name(self) -> str:
         """The name of its file."""
         trigger = "asks" if self.triggers_switch else "waits"
-        return f"{self.kind}.{self.number:08d}.{self.mode}.{trigger}.{self.need}.{self.pid}.{self.job}"
+        job = f"{self.flow}.{self.job}" if self.flow else self.job
+        return f"{self.kind}.{self.number:08d}.{self.mode}.{trigger}.{self.need}.{self.pid}.{job}"
 
     @classmethod
     @lru_cache(maxsize=4096)
@@ -66,6 +69,7 @@ class Claim:
             need=int(match["need"]),
             pid=int(match["pid"]),
             job=match["job"],
+            flow=match["flow"] or "",
         )
 
 
@@ -76,6 +80,7 @@ class OwnClaim:
         self.claim = claim
         self.run_s: float | None = None
         """How long the engine worked on the job, once that is known"""
+        self.folder = folder
         self._file = LockedFile(str(folder), claim.name)
 
     def change(self, **changes: object) -> None:

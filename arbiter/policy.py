@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from arbiter.fair_queue import NO_TURNS, Turns, has_turn
 from arbiter.leases import Claim
 from arbiter.values import STATE_LOST, Mode, Pace, Policy, State, Switch, other_mode
 from gpu_tenant import Resident
@@ -45,27 +46,15 @@ def is_open(state: State, mode: Mode) -> bool:
     )
 
 
-def has_turn(claims: Claims, claim: Claim, depth: int) -> bool:
-    """Whether `claim` is among the first in its queue. LLM servers queue by themselves; the engine gets `depth`
-    jobs."""
-    if claim.mode == "inference":
-        return True
-    return len(select(claims, "lease", claim.mode)) + queue_position(claims, claim) < depth
-
-
-def queue_position(claims: Claims, claim: Claim) -> int:
-    """How many tickets for the same mode come before `claim`."""
-    return sum(1 for ticket in select(claims, "ticket", claim.mode) if ticket.number < claim.number)
-
-
 def is_revoked(state: State, claim: Claim) -> bool:
     """Whether a forced switch voided the claim."""
     return claim.number <= state.revoked[claim.mode]
 
 
-def next_claim_number(state: State, claims: Claims) -> int:
-    """A number higher than that of every existing and every revoked claim."""
-    return max([*state.revoked.values(), *(claim.number for claim in claims)]) + 1
+def next_claim_number(state: State, claims: Claims, turns: Turns = NO_TURNS) -> int:
+    """A number higher than that of every existing and every revoked claim, and of every turn that is remembered."""
+    of_turns = (turn.number for turn in turns.values())
+    return max([*state.revoked.values(), *(claim.number for claim in claims), *of_turns]) + 1
 
 
 def may_trigger_switch(mode: Mode, policy: Policy) -> bool:
@@ -103,6 +92,7 @@ class Situation:
     asked_at: float = 0.0
     later_jobs: int = 0
     """Jobs of the present requests that have no claim yet"""
+    turns: Turns = field(default_factory=lambda: NO_TURNS)
 
 
 ASKED_S = 0.2
@@ -114,7 +104,7 @@ FIRST_LEASE_TIMEOUT_S = 1.0
 
 def next_switch(situation: Situation) -> NextSwitch | None:
     """The switch that should start now, or None. Call it only while no switch is active."""
-    state, claims, policy, now = situation.state, situation.claims, situation.policy, situation.now
+    state, claims, now = situation.state, situation.claims, situation.now
     # 1. An explicit request comes before everything else.
     if state.wanted is not None:
         return NextSwitch(state.wanted.mode, state.wanted.reason, state.wanted.force, state.wanted.pin)
@@ -129,7 +119,7 @@ def next_switch(situation: Situation) -> NextSwitch | None:
     if stay_s and has_failed_late(state):
         return None
     # 5. The mode was just reached and a request whose turn it is has no lease yet.
-    if _waits_for_first_lease(state, claims, policy, now):
+    if _waits_for_first_lease(situation):
         return None
     # 6. A request waits for the other mode. The minimum stay counts only if both modes are asked for.
     target = other_mode(state.mode)
@@ -182,11 +172,13 @@ def _is_asked(situation: Situation, mode: Mode) -> bool:
     return any(claim.mode == mode and not is_revoked(situation.state, claim) for claim in situation.claims)
 
 
-def _waits_for_first_lease(state: State, claims: Claims, policy: Policy, now: float) -> bool:
+def _waits_for_first_lease(situation: Situation) -> bool:
     """Whether a request whose turn it is may still take its lease. Without this, and with a minimum stay of 0, two
     sides that request all the time would switch back and forth without serving a request."""
+    state, claims, now = situation.state, situation.claims, situation.now
     return 0 <= now - state.since < FIRST_LEASE_TIMEOUT_S and any(
-        has_turn(claims, ticket, policy.depth) and not is_revoked(state, ticket)
+        has_turn(claims, ticket, situation.policy.depth, situation.turns, now)
+        and not is_revoked(state, ticket)
         for ticket in select(claims, "ticket", state.mode)
     )
 

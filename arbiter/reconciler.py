@@ -10,6 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from arbiter.fair_queue import NO_TURNS, Turns
 from arbiter.monitor import Monitor, Observation
 from arbiter.policy import (
     ENGINE_DOWN,
@@ -51,11 +52,13 @@ class Reconciler:
         monitor: Monitor,
         engine_uses_gpu: Callable[[], bool] = lambda: True,
         clean_up: Callable[[], None] = lambda: None,
+        turns: Callable[[], Turns] = lambda: NO_TURNS,
     ) -> None:
         self._switchover, self._shares_gpu = switchover, shares_gpu
         self._state_store, self._claims = switchover.state_store, switchover.claims
         self._policy, self._clock = switchover.policy, switchover.clock
         self._monitor, self._engine_uses_gpu, self._clean_up = monitor, engine_uses_gpu, clean_up
+        self._turns = turns
         self._wake_event, self._stopping = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._next_check_at = self._next_reclaim_at = self._next_engine_start_at = 0.0
@@ -151,7 +154,7 @@ class Reconciler:
         for mode in {claim.mode for claim in claims}:
             self._asked_at[mode] = now
         pace, asked_at = self._state_store.pace(), self._asked_at[state.mode]
-        return Situation(state, claims, pace, self._policy, now, asked_at)
+        return Situation(state, claims, pace, self._policy, now, asked_at, turns=self._turns())
 
     def _is_in_use(self, *, min_age_s: float) -> bool:
         """Whether pictures are drawn although there is no claim: a request may be between two of its jobs."""

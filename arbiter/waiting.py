@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from arbiter.fair_queue import queue_position
 from arbiter.leases import Claim
 from arbiter.policy import (
     Situation,
@@ -12,7 +13,6 @@ from arbiter.policy import (
     idle_restore_at,
     is_open,
     may_trigger_switch,
-    queue_position,
     remaining_stay_s,
     select,
 )
@@ -37,7 +37,7 @@ def waiting(ticket: Claim, situation: Situation, waited_s: float) -> Waiting:
         _waits_for(ticket, situation),
         round(max(0.0, waited_s), 1),
         seconds_until(ticket.mode, ticket, situation),
-        queue_position(situation.claims, ticket),
+        queue_position(situation.claims, ticket, situation.turns),
     )
 
 
@@ -66,7 +66,7 @@ def _waits_for(ticket: Claim, situation: Situation) -> str:
             return f"the LLMs to be unloaded: {_names(state.saved)}" if state.saved else "the GPU"
         return "ComfyUI to unload its models"
     if is_open(state, ticket.mode):
-        before = queue_position(claims, ticket) + len(select(claims, "lease", ticket.mode))
+        before = queue_position(claims, ticket, situation.turns) + len(select(claims, "lease", ticket.mode))
         return _jobs_before(before)
     if state.pinned:
         return "the pin of generation mode to end"
@@ -101,7 +101,7 @@ def _seconds_ahead(ticket: Claim | None, situation: Situation) -> float:
     """How long the pictures before `ticket`, or before a new request, will take."""
     claims = situation.claims
     if ticket is not None:
-        ahead = queue_position(claims, ticket)
+        ahead = queue_position(claims, ticket, situation.turns)
     else:  # until all of the queue is done: before that a new request may find no place
         ahead = len(select(claims, "ticket", "generation")) + situation.later_jobs
     # The engine runs one job at a time, at any depth.

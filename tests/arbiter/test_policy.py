@@ -8,18 +8,17 @@ from typing import Any
 import pytest
 
 from arbiter import Claim, Mode, Policy, State, Switch
+from arbiter.fair_queue import has_turn, queue_position
 from arbiter.policy import (
     NextSwitch,
     Situation,
     after_llm_load,
-    has_turn,
     idle_restore_at,
     is_open,
     is_refused,
     is_revoked,
     next_claim_number,
     next_switch,
-    queue_position,
 )
 from arbiter.values import MODES, Pace, SwitchRequest, other_mode
 from arbiter.waiting import DEFAULT_SWITCH_S, seconds_until
