@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from flask import Response, request
+from flask import Response, g, request
 
 from api.connection import disconnect_check
 from api.dialect import Endpoint
@@ -216,7 +216,7 @@ def draw_chat(services: Services, body: Mapping[str, Any]) -> Response:
     """The chat completion with the pictures, one in each choice."""
     links = links_of(services.options)
     with contextlib.ExitStack() as admission:
-        admission.enter_context(services.generator.admission)
+        admission.enter_context(services.generator.admission.of(g.caller.key))
         fields, form, notes = read_chat(body, services.options.default_response_format)
         require_few_values(fields)
         if services.options.url_style == "data":

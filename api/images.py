@@ -6,7 +6,7 @@ import contextlib
 import time
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 
 from api.connection import disconnect_check
 from api.dialect import Endpoint, StreamFormat, expects_gpustack_events
@@ -51,7 +51,7 @@ def _draw(services: Services, endpoint: Endpoint) -> Response:
     links = links_of(services.options)
     with contextlib.ExitStack() as admission:
         # Before the body is read: clients that send slowly count too, so that some threads stay free for other routes.
-        admission.enter_context(services.generator.admission)
+        admission.enter_context(services.generator.admission.of(g.caller.key))
         body, files, is_text = _read_body(endpoint)
         fields = ImageFields.read(body, services, endpoint, files=files, is_form=is_text)
         try:

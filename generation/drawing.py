@@ -45,6 +45,9 @@ class Deps:
 
 @dataclass(frozen=True)
 class _Callbacks:
+    """`key`: the name of the sender's API key."""
+
+    key: str
     on_progress: ProgressCallback
     on_wait: Callable[[Waiting], None]
     on_submitted: Callable[[], None]
@@ -130,7 +133,9 @@ class Drawing:
         listed = self._deps.arbiter.listed(
             self._id, model=self.plan.model, jobs=jobs, sender=sender, uses_gpu=uses_gpu
         )
-        callbacks = _Callbacks(on_progress, on_wait, on_submitted, lambda: cancelled() or bool(self._ended()))
+        callbacks = _Callbacks(
+            sender.key, on_progress, on_wait, on_submitted, lambda: cancelled() or bool(self._ended())
+        )
         if self.watcher is not None:
             self.watcher.begin()
         try:
@@ -166,6 +171,7 @@ class Drawing:
             "generation",
             job=prompt_id,
             timeout_s=self._remaining_s(),
+            key=callbacks.key,
             need_bytes=self._need_bytes,
             uses_gpu=self._deps.uses_gpu(self._engine),
             cancelled=callbacks.cancelled,

@@ -62,7 +62,7 @@ def json_response(document: Mapping[str, Any]) -> Response:
 def draw_response(services: Services, body: Mapping[str, Any], image_model: str) -> Response:
     """The response to a request that is drawn without a language model. `image_model`: see `direct_fields`."""
     with contextlib.ExitStack() as admission:
-        admission.enter_context(services.generator.admission)
+        admission.enter_context(services.generator.admission.of(g.caller.key))
         fields, notes = direct_fields(body, image_model)
         require_few_values(fields)
         parsed, drawing = ImageFields.read(fields, services, Endpoint(), notes=notes).prepare()
@@ -195,7 +195,7 @@ class ModelAnswer:
         return document
 
     def _draw(self, call: PictureCall, document: Mapping[str, Any]) -> None:
-        with self._services.generator.admission:
+        with self._services.generator.admission.of(self._sender.key):
             parsed, drawing = self._prepare(call)
             images = drawing.images(parsed.output, cancelled=self._cancelled, sender=self._sender)
             for (id, index), image in zip(self._places(call, drawing, document), images, strict=True):
@@ -294,7 +294,7 @@ class ModelAnswer:
 
     def _stream_pictures(self, call: PictureCall, document: Mapping[str, Any]) -> Iterator[bytes]:
         with contextlib.ExitStack() as held:
-            held.enter_context(self._services.generator.admission)
+            held.enter_context(self._services.generator.admission.of(self._sender.key))
             parsed, drawing = self._prepare(call, stream=True)
             places = self._places(call, drawing, document)
             events = PictureEvents(

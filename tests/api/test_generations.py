@@ -401,7 +401,7 @@ def test_a_node_that_the_sketch_engine_cannot_run_is_named_without_retry_and_wit
 
 def test_requests_above_max_waiting_are_429(make_app: MakeApp) -> None:
     app = make_app(max_waiting=1)
-    with app.extensions["easel"].generator.admission:
+    with app.extensions["easel"].generator.admission.of(""):
         response = app.test_client().post(PATH, json=SMALL)
     assert (response.status_code, response.get_json()["error"]["code"]) == (429, "queue.full")
     assert int(response.headers["Retry-After"]) > 0

@@ -391,6 +391,6 @@ def test_a_failure_without_a_stream_is_the_envelope(failing: FlaskClient) -> Non
 def test_a_picture_counts_as_an_image_request_not_as_one_to_an_llm(make_app: MakeApp) -> None:
     client = make_app(max_waiting=1).test_client()
     container = client.application.extensions["easel"]
-    with container.generator.admission:
+    with container.generator.admission.of(""):
         assert refused(client) == (429, "queue.full", None)
     assert container.forwarder.running == 0

@@ -557,7 +557,7 @@ def test_a_picture_that_fails_is_the_envelope_or_the_end_of_the_stream(
 def test_a_full_queue_of_pictures_fails_only_requests_that_draw(make_app: MakeApp, fake: Upstream) -> None:
     app = make_app(llm__upstreams=[{"name": "fake", "url": fake.url}], max_waiting=1)
     container = app.extensions["easel"]
-    with container.generator.admission:
+    with container.generator.admission.of(""):
         fake.answer = answering(MESSAGE)
         assert ask(app.test_client()).status_code == 200
         fake.answer = answering(call())
