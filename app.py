@@ -236,6 +236,7 @@ class Container:
             available_bytes=engine.available_bytes,
             engine_down=engine.can_be_started,
             engine_uses_gpu=self._engine_uses_gpu,
+            event_log_bytes=int(self.settings["gpu.event_log_mb"] * 1e6),
         )
 
     def _engine_uses_gpu(self) -> bool:

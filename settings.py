@@ -271,6 +271,15 @@ SETTINGS: tuple[Setting, ...] = (
         choices=("switch", "wait", "refuse"),
     ),
     Setting(
+        "gpu.event_log_mb",
+        "number",
+        10,
+        "Size of the log of all decisions about the GPU (`gpu/events.jsonl` in the state directory), in MB; the oldest "
+        "lines are removed. `flask gpu replay` plays it against another policy. 0: none.",
+        minimum=0,
+        maximum=10_000,
+    ),
+    Setting(
         "gpu.min_stay_s",
         "number",
         30,

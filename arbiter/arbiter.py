@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from arbiter.active_requests import ActiveRequest, ActiveRequests, Sender
+from arbiter.event_log import EventLog
 from arbiter.fair_queue import NO_TURNS, flow_of, has_turn, queue_order, queue_position
 from arbiter.job_progress import JobProgressStore
 from arbiter.leases import Claim, ClaimFolder, OwnClaim
@@ -168,9 +169,11 @@ class Arbiter:
         available_bytes: Callable[[], int | None] = lambda: None,
         engine_down: Callable[[], bool] = lambda: False,
         engine_uses_gpu: Callable[[], bool] = lambda: True,
+        event_log_bytes: int = 0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`engine` is for an arbiter without `tenants`, which cancels the jobs of dead processes in it."""
+        """`event_log_bytes`: the most that the event log keeps; 0: none. `engine` is for an arbiter without `tenants`,
+        which cancels the jobs of dead processes in it."""
         self.shares_gpu = tenants is not None
         self.policy = policy or Policy()
         self.state_store, self.claims = StateStore(folder), ClaimFolder(folder / "holds")
@@ -179,6 +182,7 @@ class Arbiter:
         self._line = _Line(self.claims, TurnStore(folder / "turns.json"), self.shares_gpu)
         turns_without_gpu = TurnStore(folder / "turns_without_gpu.json")
         self._line_without_gpu = _Line(self.claims_without_gpu, turns_without_gpu, False)
+        self.events = EventLog(folder / "events.jsonl", event_log_bytes, clock)
         self.job_progress = JobProgressStore(folder / "jobs", clock)
         self._requests = ActiveRequests(folder / "requests", clock)
         self._available_bytes, self._engine_uses_gpu, self._clock = available_bytes, engine_uses_gpu, clock
@@ -195,6 +199,7 @@ class Arbiter:
             has_requests=self._has_requests,
             stopping=self._stopping,
             clock=clock,
+            events=self.events,
         )
         llms = self._tenants.get("inference")
         monitor = Monitor(llms, engine_down)
@@ -237,23 +242,42 @@ class Arbiter:
         policy refuses, SwitchFailed, GpuPreempted, RenderCancelled, RequestCancelled, and StoreFull if the state
         directory cannot be written.
         """
-        started_at = time.monotonic()
+        started_at, asked_at = time.monotonic(), self._clock()
         flow = flow_of(key) if mode == "generation" else ""
         own_claim = self._create_claim(mode, job, need_bytes, flow, uses_gpu=uses_gpu)
         lease: Lease | None = None
+        given_up = ""
         try:
             if own_claim.claim.kind == "ticket":
                 self._wait(own_claim, started_at, timeout_s, cancelled, on_wait)
             lease = Lease(self, own_claim, time.monotonic() - started_at)
             yield lease
         except EaselError as error:
+            given_up = error.code
             reason = self.void_reason(own_claim.claim)
             if reason is None or (isinstance(error, RequestCancelled) and cancelled()):
                 raise
+            given_up = reason.code
             raise reason from error
         finally:
             if lease is None or not lease.is_kept:
                 self._end_claim(own_claim)
+            self._record_lease(own_claim, key, asked_at, time.monotonic() - started_at, lease, given_up)
+
+    def _record_lease(
+        self, own_claim: OwnClaim, key: str, asked_at: float, total_s: float, lease: Lease | None, error: str
+    ) -> None:
+        claim = own_claim.claim
+        values = {"mode": claim.mode, "job": claim.job, "key": key, "asked_at": round(asked_at, 4)}
+        uses_gpu = self._line_of(own_claim) is self._line
+        if lease is None:
+            self.events.write("gave_up", **values, uses_gpu=uses_gpu, error=error)
+            return
+        waited_s, run_s = round(lease.queued_s, 4), own_claim.run_s
+        held_s = round(max(0.0, total_s - waited_s), 4)
+        self.events.write(
+            "lease", **values, uses_gpu=uses_gpu, waited_s=waited_s, held_s=held_s, run_s=run_s, error=error
+        )
 
     def void_reason(self, claim: Claim) -> EaselError | None:
         """Why the claim of a running process is void, or None."""
@@ -558,6 +582,7 @@ class Arbiter:
                 lambda state: replace(state, wanted=SwitchRequest(mode, force, bool(pin)))
             )
         self.reconciler.wake()
+        self.events.write("requested", mode=mode, force=force, pin=bool(pin))
         return "switching"
 
     def pin(self, pinned: bool) -> None:
@@ -575,6 +600,7 @@ class Arbiter:
             self.state_store.update(
                 lambda state: replace(state, pinned=pinned, requested=pinned and state.requested)
             )
+        self.events.write("pin", pinned=pinned)
 
     def cancel(self, name: str | None) -> tuple[str, ...]:
         """Cancel one request that waits or runs in any process, by one of its ids or that of one of its jobs; None: all

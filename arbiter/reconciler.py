@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -105,6 +105,7 @@ class Reconciler:
         """Returns when the lock file is no longer the locked one: somebody has removed or replaced the state directory,
         and another process may already have locked the new file."""
         locked = _inode(lock_file)
+        self._switchover.events.write("policy", **asdict(self._policy))
         while not self._stopping.is_set() and locked is not None and _inode(lock_file) == locked:
             try:
                 self.tick()

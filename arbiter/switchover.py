@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from arbiter.event_log import NO_EVENTS, EventLog
 from arbiter.leases import Claim, ClaimFolder
 from arbiter.policy import ENGINE_DOWN, NextSwitch, is_abandoned, is_revoked, next_claim_number, select
 from arbiter.state_store import StateStore
@@ -56,6 +57,7 @@ class Switchover:
     """Set when Easel stops: then no switch to generation is wanted any more"""
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], object] = time.sleep
+    events: EventLog = NO_EVENTS
     _cancelled_since: dict[str, float] = field(default_factory=dict)
     """When the job of each claim of a dead process was first asked to end"""
 
@@ -71,6 +73,15 @@ class Switchover:
         revoked = self._revoked(state, other_mode(plan.target)) if plan.force else state.revoked
         self.state_store.write(replace(state, switch=switch, wanted=None, revoked=revoked))
         log.info("switch %d to %s: %s", number, plan.target, plan.reason)
+        waiting = [claim.job for claim in select(self.claims.all(), "ticket", plan.target)]
+        self.events.write(
+            "switch_began",
+            number=number,
+            target=plan.target,
+            reason=plan.reason,
+            force=plan.force,
+            waiting=waiting,
+        )
 
     def _revoked(self, state: State, mode: Mode) -> Mapping[str, int]:
         """The revoked numbers once every existing claim of `mode` is void."""
@@ -89,6 +100,23 @@ class Switchover:
         except Exception as error:
             log.exception("a switch failed with an unexpected error")
             self._fail(SwitchFailed(f"{type(error).__name__}: {shorten(str(error), 200)}"))
+        self._record_end()
+
+    def _record_end(self) -> None:
+        state = self.state_store.state()
+        switch = state.switch
+        if switch is not None and switch.ended is not None:
+            self.events.write(
+                "switch_ended",
+                number=switch.number,
+                target=switch.target,
+                mode=state.mode,
+                took_s=round(max(0.0, switch.ended - switch.began), 4),
+                phases=switch.phases,
+                error=switch.error,
+                notes=switch.notes,
+                not_loaded=[f"{failure.owner}/{failure.id}" for failure in switch.failed],
+            )
 
     def _resume(self) -> Switch:
         """Record this process in a switch that another process began."""

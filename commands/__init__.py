@@ -19,6 +19,7 @@ from commands.keys import keys
 from commands.licences import accept_licence
 from commands.proofs import write_proofs
 from commands.pull import pull_model
+from commands.replay import replay  # noqa: F401
 from commands.snapshot import snapshot_nodes
 
 

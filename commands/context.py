@@ -15,6 +15,7 @@ from flask.cli import with_appcontext
 
 import errors
 from access import AuditLog, Gate
+from arbiter import Arbiter
 from atomic_file import write_atomic
 from compiler import Catalogue, SourcePaths
 from compiler.values import Note
@@ -34,6 +35,8 @@ class CommandServices(Protocol):
     def source_paths(self) -> SourcePaths: ...
     @property
     def generator(self) -> Generator: ...
+    @property
+    def arbiter(self) -> Arbiter: ...
     @property
     def engine_selector(self) -> EngineSelector: ...
     @property

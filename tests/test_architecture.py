@@ -63,7 +63,17 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("deadline", "errors", "loopback", "schemas", "system_errors"),
     },
     "commands": {
-        *("access", "api", "compiler", "engine", "generation", "importer", "licences", "model_files"),
+        *(
+            "access",
+            "api",
+            "arbiter",
+            "compiler",
+            "engine",
+            "generation",
+            "importer",
+            "licences",
+            "model_files",
+        ),
         *("pictures", "settings", "weights"),
         *("atomic_file", "errors", "http_session", "schemas"),
     },

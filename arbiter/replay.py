@@ -1,0 +1,317 @@
+"""Plays an event log against a policy in simulated time: the same requests, each as long as it ran, and switches that cost
+what they cost then. The decisions are those of `policy.py` and `fair_queue.py`; only time and the two tenants are
+simulated. Pure."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import statistics
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+from arbiter.fair_queue import Turns, flow_of, has_turn, queue_order, with_end, with_turn
+from arbiter.leases import Claim
+from arbiter.policy import (
+    ASKED_S,
+    FIRST_LEASE_TIMEOUT_S,
+    Situation,
+    idle_restore_at,
+    is_open,
+    is_refused,
+    may_trigger_switch,
+    next_claim_number,
+    next_switch,
+    select,
+)
+from arbiter.values import MODES, Mode, Pace, Policy, State, Switch, other_mode
+from arbiter.waiting import DEFAULT_SWITCH_S
+
+_DEFAULT_RUN_S = 1.0
+"""Of a request that never ran, if none of its mode ran either"""
+_RECORDED = frozenset(Policy.__dataclass_fields__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request of the log. `run_s`: how long it used the GPU. `waited_s`: how long it really waited; None if it gave
+    up."""
+
+    mode: Mode
+    asked_at: float
+    run_s: float
+    key: str
+    waited_s: float | None
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a log says. `switch_s`: the median cost of a switch to each mode, without the wait for running requests.
+    `policy`: the last one in it, None if it has none. `first_mode`: the mode at its beginning."""
+
+    requests: tuple[Request, ...]
+    switch_s: Mapping[Mode, float]
+    policy: Policy | None
+    switches: int
+    skipped_lines: int
+    first_mode: Mode = "inference"
+
+
+@dataclass
+class Waits:
+    """How long the requests of each mode waited, in seconds. `switches`: how many, and how long they took together."""
+
+    by_mode: dict[Mode, list[float]] = field(default_factory=lambda: {mode: [] for mode in MODES})
+    refused: int = 0
+    never_ran: int = 0
+    switches: int = 0
+    switching_s: float = 0.0
+
+    def summary(self) -> dict[str, Any]:
+        """Count, median, 95th percentile and longest wait of each mode."""
+        return {
+            **{str(mode): _figures(waits) for mode, waits in self.by_mode.items()},
+            "refused": self.refused,
+            "never_ran": self.never_ran,
+            "switches": self.switches,
+            "switching_s": round(self.switching_s, 3),
+        }
+
+
+def _figures(waits: list[float]) -> dict[str, float]:
+    if not waits:
+        return {"requests": 0}
+    ordered = sorted(waits)
+    return {
+        "requests": len(ordered),
+        "median_s": round(statistics.median(ordered), 3),
+        "p95_s": round(ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))], 3),
+        "longest_s": round(ordered[-1], 3),
+    }
+
+
+def read_recording(lines: Iterable[str]) -> Recording:
+    """What the lines of an event log say. Lines that are damaged, and requests that needed no GPU, are left out."""
+    leases: list[dict[str, Any]] = []
+    costs: dict[Mode, list[float]] = {mode: [] for mode in MODES}
+    policy, first_mode, switches, skipped = None, None, 0, 0
+    for line in lines:
+        try:
+            event = json.loads(line)
+            kind = event["event"]
+            if kind in ("lease", "gave_up"):
+                if event["uses_gpu"]:
+                    leases.append({**event, "request": _request(event)})
+            elif kind == "switch_ended":
+                target = _mode(event["target"])
+                first_mode = first_mode or other_mode(target)
+                if event["error"] is None and event["mode"] == target:
+                    waiting = ("closing", "draining")
+                    costs[target].append(sum(float(s) for name, s in event["phases"] if name not in waiting))
+                switches += 1
+            elif kind == "policy":
+                policy = Policy(**{name: value for name, value in event.items() if name in _RECORDED})
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            skipped += bool(line.strip())
+    runs = {
+        mode: [each["request"].run_s for each in leases if each["mode"] == mode and each["event"] == "lease"]
+        for mode in MODES
+    }
+    usual = {mode: statistics.median(runs[mode]) if runs[mode] else _DEFAULT_RUN_S for mode in MODES}
+    requests = (
+        each["request"]
+        if each["event"] == "lease"
+        else replace(each["request"], run_s=usual[_mode(each["mode"])])
+        for each in leases
+    )
+    return Recording(
+        tuple(sorted(requests, key=lambda request: request.asked_at)),
+        {mode: statistics.median(costs[mode]) if costs[mode] else DEFAULT_SWITCH_S for mode in MODES},
+        policy,
+        switches,
+        skipped,
+        first_mode or "inference",
+    )
+
+
+def _mode(value: Any) -> Mode:
+    if value not in MODES:
+        raise ValueError("no mode")
+    return cast(Mode, value)
+
+
+def _request(event: Mapping[str, Any]) -> Request:
+    ran = event["event"] == "lease"
+    run_s = event.get("run_s")
+    if run_s is None:
+        run_s = event.get("held_s", 0.0)
+    return Request(
+        _mode(event["mode"]),
+        float(event["asked_at"]),
+        float(run_s),
+        str(event.get("key", "")),
+        float(event["waited_s"]) if ran else None,
+    )
+
+
+def recorded_waits(recording: Recording) -> Waits:
+    """The waits as they were."""
+    waits = Waits(switches=recording.switches)
+    for request in recording.requests:
+        if request.waited_s is None:
+            waits.never_ran += 1
+        else:
+            waits.by_mode[request.mode].append(request.waited_s)
+    return waits
+
+
+def simulate(recording: Recording, policy: Policy) -> Waits:
+    """The waits with `policy`. Every request waits until it is served or refused; the engine runs one picture at a time,
+    LLM requests run side by side."""
+    return _Simulation(recording, policy).run()
+
+
+_EPSILON_S = 1e-6
+"""Later than a time limit by this much, so that it is over"""
+
+
+class _Simulation:
+    def __init__(self, recording: Recording, policy: Policy) -> None:
+        self._recording, self._policy = recording, policy
+        self._state = State(mode=recording.first_mode)
+        self._claims: list[Claim] = []
+        self._turns: Turns = {}
+        self._asked_at: dict[int, float] = {}
+        """claim number -> when it asked"""
+        self._requests: dict[int, Request] = {}
+        self._mode_asked_at: dict[Mode, float] = dict.fromkeys(MODES, 0.0)
+        self._pace, self._engine_free_at, self._now = Pace(), 0.0, 0.0
+        self._is_switch_scheduled = False
+        self._looks: set[float] = set()
+        self._waits = Waits()
+        self._events: list[tuple[float, int, str, Any]] = []
+        self._count = 0
+
+    def run(self) -> Waits:
+        for request in self._recording.requests:
+            self._at(request.asked_at, "ask", request)
+        while self._events:
+            self._now, _, kind, value = heapq.heappop(self._events)
+            if kind == "ask":
+                self._ask(value)
+            elif kind == "end":
+                self._end(value)
+            elif kind == "switched":
+                self._finish_switch()
+            self._settle()
+        self._waits.never_ran += len(self._claims)
+        return self._waits
+
+    def _at(self, moment: float, kind: str, value: Any = None) -> None:
+        self._count += 1
+        heapq.heappush(self._events, (max(moment, self._now), self._count, kind, value))
+
+    def _situation(self) -> Situation:
+        for mode in {claim.mode for claim in self._claims}:
+            self._mode_asked_at[mode] = self._now
+        return Situation(
+            self._state,
+            tuple(self._claims),
+            self._pace,
+            self._policy,
+            self._now,
+            self._mode_asked_at[self._state.mode],
+            turns=self._turns,
+        )
+
+    def _ask(self, request: Request) -> None:
+        if is_refused(self._state, request.mode, self._policy):
+            self._waits.refused += 1
+            return
+        flow = flow_of(request.key) if request.mode == "generation" else ""
+        number = next_claim_number(self._state, self._claims, self._turns)
+        triggers = may_trigger_switch(request.mode, self._policy)
+        self._claims.append(Claim("ticket", number, request.mode, triggers, 0, 0, f"job-{number}", flow))
+        self._asked_at[number], self._requests[number] = self._now, request
+
+    def _end(self, number: int) -> None:
+        claim = next(claim for claim in self._claims if claim.number == number)
+        self._claims.remove(claim)
+        if claim.flow:
+            self._turns = with_end(self._turns, claim.flow, self._now)
+        if claim.mode == "generation":
+            self._pace = self._pace.with_use(self._now, self._requests[number].run_s)
+
+    # --- decisions ---------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Grant what can be granted, and begin the switch that is due."""
+        while self._grant_one() or self._begin_switch():
+            pass
+        switch = self._state.active_switch
+        if switch is not None and not self._is_switch_scheduled and not self._has_old_leases(switch):
+            self._is_switch_scheduled = True
+            self._at(self._now + self._recording.switch_s[switch.target], "switched")
+        for moment in self._next_times():
+            if moment > self._now and moment not in self._looks:
+                self._looks.add(moment)
+                self._at(moment + _EPSILON_S, "look")
+
+    def _has_old_leases(self, switch: Switch) -> bool:
+        return bool(select(self._claims, "lease", other_mode(switch.target)))
+
+    def _grant_one(self) -> bool:
+        for mode in MODES:
+            if not is_open(self._state, mode):
+                continue
+            for ticket in queue_order(self._claims, mode, self._turns):
+                if has_turn(self._claims, ticket, self._policy.depth, self._turns, self._now):
+                    self._grant(ticket)
+                    return True
+        return False
+
+    def _grant(self, ticket: Claim) -> None:
+        self._claims[self._claims.index(ticket)] = replace(ticket, kind="lease")
+        self._waits.by_mode[ticket.mode].append(self._now - self._asked_at[ticket.number])
+        run_s = self._requests[ticket.number].run_s
+        if ticket.mode == "inference":
+            return self._at(self._now + run_s, "end", ticket.number)
+        if ticket.flow:
+            highest = max(claim.number for claim in self._claims)
+            self._turns = with_turn(self._turns, ticket.flow, highest, self._now)
+        self._engine_free_at = max(self._engine_free_at, self._now) + run_s
+        return self._at(self._engine_free_at, "end", ticket.number)
+
+    def _begin_switch(self) -> bool:
+        if self._state.active_switch is not None:
+            return False
+        plan = next_switch(self._situation())
+        if plan is None:
+            return False
+        number = self._state.switch.number + 1 if self._state.switch else 1
+        switch = Switch(number, plan.target, plan.reason, self._now, phase_since=self._now)
+        self._state = replace(self._state, switch=switch)
+        return True
+
+    def _finish_switch(self) -> None:
+        switch = self._state.active_switch
+        assert switch is not None
+        self._is_switch_scheduled = False
+        self._waits.switches += 1
+        self._waits.switching_s += self._now - switch.began
+        self._state = replace(
+            self._state, mode=switch.target, since=self._now, switch=switch.with_end(self._now)
+        )
+
+    def _next_times(self) -> Iterator[float]:
+        """When the policy may decide otherwise although nothing happens."""
+        if not self._claims and self._state.mode == "inference":
+            return
+        yield self._state.since + self._policy.min_stay_s
+        yield self._state.since + FIRST_LEASE_TIMEOUT_S
+        if not any(claim.mode == self._state.mode for claim in self._claims):
+            yield self._mode_asked_at[self._state.mode] + ASKED_S
+        restore_at = idle_restore_at(self._situation())
+        if restore_at is not None:
+            yield restore_at
