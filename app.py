@@ -257,6 +257,7 @@ class Container:
             max_waiting=self.settings["max_waiting"],
             engine_can_start=self.engine_process.can_start and bool(self.stacks),
             uses_gpu=self._uses_gpu,
+            has_several_keys=self.gate.has_several_keys,
         )
 
     @cached_property

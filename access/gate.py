@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,12 @@ class Gate:
     def needs_key(self) -> bool:
         """Whether requests need a key."""
         return bool(self._settings_keys) or self.keys.is_used or self._always_closed
+
+    def has_several_keys(self) -> bool:
+        """Whether more than one key may be in use."""
+        now = self._clock().wall
+        active = (key for key in self.keys.current().keys if key.state(now) == "active")
+        return len(self._settings_keys) + len(list(islice(active, 2))) > 1
 
     @property
     def problem(self) -> KeysUnreadable | None:

@@ -37,17 +37,18 @@ class Generator:
         max_waiting: int = 96,
         engine_can_start: bool = False,
         uses_gpu: Callable[[Engine], bool] = lambda engine: True,
+        has_several_keys: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`catalogue` and `engine` return the current ones. `engine_can_start`: an engine that is down is not an error
         while a request is prepared, because it is started when the GPU is leased. `uses_gpu`: false for an engine whose
-        jobs need no GPU and so wait for none."""
+        jobs need no GPU and so wait for none. `has_several_keys`: whether a key must leave places to others."""
         self.catalogue, self.engine = catalogue, engine
         self._fitted_graphs = FittedGraphs()
         self._deps = Deps(arbiter, store, self._fitted_graphs, metadata, uses_gpu, clock)
         self._clock = clock
         self._engine_can_start = engine_can_start
-        self.admission = Admission(max_waiting, lambda: arbiter.seconds_until("generation"))
+        self.admission = Admission(max_waiting, lambda: arbiter.seconds_until("generation"), has_several_keys)
 
     def generate(
         self,

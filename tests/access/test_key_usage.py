@@ -383,3 +383,15 @@ def test_the_steady_clock_is_the_same_in_all_processes() -> None:
     ).stdout.split()
     assert int(boot) == here.boot
     assert here.steady < float(steady) < here.steady + 60
+
+
+def test_whether_several_keys_are_in_use(tmp_path: Path) -> None:
+    gate = Gate(tmp_path)
+    assert not gate.has_several_keys()
+    gate.keys.add("first", ("draw",), Limits())
+    assert not gate.has_several_keys()
+    gate.keys.add("second", ("draw",), Limits())
+    assert gate.has_several_keys()
+    gate.keys.revoke("first")
+    assert not gate.has_several_keys()
+    assert Gate(tmp_path, ("of the settings",)).has_several_keys()
