@@ -33,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
 
 def test_a_quick_run_measures_everything_and_the_values_are_positive(run):
     _, results = run
-    for name in ("latency", "throughput", "compile", "start", "gpu", "streams"):
+    for name in ("latency", "throughput", "compile", "start", "gpu", "streams", "keys"):
         values = list(numbers(results[name]))
         assert values
         assert all(value > 0 for key, value in values if key not in MAY_BE_ZERO), (name, values)
@@ -53,7 +53,7 @@ def test_a_quick_run_measures_everything_and_the_values_are_positive(run):
 def test_the_report_shows_each_measured_value_beside_its_target(run):
     report, _ = run
     lines = [line for line in report.splitlines() if "target: at " in line]
-    assert len(lines) == (20 if sys.platform == "linux" else 17)
+    assert len(lines) == (22 if sys.platform == "linux" else 19)
     assert all(line.endswith(("met", "NOT MET")) for line in lines)
 
 
