@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import platform
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from flask import Flask
@@ -30,7 +33,9 @@ from image_store import ImageStore
 from licences import Acceptances, LicencePolicy, Licences
 from llm import Stacks, read_stacks
 from loopback import is_loopback
+from metrics import Build, Exposition, Recorder, ServerState, ValueFiles
 from model_files import ModelFolders, PullStore, find_model_folders
+from observer import Observer
 from schemas import read_yaml
 from settings import OWN_FOLDER, Settings, load_settings
 from sketch import SharedFiles, SketchProcess, SketchSupervisor
@@ -39,6 +44,8 @@ from status import Readiness, SystemStatus
 
 log = logging.getLogger("easel")
 ROOT = Path(__file__).resolve().parent
+VERSION = "0.1.0"
+"""As in pyproject.toml and schemas/openapi.yaml; a test compares them"""
 
 
 class Container:
@@ -58,6 +65,7 @@ class Container:
         self.stacks = _load_stacks(settings)
         self.model_directory = _load_upstreams(settings)
         _check_combination(settings, self.stacks)
+        self._started_at = time.time()
         self._is_command = False
         self._command_sketch_url: str | None = None
         self._sketch_files = SharedFiles(
@@ -237,6 +245,7 @@ class Container:
             engine_down=engine.can_be_started,
             engine_uses_gpu=self._engine_uses_gpu,
             event_log_bytes=int(self.settings["gpu.event_log_mb"] * 1e6),
+            observer=self.observer,
         )
 
     def _engine_uses_gpu(self) -> bool:
@@ -258,6 +267,7 @@ class Container:
             engine_can_start=self.engine_process.can_start and bool(self.stacks),
             uses_gpu=self._uses_gpu,
             has_several_keys=self.gate.has_several_keys,
+            observer=self.observer,
         )
 
     @cached_property
@@ -304,6 +314,9 @@ class Container:
             pulls=self.pulls,
             model_folders=self.model_folders,
             fetch_image=_image_fetcher() if self.settings["images.fetch_urls"] else None,
+            exposition=self.exposition,
+            metrics_problem=lambda: self.metric_files.problem,
+            observer=self.observer,
         )
 
     @cached_property
@@ -318,6 +331,28 @@ class Container:
     @cached_property
     def audit(self) -> AuditLog:
         return AuditLog(self.state_dir / "audit.jsonl")
+
+    @cached_property
+    def observer(self) -> Observer:
+        """Is told of all requests, drawings and switches."""
+        return Recorder(self.metric_files, is_on=lambda: not self._is_command)
+
+    @cached_property
+    def metric_files(self) -> ValueFiles:
+        return ValueFiles(self.state_dir / "metrics")
+
+    @cached_property
+    def exposition(self) -> Exposition:
+        build = Build(VERSION, platform.python_version(), self._started_at)
+        return Exposition(self.metric_files, self._server_state, build)
+
+    def _server_state(self) -> ServerState:
+        status, images, pulls = self.system_status.report(), None, list[dict[str, Any]]()
+        with contextlib.suppress(OSError):
+            images = self.store.totals()
+        with contextlib.suppress(OSError):
+            pulls = self.pulls.reports()
+        return ServerState(status, self.system_status.engine_facts(), pulls, images)
 
     def model_folders(self, models_dir: Path | None = None) -> ModelFolders:
         """Where ComfyUI has its models. `models_dir`: instead of the setting. Raises ModelsFolderMissing and

@@ -12,7 +12,8 @@ from api.host_rules import TrustedProxies, in_networks
 from api.images import images_blueprint
 from api.keys import keys_blueprint
 from api.llm import llm_blueprint
-from api.middleware import PathNormalizer, register_middleware
+from api.metrics import metrics_blueprint
+from api.middleware import InProgress, PathNormalizer, register_middleware
 from api.models import models_blueprint
 from api.openapi import openapi_blueprint
 from api.pulls import pulls_blueprint
@@ -39,7 +40,7 @@ def register_api(app: Flask, services: Services) -> None:
     app.config["MAX_CONTENT_LENGTH"] = min(MAX_BYTES_WITHOUT_IMAGES, services.options.max_request_bytes)
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # PathNormalizer merges them, without a redirect
-    register_middleware(app, services.options, services.gate)
+    register_middleware(app, services.options, services.gate, services.observer)
     register_errors(app, services.options)
     for blueprint in (
         images_blueprint(services),
@@ -49,8 +50,10 @@ def register_api(app: Flask, services: Services) -> None:
         pulls_blueprint(services),
         keys_blueprint(services),
         health_blueprint(services),
+        metrics_blueprint(services),
         openapi_blueprint(),
     ):
         app.register_blueprint(blueprint)
+    app.wsgi_app = InProgress(app.wsgi_app, services.observer)  # type: ignore[method-assign]
     normalizer = PathNormalizer(HeadCheck(app))
     app.wsgi_app = TrustedProxies(normalizer, services.options.trusted_proxies)  # type: ignore[method-assign]

@@ -165,6 +165,7 @@ def retry_headers(error: EaselError) -> dict[str, str]:
 def error_response(error: EaselError) -> Response:
     """The response for `error`, with the headers that tell clients whether to retry."""
     error = _for_caller(error)
+    g.error_code = error.code  # for the metrics and the access log
     response = jsonify(in_dialect(envelope(error), g.get("error_dialect", "openai")))
     response.status_code = status_of(type(error))
     response.headers.update(retry_headers(error))

@@ -35,7 +35,12 @@ def _status(services: Services) -> Response:
         for entry in (*report["jobs"], *report["tickets"]):
             _hide_sender(entry)
     return jsonify(
-        {**report, "upstreams": upstreams, "keys": {"error": problem.message if problem else None}}
+        {
+            **report,
+            "upstreams": upstreams,
+            "keys": {"error": problem.message if problem else None},
+            "metrics": {"problem": services.metrics_problem()},
+        }
     )
 
 

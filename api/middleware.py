@@ -6,7 +6,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from flask import Flask, Response, g, request
@@ -19,6 +19,7 @@ from api.key_limits import limit_headers
 from api.permissions import ANY_KEY, permission_of, require
 from api.services import HttpOptions, WsgiApp
 from errors import EaselError
+from observer import Observer, ResponseReport
 
 log = logging.getLogger("easel.access")
 
@@ -35,8 +36,8 @@ _EXPOSED_HEADERS = ", ".join(
 )
 
 
-def register_middleware(app: Flask, options: HttpOptions, gate: Gate) -> None:
-    """Run the checks before every route of `app`, and add the headers to every response."""
+def register_middleware(app: Flask, options: HttpOptions, gate: Gate, observer: Observer) -> None:
+    """Run the checks before every route of `app`, and add the headers to every response. `observer` is told of each."""
     rules = HostRules(options)
     app.before_request(_start_request)
     app.before_request(lambda: rules.check_host(request))
@@ -46,6 +47,7 @@ def register_middleware(app: Flask, options: HttpOptions, gate: Gate) -> None:
     # Not for the head alone: each request is counted once.
     app.before_request(lambda: None if g.get("is_head") else _count_request(gate))
     app.after_request(lambda response: _finish_response(response, rules))
+    app.after_request(lambda response: _report(response, observer))
 
 
 def _start_request() -> None:
@@ -120,6 +122,13 @@ def _finish_response(response: Response, rules: HostRules) -> Response:
     return response
 
 
+def _report(response: Response, observer: Observer) -> Response:
+    route = request.url_rule.rule if request.url_rule is not None else ""
+    code = g.get("error_code", "")
+    observer.response(ResponseReport(route, request.method, response.status_code, code))
+    return response
+
+
 # --- before Flask sees the request -----------------------------------------------------------------
 
 
@@ -133,3 +142,36 @@ class PathNormalizer:
         path = re.sub("/{2,}", "/", environ.get("PATH_INFO", "") or "/")
         environ["PATH_INFO"] = path.rstrip("/") or "/"
         return self._app(environ, start_response)
+
+
+class InProgress:
+    """Tells `observer` how many requests are in progress, up to their last byte."""
+
+    def __init__(self, app: WsgiApp, observer: Observer) -> None:
+        self._app, self._observer = app, observer
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        self._observer.requests_in_progress(1)
+        try:
+            body = self._app(environ, start_response)
+        except BaseException:
+            self._observer.requests_in_progress(-1)
+            raise
+        return _Body(body, lambda: self._observer.requests_in_progress(-1))
+
+
+class _Body:
+    """The parts of a response; calls `on_close` when the server has sent it, or gives it up."""
+
+    def __init__(self, parts: Iterable[bytes], on_close: Callable[[], None]) -> None:
+        self._parts, self._on_close = parts, on_close
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._parts)
+
+    def close(self) -> None:
+        try:
+            if close := getattr(self._parts, "close", None):
+                close()
+        finally:
+            self._on_close()

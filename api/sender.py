@@ -15,4 +15,5 @@ def sender_of(request: Request) -> Sender:
     header = request.headers.get("User-Agent", "").encode("latin-1", "replace").decode("utf-8", "replace")
     program = header.partition(" ")[0]
     client = f"{request.remote_addr or 'unknown'} {program}".strip()
-    return Sender(g.request_id, shorten(client, _MAX_CLIENT_CHARS), g.caller.key)
+    trace = g.trace.parent if "trace" in g else ""
+    return Sender(g.request_id, shorten(client, _MAX_CLIENT_CHARS), g.caller.key, trace)

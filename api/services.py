@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from access import AuditLog, Gate
@@ -14,7 +14,9 @@ from engine import Engine
 from errors import EaselError
 from generation import Generator
 from image_store import ImageStore
+from metrics import Exposition
 from model_files import ModelFolders, PullStore
+from observer import Observer
 from status import Readiness, SystemStatus
 
 WsgiApp = Callable[[dict[str, Any], Any], Iterable[bytes]]
@@ -59,5 +61,9 @@ class Services:
     pulls: PullStore
     model_folders: Callable[[], ModelFolders]
     """Raises ModelsFolderMissing if it is not known where the engine has its models"""
+    exposition: Exposition
+    metrics_problem: Callable[[], str | None]
+    """Why the metrics cannot be stored, if so"""
+    observer: Observer = field(default_factory=Observer)
     fetch_image: Callable[[str, str], bytes] | None = None
     """(URL, param) -> the bytes at that URL; None if the setting `images.fetch_urls` is off"""

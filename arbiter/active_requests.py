@@ -23,11 +23,12 @@ _MAX_TEMPORARY_AGE_S = 60.0
 @dataclass(frozen=True)
 class Sender:
     """Who sent a request, for display: the id that the client gave it or got for it, the client's address and program, and
-    the name of its key, "" if it has none."""
+    the name of its key, "" if it has none. `trace`: the W3C `traceparent` of the request, "" if it is not traced."""
 
     request_id: str = ""
     client: str = ""
     key: str = ""
+    trace: str = ""
 
 
 UNKNOWN_SENDER = Sender()

@@ -35,7 +35,7 @@ from arbiter.reconciler import Reconciler
 from arbiter.state_store import StateStore, not_writable
 from arbiter.switchover import Switchover
 from arbiter.turn_store import TurnStore
-from arbiter.values import Mode, Pace, Policy, State, SwitchRequest
+from arbiter.values import Mode, Pace, Policy, State, Switch, SwitchRequest
 from arbiter.waiting import Waiting, seconds_until, waiting, waiting_in_engine
 from errors import (
     ArbiterUnavailable,
@@ -53,6 +53,7 @@ from errors import (
     SwitchInProgress,
 )
 from gpu_tenant import Tenant
+from observer import Observer
 
 log = logging.getLogger("easel.gpu")
 
@@ -114,6 +115,11 @@ class Lease:
         self.queued_s, self._started_at = queued_s, time.monotonic()
         self.is_kept = False
 
+    def switch_before(self, since: float) -> Switch | None:
+        """The last switch, if it ended after `since` (Unix time): this lease has waited for it."""
+        switch = self._arbiter.state_store.state().switch
+        return switch if switch is not None and (switch.ended or 0) > since else None
+
     def is_void(self) -> bool:
         """Whether a forced switch revoked the lease or the owner cancelled its job: stop, and submit nothing more."""
         return self._arbiter.void_reason(self._own_claim.claim) is not None
@@ -170,10 +176,11 @@ class Arbiter:
         engine_down: Callable[[], bool] = lambda: False,
         engine_uses_gpu: Callable[[], bool] = lambda: True,
         event_log_bytes: int = 0,
+        observer: Observer | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`event_log_bytes`: the most that the event log keeps; 0: none. `engine` is for an arbiter without `tenants`,
-        which cancels the jobs of dead processes in it."""
+        which cancels the jobs of dead processes in it. `observer` is told of each switch that this process has run."""
         self.shares_gpu = tenants is not None
         self.policy = policy or Policy()
         self.state_store, self.claims = StateStore(folder), ClaimFolder(folder / "holds")
@@ -198,6 +205,7 @@ class Arbiter:
             available_bytes=available_bytes,
             has_requests=self._has_requests,
             stopping=self._stopping,
+            observer=observer or Observer(),
             clock=clock,
             events=self.events,
         )

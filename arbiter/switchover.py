@@ -19,6 +19,7 @@ from arbiter.state_store import StateStore
 from arbiter.values import REQUESTED, Mode, Phase, Policy, State, Switch, SwitchRequest, other_mode
 from errors import EaselError, SwitchFailed, shorten
 from gpu_tenant import Failure, Resident, Tenant
+from observer import Observer, SwitchReport, SwitchResult
 
 log = logging.getLogger("easel.gpu")
 
@@ -55,6 +56,8 @@ class Switchover:
     """Whether any request for pictures is in progress, of a minimum age in seconds"""
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when Easel stops: then no switch to generation is wanted any more"""
+    observer: Observer = field(default_factory=Observer)
+    """Is told of each switch that ends"""
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], object] = time.sleep
     events: EventLog = NO_EVENTS
@@ -90,16 +93,20 @@ class Switchover:
     def run(self) -> None:
         """Run the active switch to its end. An error of a tenant fails the switch and is not raised."""
         switch = self._resume()
+        result: SwitchResult = "failed"
         try:
             if switch.error is not None:
                 self._restore_after_failure(switch)
             else:
-                self._run_phases(switch)
+                result = self._run_phases(switch)
         except EaselError as error:
             self._fail(error)
         except Exception as error:
             log.exception("a switch failed with an unexpected error")
             self._fail(SwitchFailed(f"{type(error).__name__}: {shorten(str(error), 200)}"))
+        ended = self.state_store.state().switch
+        if ended is not None and ended.number == switch.number:
+            self.observer.switch(SwitchReport(switch.target, result, ended.phases))
         self._record_end()
 
     def _record_end(self) -> None:
@@ -146,7 +153,7 @@ class Switchover:
 
     # --- the phases --------------------------------------------------------------------------------
 
-    def _run_phases(self, switch: Switch) -> None:
+    def _run_phases(self, switch: Switch) -> SwitchResult:
         self._enter("draining")
         if not self._drain(switch):
             return self._cancel()
@@ -212,7 +219,7 @@ class Switchover:
         except EaselError:
             return False
 
-    def _turn_back(self) -> None:
+    def _turn_back(self) -> SwitchResult:
         """End a switch to generation that is not needed any more. In inference mode what it has unloaded is loaded
         again; in generation mode an LLM that is loaded now gets the GPU by the next check."""
         failed: tuple[Failure, ...] = ()
@@ -231,13 +238,14 @@ class Switchover:
 
         self.state_store.update(turned_back)
         log.info("the switch is %s", note)
+        return "abandoned"
 
     def _waits_for_other_clients(self, switch: Switch) -> bool:
         """False when generation mode is repaired: requests to a model that was loaded outside Easel are not waited
         for."""
         return self.state_store.state().mode != switch.target
 
-    def _cancel(self) -> None:
+    def _cancel(self) -> SwitchResult:
         """End the switch without a change of mode."""
         note = "cancelled: no request waits for it any more"
 
@@ -248,6 +256,7 @@ class Switchover:
 
         self.state_store.update(cancelled)
         log.info("the switch is %s", note)
+        return "abandoned"
 
     def _leases(self, switch: Switch) -> Sequence[Claim]:
         """The leases that must end first, without those of dead processes."""
@@ -409,7 +418,7 @@ class Switchover:
             raise SwitchFailed(message, target="generation", free_bytes=free)
         self._add_note(message)
 
-    def _start_or_restore(self, switch: Switch) -> None:
+    def _start_or_restore(self, switch: Switch) -> SwitchResult:
         failed: tuple[Failure, ...] = ()
         keeps_saved = True
         if switch.target == "generation":
@@ -418,6 +427,7 @@ class Switchover:
         else:
             failed, keeps_saved = self._restore_until_picture()
         self._finish(failed, keeps_saved=keeps_saved)
+        return "done"
 
     def _start_engine(self, switch: Switch) -> None:
         started_at = self.clock()

@@ -11,6 +11,7 @@ from api import status_of
 from commands.context import EXIT_CODES, handle_errors, write_file
 from compiler import SourcePaths, load_catalogue, read_sources
 from errors import error_classes
+from metrics import FAMILIES
 from settings import SETTINGS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -28,7 +29,12 @@ def write_docs() -> None:
 
 def documents() -> dict[Path, str]:
     """Each document with generated tables, and its up-to-date text."""
-    tables = {"error-codes": error_table(), "settings": settings_table(), "models": model_table()}
+    tables = {
+        "error-codes": error_table(),
+        "settings": settings_table(),
+        "models": model_table(),
+        "metrics": metrics_table(),
+    }
     return {
         path: _with_tables(path.read_text("utf-8"), tables)
         for path in sorted(DOCS.glob("*.md"))
@@ -76,6 +82,15 @@ def error_table() -> str:
         rows.append(
             f"| `{error.code}` | {status_of(error)} | {retry} | {code} | {error.when} | {error.remedy} |"
         )
+    return "\n".join(rows)
+
+
+def metrics_table() -> str:
+    """Every metric with its type, labels and meaning."""
+    rows = ["| Metric | Type | Labels | |", "| --- | --- | --- | --- |"]
+    for family in FAMILIES:
+        labels = ", ".join(f"`{label}`" for label in family.labels)
+        rows.append(f"| `{family.name}` | {family.kind} | {labels} | {family.help} |")
     return "\n".join(rows)
 
 

@@ -141,16 +141,18 @@ class Engine:
         previews: bool = False,
         on_submitted: Callable[[], None] = lambda: None,
         keep_lease: Callable[[], Callable[[], None]] = lambda: lambda: None,
+        on_node: Callable[[str | None], None] = lambda node: None,
     ) -> Outcome:
         """Run a graph in API format and fetch the pictures of its node `output`; None: those of all nodes.
 
         `prompt_id` is a new `str(uuid4())`; `timeout_s` covers queueing too. `on_progress` is called in this thread;
         `on_submitted` there too, once ComfyUI has the job, and again if it is submitted again; `on_queued` about once a
-        second while the job is pending, with the number of jobs before it; `cancelled` at least every 0.5 s while the
-        engine answers. Without `previews` the engine makes none; with it, those
-        of ComfyUI 0.8 and newer do; older ones do as they were started (`--preview-method`). Give every SaveImage its own
-        `filename_prefix`: a fully cached job returns the file names of the previous job, whose files may be gone
-        (NoPictures) or, with `--cache-lru`, belong to another job.
+        second while the job is pending, with the number of jobs before it; `on_node` when ComfyUI says that a node
+        starts, with None when the last one has ended; `cancelled` at least every 0.5 s while the engine answers.
+        Without `previews` the engine makes none; with it, those of ComfyUI 0.8 and newer do; older ones do as they were
+        started (`--preview-method`). Give every SaveImage its own `filename_prefix`: a fully cached job returns the
+        file names of the previous job, whose files may be gone (NoPictures) or, with `--cache-lru`, belong to another
+        job.
 
         Pictures of SaveImageWebsocket are lost with the socket. The job is then submitted again, under the same id; the
         last time as `saving_graph`, if there is one: the same graph, whose pictures do not need the socket.
@@ -170,7 +172,7 @@ class Engine:
         def attempt(graph: Mapping[str, Any], connection: Connection | None) -> Outcome:
             runner = JobRunner(
                 self._http,
-                Job(prompt_id, graph, on_progress, self._clock, output),
+                Job(prompt_id, graph, on_progress, self._clock, output, on_node),
                 inbox,
                 queue_looks=self._queue_looks,
                 limits=self._limits,

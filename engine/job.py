@@ -49,8 +49,10 @@ class Job:
         on_progress: ProgressCallback,
         clock: Callable[[], float],
         output: str | None = None,
+        on_node: Callable[[str | None], None] = lambda node: None,
     ) -> None:
-        """`output`: the node whose pictures are wanted; None: those of all nodes."""
+        """`output`: the node whose pictures are wanted; None: those of all nodes. `on_node`: called when a node starts, and
+        with None when the last one has ended."""
         self.prompt_id = prompt_id
         self.output = output
         self.started_at: float | None = None
@@ -60,7 +62,7 @@ class Job:
         self.success_was_sent = False
         self.cached_nodes: tuple[str, ...] = ()
         self._graph = graph
-        self._on_progress = on_progress
+        self._on_progress, self._on_node = on_progress, on_node
         self._clock = clock
         self._outputs: dict[str, list[Picture | File]] = {}
         self._last_step: Progress | None = None
@@ -157,8 +159,10 @@ class Job:
         raise JobInterrupted("The job was interrupted in ComfyUI while it ran.", prompt_id=self.prompt_id)
 
     def _on_executing(self, data: Mapping[str, Any]) -> None:
-        if data.get("node") is None:
+        node = data.get("node")
+        if node is None:
             self.left_engine = True
+        self._on_node(node if isinstance(node, str) else None)
 
 
 _EVENT_HANDLERS: Mapping[str, Callable[[Job, Mapping[str, Any]], None]] = {

@@ -16,9 +16,11 @@ from deadline import time_limit
 from engine import Engine, Outcome, Preview, Progress, ProgressCallback
 from errors import EaselError, EngineRejected, EngineUnreachable, JobTimedOut, NoPictures, RequestCancelled
 from generation.fitted_graphs import FittedGraph, FittedGraphs
+from generation.record import DrawingRecord, NodeTimes
 from generation.uploads import Uploads
 from generation.values import MIME, Image, MetadataPolicy, OutputOptions, Timings
 from image_store import ImageStore
+from observer import Observer
 from pictures import (
     as_png,
     crop,
@@ -41,6 +43,7 @@ class Deps:
     metadata: MetadataPolicy
     uses_gpu: Callable[[Engine], bool]
     clock: Callable[[], float]
+    observer: Observer
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class _Callbacks:
     on_wait: Callable[[Waiting], None]
     on_submitted: Callable[[], None]
     cancelled: Callable[[], bool]
+    record: DrawingRecord
 
 
 class Watcher(Protocol):
@@ -83,6 +87,7 @@ class Drawing:
         id: str,
         started_at: float,
         compiled_at: float,
+        fitted_at: float,
         deadline: float,
     ) -> None:
         """`graphs` may be empty: they are then fitted once the GPU is leased. `id`: that of the request. The times are
@@ -97,6 +102,7 @@ class Drawing:
         self.watcher: Watcher | None = None
         self._drawn = 0
         self._started_at, self._compiled_at, self._deadline = started_at, compiled_at, deadline
+        self._fitted_at = fitted_at
         self._times = dict.fromkeys(("gpu_wait_s", "queued_s", "run_s", "fetch_s", "finish_s"), 0.0)
 
     @property
@@ -121,20 +127,34 @@ class Drawing:
         previews: bool = False,
         sender: Sender = UNKNOWN_SENDER,
     ) -> Iterator[Image]:
-        """Run the jobs one after another; yields the images of each as it ends. Iterate it only once.
+        """Run the jobs one after another; yields the images of each as it ends. Iterate it only once. Its end, whatever it
+        is, is reported to the observer.
 
         `on_wait`: called while a job waits for the GPU, or for other jobs in the engine; `on_submitted`: when the engine
         has a job. `previews`: ask the engine for previews, which it sends if it can. `sender`: who sent the request, for
         the status of all processes. Raises what `Generator.generate` raises once the GPU is needed.
         """
+        record = DrawingRecord(self._deps.observer, self._deps.clock, sender, self.plan)
+        record.add("compile", self._started_at, self._compiled_at, model=self.plan.model)
+        record.add("fit to the engine", self._compiled_at, self._fitted_at)
+        callbacks = _Callbacks(
+            sender.key, on_progress, on_wait, on_submitted, lambda: cancelled() or bool(self._ended()), record
+        )
+        try:
+            yield from self._images(output, callbacks, previews, sender)
+        except BaseException as error:
+            record.ended(error)
+            raise
+        record.ended(None)
+
+    def _images(
+        self, output: OutputOptions, callbacks: _Callbacks, previews: bool, sender: Sender
+    ) -> Iterator[Image]:
         jobs = [str(uuid.uuid4()) for _ in self._compiled.graphs]
         with self._time_limit():
             uses_gpu = self._deps.uses_gpu(self._engine)
         listed = self._deps.arbiter.listed(
             self._id, model=self.plan.model, jobs=jobs, sender=sender, uses_gpu=uses_gpu
-        )
-        callbacks = _Callbacks(
-            sender.key, on_progress, on_wait, on_submitted, lambda: cancelled() or bool(self._ended())
         )
         if self.watcher is not None:
             self.watcher.begin()
@@ -143,7 +163,7 @@ class Drawing:
                 for index, job in enumerate(jobs):
                     with self._time_limit():
                         outcome = self._run_job(index, job, callbacks, previews)
-                    yield from self._finish_pictures(index, outcome, output)
+                    yield from self._finish_pictures(index, outcome, output, callbacks.record)
         except RequestCancelled:
             if (reason := self._ended()) is not None:
                 raise reason from None
@@ -177,14 +197,17 @@ class Drawing:
             cancelled=callbacks.cancelled,
             on_wait=callbacks.on_wait,
         )
-        report = WaitReport(callbacks.on_wait)
+        report, record = WaitReport(callbacks.on_wait), callbacks.record
+        waiting_at, uses_gpu = self._deps.clock(), self._deps.uses_gpu(self._engine)
         with lease as held:
+            record.waited(held, waiting_at)
             if not self._graphs:
                 self._graphs = self._deps.fitted_graphs.get(self._compiled, self._catalogue, self._engine)
             self._upload(lambda: callbacks.cancelled() or held.is_void())
             fitted = self._graphs[index]
+            nodes, submitting_at = fitted.socket_nodes or fitted.nodes, self._deps.clock()
             outcome = self._engine.run(
-                fitted.socket_nodes or fitted.nodes,
+                nodes,
                 prompt_id=prompt_id,
                 timeout_s=self._remaining_s(),
                 output=self._compiled.graphs[index].output,
@@ -195,8 +218,10 @@ class Drawing:
                 previews=previews,
                 on_submitted=callbacks.on_submitted,
                 keep_lease=held.keep,
+                on_node=NodeTimes(record, nodes, self._deps.clock),
             )
             held.record_run(outcome.run_s)
+            record.ran(outcome, submitting_at, held.queued_s, uses_gpu=uses_gpu)
         self._add_times(gpu_wait_s=held.queued_s, queued_s=outcome.queued_s)
         self._add_times(run_s=outcome.run_s, fetch_s=outcome.fetch_s)
         return outcome
@@ -233,7 +258,9 @@ class Drawing:
 
     # --- the pictures ------------------------------------------------------------------------------
 
-    def _finish_pictures(self, job: int, outcome: Outcome, output: OutputOptions) -> Iterator[Image]:
+    def _finish_pictures(
+        self, job: int, outcome: Outcome, output: OutputOptions, record: DrawingRecord
+    ) -> Iterator[Image]:
         """`job`: its index"""
         graph = self._compiled.graphs[job]
         made, wanted = len(outcome.pictures), graph.job.batch
@@ -248,9 +275,11 @@ class Drawing:
         texts = self._texts(job)
         for index, picture in enumerate(outcome.pictures[:wanted]):
             started_at = self._deps.clock()
-            image = self._finish_picture(as_png(picture.data), index, graph, texts, outcome.prompt_id, output)
+            png = as_png(picture.data)
+            image = self._finish_picture(png, index, graph, texts, outcome.prompt_id, output, record)
             self._add_times(finish_s=self._deps.clock() - started_at)
             self._drawn += 1
+            record.drew(image)
             yield image
 
     def _note(self, note: Note) -> None:
@@ -266,6 +295,7 @@ class Drawing:
         texts: Mapping[str, str],
         prompt_id: str,
         output: OutputOptions,
+        record: DrawingRecord,
     ) -> Image:
         size = self._shown_size(png, graph)
         if size != self.plan.final_size:
@@ -276,11 +306,15 @@ class Drawing:
         if not has_background and output.is_opaque:
             png, has_background = opaque(png), True
         self._note_background(has_background, output)
-        if output.format == "png":
-            data = with_texts(crop(png, pixels), texts)
-        else:
-            data = encode(png, output.format, output.quality, texts.get("parameters"), size=pixels)
-        kept = self._deps.store.keep(data, output.format) if output.keep else None
+        with record.stage("encode"):
+            if output.format == "png":
+                data = with_texts(crop(png, pixels), texts)
+            else:
+                data = encode(png, output.format, output.quality, texts.get("parameters"), size=pixels)
+        kept = None
+        if output.keep:
+            with record.stage("store"):
+                kept = self._deps.store.keep(data, output.format)
         return Image(
             data=data,
             mime=MIME[output.format],

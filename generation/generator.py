@@ -20,6 +20,7 @@ from generation.fitted_graphs import FittedGraph, FittedGraphs
 from generation.uploads import uploads_of, with_source
 from generation.values import Generation, MetadataPolicy, OutputOptions, Pictures
 from image_store import ImageStore
+from observer import Observer
 from pictures import InputImage
 
 
@@ -38,14 +39,18 @@ class Generator:
         engine_can_start: bool = False,
         uses_gpu: Callable[[Engine], bool] = lambda engine: True,
         has_several_keys: Callable[[], bool] = lambda: False,
+        observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`catalogue` and `engine` return the current ones. `engine_can_start`: an engine that is down is not an error
         while a request is prepared, because it is started when the GPU is leased. `uses_gpu`: false for an engine whose
-        jobs need no GPU and so wait for none. `has_several_keys`: whether a key must leave places to others."""
+        jobs need no GPU and so wait for none. `has_several_keys`: whether a key must leave places to others. `observer` is
+        told of each drawing that ends."""
         self.catalogue, self.engine = catalogue, engine
         self._fitted_graphs = FittedGraphs()
-        self._deps = Deps(arbiter, store, self._fitted_graphs, metadata, uses_gpu, clock)
+        self._deps = Deps(
+            arbiter, store, self._fitted_graphs, metadata, uses_gpu, clock, observer or Observer()
+        )
         self._clock = clock
         self._engine_can_start = engine_can_start
         self.admission = Admission(max_waiting, lambda: arbiter.seconds_until("generation"), has_several_keys)
@@ -123,6 +128,7 @@ class Generator:
             id=request.id,
             started_at=started_at,
             compiled_at=compiled_at,
+            fitted_at=self._clock(),
             deadline=deadline,
         )
 

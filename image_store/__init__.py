@@ -110,6 +110,10 @@ class ImageStore:
         self._retention.record_keep(name, len(data))
         return KeptImage(name, len(data), _mime_and_etag(name)[0])
 
+    def totals(self) -> tuple[int, int] | None:
+        """How many images there are, and their bytes; None before the first sweep, and during one. Reads one small file."""
+        return self._retention.totals()
+
     def open(self, name: str) -> StoredImage:
         """Read the image and make it the most recently used one. Raises ImageNotFound, also for every name that `keep`
         cannot have created; StoreUnwritable if the folder cannot be read."""

@@ -231,6 +231,11 @@ class Retention:
         exceeds_count = tally.count > self._limits.max_count and self._clock() >= tally.due
         return exceeds_count or tally.size > self._limits.max_bytes
 
+    def totals(self) -> tuple[int, int] | None:
+        """Count and bytes as the tally has them."""
+        tally = self._tally()
+        return None if tally is None else (tally.count, tally.size)
+
     def _tally(self) -> Tally | None:
         try:
             return parse_tally(read_file(self._tally_path).decode("ascii"))

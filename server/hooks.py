@@ -89,6 +89,7 @@ class ServerHooks:
             if not _inherits_sockets(server):
                 for address in addresses:
                     check_address(*address)
+            self._container.metric_files.clear()
             self._container.catalogue()
         except EaselError as error:
             sys.exit(f"{error.code}: {error.message}")

@@ -98,6 +98,12 @@ class SystemStatus:
             set_aside(self._file, error)
             return self._report(_UNKNOWN)
 
+    def engine_facts(self) -> Mapping[str, Any] | None:
+        """What the engine said about itself in the last round of probes: the fields of `EngineStats` and
+        `tells_gpu_memory`. Memory is in bytes. Waits for nothing."""
+        facts: Mapping[str, Any] | None = self._last_results()["stats"]
+        return facts
+
     def _report(self, probes: Mapping[str, Any]) -> dict[str, Any]:
         snapshot, process = self._arbiter.snapshot(), self._engine_process
         queue = {"running": len(probes["running"]), "pending": len(probes["pending"])}

@@ -19,6 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bounded_socket": {"deadline"},
     "http_connections": {"bounded_socket", "deadline"},
     "gpu_tenant": set(),
+    "observer": set(),
     "http_session": {"bounded_socket"},
     "loopback": set(),
     "scratch_folder": set(),
@@ -38,7 +39,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("state_files", "system_errors"),
     },
     "arbiter": {
-        *("errors", "atomic_file", "deadline", "gpu_tenant", "schemas", "state_files", "system_errors"),
+        *("errors", "atomic_file", "deadline", "gpu_tenant", "observer", "schemas"),
+        *("state_files", "system_errors"),
     },
     "llm": {
         *("deadline", "errors", "gpu_tenant", "http_session", "loopback", "schemas", "system_errors"),
@@ -46,12 +48,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "conversation": {
         *("arbiter", "deadline", "errors", "http_connections", "schemas", "system_errors"),
     },
+    "metrics": {"observer"},
     "model_files": {"atomic_file", "errors", "loopback", "state_files", "system_errors"},
     "image_store": {"errors", "atomic_file", "state_files", "system_errors"},
     "pictures": {"errors", "system_errors"},
     "generation": {
         *("arbiter", "compiler", "engine", "image_store", "pictures"),
-        *("atomic_file", "deadline", "errors", "state_files"),
+        *("atomic_file", "deadline", "errors", "observer", "state_files"),
     },
     "status": {
         *("arbiter", "compiler", "engine", "generation", "llm"),
@@ -59,8 +62,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "api": {
         *("access", "arbiter", "compiler", "conversation", "engine", "generation", "image_store"),
-        *("model_files", "pictures", "status"),
-        *("deadline", "errors", "loopback", "schemas", "system_errors"),
+        *("metrics", "model_files", "pictures", "status"),
+        *("deadline", "errors", "loopback", "observer", "schemas", "system_errors"),
     },
     "commands": {
         *(
@@ -72,6 +75,7 @@ MAY_IMPORT: dict[str, set[str]] = {
             "generation",
             "importer",
             "licences",
+            "metrics",
             "model_files",
         ),
         *("pictures", "settings", "weights"),
@@ -90,10 +94,12 @@ MAY_IMPORT: dict[str, set[str]] = {
             "image_store",
             "licences",
             "llm",
+            "metrics",
             "model_files",
             "pictures",
         ),
-        *("sketch", "status", "settings", "deadline", "errors", "loopback", "schemas", "state_files"),
+        *("sketch", "status", "settings", "deadline", "errors", "loopback", "observer", "schemas"),
+        "state_files",
     },
     "server": {
         *("api", "app", "engine", "errors", "generation", "settings", "state_files", "system_errors"),
@@ -108,6 +114,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "licences": {"flask", "jinja2", "requests", "websocket", "yaml"},
     "engine": {"flask", "jinja2", "yaml", "jsonschema", "requests"},
     "sketch": {"flask", "jinja2", "yaml", "jsonschema", "requests", "websocket"},
+    "metrics": {"flask", "werkzeug", "requests", "yaml"},
     "model_files": {"flask", "werkzeug", "jinja2", "yaml", "websocket"},
     "image_store": {"flask", "requests", "websocket"},
     "pictures": {"flask", "requests", "websocket", "os"},
@@ -120,6 +127,11 @@ FORBIDDEN: dict[str, set[str]] = {
     "api": {"jinja2", "websocket", "requests", "filelock"},
 }
 """package -> libraries that it must not import"""
+FORBIDDEN |= {
+    package: FORBIDDEN.get(package, set()) | {"prometheus_client", "opentelemetry"}
+    for package in MAY_IMPORT
+    if package not in ("metrics", "tracing")
+}
 
 
 def files_of(package: str) -> list[Path]:
