@@ -2,15 +2,17 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Debian's package `prometheus` has it, with promtool beside it.
+PROMETHEUS ?= /usr/bin/prometheus
 # Processes that run the tests. Many tests wait rather than compute, so twice the cores of a small machine.
 JOBS ?= 4
 PIP_FLAGS := --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: help run test lint hooks test-comfyui test-llama test-clients soak bench bench-compare docs requirements clean
+.PHONY: help run test lint hooks test-comfyui test-llama test-prometheus test-clients soak bench bench-compare docs requirements clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 $(VENV)/run: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Easel needs Python 3.11 or newer; run make PYTHON=python3.12 ..." >&2; exit 1; }
@@ -43,6 +45,9 @@ test-comfyui: $(VENV)/dev  ## The contract tests against a real ComfyUI: make te
 test-llama: $(VENV)/dev  ## The LLM tests against a real llama-server: make test-llama URL=http://127.0.0.1:8081 [COMFYUI=http://...]
 	@test -n "$(URL)" || { echo "set URL: make test-llama URL=http://127.0.0.1:8081" >&2; exit 2; }
 	EASEL_TEST_LLAMA_SERVER=$(URL) $(if $(COMFYUI),EASEL_TEST_COMFYUI=$(COMFYUI)) $(BIN)/pytest tests/llm/test_real_llama_server.py tests/server/test_real_switch.py $(ARGS)
+
+test-prometheus: $(VENV)/dev  ## A real Prometheus scrapes a served Easel: make test-prometheus [PROMETHEUS=/usr/bin/prometheus]
+	EASEL_TEST_PROMETHEUS=$(PROMETHEUS) $(BIN)/pytest tests/metrics/test_prometheus.py $(ARGS)
 
 test-clients: $(VENV)/dev  ## Real clients from the registries against a served Easel: make test-clients [URL=http://127.0.0.1:8188] [LLAMA=http://127.0.0.1:8081]
 	$(BIN)/python -m tests.clients $(if $(URL),--url $(URL)) $(if $(LLAMA),--llama-server $(LLAMA)) $(ARGS)
