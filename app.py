@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 from flask import Flask
@@ -35,12 +35,15 @@ from llm import Stacks, read_stacks
 from loopback import is_loopback
 from metrics import Build, Exposition, Recorder, ServerState, ValueFiles
 from model_files import ModelFolders, PullStore, find_model_folders
-from observer import Observer
+from observer import BeginTrace, Observer, Observers
 from schemas import read_yaml
 from settings import OWN_FOLDER, Settings, load_settings
 from sketch import SharedFiles, SketchProcess, SketchSupervisor
 from state_files import KeptFile, read_file
 from status import Readiness, SystemStatus
+
+if TYPE_CHECKING:
+    from tracing import Tracer
 
 log = logging.getLogger("easel")
 ROOT = Path(__file__).resolve().parent
@@ -317,6 +320,7 @@ class Container:
             exposition=self.exposition,
             metrics_problem=lambda: self.metric_files.problem,
             observer=self.observer,
+            begin_trace=self._begin_trace,
         )
 
     @cached_property
@@ -335,7 +339,22 @@ class Container:
     @cached_property
     def observer(self) -> Observer:
         """Is told of all requests, drawings and switches."""
-        return Recorder(self.metric_files, is_on=lambda: not self._is_command)
+        recorder = Recorder(self.metric_files, is_on=lambda: not self._is_command)
+        return recorder if self.tracer is None else Observers(recorder, self.tracer)
+
+    @cached_property
+    def tracer(self) -> Tracer | None:
+        """None without a collector. Raises SettingsInvalid if OpenTelemetry is not installed."""
+        url = self.settings["traces.url"]
+        if not url and not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+            return None
+        from tracing import Tracer  # an extra
+
+        return Tracer(url, VERSION)
+
+    @property
+    def _begin_trace(self) -> BeginTrace | None:
+        return self.tracer.begin if self.tracer is not None else None
 
     @cached_property
     def metric_files(self) -> ValueFiles:
@@ -440,6 +459,11 @@ class Container:
     @property
     def _address_file(self) -> Path:
         return self.state_dir / "server-url"
+
+    def close_traces(self) -> None:
+        """Send the last spans of this process, for two seconds at most."""
+        if self.tracer is not None:
+            self.tracer.close()
 
     def stop_jobs(self, reason: EaselError) -> None:
         """Cancel this process's running jobs in the engine. Their requests, and those that wait for the GPU, fail with

@@ -44,3 +44,4 @@ pre_fork = _hooks.pre_fork
 on_exit = _hooks.on_exit
 post_worker_init = _hooks.post_worker_init
 worker_int = _hooks.worker_int
+worker_exit = _hooks.worker_exit

@@ -3,9 +3,9 @@ listen: metrics, logs and traces."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 DrawingResult = Literal["done", "failed", "cancelled"]
 SwitchResult = Literal["done", "failed", "abandoned"]
@@ -14,12 +14,14 @@ SwitchResult = Literal["done", "failed", "abandoned"]
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the work on a request. Times are Unix seconds. `details`: facts for a trace."""
+    """A part of the work on a request. Times are Unix seconds. `details`: facts for a trace. `inside`: the name of the stage
+    that it is a part of, or empty."""
 
     name: str
     began: float
     ended: float
     details: Mapping[str, str | int | float] = field(default_factory=dict)
+    inside: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,19 @@ class Observer:
 
     def switch(self, report: SwitchReport) -> None:
         """A switchover has ended."""
+
+
+class RequestTrace(Protocol):
+    """The trace of a request. `parent`: its W3C `traceparent`, for `DrawingReport.trace`."""
+
+    @property
+    def parent(self) -> str: ...
+    def end(self, facts: Mapping[str, str | int], *, is_error: bool) -> None:
+        """The request is answered, or given up. `facts`: OpenTelemetry's attributes."""
+
+
+BeginTrace = Callable[[Mapping[str, str], str], RequestTrace]
+"""(headers of a request, its name) -> its trace. Never raises."""
 
 
 class Observers(Observer):

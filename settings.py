@@ -156,6 +156,13 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("log_level", "text", "info", "Log level.", choices=("debug", "info", "warning", "error")),
     Setting(
+        "traces.url",
+        "url",
+        "",
+        "Base URL of a collector that gets OpenTelemetry traces by OTLP over HTTP, such as http://127.0.0.1:4318; empty: as "
+        "`OTEL_EXPORTER_OTLP_ENDPOINT` says, or no traces. Needs requirements-otel.txt.",
+    ),
+    Setting(
         "engine.url",
         "url",
         "",

@@ -40,7 +40,7 @@ def register_api(app: Flask, services: Services) -> None:
     app.config["MAX_CONTENT_LENGTH"] = min(MAX_BYTES_WITHOUT_IMAGES, services.options.max_request_bytes)
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # PathNormalizer merges them, without a redirect
-    register_middleware(app, services.options, services.gate, services.observer)
+    register_middleware(app, services.options, services.gate, services.observer, services.begin_trace)
     register_errors(app, services.options)
     for blueprint in (
         images_blueprint(services),

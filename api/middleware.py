@@ -19,7 +19,7 @@ from api.key_limits import limit_headers
 from api.permissions import ANY_KEY, permission_of, require
 from api.services import HttpOptions, WsgiApp
 from errors import EaselError
-from observer import Observer, ResponseReport
+from observer import BeginTrace, Observer, RequestTrace, ResponseReport
 
 log = logging.getLogger("easel.access")
 
@@ -36,10 +36,14 @@ _EXPOSED_HEADERS = ", ".join(
 )
 
 
-def register_middleware(app: Flask, options: HttpOptions, gate: Gate, observer: Observer) -> None:
+def register_middleware(
+    app: Flask, options: HttpOptions, gate: Gate, observer: Observer, begin_trace: BeginTrace | None
+) -> None:
     """Run the checks before every route of `app`, and add the headers to every response. `observer` is told of each."""
     rules = HostRules(options)
     app.before_request(_start_request)
+    if begin_trace is not None:
+        app.before_request(lambda: None if g.get("is_head") else _begin_trace(begin_trace))
     app.before_request(lambda: rules.check_host(request))
     app.before_request(lambda: _preflight(rules))
     app.before_request(lambda: rules.check_origin(request))
@@ -122,11 +126,34 @@ def _finish_response(response: Response, rules: HostRules) -> Response:
     return response
 
 
+def _route() -> str:
+    return request.url_rule.rule if request.url_rule is not None else ""
+
+
+def _begin_trace(begin_trace: BeginTrace) -> None:
+    sent = {name: value for name in ("traceparent", "tracestate") if (value := request.headers.get(name))}
+    g.trace = begin_trace(sent, f"{request.method} {_route()}".rstrip())
+
+
 def _report(response: Response, observer: Observer) -> Response:
-    route = request.url_rule.rule if request.url_rule is not None else ""
     code = g.get("error_code", "")
-    observer.response(ResponseReport(route, request.method, response.status_code, code))
+    observer.response(ResponseReport(_route(), request.method, response.status_code, code))
+    if "trace" in g:
+        response.call_on_close(_end_of_trace(g.trace, response.status_code, code))
     return response
+
+
+def _end_of_trace(trace: RequestTrace, status: int, code: str) -> Callable[[], None]:
+    facts: dict[str, str | int] = {
+        "http.request.method": request.method,
+        "http.route": _route(),
+        "http.response.status_code": status,
+        "easel.request_id": g.request_id,
+        "easel.key": g.caller.key,
+    }
+    if code:
+        facts["error.type"] = code
+    return lambda: trace.end(facts, is_error=status >= 500)
 
 
 # --- before Flask sees the request -----------------------------------------------------------------

@@ -16,7 +16,7 @@ from generation import Generator
 from image_store import ImageStore
 from metrics import Exposition
 from model_files import ModelFolders, PullStore
-from observer import Observer
+from observer import BeginTrace, Observer
 from status import Readiness, SystemStatus
 
 WsgiApp = Callable[[dict[str, Any], Any], Iterable[bytes]]
@@ -65,5 +65,7 @@ class Services:
     metrics_problem: Callable[[], str | None]
     """Why the metrics cannot be stored, if so"""
     observer: Observer = field(default_factory=Observer)
+    begin_trace: BeginTrace | None = None
+    """None if requests are not traced"""
     fetch_image: Callable[[str, str], bytes] | None = None
     """(URL, param) -> the bytes at that URL; None if the setting `images.fetch_urls` is off"""

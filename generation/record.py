@@ -15,6 +15,7 @@ from generation.values import Image
 from observer import DrawingReport, DrawingResult, JobReport, Observer, PictureReport, Stage
 
 _IMAGE_ID_CHARS = 8
+_WAIT, _RUN = "wait for the GPU", "run"
 _CANCELLED = (RequestCancelled, RenderCancelled, GpuPreempted)
 
 
@@ -28,9 +29,11 @@ class DrawingRecord:
         self._jobs: list[JobReport] = []
         self._pictures: list[PictureReport] = []
 
-    def add(self, name: str, began: float, ended: float, **details: str | int | float) -> None:
+    def add(
+        self, name: str, began: float, ended: float, *, inside: str = "", **details: str | int | float
+    ) -> None:
         offset = self._unix_offset
-        self._stages.append(Stage(name, began + offset, max(began, ended) + offset, details))
+        self._stages.append(Stage(name, began + offset, max(began, ended) + offset, details, inside))
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -42,13 +45,14 @@ class DrawingRecord:
 
     def waited(self, lease: Lease, began: float) -> None:
         """The wait for a lease has ended: it, and the phases of the switch that it waited for."""
-        self.add("wait for the GPU", began, self._clock())
+        self.add(_WAIT, began, self._clock())
         switch = lease.switch_before(began + self._unix_offset)
         if switch is None:
             return
         at = switch.began
         for phase, seconds in switch.phases:
-            self._stages.append(Stage(f"switch: {phase}", at, at + seconds, {"target": switch.target}))
+            details = {"target": switch.target}
+            self._stages.append(Stage(f"switch: {phase}", at, at + seconds, details, inside=_WAIT))
             at += seconds
 
     def ran(self, outcome: Outcome, submitting_at: float, waited_s: float, *, uses_gpu: bool) -> None:
@@ -59,7 +63,7 @@ class DrawingRecord:
         queued_at = max(submitting_at, running_at - outcome.queued_s)
         self.add("submit", submitting_at, queued_at, prompt_id=outcome.prompt_id)
         self.add("queue", queued_at, running_at)
-        self.add("run", running_at, fetching_at, cached_nodes=len(outcome.cached_nodes))
+        self.add(_RUN, running_at, fetching_at, cached_nodes=len(outcome.cached_nodes))
         self.add("fetch", fetching_at, now, pictures=len(outcome.pictures))
         self._jobs.append(JobReport(waited_s + outcome.queued_s, outcome.run_s, uses_gpu))
 
@@ -100,7 +104,7 @@ class NodeTimes:
             name, began = self._running
             entry = self._nodes.get(name)
             kind = str(entry["class_type"]) if entry else "unknown"
-            self._record.add(f"node: {kind}", began, now, node=name)
+            self._record.add(f"node: {kind}", began, now, inside=_RUN, node=name)
         self._running = None if node is None else (node, now)
 
 

@@ -177,6 +177,10 @@ class ServerHooks:
             work = partial(preload, generator, models, timeout_s=3600)
             worker.keep_trying("preload", lambda: _start_thread(work))
 
+    def worker_exit(self, server: Any, worker: Any) -> None:
+        """Send the last traces of a worker."""
+        self._container.close_traces()
+
     def worker_int(self, worker: Any) -> None:
         """On Ctrl-C, cancel the running jobs at once."""
         self._container.stop_jobs(_stopping())
