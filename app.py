@@ -32,6 +32,7 @@ from generation.live_catalogue import LiveCatalogue, installation_choices
 from image_store import ImageStore
 from licences import Acceptances, LicencePolicy, Licences
 from llm import Stacks, read_stacks
+from logs import PictureLog
 from loopback import is_loopback
 from metrics import Build, Exposition, Recorder, ServerState, ValueFiles
 from model_files import ModelFolders, PullStore, find_model_folders
@@ -339,8 +340,11 @@ class Container:
     @cached_property
     def observer(self) -> Observer:
         """Is told of all requests, drawings and switches."""
-        recorder = Recorder(self.metric_files, is_on=lambda: not self._is_command)
-        return recorder if self.tracer is None else Observers(recorder, self.tracer)
+        observers: list[Observer] = [
+            Recorder(self.metric_files, is_on=lambda: not self._is_command),
+            PictureLog(with_prompts=self.settings["log_prompts"]),
+        ]
+        return Observers(*observers, *([self.tracer] if self.tracer is not None else []))
 
     @cached_property
     def tracer(self) -> Tracer | None:

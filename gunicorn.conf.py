@@ -37,6 +37,8 @@ proc_name = "easel"
 # gunicorn's control socket would lie in the home directory, and nobody uses it.
 control_socket_disable = True
 loglevel = _settings["log_level"]
+if _settings["log_format"] == "json":
+    logger_class = "server.json_logger.JsonLogger"
 
 on_starting = _hooks.on_starting
 when_ready = _hooks.when_ready

@@ -156,6 +156,14 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("log_level", "text", "info", "Log level.", choices=("debug", "info", "warning", "error")),
     Setting(
+        "log_format",
+        "text",
+        "text",
+        "Form of the log: lines of text, or a JSON object in each line.",
+        choices=("text", "json"),
+    ),
+    Setting("log_prompts", "boolean", False, "Write the prompt of each picture into the log."),
+    Setting(
         "traces.url",
         "url",
         "",

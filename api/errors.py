@@ -26,6 +26,7 @@ from api.services import HttpOptions
 from api.unknown_path import unknown_path
 from conversation import in_dialect
 from errors import EaselError, shorten
+from logs import facts
 from system_errors import system_error_in
 
 log = logging.getLogger("easel.api")
@@ -212,7 +213,12 @@ def escaped_path() -> str:
 
 def _handle_easel_error(error: EaselError) -> Response:
     if status_of(type(error)) >= 500:
-        log.error("%s %s: %s: %s", g.get("request_id", "-"), escaped_path(), error.code, error.message)
+        request_id = g.get("request_id", "-")
+        log.error(
+            "%s %s: %s: %s",
+            *(request_id, escaped_path(), error.code, error.message),
+            extra=facts(request_id=request_id, code=error.code),
+        )
     return error_response(error)
 
 
@@ -244,7 +250,13 @@ def _handle_unexpected_error(error: Exception) -> Response:
     reason = system_error_in(error)
     if reason is not None:
         return _handle_easel_error(reason)
-    log.error("%s %s failed", g.get("request_id", "-"), escaped_path(), exc_info=error)
+    request_id = g.get("request_id", "-")
+    log.error(
+        "%s %s failed",
+        *(request_id, escaped_path()),
+        exc_info=error,
+        extra=facts(request_id=request_id, code=EaselError.code),
+    )
     return error_response(_internal_error())
 
 

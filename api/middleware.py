@@ -19,6 +19,7 @@ from api.key_limits import limit_headers
 from api.permissions import ANY_KEY, permission_of, require
 from api.services import HttpOptions, WsgiApp
 from errors import EaselError
+from logs import facts
 from observer import BeginTrace, Observer, RequestTrace, ResponseReport
 
 log = logging.getLogger("easel.access")
@@ -120,8 +121,20 @@ def _finish_response(response: Response, rules: HostRules) -> Response:
         response.headers.update(limit_headers(use.levels))
         response.call_on_close(use.close)
     elapsed_ms = (time.perf_counter() - g.get("started_at", time.perf_counter())) * 1000
+    code = g.get("error_code")
     log.info(
-        "%s %s %s %d %.1fms", request_id, request.method, escaped_path(), response.status_code, elapsed_ms
+        "%s %s %s %d %.1fms%s",
+        *(request_id, request.method, escaped_path(), response.status_code, elapsed_ms),
+        f" {code}" if code else "",
+        extra=facts(
+            request_id=request_id,
+            method=request.method,
+            path=escaped_path(),
+            status=response.status_code,
+            ms=round(elapsed_ms, 1),
+            key=g.caller.key or None if "caller" in g else None,
+            code=code,
+        ),
     )
     return response
 

@@ -15,6 +15,7 @@ from arbiter import Sender, Waiting
 from engine import Preview, Progress
 from errors import EaselError
 from generation import Drawing, Image, OutputOptions
+from logs import facts
 
 log = logging.getLogger("easel.api")
 
@@ -141,7 +142,11 @@ class ImageStream:
             log.error("%s: the stream failed", self._sender.request_id, exc_info=error)
             return EaselError("Internal server error.", request_id=self._sender.request_id)
         if status_of(type(error)) >= 500:
-            log.error("%s: the stream failed: %s: %s", self._sender.request_id, error.code, error.message)
+            log.error(
+                "%s: the stream failed: %s: %s",
+                *(self._sender.request_id, error.code, error.message),
+                extra=facts(request_id=self._sender.request_id, code=error.code),
+            )
         return error
 
 

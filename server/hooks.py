@@ -20,9 +20,11 @@ from app import Container, refuse_public_without_keys
 from engine.job_runner import CANCEL_TIMEOUT_S
 from errors import EaselError, ServerStopping, SettingsInvalid
 from generation import announce_unused_files, preload, warm_up
+from logs import LogFormat, formatter
 from server.state_keeper import StateKeeper
 from server.worker import block_stop_signals_until_forked
 from settings import Settings
+from status import log_start
 
 JOB_GRACE_S = 20
 """How long running jobs may continue after SIGTERM. Unfinished jobs are then cancelled in the engine. The clients get their
@@ -80,6 +82,7 @@ class ServerHooks:
     def on_starting(self, server: Any) -> None:
         """Check settings, state directory and catalogue before the first worker starts; on an error exit with one
         sentence."""
+        _log_to_stderr(self._settings["log_format"])
         addresses = [address for address in server.cfg.address if isinstance(address, tuple)]
         try:
             gate = self._container.gate
@@ -95,7 +98,6 @@ class ServerHooks:
             sys.exit(f"{error.code}: {error.message}")
         except OSError as error:
             sys.exit(f"{SettingsInvalid.code}: state_dir cannot be used: {error}")
-        _log_to_stderr()
 
     def when_ready(self, server: Any) -> None:
         """Start the sketch engine, store the server's address, and prepare the memory that the workers share."""
@@ -160,6 +162,7 @@ class ServerHooks:
 
         signal.signal(signal.SIGTERM, stop)
         generator, models = self._container.generator, self._settings["images.preload"]
+        readiness = self._container.readiness
         # Requests do what the first two do, as long as those have not started.
         worker.keep_trying("catalogue-watch", self._container.watch_catalogue)
         worker.keep_trying("image-sweeps", self._container.store.sweep_in_background)
@@ -169,6 +172,7 @@ class ServerHooks:
         # The log names upstreams that do not answer, and models that two of them have.
         worker.keep_trying("llm-models", lambda: _start_thread(self._container.model_directory.listed))
         if worker.age == 1:
+            worker.keep_trying("start-report", lambda: _start_thread(partial(log_start, readiness)))
             worker.keep_trying("stack-check", lambda: _start_thread(self._container.stacks.log_problems))
             worker.keep_trying(
                 "unused-files", lambda: _start_thread(partial(announce_unused_files, generator))
@@ -198,9 +202,9 @@ class ServerHooks:
             raise SettingsInvalid(f"state_dir cannot be used: {error}") from error
 
 
-def _log_to_stderr() -> None:
+def _log_to_stderr(log_format: LogFormat) -> None:
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    handler.setFormatter(formatter(log_format))
     root = logging.getLogger("easel")
     root.addHandler(handler)
     root.propagate = False

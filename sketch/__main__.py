@@ -63,6 +63,7 @@ def argument_parser() -> argparse.ArgumentParser:
         "--data", type=Path, help="folder for output, input and temp; by default one that is deleted at exit"
     )
     parser.add_argument("--scratch", type=Path, help="the same, but it is deleted at exit")
+    parser.add_argument("--quiet", action="store_true", help="do not print the address")
     parser.add_argument("--parent-stdin", action="store_true", help="exit when standard input is closed")
     return parser
 
@@ -88,7 +89,7 @@ async def serve(options: argparse.Namespace, data: Path) -> None:
     listening = socket.create_server(("127.0.0.1", options.port))
     await web.SockSite(runner, listening).start()
     worker.start()
-    _announce(listening.getsockname()[1], options.port_file)
+    _announce(listening.getsockname()[1], options.port_file, quiet=options.quiet)
     await stop.wait()
     if options.parent_stdin:
         parent_check.cancel()
@@ -98,9 +99,11 @@ async def serve(options: argparse.Namespace, data: Path) -> None:
     await asyncio.to_thread(worker.join, SHUTDOWN_TIMEOUT_S)
 
 
-def _announce(port: int, port_file: Path | None) -> None:
+def _announce(port: int, port_file: Path | None, *, quiet: bool) -> None:
     if port_file:
         write_atomic(port_file, str(port).encode())
+    if quiet:
+        return  # whoever started it has a log of its own
     print(f"sketch engine on http://127.0.0.1:{port}", file=sys.stderr, flush=True)
 
 

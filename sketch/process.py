@@ -113,7 +113,7 @@ class SketchProcess:
         paths = ["--nodes", nodes.resolve(), "--files", files.resolve(), "--port-file", port_file]
         numbers = ["--port", self._port, "--render-ms", self._render_ms]
         # It removes the folder too, in case this process is killed.
-        options = ["--scratch", port_file.parent, "--parent-stdin"]
+        options = ["--scratch", port_file.parent, "--parent-stdin", "--quiet"]
         return [str(argument) for argument in [*paths, *numbers, *options]]
 
     def _wait_for_port(self, port_file: Path) -> int:

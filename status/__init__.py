@@ -2,6 +2,7 @@
 
 from generation import ModelState
 from status.readiness import EngineState, ModelStates, Readiness
+from status.start_report import log_start
 from status.system_status import SystemStatus
 
-__all__ = ["EngineState", "ModelState", "ModelStates", "Readiness", "SystemStatus"]
+__all__ = ["EngineState", "ModelState", "ModelStates", "Readiness", "SystemStatus", "log_start"]

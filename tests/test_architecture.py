@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "http_connections": {"bounded_socket", "deadline"},
     "gpu_tenant": set(),
     "observer": set(),
+    "logs": {"observer"},
     "http_session": {"bounded_socket"},
     "loopback": set(),
     "scratch_folder": set(),
@@ -64,7 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": {
         *("access", "arbiter", "compiler", "conversation", "engine", "generation", "image_store"),
         *("metrics", "model_files", "pictures", "status"),
-        *("deadline", "errors", "loopback", "observer", "schemas", "system_errors"),
+        *("deadline", "errors", "logs", "loopback", "observer", "schemas", "system_errors"),
     },
     "commands": {
         *(
@@ -99,11 +100,12 @@ MAY_IMPORT: dict[str, set[str]] = {
             "model_files",
             "pictures",
         ),
-        *("sketch", "status", "settings", "deadline", "errors", "loopback", "observer", "schemas"),
-        *("state_files", "tracing"),
+        *("sketch", "status", "settings", "deadline", "errors", "logs", "loopback", "observer"),
+        *("schemas", "state_files", "tracing"),
     },
     "server": {
-        *("api", "app", "engine", "errors", "generation", "settings", "state_files", "system_errors"),
+        *("api", "app", "engine", "errors", "generation", "logs", "settings", "state_files"),
+        *("status", "system_errors"),
     },
     "wsgi": {"app", "errors"},
 }

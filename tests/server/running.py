@@ -86,7 +86,7 @@ def started(state: Path, **variables: str) -> Iterator[Server]:
 def running(state: Path, **variables: str) -> Iterator[Server]:
     """A server that responds; stopped at the end of the block."""
     with started(state, **variables) as server:
-        server.url = server.wait_for(r"Easel is at (http://\S+)")[1]
+        server.url = server.wait_for(r"Easel is at (http://[^\s\"]+)")[1]
         wait_until(lambda: _responds(server.url))
         yield server
 
