@@ -1,5 +1,5 @@
 """The `flask` commands: compile-workflow, import-workflow, adopt-models, accept-licence, check-catalogue, pull-model,
-generate, gpu, keys, audit, snapshot-nodes, write-docs, write-proofs."""
+generate, gpu, keys, audit, snapshot-nodes, top, write-docs, write-proofs."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from commands.proofs import write_proofs
 from commands.pull import pull_model
 from commands.replay import replay  # noqa: F401
 from commands.snapshot import snapshot_nodes
+from commands.top import top
 
 
 def register_commands(app: Flask) -> None:
@@ -38,6 +39,7 @@ def register_commands(app: Flask) -> None:
         keys,
         audit_command,
         snapshot_nodes,
+        top,
         write_docs,
         write_proofs,
     ):
