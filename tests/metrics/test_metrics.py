@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +220,24 @@ def test_a_command_counts_nothing(tmp_path: Path) -> None:
     recorder.response(ResponseReport("/", "GET", 200))
     recorder.requests_in_progress(1)
     assert not (tmp_path / "metrics").exists()
+
+
+def test_the_processor_is_not_kept_busy_by_a_large_state(tmp_path: Path) -> None:
+    now, made = [0.0], 0
+
+    def state() -> ServerState:
+        nonlocal made
+        made += 1
+        began = time.thread_time()
+        while time.thread_time() - began < 0.3:
+            pass
+        return STATE
+
+    shared = Exposition(ValueFiles(tmp_path), state, Build("1", "3", 0.0), clock=lambda: now[0])
+    shared.text()
+    now[0] = 2.9  # ten times the 0.3 s that it took are not over
+    shared.text()
+    assert made == 1
+    now[0] = 100.0
+    shared.text()
+    assert made == 2
