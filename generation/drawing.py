@@ -206,6 +206,7 @@ class Drawing:
             self._upload(lambda: callbacks.cancelled() or held.is_void())
             fitted = self._graphs[index]
             nodes, submitting_at = fitted.socket_nodes or fitted.nodes, self._deps.clock()
+            node_times = NodeTimes(record, nodes, self._deps.clock)
             outcome = self._engine.run(
                 nodes,
                 prompt_id=prompt_id,
@@ -218,8 +219,9 @@ class Drawing:
                 previews=previews,
                 on_submitted=callbacks.on_submitted,
                 keep_lease=held.keep,
-                on_node=NodeTimes(record, nodes, self._deps.clock),
+                on_node=node_times,
             )
+            node_times.end(self._deps.clock() - outcome.fetch_s)
             held.record_run(outcome.run_s)
             record.ran(outcome, submitting_at, held.queued_s, uses_gpu=uses_gpu)
         self._add_times(gpu_wait_s=held.queued_s, queued_s=outcome.queued_s)

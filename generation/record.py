@@ -100,12 +100,19 @@ class NodeTimes:
 
     def __call__(self, node: str | None) -> None:
         now = self._clock()
-        if self._running is not None:
-            name, began = self._running
-            entry = self._nodes.get(name)
-            kind = str(entry["class_type"]) if entry else "unknown"
-            self._record.add(f"node: {kind}", began, now, inside=_RUN, node=name)
-        self._running = None if node is None else (node, now)
+        self.end(now)
+        if node is not None:
+            self._running = node, now
+
+    def end(self, at: float) -> None:
+        """The node that runs has ended. ComfyUI reports the success of a job without an end of its last node."""
+        if self._running is None:
+            return
+        name, began = self._running
+        self._running = None
+        entry = self._nodes.get(name)
+        kind = str(entry["class_type"]) if entry else "unknown"
+        self._record.add(f"node: {kind}", began, at, inside=_RUN, node=name)
 
 
 def _result(error: BaseException | None) -> DrawingResult:
