@@ -43,6 +43,7 @@ PERMISSIONS: Mapping[tuple[str, str], Permission] = {
     ("GET", TAGS_PATH): SEE_MODELS,
     ("GET", VERSION_PATH): SEE_MODELS,
     ("GET", "/api/comfyui/status"): VIEW,
+    ("GET", "/metrics"): VIEW,
     ("POST", "/api/comfyui/switchover"): OPERATE,
     ("POST", "/api/comfyui/pin"): OPERATE,
     ("POST", "/api/comfyui/render/cancel"): CANCEL,
