@@ -71,10 +71,13 @@ def values_of_loras(
     request: ImageRequest, loras: Loras, names: Collection[str], catalogue: Catalogue
 ) -> dict[str, Any]:
     """What the LoRAs of a request set, of the inputs `names` of its task: their defaults, as far as the request does not set
-    the input itself. Raises InvalidValue if two of them differ."""
+    the input itself; nothing for a LoRA with the strength 0, which does nothing. Raises InvalidValue if two of them
+    differ."""
     found: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for lora in loras.planned:
+        if lora["strength"] == 0:
+            continue
         for name, value in catalogue.loras[lora["id"]].defaults.items():
             if name not in names or request.inputs.get(name) not in (None, ""):
                 continue

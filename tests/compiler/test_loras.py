@@ -156,6 +156,14 @@ def test_a_lora_wins_over_a_preset_and_that_is_listed() -> None:
     assert [note.field for note in planned.ignored] == ["quality"]
 
 
+def test_a_lora_that_is_off_sets_nothing() -> None:
+    off = LoraChoice("lcm-sd-1.5", 0)
+    planned = plan("a cat", DISTILLED, loras=(off,), presets={"quality": "high"})
+    assert (planned.values["steps"].origin, planned.values["sampler"].value) == ("preset", "euler")
+    assert planned.ignored == ()
+    assert plan("a cat", DISTILLED, loras=(off, LoraChoice("ink"))).values["cfg"].value == 3.0
+
+
 def test_two_loras_that_differ_are_refused_unless_the_request_decides() -> None:
     both = (*LCM, LoraChoice("ink"))
     with pytest.raises(
