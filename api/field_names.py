@@ -60,6 +60,7 @@ _ALIAS_NAMES = frozenset(alias for aliases in ALIASES.values() for alias in alia
 _CONTAINERS = ("image_config", "parameters", "params", "input", "options")
 """Objects in which clients of other servers send some or all fields"""
 _MAX_COUNT = 1000
+_WHOLE_NUMBER: Mapping[str, Any] = {"type": "integer"}
 _BATCH_SIZE, _BATCH_COUNTS = "batch_size", ("n_iter", "batch_count")
 
 _EXTRA_ARGS = "<sd_cpp_extra_args>"
@@ -163,7 +164,7 @@ def _schemas(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The schema of each field, under each of its names."""
     properties = SCHEMA["properties"]
     aliases = {alias: properties[name] for name, names in ALIASES.items() for alias in names}
-    return {**aliases, **inputs, **properties}
+    return {**aliases, **dict.fromkeys(FLAT_FIELDS, _WHOLE_NUMBER), **inputs, **properties}
 
 
 def _present(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -75,7 +75,8 @@ def take_sides(fields: dict[str, Any], inputs: Mapping[str, Any]) -> Sides | Non
 def _set(sides: dict[str, int], name: str, value: Any, field: str) -> None:
     is_whole = isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1
     if not is_whole or not 0 < value < 100_000:
-        raise InvalidValue(f"`{field}` is {given_value(value)}; it must be {_FORM}.", param=field)
+        form = _FORM if field == FIELD else "a whole number of pixels"
+        raise InvalidValue(f"`{field}` is {given_value(value)}; it must be {form}.", param=field)
     side = _SIDE_NAMES[name]
     if sides.setdefault(side, int(value)) != value:
         raise InvalidValue(

@@ -75,6 +75,16 @@ def test_json_may_have_a_number_or_an_object(client: FlaskClient, path: str) -> 
         assert response.get_json()["size"] == "384x384"
 
 
+def test_json_may_have_flat_sides_as_text(client: FlaskClient) -> None:
+    fields = {"prompt": "a hat", "image": data_url(photo()), "model": "sd-1.5", "steps": 2}
+    response = client.post(EDITS, json={**fields, "expand_left": "64", "expandDown": "32.0"})
+    assert response.status_code == 200, response.text[:300]
+    assert response.get_json()["size"] == "320x288"
+    error = client.post(EDITS, json={**fields, "expand_left": "much"}).get_json()["error"]
+    assert (error["code"], error["param"]) == ("request.invalid_value", "expand_left")
+    assert error["message"].endswith("it must be a whole number of pixels.")
+
+
 def test_a_size_off_the_models_multiple_keeps_the_image_exact_too(client: FlaskClient) -> None:
     body = send(client, image=file(photo(301, 263)), model="sd-1.5", steps="2", outpaint="33")
     (picture,) = pictures(body)
