@@ -101,6 +101,13 @@ def canonical_fields(
     return fields, notes
 
 
+def canonical_name(name: str, inputs: Mapping[str, Any]) -> str:
+    """The name of the field that `name` is an alias of, in any spelling; `name` itself if it is none. `inputs`: as above."""
+    (name,) = _in_snake_case({name: None}, inputs)
+    names = (canonical for canonical, aliases in ALIASES.items() if name in aliases and name not in inputs)
+    return next(names, name)
+
+
 def _flat(fields: Mapping[str, Any], inputs: Mapping[str, Any], notes: list[Note]) -> dict[str, Any]:
     """`fields` with the known names in snake_case, and with the content of the containers beside the others, which win;
     `notes` gets those that lose."""

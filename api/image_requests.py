@@ -14,7 +14,7 @@ from flask import g, request
 from access import PictureUse, Use
 from api.connection import disconnect_check
 from api.dialect import Endpoint
-from api.field_names import canonical_fields
+from api.field_names import canonical_fields, canonical_name
 from api.host_rules import own_url
 from api.key_limits import check_model, take_pictures
 from api.outpaint import Outpainting, check_requested_size, outpaint, take_sides
@@ -108,6 +108,7 @@ class ImageFields:
         catalogue = services.generator.catalogue()
         inputs = _workflow_inputs(body, catalogue)
         fields, more = canonical_fields(body, inputs, is_form=is_form)
+        files = tuple((_file_name(name, inputs), data) for name, data in files)
         if endpoint.task == "generate" and remove_empty_images(fields, inputs):
             endpoint = replace(endpoint, task="edit", path_task="generate")
         use = use or g.get("use")
@@ -227,6 +228,12 @@ class ImageFields:
         if not has_prompt(self.values):
             tasks.append("vary")
         check_image_count(number, model, self.catalogue, tasks)
+
+
+def _file_name(name: str, inputs: Mapping[str, Any]) -> str:
+    """The canonical name for a file that is one of the known input images; for others `name`."""
+    known = canonical_name(name.removesuffix("[]"), inputs)
+    return known if known in _INPUT_IMAGES else name
 
 
 def _workflow_inputs(body: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:

@@ -128,6 +128,16 @@ def test_a_model_without_one_names_those_that_take_it(client: FlaskClient) -> No
     assert response.get_json()["error"]["param"] == "control_image"
 
 
+@pytest.mark.parametrize("name", ["controlnet_image", "controlImage", "control_net_image[]"])
+def test_a_file_may_have_an_alias_too(client: FlaskClient, name: str) -> None:
+    fields = {"image": data_url(photo()), "seed": "3"}
+    first, second = (
+        send_form(client, **fields, **{each: file(mask())}).get_json() for each in (name, "control_image")
+    )
+    assert first["data"] == second["data"]
+    assert first["data"] != send_form(client, **fields).get_json()["data"]
+
+
 def test_the_list_of_models_has_it(client: FlaskClient) -> None:
     assert client.get(f"/v1/models/{MODEL}").get_json()["image_inputs"] == ["control_image"]
     assert client.get("/v1/models/sd-1.5").get_json()["image_inputs"] == []
