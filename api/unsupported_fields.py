@@ -74,18 +74,18 @@ def refuse_unsupported(fields: Mapping[str, Any], inputs: Mapping[str, Any], *, 
     for name in fields:
         if name in refused and name not in inputs and not is_off(fields[name]):
             raise not_supported(name, refused[name])
-        if name not in inputs and name not in _KNOWN_FIELDS and _contains_image(fields[name]):
+        if name not in inputs and name not in _KNOWN_FIELDS and contains_image(fields[name]):
             raise not_supported(name, ONE_IMAGE)
     if "style" in fields and "style" not in inputs and not is_off(fields["style"], _OPENAI_STYLES):
         raise not_supported("style", _IN_THE_PROMPT)
 
 
-def _contains_image(value: Any) -> bool:
+def contains_image(value: Any) -> bool:
     """Whether `value` is or contains a picture: a data URL, or base64 of PNG, JPEG, WebP or GIF."""
     if isinstance(value, Mapping):
-        return any(map(_contains_image, value.values()))
+        return any(map(contains_image, value.values()))
     if isinstance(value, list):
-        return any(map(_contains_image, value))
+        return any(map(contains_image, value))
     if not isinstance(value, str) or len(value) < _MIN_IMAGE_LENGTH:
         return False
     return value[:_MIN_IMAGE_LENGTH].lstrip().lower().startswith("data:image/") or value.startswith(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from api.request_images import is_image_name, is_markup_name, is_mask_name
+from api.unsupported_fields import contains_image
 from api.user_messages import UserMessage, last_user_message, user_messages
 from compiler.values import Note
 from errors import FieldNotSupported, ImageRequired, InvalidValue
@@ -216,7 +217,11 @@ def _without_images(fields: Mapping[str, Any]) -> dict[str, Any]:
         name: _without_images(value) if isinstance(value, Mapping) else value
         for name, value in fields.items()
         if not (
-            name == "input_image_mask" or is_image_name(name) or is_mask_name(name) or is_markup_name(name)
+            name == "input_image_mask"
+            or is_image_name(name)
+            or is_mask_name(name)
+            or is_markup_name(name)
+            or (not isinstance(value, Mapping) and contains_image(value))
         )
     }
 

@@ -79,6 +79,14 @@ def test_a_forced_tool_draws_without_a_language_model(client: FlaskClient, choic
     assert document["output"][0]["_hal0"]["model"].startswith("sd-1.5")
 
 
+@pytest.mark.parametrize("name", ["control_image", "controlnet_image"])
+def test_the_tool_is_repeated_without_its_control_image(client: FlaskClient, name: str) -> None:
+    tool = {**SMALL, "model": "sd-1.5-canny", name: data_url(photo())}
+    document, _ = respond(client, model="gpt-5", tools=[tool], tool_choice="required")
+    assert document["tools"] == [{**SMALL, "model": "sd-1.5-canny"}]
+    assert document["output"][0]["_hal0"]["model"] == "sd-1.5-canny"
+
+
 @pytest.mark.parametrize("model", ["sd-1.5", "img", "gpt-image-1", "SD-1.5"])
 def test_an_image_model_draws_without_the_tool(client: FlaskClient, model: str) -> None:
     _, response = respond(client, model=model, size="256x256")
