@@ -94,6 +94,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.budget = TextBudget()
         self.concat = self.budget.concatenated  # type: ignore[method-assign]
         self.joined = self.budget.joined
+        self.sliced = self.budget.sliced
         for name in _RANDOM_FILTERS:
             del self.filters[name]
         for name in _RANDOM_GLOBALS:
@@ -123,7 +124,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         # Arguments of a template may have any name.
         args = __self.budget.call(__obj, args, kwargs)
-        return super().call(__context, __obj, *args, **kwargs)
+        return __self.budget.returned(super().call(__context, __obj, *args, **kwargs))
 
     @property
     def counted_step(self) -> bool:
@@ -143,7 +144,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             repeated.body.insert(0, nodes.ExprStmt(step, lineno=repeated.lineno))
             if isinstance(repeated, nodes.For) and repeated.test is not None:
                 repeated.test = nodes.And(step, repeated.test, lineno=repeated.lineno)
-        _replace_concat(template)
+        _replace_unmeasured(template)
         template.set_environment(self)
         return template
 
@@ -167,20 +168,28 @@ class _Environment(ImmutableSandboxedEnvironment):
         return beside if beside in self._names else template
 
 
-def _replace_concat(node: nodes.Node) -> None:
-    """Have `environment.joined` do what `~` does: Jinja lets no environment intercept it."""
+def _replace_unmeasured(node: nodes.Node) -> None:
+    """Have the environment do what `~` does, and measure what is sliced: Jinja lets no environment intercept these."""
     for field, value in node.iter_fields():
         children = value if isinstance(value, list) else [value]
         for child in children:
             if isinstance(child, nodes.Node):
-                _replace_concat(child)
-        replaced = [_joined(child) if isinstance(child, nodes.Concat) else child for child in children]
+                _replace_unmeasured(child)
+        replaced = [_measured(child) for child in children]
         setattr(node, field, replaced if isinstance(value, list) else replaced[0])
 
 
-def _joined(concat: nodes.Concat) -> nodes.Call:
-    function = nodes.EnvironmentAttribute("joined", lineno=concat.lineno)
-    return nodes.Call(function, concat.nodes, [], None, None, lineno=concat.lineno)
+def _measured(node: Any) -> Any:
+    if isinstance(node, nodes.Concat):
+        return _call("joined", node.nodes, node.lineno)
+    if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice):
+        node.node = _call("sliced", [node.node], node.lineno)
+    return node
+
+
+def _call(name: str, args: list[nodes.Expr], lineno: int) -> nodes.Call:
+    function = nodes.EnvironmentAttribute(name, lineno=lineno)
+    return nodes.Call(function, args, [], None, None, lineno=lineno)
 
 
 class _InliningEnvironment(_Environment):

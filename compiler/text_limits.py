@@ -24,6 +24,8 @@ _MAX_DIGITS = 300
 _MAX_DEPTH = 1000
 _SEQUENCES = (str, bytes, list, tuple)
 _TEXTS = (str, bytes)
+_HASHED = 10
+"""An entry of a dict or set takes as much memory as so many elements of a list."""
 _NUMBERS_IN_FORMATS = re.compile(r"\d+")
 
 
@@ -69,6 +71,20 @@ class TextBudget:
         for value in values:
             self.charge(size_of(value))
         return self.concatenated(map(str, values))
+
+    def sliced(self, value: Any) -> Any:
+        """`value`, a part of which is copied. Raises TooMuchText."""
+        if isinstance(value, _SEQUENCES):
+            self.charge(len(value))
+        return value
+
+    def returned(self, value: Any) -> Any:
+        """`value`, which a function has made. Raises TooMuchText."""
+        if isinstance(value, (list, tuple)):
+            self.charge(len(value))
+        elif isinstance(value, (dict, set, frozenset)):
+            self.charge(_HASHED * len(value))
+        return value
 
     def operate(self, operator: str, left: Any, right: Any) -> None:
         """Measure what an operator would make. Raises TooMuchText."""
@@ -119,7 +135,10 @@ def _measure(value: Any) -> tuple[int, int]:
         each, depth = pending.pop()
         deepest = max(deepest, depth)
         if isinstance(each, _TEXTS):
-            total += len(each)
+            total += max(1, len(each))
+            continue
+        if isinstance(each, range):
+            total += 1 + len(each)
             continue
         total += 1
         if depth > _MAX_DEPTH:
@@ -132,8 +151,6 @@ def _measure(value: Any) -> tuple[int, int]:
 
 
 def _parts(value: Any) -> Iterable[Any]:
-    if isinstance(value, range):
-        return [""] * min(len(value), MAX_TEXT)
     if isinstance(value, Mapping):
         return (each for pair in value.items() for each in pair)
     if isinstance(value, (list, tuple, set, frozenset)) or type(value) in _VIEWS:

@@ -14,6 +14,10 @@ from errors import TemplateInvalid
 DOUBLING = (
     "{% set at = namespace(x='xxxxxxxx') %}{% for i in range(60) %}{% set at.x = EXPRESSION %}{% endfor %}"
 )
+KEEPING = (
+    "{% set at = namespace(x=[0] * 900000, text=prompt * 500, kept=[]) %}"
+    "{% for i in range(1000) %}{% set at.kept = at.kept + [EXPRESSION] %}{% endfor %}"
+)
 LISTS = (
     "{% set a = [prompt] * 1000 %}{% set b = [a] * 1000 %}{% set c = [b] * 1000 %}{% set d = [c] * 1000 %}"
 )
@@ -84,6 +88,11 @@ LISTS = (
         "{% for i in range(19000) %}" + "x" * 1000 + "{% endfor %}",
         "{% macro m(x) %}{{ x }}{{ x }}{% endmacro %}{% set at = namespace(x=prompt) %}"
         "{% for i in range(60) %}{% set at.x = m(at.x) %}{% endfor %}",
+        '{{ ([range(99999)] * 1000)|map("list")|list|length }}',
+        *(
+            KEEPING.replace("EXPRESSION", each)
+            for each in ("at.x[:]", "at.x[1:]|length", "at.x.copy()", 'dict.fromkeys(range(99999))', "at.text[1:]")
+        ),
         "{% set at = namespace(x=prompt) %}{% for i in range(60) %}{% set x %}{{ at.x }}{{ at.x }}{% endset %}"
         "{% set at.x = x %}{% endfor %}",
     ],
@@ -126,6 +135,8 @@ def test_a_template_that_would_make_a_huge_text_is_refused(text: str) -> None:
         ("range(3)|map('string')|list", ["0", "1", "2"]),
         ("[3, 1]|sort|first", 1),
         ("seed|string", "9007199254740997"),
+        ('[1, 2, 3][1:] + ["b"][:1]', [2, 3, "b"]),
+        ("prompt[:-1]", "ca"),
         ("[[1, 2], [3]]|sum(start=[])", [1, 2, 3]),
     ],
 )
