@@ -29,6 +29,7 @@ from engine.selection import PROBE_URLS
 from errors import EaselError, EngineUnreachable, SettingsInvalid
 from generation import Generator
 from generation.live_catalogue import LiveCatalogue, installation_choices
+from image_jobs import KeyedRequests
 from image_store import ImageStore
 from licences import Acceptances, LicencePolicy, Licences
 from llm import Stacks, read_stacks
@@ -316,6 +317,7 @@ class Container:
             system_status=self.system_status,
             readiness=self.readiness,
             pulls=self.pulls,
+            keyed_requests=KeyedRequests(self.state_dir / "idempotency"),
             model_folders=self.model_folders,
             fetch_image=_image_fetcher() if self.settings["images.fetch_urls"] else None,
             exposition=self.exposition,

@@ -848,3 +848,49 @@ class StoreUnwritable(EaselError):
     code = "image.store_unwritable"
     when = "The folder of the image store is not writable."
     remedy = "Check the owner and permissions of the state directory."
+
+
+# --- requests that outlive their connection --------------------------------------------------------
+
+
+class IdempotencyKeyInvalid(InvalidValue):
+    code = "idempotency.key_invalid"
+    when = "The `Idempotency-Key` is empty, longer than 255 characters, or has other characters than printable ASCII."
+    remedy = "Send a random key, such as a UUID."
+
+
+class IdempotencyKeyReused(EaselError):
+    code = "idempotency.key_reused"
+    when = "The `Idempotency-Key` was sent with another body, or to another path, within the last day."
+    remedy = "Send a new key with each new request, and the same body with each retry."
+
+
+class ImageJobNotFound(EaselError):
+    code = "jobs.not_found"
+    when = "There is no such job of this caller; jobs are kept for a day after they have ended."
+    remedy = "`GET /v1/images/jobs` lists the jobs."
+
+
+class ImageJobsFull(EaselError):
+    code = "jobs.full"
+    when = "`jobs.max_count` jobs wait already, or what they were sent has more than `jobs.max_mb`."
+    remedy = "Retry after `Retry-After` seconds, cancel jobs, or raise the setting."
+    retry = True
+
+
+class ImageJobDamaged(EaselError):
+    code = "jobs.damaged"
+    when = "What was kept of a job was damaged or deleted before the job was drawn."
+    remedy = "Send the request again. The log names the file that was moved aside."
+
+
+class ImageJobInterrupted(EaselError):
+    code = "jobs.interrupted"
+    when = "The server ended several times while it drew this job."
+    remedy = "Look for the reason in the server's log; the job may need more memory than there is."
+
+
+class JobPicturesRemoved(EaselError):
+    code = "jobs.pictures_removed"
+    when = "The pictures of a job were removed from the image store."
+    remedy = "Fetch the result sooner, or raise `image_store.max_count` or `image_store.max_mb`."

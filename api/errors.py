@@ -105,6 +105,12 @@ STATUS: Mapping[type[EaselError], int] = {
     errors.DownloadFailed: 502,
     errors.ModelFileBusy: 409,
     errors.PullNotFound: 404,
+    errors.IdempotencyKeyReused: 422,
+    errors.ImageJobNotFound: 404,
+    errors.ImageJobsFull: 429,
+    errors.ImageJobDamaged: 500,
+    errors.ImageJobInterrupted: 500,
+    errors.JobPicturesRemoved: 410,
 }
 """Status of each error class; a class that is not listed has the status of its parent."""
 
@@ -121,6 +127,12 @@ _MAX_DETAIL_LENGTH = 4000
 def status_of(error_class: type[EaselError]) -> int:
     """The HTTP status of an error class."""
     return next(STATUS[parent] for parent in error_class.__mro__ if parent in STATUS)
+
+
+def is_mistake_of_client(error: EaselError) -> bool:
+    """Whether the same request gets the same error again, as long as the catalogue and the settings stay."""
+    status = status_of(type(error))
+    return 400 <= status < 499 and status not in _STATUSES_RETRIED_BY_CLIENTS
 
 
 def envelope(error: EaselError) -> dict[str, Any]:

@@ -63,6 +63,11 @@ PATHS: Mapping[Task, tuple[str, ...]] = {
 }
 
 
+def random_seed() -> int:
+    """Below 2^53, so that clients that store numbers as doubles keep the exact seed."""
+    return secrets.randbelow(2**53)
+
+
 def require_images(options: HttpOptions) -> None:
     """Raises ImagesDisabled if this server draws no pictures."""
     if not options.images_enabled:
@@ -78,7 +83,7 @@ def links_of(options: HttpOptions) -> Links:
 class ImageFields:
     """The fields of one request under their canonical names, its files, and the notes on what was ignored so far.
     `inputs`: of the workflows of its model. `deadline`: the end of the request's time, of `time.monotonic`. `use`: what the
-    request uses, None if it is not counted."""
+    request uses, None if it is not counted. `seed`: the one for a request that has none."""
 
     values: dict[str, Any]
     files: tuple[tuple[str, bytes], ...]
@@ -89,6 +94,7 @@ class ImageFields:
     catalogue: Catalogue
     deadline: float
     use: Use | None
+    seed: int
 
     @classmethod
     def read(
@@ -101,9 +107,11 @@ class ImageFields:
         is_form: bool = False,
         notes: tuple[Note, ...] = (),
         use: Use | None = None,
+        seed: int | None = None,
     ) -> ImageFields:
         """Read a body as it arrived; in a form everything is text. A request to generations that has an image is an edit.
-        `notes`: of earlier steps. `use`: needed where there is no request context. Raises InvalidValue."""
+        `notes`: of earlier steps. `use`: needed where there is no request context. `seed`: None for a random one. Raises
+        InvalidValue."""
         deadline = time.monotonic() + services.options.request_timeout_s
         catalogue = services.generator.catalogue()
         inputs = _workflow_inputs(body, catalogue)
@@ -112,7 +120,8 @@ class ImageFields:
         if endpoint.task == "generate" and remove_empty_images(fields, inputs):
             endpoint = replace(endpoint, task="edit", path_task="generate")
         use = use or g.get("use")
-        return cls(fields, files, [*notes, *more], inputs, endpoint, services, catalogue, deadline, use)
+        seed = random_seed() if seed is None else seed
+        return cls(fields, files, [*notes, *more], inputs, endpoint, services, catalogue, deadline, use, seed)
 
     def prepare(self, cancelled: Callable[[], bool] | None = None) -> tuple[ParsedRequest, Drawing]:
         """Check the fields and prepare the drawing. An image that is fetched from a URL takes part of the request's time.
@@ -184,8 +193,7 @@ class ImageFields:
             fields,
             endpoint=endpoint,
             request_id=str(uuid.uuid4()),
-            # Below 2^53, so that clients that store numbers as doubles keep the exact seed.
-            random_seed=lambda: secrets.randbelow(2**53),
+            random_seed=lambda: self.seed,
             default_response_format=services.options.default_response_format,
             url_needs_file=services.options.url_style != "data",
             inputs=self.inputs,

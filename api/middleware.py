@@ -27,7 +27,8 @@ log = logging.getLogger("easel.access")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _EXPOSED_HEADERS = ", ".join(
     [
-        *("x-request-id", "x-should-retry", "Retry-After", "ETag"),
+        *("x-request-id", "x-should-retry", "Retry-After", "ETag", "Location", "Preference-Applied"),
+        *("idempotency-replayed", "idempotency-stored"),
         *(
             f"x-ratelimit-{value}-{what}"
             for what in ("requests", "images")

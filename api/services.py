@@ -13,6 +13,7 @@ from conversation import Forwarder, ModelDirectory
 from engine import Engine
 from errors import EaselError
 from generation import Generator
+from image_jobs import KeyedRequests
 from image_store import ImageStore
 from metrics import Exposition
 from model_files import ModelFolders, PullStore
@@ -59,6 +60,7 @@ class Services:
     system_status: SystemStatus
     readiness: Readiness
     pulls: PullStore
+    keyed_requests: KeyedRequests
     model_folders: Callable[[], ModelFolders]
     """Raises ModelsFolderMissing if it is not known where the engine has its models"""
     exposition: Exposition
