@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from flask import Flask
 
 from access import AuditLog, Gate
-from api import HttpOptions, Services, register_api
+from api import HttpOptions, Services, draw_job, register_api
 from arbiter import Arbiter, Policy
 from commands import register_commands
 from compiler import Catalogue, SourcePaths
@@ -29,7 +29,7 @@ from engine.selection import PROBE_URLS
 from errors import EaselError, EngineUnreachable, SettingsInvalid
 from generation import Generator
 from generation.live_catalogue import LiveCatalogue, installation_choices
-from image_jobs import KeyedRequests
+from image_jobs import JobQueue, JobWorkers, KeyedRequests
 from image_store import ImageStore
 from licences import Acceptances, LicencePolicy, Licences
 from llm import Stacks, read_stacks
@@ -318,6 +318,7 @@ class Container:
             readiness=self.readiness,
             pulls=self.pulls,
             keyed_requests=KeyedRequests(self.state_dir / "idempotency"),
+            jobs=self.image_jobs,
             model_folders=self.model_folders,
             fetch_image=_image_fetcher() if self.settings["images.fetch_urls"] else None,
             exposition=self.exposition,
@@ -378,6 +379,20 @@ class Container:
         with contextlib.suppress(OSError):
             pulls = self.pulls.reports()
         return ServerState(status, self.system_status.engine_facts(), pulls, images)
+
+    @cached_property
+    def image_jobs(self) -> JobQueue:
+        return JobQueue(
+            self.state_dir / "image-jobs",
+            max_count=self.settings["jobs.max_count"],
+            max_bytes=int(self.settings["jobs.max_mb"] * 1_000_000),
+        )
+
+    @cached_property
+    def job_workers(self) -> JobWorkers:
+        """The threads of a worker that draw image jobs; they are started separately."""
+        draw = partial(draw_job, self.services)
+        return JobWorkers(self.image_jobs, draw, count=self.settings["jobs.threads"])
 
     def model_folders(self, models_dir: Path | None = None) -> ModelFolders:
         """Where ComfyUI has its models. `models_dir`: instead of the setting. Raises ModelsFolderMissing and
@@ -525,6 +540,7 @@ def http_options(settings: Settings) -> HttpOptions:
         max_request_bytes=int(settings["max_request_mb"] * 1_000_000),
         request_timeout_s=settings["request_timeout_s"],
         images_enabled=settings["images.enabled"],
+        answers_later=settings["jobs.threads"] > 0,
     )
 
 

@@ -459,6 +459,28 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "image_store.max_mb", "integer", 1024, "Maximum size of all stored images, in 10^6 bytes.", minimum=1
     ),
+    Setting(
+        "jobs.threads",
+        "integer",
+        2,
+        "Threads per worker that draw requests sent with `Prefer: respond-async`; 0: the preference is not applied.",
+        minimum=0,
+        maximum=64,
+    ),
+    Setting(
+        "jobs.max_count",
+        "integer",
+        20_000,
+        "Jobs that may wait for their pictures, of all clients together; further ones get status 429.",
+        minimum=1,
+    ),
+    Setting(
+        "jobs.max_mb",
+        "integer",
+        2000,
+        "Maximum size of what the waiting jobs were sent, such as images to edit, in 10^6 bytes.",
+        minimum=1,
+    ),
 )
 
 SETTINGS_BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in SETTINGS}

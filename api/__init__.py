@@ -9,7 +9,9 @@ from api.errors import envelope, register_errors, retry_headers, status_of
 from api.gpu import gpu_blueprint
 from api.health import health_blueprint
 from api.host_rules import TrustedProxies, in_networks
+from api.image_jobs import image_jobs_blueprint
 from api.images import images_blueprint
+from api.job_drawing import draw_job
 from api.keys import keys_blueprint
 from api.llm import llm_blueprint
 from api.metrics import metrics_blueprint
@@ -26,6 +28,7 @@ __all__ = [
     "HttpOptions",
     "Services",
     "body_limit",
+    "draw_job",
     "envelope",
     "in_networks",
     "register_api",
@@ -44,6 +47,7 @@ def register_api(app: Flask, services: Services) -> None:
     register_errors(app, services.options)
     for blueprint in (
         images_blueprint(services),
+        image_jobs_blueprint(services),
         models_blueprint(services),
         llm_blueprint(services),
         gpu_blueprint(services),

@@ -20,6 +20,7 @@ from api.key_limits import check_model, take_pictures
 from api.outpaint import Outpainting, check_requested_size, outpaint, take_sides
 from api.request_fields import ParsedRequest, has_prompt, read_image_request
 from api.request_images import (
+    FetchImage,
     RequestImages,
     extract_images,
     extract_input_images,
@@ -29,7 +30,7 @@ from api.request_images import (
 from api.responses import Links
 from api.services import HttpOptions, Services
 from api.unsupported_fields import is_off
-from compiler import Catalogue, Model, Plan, Size, Task, check_image_count, compile_workflow
+from compiler import Catalogue, Compiled, Model, Plan, Size, Task, check_image_count, compile_workflow
 from compiler.values import TASK_SOURCES, Note
 from deadline import time_limit
 from errors import (
@@ -95,6 +96,7 @@ class ImageFields:
     deadline: float
     use: Use | None
     seed: int
+    fetch: FetchImage
 
     @classmethod
     def read(
@@ -108,10 +110,11 @@ class ImageFields:
         notes: tuple[Note, ...] = (),
         use: Use | None = None,
         seed: int | None = None,
+        fetch: FetchImage | None = None,
     ) -> ImageFields:
         """Read a body as it arrived; in a form everything is text. A request to generations that has an image is an edit.
-        `notes`: of earlier steps. `use`: needed where there is no request context. `seed`: None for a random one. Raises
-        InvalidValue."""
+        `notes`: of earlier steps. `use`: needed where there is no request context. `seed`: None for a random one. `fetch`:
+        instead of the one of the services. Raises InvalidValue."""
         deadline = time.monotonic() + services.options.request_timeout_s
         catalogue = services.generator.catalogue()
         inputs = _workflow_inputs(body, catalogue)
@@ -121,7 +124,9 @@ class ImageFields:
             endpoint = replace(endpoint, task="edit", path_task="generate")
         use = use or g.get("use")
         seed = random_seed() if seed is None else seed
-        return cls(fields, files, [*notes, *more], inputs, endpoint, services, catalogue, deadline, use, seed)
+        fetch = fetch or services.fetch_image or refuse_image_url
+        notes = (*notes, *more)
+        return cls(fields, files, [*notes], inputs, endpoint, services, catalogue, deadline, use, seed, fetch)
 
     def prepare(self, cancelled: Callable[[], bool] | None = None) -> tuple[ParsedRequest, Drawing]:
         """Check the fields and prepare the drawing. An image that is fetched from a URL takes part of the request's time.
@@ -151,8 +156,12 @@ class ImageFields:
 
     def check(self) -> None:
         """Raises what is wrong with the fields, as `prepare` does, without asking the engine."""
+        self.compile()
+
+    def compile(self) -> tuple[ParsedRequest, Compiled]:
+        """As `check`; the request and its graphs."""
         parsed, pictures, inputs = self._parse()
-        compile_workflow(with_source(parsed.request, pictures, inputs), self.catalogue)
+        return parsed, compile_workflow(with_source(parsed.request, pictures, inputs), self.catalogue)
 
     def _parse(self) -> tuple[ParsedRequest, Pictures | None, dict[str, InputImage]]:
         """The request, the images to redraw, and those that the workflow has as inputs."""
@@ -174,7 +183,7 @@ class ImageFields:
                 images = extract_images(
                     fields,
                     files,
-                    services.fetch_image or refuse_image_url,
+                    self.fetch,
                     path_task=endpoint.response_task,
                     check_count=self._check_image_count,
                 )

@@ -10,25 +10,20 @@ from flask import Blueprint, Response, g, request
 
 from api.connection import disconnect_check
 from api.dialect import Endpoint, StreamFormat, expects_gpustack_events
-from api.errors import is_mistake_of_client
 from api.form_body import FORM, is_form, read_form
-from api.idempotency import HEADER, REPLAYED, STORED, fingerprint, idempotency_key
-from api.image_requests import EDIT_PATHS, PATHS, ImageFields, links_of, random_seed, require_images
+from api.image_requests import EDIT_PATHS, PATHS, ImageFields, links_of, require_images
 from api.json_body import json_request
+from api.json_responses import json_response
+from api.keyed_images import OutlivingRequest
 from api.paths import STORED_IMAGES
 from api.received_requests import ReceivedRequest
-from api.responses import Links, images_response
+from api.responses import images_response
 from api.sender import sender_of
 from api.services import HttpOptions, Services
-from api.stored_answers import answer_or_none, try_to_store
 from api.stream_events import StreamEvents, error_events
-from api.streamed_json import StreamedJson
-from api.streams import HEADERS as STREAM_HEADERS
-from api.streams import MIME, ImageStream
-from compiler.values import Note
-from errors import EaselError, InvalidImage, NotJson
+from api.streams import HEADERS, MIME, ImageStream
+from errors import InvalidImage, NotJson
 from generation import Drawing, OutputOptions
-from image_jobs import KeyedRequest
 
 _GPUSTACK_PREFIX = "/v1-openai/"
 
@@ -55,16 +50,16 @@ def _accept_images(options: HttpOptions) -> None:
 def _draw(services: Services, endpoint: Endpoint) -> Response:
     require_images(services.options)
     arrived_at = time.monotonic()
-    key = idempotency_key(request)
+    outliving = OutlivingRequest(services, request)
     links = links_of(services.options)
     with contextlib.ExitStack() as admission:
         # Before the body is read: clients that send slowly count too, so that some threads stay free for other routes.
         admission.enter_context(services.generator.admission.of(g.caller.key))
         body, files, is_text = _read_body(endpoint)
-        if key is not None:
-            received = ReceivedRequest(endpoint, body, files, is_text)
+        if outliving.is_wanted:
+            received = ReceivedRequest(endpoint, body, files, is_text, outliving.header)
             del body, files
-            return _draw_keyed(services, received, key, links, arrived_at)
+            return outliving.answer(received, arrived_at)
         fields = ImageFields.read(body, services, endpoint, files=files, is_form=is_text)
         try:
             parsed, drawing = fields.prepare()
@@ -77,68 +72,7 @@ def _draw(services: Services, endpoint: Endpoint) -> Response:
             return _stream_response(drawing, parsed.output, events, admission.pop_all())
         cancelled = disconnect_check(request.environ)
         images = tuple(drawing.images(parsed.output, cancelled=cancelled, sender=sender_of(request)))
-    return _json_response(images_response(parsed, drawing, images, links, time.monotonic() - arrived_at))
-
-
-def _json_response(content: dict[str, Any]) -> Response:
-    document = StreamedJson(content)
-    response = Response(document, mimetype="application/json")
-    response.content_length = len(document)
-    return response
-
-
-# --- requests with an idempotency key --------------------------------------------------------------
-
-
-def _draw_keyed(
-    services: Services, received: ReceivedRequest, key: str, links: Links, arrived_at: float
-) -> Response:
-    keyed = services.keyed_requests.enter(
-        g.caller.key,
-        key,
-        fingerprint(received.endpoint, received.body, received.files),
-        seed=random_seed(),
-        load=lambda answer: answer_or_none(answer, services.store, links),
-        timeout_s=services.options.request_timeout_s,
-        cancelled=disconnect_check(request.environ),
-    )
-    if isinstance(keyed, KeyedRequest):
-        return _draw_first(services, received, keyed, links, arrived_at)
-    assert keyed.answer is not None
-    response = _json_response(keyed.answer)
-    response.headers[REPLAYED] = "true"
-    return response
-
-
-def _draw_first(
-    services: Services, received: ReceivedRequest, keyed: KeyedRequest, links: Links, arrived_at: float
-) -> Response:
-    notes = () if keyed.again is None else (Note(HEADER, "sent before", "drawn again", keyed.again),)
-    try:
-        # Its client sends the request again if it loses the connection, so the drawing is not cancelled then.
-        parsed, drawing, images = received.draw(
-            services,
-            seed=keyed.seed,
-            notes=notes,
-            sender=sender_of(request),
-            cancelled=lambda: False,
-            because_of=HEADER,
-            deadline=arrived_at + services.options.request_timeout_s,
-        )
-    except BaseException as error:
-        is_of_request = isinstance(error, EaselError) and is_mistake_of_client(error)
-        keyed.forget() if is_of_request else keyed.failed()
-        raise
-    content = images_response(parsed, drawing, images, links, time.monotonic() - arrived_at)
-    answer = try_to_store(content, images, parsed.output, services.store) if keyed.is_recorded else None
-    if answer is None:
-        keyed.failed()
-    else:
-        keyed.answered(answer)
-    response = _json_response(content)
-    if answer is None or not keyed.is_recorded:
-        response.headers[STORED] = "false"
-    return response
+    return json_response(images_response(parsed, drawing, images, links, time.monotonic() - arrived_at))
 
 
 def _read_body(endpoint: Endpoint) -> tuple[dict[str, Any], tuple[tuple[str, bytes], ...], bool]:
@@ -167,7 +101,7 @@ def _stream_response(
         cancelled=disconnect_check(request.environ),
         release=admission.close,
     )
-    return Response(stream, mimetype=MIME, headers=STREAM_HEADERS)
+    return Response(stream, mimetype=MIME, headers=HEADERS)
 
 
 def _invalid_image_response(error: InvalidImage, fields: dict[str, Any], endpoint: Endpoint) -> Response:
@@ -176,7 +110,7 @@ def _invalid_image_response(error: InvalidImage, fields: dict[str, Any], endpoin
     if not (is_streamed and expects_gpustack_events(fields, endpoint)):
         raise error
     stream = StreamFormat(openai=False, gpustack=True, partial_images=None, include_usage=False)
-    return Response(error_events(error, stream), mimetype=MIME, headers=STREAM_HEADERS)
+    return Response(error_events(error, stream), mimetype=MIME, headers=HEADERS)
 
 
 # --- stored images ---------------------------------------------------------------------------------

@@ -8,3 +8,4 @@ MODEL_PATHS = ("/v1/models", "/v1-openai/models")
 """OpenAI's path and GPUStack's"""
 TAGS_PATH, VERSION_PATH = "/api/tags", "/api/version"
 """Ollama's"""
+IMAGE_JOBS, GPUSTACK_IMAGE_JOBS = "/v1/images/jobs", "/v1-openai/images/jobs"

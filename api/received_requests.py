@@ -1,29 +1,70 @@
-"""Requests for pictures that are drawn without the connection that they arrived on, perhaps by another process."""
+"""Requests for pictures that are drawn without the connection that they arrived on, perhaps later and by another process."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from api.dialect import Endpoint
 from api.image_requests import ImageFields
 from api.request_fields import ParsedRequest
+from api.request_images import FetchImage, refuse_image_url
 from api.services import Services
-from arbiter import Sender
+from arbiter import Sender, Waiting
 from compiler.values import Note
-from errors import FieldNotSupported
+from deadline import time_limit
+from engine import Preview, Progress
+from errors import EngineUnreachable, FieldNotSupported
 from generation import Drawing, Image
+from image_jobs import JobRequest
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What a drawing is told, and tells. `on_prepared`: called before it waits for the GPU."""
+
+    cancelled: Callable[[], bool]
+    on_prepared: Callable[[Drawing], None] = lambda drawing: None
+    on_progress: Callable[[Progress | Preview], None] = lambda event: None
+    on_wait: Callable[[Waiting], None] = lambda waiting: None
 
 
 @dataclass
 class ReceivedRequest:
-    """A request as it arrived: the path's meaning, the fields and the files. `is_form`: everything is text."""
+    """A request as it arrived: the path's meaning, the fields and the files. `is_form`: everything is text. `fetched`: the
+    images at the URLs in it, by URL, once they were fetched. `header`: the one because of which it cannot be streamed."""
 
     endpoint: Endpoint
     body: dict[str, Any]
     files: tuple[tuple[str, bytes], ...]
     is_form: bool
+    header: str
+    fetched: dict[str, bytes] = field(default_factory=dict)
+
+    def check(self, services: Services) -> str:
+        """The model that draws it. Fetches the images at its URLs, which may be gone later.
+
+        Raises what is wrong with it, and FilesMissing, NodesMissing or EngineTooOld for what the engine lacks. An engine
+        that is down may be there later.
+        """
+        fields = self._fields(
+            services, seed=0, fetch=self._recording(services.fetch_image or refuse_image_url)
+        )
+        parsed, compiled = fields.compile()
+        self._refuse_stream(parsed)
+        with contextlib.suppress(EngineUnreachable), time_limit(fields.deadline - time.monotonic()):
+            services.generator.fitted_graphs(compiled, fields.catalogue, services.engine())
+        return compiled.plan.model
+
+    def _recording(self, fetch: FetchImage) -> FetchImage:
+        def fetch_and_keep(url: str, param: str) -> bytes:
+            self.fetched[url] = fetch(url, param)
+            return self.fetched[url]
+
+        return fetch_and_keep
 
     def draw(
         self,
@@ -31,23 +72,25 @@ class ReceivedRequest:
         *,
         seed: int,
         sender: Sender,
-        cancelled: Callable[[], bool],
-        because_of: str,
+        watch: Watch,
         deadline: float | None = None,
         notes: tuple[Note, ...] = (),
     ) -> tuple[ParsedRequest, Drawing, tuple[Image, ...]]:
         """Draw it, once. `seed`: for a request that has none. `deadline`: as in `ImageFields`, None for one that begins
-        now. Raises FieldNotSupported for a stream, `because_of` a header, and
-        what `ImageFields.prepare` and `Drawing.images` raise."""
-        parsed, drawing = self._prepare(services, seed, notes, cancelled, deadline)
-        if parsed.stream is not None:
-            raise FieldNotSupported(
-                f"A request with `{because_of}` cannot be streamed. Leave out `stream` or the header.",
-                param="stream",
-            )
+        now. Raises FieldNotSupported for a stream, and what `ImageFields.prepare` and `Drawing.images` raise."""
+        parsed, drawing = self._prepare(services, seed, notes, watch.cancelled, deadline)
+        self._refuse_stream(parsed)
         # Up to a hundred megabytes, not needed while the request waits for the GPU.
-        self.body, self.files = {}, ()
-        return parsed, drawing, tuple(drawing.images(parsed.output, cancelled=cancelled, sender=sender))
+        self.body, self.files, self.fetched = {}, (), {}
+        watch.on_prepared(drawing)
+        images = drawing.images(
+            parsed.output,
+            on_progress=watch.on_progress,
+            on_wait=watch.on_wait,
+            cancelled=watch.cancelled,
+            sender=sender,
+        )
+        return parsed, drawing, tuple(images)
 
     def _prepare(
         self,
@@ -57,14 +100,61 @@ class ReceivedRequest:
         cancelled: Callable[[], bool],
         deadline: float | None,
     ) -> tuple[ParsedRequest, Drawing]:
-        fields = ImageFields.read(
+        fields = self._fields(services, seed, self._from_fetched(services), notes)
+        fields.deadline = fields.deadline if deadline is None else deadline
+        return fields.prepare(cancelled)
+
+    def _from_fetched(self, services: Services) -> FetchImage:
+        fetch = services.fetch_image or refuse_image_url
+        return lambda url, param: self.fetched[url] if url in self.fetched else fetch(url, param)
+
+    def _fields(
+        self, services: Services, seed: int, fetch: FetchImage, notes: tuple[Note, ...] = ()
+    ) -> ImageFields:
+        return ImageFields.read(
             self.body,
             services,
             self.endpoint,
             files=self.files,
             is_form=self.is_form,
             seed=seed,
+            fetch=fetch,
             notes=notes,
         )
-        fields.deadline = fields.deadline if deadline is None else deadline
-        return fields.prepare(cancelled)
+
+    def _refuse_stream(self, parsed: ParsedRequest) -> None:
+        if parsed.stream is not None:
+            raise FieldNotSupported(
+                f"A request with `{self.header}` cannot be streamed. Leave out `stream` or the header.",
+                param="stream",
+            )
+
+    # --- as a job ----------------------------------------------------------------------------------
+
+    def as_job(self, *, seed: int, sender: Sender, model: str) -> JobRequest:
+        """What `from_job` turns into this request again."""
+        content = {
+            "endpoint": asdict(self.endpoint),
+            "body": self.body,
+            "is_form": self.is_form,
+            "files": [name for name, _ in self.files],
+            "fetched": list(self.fetched),
+            "sender": asdict(sender),
+        }
+        files = (*(data for _, data in self.files), *self.fetched.values())
+        return JobRequest(seed, content, files, sender.key, model)
+
+    @classmethod
+    def from_job(cls, job: JobRequest, header: str) -> tuple[ReceivedRequest, Sender]:
+        """The request and who sent it. Raises KeyError, TypeError or ValueError if it has another shape."""
+        content: Mapping[str, Any] = job.content
+        names, urls = content["files"], content["fetched"]
+        received = cls(
+            Endpoint(**content["endpoint"]),
+            content["body"],
+            tuple(zip(names, job.files[: len(names)], strict=True)),
+            content["is_form"],
+            header,
+            dict(zip(urls, job.files[len(names) :], strict=True)),
+        )
+        return received, Sender(**content["sender"])

@@ -13,7 +13,7 @@ from conversation import Forwarder, ModelDirectory
 from engine import Engine
 from errors import EaselError
 from generation import Generator
-from image_jobs import KeyedRequests
+from image_jobs import JobQueue, KeyedRequests
 from image_store import ImageStore
 from metrics import Exposition
 from model_files import ModelFolders, PullStore
@@ -38,6 +38,8 @@ class HttpOptions:
     request_timeout_s: float = 290
     images_enabled: bool = True
     lists_all_models: bool = False
+    answers_later: bool = True
+    """Whether there are threads that draw jobs"""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Services:
     readiness: Readiness
     pulls: PullStore
     keyed_requests: KeyedRequests
+    jobs: JobQueue
     model_folders: Callable[[], ModelFolders]
     """Raises ModelsFolderMissing if it is not known where the engine has its models"""
     exposition: Exposition

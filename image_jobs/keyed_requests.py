@@ -62,7 +62,7 @@ class Replay(Generic[T]):
 class KeyedRequest:
     """A request that is to be drawn now, by this thread. `seed`: the one to draw with. `again`: why it is drawn again, None
     if it is drawn for the first time. `is_recorded`: false if the disk is full: then it is drawn without a record, and a
-    retry draws again. Call one of the last three methods."""
+    retry draws again. Call one of the last four methods."""
 
     def __init__(self, path: Path, record: Record, claim: FileClaim | None, again: str | None) -> None:
         self._path, self._record, self._claim = path, record, claim
@@ -77,6 +77,10 @@ class KeyedRequest:
     def choose_job(self, job: str) -> None:
         """Write down which job answers the request, before that is created."""
         self.is_recorded = self.is_recorded and self._write(replace(self._record, job=job))
+
+    def handed_over(self) -> None:
+        """The job that was chosen answers it from now on."""
+        self._release()
 
     def answered(self, answer: Mapping[str, Any]) -> None:
         """Keep the answer for all later requests."""

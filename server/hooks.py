@@ -169,6 +169,7 @@ class ServerHooks:
         worker.keep_trying("gpu-reconciler", self._container.arbiter.reconciler.start)
         worker.keep_trying("warm-up", lambda: _start_thread(partial(warm_up, generator)))
         worker.keep_trying("model-pulls", self._container.pulls.resume_in_background)
+        worker.keep_trying("image-jobs", self._container.job_workers.start)
         # The log names upstreams that do not answer, and models that two of them have.
         worker.keep_trying("llm-models", lambda: _start_thread(self._container.model_directory.listed))
         if worker.age == 1:

@@ -1,0 +1,104 @@
+"""/v1/images/jobs: requests for pictures that are answered later."""
+
+from __future__ import annotations
+
+import threading
+
+from flask import Blueprint, Response, g, request
+
+from api.connection import disconnect_check
+from api.image_requests import links_of
+from api.job_documents import QueueEstimate, job_document, summary
+from api.job_events import JobEvents, ReleasedStream
+from api.json_responses import json_response
+from api.paths import GPUSTACK_IMAGE_JOBS, IMAGE_JOBS
+from api.services import Services
+from api.streams import HEADERS, MIME
+from errors import ImageJobNotFound, InvalidValue, QueueFull
+from image_jobs import JobView
+
+_DEFAULT_LIMIT, _MAX_LIMIT = 20, 100
+_MAX_EVENT_STREAMS = 32
+"""Of each worker: each holds a thread"""
+
+
+def image_jobs_blueprint(services: Services) -> Blueprint:
+    """The routes of the jobs."""
+    routes = Blueprint("image_jobs", __name__)
+    estimate = QueueEstimate(services)
+    streams = threading.BoundedSemaphore(_MAX_EVENT_STREAMS)
+    for base in (IMAGE_JOBS, GPUSTACK_IMAGE_JOBS):
+        one = f"{base}/<job_id>"
+        routes.add_url_rule(base, f"{base} list", lambda: _list(services, estimate))
+        routes.add_url_rule(one, f"{base} get", lambda job_id: _get(services, estimate, job_id))
+        routes.add_url_rule(
+            one, f"{base} delete", lambda job_id: _cancel(services, estimate, job_id), methods=["DELETE"]
+        )
+        routes.add_url_rule(
+            f"{one}/cancel",
+            f"{base} cancel",
+            lambda job_id: _cancel(services, estimate, job_id),
+            methods=["POST"],
+        )
+        routes.add_url_rule(
+            f"{one}/events", f"{base} events", lambda job_id: _events(services, estimate, streams, job_id)
+        )
+    return routes
+
+
+def _own_job(services: Services, job_id: str) -> JobView:
+    """Raises ImageJobNotFound, also for a job of another caller."""
+    view = services.jobs.get(job_id)
+    if view is None or (view.status.owner != g.caller.key and not g.caller.may("operate")):
+        raise ImageJobNotFound(f"There is no image job {job_id[:80]!r}.", id=job_id[:80])
+    return view
+
+
+def _get(services: Services, estimate: QueueEstimate, job_id: str) -> Response:
+    view = _own_job(services, job_id)
+    return json_response(job_document(view, services, estimate, links_of(services.options)))
+
+
+def _list(services: Services, estimate: QueueEstimate) -> Response:
+    limit = request.args.get("limit", str(_DEFAULT_LIMIT))
+    if not limit.isascii() or not limit.isdecimal() or not 1 <= int(limit[:9]) <= _MAX_LIMIT:
+        raise InvalidValue(f"`limit` must be a number from 1 to {_MAX_LIMIT}.", param="limit")
+    of_all = request.args.get("all", "") in ("true", "1") and g.caller.may("operate")
+    views, has_more = services.jobs.page(
+        None if of_all else g.caller.key, limit=int(limit), after=request.args.get("after")
+    )
+    documents = [summary(view, estimate) for view in views]
+    ids = [document["id"] for document in documents]
+    return json_response(
+        {
+            "object": "list",
+            "data": documents,
+            "first_id": ids[0] if ids else None,
+            "last_id": ids[-1] if ids else None,
+            "has_more": has_more,
+        }
+    )
+
+
+def _cancel(services: Services, estimate: QueueEstimate, job_id: str) -> Response:
+    _own_job(services, job_id)
+    services.jobs.cancel(job_id)
+    return json_response(summary(_own_job(services, job_id), estimate))
+
+
+def _events(
+    services: Services, estimate: QueueEstimate, streams: threading.BoundedSemaphore, job_id: str
+) -> Response:
+    view = _own_job(services, job_id)
+    last = request.headers.get("Last-Event-ID", "")
+    seen = int(last) if last.isascii() and last.isdecimal() and len(last) < 10 else 0
+    if view.status.has_ended and seen > view.status.events:
+        return Response(status=204)  # the client has seen the end: it is not to connect again
+    if not streams.acquire(blocking=False):
+        raise QueueFull(
+            f"{_MAX_EVENT_STREAMS} clients follow jobs already; ask for the job itself instead.",
+            retry_after_s=5,
+        )
+    events = JobEvents(services, estimate, job_id, links_of(services.options), seen)
+    has_hung_up = disconnect_check(request.environ)
+    return Response(ReleasedStream(events.stream(has_hung_up), streams), mimetype=MIME, headers=HEADERS)

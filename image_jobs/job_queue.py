@@ -1,0 +1,396 @@
+"""The jobs of this installation, of all processes: those that wait or are drawn, in the order of their turns, and those that
+have ended. A job is in the queue from the moment its entry is created until that is moved to the ended ones; both are one
+step, so that a process may be killed at any time. Whoever draws a job has claimed its entry."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from errors import ImageJobNotFound, ImageJobsFull
+from image_jobs.file_claim import FileClaim, is_claimed
+from image_jobs.job_folder import JobFolder, JobRequest, JobState, JobStatus
+from image_jobs.job_names import EndedName, QueuedName, is_job_id, new_job_id, next_turn, owner_digest
+from state_files import ensure_folder
+from system_errors import write_error
+
+log = logging.getLogger("easel.jobs")
+
+MAX_AGE_S = 86_400.0
+MAX_ENDED = 20_000
+_RETRY_AFTER_S = 30
+_VIEW_AGE_S = 0.25
+"""How old the list may be from which a client is told its place: many may ask a hundred times a second"""
+_CANCEL_CHECK_INTERVAL_S = 0.2
+_ORPHAN_AGE_S = 3600.0
+_CLOCK_TOLERANCE_S = 60.0
+_END_RETRY_S = 1.0
+
+
+@dataclass(frozen=True)
+class JobView:
+    """A job for display. `place`: how many come before it, None if it does not wait. `waiting_before`: how many of these are
+    not drawn yet. `progress`: the last event of the process that draws it, if any."""
+
+    status: JobStatus
+    place: int | None = None
+    waiting_before: int = 0
+    progress: tuple[str, Mapping[str, Any]] | None = None
+    cancel_requested: bool = False
+
+
+class TakenJob:
+    """A job that this thread draws. Call `end` or `put_back`, in this process or not at all."""
+
+    def __init__(
+        self, folder: JobFolder, name: QueuedName, claim: FileClaim, ended: Path, clock: Callable[[], float]
+    ) -> None:
+        self.folder, self.name = folder, name
+        self._claim, self._ended, self._clock = claim, ended, clock
+        self._cancel_checked_at, self._is_cancelled = 0.0, False
+        self.status = folder.status() or self._lost_status()
+
+    def _lost_status(self) -> JobStatus:
+        request = self.folder.read_request() or JobRequest(0, {})
+        return JobStatus(self.name.id, request.owner, request.model, self._clock())
+
+    def begin(self) -> None:
+        """Count the attempt. A full disk only loses the count."""
+        started = self.status.started or self._clock()
+        self.status = replace(
+            self.status, state="running", started=started, attempts=self.status.attempts + 1
+        )
+        with contextlib.suppress(OSError):
+            self.folder.write_status(self.status)
+
+    def is_older_than(self, seconds: float) -> bool:
+        """Since it was added."""
+        return self._clock() - self.status.created > seconds
+
+    def report(self, event: str, data: Mapping[str, Any]) -> None:
+        """Tell those who watch the job."""
+        self.folder.add_event(event, data)
+
+    def is_cancel_requested(self) -> bool:
+        """May be called often."""
+        now = time.monotonic()
+        if not self._is_cancelled and now - self._cancel_checked_at >= _CANCEL_CHECK_INTERVAL_S:
+            self._cancel_checked_at = now
+            self._is_cancelled = self.folder.is_cancel_requested()
+        return self._is_cancelled
+
+    def end(
+        self,
+        state: JobState,
+        *,
+        result: Mapping[str, Any] | None = None,
+        error: Mapping[str, Any] | None = None,
+        give_up: Callable[[], bool] = lambda: True,
+    ) -> bool:
+        """Write down how it ended. While the disk is full it tries again, until `give_up`; false then: the job is drawn
+        again later."""
+        events = self.folder.events()
+        status = replace(
+            self.status,
+            state=state,
+            ended=self._clock(),
+            result=result,
+            error=error,
+            events=events[-1][0] if events else 0,
+        )
+        while True:
+            try:
+                self.folder.write_status(status)
+                self.status = status
+                self._move()
+                return True
+            except OSError as problem:
+                if give_up():
+                    log.error("the end of job %s cannot be written: %s", status.id, problem.strerror)
+                    self._claim.release()
+                    return False
+                time.sleep(_END_RETRY_S)
+
+    def finish(self) -> None:
+        """For a job whose end was written, by a process that was killed before it could move the entry. Raises OSError."""
+        try:
+            self._move()
+        except OSError:
+            self._claim.release()
+            raise
+
+    def _move(self) -> None:
+        self.folder.remove_request()
+        ended = EndedName(
+            int(self.status.ended or self._clock()), self.name.number, self.name.owner, self.name.id
+        )
+        try:
+            self._claim.rename(self._ended / ended.text)
+        except FileNotFoundError:
+            ensure_folder(self._ended, 0o700)
+            if self._claim.path.exists():
+                self._claim.rename(self._ended / ended.text)
+        self._claim.release()
+
+    def put_back(self) -> None:
+        """Another process, or this one when it has started again, draws it; this attempt does not count."""
+        status = replace(self.status, state="queued", attempts=max(0, self.status.attempts - 1))
+        with contextlib.suppress(OSError):
+            self.folder.write_status(status)
+        self._claim.release()
+
+
+class JobQueue:
+    """The jobs in `folder`. `max_count` and `max_bytes`: of those that have not ended."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_count: int = 20_000,
+        max_bytes: int = 2_000_000_000,
+        max_ended: int = MAX_ENDED,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._folder, self._clock = folder, clock
+        self._max_count, self._max_bytes, self._max_ended = max_count, max_bytes, max_ended
+        self._queue, self._ended, self._work = folder / "queue", folder / "ended", folder / "work"
+        self._view_lock = threading.Lock()
+        self._viewed_at, self._viewed = -1.0, _Viewed([], {}, 0)
+        self._added = threading.Condition()
+
+    # --- adding ------------------------------------------------------------------------------------
+
+    def check_room(self) -> None:
+        """Raises ImageJobsFull."""
+        self._check_room(self._names())
+
+    def add(self, request: JobRequest, job_id: str | None = None) -> JobStatus:
+        """Add a job at the end of its owner's. `job_id`: None for a new one. Raises ImageJobsFull, StoreFull and
+        StateUnwritable."""
+        job_id = job_id or new_job_id()
+        folder = self._job_folder(job_id)
+        try:
+            ensure_folder(self._queue, 0o700)
+            ensure_folder(self._work, 0o700)
+            status = JobStatus(job_id, request.owner, request.model, self._clock())
+            try:
+                size = folder.create(status, request)
+                with self._mutex():
+                    self._enqueue(status, size)
+            except BaseException:
+                shutil.rmtree(folder.path, ignore_errors=True)
+                raise
+        except OSError as error:
+            raise write_error(error, "the queue of image jobs") from error
+        with self._added:
+            self._added.notify()
+        return status
+
+    def wait_for_job(self, timeout_s: float) -> None:
+        """Returns early if a job is added in this process."""
+        with self._added:
+            self._added.wait(timeout_s)
+
+    def wake(self) -> None:
+        """End all calls of `wait_for_job`."""
+        with self._added:
+            self._added.notify_all()
+
+    def _enqueue(self, status: JobStatus, size: int) -> None:
+        names = self._names()
+        self._check_room(names)
+        owner = owner_digest(status.owner)
+        # Later than all others, also after the clock was set back.
+        number = max([int(self._clock() * 1e6), *(name.number + 1 for name in names)])
+        name = QueuedName(next_turn(names, owner), number, owner, size, status.id)
+        os.close(os.open(self._queue / name.text, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+
+    def _check_room(self, names: list[QueuedName]) -> None:
+        size = sum(name.size for name in names)
+        if len(names) >= self._max_count or size >= self._max_bytes:
+            raise ImageJobsFull(
+                f"{len(names)} image jobs with {size / 1e6:.0f} MB wait already; at most {self._max_count} jobs and "
+                f"{self._max_bytes / 1e6:.0f} MB may wait.",
+                waiting=len(names),
+                retry_after_s=_RETRY_AFTER_S,
+            )
+
+    @contextlib.contextmanager
+    def _mutex(self) -> Iterator[None]:
+        """For milliseconds."""
+        descriptor = os.open(self._folder / "mutex.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    # --- drawing -----------------------------------------------------------------------------------
+
+    def take(self) -> TakenJob | None:
+        """The first job that nobody draws, for this thread; None if there is none."""
+        for text in _sorted_names(self._queue):
+            if (name := QueuedName.parse(text)) is None:
+                continue
+            with contextlib.suppress(OSError):
+                claim = FileClaim.take(self._queue / name.text)
+                if claim is not None and (job := self._taken(name, claim)) is not None:
+                    return job
+        return None
+
+    def _taken(self, name: QueuedName, claim: FileClaim) -> TakenJob | None:
+        """None for a job that had ended. Raises OSError."""
+        job = TakenJob(self._job_folder(name.id), name, claim, self._ended, self._clock)
+        if job.status.has_ended:
+            job.finish()
+            return None
+        return job
+
+    # --- looking -----------------------------------------------------------------------------------
+
+    def get(self, job_id: str) -> JobView | None:
+        """The job; None if there is none. Its place may be a quarter of a second old."""
+        status = self._job_folder(job_id).status() if is_job_id(job_id) else None
+        if status is None or status.has_ended:
+            return JobView(status) if status is not None else None
+        return self._view(status)
+
+    def _view(self, status: JobStatus) -> JobView:
+        folder = self._job_folder(status.id)
+        viewed = self._current_view()
+        place = viewed.places.get(status.id)
+        if status.state == "running" and place is not None:
+            if is_claimed(self._queue / viewed.names[place].text):
+                return JobView(
+                    status, progress=folder.last_event(), cancel_requested=folder.is_cancel_requested()
+                )
+            # Its process was killed, or it has just ended.
+            status = folder.status() or status
+            if not status.has_ended:
+                status = replace(status, state="queued")
+        place = len(viewed.names) if place is None else place
+        return JobView(
+            status, place, max(0, place - viewed.drawn), cancel_requested=folder.is_cancel_requested()
+        )
+
+    def _current_view(self) -> _Viewed:
+        with self._view_lock:
+            if time.monotonic() - self._viewed_at > _VIEW_AGE_S:
+                names = self._names()
+                places = {name.id: index for index, name in enumerate(names)}
+                drawn = sum(is_claimed(self._queue / name.text) for name in names[:_MAX_DRAWN])
+                self._viewed = _Viewed(names, places, drawn)
+                self._viewed_at = time.monotonic()
+            return self._viewed
+
+    def page(self, owner: str | None, *, limit: int, after: str | None = None) -> tuple[list[JobView], bool]:
+        """The jobs of an owner (None: of all), the latest first, and whether there are more. `after`: begin after this
+        one. Raises ImageJobNotFound if there is no such job."""
+        digest = None if owner is None else owner_digest(owner)
+        names: list[QueuedName | EndedName] = [*self._names(), *self._ended_names()]
+        own = {name.id: name for name in names if digest in (None, name.owner)}
+        ordered = sorted(own.values(), key=lambda name: name.number, reverse=True)
+        if after is not None:
+            if after not in own:
+                raise ImageJobNotFound(f"There is no job {after[:80]!r}.", param="after")
+            ordered = ordered[[name.id for name in ordered].index(after) + 1 :]
+        views = (self.get(name.id) for name in ordered[:limit])
+        return [view for view in views if view is not None], len(ordered) > limit
+
+    def events(self, job_id: str) -> list[tuple[int, str, Mapping[str, Any]]]:
+        """Those of a job that has not ended."""
+        return self._job_folder(job_id).events()
+
+    def _names(self) -> list[QueuedName]:
+        return [name for text in _sorted_names(self._queue) if (name := QueuedName.parse(text)) is not None]
+
+    def _ended_names(self) -> list[EndedName]:
+        return [name for text in _sorted_names(self._ended) if (name := EndedName.parse(text)) is not None]
+
+    def _job_folder(self, job_id: str) -> JobFolder:
+        return JobFolder(self._work / job_id)
+
+    # --- cancelling and removing -------------------------------------------------------------------
+
+    def cancel(self, job_id: str) -> None:
+        """A job that waits ends at once, one that is drawn as soon as its process sees it, one that has ended stays as it
+        is. Raises StoreFull and StateUnwritable."""
+        name = next((name for name in self._names() if name.id == job_id), None)
+        if name is None:
+            return
+        try:
+            claim = FileClaim.take(self._queue / name.text)
+            job = self._taken(name, claim) if claim is not None else None
+            if job is not None:
+                job.end("cancelled")
+            elif claim is None:
+                folder = self._job_folder(job_id)
+                with contextlib.suppress(FileNotFoundError):  # it has ended
+                    folder.request_cancel()
+        except OSError as error:
+            raise write_error(error, "the queue of image jobs") from error
+
+    def sweep(self) -> None:
+        """Remove the jobs that ended a day ago, the oldest of too many, and what killed processes left. Never raises."""
+        with contextlib.suppress(OSError):
+            self._remove_ended()
+            self._remove_orphans()
+
+    def _remove_ended(self) -> None:
+        now, names = self._clock(), self._ended_names()
+        extra = len(names) - self._max_ended
+        for index, name in enumerate(names):
+            if name.ended > now + _CLOCK_TOLERANCE_S:  # the clock was set back
+                with contextlib.suppress(OSError):
+                    os.rename(self._ended / name.text, self._ended / replace(name, ended=int(now)).text)
+            elif index < extra or now - name.ended > MAX_AGE_S:
+                shutil.rmtree(self._work / name.id, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    os.unlink(self._ended / name.text)
+
+    def _remove_orphans(self) -> None:
+        """Folders of jobs that are in no list: their process was killed before the client had an answer."""
+        now = self._clock()
+        old = []
+        with os.scandir(self._work) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    age = now - entry.stat(follow_symlinks=False).st_mtime
+                    if age > _ORPHAN_AGE_S:
+                        old.append(entry.name)
+        if old:
+            # In this order: a job goes from the first list to the second.
+            listed = {name.id for name in self._names()} | {name.id for name in self._ended_names()}
+            for name in old:
+                if name not in listed:
+                    shutil.rmtree(self._work / name, ignore_errors=True)
+
+
+_MAX_DRAWN = 64
+"""Jobs at the beginning of the queue among which those are looked for that are drawn"""
+
+
+@dataclass(frozen=True)
+class _Viewed:
+    """The queue at some moment, the place of each job in it by id, and how many are drawn."""
+
+    names: list[QueuedName]
+    places: Mapping[str, int]
+    drawn: int
+
+
+def _sorted_names(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []

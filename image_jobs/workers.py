@@ -1,0 +1,164 @@
+"""The threads of a process that draw jobs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from errors import (
+    EaselError,
+    EngineUnreachable,
+    GpuBusy,
+    GpuInGenerationMode,
+    GpuPreempted,
+    ImageJobDamaged,
+    ImageJobInterrupted,
+    QueueFull,
+    RenderCancelled,
+    RequestCancelled,
+    ServerStopping,
+    ServerUnreachable,
+    SwitchFailed,
+    error_from_code,
+)
+from image_jobs.job_folder import JobRequest
+from image_jobs.job_queue import JobQueue, TakenJob
+
+log = logging.getLogger("easel.jobs")
+
+MAX_ATTEMPTS = 3
+"""A job that ends the server each time is not begun again for ever."""
+WAITED_OUT = (
+    EngineUnreachable,
+    GpuBusy,
+    GpuPreempted,
+    GpuInGenerationMode,
+    ServerUnreachable,
+    QueueFull,
+    SwitchFailed,
+)
+"""Errors that say nothing about the job: it waits until the engine and the GPU are there again"""
+MAX_WAIT_S = 86_400.0
+_POLL_INTERVAL_S = 0.2
+_SWEEP_INTERVAL_S = 60.0
+_MAX_PAUSE_S = 60.0
+_DEFAULT_PAUSE_S = 5.0
+
+Draw = Callable[[TakenJob, JobRequest], Mapping[str, Any]]
+"""Draws a job and returns its result as JSON. Raises EaselError."""
+
+
+class JobWorkers:
+    """`count` threads, each of which takes the next job whenever it has ended one."""
+
+    def __init__(self, queue: JobQueue, draw: Draw, *, count: int) -> None:
+        self._queue, self._draw, self._count = queue, draw, count
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._swept_at = -_SWEEP_INTERVAL_S
+        self._sweep_lock = threading.Lock()
+
+    def start(self) -> None:
+        """Start those threads that do not run. Raises RuntimeError if the system gives no more threads."""
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        while len(self._threads) < self._count:
+            thread = threading.Thread(target=self._run, name="easel-image-job", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def stop(self, timeout_s: float = 0.0) -> None:
+        """Take no more jobs. Those that are drawn go on."""
+        self._stopping.set()
+        self._queue.wake()
+        for thread in self._threads:
+            thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._sweep_sometimes()
+                job = self._queue.take()
+                if job is not None:
+                    self._process(job)
+                    continue
+            except Exception:
+                log.exception("an image job could not be taken")
+            self._queue.wait_for_job(_POLL_INTERVAL_S)
+
+    def _sweep_sometimes(self) -> None:
+        with self._sweep_lock:
+            if time.monotonic() - self._swept_at < _SWEEP_INTERVAL_S:
+                return
+            self._swept_at = time.monotonic()
+        self._queue.sweep()
+
+    def _process(self, job: TakenJob) -> None:
+        """Draw it, again as long as it may succeed then, and write down how it ended."""
+        failures = 0
+        try:
+            request = self._begun(job)
+            while True:
+                try:
+                    result = self._draw(job, request)
+                    break
+                except EaselError as error:
+                    failures += not isinstance(error, WAITED_OUT)
+                    if not error.retry or failures >= MAX_ATTEMPTS or job.is_older_than(MAX_WAIT_S):
+                        raise
+                    self._pause(job, error)
+        except ServerStopping:
+            self._stopping.set()
+            job.put_back()
+        except (RequestCancelled, RenderCancelled) as error:
+            self._end(job, "cancelled", error)
+        except EaselError as error:
+            self._end(job, "failed", error)
+        except Exception:
+            log.exception("image job %s failed", job.status.id)
+            self._end(job, "failed", EaselError("Internal server error.", job=job.status.id))
+        else:
+            job.end("done", result=result, give_up=self._stopping.is_set)
+
+    def _begun(self, job: TakenJob) -> JobRequest:
+        """Raises RequestCancelled, ImageJobInterrupted and ImageJobDamaged."""
+        if job.is_cancel_requested():
+            raise RequestCancelled("The job was cancelled.")
+        if job.status.attempts >= MAX_ATTEMPTS:
+            raise ImageJobInterrupted(f"The server ended {job.status.attempts} times while it drew this job.")
+        request = job.folder.read_request()
+        if request is None:
+            raise ImageJobDamaged("What was kept of this job was damaged or deleted; send the request again.")
+        job.begin()
+        job.report("running", {"attempt": job.status.attempts})
+        return request
+
+    def _end(self, job: TakenJob, state: Any, error: EaselError) -> None:
+        log.warning("image job %s %s: %s: %s", job.status.id, state, error.code, error.message)
+        shown = None if state == "cancelled" else error_as_json(error)
+        job.end(state, error=shown, give_up=self._stopping.is_set)
+
+    def _pause(self, job: TakenJob, error: EaselError) -> None:
+        """Wait until it may succeed. Raises RequestCancelled and ServerStopping."""
+        pause_s = min(_MAX_PAUSE_S, float(error.details.get("retry_after_s") or _DEFAULT_PAUSE_S))
+        job.report("waiting", {"waits_for": error.message, "code": error.code, "expected_s": None})
+        deadline = time.monotonic() + pause_s
+        while time.monotonic() < deadline:
+            if job.is_cancel_requested():
+                raise RequestCancelled("The job was cancelled.")
+            if self._stopping.wait(_POLL_INTERVAL_S):
+                raise ServerStopping("The server is stopping.")
+
+
+def error_as_json(error: EaselError) -> dict[str, Any]:
+    """What `error_of` turns into the error again."""
+    return {"code": error.code, "message": error.message, "param": error.param, "details": error.details}
+
+
+def error_of(document: Mapping[str, Any]) -> EaselError:
+    """The error of a job that failed."""
+    error = error_from_code(document["code"], document["message"], **document["details"])
+    error.param = document["param"]
+    return error
