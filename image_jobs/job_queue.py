@@ -192,6 +192,7 @@ class JobQueue:
                 raise
         except OSError as error:
             raise write_error(error, "the queue of image jobs") from error
+        self._viewed_at = -1.0
         with self._added:
             self._added.notify()
         return status
@@ -259,7 +260,7 @@ class JobQueue:
     # --- looking -----------------------------------------------------------------------------------
 
     def get(self, job_id: str) -> JobView | None:
-        """The job; None if there is none. Its place may be a quarter of a second old."""
+        """The job; None if there is none. Its place may be a quarter of a second old, if other processes changed it."""
         status = self._job_folder(job_id).status() if is_job_id(job_id) else None
         if status is None or status.has_ended:
             return JobView(status) if status is not None else None
@@ -286,11 +287,11 @@ class JobQueue:
     def _current_view(self) -> _Viewed:
         with self._view_lock:
             if time.monotonic() - self._viewed_at > _VIEW_AGE_S:
+                self._viewed_at = time.monotonic()
                 names = self._names()
                 places = {name.id: index for index, name in enumerate(names)}
                 drawn = sum(is_claimed(self._queue / name.text) for name in names[:_MAX_DRAWN])
                 self._viewed = _Viewed(names, places, drawn)
-                self._viewed_at = time.monotonic()
             return self._viewed
 
     def page(self, owner: str | None, *, limit: int, after: str | None = None) -> tuple[list[JobView], bool]:
@@ -333,6 +334,7 @@ class JobQueue:
             job = self._taken(name, claim) if claim is not None else None
             if job is not None:
                 job.end("cancelled")
+                self._viewed_at = -1.0
             elif claim is None:
                 folder = self._job_folder(job_id)
                 with contextlib.suppress(FileNotFoundError):  # it has ended

@@ -29,8 +29,9 @@ from image_jobs.job_queue import JobQueue, TakenJob
 
 log = logging.getLogger("easel.jobs")
 
-MAX_ATTEMPTS = 3
-"""A job that ends the server each time is not begun again for ever."""
+MAX_STARTS = 5
+"""A job that ends the server each time is not begun again for ever. Those that are drawn beside it count a start, too."""
+MAX_FAILURES = 3
 WAITED_OUT = (
     EngineUnreachable,
     GpuBusy,
@@ -52,10 +53,10 @@ Draw = Callable[[TakenJob, JobRequest], Mapping[str, Any]]
 
 
 class JobWorkers:
-    """`count` threads, each of which takes the next job whenever it has ended one."""
+    """`count` threads, each of which takes the next job whenever it has ended one. `max_pause_s`: between two attempts."""
 
-    def __init__(self, queue: JobQueue, draw: Draw, *, count: int) -> None:
-        self._queue, self._draw, self._count = queue, draw, count
+    def __init__(self, queue: JobQueue, draw: Draw, *, count: int, max_pause_s: float = _MAX_PAUSE_S) -> None:
+        self._queue, self._draw, self._count, self._max_pause_s = queue, draw, count, max_pause_s
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._swept_at = -_SWEEP_INTERVAL_S
@@ -106,7 +107,7 @@ class JobWorkers:
                     break
                 except EaselError as error:
                     failures += not isinstance(error, WAITED_OUT)
-                    if not error.retry or failures >= MAX_ATTEMPTS or job.is_older_than(MAX_WAIT_S):
+                    if not error.retry or failures >= MAX_FAILURES or job.is_older_than(MAX_WAIT_S):
                         raise
                     self._pause(job, error)
         except ServerStopping:
@@ -126,7 +127,7 @@ class JobWorkers:
         """Raises RequestCancelled, ImageJobInterrupted and ImageJobDamaged."""
         if job.is_cancel_requested():
             raise RequestCancelled("The job was cancelled.")
-        if job.status.attempts >= MAX_ATTEMPTS:
+        if job.status.attempts >= MAX_STARTS:
             raise ImageJobInterrupted(f"The server ended {job.status.attempts} times while it drew this job.")
         request = job.folder.read_request()
         if request is None:
@@ -142,7 +143,7 @@ class JobWorkers:
 
     def _pause(self, job: TakenJob, error: EaselError) -> None:
         """Wait until it may succeed. Raises RequestCancelled and ServerStopping."""
-        pause_s = min(_MAX_PAUSE_S, float(error.details.get("retry_after_s") or _DEFAULT_PAUSE_S))
+        pause_s = min(self._max_pause_s, float(error.details.get("retry_after_s") or _DEFAULT_PAUSE_S))
         job.report("waiting", {"waits_for": error.message, "code": error.code, "expected_s": None})
         deadline = time.monotonic() + pause_s
         while time.monotonic() < deadline:
