@@ -34,6 +34,7 @@ _CANCEL_CHECK_INTERVAL_S = 0.2
 _ORPHAN_AGE_S = 3600.0
 _CLOCK_TOLERANCE_S = 60.0
 _END_RETRY_S = 1.0
+_CLAIM_TRIES, _CLAIM_INTERVAL_S = 5, 0.01
 
 
 @dataclass(frozen=True)
@@ -330,17 +331,24 @@ class JobQueue:
         if name is None:
             return
         try:
-            claim = FileClaim.take(self._queue / name.text)
+            claim = self._claim_patiently(self._queue / name.text)
             job = self._taken(name, claim) if claim is not None else None
-            if job is not None:
-                job.end("cancelled")
-                self._viewed_at = -1.0
-            elif claim is None:
-                folder = self._job_folder(job_id)
+            if claim is None or (job is not None and not job.end("cancelled")):
                 with contextlib.suppress(FileNotFoundError):  # it has ended
-                    folder.request_cancel()
+                    self._job_folder(job_id).request_cancel()
         except OSError as error:
             raise write_error(error, "the queue of image jobs") from error
+        self._viewed_at = -1.0
+
+    @staticmethod
+    def _claim_patiently(path: Path) -> FileClaim | None:
+        """Who only looks whether a job is drawn has its file locked for a moment."""
+        for _ in range(_CLAIM_TRIES):
+            claim = FileClaim.take(path)
+            if claim is not None or not path.exists():
+                return claim
+            time.sleep(_CLAIM_INTERVAL_S)
+        return None
 
     def sweep(self) -> None:
         """Remove the jobs that ended a day ago, the oldest of too many, and what killed processes left. Never raises."""

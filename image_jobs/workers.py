@@ -71,11 +71,12 @@ class JobWorkers:
             self._threads.append(thread)
 
     def stop(self, timeout_s: float = 0.0) -> None:
-        """Take no more jobs. Those that are drawn go on."""
+        """Take no more jobs. Waits for those that are drawn, at most `timeout_s`."""
         self._stopping.set()
         self._queue.wake()
+        deadline = time.monotonic() + timeout_s
         for thread in self._threads:
-            thread.join(timeout_s)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _run(self) -> None:
         while not self._stopping.is_set():

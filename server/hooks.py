@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -78,6 +79,7 @@ class ServerHooks:
         self._container = container
         self._settings = container.settings
         self._keeper: StateKeeper | None = None
+        self._stopping_since = 0.0
 
     def on_starting(self, server: Any) -> None:
         """Check settings, state directory and catalogue before the first worker starts; on an error exit with one
@@ -149,6 +151,7 @@ class ServerHooks:
         default_handler = signal.getsignal(signal.SIGTERM)
 
         def stop(number: int, frame: Any) -> None:
+            self._stopping_since = self._stopping_since or time.monotonic()
             self._container.arbiter.fail_waiting(_stopping())
             timer = threading.Timer(JOB_GRACE_S, self._container.stop_jobs, [_stopping()])
             timer.daemon = True
@@ -183,7 +186,9 @@ class ServerHooks:
             worker.keep_trying("preload", lambda: _start_thread(work))
 
     def worker_exit(self, server: Any, worker: Any) -> None:
-        """Send the last traces of a worker."""
+        """Wait for the image jobs that are drawn. They end, or are cancelled with the others and drawn again later. Then send the last traces."""
+        elapsed_s = time.monotonic() - self._stopping_since if self._stopping_since else 0.0
+        self._container.job_workers.stop(max(0.0, JOB_GRACE_S + CANCEL_TIMEOUT_S - elapsed_s))
         self._container.close_traces()
 
     def worker_int(self, worker: Any) -> None:

@@ -216,19 +216,26 @@ def test_a_job_that_ran_when_the_server_was_killed_is_drawn_once_more(
     assert answer["result"]["_hal0"]["meta"]["seed"] == request["seed"]
 
 
-def test_a_stop_puts_the_jobs_back_that_wait(tmp_path: Path, sketch: SketchProcess) -> None:
+def test_a_stop_lets_the_job_end_that_is_drawn_and_puts_the_others_back(
+    tmp_path: Path, sketch: SketchProcess
+) -> None:
     environment = {"EASEL_ENGINE_URL": sketch.url, "EASEL_JOBS_THREADS": "1"}
+    engine = Engine(sketch.url)
     with running(tmp_path, **environment) as server:
         ids = [post(server, LATER).json()["id"] for _ in range(4)]
-        wait_until(lambda: states(server)["running"])
+        wait_until(lambda: has_running_job(engine))
+    engine.close()
+    assert _done(tmp_path)
     with running(tmp_path, **environment) as server:
         wait_until(lambda: states(server) == Counter(done=4))
-        assert {one["id"] for one in jobs_of(server)} == set(ids)
+        jobs = jobs_of(server)
+    assert {one["id"] for one in jobs} == set(ids)
+    assert {one["attempts"] for one in jobs} == {1}
 
 
 def test_another_worker_draws_lists_and_cancels(tmp_path: Path, sketch: SketchProcess) -> None:
     with running(tmp_path, EASEL_ENGINE_URL=sketch.url, EASEL_JOBS_THREADS="1") as server:
-        first, second = server.workers()
+        first, second = wait_until(lambda: len(server.workers()) == 2 and server.workers())
         with stopped(second):
             ids = [post(server, LATER).json()["id"] for _ in range(4)]
             wait_until(lambda: states(server)["running"])
