@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import re
+from urllib.request import parse_http_list
 
 from flask import Request
 
 HEADER = "Prefer"
 APPLIED = "Preference-Applied"
 RESPOND_ASYNC = "respond-async"
-_PREFERENCE = re.compile(r'\s*([^\s,;="]+)\s*((?:"(?:[^"\\]|\\.)*"|[^,"])*)(?:,|$)')
 
 
 def prefers_async(request: Request) -> bool:
     """Whether the client wants to have the answer later. A preference with a value is another one."""
-    names = [
-        name.lower()
-        for value in request.headers.getlist(HEADER)
-        for name, rest in _PREFERENCE.findall(value)
-        if not rest.startswith("=")
-    ]
-    return RESPOND_ASYNC in names
+    preferences = [item for value in request.headers.getlist(HEADER) for item in parse_http_list(value)]
+    return any(item.partition(";")[0].strip().lower() == RESPOND_ASYNC for item in preferences)

@@ -103,6 +103,7 @@ def test_jobs_have_the_documented_shape(working: FlaskClient) -> None:
         ("wait=10", False),
         ("", False),
         ('";;,,=', False),
+        ("a " * 4000 + '"', False),
     ],
 )
 def test_only_respond_async_is_applied(client: FlaskClient, prefer: str, is_applied: bool) -> None:
