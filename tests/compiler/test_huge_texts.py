@@ -91,7 +91,7 @@ LISTS = (
         '{{ ([range(99999)] * 1000)|map("list")|list|length }}',
         *(
             KEEPING.replace("EXPRESSION", each)
-            for each in ("at.x[:]", "at.x[1:]|length", "at.x.copy()", 'dict.fromkeys(range(99999))', "at.text[1:]")
+            for each in ("at.x[:]", "at.x.copy()", "dict.fromkeys(range(99999))", "at.text[1:]")
         ),
         "{% set at = namespace(x=prompt) %}{% for i in range(60) %}{% set x %}{{ at.x }}{{ at.x }}{% endset %}"
         "{% set at.x = x %}{% endfor %}",
