@@ -25,6 +25,11 @@ class Caller:
     id: str = ""
     limits: Limits = UNLIMITED
 
+    @property
+    def owner(self) -> str:
+        """Whose what it made is: another key of the same name later is another owner."""
+        return self.id or self.key
+
     def may(self, *scopes: Scope) -> bool:
         """Whether it has one of `scopes`."""
         return not self.scopes.isdisjoint(scopes)

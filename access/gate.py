@@ -166,6 +166,29 @@ class Gate:
             levels = ()
         return Use(self, caller, place, levels)
 
+    def admit_later(self, owner: str) -> Use:
+        """What a request uses that was counted before and is drawn now, without its connection. `owner`: as `Caller.owner`.
+        Raises KeyEnded, KeyLimitReached while too many requests of its key run, and as `admit`."""
+        table = self.keys.current()
+        key = table.by_id.get(owner)
+        if key is None:
+            caller = next((each for each in self._settings_keys.values() if each.owner == owner), None)
+            if owner and caller is None and owner != COMMAND.owner:
+                raise KeyEnded("The key of this request is not valid any more.", name=owner)
+            return Use(self, caller or ANONYMOUS)
+        self._require_active(key)
+        limit = key.caller.limits.concurrent
+        if limit is None:
+            return Use(self, key.caller)
+        try:
+            place = self._places.take(key.caller.id, limit)
+        except OSError as error:
+            self._require_unlimited(key.caller, error)
+            return Use(self, key.caller)
+        if place is None:
+            raise _limit_reached(key.caller, Level("concurrent", limit, limit, None))
+        return Use(self, key.caller, place)
+
     def _take_place(self, caller: Caller, limit: int) -> Place:
         place = self._places.take(caller.id, limit)
         if place is None:

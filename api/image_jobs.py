@@ -49,7 +49,7 @@ def image_jobs_blueprint(services: Services) -> Blueprint:
 def _own_job(services: Services, job_id: str) -> JobView:
     """Raises ImageJobNotFound, also for a job of another caller."""
     view = services.jobs.get(job_id)
-    if view is None or (view.status.owner != g.caller.key and not g.caller.may("operate")):
+    if view is None or (view.status.owner != g.caller.owner and not g.caller.may("operate")):
         raise ImageJobNotFound(f"There is no image job {job_id[:80]!r}.", id=job_id[:80])
     return view
 
@@ -65,7 +65,7 @@ def _list(services: Services, estimate: QueueEstimate) -> Response:
         raise InvalidValue(f"`limit` must be a number from 1 to {_MAX_LIMIT}.", param="limit")
     of_all = request.args.get("all", "") in ("true", "1") and g.caller.may("operate")
     views, has_more = services.jobs.page(
-        None if of_all else g.caller.key, limit=int(limit), after=request.args.get("after")
+        None if of_all else g.caller.owner, limit=int(limit), after=request.args.get("after")
     )
     documents = [summary(view, estimate) for view in views]
     ids = [document["id"] for document in documents]

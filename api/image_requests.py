@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flask import g, request
+from flask import g, has_request_context, request
 
 from access import PictureUse, Use
 from api.connection import disconnect_check
@@ -122,7 +122,7 @@ class ImageFields:
         files = tuple((_file_name(name, inputs), data) for name, data in files)
         if endpoint.task == "generate" and remove_empty_images(fields, inputs):
             endpoint = replace(endpoint, task="edit", path_task="generate")
-        use = use or g.get("use")
+        use = use or (g.get("use") if has_request_context() else None)
         seed = random_seed() if seed is None else seed
         fetch = fetch or services.fetch_image or refuse_image_url
         notes = (*notes, *more)

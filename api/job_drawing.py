@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from dataclasses import asdict
@@ -30,7 +31,11 @@ def draw_job(services: Services, job: TakenJob, job_request: JobRequest) -> dict
         raise ImageJobDamaged("What was kept of this job is not complete; send the request again.") from error
     reports = _Reports(job)
     watch = Watch(job.is_cancel_requested, reports.on_prepared, reports.on_progress, reports.on_wait)
-    parsed, drawing, images = received.draw(services, seed=job_request.seed, sender=sender, watch=watch)
+    # The request was counted when it came, its pictures are counted now.
+    with contextlib.closing(services.gate.admit_later(job_request.owner)) as use:
+        parsed, drawing, images = received.draw(
+            services, seed=job_request.seed, sender=sender, watch=watch, use=use
+        )
     content = images_response(parsed, drawing, images, Links(""), time.monotonic() - began_at)
     return stored_answer(content, images, parsed.output, services.store)
 

@@ -59,7 +59,7 @@ class OutlivingRequest:
 
     def _enter(self, received: ReceivedRequest, key: str) -> Replay[dict[str, Any]] | KeyedRequest:
         return self._services.keyed_requests.enter(
-            g.caller.key,
+            g.caller.owner,
             key,
             fingerprint(received.endpoint, received.body, received.files),
             seed=random_seed(),
@@ -131,7 +131,9 @@ class OutlivingRequest:
         services = self._services
         services.jobs.check_room()
         model = received.check(services)
-        status = services.jobs.add(received.as_job(seed=seed, sender=sender_of(request), model=model), job_id)
+        status = services.jobs.add(
+            received.as_job(seed=seed, sender=sender_of(request), owner=g.caller.owner, model=model), job_id
+        )
         return accepted(services.jobs.get(status.id) or JobView(status), services, self._links)
 
     # --- answering as before -----------------------------------------------------------------------

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from access import SCOPES, Caller, Scope
 from api.image_requests import PATHS
-from api.paths import MODEL_PATHS, STORED_IMAGES, TAGS_PATH, VERSION_PATH
+from api.paths import GPUSTACK_IMAGE_JOBS, IMAGE_JOBS, MODEL_PATHS, STORED_IMAGES, TAGS_PATH, VERSION_PATH
 from conversation import ROUTES
 from errors import ScopeMissing
 
@@ -30,6 +30,8 @@ SEE_MODELS = Permission(("view", "operate", "draw"))
 VIEW = Permission(("view", "operate"))
 CANCEL = Permission(("draw", "operate"))
 """With `draw` only the requests of the same key"""
+JOBS = CANCEL
+"""The same for image jobs"""
 OPERATE = Permission(("operate",))
 
 PERMISSIONS: Mapping[tuple[str, str], Permission] = {
@@ -42,6 +44,17 @@ PERMISSIONS: Mapping[tuple[str, str], Permission] = {
     **{("GET", path): SEE_MODELS for base in MODEL_PATHS for path in (base, f"{base}/<path:name>")},
     ("GET", TAGS_PATH): SEE_MODELS,
     ("GET", VERSION_PATH): SEE_MODELS,
+    **{
+        (method, base + path): JOBS
+        for base in (IMAGE_JOBS, GPUSTACK_IMAGE_JOBS)
+        for method, path in (
+            ("GET", ""),
+            ("GET", "/<job_id>"),
+            ("GET", "/<job_id>/events"),
+            ("DELETE", "/<job_id>"),
+            ("POST", "/<job_id>/cancel"),
+        )
+    },
     ("GET", "/api/comfyui/status"): VIEW,
     ("GET", "/metrics"): VIEW,
     ("POST", "/api/comfyui/switchover"): OPERATE,

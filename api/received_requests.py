@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from access import Use
 from api.dialect import Endpoint
 from api.image_requests import ImageFields
 from api.request_fields import ParsedRequest
@@ -75,10 +76,12 @@ class ReceivedRequest:
         watch: Watch,
         deadline: float | None = None,
         notes: tuple[Note, ...] = (),
+        use: Use | None = None,
     ) -> tuple[ParsedRequest, Drawing, tuple[Image, ...]]:
         """Draw it, once. `seed`: for a request that has none. `deadline`: as in `ImageFields`, None for one that begins
-        now. Raises FieldNotSupported for a stream, and what `ImageFields.prepare` and `Drawing.images` raise."""
-        parsed, drawing = self._prepare(services, seed, notes, watch.cancelled, deadline)
+        now. `use`: as in `ImageFields.read`. Raises FieldNotSupported for a stream, and what `ImageFields.prepare` and
+        `Drawing.images` raise."""
+        parsed, drawing = self._prepare(services, seed, notes, watch.cancelled, deadline, use)
         self._refuse_stream(parsed)
         # Up to a hundred megabytes, not needed while the request waits for the GPU.
         self.body, self.files, self.fetched = {}, (), {}
@@ -99,8 +102,9 @@ class ReceivedRequest:
         notes: tuple[Note, ...],
         cancelled: Callable[[], bool],
         deadline: float | None,
+        use: Use | None,
     ) -> tuple[ParsedRequest, Drawing]:
-        fields = self._fields(services, seed, self._from_fetched(services), notes)
+        fields = self._fields(services, seed, self._from_fetched(services), notes, use)
         fields.deadline = fields.deadline if deadline is None else deadline
         return fields.prepare(cancelled)
 
@@ -109,7 +113,12 @@ class ReceivedRequest:
         return lambda url, param: self.fetched[url] if url in self.fetched else fetch(url, param)
 
     def _fields(
-        self, services: Services, seed: int, fetch: FetchImage, notes: tuple[Note, ...] = ()
+        self,
+        services: Services,
+        seed: int,
+        fetch: FetchImage,
+        notes: tuple[Note, ...] = (),
+        use: Use | None = None,
     ) -> ImageFields:
         return ImageFields.read(
             self.body,
@@ -120,6 +129,7 @@ class ReceivedRequest:
             seed=seed,
             fetch=fetch,
             notes=notes,
+            use=use,
         )
 
     def _refuse_stream(self, parsed: ParsedRequest) -> None:
@@ -131,7 +141,7 @@ class ReceivedRequest:
 
     # --- as a job ----------------------------------------------------------------------------------
 
-    def as_job(self, *, seed: int, sender: Sender, model: str) -> JobRequest:
+    def as_job(self, *, seed: int, sender: Sender, owner: str, model: str) -> JobRequest:
         """What `from_job` turns into this request again."""
         content = {
             "endpoint": asdict(self.endpoint),
@@ -142,7 +152,7 @@ class ReceivedRequest:
             "sender": asdict(sender),
         }
         files = (*(data for _, data in self.files), *self.fetched.values())
-        return JobRequest(seed, content, files, sender.key, model)
+        return JobRequest(seed, content, files, owner, model)
 
     @classmethod
     def from_job(cls, job: JobRequest, header: str) -> tuple[ReceivedRequest, Sender]:

@@ -16,6 +16,7 @@ from errors import (
     GpuPreempted,
     ImageJobDamaged,
     ImageJobInterrupted,
+    KeyLimitReached,
     QueueFull,
     RenderCancelled,
     RequestCancelled,
@@ -37,11 +38,12 @@ WAITED_OUT = (
     GpuBusy,
     GpuPreempted,
     GpuInGenerationMode,
+    KeyLimitReached,
     ServerUnreachable,
     QueueFull,
     SwitchFailed,
 )
-"""Errors that say nothing about the job: it waits until the engine and the GPU are there again"""
+"""Errors that say nothing about the job: it waits until the engine, the GPU and the key's allowance are there again"""
 MAX_WAIT_S = 86_400.0
 _POLL_INTERVAL_S = 0.2
 _SWEEP_INTERVAL_S = 60.0

@@ -186,7 +186,8 @@ class ServerHooks:
             worker.keep_trying("preload", lambda: _start_thread(work))
 
     def worker_exit(self, server: Any, worker: Any) -> None:
-        """Wait for the image jobs that are drawn. They end, or are cancelled with the others and drawn again later. Then send the last traces."""
+        """Wait for the image jobs that are drawn: they end, or are cancelled with the others and drawn again later. Then
+        send the last traces."""
         elapsed_s = time.monotonic() - self._stopping_since if self._stopping_since else 0.0
         self._container.job_workers.stop(max(0.0, JOB_GRACE_S + CANCEL_TIMEOUT_S - elapsed_s))
         self._container.close_traces()
