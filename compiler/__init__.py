@@ -196,8 +196,20 @@ def load_catalogue(sources: Sources, *, proved: Collection[str] | None = None) -
 
     A model that fails stays in the catalogue: `Catalogue.undrawable` has its faults, and requests for it are refused. What
     is wrong in the owner's folder is left out and listed in `Catalogue.own_faults`. Raises CatalogueInvalid with every
-    error found if the catalogue itself is invalid.
+    error found if the catalogue itself is invalid. The last catalogue is kept: it is returned again for equal `sources`.
     """
+    global _last
+    key = sources, sources.shipped_proofs, sources.own_proofs, proved and frozenset(proved)
+    last = _last
+    if last is None or last[0] != key:
+        last = _last = key, _load(sources, proved)
+    return last[1]
+
+
+_last: tuple[Any, Catalogue] | None = None
+
+
+def _load(sources: Sources, proved: Collection[str] | None) -> Catalogue:
     catalogue = with_own_entries(parse_catalogue(sources), sources)
     models = [model for model in catalogue.models.values() if proved is None or model.id in proved]
     proofs = prove_catalogue(catalogue, models, (sources.shipped_proofs, sources.own_proofs))
