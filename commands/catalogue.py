@@ -72,11 +72,9 @@ def _connected(engine: Engine) -> EngineStats:
     try:
         stats = engine.stats()
         engine.connect()
-    except EngineUnreachable:
-        click.echo(
-            "Start ComfyUI or correct the URL. Without --check the catalogue is checked by itself.", err=True
-        )
-        raise
+    except EngineUnreachable as error:
+        hint = "Start ComfyUI or correct the URL. Without --check the catalogue is checked by itself."
+        raise EngineUnreachable(f"{error.message} {hint}", **error.details) from error
     return stats
 
 

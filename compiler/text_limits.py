@@ -129,6 +129,10 @@ def size_of(value: Any) -> int:
 
 def _measure(value: Any) -> tuple[int, int]:
     """The size, and how deeply `value` is nested."""
+    if isinstance(value, str):
+        return max(1, len(value)), 1
+    if value is None or isinstance(value, int | float):
+        return 1, 1
     total = deepest = 0
     pending = [(value, 1)]
     while pending and total <= MAX_TEXT:

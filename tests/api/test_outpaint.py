@@ -189,7 +189,7 @@ def test_other_transparent_images_are_redrawn_on_white_as_before(client: FlaskCl
     round_logo = Image.new("RGBA", (256, 256))
     round_logo.paste(pattern(100, 100).convert("RGB"), (50, 50))
     round_logo.putpixel((60, 60), (0, 0, 0, 0))
-    body = send(client, image=file(encoded(round_logo)), model="sd-1.5", steps="2")
+    body = send(client, image=file(encoded(round_logo)), model="sd-1.5", steps="4")
     assert (body["_hal0"]["meta"]["task"], body["_hal0"]["adjusted"]) == ("edit", [])
 
 
