@@ -233,8 +233,7 @@ class ImageFields:
             if name in _INPUT_IMAGES and name not in self.inputs and not is_off(fields.get(name, True)):
                 raise _no_such_image(name, model, catalogue)
         with time_limit(self.deadline - time.monotonic()):
-            fetch = self.services.fetch_image or refuse_image_url
-            return extract_input_images(names, fields, self.files, fetch)
+            return extract_input_images(names, fields, self.files, self.fetch)
 
     def _check_image_count(self, number: int) -> None:
         """Raises ImageCountNotAllowed if the model takes so many images for none of the tasks that this request may be."""

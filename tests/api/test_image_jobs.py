@@ -224,7 +224,8 @@ def test_a_job_that_failed_has_the_error_of_the_ordinary_answer(failing: FlaskCl
     assert found["error"]["code"] == ordinary["code"]
 
 
-def test_a_url_to_an_image_is_fetched_when_the_job_is_added(make_app: MakeApp) -> None:
+@pytest.mark.parametrize(("name", "model"), [("image", "sd-1.5"), ("control_image", "sd-1.5-canny")])
+def test_a_url_to_an_image_is_fetched_when_the_job_is_added(make_app: MakeApp, name: str, model: str) -> None:
     app = make_app()
     services = app.extensions["easel"].services
     fetched = []
@@ -235,7 +236,7 @@ def test_a_url_to_an_image_is_fetched_when_the_job_is_added(make_app: MakeApp) -
 
     object.__setattr__(services, "fetch_image", fetch)
     client = app.test_client()
-    job_id = queued(client, image="https://example.com/a.png")
+    job_id = queued(client, **{name: "https://example.com/a.png", "model": model})
     assert fetched == ["https://example.com/a.png"]
     workers = container(client).job_workers
     workers.start()
