@@ -51,6 +51,7 @@ class _Reports:
         self._progress = 0.0
 
     def on_prepared(self, drawing: Drawing) -> None:
+        drawing.counts_waiting = False  # nobody waits on a connection
         self._jobs = max(1, len(drawing.plan.jobs))
 
     def on_wait(self, waiting: Waiting) -> None:

@@ -100,6 +100,8 @@ class Drawing:
         self.adjusted: tuple[Note, ...] = ()
         """What became known only when the pictures were there, in addition to the plan's notes."""
         self.watcher: Watcher | None = None
+        self.counts_waiting = True
+        """Whether the time in which it waits for the GPU is a part of its own"""
         self._drawn = 0
         self._started_at, self._compiled_at, self._deadline = started_at, compiled_at, deadline
         self._fitted_at = fitted_at
@@ -161,8 +163,7 @@ class Drawing:
         try:
             with listed:
                 for index, job in enumerate(jobs):
-                    with self._time_limit():
-                        outcome = self._run_job(index, job, callbacks, previews)
+                    outcome = self._run_job(index, job, callbacks, previews)
                     yield from self._finish_pictures(index, outcome, output, callbacks.record)
         except RequestCancelled:
             if (reason := self._ended()) is not None:
@@ -187,45 +188,63 @@ class Drawing:
     def _run_job(self, index: int, prompt_id: str, callbacks: _Callbacks, previews: bool) -> Outcome:
         """Run one job under a lease. The lease carries the job's id, so that the job is cancelled if this process
         dies."""
-        lease = self._deps.arbiter.lease(
-            "generation",
-            job=prompt_id,
-            timeout_s=self._remaining_s(),
-            key=callbacks.key,
-            need_bytes=self._need_bytes,
-            uses_gpu=self._deps.uses_gpu(self._engine),
-            cancelled=callbacks.cancelled,
-            on_wait=callbacks.on_wait,
-        )
-        report, record = WaitReport(callbacks.on_wait), callbacks.record
-        waiting_at, uses_gpu = self._deps.clock(), self._deps.uses_gpu(self._engine)
-        with lease as held:
-            record.waited(held, waiting_at)
-            if not self._graphs:
-                self._graphs = self._deps.fitted_graphs.get(self._compiled, self._catalogue, self._engine)
-            self._upload(lambda: callbacks.cancelled() or held.is_void())
-            fitted = self._graphs[index]
-            nodes, submitting_at = fitted.socket_nodes or fitted.nodes, self._deps.clock()
-            node_times = NodeTimes(record, nodes, self._deps.clock)
-            outcome = self._engine.run(
-                nodes,
-                prompt_id=prompt_id,
-                timeout_s=self._remaining_s(),
-                output=self._compiled.graphs[index].output,
-                saving_graph=fitted.nodes if fitted.socket_nodes else None,
-                on_progress=_report_to_lease(held, callbacks.on_progress),
-                on_queued=lambda before: report(held.waiting_in_engine(before)),
-                cancelled=lambda: callbacks.cancelled() or held.is_void(),
-                previews=previews,
-                on_submitted=callbacks.on_submitted,
-                keep_lease=held.keep,
-                on_node=node_times,
-            )
-            node_times.end(self._deps.clock() - outcome.fetch_s)
-            held.record_run(outcome.run_s)
-            record.ran(outcome, submitting_at, held.queued_s, uses_gpu=uses_gpu)
+        with contextlib.ExitStack() as leased:
+            with self._time_limit():
+                waiting_at, uses_gpu = self._deps.clock(), self._deps.uses_gpu(self._engine)
+                lease = self._deps.arbiter.lease(
+                    "generation",
+                    job=prompt_id,
+                    timeout_s=self._remaining_s(),
+                    key=callbacks.key,
+                    need_bytes=self._need_bytes,
+                    uses_gpu=uses_gpu,
+                    cancelled=callbacks.cancelled,
+                    on_wait=callbacks.on_wait,
+                )
+                held = leased.enter_context(lease)
+            callbacks.record.waited(held, waiting_at)
+            if not self.counts_waiting:
+                self._deadline += self._deps.clock() - waiting_at
+            with self._time_limit():
+                outcome = self._run_leased(index, prompt_id, held, callbacks, previews, uses_gpu=uses_gpu)
         self._add_times(gpu_wait_s=held.queued_s, queued_s=outcome.queued_s)
         self._add_times(run_s=outcome.run_s, fetch_s=outcome.fetch_s)
+        return outcome
+
+    def _run_leased(
+        self,
+        index: int,
+        prompt_id: str,
+        held: Lease,
+        callbacks: _Callbacks,
+        previews: bool,
+        *,
+        uses_gpu: bool,
+    ) -> Outcome:
+        report, record = WaitReport(callbacks.on_wait), callbacks.record
+        if not self._graphs:
+            self._graphs = self._deps.fitted_graphs.get(self._compiled, self._catalogue, self._engine)
+        self._upload(lambda: callbacks.cancelled() or held.is_void())
+        fitted = self._graphs[index]
+        nodes, submitting_at = fitted.socket_nodes or fitted.nodes, self._deps.clock()
+        node_times = NodeTimes(record, nodes, self._deps.clock)
+        outcome = self._engine.run(
+            nodes,
+            prompt_id=prompt_id,
+            timeout_s=self._remaining_s(),
+            output=self._compiled.graphs[index].output,
+            saving_graph=fitted.nodes if fitted.socket_nodes else None,
+            on_progress=_report_to_lease(held, callbacks.on_progress),
+            on_queued=lambda before: report(held.waiting_in_engine(before)),
+            cancelled=lambda: callbacks.cancelled() or held.is_void(),
+            previews=previews,
+            on_submitted=callbacks.on_submitted,
+            keep_lease=held.keep,
+            on_node=node_times,
+        )
+        node_times.end(self._deps.clock() - outcome.fetch_s)
+        held.record_run(outcome.run_s)
+        record.ran(outcome, submitting_at, held.queued_s, uses_gpu=uses_gpu)
         return outcome
 
     def _upload(self, cancelled: Callable[[], bool]) -> None:

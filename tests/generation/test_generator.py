@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from arbiter import Sender, Waiting
 from compiler import ImageRequest, Size
 from engine import Engine, Progress
-from errors import EngineUnreachable, FilesMissing
+from errors import EngineUnreachable, FilesMissing, JobTimedOut
 from generation import Generator, OutputOptions, preload
 from sketch import SketchProcess
 from tests.conftest import NODES, MakeApp
@@ -98,3 +101,35 @@ def test_a_file_that_is_added_or_deleted_while_the_server_runs_is_noticed_at_onc
     assert caught.value.details["files"][0]["name"] == "v1-5-pruned-emaonly.safetensors"
     files.write_text(json.dumps(catalogue_files))
     assert draw() == 1
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_the_time_of_waiting_for_the_gpu_counts_only_for_those_who_wait_on_a_connection(
+    make_app: MakeApp, counts: bool
+) -> None:
+    container = make_app().extensions["easel"]
+    late = [0.0]
+    generator = Generator(
+        container.catalogue,
+        container.engine_selector.current,
+        container.store,
+        container.arbiter,
+        clock=lambda: time.monotonic() + sum(late),
+    )
+    with contextlib.ExitStack() as others:
+        for job in ("one", "two"):
+            others.enter_context(container.arbiter.lease("generation", job=job, timeout_s=60, key="other"))
+
+        def on_wait(waiting: Waiting) -> None:
+            late.append(1000)
+            others.close()
+
+        drawing = generator.prepare(REQUEST, timeout_s=300)
+        drawing.counts_waiting = counts
+        images = drawing.images(OutputOptions(format="png"), on_wait=on_wait, sender=Sender("", "", "own"))
+        if counts:
+            with pytest.raises(JobTimedOut):
+                list(images)
+        else:
+            assert len(list(images)) == 1
+    assert len(late) > 1
