@@ -38,10 +38,10 @@ def answer_from(stored: Mapping[str, Any], store: ImageStore, links: Links) -> d
 
 
 def answer_or_none(stored: Mapping[str, Any], store: ImageStore, links: Links) -> dict[str, Any] | None:
-    """The document; None if one of its pictures is not stored any more."""
+    """The document; None if one of its pictures is not stored any more, or if `stored` was damaged."""
     try:
         return answer_from(stored, store, links)
-    except ImageNotFound:
+    except (ImageNotFound, KeyError, TypeError, AttributeError):
         return None
 
 

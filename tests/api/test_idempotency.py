@@ -185,6 +185,14 @@ def test_a_damaged_record_is_moved_aside_and_the_request_is_drawn(
     assert list(path.parent.glob("*.corrupt"))
 
 
+def test_an_answer_that_was_edited_into_nonsense_is_drawn_again(client: FlaskClient, tmp_path: Path) -> None:
+    send(client)
+    (path,) = (tmp_path / "state/idempotency").glob("*.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "answer": {}}))
+    assert not is_replay(send(client))
+    assert is_replay(send(client))
+
+
 def test_the_records_are_private(client: FlaskClient, tmp_path: Path) -> None:
     send(client)
     (path,) = (tmp_path / "state/idempotency").glob("*.json")
