@@ -10,7 +10,7 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -113,6 +113,11 @@ class Gate:
             return error
         return None
 
+    def name_of(self, owner: str) -> str:
+        """The name of the key of an owner, see `Caller.owner`."""
+        key = self.keys.current().by_id.get(owner)
+        return owner if key is None else key.name
+
     def _require_active(self, key: Key) -> None:
         state = key.state(self._clock().wall)
         if state != "active":
@@ -166,28 +171,39 @@ class Gate:
             levels = ()
         return Use(self, caller, place, levels)
 
-    def admit_later(self, owner: str) -> Use:
+    def admit_later(
+        self,
+        owner: str,
+        *,
+        counted: Mapping[str, Any] | None = None,
+        on_counted: Callable[[Mapping[str, Any]], None] = lambda counted: None,
+    ) -> Use:
         """What a request uses that was counted before and is drawn now, without its connection. `owner`: as `Caller.owner`.
-        Raises KeyEnded, KeyLimitReached while too many requests of its key run, and as `admit`."""
+        `on_counted`: told, as JSON, that its pictures were counted; `counted`: what it was told by a process that was killed
+        while it drew this request, whose pictures are not counted again.
+        Raises KeyEnded, KeysUnreadable while nobody can say whether its key is valid, KeyLimitReached while too many
+        requests of its key run, and as `admit`."""
         table = self.keys.current()
         key = table.by_id.get(owner)
         if key is None:
             caller = next((each for each in self._settings_keys.values() if each.owner == owner), None)
             if owner and caller is None and owner != COMMAND.owner:
+                if not table.keys and (problem := self.keys.problem) is not None:
+                    raise KeysUnreadable(problem.message)
                 raise KeyEnded("The key of this request is not valid any more.", name=owner)
             return Use(self, caller or ANONYMOUS)
         self._require_active(key)
         limit = key.caller.limits.concurrent
         if limit is None:
-            return Use(self, key.caller)
+            return Use(self, key.caller, counted=counted, on_counted=on_counted)
+        place: Place | None = None
         try:
             place = self._places.take(key.caller.id, limit)
+            if place is None:
+                raise _limit_reached(key.caller, Level("concurrent", limit, limit, None))
         except OSError as error:
             self._require_unlimited(key.caller, error)
-            return Use(self, key.caller)
-        if place is None:
-            raise _limit_reached(key.caller, Level("concurrent", limit, limit, None))
-        return Use(self, key.caller, place)
+        return Use(self, key.caller, place, counted=counted, on_counted=on_counted)
 
     def _take_place(self, caller: Caller, limit: int) -> Place:
         place = self._places.take(caller.id, limit)
@@ -311,14 +327,35 @@ def _limit_reached(caller: Caller, level: Level, levels: Sequence[Level] = ()) -
     return KeyLimitReached(text, **_level_json(level), windows=windows, retry_after_s=retry_after_s)
 
 
+def _read_counted(counted: Mapping[str, Any] | None) -> tuple[int, dict[str, float]] | None:
+    """The number of pictures, and when their windows began; None if that was damaged."""
+    number, began = (counted or {}).get("number"), (counted or {}).get("began")
+    if (
+        not isinstance(number, int)
+        or number < 1
+        or not isinstance(began, dict)
+        or set(began) != set(_PICTURES)
+    ):
+        return None
+    return number, began
+
+
 class Use:
     """What one request uses. `close` it when its response has been sent; its place stays taken until its pictures have
     ended, too. Thread-safe."""
 
     def __init__(
-        self, gate: Gate, caller: Caller, place: Place | None = None, levels: Sequence[Level] = ()
+        self,
+        gate: Gate,
+        caller: Caller,
+        place: Place | None = None,
+        levels: Sequence[Level] = (),
+        *,
+        counted: Mapping[str, Any] | None = None,
+        on_counted: Callable[[Mapping[str, Any]], None] = lambda counted: None,
     ) -> None:
         self._gate, self.caller, self._place = gate, caller, place
+        self._counted, self._on_counted = _read_counted(counted), on_counted
         self.levels = tuple(levels)
         """How far the limits were used when this was counted last"""
         self._lock = threading.Lock()
@@ -334,9 +371,15 @@ class Use:
         """Count pictures before they are drawn. Raises KeyLimit if so many are never allowed at once, KeyLimitReached, and
         as `Gate.admit`."""
         pictures = PictureUse(self, number)
-        if self.caller.id:
+        counted, self._counted = self._counted, None
+        if counted is not None and counted[0] == number:
+            pictures.began = counted[1]
+        elif self.caller.id:
+            if counted is not None:
+                self._settle(counted[1], counted[0], 0.0)
             try:
                 pictures.began = self._count(number)
+                self._on_counted({"number": number, "began": pictures.began})
             except OSError as error:
                 self._gate._require_unlimited(self.caller, error)
         with self._lock:
@@ -378,7 +421,10 @@ class Use:
         """See the class. A second call does nothing."""
         with self._lock:
             waiting, self._waiting = self._waiting, set()
+            counted, self._counted = self._counted, None
             self._is_closed = True
+        if counted is not None:
+            self._settle(counted[1], counted[0], 0.0)
         for pictures in waiting:  # nobody has begun to draw them
             pictures._settle(0, 0.0)
         self._leave()

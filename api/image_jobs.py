@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 from flask import Blueprint, Response, g, request
 
+from api.audit import recording
 from api.connection import disconnect_check
 from api.image_requests import links_of
 from api.job_documents import QueueEstimate, job_document, summary
@@ -67,7 +69,7 @@ def _list(services: Services, estimate: QueueEstimate) -> Response:
     views, has_more = services.jobs.page(
         None if of_all else g.caller.owner, limit=int(limit), after=request.args.get("after")
     )
-    documents = [summary(view, estimate) for view in views]
+    documents = [summary(view, services, estimate) for view in views]
     ids = [document["id"] for document in documents]
     return json_response(
         {
@@ -81,9 +83,13 @@ def _list(services: Services, estimate: QueueEstimate) -> Response:
 
 
 def _cancel(services: Services, estimate: QueueEstimate, job_id: str) -> Response:
-    _own_job(services, job_id)
-    services.jobs.cancel(job_id)
-    return json_response(summary(_own_job(services, job_id), estimate))
+    status = _own_job(services, job_id).status
+    with contextlib.ExitStack() as stack:
+        if g.caller.may("operate") and not status.has_ended:
+            key = services.gate.name_of(status.owner) or None
+            stack.enter_context(recording(services, "jobs.cancel", id=job_id, key=key))
+        services.jobs.cancel(job_id)
+    return json_response(summary(_own_job(services, job_id), services, estimate))
 
 
 def _events(
@@ -99,6 +105,6 @@ def _events(
             f"{_MAX_EVENT_STREAMS} clients follow jobs already; ask for the job itself instead.",
             retry_after_s=5,
         )
-    events = JobEvents(services, estimate, job_id, links_of(services.options), seen)
+    events = JobEvents(services, estimate, job_id, links_of(services.options), seen, g.caller)
     has_hung_up = disconnect_check(request.environ)
     return Response(ReleasedStream(events.stream(has_hung_up), streams), mimetype=MIME, headers=HEADERS)

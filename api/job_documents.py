@@ -43,7 +43,7 @@ class QueueEstimate:
             return math.ceil(self._until_free_s + (waiting_before + 1) * self._each_s)
 
 
-def summary(view: JobView, estimate: QueueEstimate) -> dict[str, Any]:
+def summary(view: JobView, services: Services, estimate: QueueEstimate) -> dict[str, Any]:
     """A job without its result."""
     status = view.status
     document: dict[str, Any] = {
@@ -51,7 +51,7 @@ def summary(view: JobView, estimate: QueueEstimate) -> dict[str, Any]:
         "object": "image.job",
         "state": status.state,
         "model": status.model,
-        "key": status.owner or None,
+        "key": services.gate.name_of(status.owner) or None,
         "created": int(status.created),
         "started": _whole(status.started),
         "ended": _whole(status.ended),
@@ -76,7 +76,7 @@ def summary(view: JobView, estimate: QueueEstimate) -> dict[str, Any]:
 
 def job_document(view: JobView, services: Services, estimate: QueueEstimate, links: Links) -> dict[str, Any]:
     """A job with its result: the body that the ordinary answer would have had."""
-    document, status = summary(view, estimate), view.status
+    document, status = summary(view, services, estimate), view.status
     result = None
     if status.state == "done" and status.result is not None:
         result = answer_or_none(status.result, services.store, links)

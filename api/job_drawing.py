@@ -32,10 +32,15 @@ def draw_job(services: Services, job: TakenJob, job_request: JobRequest) -> dict
     reports = _Reports(job)
     watch = Watch(job.is_cancel_requested, reports.on_prepared, reports.on_progress, reports.on_wait)
     # The request was counted when it came, its pictures are counted now.
-    with contextlib.closing(services.gate.admit_later(job_request.owner)) as use:
-        parsed, drawing, images = received.draw(
-            services, seed=job_request.seed, sender=sender, watch=watch, use=use
-        )
+    admitted = services.gate.admit_later(job_request.owner, counted=job.status.use, on_counted=job.set_use)
+    try:
+        with contextlib.closing(admitted) as use:
+            parsed, drawing, images = received.draw(
+                services, seed=job_request.seed, sender=sender, watch=watch, use=use
+            )
+    except BaseException:
+        job.set_use(None)  # what was not drawn was given back
+        raise
     content = images_response(parsed, drawing, images, Links(""), time.monotonic() - began_at)
     return stored_answer(content, images, parsed.output, services.store)
 

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from access import Caller
+from api.errors import envelope
 from api.job_documents import QueueEstimate, job_document, summary
 from api.responses import Links
 from api.services import Services
@@ -39,16 +41,25 @@ class JobEvents:
     """The events of one job for one client, from the one after `seen`."""
 
     def __init__(
-        self, services: Services, estimate: QueueEstimate, job_id: str, links: Links, seen: int
+        self,
+        services: Services,
+        estimate: QueueEstimate,
+        job_id: str,
+        links: Links,
+        seen: int,
+        caller: Caller,
     ) -> None:
         self._services, self._estimate, self._id, self._links = services, estimate, job_id, links
-        self._seen = seen
+        self._seen, self._caller = seen, caller
         self._place: int | None = None
 
     def stream(self, has_hung_up: Callable[[], bool]) -> Iterator[bytes]:
         yield b": image job\n\n"
         sent_at = time.monotonic()
         while not has_hung_up():
+            if (ended := self._services.gate.ended(self._caller)) is not None:
+                yield from encode_event({"type": "error", **envelope(ended)}, named=True)
+                return
             view = self._services.jobs.get(self._id)
             if view is None:
                 return
@@ -73,7 +84,7 @@ class JobEvents:
         """The place in the queue, which nobody needs to be told later, so without an id."""
         if view.status.state == "queued" and view.waiting_before != self._place:
             self._place = view.waiting_before
-            yield _event("queued", summary(view, self._estimate))
+            yield _event("queued", summary(view, self._services, self._estimate))
 
     def _last(self, view: JobView) -> Iterator[bytes]:
         document = job_document(view, self._services, self._estimate, self._links)

@@ -70,9 +70,10 @@ class OutlivingRequest:
         )
 
     def _is_answered_by(self, job_id: str) -> bool:
-        """False for a job that failed: a retry draws again."""
+        """False for a job that failed, and for one that was never added: a retry draws again."""
         view = self._services.jobs.get(job_id)
-        return view is not None and view.status.state not in ("failed", "cancelled")
+        has_failed = view is None or view.status.state in ("failed", "cancelled")
+        return not has_failed and self._services.jobs.has(job_id)
 
     # --- drawing now -------------------------------------------------------------------------------
 
@@ -113,8 +114,7 @@ class OutlivingRequest:
     # --- drawing later -----------------------------------------------------------------------------
 
     def _add_keyed_job(self, received: ReceivedRequest, keyed: KeyedRequest) -> Response:
-        has_failed = keyed.job is not None and self._services.jobs.get(keyed.job) is not None
-        job_id = keyed.job if keyed.job is not None and not has_failed else new_job_id()
+        job_id = new_job_id()
         try:
             # Written first: a process that is killed in between leaves no job that its client does not find again.
             keyed.choose_job(job_id)
@@ -157,7 +157,13 @@ class OutlivingRequest:
 
     def _result_of(self, job_id: str, links: Links) -> dict[str, Any]:
         """The answer of a request that was sent before with `Prefer: respond-async`, once its job has ended."""
-        view = _ended_job(self._services, job_id, self._deadline, disconnect_check(request.environ))
+        g.use.close()  # the job needs a place of the key, and this may be the only one
+        has_hung_up, use = disconnect_check(request.environ), g.use
+        view = _ended_job(
+            self._services, job_id, self._deadline, lambda: has_hung_up() or use.ended() is not None
+        )
+        if (ended := use.ended()) is not None:
+            raise ended
         if view is None:
             self._job(job_id)
             raise JobTimedOut(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -35,7 +36,8 @@ class JobRequest:
 @dataclass(frozen=True)
 class JobStatus:
     """`owner`, `model`: as in the request. Times are Unix seconds. `attempts`: how often it was begun. `result`
-    and `error`: JSON of the caller. `events`: how many were written before it ended."""
+    and `error`: JSON of the caller. `events`: how many were written before it ended. `use`: what the present attempt has
+    used, as the caller of this package wrote it."""
 
     id: str
     owner: str
@@ -48,6 +50,7 @@ class JobStatus:
     result: Mapping[str, Any] | None = None
     error: Mapping[str, Any] | None = None
     events: int = 0
+    use: Mapping[str, Any] | None = None
 
     @property
     def has_ended(self) -> bool:
@@ -105,7 +108,13 @@ class JobFolder:
 
     def status(self) -> JobStatus | None:
         """None if it is missing or damaged; it is then moved aside."""
-        return read_state(self.path / "status.json", _status)
+        return read_state(self.path / "status.json", self._status)
+
+    def _status(self, document: Any) -> JobStatus:
+        status = _status(document)
+        if status.id != self.path.name:
+            raise ValueError("the status of another job")
+        return status
 
     def write_status(self, status: JobStatus) -> None:
         self._write("status.json", json.dumps(asdict(status), separators=(",", ":")).encode())
@@ -159,20 +168,33 @@ def _event(line: bytes) -> tuple[str, Mapping[str, Any]] | None:
     try:
         document = json.loads(line)
         return str(document["event"]), dict(document["data"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
 def _status(document: Any) -> JobStatus:
     """Raises TypeError or ValueError for a document of another shape."""
     status = JobStatus(**document)
-    texts, numbers = (status.id, status.owner, status.model), (status.created, status.attempts)
+    times = [status.created, *(time for time in (status.started, status.ended) if time is not None)]
     if (
-        not all(isinstance(text, str) for text in texts)
-        or not all(isinstance(number, int | float) for number in numbers)
+        not all(isinstance(text, str) for text in (status.id, status.owner, status.model))
+        or not all(isinstance(time, int | float) and math.isfinite(time) for time in times)
+        or not all(isinstance(count, int) for count in (status.attempts, status.events))
         or status.state not in _STATES
         or not isinstance(status.result, dict | None)
-        or not isinstance(status.error, dict | None)
+        or not isinstance(status.use, dict | None)
+        or not (status.error is None or _is_error(status.error))
     ):
         raise ValueError("not the status of a job")
     return status
+
+
+def _is_error(document: Any) -> bool:
+    """Whether `workers.error_of` can read it."""
+    return (
+        isinstance(document, dict)
+        and all(isinstance(document.get(name), str) for name in ("code", "message"))
+        and isinstance(document.get("details"), dict)
+        and isinstance(document.get("param", ""), str | None)
+        and "param" in document
+    )

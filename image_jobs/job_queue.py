@@ -40,7 +40,7 @@ _CLAIM_TRIES, _CLAIM_INTERVAL_S = 5, 0.01
 @dataclass(frozen=True)
 class JobView:
     """A job for display. `place`: how many come before it, None if it does not wait. `waiting_before`: how many of these are
-    not drawn yet. `progress`: the last event of the process that draws it, if any."""
+    not drawn yet. `progress`: the last event of the process that draws it, or why it was put back, if any."""
 
     status: JobStatus
     place: int | None = None
@@ -72,6 +72,13 @@ class TakenJob:
         )
         with contextlib.suppress(OSError):
             self.folder.write_status(self.status)
+
+    def set_use(self, use: Mapping[str, Any] | None) -> None:
+        """Write down what this attempt uses, for the one after it if this process is killed. A full disk only loses that."""
+        if use != self.status.use:
+            self.status = replace(self.status, use=use)
+            with contextlib.suppress(OSError):
+                self.folder.write_status(self.status)
 
     def is_older_than(self, seconds: float) -> bool:
         """Since it was added."""
@@ -107,6 +114,7 @@ class TakenJob:
             result=result,
             error=error,
             events=events[-1][0] if events else 0,
+            use=None,
         )
         while True:
             try:
@@ -239,10 +247,11 @@ class JobQueue:
 
     # --- drawing -----------------------------------------------------------------------------------
 
-    def take(self) -> TakenJob | None:
-        """The first job that nobody draws, for this thread; None if there is none."""
+    def take(self, is_held_back: Callable[[str], bool] = lambda owner: False) -> TakenJob | None:
+        """The first job that nobody draws, for this thread; None if there is none. `is_held_back`: whether the jobs of an
+        owner (as in `QueuedName`) are left where they are."""
         for text in _sorted_names(self._queue):
-            if (name := QueuedName.parse(text)) is None:
+            if (name := QueuedName.parse(text)) is None or is_held_back(name.owner):
                 continue
             with contextlib.suppress(OSError):
                 claim = FileClaim.take(self._queue / name.text)
@@ -267,6 +276,15 @@ class JobQueue:
             return JobView(status) if status is not None else None
         return self._view(status)
 
+    def has(self, job_id: str) -> bool:
+        """Whether there is this job. Its folder alone does not make it one: a process may be killed before it can enter the
+        job in the queue, or find that the queue is full."""
+        if not is_job_id(job_id):
+            return False
+        is_queued = any(name.id == job_id for name in self._names())
+        status = self._job_folder(job_id).status()
+        return status is not None and (is_queued or status.has_ended)
+
     def _view(self, status: JobStatus) -> JobView:
         folder = self._job_folder(status.id)
         viewed = self._current_view()
@@ -282,7 +300,11 @@ class JobQueue:
                 status = replace(status, state="queued")
         place = len(viewed.names) if place is None else place
         return JobView(
-            status, place, max(0, place - viewed.drawn), cancel_requested=folder.is_cancel_requested()
+            status,
+            place,
+            max(0, place - viewed.drawn),
+            _reason_to_wait(folder) if status.started is not None else None,
+            folder.is_cancel_requested(),
         )
 
     def _current_view(self) -> _Viewed:
@@ -397,6 +419,12 @@ class _Viewed:
     names: list[QueuedName]
     places: Mapping[str, int]
     drawn: int
+
+
+def _reason_to_wait(folder: JobFolder) -> tuple[str, Mapping[str, Any]] | None:
+    """Why a job that was begun was put back, if that is known."""
+    event = folder.last_event()
+    return event if event is not None and event[0] == "waiting" and "code" in event[1] else None
 
 
 def _sorted_names(folder: Path) -> list[str]:

@@ -69,11 +69,6 @@ class KeyedRequest:
         self.seed, self.again = record.seed, again
         self.is_recorded = claim is not None and self._write(record)
 
-    @property
-    def job(self) -> str | None:
-        """The id that the job of the request has to have, if an earlier attempt has chosen one."""
-        return self._record.job
-
     def choose_job(self, job: str) -> None:
         """Write down which job answers the request, before that is created."""
         self.is_recorded = self.is_recorded and self._write(replace(self._record, job=job))

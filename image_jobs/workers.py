@@ -17,6 +17,7 @@ from errors import (
     ImageJobDamaged,
     ImageJobInterrupted,
     KeyLimitReached,
+    KeysUnreadable,
     QueueFull,
     RenderCancelled,
     RequestCancelled,
@@ -38,12 +39,13 @@ WAITED_OUT = (
     GpuBusy,
     GpuPreempted,
     GpuInGenerationMode,
-    KeyLimitReached,
     ServerUnreachable,
     QueueFull,
     SwitchFailed,
 )
-"""Errors that say nothing about the job: it waits until the engine, the GPU and the key's allowance are there again"""
+"""Errors that say nothing about the job: it waits until the engine and the GPU are there again"""
+OF_OWNER = (KeyLimitReached, KeysUnreadable)
+"""Errors of all jobs of an owner: they wait in the queue, and those of others are drawn"""
 MAX_WAIT_S = 86_400.0
 _POLL_INTERVAL_S = 0.2
 _SWEEP_INTERVAL_S = 60.0
@@ -60,6 +62,8 @@ class JobWorkers:
     def __init__(self, queue: JobQueue, draw: Draw, *, count: int, max_pause_s: float = _MAX_PAUSE_S) -> None:
         self._queue, self._draw, self._count, self._max_pause_s = queue, draw, count, max_pause_s
         self._stopping = threading.Event()
+        self._held_back: dict[str, float] = {}
+        """Owner -> until when none of its jobs is taken, of `time.monotonic`"""
         self._threads: list[threading.Thread] = []
         self._swept_at = -_SWEEP_INTERVAL_S
         self._sweep_lock = threading.Lock()
@@ -84,7 +88,7 @@ class JobWorkers:
         while not self._stopping.is_set():
             try:
                 self._sweep_sometimes()
-                job = self._queue.take()
+                job = self._queue.take(self._is_held_back)
                 if job is not None:
                     self._process(job)
                     continue
@@ -108,6 +112,11 @@ class JobWorkers:
                 try:
                     result = self._draw(job, request)
                     break
+                except OF_OWNER as error:
+                    if job.is_older_than(MAX_WAIT_S):
+                        raise
+                    self._hold_back(job, error)
+                    return
                 except EaselError as error:
                     failures += not isinstance(error, WAITED_OUT)
                     if not error.retry or failures >= MAX_FAILURES or job.is_older_than(MAX_WAIT_S):
@@ -125,6 +134,7 @@ class JobWorkers:
             self._end(job, "failed", EaselError("Internal server error.", job=job.status.id))
         else:
             job.end("done", result=result, give_up=self._stopping.is_set)
+            self._held_back.pop(job.name.owner, None)  # it has left a place, perhaps the only one
 
     def _begun(self, job: TakenJob) -> JobRequest:
         """Raises RequestCancelled, ImageJobInterrupted and ImageJobDamaged."""
@@ -140,20 +150,39 @@ class JobWorkers:
         return request
 
     def _end(self, job: TakenJob, state: Any, error: EaselError) -> None:
-        log.warning("image job %s %s: %s: %s", job.status.id, state, error.code, error.message)
+        # What is wrong with a field is said with its value, which may be the prompt.
+        reason = f": {error.message}" if error.param is None else ""
+        log.warning("image job %s %s: %s%s", job.status.id, state, error.code, reason)
         shown = None if state == "cancelled" else error_as_json(error)
         job.end(state, error=shown, give_up=self._stopping.is_set)
 
+    def _is_held_back(self, owner: str) -> bool:
+        return time.monotonic() < self._held_back.get(owner, 0.0)
+
+    def _hold_back(self, job: TakenJob, error: EaselError) -> None:
+        """Put it back. A thread that waited with it could not draw the jobs of others meanwhile."""
+        now = time.monotonic()
+        kept = {owner: until for owner, until in list(self._held_back.items()) if until > now}
+        self._held_back = {**kept, job.name.owner: now + self._pause_s(error)}
+        _report_wait(job, error)
+        job.put_back()
+
+    def _pause_s(self, error: EaselError) -> float:
+        return min(self._max_pause_s, float(error.details.get("retry_after_s") or _DEFAULT_PAUSE_S))
+
     def _pause(self, job: TakenJob, error: EaselError) -> None:
         """Wait until it may succeed. Raises RequestCancelled and ServerStopping."""
-        pause_s = min(self._max_pause_s, float(error.details.get("retry_after_s") or _DEFAULT_PAUSE_S))
-        job.report("waiting", {"waits_for": error.message, "code": error.code, "expected_s": None})
-        deadline = time.monotonic() + pause_s
+        _report_wait(job, error)
+        deadline = time.monotonic() + self._pause_s(error)
         while time.monotonic() < deadline:
             if job.is_cancel_requested():
                 raise RequestCancelled("The job was cancelled.")
             if self._stopping.wait(_POLL_INTERVAL_S):
                 raise ServerStopping("The server is stopping.")
+
+
+def _report_wait(job: TakenJob, error: EaselError) -> None:
+    job.report("waiting", {"waits_for": error.message, "code": error.code, "expected_s": None})
 
 
 def error_as_json(error: EaselError) -> dict[str, Any]:

@@ -466,5 +466,55 @@ def _seed(tmp_path: Path, job_id: str) -> int:
     return int(json.loads((tmp_path / "state/image-jobs/work" / job_id / "request.json").read_text())["seed"])
 
 
+def test_a_job_whose_process_was_killed_before_it_was_in_the_queue_is_replaced_by_a_retry(
+    client: FlaskClient, tmp_path: Path
+) -> None:
+    first = post(client, KEY).get_json()["id"]
+    seed = _seed(tmp_path, first)
+    for entry in (tmp_path / "state/image-jobs/queue").iterdir():
+        entry.unlink()
+    second = post(client, KEY).get_json()["id"]
+    assert [one["id"] for one in client.get(JOBS).get_json()["data"]] == [second]
+    assert _seed(tmp_path, second) == seed
+
+
+NONSENSE: list[dict[str, Any]] = [
+    {"state": "done", "ended": "yesterday"},
+    {"state": "running", "started": "yesterday"},
+    {"created": float("inf")},
+    {"state": "failed", "error": {}},
+    {"state": "failed", "error": {"code": 1, "message": "x", "details": {}, "param": None}},
+    {"attempts": 0.5},
+    {"use": []},
+    {"id": f"imgjob_{'0' * 32}"},
+]
+
+
+@pytest.mark.parametrize("change", NONSENSE)
+def test_a_record_that_was_edited_into_nonsense_concerns_its_job_only(
+    client: FlaskClient, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    first, second = queued(client), queued(client)
+    path = tmp_path / "state/image-jobs/work" / first / "status.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    assert client.get(JOBS).status_code == 200
+    workers = container(client).job_workers
+    workers.start()
+    assert ended(client, second)["state"] == "done"
+    assert ended(client, first)["state"] == "done"
+    workers.stop(60)
+
+
+def test_a_result_that_was_edited_into_nonsense_counts_as_removed(
+    working: FlaskClient, tmp_path: Path
+) -> None:
+    job_id = queued(working)
+    ended(working, job_id)
+    path = tmp_path / "state/image-jobs/work" / job_id / "status.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "result": {"data": [5]}}))
+    found = job(working, job_id)
+    assert (found["result"], found["error"]["code"]) == (None, "jobs.pictures_removed")
+
+
 def test_the_ids_cannot_be_guessed(client: FlaskClient) -> None:
     assert re.fullmatch(r"imgjob_[0-9a-f]{32}", queued(client))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -19,8 +20,8 @@ BODY = {"prompt": "a cat", "size": "256x256", "model": "sd-1.5", "response_forma
 class Keys:
     """An application with named keys."""
 
-    def __init__(self, make_app: MakeApp) -> None:
-        app = make_app()
+    def __init__(self, make_app: MakeApp, **settings: Any) -> None:
+        app = make_app(**settings)
         self.client: FlaskClient = app.test_client()
         self.container: Container = app.extensions["easel"]
         self._texts: dict[str, str] = {}
@@ -78,7 +79,7 @@ def test_a_job_waits_until_its_key_may_draw_again(keys: Keys) -> None:
     start(keys)
     keys.wait_for("phone", first, "done")
     wait_until(lambda: "may use 1 pictures per minute" in (keys.get("phone", second)["waits_for"] or ""))
-    assert keys.get("phone", second)["state"] == "running"
+    wait_until(lambda: keys.get("phone", second)["state"] == "queued")
 
 
 def test_a_job_that_is_larger_than_its_key_allows_fails(keys: Keys) -> None:
@@ -112,6 +113,114 @@ def test_a_job_belongs_to_its_key_not_to_its_name(keys: Keys) -> None:
     assert keys.client.get(f"{JOBS}/{job}", headers=keys.headers("other")).status_code == 404
     assert keys.client.delete(f"{JOBS}/{job}", headers=keys.headers("other")).status_code == 404
     assert keys.get("owner", job)["state"] == "queued"
+    assert keys.get("owner", job)["key"] == "phone"
     assert keys.client.get(f"{JOBS}/{job}").status_code == 401
     cancelled = keys.client.post(f"{JOBS}/{job}/cancel", headers=keys.headers("owner"))
     assert cancelled.get_json()["state"] == "cancelled"
+    keys.client.delete(f"{JOBS}/{job}", headers=keys.headers("owner"))  # has ended
+    own = keys.post("phone")
+    keys.client.delete(f"{JOBS}/{own}", headers=keys.headers("phone"))
+    entries = [(entry.who, entry.action, entry.target) for entry in keys.container.audit.entries()]
+    assert entries == [("owner", "jobs.cancel", {"id": job, "key": "phone"})]
+
+
+def test_the_jobs_of_other_keys_are_drawn_while_a_key_waits_for_its_next_day(keys: Keys) -> None:
+    keys.add("phone", pictures_per_day=1)
+    keys.add("tablet")
+    many = [keys.post("phone") for _ in range(10)]
+    jobs = [keys.post("tablet") for _ in range(4)]
+    start(keys)
+    keys.wait_for("phone", many[0], "done")
+    for job in jobs:
+        keys.wait_for("tablet", job, "done")
+    assert {keys.get("phone", job)["state"] for job in many[1:]} <= {"queued", "running"}
+
+
+def test_the_jobs_of_a_damaged_key_file_wait_until_it_is_corrected(keys: Keys) -> None:
+    keys.add("phone")
+    job, gate = keys.post("phone"), keys.container.gate
+    whole = gate.keys.path.read_bytes()
+    gate.keys.path.write_text("nonsense")
+    gate.keys.begin()  # a server starts
+    queue = keys.container.image_jobs
+
+    def reason() -> str:
+        view = queue.get(job)
+        return str((view.progress or ("", {}))[1].get("code", "")) if view is not None else ""
+
+    start(keys)
+    wait_until(lambda: reason() == "auth.keys_unreadable")
+    gate.keys.path.write_bytes(whole)
+    keys.wait_for("phone", job, "done")
+
+
+def test_the_pictures_of_a_job_whose_process_was_killed_count_once(keys: Keys) -> None:
+    keys.add("phone", pictures_per_day=1)
+    job = keys.post("phone")
+    kill_while_drawing(keys, job)
+    assert keys.usage("phone")["pictures"] == 1
+    start(keys)
+    keys.wait_for("phone", job, "done")
+    assert keys.usage("phone")["pictures"] == 1
+
+
+def kill_while_drawing(keys: Keys, job: str) -> None:
+    """Leave everything as a process does that is killed when it has counted the pictures of a job."""
+    taken = keys.container.image_jobs.take()
+    assert taken is not None
+    assert taken.status.id == job
+    taken.begin()
+    admitted = keys.container.gate.admit_later(taken.status.owner, on_counted=taken.set_use)
+    admitted.take_pictures(1).begin()
+    taken._claim.release()
+
+
+def test_pictures_that_a_killed_process_has_counted_are_given_back_if_they_are_not_drawn(keys: Keys) -> None:
+    keys.add("phone", pictures_per_day=3, max_size="256x256")
+    job = keys.post("phone", size="512x512")  # is refused before its pictures would be counted
+    kill_while_drawing(keys, job)
+    start(keys)
+    assert keys.wait_for("phone", job, "failed")["error"]["code"] == "auth.size_not_allowed"
+    assert keys.usage("phone")["pictures"] == 0
+
+
+@pytest.mark.parametrize("use", [{}, {"number": "1"}, {"number": 1, "began": {"x": 0}}, {"number": -4}])
+def test_a_damaged_count_is_none(keys: Keys, use: dict[str, Any]) -> None:
+    keys.add("phone", pictures_per_day=3)
+    job = keys.post("phone")
+    taken = keys.container.image_jobs.take()
+    assert taken is not None
+    taken.set_use(use)
+    taken.put_back()
+    start(keys)
+    keys.wait_for("phone", job, "done")
+    assert keys.usage("phone")["pictures"] == 1
+
+
+def test_a_retry_that_waits_for_its_job_leaves_it_the_only_place_of_the_key(make_app: MakeApp) -> None:
+    keys = Keys(make_app, request_timeout_s=20)
+    keys.add("phone", concurrent=1)
+    once = {**keys.headers("phone"), "Idempotency-Key": "one"}
+    later = {**once, "Prefer": "respond-async"}
+    assert keys.client.post(PATH, json=BODY, headers=later, buffered=True).status_code == 202
+    with ThreadPoolExecutor() as threads:
+        retry = threads.submit(keys.client.post, PATH, json=BODY, headers=once)
+        wait_until(lambda: keys.usage("phone")["requests"] == 2)
+        start(keys)
+        assert retry.result().status_code == 200
+    keys.container.job_workers.stop(60)
+
+
+def test_who_follows_a_job_or_waits_for_it_is_told_when_the_key_ends(keys: Keys) -> None:
+    keys.add("phone")
+    once = {**keys.headers("phone"), "Idempotency-Key": "one"}
+    later = keys.client.post(PATH, json=BODY, headers={**once, "Prefer": "respond-async"})
+    events = keys.client.get(f"{JOBS}/{later.get_json()['id']}/events", headers=once, buffered=False)
+    with ThreadPoolExecutor() as threads:
+        retry = threads.submit(keys.client.post, PATH, json=BODY, headers=once)
+        wait_until(lambda: keys.usage("phone")["requests"] == 2)
+        keys.container.gate.revoke_key("phone")
+        assert (retry.result().status_code, retry.result().get_json()["error"]["code"]) == (
+            *(401, "auth.key_ended"),
+        )
+    assert "auth.key_ended" in b"".join(events.iter_encoded()).decode().rpartition("event: error")[2]

@@ -19,6 +19,7 @@ from errors import (
     ImageJobsFull,
     InvalidValue,
     JobInterrupted,
+    KeyLimitReached,
     RequestCancelled,
     ServerStopping,
     StateUnwritable,
@@ -262,7 +263,7 @@ def test_a_damaged_request_fails_its_job_and_the_others_go_on(tmp_path: Path, co
     damaged, sound = add(queue), add(queue)
     (tmp_path / "work" / damaged / "request.json").write_text(content)
     with working(queue, lambda job, request: {}):
-        wait_until(lambda: state(queue, sound) == "done")
+        wait_until(lambda: [state(queue, job_id) for job_id in (damaged, sound)] == ["failed", "done"])
     error = view(queue, damaged).status.error
     assert error is not None
     assert error["code"] == "jobs.damaged"
@@ -354,6 +355,20 @@ def test_a_job_that_has_ended_stays_as_it_is(tmp_path: Path) -> None:
 # --- errors ----------------------------------------------------------------------------------------
 
 
+def test_the_log_has_no_value_of_a_request_that_failed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def draw(job: TakenJob, request: JobRequest) -> dict[str, Any]:
+        raise InvalidValue("The prompt has 'a secret'.", param="prompt")
+
+    queue = JobQueue(tmp_path)
+    job_id = add(queue)
+    with working(queue, draw):
+        wait_until(lambda: state(queue, job_id) == "failed")
+    assert "request.invalid_value" in caplog.text
+    assert "secret" not in caplog.text
+
+
 def test_an_error_of_the_request_fails_it_at_once(tmp_path: Path) -> None:
     def draw(job: TakenJob, request: JobRequest) -> dict[str, Any]:
         raise InvalidValue("wrong", param="size", allowed=[1])
@@ -398,6 +413,27 @@ def test_an_engine_that_is_down_fails_no_job(tmp_path: Path) -> None:
     with working(queue, draw):
         wait_until(lambda: state(queue, job_id) == "done")
     assert view(queue, job_id).status.attempts == 1
+
+
+def test_an_owner_that_must_wait_keeps_no_thread_from_the_others(tmp_path: Path) -> None:
+    def draw(job: TakenJob, request: JobRequest) -> dict[str, Any]:
+        if request.owner == "ann":
+            raise KeyLimitReached("tomorrow", retry_after_s=50_000)
+        return {}
+
+    queue = JobQueue(tmp_path)
+    waiting = [add(queue, "ann") for _ in range(3)]
+    others = [add(queue, "bob") for _ in range(3)]
+    workers = JobWorkers(queue, draw, count=1)
+    workers.start()
+    wait_until(lambda: all(state(queue, job_id) == "done" for job_id in others))
+    found = wait_until(
+        lambda: [one for job_id in waiting if (one := view(queue, job_id)).progress is not None]
+    )
+    workers.stop(60)
+    assert [state(queue, job_id) for job_id in waiting] == ["queued"] * 3
+    assert found[0].progress is not None
+    assert (found[0].progress[1]["waits_for"], found[0].status.attempts) == ("tomorrow", 0)
 
 
 def test_another_error_that_may_pass_is_tried_three_times(tmp_path: Path) -> None:
