@@ -436,8 +436,7 @@ class Arbiter:
 
     def _begin_turn(self, line: _Line, claim: Claim, claims: Sequence[Claim]) -> None:
         if claim.flow:
-            number = max(claim.number, *(each.number for each in claims), 0)
-            line.turns.begin(claim.flow, number, self._clock())
+            line.turns.begin(claim.flow, (*claims, claim), self._clock())
 
     def _line_of(self, own_claim: OwnClaim) -> _Line:
         return self._line if own_claim.folder == self.claims.folder else self._line_without_gpu

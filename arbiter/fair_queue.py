@@ -25,7 +25,8 @@ MAX_FLOWS = 10_000
 
 @dataclass(frozen=True)
 class Turn:
-    """The last turn of a flow: the highest number of a claim at that time, and when it began or ended (Unix time)."""
+    """The last turn of a flow: its number, from the same sequence as those of the claims and higher than all before it, and
+    when it began or ended (Unix time)."""
 
     number: int
     at: float
@@ -88,6 +89,11 @@ def has_turn(
     if any(lease.flow == claim.flow for lease in leases) and _has_other_active(claims, claim, turns, now):
         return False
     return len(leases) + queue_position(claims, claim, turns) < depth
+
+
+def next_turn_number(claims: Sequence[Claim], turns: Turns) -> int:
+    """The number of a turn that begins now. No other turn has it: of two flows, one had the later turn."""
+    return max([0, *(claim.number for claim in claims), *(turn.number for turn in turns.values())]) + 1
 
 
 def _has_other_active(claims: Sequence[Claim], claim: Claim, turns: Turns, now: float) -> bool:

@@ -6,16 +6,19 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from arbiter.fair_queue import Turn, Turns, with_end, with_turn
+from arbiter.fair_queue import Turn, Turns, next_turn_number, with_end, with_turn
+from arbiter.leases import Claim
 from atomic_file import write_atomic
 from state_files import read_state
 
 _NO_FILE = (0, 0)
+_MAX_NUMBER = 10**18
+"""Later claims get higher numbers, which are in the names of their files"""
 
 
 class TurnStore:
@@ -36,9 +39,10 @@ class TurnStore:
             self._cached = stamp, read_state(self._path, _turns) or {}
         return self._cached[1]
 
-    def begin(self, flow: str, number: int, now: float) -> None:
-        """A turn of `flow` begins; `number`: the highest number of a claim."""
-        self._write(with_turn(self.turns(), flow, number, now))
+    def begin(self, flow: str, claims: Sequence[Claim], now: float) -> None:
+        """A turn of `flow` begins."""
+        turns = self.turns()
+        self._write(with_turn(turns, flow, next_turn_number(claims, turns), now))
 
     def end(self, flow: str, now: float) -> None:
         """A turn of `flow` ends."""
@@ -53,6 +57,9 @@ class TurnStore:
 def _turns(document: Any) -> Mapping[str, Turn]:
     """Raises AttributeError, TypeError or ValueError if the document has no turns."""
     turns = {flow: Turn(*values) for flow, values in document.items()}
-    if not all(isinstance(turn.number, int) and math.isfinite(turn.at) for turn in turns.values()):
+    if not all(
+        isinstance(turn.number, int) and 0 <= turn.number < _MAX_NUMBER and math.isfinite(turn.at)
+        for turn in turns.values()
+    ):
         raise ValueError("not turns")
     return turns

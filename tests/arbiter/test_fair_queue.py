@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 
 from arbiter import Arbiter, Claim, Policy
-from arbiter.fair_queue import ACTIVE_S, MAX_FLOWS, Turn, Turns, flow_of, has_turn, queue_order, with_turn
+from arbiter.fair_queue import (
+    ACTIVE_S,
+    MAX_FLOWS,
+    Turn,
+    Turns,
+    flow_of,
+    has_turn,
+    next_turn_number,
+    queue_order,
+    with_turn,
+)
 from arbiter.leases import ClaimFolder
 from arbiter.turn_store import TurnStore
 from tests.arbiter.fakes import FakeEngine, FakeStacks
@@ -65,6 +75,23 @@ def test_a_flow_does_not_starve_among_others_that_are_new_each_time() -> None:
     assert served.index(3) <= 6
 
 
+@pytest.mark.parametrize("batches", [{A: 9, B: 1}, {A: 9, B: 3, C: 2}])
+def test_a_batch_that_came_first_has_one_turn_in_each_round_although_nothing_new_comes(
+    batches: dict[str, int],
+) -> None:
+    """The engine gets one job at a time, so that no lease counts as a turn."""
+    turns: Turns = {}
+    flows = [flow for flow, count in batches.items() for _ in range(count)]
+    waiting, served = [ticket(number, flow) for number, flow in enumerate(flows, 1)], []
+    while waiting:
+        first = next(each for each in waiting if has_turn(waiting, each, 1, turns, NOW))
+        turns = with_turn(turns, first.flow, next_turn_number(waiting, turns), NOW)
+        waiting.remove(first)
+        served.append(first.flow)
+    rounds = [flow for number in range(max(batches.values())) for flow in batches if number < batches[flow]]
+    assert served == rounds
+
+
 NOW = 1_000.0
 
 
@@ -111,16 +138,25 @@ def test_a_claim_with_a_flow_has_a_name_of_its_own_and_an_old_name_is_still_read
 
 def test_a_damaged_file_of_turns_counts_as_none(tmp_path: Path) -> None:
     path = tmp_path / "turns.json"
-    for content in ("nonsense", "[]", '{"a": 1}', '{"a": ["x", 1]}', '{"a": [1, NaN]}'):
+    for content in (
+        "nonsense",
+        "[]",
+        '{"a": 1}',
+        '{"a": ["x", 1]}',
+        '{"a": [1, NaN]}',
+        f'{{"a": [{10**300}, 1]}}',
+    ):
         path.write_text(content)
         assert TurnStore(path).turns() == {}
     store = TurnStore(path)
-    store.begin(A, 3, 5.0)
-    assert json.loads(path.read_text()) == {A: [3, 5.0]}
-    assert TurnStore(path).turns() == {A: Turn(3, 5.0)}
+    store.begin(A, [ticket(3, A)], 5.0)
+    assert json.loads(path.read_text()) == {A: [4, 5.0]}
+    assert TurnStore(path).turns() == {A: Turn(4, 5.0)}
     store.end(A, 7.0)
     store.end(B, 7.0)
-    assert store.turns() == {A: Turn(3, 7.0)}
+    assert store.turns() == {A: Turn(4, 7.0)}
+    store.begin(B, [ticket(2, B)], 8.0)
+    assert store.turns() == {A: Turn(4, 7.0), B: Turn(5, 8.0)}
 
 
 # --- leases ----------------------------------------------------------------------------------------
