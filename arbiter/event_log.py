@@ -8,6 +8,7 @@ it asked, how long it waited and ran), `gave_up` (one that did not, and why), `r
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -30,6 +31,8 @@ class EventLog:
     def __init__(self, path: Path, max_bytes: int, clock: Callable[[], float] = time.time) -> None:
         self.path, self._max_bytes, self._clock = path, max_bytes, clock
         self._has_failed = False
+        self._is_cut = False
+        """Whether a full disk has left a part of a line at the end"""
 
     def write(self, event: str, **values: Any) -> None:
         """Add one line. Does nothing if it cannot be written, and says so once."""
@@ -55,7 +58,13 @@ class EventLog:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
         descriptor = os.open(self.path, flags, 0o600)
         try:
-            os.write(descriptor, line)  # one call, so that lines of several processes do not mix
+            # One call, so that lines of several processes do not mix.
+            content = b"\n" + line if self._is_cut else line
+            written = os.write(descriptor, content)
+            if written < len(content):
+                self._is_cut = self._is_cut or written > 0
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._is_cut = False
             return os.fstat(descriptor).st_size
         finally:
             os.close(descriptor)

@@ -7,11 +7,20 @@ from __future__ import annotations
 import heapq
 import json
 import statistics
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
-from arbiter.fair_queue import Turns, flow_of, has_turn, queue_order, with_end, with_turn
+from arbiter.fair_queue import (
+    Turns,
+    flow_of,
+    has_turn,
+    next_turn_number,
+    queue_order,
+    with_end,
+    with_turn,
+)
 from arbiter.leases import Claim
 from arbiter.policy import (
     ASKED_S,
@@ -30,10 +39,12 @@ from arbiter.waiting import DEFAULT_SWITCH_S
 
 _DEFAULT_RUN_S = 1.0
 """Of a request that never ran, if none of its mode ran either"""
-_RECORDED = frozenset(Policy.__dataclass_fields__)
+_RECORDED = get_type_hints(Policy)
+_MAX_SECONDS = 1e12
+"""Unix times, too; `reserve_bytes` and other sizes of a policy are smaller"""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Request:
     """A request of the log. `run_s`: how long it used the GPU. `waited_s`: how long it really waited; None if it gave
     up."""
@@ -93,7 +104,7 @@ def _figures(waits: list[float]) -> dict[str, float]:
 
 def read_recording(lines: Iterable[str]) -> Recording:
     """What the lines of an event log say. Lines that are damaged, and requests that needed no GPU, are left out."""
-    leases: list[dict[str, Any]] = []
+    found: list[Request] = []
     costs: dict[Mode, list[float]] = {mode: [] for mode in MODES}
     policy, first_mode, switches, skipped = None, None, 0, 0
     for line in lines:
@@ -102,28 +113,28 @@ def read_recording(lines: Iterable[str]) -> Recording:
             kind = event["event"]
             if kind in ("lease", "gave_up"):
                 if event["uses_gpu"]:
-                    leases.append({**event, "request": _request(event)})
+                    found.append(_request(event))
             elif kind == "switch_ended":
                 target = _mode(event["target"])
                 first_mode = first_mode or other_mode(target)
                 if event["error"] is None and event["mode"] == target:
                     waiting = ("closing", "draining")
-                    costs[target].append(sum(float(s) for name, s in event["phases"] if name not in waiting))
+                    costs[target].append(
+                        sum(_seconds(s) for name, s in event["phases"] if name not in waiting)
+                    )
                 switches += 1
             elif kind == "policy":
-                policy = Policy(**{name: value for name, value in event.items() if name in _RECORDED})
+                policy = _policy(event)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             skipped += bool(line.strip())
-    runs = {
-        mode: [each["request"].run_s for each in leases if each["mode"] == mode and each["event"] == "lease"]
-        for mode in MODES
-    }
+    runs: dict[Mode, list[float]] = {mode: [] for mode in MODES}
+    for request in found:
+        if request.waited_s is not None:
+            runs[request.mode].append(request.run_s)
     usual = {mode: statistics.median(runs[mode]) if runs[mode] else _DEFAULT_RUN_S for mode in MODES}
     requests = (
-        each["request"]
-        if each["event"] == "lease"
-        else replace(each["request"], run_s=usual[_mode(each["mode"])])
-        for each in leases
+        request if request.waited_s is not None else replace(request, run_s=usual[request.mode])
+        for request in found
     )
     return Recording(
         tuple(sorted(requests, key=lambda request: request.asked_at)),
@@ -141,6 +152,25 @@ def _mode(value: Any) -> Mode:
     return cast(Mode, value)
 
 
+def _seconds(value: Any) -> float:
+    """A time or a duration. Raises ValueError for what no clock says."""
+    if not isinstance(value, int | float) or not 0 <= value <= _MAX_SECONDS:
+        raise ValueError("no time")
+    return float(value)
+
+
+def _policy(event: Mapping[str, Any]) -> Policy:
+    """Raises ValueError if a value is not one of a policy."""
+    values = {name: event[name] for name in _RECORDED if name in event}
+    for name, value in values.items():
+        if get_origin(kind := _RECORDED[name]) is Literal:
+            if value not in get_args(kind):
+                raise ValueError(f"{name} is not one of a policy")
+        else:
+            _seconds(value)
+    return Policy(**values)
+
+
 def _request(event: Mapping[str, Any]) -> Request:
     ran = event["event"] == "lease"
     run_s = event.get("run_s")
@@ -148,10 +178,10 @@ def _request(event: Mapping[str, Any]) -> Request:
         run_s = event.get("held_s", 0.0)
     return Request(
         _mode(event["mode"]),
-        float(event["asked_at"]),
-        float(run_s),
-        str(event.get("key", "")),
-        float(event["waited_s"]) if ran else None,
+        _seconds(event["asked_at"]),
+        _seconds(run_s),
+        sys.intern(str(event.get("key", ""))),
+        _seconds(event["waited_s"]) if ran else None,
     )
 
 
@@ -263,13 +293,17 @@ class _Simulation:
 
     def _grant_one(self) -> bool:
         for mode in MODES:
-            if not is_open(self._state, mode):
+            if not is_open(self._state, mode) or self._is_engine_full(mode):
                 continue
             for ticket in queue_order(self._claims, mode, self._turns):
                 if has_turn(self._claims, ticket, self._policy.depth, self._turns, self._now):
                     self._grant(ticket)
                     return True
         return False
+
+    def _is_engine_full(self, mode: Mode) -> bool:
+        """Then no ticket has its turn, and a long queue need not be looked through."""
+        return mode == "generation" and len(select(self._claims, "lease", mode)) >= self._policy.depth
 
     def _grant(self, ticket: Claim) -> None:
         self._claims[self._claims.index(ticket)] = replace(ticket, kind="lease")
@@ -278,8 +312,8 @@ class _Simulation:
         if ticket.mode == "inference":
             return self._at(self._now + run_s, "end", ticket.number)
         if ticket.flow:
-            highest = max(claim.number for claim in self._claims)
-            self._turns = with_turn(self._turns, ticket.flow, highest, self._now)
+            number = next_turn_number(self._claims, self._turns)
+            self._turns = with_turn(self._turns, ticket.flow, number, self._now)
         self._engine_free_at = max(self._engine_free_at, self._now) + run_s
         return self._at(self._engine_free_at, "end", ticket.number)
 

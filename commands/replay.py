@@ -15,6 +15,10 @@ from arbiter.replay import read_recording, recorded_waits, simulate
 from commands.context import handle_errors, services
 from commands.gpu import gpu, json_option
 
+_COEXIST = (
+    "gpu.sharing was coexist, but the simulation switches for each picture: the log does not say what fitted"
+)
+
 
 @gpu.command(short_help="Play a log of the GPU against another policy.")
 @click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
@@ -75,6 +79,7 @@ def replay(
         "switch_s": recording.switch_s,
         "recorded": recorded_waits(recording).summary(),
         "simulated": simulate(recording, logged).summary(),
+        "notes": [_COEXIST] if logged.sharing == "coexist" else [],
     }
     if other != logged:
         document["other_policy"] = {name: value for name, value in changes.items() if value is not None}
@@ -85,6 +90,7 @@ def replay(
 def _lines(document: dict[str, Any]) -> Iterator[str]:
     if document["skipped_lines"]:
         yield f"{document['skipped_lines']} damaged lines were skipped"
+    yield from document["notes"]
     cost = ", ".join(f"to {mode} {seconds:.1f} s" for mode, seconds in document["switch_s"].items())
     yield f"a switch {cost}, and the wait for running requests"
     yield f"{'waits in seconds':32} {'requests':>8} {'median':>9} {'95 %':>9} {'longest':>9}"

@@ -133,6 +133,28 @@ def test_an_error_costs_lines_and_is_said_once(tmp_path: Path, caplog: pytest.Lo
     assert len(log.path.read_text().splitlines()) == 1
 
 
+def test_what_a_full_disk_cuts_off_costs_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A limit for the size of files takes a part of a line, as a disk does that is nearly full."""
+    import resource
+    import signal
+
+    log = EventLog(tmp_path / "events.jsonl", 10**6)
+    log.write("first")
+    before_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (log.path.stat().st_size + 10, before_limit[1]))
+    try:
+        log.write("cut off")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before_limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "cannot write events.jsonl" in caplog.text
+    for name in ("second", "third"):
+        log.write(name)
+    lines = [line for line in read_lines(log.path) if line.startswith("{") and line.endswith("}\n")]
+    assert [json.loads(line)["event"] for line in lines] == ["first", "second", "third"]
+
+
 def test_a_log_that_is_a_link_or_a_pipe_does_not_stop_a_request(tmp_path: Path) -> None:
     import os
 

@@ -111,6 +111,40 @@ def test_damaged_lines_are_counted_and_the_rest_is_read() -> None:
     assert recorded_waits(found).by_mode["generation"] == [3.0]
 
 
+@pytest.mark.parametrize(
+    "event",
+    [
+        {**LEASE, "asked_at": float("nan")},
+        {**LEASE, "asked_at": -1.0},
+        {**LEASE, "run_s": float("inf")},
+        {**LEASE, "run_s": 10**400},
+        {**LEASE, "waited_s": "3"},
+        {"event": "policy", **asdict(POLICY), "min_stay_s": "30"},
+        {"event": "policy", **asdict(POLICY), "restore": "always"},
+        {"event": "policy", **asdict(POLICY), "restore": ["never"]},
+        {"event": "policy", **asdict(POLICY), "depth": None},
+        {
+            "event": "switch_ended",
+            "target": "inference",
+            "mode": "inference",
+            "error": None,
+            "phases": [["releasing", float("inf")]],
+        },
+    ],
+)
+def test_values_that_no_server_writes_are_a_damaged_line(event: dict[str, Any]) -> None:
+    found = read_recording(lines(event, LEASE))
+    assert found.skipped_lines == 1
+    assert (len(found.requests), found.policy) == (1, None)
+    assert simulate(found, POLICY).never_ran == 0
+
+
+def test_a_long_queue_is_played_in_seconds() -> None:
+    flood = [picture(100.0, 1.0, f"key-{number % 7}") for number in range(1_000)]
+    waits = simulate(recording(*flood), POLICY)
+    assert len(waits.by_mode["generation"]) == len(flood)
+
+
 def test_sketches_beside_llms_are_left_out_and_those_that_gave_up_are_played() -> None:
     gave_up = {**LEASE, "event": "gave_up", "asked_at": 7.0, "error": "arbiter.gpu_busy"}
     found = read_recording(lines(LEASE, {**LEASE, "uses_gpu": False}, gave_up))
@@ -160,6 +194,8 @@ def test_the_command_prints_both(tmp_path: Path, make_app: MakeApp) -> None:
         "longest_s": 3.0,
     }
     assert document["other_policy"] == {"depth": 1}
+    file.write_text("\n".join(lines({"event": "policy", **asdict(POLICY), "sharing": "coexist"}, LEASE)))
+    assert "gpu.sharing was coexist" in run(args=["gpu", "replay", str(file)]).output
     missing = run(args=["gpu", "replay", str(tmp_path / "none")])
     assert missing.exit_code == 1
     assert "cannot read" in missing.output
