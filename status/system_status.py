@@ -113,7 +113,11 @@ class SystemStatus:
             for claim in snapshot.claims
             if claim.kind == "lease" and claim.mode == "generation"
         ]
-        tickets = [claim for claim in snapshot.claims if claim.kind == "ticket"]
+        # In the order of their turns, not of their arrival.
+        tickets = sorted(
+            (claim for claim in snapshot.claims if claim.kind == "ticket"),
+            key=lambda claim: waiting.place if (waiting := snapshot.waiting.get(claim.job)) else 0,
+        )
         first = jobs[0] if jobs else _NO_JOB
         return {
             "mode": self._mode(snapshot, probes),

@@ -14,6 +14,8 @@ import pytest
 
 import status.system_status
 from app import Container
+from arbiter import Claim
+from arbiter.fair_queue import flow_of
 from status.system_status import _memory
 from tests.conftest import MakeApp
 from tests.waiting import wait_until
@@ -81,3 +83,23 @@ def test_on_a_full_disk_the_status_tells_the_truth_and_one_line_is_logged(
     wait_until(
         lambda: not container.system_status._is_probing.locked()
     )  # nothing of it runs into the next test
+
+
+def test_waiting_requests_are_listed_in_the_order_of_their_turns(make_app: MakeApp) -> None:
+    container: Container = make_app().extensions["easel"]
+    arbiter = container.arbiter
+    claims = [
+        arbiter.claims.create(Claim(kind, number, "generation", True, 0, os.getpid(), job, flow_of(job[0])))
+        for number, (kind, job) in enumerate(
+            [("lease", "a-1"), ("ticket", "a-2"), ("ticket", "a-3"), ("ticket", "b-1")], 1
+        )
+    ]
+    tickets = container.system_status.report()["tickets"]
+    assert [(ticket["place"], ticket["id"]) for ticket in tickets] == [(0, "b-1"), (1, "a-2"), (2, "a-3")]
+    assert [ticket["waits_for"] for ticket in tickets] == [
+        "the picture before it",
+        "2 pictures before it",
+        "3 pictures before it",
+    ]
+    for claim in claims:
+        claim.end()
