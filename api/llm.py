@@ -59,7 +59,7 @@ def _accept_large_bodies(options: HttpOptions) -> None:
 
 def _forward(services: Services, route: Route) -> Response:
     with contextlib.ExitStack() as held:
-        held.enter_context(services.forwarder.admission())
+        held.enter_context(services.forwarder.admission(g.caller.key))
         llm_request = _read(route)
         held.callback(llm_request.body.close)
         open_upstream = partial(_open, services)

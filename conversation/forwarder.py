@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from http.client import HTTPException
 
@@ -19,46 +20,66 @@ from errors import EaselError, GpuPreempted, QueueFull, RequestCancelled
 from http_connections import OpenResponse
 
 _RETRY_AFTER_S = 5
+_SHARE_OF_ONE_KEY = 0.75
+"""Of the places, while there are several keys: the others then always find one"""
 
 
 class Forwarder:
     """Forwards requests to the upstreams in `directory`. One per process; thread-safe.
 
     `max_requests`: how many may run or wait at the same time; each holds a thread. `lease_timeout_s`: how long one waits
-    for the GPU.
+    for the GPU. `has_several_keys`: whether a key must leave places to others.
     """
 
     def __init__(
-        self, directory: ModelDirectory, arbiter: Arbiter, *, max_requests: int, lease_timeout_s: float
+        self,
+        directory: ModelDirectory,
+        arbiter: Arbiter,
+        *,
+        max_requests: int,
+        lease_timeout_s: float,
+        has_several_keys: Callable[[], bool] = lambda: False,
     ) -> None:
         self.directory, self._arbiter = directory, arbiter
         self._max_requests, self._lease_timeout_s = max_requests, lease_timeout_s
-        self._running: set[object] = set()
+        self._has_several_keys = has_several_keys
+        self._running: Counter[str] = Counter()
+        """key -> how many of its requests run or wait"""
         self._lock = threading.Lock()
         self._stop_reason: EaselError | None = None
 
     @contextlib.contextmanager
-    def admission(self) -> Iterator[None]:
-        """Counts a request while it runs or waits. Raises QueueFull."""
-        key = object()
+    def admission(self, key: str = "") -> Iterator[None]:
+        """Counts a request of `key` (its name; empty for none) while it runs or waits. Raises QueueFull."""
+        limit_of_key = self._max_requests
+        if key and self._has_several_keys():
+            limit_of_key = max(1, int(self._max_requests * _SHARE_OF_ONE_KEY))
         with self._lock:
-            if len(self._running) >= self._max_requests:
-                raise QueueFull(
-                    f"{len(self._running)} LLM requests are already running or waiting in this process "
-                    "(`llm.max_requests`).",
-                    retry_after_s=_RETRY_AFTER_S,
-                )
-            self._running.add(key)
+            own, total = self._running[key], self._running.total()
+            if total >= self._max_requests or own >= limit_of_key:
+                raise self._refusal(total, None if total >= self._max_requests else own)
+            self._running[key] = own + 1
         try:
             yield
         finally:
             with self._lock:
-                self._running.discard(key)
+                self._running[key] -= 1
+
+    @staticmethod
+    def _refusal(total: int, own: int | None) -> QueueFull:
+        """`own`: the number of the key's requests, if these are what is too many."""
+        rest = "; the other places are for other keys" if own is not None else ""
+        whose = "" if own is None else " of this key"
+        return QueueFull(
+            f"{total if own is None else own} LLM requests{whose} are already running or waiting in this process "
+            f"(`llm.max_requests`){rest}.",
+            retry_after_s=_RETRY_AFTER_S,
+        )
 
     @property
     def running(self) -> int:
         """How many requests of this process run or wait."""
-        return len(self._running)
+        return self._running.total()
 
     def forward(self, request: LlmRequest, client: Client, envelope: Envelope) -> Forwarded:
         """Send the request on and return the beginning of the response; the rest is read while it is sent to the client.
