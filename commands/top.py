@@ -35,7 +35,8 @@ _MAX_CELL = 28
 def top(once: bool, interval: float, url: str | None, as_json: bool) -> None:
     """Watch the engine, the GPU's memory and mode, the LLM servers and the queue of the running server.
 
-    Ctrl-C ends it. With API keys, EASEL_API_KEYS has one that may see the status. With --json each refresh is a line.
+    Ctrl-C ends it. This installation's server needs no key; for one at --url, EASEL_API_KEYS has one that may see the
+    status. With --json each refresh is a line.
     """
     server = Server(url)
     try:
