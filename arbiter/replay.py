@@ -259,11 +259,21 @@ class _Simulation:
         if is_refused(self._state, request.mode, self._policy):
             self._waits.refused += 1
             return
+        if request.mode == "inference" and self._keeps_generation():
+            self._waits.never_ran += 1  # a queue of all of them would make each decision slower
+            return
         flow = flow_of(request.key) if request.mode == "generation" else ""
         number = next_claim_number(self._state, self._claims, self._turns)
         triggers = may_trigger_switch(request.mode, self._policy)
         self._claims.append(Claim("ticket", number, request.mode, triggers, 0, 0, f"job-{number}", flow))
         self._asked_at[number], self._requests[number] = self._now, request
+
+    def _keeps_generation(self) -> bool:
+        """Whether LLM requests wait for the end of generation mode and nothing ends it."""
+        policy, state = self._policy, self._state
+        never_idle = policy.restore == "never" or (policy.restore == "idle" and policy.idle_restore_s <= 0)
+        is_there = state.mode == "generation" and state.active_switch is None
+        return is_there and never_idle and not may_trigger_switch("inference", policy)
 
     def _end(self, number: int) -> None:
         claim = next(claim for claim in self._claims if claim.number == number)

@@ -65,6 +65,14 @@ def test_a_policy_that_waits_or_refuses() -> None:
     assert simulate(recording(*requests), never).never_ran == 1
 
 
+def test_llm_requests_that_never_get_the_gpu_are_counted_in_seconds() -> None:
+    requests = [picture(100.0), *(chat(105.0 + number) for number in range(10_000))]
+    never = replace(POLICY, llm_during_generation="wait", restore="never")
+    assert simulate(recording(*requests), never).never_ran == 10_000
+    idle = replace(never, restore="idle", idle_restore_s=0)
+    assert simulate(recording(*requests), idle).never_ran == 10_000
+
+
 def test_pictures_run_one_after_another_and_keys_take_turns() -> None:
     flood = [picture(100.0, 10.0, "flood") for _ in range(6)]
     waits = simulate(recording(*flood, picture(101.0, 10.0, "other"), first_mode="generation"), POLICY)
