@@ -282,6 +282,7 @@ class Container:
             self.arbiter,
             max_requests=self.settings["llm.max_requests"],
             lease_timeout_s=self.settings["request_timeout_s"],
+            has_several_keys=self.gate.has_several_keys,
         )
 
     @cached_property
@@ -386,13 +387,19 @@ class Container:
             self.state_dir / "image-jobs",
             max_count=self.settings["jobs.max_count"],
             max_bytes=int(self.settings["jobs.max_mb"] * 1_000_000),
+            has_several_owners=self.gate.has_several_keys,
         )
 
     @cached_property
     def job_workers(self) -> JobWorkers:
         """The threads of a worker that draw image jobs; they are started separately."""
         draw = partial(draw_job, self.services)
-        return JobWorkers(self.image_jobs, draw, count=self.settings["jobs.threads"])
+        return JobWorkers(
+            self.image_jobs,
+            draw,
+            count=self.settings["jobs.threads"],
+            has_several_owners=self.gate.has_several_keys,
+        )
 
     def model_folders(self, models_dir: Path | None = None) -> ModelFolders:
         """Where ComfyUI has its models. `models_dir`: instead of the setting. Raises ModelsFolderMissing and
@@ -526,6 +533,9 @@ def create_app(settings: Settings | None = None) -> Flask:
     return app
 
 
+_MAX_EVENT_STREAMS = 32
+
+
 def http_options(settings: Settings) -> HttpOptions:
     """The settings of the API."""
     return HttpOptions(
@@ -541,7 +551,15 @@ def http_options(settings: Settings) -> HttpOptions:
         request_timeout_s=settings["request_timeout_s"],
         images_enabled=settings["images.enabled"],
         answers_later=settings["jobs.threads"] > 0,
+        max_event_streams=_max_event_streams(settings),
     )
+
+
+def _max_event_streams(settings: Settings) -> int:
+    """At most half of the threads that neither pictures nor LLM requests can take, so that some stay free."""
+    has_llms = settings["llm.stacks"] or settings["llm.upstreams"]
+    taken = settings["max_waiting"] + (settings["llm.max_requests"] if has_llms else 0)
+    return int(max(1, min(_MAX_EVENT_STREAMS, (settings["threads"] - taken) // 2)))
 
 
 def gpu_policy(settings: Settings) -> Policy:

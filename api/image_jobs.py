@@ -20,15 +20,13 @@ from errors import ImageJobNotFound, InvalidValue, QueueFull
 from image_jobs import JobView
 
 _DEFAULT_LIMIT, _MAX_LIMIT = 20, 100
-_MAX_EVENT_STREAMS = 32
-"""Of each worker: each holds a thread"""
 
 
 def image_jobs_blueprint(services: Services) -> Blueprint:
     """The routes of the jobs."""
     routes = Blueprint("image_jobs", __name__)
     estimate = QueueEstimate(services)
-    streams = threading.BoundedSemaphore(_MAX_EVENT_STREAMS)
+    streams = threading.BoundedSemaphore(services.options.max_event_streams)
     for base in (IMAGE_JOBS, GPUSTACK_IMAGE_JOBS):
         one = f"{base}/<job_id>"
         routes.add_url_rule(base, f"{base} list", lambda: _list(services, estimate))
@@ -102,7 +100,7 @@ def _events(
         return Response(status=204)  # the client has seen the end: it is not to connect again
     if not streams.acquire(blocking=False):
         raise QueueFull(
-            f"{_MAX_EVENT_STREAMS} clients follow jobs already; ask for the job itself instead.",
+            f"{services.options.max_event_streams} clients follow jobs already; ask for the job itself instead.",
             retry_after_s=5,
         )
     events = JobEvents(services, estimate, job_id, links_of(services.options), seen, g.caller)

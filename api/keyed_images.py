@@ -129,7 +129,7 @@ class OutlivingRequest:
 
     def _add_job(self, received: ReceivedRequest, seed: int, job_id: str | None = None) -> Response:
         services = self._services
-        services.jobs.check_room()
+        services.jobs.check_room(g.caller.owner)
         model = received.check(services)
         status = services.jobs.add(
             received.as_job(seed=seed, sender=sender_of(request), owner=g.caller.owner, model=model), job_id

@@ -40,6 +40,8 @@ class HttpOptions:
     lists_all_models: bool = False
     answers_later: bool = True
     """Whether there are threads that draw jobs"""
+    max_event_streams: int = 32
+    """Clients that follow jobs: each holds a thread of the worker"""
 
 
 @dataclass(frozen=True)

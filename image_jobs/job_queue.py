@@ -28,6 +28,8 @@ log = logging.getLogger("easel.jobs")
 MAX_AGE_S = 86_400.0
 MAX_ENDED = 20_000
 _RETRY_AFTER_S = 30
+_SHARE_OF_ONE_OWNER = 0.75
+"""Of the places, while there are several owners: the others then always find one"""
 _VIEW_AGE_S = 0.25
 """How old the list may be from which a client is told its place: many may ask a hundred times a second"""
 _CANCEL_CHECK_INTERVAL_S = 0.2
@@ -159,7 +161,8 @@ class TakenJob:
 
 
 class JobQueue:
-    """The jobs in `folder`. `max_count` and `max_bytes`: of those that have not ended."""
+    """The jobs in `folder`. `max_count` and `max_bytes`: of those that have not ended. `has_several_owners`: whether each
+    must leave places to others."""
 
     def __init__(
         self,
@@ -168,10 +171,12 @@ class JobQueue:
         max_count: int = 20_000,
         max_bytes: int = 2_000_000_000,
         max_ended: int = MAX_ENDED,
+        has_several_owners: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._folder, self._clock = folder, clock
         self._max_count, self._max_bytes, self._max_ended = max_count, max_bytes, max_ended
+        self._has_several_owners = has_several_owners
         self._queue, self._ended, self._work = folder / "queue", folder / "ended", folder / "work"
         self._view_lock = threading.Lock()
         self._viewed_at, self._viewed = -1.0, _Viewed([], {}, 0)
@@ -179,9 +184,9 @@ class JobQueue:
 
     # --- adding ------------------------------------------------------------------------------------
 
-    def check_room(self) -> None:
+    def check_room(self, owner: str) -> None:
         """Raises ImageJobsFull."""
-        self._check_room(self._names())
+        self._check_room(self._names(), owner_digest(owner))
 
     def add(self, request: JobRequest, job_id: str | None = None) -> JobStatus:
         """Add a job at the end of its owner's. `job_id`: None for a new one. Raises ImageJobsFull, StoreFull and
@@ -217,23 +222,35 @@ class JobQueue:
             self._added.notify_all()
 
     def _enqueue(self, status: JobStatus, size: int) -> None:
-        names = self._names()
-        self._check_room(names)
-        owner = owner_digest(status.owner)
+        names, owner = self._names(), owner_digest(status.owner)
+        self._check_room(names, owner)
         # Later than all others, also after the clock was set back.
         number = max([int(self._clock() * 1e6), *(name.number + 1 for name in names)])
         name = QueuedName(next_turn(names, owner), number, owner, size, status.id)
         os.close(os.open(self._queue / name.text, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
-    def _check_room(self, names: list[QueuedName]) -> None:
+    def _check_room(self, names: list[QueuedName], owner: str) -> None:
+        if self._is_full(names, 1.0):
+            whose = "image jobs"
+        elif self._has_several_owners() and self._is_full(
+            [name for name in names if name.owner == owner], _SHARE_OF_ONE_OWNER
+        ):
+            names = [name for name in names if name.owner == owner]
+            whose = "image jobs of this key"
+        else:
+            return
         size = sum(name.size for name in names)
-        if len(names) >= self._max_count or size >= self._max_bytes:
-            raise ImageJobsFull(
-                f"{len(names)} image jobs with {size / 1e6:.0f} MB wait already; at most {self._max_count} jobs and "
-                f"{self._max_bytes / 1e6:.0f} MB may wait.",
-                waiting=len(names),
-                retry_after_s=_RETRY_AFTER_S,
-            )
+        rest = "; the other places are for other keys" if whose != "image jobs" else ""
+        raise ImageJobsFull(
+            f"{len(names)} {whose} with {size / 1e6:.0f} MB wait already; at most {self._max_count} jobs and "
+            f"{self._max_bytes / 1e6:.0f} MB may wait{rest}.",
+            waiting=len(names),
+            retry_after_s=_RETRY_AFTER_S,
+        )
+
+    def _is_full(self, names: list[QueuedName], share: float) -> bool:
+        size = sum(name.size for name in names)
+        return len(names) >= self._max_count * share or size >= self._max_bytes * share
 
     @contextlib.contextmanager
     def _mutex(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -57,10 +58,23 @@ Draw = Callable[[TakenJob, JobRequest], Mapping[str, Any]]
 
 
 class JobWorkers:
-    """`count` threads, each of which takes the next job whenever it has ended one. `max_pause_s`: between two attempts."""
+    """`count` threads, each of which takes the next job whenever it has ended one. `max_pause_s`: between two attempts.
+    `has_several_owners`: whether one owner's jobs must leave a thread to those of others."""
 
-    def __init__(self, queue: JobQueue, draw: Draw, *, count: int, max_pause_s: float = _MAX_PAUSE_S) -> None:
+    def __init__(
+        self,
+        queue: JobQueue,
+        draw: Draw,
+        *,
+        count: int,
+        max_pause_s: float = _MAX_PAUSE_S,
+        has_several_owners: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._queue, self._draw, self._count, self._max_pause_s = queue, draw, count, max_pause_s
+        self._has_several_owners = has_several_owners
+        self._take_lock = threading.Lock()
+        self._drawing: Counter[str] = Counter()
+        """How many jobs of each owner are drawn here"""
         self._stopping = threading.Event()
         self._held_back: dict[str, float] = {}
         """Owner -> until when none of its jobs is taken, of `time.monotonic`"""
@@ -88,13 +102,28 @@ class JobWorkers:
         while not self._stopping.is_set():
             try:
                 self._sweep_sometimes()
-                job = self._queue.take(self._is_held_back)
+                job = self._take()
                 if job is not None:
-                    self._process(job)
+                    try:
+                        self._process(job)
+                    finally:
+                        with self._take_lock:
+                            self._drawing[job.name.owner] -= 1
                     continue
             except Exception:
                 log.exception("an image job could not be taken")
             self._queue.wait_for_job(_POLL_INTERVAL_S)
+
+    def _take(self) -> TakenJob | None:
+        """The next job. While there are several owners, one of them does not have all threads: the next job of another is
+        then drawn at once."""
+        with self._take_lock:
+            most = max(1, self._count - 1) if self._has_several_owners() else self._count
+            self._drawing = +self._drawing
+            job = self._queue.take(lambda owner: self._drawing[owner] >= most or self._is_held_back(owner))
+            if job is not None:
+                self._drawing[job.name.owner] += 1
+            return job
 
     def _sweep_sometimes(self) -> None:
         with self._sweep_lock:

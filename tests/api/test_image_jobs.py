@@ -417,6 +417,16 @@ def test_there_is_a_limit_of_event_streams_and_their_places_become_free_again(cl
     again.close()
 
 
+def test_followers_of_jobs_leave_threads_to_others(make_app: MakeApp) -> None:
+    """Of the four that pictures cannot take."""
+    client = make_app(threads=100, max_waiting=96).test_client()
+    url = f"{JOBS}/{queued(client)}/events"
+    streams = [client.get(url, buffered=False) for _ in range(2)]
+    assert client.get(url).status_code == 429
+    for stream in streams:
+        stream.close()
+
+
 # --- with an idempotency key -----------------------------------------------------------------------
 
 KEY = {"Idempotency-Key": "one"}

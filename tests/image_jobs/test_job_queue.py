@@ -69,8 +69,10 @@ def draw_all(queue: JobQueue) -> list[str]:
 
 
 @contextmanager
-def working(queue: JobQueue, draw: Callable[..., Any], count: int = 1) -> Iterator[JobWorkers]:
-    workers = JobWorkers(queue, draw, count=count, max_pause_s=0.01)
+def working(
+    queue: JobQueue, draw: Callable[..., Any], count: int = 1, **options: Any
+) -> Iterator[JobWorkers]:
+    workers = JobWorkers(queue, draw, **{"count": count, "max_pause_s": 0.01, **options})
     workers.start()
     try:
         yield workers
@@ -167,6 +169,21 @@ def test_the_bytes_of_uploads_are_limited(tmp_path: Path) -> None:
     add(queue, files=(b"x" * 1_000_000,))
     with pytest.raises(ImageJobsFull):
         add(queue)
+
+
+def test_an_owner_leaves_places_to_others_if_there_are_several(tmp_path: Path) -> None:
+    queue = JobQueue(tmp_path, max_count=8, max_bytes=1_000_000, has_several_owners=lambda: True)
+    for _ in range(6):
+        add(queue, "flood")
+    with pytest.raises(ImageJobsFull, match="6 image jobs of this key") as caught:
+        add(queue, "flood")
+    assert caught.value.details["waiting"] == 6
+    add(queue, "other", files=(b"x" * 800_000,))
+    with pytest.raises(ImageJobsFull, match="of this key"):
+        queue.check_room("other")
+    add(queue, "third")
+    with pytest.raises(ImageJobsFull, match="8 image jobs with"):
+        queue.check_room("fourth")
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_and_no_job(tmp_path: Path) -> None:
@@ -434,6 +451,31 @@ def test_an_owner_that_must_wait_keeps_no_thread_from_the_others(tmp_path: Path)
     assert [state(queue, job_id) for job_id in waiting] == ["queued"] * 3
     assert found[0].progress is not None
     assert (found[0].progress[1]["waits_for"], found[0].status.attempts) == ("tomorrow", 0)
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_one_owner_leaves_a_thread_to_others_if_there_are_several(tmp_path: Path, several: bool) -> None:
+    release, drawn = threading.Event(), []
+
+    def draw(job: TakenJob, request: JobRequest) -> dict[str, Any]:
+        drawn.append(request.owner)
+        if request.owner == "flood":
+            assert release.wait(60)
+        return {}
+
+    queue = JobQueue(tmp_path)
+    for _ in range(5):
+        add(queue, "flood")
+    with working(queue, draw, 3, has_several_owners=lambda: several):
+        try:
+            wait_until(lambda: drawn.count("flood") == (2 if several else 3))
+            other = add(queue, "other")
+            if several:
+                wait_until(lambda: state(queue, other) == "done")
+                assert drawn == ["flood", "flood", "other"]
+        finally:
+            release.set()
+        wait_until(lambda: state(queue, other) == "done")
 
 
 def test_another_error_that_may_pass_is_tried_three_times(tmp_path: Path) -> None:
