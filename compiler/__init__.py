@@ -210,12 +210,29 @@ _last: tuple[Any, Catalogue] | None = None
 
 
 def _load(sources: Sources, proved: Collection[str] | None) -> Catalogue:
-    catalogue = with_own_entries(parse_catalogue(sources), sources)
+    shipped = parse_catalogue(sources)
+    catalogue = with_own_entries(shipped, sources)
     models = [model for model in catalogue.models.values() if proved is None or model.id in proved]
-    proofs = prove_catalogue(catalogue, models, (sources.shipped_proofs, sources.own_proofs))
+    kept = (sources.shipped_proofs, sources.own_proofs)
+    # Facts of own files change nothing for the shipped workflows, so that these need no new proof.
+    as_shipped = [model for model in models if _is_as_shipped(model, catalogue, shipped)]
+    proofs = prove_catalogue(shipped, as_shipped, kept) if as_shipped else {}
+    proofs |= prove_catalogue(catalogue, [model for model in models if model.id not in proofs], kept)
     for model in models:
         for task, workflow in model.workflows.items():
             # What the proof says without the template or the node that the workflow lacks would mislead.
             if faults := catalogue.workflows[workflow].faults:
                 proofs[model.id][task] = replace(proofs[model.id][task], faults=faults)
     return replace(catalogue, proofs=proofs)
+
+
+def _is_as_shipped(model: Model, catalogue: Catalogue, shipped: Catalogue) -> bool:
+    """Whether the owner's folder has changed nothing of a shipped model, of its workflows and of the LoRAs."""
+    return (
+        shipped.models.get(model.id) == model
+        and catalogue.loras == shipped.loras
+        and all(
+            catalogue.workflows[workflow] == shipped.workflows.get(workflow)
+            for workflow in model.workflows.values()
+        )
+    )

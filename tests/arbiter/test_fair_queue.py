@@ -299,6 +299,6 @@ def test_the_ticket_of_a_killed_process_does_not_stop_the_queue(tmp_path: Path) 
     arbiter.reconciler.start()
     try:
         with arbiter.lease("generation", job="mine", key="b", timeout_s=10):
-            assert [claim.job for claim in arbiter.snapshot().claims] == ["mine"]
+            wait_until(lambda: [claim.job for claim in arbiter.snapshot().claims] == ["mine"], 10)
     finally:
         arbiter.reconciler.stop()
