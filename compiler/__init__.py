@@ -217,7 +217,8 @@ def _load(sources: Sources, proved: Collection[str] | None) -> Catalogue:
     # Facts of own files change nothing for the shipped workflows, so that these need no new proof.
     as_shipped = [model for model in models if _is_as_shipped(model, catalogue, shipped)]
     proofs = prove_catalogue(shipped, as_shipped, kept) if as_shipped else {}
-    proofs |= prove_catalogue(catalogue, [model for model in models if model.id not in proofs], kept)
+    if others := [model for model in models if model.id not in proofs]:
+        proofs |= prove_catalogue(catalogue, others, kept)
     for model in models:
         for task, workflow in model.workflows.items():
             # What the proof says without the template or the node that the workflow lacks would mislead.
