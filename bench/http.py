@@ -55,7 +55,11 @@ class Http:
     def _was_closed(self) -> bool:
         """Whether the server has closed the idle connection. Between two responses there is nothing else to read."""
         sock = self._connection.sock
-        return sock is not None and bool(select.select([sock], [], [], 0)[0])
+        if sock is None:
+            return False
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        return bool(poll.poll(0))
 
     @property
     def socket(self) -> socket.socket | None:

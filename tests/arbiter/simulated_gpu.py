@@ -301,13 +301,16 @@ class Caller:
     def __call__(self, op: str, **arguments: Any) -> Any:
         stream = getattr(self._local, "stream", None)
         if stream is None:
-            connection = socket.socket(socket.AF_UNIX)
-            connection.connect(str(self._path))
-            stream = self._local.stream = connection.makefile("rwb")
-            connection.close()  # the stream keeps it open
-        stream.write(json.dumps({"op": op, "caller": self._name, **arguments}).encode() + b"\n")
-        stream.flush()
-        response = json.loads(stream.readline())
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(str(self._path))
+                stream = self._local.stream = connection.makefile("rwb")  # keeps it open
+        try:
+            stream.write(json.dumps({"op": op, "caller": self._name, **arguments}).encode() + b"\n")
+            stream.flush()
+            response = json.loads(stream.readline())
+        except OSError:
+            self.close()
+            raise
         if "error" in response:
             raise ERRORS[response["error"]](response["message"])
         return response.get("value")
@@ -315,7 +318,9 @@ class Caller:
     def close(self) -> None:
         """Close the connection of this thread."""
         if (stream := getattr(self._local, "stream", None)) is not None:
-            stream.close()
+            self._local.stream = None
+            with contextlib.suppress(OSError):  # what could not be sent
+                stream.close()
 
 
 class FakeStacks:
