@@ -146,6 +146,11 @@ class Container:
             self._restore_sketch_files(catalogue, lambda: self.live_catalogue.is_latest(catalogue))
         return catalogue
 
+    def prepare_catalogue(self) -> None:
+        """Read the catalogue, with all its templates. For the master process of a server, before it forks: the workers share
+        the memory. Raises CatalogueInvalid."""
+        self.live_catalogue.compile_ahead()
+
     def watch_catalogue(self) -> None:
         """Look at the catalogue's files in a thread from now on. For each worker of a server."""
         # The sketch engine gets a new catalogue there, too: no request has to write its files.

@@ -277,6 +277,8 @@ class TaskProof:
     """The versions of ComfyUI that have what the graph uses, where not all do"""
     unverified: tuple[str, ...] = ()
     """What the graph uses that only the documentation of ComfyUI describes, see compiler/documented_nodes.py"""
+    kept_as: str = field(default="", compare=False, repr=False)
+    """The hash under which a file of kept proofs had it; empty if it was made now"""
 
 
 _UNCHECKED = TaskProof()

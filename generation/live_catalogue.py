@@ -94,6 +94,7 @@ class LiveCatalogue:
         self._settle_s, self._clock = settle_s, clock
         self._lock = threading.Lock()
         self._pid = os.getpid()
+        self._compiles_ahead = False
         self._watching_pid = 0
         """The process whose thread looks at the files; not a child forked from it"""
         self._failures: dict[Callable[[], object], str] = {}
@@ -118,6 +119,12 @@ class LiveCatalogue:
         if self._watching_pid != os.getpid() or self._has_learned():
             self.refresh()
         return self._catalogue
+
+    def compile_ahead(self) -> None:
+        """Compile the templates of this catalogue now, and those of later ones when they are loaded, so that no request
+        waits for that. For a server; a command uses one template or none, and all take a second."""
+        self._compiles_ahead = True
+        self._catalogue.prepare()
 
     def watch(self, after_each_look: Callable[[], object] = lambda: None) -> None:
         """Look at the files now, and then in a thread until this process ends. Call it in each worker after the fork.
@@ -216,7 +223,8 @@ class LiveCatalogue:
     def _parse(self, sources: Sources) -> Catalogue:
         with _short_turns():
             catalogue = self._apply_choices(load_catalogue(sources))
-            catalogue.prepare()
+            if self._compiles_ahead:
+                catalogue.prepare()
         self._keep_proofs(catalogue, sources)
         _log_own_faults(catalogue)
         _log_undrawable(catalogue)

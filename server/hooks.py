@@ -95,7 +95,7 @@ class ServerHooks:
                 for address in addresses:
                     check_address(*address)
             self._container.metric_files.clear()
-            self._container.catalogue()
+            self._container.prepare_catalogue()
         except EaselError as error:
             sys.exit(f"{error.code}: {error.message}")
         except OSError as error:

@@ -51,9 +51,15 @@ def proofs_to_keep(catalogue: Catalogue, kept: Iterable[str] = ()) -> str:
     proofs = {
         digest: proofs
         for model in catalogue.models.values()
-        if is_kept(proofs := catalogue.proofs[model.id]) and (digest := digests.of(model)) not in known
+        if is_kept(proofs := catalogue.proofs[model.id])
+        and (digest := _kept_as(proofs) or digests.of(model)) not in known
     }
     return write_proofs(proofs) if proofs else ""
+
+
+def _kept_as(proofs: Mapping[Task, TaskProof]) -> str:
+    """The hash that was computed when the catalogue was loaded: computing it again takes as long as loading."""
+    return next((proof.kept_as for proof in proofs.values()), "")
 
 
 def _content_key(model: Model) -> _Key:

@@ -12,7 +12,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ class Digests:
         self._families = {family for lora in catalogue.loras.values() for family in lora.families}
         self._workflows: dict[tuple[str, Task], str] = {}
         self._classes: dict[str, str] = {}
+        self._named: dict[str, Set[str]] = {}
+        """text of a template -> the node classes on which it may depend; many workflows use the same parts"""
 
     def of(self, model: Model) -> str:
         parts = (
@@ -67,7 +69,7 @@ class Digests:
         if (name, task) not in self._workflows:
             workflow, signatures = self._catalogue.workflows[name], self._catalogue.signatures
             content = self._catalogue.renderer.content(workflow.template)
-            classes = _classes({text for _, text in content}, signatures)
+            classes = {each for _, text in content for each in self._classes_in(text, signatures)}
             parts = (
                 (workflow.id, workflow.entry, workflow.template, content, task, workflow.inputs_for(task)),
                 (
@@ -82,18 +84,23 @@ class Digests:
             self._workflows[name, task] = _digest(parts)
         return self._workflows[name, task]
 
+    def _classes_in(self, text: str, signatures: Signatures) -> Set[str]:
+        if text not in self._named:
+            self._named[text] = _classes(text, signatures)
+        return self._named[text]
+
     def _class(self, name: str, signatures: Signatures) -> str:
         if name not in self._classes:
             self._classes[name] = _digest(signatures.get(name))
         return self._classes[name]
 
 
-def _classes(texts: Set[str], signatures: Signatures) -> set[str]:
-    """The node classes on which these templates may depend: all whose names they have in any place, or every one if they
-    may put a name together."""
-    if any(map(_computes_a_class, texts)):
+def _classes(text: str, signatures: Signatures) -> Set[str]:
+    """The node classes on which a template may depend: all whose names it has in any place, or every one if it may put a
+    name together."""
+    if _computes_a_class(text):
         return set(signatures)
-    return {name for name in signatures if any(name in text for text in texts)}
+    return {name for name in signatures if name in text}
 
 
 def _computes_a_class(text: str) -> bool:
@@ -107,7 +114,7 @@ def read_proofs(texts: Iterable[str]) -> dict[str, ModelProofs]:
     found: dict[str, ModelProofs] = {}
     for text in texts:
         try:
-            found |= {key: _read_model(entry) for key, entry in json.loads(text)["proofs"].items()}
+            found |= {key: _read_model(key, entry) for key, entry in json.loads(text)["proofs"].items()}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue
     return found
@@ -137,47 +144,62 @@ def _written_model(proofs: ModelProofs) -> dict[str, Any]:
     }
 
 
-def _read_model(entry: Mapping[Task, Any]) -> ModelProofs:
+def _read_model(key: str, entry: Mapping[Task, Any]) -> ModelProofs:
     return {
         task: TaskProof(
             has_seed=bool(each["has_seed"]),
             files=tuple((str(a), str(b)) for a, b in each["files"]),
             marks=tuple(tuple(map(str, versions)) for versions in each["marks"]),
             unverified=tuple(map(str, each.get("unverified", ()))),
+            kept_as=key,
         )
         for task, each in entry.items()
     }
 
 
 def _digest(*parts: Any) -> str:
-    digest = hashlib.sha256()
-    for piece in _pieces(parts):
-        digest.update(piece.encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
+    pieces: list[str] = []
+    _add_pieces(parts, pieces)
+    return hashlib.sha256("".join(pieces).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _pieces(value: Any) -> Iterator[str]:
-    """`value` as texts that are the same in every process."""
-    if dataclasses.is_dataclass(value):
-        yield type(value).__name__
-        for field in dataclasses.fields(value):
-            if field.compare:
-                yield f"\x1f{field.name}="
-                yield from _pieces(getattr(value, field.name))
-    elif isinstance(value, Mapping):
-        yield "{"
-        for key, each in value.items():
-            yield from _pieces(key)
-            yield "\x1f:"
-            yield from _pieces(each)
-        yield "}"
-    elif isinstance(value, set | frozenset):
-        yield f"<{sorted(map(repr, value))}>"
+def _add_pieces(value: Any, pieces: list[str]) -> None:
+    """Append `value` as texts that are the same in every process. There are 170,000 for the shipped catalogue, at every
+    start: hence no generators, and the frequent types first."""
+    kind = type(value)
+    if kind is str or value is None:
+        pieces.append(repr(value))
     elif isinstance(value, list | tuple):
-        yield "["
+        pieces.append("[")
         for each in value:
-            yield from _pieces(each)
-            yield "\x1f,"
-        yield "]"
+            if type(each) is str:
+                pieces.append(repr(each))
+            else:
+                _add_pieces(each, pieces)
+            pieces.append("\x1f,")
+        pieces.append("]")
+    elif fields := _compared_fields(kind):  # type: ignore[arg-type]  # every class is hashable
+        pieces.append(kind.__name__)
+        for name in fields:
+            pieces.append(f"\x1f{name}=")
+            _add_pieces(getattr(value, name), pieces)
+    elif isinstance(value, Mapping):
+        pieces.append("{")
+        for key, each in value.items():
+            _add_pieces(key, pieces)
+            pieces.append("\x1f:")
+            _add_pieces(each, pieces)
+            pieces.append("\x1f,")
+        pieces.append("}")
+    elif isinstance(value, set | frozenset):
+        pieces.append(f"<{sorted(map(repr, value))}>")
     else:
-        yield repr(value)
+        pieces.append(repr(value))
+
+
+@functools.cache
+def _compared_fields(kind: type) -> tuple[str, ...]:
+    """Empty for what is no dataclass."""
+    if not dataclasses.is_dataclass(kind):
+        return ()
+    return tuple(field.name for field in dataclasses.fields(kind) if field.compare)

@@ -114,6 +114,24 @@ def test_a_change_is_loaded_once_the_file_has_settled(installation: Installation
     assert title(live) == "Newer"
 
 
+def compiled_templates(catalogue: Catalogue) -> set[str]:
+    return {name for _, name in catalogue.renderer._environment.cache.keys()}  # noqa: SIM118  Jinja's cache is no mapping
+
+
+def test_only_a_server_compiles_the_templates_before_a_request_and_those_of_an_edit_too(
+    installation: Installation,
+) -> None:
+    live = installation.load()
+    assert compiled_templates(live.current()) == set()
+    live.compile_ahead()
+    templates = {workflow.template for workflow in live.current().workflows.values()}
+    assert compiled_templates(live.current()) >= templates
+    before = live.current()
+    installation.write_own("mine.yaml", json.dumps({"models": {"mine": OWN_MODEL}}))
+    assert live.current() is not before
+    assert compiled_templates(live.current()) >= templates
+
+
 def test_an_older_edit_is_loaded_at_the_next_call(installation: Installation) -> None:
     live = installation.load()
     installation.edit("catalogue.yaml", "title: SDXL Turbo\n", "title: New\n")
