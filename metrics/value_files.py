@@ -72,6 +72,7 @@ class ValueFile:
 
     def __init__(self) -> None:
         self._descriptor = -1
+        self._close: Callable[[], object] | None = None
         self._used = 0
         self._entries: dict[Series, _Entry] = {}
         self._adopted: dict[str, tuple[int, float]] = {}
@@ -94,6 +95,7 @@ class ValueFile:
             os.close(descriptor)
             raise
         self._descriptor, self._used, self._adopted = descriptor, used, adopted
+        self._close = _closes_with(self, descriptor)
         for series, entry in self._entries.items():
             entry.position, entry.is_written = None, False
             self._adopt(series, entry)
@@ -117,9 +119,9 @@ class ValueFile:
         return is_same and there.st_size >= self._used and header == _HEADER.pack(self._used, 0)
 
     def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._descriptor = -1
+        if self._close is not None:
+            self._close()
+        self._descriptor, self._close = -1, None
 
     def add(self, series: Series, amount: float) -> None:
         """Raises OSError if the value could only be changed in memory."""
@@ -161,6 +163,13 @@ class ValueFile:
             _write(self._descriptor, _HEADER.pack(end, 0), 0)
             entry.position, self._used = self._used + len(head), end
         entry.is_written = True
+
+
+def _closes_with(owner: object, descriptor: int) -> Callable[[], object]:
+    """Closes the descriptor, once: when it is called, or when `owner` is dropped, such as in a forked child."""
+    finalizer = weakref.finalize(owner, os.close, descriptor)
+    finalizer.atexit = False  # values that the last threads report are counted, too
+    return finalizer
 
 
 def _write(descriptor: int, data: bytes, position: int) -> None:
@@ -208,6 +217,16 @@ class ValueFiles:
                     file.add(series, amount)
                 except OSError as error:
                     self._fail(error)
+
+    def close(self) -> None:
+        """Give the slot to the next process. Whatever is added later goes into the slot that is free then."""
+        with self._lock:
+            for file in self._files.values():
+                file.close()
+            if self._slot is not None:
+                self._slot.release()
+            self._files = {kind: ValueFile() for kind in KINDS}
+            self._slot, self._next_check_at = None, 0.0
 
     def _check_slot(self) -> None:
         """Take a slot, if this process has none or somebody has removed the folder."""
@@ -311,6 +330,8 @@ class _Slot:
 
     def __init__(self, folder: Path, name: str, descriptor: int) -> None:
         self._folder, self.name, self._descriptor = folder, name, descriptor
+        self.release = _closes_with(self, descriptor)
+        """Frees the number; once"""
 
     @classmethod
     def take(cls, folder: Path) -> _Slot:
@@ -352,9 +373,6 @@ class _Slot:
         except OSError:
             return False
         return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
-
-    def release(self) -> None:
-        os.close(self._descriptor)
 
 
 def _lock(path: Path, *, create: bool) -> int | None:

@@ -21,6 +21,13 @@ SMALL_CATALOGUE = ROOT / "tests" / "small_catalogue"
 NODES = ROOT / "schemas/nodes.json"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules with a slow test come first: one that starts last would run alone, while the other processes have nothing
+    left to do."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def shipped_catalogue() -> Catalogue:
     """The project's catalogue."""
@@ -67,6 +74,7 @@ def make_app(tmp_path: Path, sketch_url: str) -> Iterator[MakeApp]:
     yield make
     for container in containers:
         container.engine_selector.close()
+        container.metric_files.close()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import shutil
 import signal
@@ -176,6 +177,37 @@ assert [sample.value for sample in files.metrics()[0].samples] == [2.0] * 100
 """
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, check=True, timeout=60)
     assert errno.EFBIG  # what such a write raises
+
+
+def open_in(folder: Path) -> list[str]:
+    links = Path("/proc/self/fd").iterdir()
+    return [
+        name
+        for link in links
+        if os.path.lexists(link) and (name := os.readlink(link)).startswith(f"{folder}/")
+    ]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+@pytest.mark.parametrize("way", ["closed", "dropped"])
+def test_closed_or_dropped_files_leave_no_descriptor_and_their_slot_to_the_next(
+    tmp_path: Path, way: str
+) -> None:
+    files = ValueFiles(tmp_path)
+    files.add("counter", {COUNTER: 1.0})
+    assert len(open_in(tmp_path)) == 4
+    if way == "closed":
+        files.close()
+        files.add("counter", {COUNTER: 2.0})
+        assert values(files) == {"c_total{'label': 'a'}": 3.0}
+        files.close()
+    del files
+    gc.collect()
+    assert open_in(tmp_path) == []
+    following = ValueFiles(tmp_path)
+    following.add("counter", {COUNTER: 5.0})
+    assert values(following) == {"c_total{'label': 'a'}": 8.0 if way == "closed" else 6.0}
+    assert [path.name for path in tmp_path.glob("*.lock")] == ["0.lock"]
 
 
 def test_clear_removes_what_an_earlier_server_has_counted(tmp_path: Path) -> None:
