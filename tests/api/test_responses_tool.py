@@ -544,6 +544,7 @@ def test_a_picture_that_fails_is_the_envelope_or_the_end_of_the_stream(
     container = failing.application.extensions["easel"]
     app = make_app(
         engine__url=container.settings["engine.url"],
+        catalogue=container.settings["catalogue"],
         templates=container.settings["templates"],
         llm__upstreams=[{"name": "fake", "url": fake.url}],
     )
