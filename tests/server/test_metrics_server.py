@@ -109,12 +109,12 @@ def test_a_hundred_scrapes_a_second_cost_few_probes(tmp_path: Path) -> None:
         stop, errors = threading.Event(), []
 
         def hammer() -> None:
-            session = requests.Session()
-            while not stop.is_set():
-                response = session.get(f"{server.url}/metrics", timeout=20)
-                if response.status_code != 200:
-                    errors.append(response.status_code)
-                stop.wait(0.08)
+            with requests.Session() as session:
+                while not stop.is_set():
+                    response = session.get(f"{server.url}/metrics", timeout=20)
+                    if response.status_code != 200:
+                        errors.append(response.status_code)
+                    stop.wait(0.08)
 
         tasks = [pool.submit(hammer) for _ in range(8)]
         for _ in range(5):

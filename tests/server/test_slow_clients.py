@@ -368,14 +368,14 @@ def test_unfinished_tls_handshakes_cost_no_thread(tmp_path: Path, sketch_url: st
         server.wait_for("Booting worker")
         half_hello = b"\x16\x03\x01\x02\x00\x01"
         with attack(server, half_hello, 30) as half, attack(server, b"", 30) as silent:
-            session = requests.Session()
-            session.trust_env = False  # REQUESTS_CA_BUNDLE would replace `verify`
-            session.verify = str(TLS / "certificate.pem")
-            assert session.get(f"{server.url}/health", timeout=20).status_code == 200
-            body = {"prompt": "", "padding": "a" * 300_000}
-            for _ in range(2):
-                response = session.post(f"{server.url}/v1/images/generations", json=body, timeout=20)
-                assert response.json()["error"]["code"] == "image.prompt_required"
+            with requests.Session() as session:
+                session.trust_env = False  # REQUESTS_CA_BUNDLE would replace `verify`
+                session.verify = str(TLS / "certificate.pem")
+                assert session.get(f"{server.url}/health", timeout=20).status_code == 200
+                body = {"prompt": "", "padding": "a" * 300_000}
+                for _ in range(2):
+                    response = session.post(f"{server.url}/v1/images/generations", json=body, timeout=20)
+                    assert response.json()["error"]["code"] == "image.prompt_required"
             context = ssl.create_default_context(cafile=str(TLS / "certificate.pem"))
             with context.wrap_socket(connect(server), server_hostname="localhost") as connection:
                 connection.sendall(HALF_HEAD)

@@ -182,15 +182,16 @@ def test_the_phases_of_a_switch_are_within_the_wait(
     ]
 
 
+@pytest.mark.slow
 def test_a_collector_that_cannot_be_reached_is_named_once_and_costs_nothing(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     with running(tmp_path / "state", EASEL_TRACES_URL=url, EASEL_WORKERS="1") as server:
         for _ in range(3):
             assert server.draw().status_code == 200
         server.wait_for("traces cannot be sent to 127.0.0.1")
-        session = requests.Session()
-        for _ in range(300):
-            assert session.get(f"{server.url}/health", timeout=10).status_code == 200
+        with requests.Session() as session:
+            for _ in range(300):
+                assert session.get(f"{server.url}/health", timeout=10).status_code == 200
     assert len(re.findall("traces cannot be sent", server.log)) == 1
     assert "Traceback" not in server.log
     assert "opentelemetry" not in server.log
