@@ -31,6 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
     return result.stdout, json.loads(path.read_text("utf-8"))
 
 
+@pytest.mark.slow
 def test_a_quick_run_measures_everything_and_the_values_are_positive(run):
     _, results = run
     for name in ("latency", "throughput", "compile", "start", "gpu", "streams", "keys"):
@@ -42,6 +43,7 @@ def test_a_quick_run_measures_everything_and_the_values_are_positive(run):
     assert results["compile"]["catalogue"]["models"] == 1000
     assert results["compile"]["own_folder"]["files"] == 1000
     assert results["compile"]["shipped"]["models"] > 50
+    assert results["compile"]["shipped"]["proved"] == 10
     assert (
         results["compile"]["shipped"]["load_s"]["median"] < results["compile"]["shipped"]["prove_s"]["median"]
     )
@@ -55,6 +57,7 @@ def test_the_report_shows_each_measured_value_beside_its_target(run):
     lines = [line for line in report.splitlines() if "target: at " in line]
     assert len(lines) == (22 if sys.platform == "linux" else 19)
     assert all(line.endswith(("met", "NOT MET")) for line in lines)
+    assert "if the proofs of 10 models were not kept" in report
 
 
 def test_llm_streams_are_complete_on_every_route_and_keep_their_rate(run):
