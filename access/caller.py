@@ -7,10 +7,11 @@ from typing import Literal
 
 from access.limits import UNLIMITED, Limits
 
-Scope = Literal["draw", "view", "operate"]
-"""`draw`: pictures and LLM requests. `view`: read the status and the models. `operate`: everything that changes the server
-for others, and reading what others do; it includes `view`."""
-SCOPES: tuple[Scope, ...] = ("draw", "view", "operate")
+Scope = Literal["draw", "view", "metrics", "operate"]
+"""`draw`: pictures and LLM requests. `view`: read the status and the models. `metrics`: read the metrics, which name all
+keys. `operate`: everything that changes the server for others, and reading what others do; it includes `view` and
+`metrics`."""
+SCOPES: tuple[Scope, ...] = ("draw", "view", "metrics", "operate")
 ALL_SCOPES = frozenset(SCOPES)
 
 

@@ -28,6 +28,8 @@ DRAW = Permission(("draw",), is_counted=True)
 SEE_MODELS = Permission(("view", "operate", "draw"))
 """Clients that draw ask for the models first"""
 VIEW = Permission(("view", "operate"))
+METRICS = Permission(("metrics", "operate"))
+"""Not `view`, which every key has unless it is made without: the metrics have the name and the use of each key"""
 CANCEL = Permission(("draw", "operate"))
 """With `draw` only the requests of the same key"""
 JOBS = CANCEL
@@ -56,7 +58,7 @@ PERMISSIONS: Mapping[tuple[str, str], Permission] = {
         )
     },
     ("GET", "/api/comfyui/status"): VIEW,
-    ("GET", "/metrics"): VIEW,
+    ("GET", "/metrics"): METRICS,
     ("POST", "/api/comfyui/switchover"): OPERATE,
     ("POST", "/api/comfyui/pin"): OPERATE,
     ("POST", "/api/comfyui/render/cancel"): CANCEL,

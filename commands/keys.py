@@ -36,7 +36,8 @@ def _number(
     "--scopes",
     default="draw,view",
     show_default=True,
-    help="One or more of draw (pictures and LLMs), view (status and models) and operate (everything else), with commas.",
+    help="One or more of draw (pictures and LLMs), view (status and models), metrics (for Prometheus) and operate "
+    "(everything else), with commas.",
 )
 @_number("requests-per-minute", "Requests for pictures or to LLMs in a minute.")
 @_number("pictures-per-minute", "Pictures in a minute.")

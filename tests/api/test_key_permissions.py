@@ -97,13 +97,13 @@ def test_a_route_without_a_declared_scope_needs_operate() -> None:
         ("POST", "/api/models/pull", {"models": ["img"]}, {"operate"}),
         ("DELETE", "/api/models/pulls/x", None, {"operate"}),
         ("GET", "/api/keys", None, {"operate"}),
-        ("GET", "/api/keys/me", None, {"draw", "view", "operate"}),
+        ("GET", "/api/keys/me", None, {"draw", "view", "metrics", "operate"}),
     ],
 )
 def test_a_key_may_do_what_its_scope_allows_and_nothing_else(
     easel: Installation, method: str, path: str, body: Any, scopes: set[str]
 ) -> None:
-    for scope in ("draw", "view", "operate"):
+    for scope in ("draw", "view", "metrics", "operate"):
         easel.add(scope, [scope])
         response = easel.call(scope, method, path, body)
         assert response.status_code != 401
@@ -111,6 +111,8 @@ def test_a_key_may_do_what_its_scope_allows_and_nothing_else(
             assert "auth." not in response.text
         else:
             assert response.status_code == 403
+            if method == "HEAD":  # no body
+                continue
             assert error_of(response)["code"] == "auth.scope_missing"
             assert error_of(response)["type"] == "permission_error"
             assert (
@@ -118,6 +120,24 @@ def test_a_key_may_do_what_its_scope_allows_and_nothing_else(
             )
             assert easel.keys[scope] not in response.text
     assert easel.call("", method, path, body).status_code == 401
+
+
+def test_only_metrics_and_operate_read_the_metrics_because_they_name_all_keys(easel: Installation) -> None:
+    for name, scopes in (
+        ("phone", None),
+        ("secret-project", None),
+        ("prometheus", ["metrics"]),
+        ("owner", ["operate"]),
+    ):
+        easel.add(name, scopes)
+    assert easel.draw("secret-project").status_code == 200
+    refused = easel.call("phone", "GET", "/metrics")
+    assert refused.status_code == easel.call("phone", "HEAD", "/metrics").status_code == 403
+    assert error_of(refused)["details"]["scope"] == "metrics"
+    assert "secret-project" not in refused.text + easel.call("phone", "GET", "/api/comfyui/status").text
+    for name in ("prometheus", "owner"):
+        assert 'key="secret-project"' in easel.call(name, "GET", "/metrics").text
+    assert easel.call("", "GET", "/metrics").status_code == 401
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready", "/openapi.json", "/api/images/cache/x.png"])
@@ -492,7 +512,7 @@ def test_a_key_sees_its_own_use_and_only_operators_see_that_of_all(easel: Instal
 def test_without_keys_the_caller_is_anonymous(easel: Installation) -> None:
     me = easel.call("", "GET", "/api/keys/me").get_json()
     schema_of("Key").validate(me)
-    assert (me["name"], me["scopes"]) == ("anonymous", ["draw", "operate", "view"])
+    assert (me["name"], me["scopes"]) == ("anonymous", ["draw", "metrics", "operate", "view"])
 
 
 # --- the audit log ---------------------------------------------------------------------------------
