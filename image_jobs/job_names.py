@@ -31,7 +31,8 @@ def owner_digest(owner: str) -> str:
 
 @dataclass(frozen=True)
 class QueuedName:
-    """A job that has not ended. The lowest `turn` is drawn first, of these the lowest `number`. `size`: bytes of what it was
+    """A job that has not ended. The lowest `turn` is drawn first, of these the lowest `number`,
+    unless turns have passed, see `turns.py`. `size`: bytes of what it was
     sent."""
 
     turn: int
@@ -42,7 +43,7 @@ class QueuedName:
 
     @property
     def text(self) -> str:
-        """The name of its file; sorting these gives the order of the queue."""
+        """The name of its file; sorting these gives the order of the queue, without delays."""
         return f"{self.turn:010d}.{self.number:020d}.{self.owner}.{self.size}.{self.id}"
 
     @classmethod
@@ -73,13 +74,3 @@ class EndedName:
         """None for any other file."""
         match = _ENDED.fullmatch(text)
         return cls(int(match[1]), int(match[2]), match[3], match[4]) if match else None
-
-
-def next_turn(queue: list[QueuedName], owner: str) -> int:
-    """The turn of a new job of `owner`: one after the last of its own, and not before those that are drawn now. So the
-    owners take turns, however many jobs each of them has, and a job that waits is never overtaken without end.
-
-    `queue`: in its order.
-    """
-    own = max((job.turn for job in queue if job.owner == owner), default=-1)
-    return max(queue[0].turn if queue else 0, own + 1)

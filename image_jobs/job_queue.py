@@ -13,13 +13,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from errors import ImageJobNotFound, ImageJobsFull
 from image_jobs.file_claim import FileClaim, is_claimed
 from image_jobs.job_folder import JobFolder, JobRequest, JobState, JobStatus
-from image_jobs.job_names import EndedName, QueuedName, is_job_id, new_job_id, next_turn, owner_digest
+from image_jobs.job_names import EndedName, QueuedName, is_job_id, new_job_id, owner_digest
+from image_jobs.turns import TurnFile, Turns, next_turn
 from state_files import ensure_folder
 from system_errors import write_error
 
@@ -32,6 +34,10 @@ _SHARE_OF_ONE_OWNER = 0.75
 """Of the places, while there are several owners: the others then always find one"""
 _VIEW_AGE_S = 0.25
 """How old the list may be from which a client is told its place: many may ask a hundred times a second"""
+_LIST_AGE_S = 5.0
+"""How long the names of the queue are used again while its folder seems unchanged"""
+_TICK_S = 0.1
+"""Two changes of a folder within this time may have the same time"""
 _CANCEL_CHECK_INTERVAL_S = 0.2
 _ORPHAN_AGE_S = 3600.0
 _CLOCK_TOLERANCE_S = 60.0
@@ -178,6 +184,8 @@ class JobQueue:
         self._max_count, self._max_bytes, self._max_ended = max_count, max_bytes, max_ended
         self._has_several_owners = has_several_owners
         self._queue, self._ended, self._work = folder / "queue", folder / "ended", folder / "work"
+        self._turns = TurnFile(folder / "turns.json")
+        self._listed: _Listed | None = None
         self._view_lock = threading.Lock()
         self._viewed_at, self._viewed = -1.0, _Viewed([], {}, 0)
         self._added = threading.Condition()
@@ -222,11 +230,16 @@ class JobQueue:
             self._added.notify_all()
 
     def _enqueue(self, status: JobStatus, size: int) -> None:
+        self._listed = None
         names, owner = self._names(), owner_digest(status.owner)
         self._check_room(names, owner)
+        turns = self._turns.turns()
+        if owner in turns.delays and all(name.owner != owner for name in names):
+            turns = turns.of_owners(name.owner for name in names)
+            self._turns.write(turns)
         # Later than all others, also after the clock was set back.
         number = max([int(self._clock() * 1e6), *(name.number + 1 for name in names)])
-        name = QueuedName(next_turn(names, owner), number, owner, size, status.id)
+        name = QueuedName(next_turn(names, owner, turns), number, owner, size, status.id)
         os.close(os.open(self._queue / name.text, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
     def _check_room(self, names: list[QueuedName], owner: str) -> None:
@@ -267,14 +280,41 @@ class JobQueue:
     def take(self, is_held_back: Callable[[str], bool] = lambda owner: False) -> TakenJob | None:
         """The first job that nobody draws, for this thread; None if there is none. `is_held_back`: whether the jobs of an
         owner (as in `QueuedName`) are left where they are."""
-        for text in _sorted_names(self._queue):
-            if (name := QueuedName.parse(text)) is None or is_held_back(name.owner):
+        listed = self._list()
+        held_back = {owner for owner in listed.owners if is_held_back(owner)}
+        if held_back == listed.owners:
+            return None
+        for name in listed.names:
+            if name.owner in held_back:
                 continue
             with contextlib.suppress(OSError):
                 claim = FileClaim.take(self._queue / name.text)
                 if claim is not None and (job := self._taken(name, claim)) is not None:
+                    self._begin_turn(name)
                     return job
         return None
+
+    def _begin_turn(self, name: QueuedName) -> None:
+        if self._turns.turns().after_begin(name) is not self._turns.turns():
+            with contextlib.suppress(OSError), self._mutex():
+                self._turns.write(self._turns.turns().after_begin(name))
+
+    def catch_up(self, owner: str) -> None:
+        """After a job of this owner (as in `QueuedName`) was put back, or has ended: those that wait have missed the turns
+        that have passed meanwhile. Never raises."""
+        with contextlib.suppress(OSError), self._mutex():
+            names, turns = self._names(), self._turns.turns()
+            own = (name for name in names if name.owner == owner)
+            first = next(
+                (name for name in islice(own, _MAX_DRAWN) if not is_claimed(self._queue / name.text)), None
+            )
+            if first is not None and turns.of(first) < turns.now:
+                self._turns.write(turns.caught_up(first).of_owners(name.owner for name in names))
+
+    def has_missed_turns(self, name: QueuedName) -> bool:
+        """Whether jobs with a later turn were begun."""
+        turns = self._turns.turns()
+        return turns.of(name) < turns.now
 
     def _taken(self, name: QueuedName, claim: FileClaim) -> TakenJob | None:
         """None for a job that had ended. Raises OSError."""
@@ -353,7 +393,22 @@ class JobQueue:
         return self._job_folder(job_id).events()
 
     def _names(self) -> list[QueuedName]:
-        return [name for text in _sorted_names(self._queue) if (name := QueuedName.parse(text)) is not None]
+        return self._list().names
+
+    def _list(self) -> _Listed:
+        """The names in their order. They are read again only after the folder or the turns have changed: threads without a
+        job look several times a second, and there may be many jobs that nobody may draw now."""
+        turns, stamp, now = self._turns.turns(), _stamp(self._queue), time.monotonic()
+        listed = self._listed
+        if listed is None or listed.stamp != stamp or stamp is None or now - listed.at > _LIST_AGE_S:
+            found = [
+                name for text in _sorted_names(self._queue) if (name := QueuedName.parse(text)) is not None
+            ]
+            listed = _Listed(found, turns, stamp if _is_settled(stamp) else None, now)
+            self._listed = listed
+        elif listed.turns is not turns:
+            listed = self._listed = _Listed(listed.sorted, turns, stamp, listed.at)
+        return listed
 
     def _ended_names(self) -> list[EndedName]:
         return [name for text in _sorted_names(self._ended) if (name := EndedName.parse(text)) is not None]
@@ -427,6 +482,31 @@ class JobQueue:
 
 _MAX_DRAWN = 64
 """Jobs at the beginning of the queue among which those are looked for that are drawn"""
+
+
+class _Listed:
+    """`names`: the queue in its order; `sorted`: in the order of the names. `stamp`: of the folder then, None if it may have
+    changed since without another one."""
+
+    def __init__(self, found: list[QueuedName], turns: Turns, stamp: _Stamp | None, at: float) -> None:
+        self.sorted, self.names, self.turns = found, turns.in_order(found), turns
+        self.stamp, self.at = stamp, at
+        self.owners = {name.owner for name in found}
+
+
+_Stamp = tuple[int, int]
+
+
+def _stamp(folder: Path) -> _Stamp | None:
+    try:
+        entry = folder.stat()
+    except OSError:
+        return None
+    return entry.st_ino, entry.st_mtime_ns
+
+
+def _is_settled(stamp: _Stamp | None) -> bool:
+    return stamp is not None and time.time() - stamp[1] / 1e9 > _TICK_S
 
 
 @dataclass(frozen=True)

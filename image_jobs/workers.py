@@ -109,6 +109,8 @@ class JobWorkers:
                     finally:
                         with self._take_lock:
                             self._drawing[job.name.owner] -= 1
+                        if self._queue.has_missed_turns(job.name):
+                            self._queue.catch_up(job.name.owner)
                     continue
             except Exception:
                 log.exception("an image job could not be taken")
