@@ -21,6 +21,8 @@ ACTIVE_S = 10.0
 the answer to the last one"""
 MAX_FLOWS = 10_000
 """How many flows are remembered"""
+MAX_IDLE_S = 86_400.0
+"""How long a flow without a request is remembered: then it comes as one that is new"""
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,9 @@ def _has_other_active(claims: Sequence[Claim], claim: Claim, turns: Turns, now: 
 
 
 def with_turn(turns: Turns, flow: str, number: int, now: float) -> dict[str, Turn]:
-    """`turns` after a turn of `flow` began; the oldest are forgotten."""
-    kept = {each: turn for each, turn in turns.items() if each != flow}
+    """`turns` after a turn of `flow` began; those of long ago, and the oldest of too many, are forgotten."""
+    # A time far ahead is of a clock that was set back.
+    kept = {each: turn for each, turn in turns.items() if each != flow and abs(now - turn.at) <= MAX_IDLE_S}
     kept[flow] = Turn(number, now)
     return dict(list(kept.items())[-MAX_FLOWS:])
 

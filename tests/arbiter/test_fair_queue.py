@@ -15,6 +15,7 @@ from arbiter import Arbiter, Claim, Policy
 from arbiter.fair_queue import (
     ACTIVE_S,
     MAX_FLOWS,
+    MAX_IDLE_S,
     Turn,
     Turns,
     flow_of,
@@ -113,6 +114,17 @@ def test_a_second_place_in_the_engine_is_only_for_a_flow_that_is_alone(
     second = ticket(2, A)
     claims = [ticket(1, A, "lease"), second, *claims]
     assert has_turn(claims, second, 2, turns, NOW) is expected
+
+
+@pytest.mark.parametrize(
+    ("ago", "is_kept"), [(MAX_IDLE_S - 1, True), (MAX_IDLE_S + 1, False), (-MAX_IDLE_S - 1, False)]
+)
+def test_a_flow_without_a_request_for_a_day_is_forgotten_also_after_the_clock_was_set_back(
+    ago: float, is_kept: bool
+) -> None:
+    turns = with_turn({A: Turn(3, NOW - ago), B: Turn(2, NOW)}, B, 4, NOW)
+    assert (A in turns) is is_kept
+    assert turns[B] == Turn(4, NOW)
 
 
 def test_the_oldest_turns_are_forgotten() -> None:
