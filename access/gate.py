@@ -151,14 +151,14 @@ class Gate:
 
     # --- use ---------------------------------------------------------------------------------------
 
-    def admit(self, caller: Caller) -> Use:
-        """Count a request of `caller`. Raises KeyLimitReached; StateUnwritable or StoreFull if a key has limits and its use
-        cannot be counted."""
+    def admit(self, caller: Caller, *, takes_place: bool = True) -> Use:
+        """Count a request of `caller`. `takes_place`: it runs or waits from now on; else call `Use.take_place` when it does.
+        Raises KeyLimitReached; StateUnwritable or StoreFull if a key has limits and its use cannot be counted."""
         if not caller.id:
             return Use(self, caller)
         place: Place | None = None
         try:
-            if caller.limits.concurrent is not None:
+            if takes_place and caller.limits.concurrent is not None:
                 place = self._take_place(caller, caller.limits.concurrent)
             try:
                 levels = self._count_request(caller)
@@ -366,6 +366,20 @@ class Use:
     def ended(self) -> KeyEnded | None:
         """As `Gate.ended`."""
         return self._gate.ended(self.caller)
+
+    def take_place(self) -> None:
+        """The request runs or waits from now on. Raises KeyLimitReached, and as `Gate.admit`."""
+        limit = self.caller.limits.concurrent
+        if not self.caller.id or limit is None or self._place is not None:
+            return
+        try:
+            place = self._gate._take_place(self.caller, limit)
+        except OSError as error:
+            self._gate._require_unlimited(self.caller, error)
+            return
+        with self._lock:
+            self._place = place
+        self._leave()  # it may have been closed meanwhile
 
     def take_pictures(self, number: int) -> PictureUse:
         """Count pictures before they are drawn. Raises KeyLimit if so many are never allowed at once, KeyLimitReached, and

@@ -11,6 +11,7 @@ from typing import Any
 from flask import Request
 
 from api.dialect import Endpoint
+from api.preferences import prefers_async
 from errors import IdempotencyKeyInvalid
 
 HEADER = "Idempotency-Key"
@@ -32,6 +33,11 @@ def idempotency_key(request: Request) -> str | None:
             param=HEADER,
         )
     return keys[0]
+
+
+def may_outlive_connection(request: Request) -> bool:
+    """Whether the headers of a request for pictures may say that it is answered later, or joins another one."""
+    return HEADER in request.headers or prefers_async(request)
 
 
 def fingerprint(endpoint: Endpoint, body: Mapping[str, Any], files: tuple[tuple[str, bytes], ...]) -> str:

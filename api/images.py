@@ -51,6 +51,8 @@ def _draw(services: Services, endpoint: Endpoint) -> Response:
     require_images(services.options)
     arrived_at = time.monotonic()
     outliving = OutlivingRequest(services, request)
+    if not outliving.is_wanted:
+        g.use.take_place()
     links = links_of(services.options)
     with contextlib.ExitStack() as admission:
         # Before the body is read: clients that send slowly count too, so that some threads stay free for other routes.

@@ -81,6 +81,7 @@ class OutlivingRequest:
         services, again = self._services, keyed.again
         notes = () if again is None else (Note(HEADER, "sent before", "drawn again", again),)
         try:
+            g.use.take_place()  # one that joins another request, or gets its answer, needs none
             # A client that sends a key comes back for its answer, so the drawing is not cancelled when it hangs up.
             parsed, drawing, images = received.draw(
                 services,
@@ -157,7 +158,6 @@ class OutlivingRequest:
 
     def _result_of(self, job_id: str, links: Links) -> dict[str, Any]:
         """The answer of a request that was sent before with `Prefer: respond-async`, once its job has ended."""
-        g.use.close()  # the job needs a place of the key, and this may be the only one
         has_hung_up, use = disconnect_check(request.environ), g.use
         view = _ended_job(
             self._services, job_id, self._deadline, lambda: has_hung_up() or use.ended() is not None

@@ -15,6 +15,7 @@ from access import NOBODY, Gate
 from api.connection import discard_body, set_send_timeout
 from api.errors import escaped_path
 from api.host_rules import HostRules
+from api.idempotency import may_outlive_connection
 from api.key_limits import limit_headers
 from api.permissions import ANY_KEY, permission_of, require
 from api.services import HttpOptions, WsgiApp
@@ -93,7 +94,8 @@ def _check_caller(gate: Gate) -> None:
 
 def _count_request(gate: Gate) -> None:
     needed = permission_of(request.method, request.url_rule.rule if request.url_rule else None)
-    g.use = gate.admit(g.caller) if needed.is_counted else None
+    takes_place = needed.takes_place or not may_outlive_connection(request)
+    g.use = gate.admit(g.caller, takes_place=takes_place) if needed.is_counted else None
 
 
 def _sent_key() -> bytes:

@@ -16,15 +16,19 @@ from errors import ScopeMissing
 @dataclass(frozen=True)
 class Permission:
     """`scopes`: one of them is needed; None: anybody may, also without a key. `is_counted`: the request counts for the
-    limits of its key."""
+    limits of its key. `takes_place`: from its arrival on it is always one of those that run or wait; else its route
+    says when, for requests that may outlive their connection."""
 
     scopes: tuple[Scope, ...] | None
     is_counted: bool = False
+    takes_place: bool = True
 
 
 OPEN = Permission(None)
 ANY_KEY = Permission(SCOPES)
 DRAW = Permission(("draw",), is_counted=True)
+DRAW_IMAGES = Permission(("draw",), is_counted=True, takes_place=False)
+"""A request that is answered later, or that joins another one, takes no place when it arrives"""
 SEE_MODELS = Permission(("view", "operate", "draw"))
 """Clients that draw ask for the models first"""
 VIEW = Permission(("view", "operate"))
@@ -41,7 +45,7 @@ PERMISSIONS: Mapping[tuple[str, str], Permission] = {
     ("GET", "/ready"): OPEN,
     ("GET", "/openapi.json"): OPEN,
     ("GET", f"{STORED_IMAGES}<name>"): OPEN,  # its name cannot be guessed
-    **{("POST", path): DRAW for paths in PATHS.values() for path in paths},
+    **{("POST", path): DRAW_IMAGES for paths in PATHS.values() for path in paths},
     **{("POST", route.path): DRAW for route in ROUTES},
     **{("GET", path): SEE_MODELS for base in MODEL_PATHS for path in (base, f"{base}/<path:name>")},
     ("GET", TAGS_PATH): SEE_MODELS,

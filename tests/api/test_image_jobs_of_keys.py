@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from access import Use
 from app import Container
 from tests.conftest import MakeApp
 from tests.waiting import wait_until
@@ -31,6 +33,14 @@ class Keys:
 
     def headers(self, name: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._texts[name]}"}
+
+    def take_place(self, name: str) -> Use:
+        """One of the places of a key, until it is closed."""
+        key = self.container.gate.keys.current().named(name)
+        assert key is not None
+        use = Use(self.container.gate, key.caller)
+        use.take_place()
+        return use
 
     def post(self, name: str, **fields: Any) -> str:
         headers = {**self.headers(name), "Prefer": "respond-async"}
@@ -224,3 +234,50 @@ def test_who_follows_a_job_or_waits_for_it_is_told_when_the_key_ends(keys: Keys)
             *(401, "auth.key_ended"),
         )
     assert "auth.key_ended" in b"".join(events.iter_encoded()).decode().rpartition("event: error")[2]
+
+
+def test_a_request_that_is_answered_later_needs_no_place_until_it_is_drawn(keys: Keys) -> None:
+    keys.add("phone", concurrent=1)
+    with contextlib.closing(keys.take_place("phone")):
+        assert keys.client.post(PATH, json=BODY, headers=keys.headers("phone")).status_code == 429
+        jobs = [keys.post("phone") for _ in range(3)]
+    start(keys)
+    for job in jobs:
+        keys.wait_for("phone", job, "done")
+    assert keys.usage("phone")["requests"] == 3
+
+
+def test_a_request_with_an_idempotency_key_needs_a_place_only_to_draw(keys: Keys) -> None:
+    keys.add("phone", concurrent=1)
+    once = {**keys.headers("phone"), "Idempotency-Key": "one"}
+    with contextlib.closing(keys.take_place("phone")):
+        refused = keys.client.post(PATH, json=BODY, headers=once, buffered=True)
+        assert refused.status_code == 429
+        assert refused.get_json()["error"]["details"]["name"] == "concurrent"
+    assert keys.client.post(PATH, json=BODY, headers=once, buffered=True).status_code == 200
+    with contextlib.closing(keys.take_place("phone")):
+        again = keys.client.post(PATH, json=BODY, headers=once, buffered=True)
+        assert (again.status_code, again.headers["idempotency-replayed"]) == (200, "true")
+
+
+def test_a_retry_that_joins_its_request_takes_no_second_place(keys: Keys) -> None:
+    keys.add("phone", concurrent=1)
+    arbiter, once = keys.container.arbiter, {**keys.headers("phone"), "Idempotency-Key": "one"}
+
+    def draw() -> Any:
+        return keys.client.post(PATH, json=BODY, headers=once, buffered=True)
+
+    with ThreadPoolExecutor() as threads:
+        with contextlib.ExitStack() as blockers:
+            for number in range(2):
+                blockers.enter_context(arbiter.lease("generation", job=f"blocker-{number}", timeout_s=5))
+            first = threads.submit(draw)
+            wait_until(lambda: any(claim.kind == "ticket" for claim in arbiter.claims.all()))
+            retry = threads.submit(draw)
+            wait_until(lambda: keys.usage("phone")["requests"] == 2)
+            other = keys.client.post(PATH, json=BODY, headers=keys.headers("phone"), buffered=True)
+            assert other.status_code == 429
+        answers = [first.result(), retry.result()]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert [answer.headers.get("idempotency-replayed") for answer in answers] == [None, "true"]
+    assert keys.usage("phone")["pictures"] == 1
