@@ -316,7 +316,7 @@ class QueueFull(EaselError):
     code = "queue.full"
     when = (
         "`max_waiting` image requests, or `llm.max_requests` LLM requests, are already waiting or running in the worker "
-        "that got the request."
+        "that got the request, or too many clients follow image jobs; of these, several keys leave a quarter to each other."
     )
     remedy = "Retry after `Retry-After` seconds."
     retry = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 
 from flask import Blueprint, Response, g, request
 
@@ -11,12 +10,12 @@ from api.audit import recording
 from api.connection import disconnect_check
 from api.image_requests import links_of
 from api.job_documents import QueueEstimate, job_document, summary
-from api.job_events import JobEvents, ReleasedStream
+from api.job_events import EventStreams, JobEvents, ReleasedStream
 from api.json_responses import json_response
 from api.paths import GPUSTACK_IMAGE_JOBS, IMAGE_JOBS
 from api.services import Services
 from api.streams import HEADERS, MIME
-from errors import ImageJobNotFound, InvalidValue, QueueFull
+from errors import ImageJobNotFound, InvalidValue
 from image_jobs import JobView
 
 _DEFAULT_LIMIT, _MAX_LIMIT = 20, 100
@@ -26,7 +25,7 @@ def image_jobs_blueprint(services: Services) -> Blueprint:
     """The routes of the jobs."""
     routes = Blueprint("image_jobs", __name__)
     estimate = QueueEstimate(services)
-    streams = threading.BoundedSemaphore(services.options.max_event_streams)
+    streams = EventStreams(services.options.max_event_streams, services.gate.has_several_keys)
     for base in (IMAGE_JOBS, GPUSTACK_IMAGE_JOBS):
         one = f"{base}/<job_id>"
         routes.add_url_rule(base, f"{base} list", lambda: _list(services, estimate))
@@ -90,19 +89,13 @@ def _cancel(services: Services, estimate: QueueEstimate, job_id: str) -> Respons
     return json_response(summary(_own_job(services, job_id), services, estimate))
 
 
-def _events(
-    services: Services, estimate: QueueEstimate, streams: threading.BoundedSemaphore, job_id: str
-) -> Response:
+def _events(services: Services, estimate: QueueEstimate, streams: EventStreams, job_id: str) -> Response:
     view = _own_job(services, job_id)
     last = request.headers.get("Last-Event-ID", "")
     seen = int(last) if last.isascii() and last.isdecimal() and len(last) < 10 else 0
     if view.status.has_ended and seen > view.status.events:
         return Response(status=204)  # the client has seen the end: it is not to connect again
-    if not streams.acquire(blocking=False):
-        raise QueueFull(
-            f"{services.options.max_event_streams} clients follow jobs already; ask for the job itself instead.",
-            retry_after_s=5,
-        )
+    leave = streams.enter(g.caller.owner)
     events = JobEvents(services, estimate, job_id, links_of(services.options), seen, g.caller)
     has_hung_up = disconnect_check(request.environ)
-    return Response(ReleasedStream(events.stream(has_hung_up), streams), mimetype=MIME, headers=HEADERS)
+    return Response(ReleasedStream(events.stream(has_hung_up), leave), mimetype=MIME, headers=HEADERS)

@@ -236,6 +236,24 @@ def test_who_follows_a_job_or_waits_for_it_is_told_when_the_key_ends(keys: Keys)
     assert "auth.key_ended" in b"".join(events.iter_encoded()).decode().rpartition("event: error")[2]
 
 
+def test_a_key_leaves_event_streams_to_others(keys: Keys) -> None:
+    for name in ("phone", "laptop"):
+        keys.add(name)
+    own, other = (f"{JOBS}/{keys.post(name)}/events" for name in ("phone", "laptop"))
+    streams = [keys.client.get(own, headers=keys.headers("phone"), buffered=False) for _ in range(24)]
+    refused = keys.client.get(own, headers=keys.headers("phone"))
+    assert (refused.status_code, refused.get_json()["error"]["code"]) == (429, "queue.full")
+    assert "this key" in refused.get_json()["error"]["message"]
+    streams += [keys.client.get(other, headers=keys.headers("laptop"), buffered=False) for _ in range(8)]
+    assert {stream.status_code for stream in streams} == {200}
+    assert keys.client.get(other, headers=keys.headers("laptop")).status_code == 429
+    for stream in streams:
+        stream.close()
+    again = keys.client.get(own, headers=keys.headers("phone"), buffered=False)
+    assert again.status_code == 200
+    again.close()
+
+
 def test_a_request_that_is_answered_later_needs_no_place_until_it_is_drawn(keys: Keys) -> None:
     keys.add("phone", concurrent=1)
     with contextlib.closing(keys.take_place("phone")):
