@@ -24,6 +24,8 @@ from errors import (
     RequestCancelled,
     ServerStopping,
     ServerUnreachable,
+    StateUnwritable,
+    StoreFull,
     SwitchFailed,
     error_from_code,
 )
@@ -45,6 +47,8 @@ WAITED_OUT = (
     SwitchFailed,
 )
 """Errors that say nothing about the job: it waits until the engine and the GPU are there again"""
+UNWRITABLE = (StoreFull, StateUnwritable)
+"""The same, for a disk. Each attempt draws, so there are fewer of them"""
 OF_OWNER = (KeyLimitReached, KeysUnreadable)
 """Errors of all jobs of an owner: they wait in the queue, and those of others are drawn"""
 MAX_WAIT_S = 86_400.0
@@ -149,8 +153,10 @@ class JobWorkers:
                     self._hold_back(job, error)
                     return
                 except EaselError as error:
-                    failures += not isinstance(error, WAITED_OUT)
-                    if not error.retry or failures >= MAX_FAILURES or job.is_older_than(MAX_WAIT_S):
+                    is_waited_out = isinstance(error, WAITED_OUT + UNWRITABLE)
+                    failures += not is_waited_out
+                    may_pass = error.retry or is_waited_out
+                    if not may_pass or failures >= MAX_FAILURES or job.is_older_than(MAX_WAIT_S):
                         raise
                     self._pause(job, error)
         except ServerStopping:
@@ -199,7 +205,8 @@ class JobWorkers:
         job.put_back()
 
     def _pause_s(self, error: EaselError) -> float:
-        return min(self._max_pause_s, float(error.details.get("retry_after_s") or _DEFAULT_PAUSE_S))
+        usual_s = _MAX_PAUSE_S if isinstance(error, UNWRITABLE) else _DEFAULT_PAUSE_S
+        return min(self._max_pause_s, float(error.details.get("retry_after_s") or usual_s))
 
     def _pause(self, job: TakenJob, error: EaselError) -> None:
         """Wait until it may succeed. Raises RequestCancelled and ServerStopping."""

@@ -23,6 +23,7 @@ from errors import (
     RequestCancelled,
     ServerStopping,
     StateUnwritable,
+    StoreFull,
 )
 from image_jobs import JobQueue, JobRequest, JobView, JobWorkers, TakenJob
 from image_jobs.job_queue import MAX_AGE_S
@@ -269,6 +270,37 @@ def test_many_threads_and_queues_draw_each_job_once(tmp_path: Path) -> None:
         wait_until(lambda: all(state(queue, job_id) == "done" for job_id in ids))
     assert drawn == Counter(ids)
     assert all(view(queue, job_id).status.result == {"id": job_id} for job_id in ids)
+
+
+@pytest.mark.parametrize("error", [StoreFull("full"), StateUnwritable("read-only")])
+def test_a_job_waits_for_a_full_disk_instead_of_failing(tmp_path: Path, error: Exception) -> None:
+    queue, attempts = JobQueue(tmp_path), []
+
+    def draw(job: TakenJob, request: JobRequest) -> dict[str, int]:
+        attempts.append(job.status.id)
+        if len(attempts) <= 10:
+            raise error
+        return {}
+
+    job_id = add(queue)
+    with working(queue, draw):
+        wait_until(lambda: state(queue, job_id) == "done")
+    assert len(attempts) == 11
+
+
+def test_a_job_that_waits_for_a_full_disk_is_cancelled_at_once(tmp_path: Path) -> None:
+    queue, attempts = JobQueue(tmp_path), []
+
+    def draw(job: TakenJob, request: JobRequest) -> dict[str, int]:
+        attempts.append(job.status.id)
+        raise StoreFull("full")
+
+    job_id = add(queue)
+    with working(queue, draw, max_pause_s=60):
+        wait_until(lambda: attempts)
+        queue.cancel(job_id)
+        wait_until(lambda: state(queue, job_id) == "cancelled")
+    assert len(attempts) == 1
 
 
 # --- damage ----------------------------------------------------------------------------------------
