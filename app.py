@@ -483,11 +483,15 @@ class Container:
     def server_address(self) -> tuple[str, str | None]:
         """The URL of this installation's server, and a key for it or None."""
         keys = self.settings["api_keys"]
-        url = f"http://127.0.0.1:{self.settings['port']}"
+        url = self.stored_server_url() or f"http://127.0.0.1:{self.settings['port']}"
+        return url, keys[0] if keys else self.gate.command_key()
+
+    def stored_server_url(self) -> str | None:
+        """The base URL that the server of this state directory has written; None if it has written none."""
         with contextlib.suppress(OSError, UnicodeDecodeError):
             stored = read_file(self._address_file).decode("ascii")
-            url = stored if _URL.fullmatch(stored) else url
-        return url, keys[0] if keys else self.gate.command_key()
+            return stored if _URL.fullmatch(stored) else None
+        return None
 
     @property
     def _address_file(self) -> Path:

@@ -201,8 +201,10 @@ class ServerHooks:
         try:
             self._keeper = StateKeeper(self._container.server_lock_file)
         except Timeout:
+            url = self._container.stored_server_url()
             raise SettingsInvalid(
-                f"Another Easel already uses the state directory {self._settings['state_dir']!r}. "
+                f"Another Easel already uses the state directory {self._settings['state_dir']!r}"
+                f"{f', at {url}' if url else ''}. "
                 "Stop it, or set EASEL_STATE_DIR and EASEL_PORT for a second one."
             ) from None
         except OSError as error:

@@ -432,9 +432,10 @@ def test_a_stop_while_a_worker_starts_is_not_lost(tmp_path: Path) -> None:
 
 
 def test_two_servers_do_not_share_a_state_directory(tmp_path: Path) -> None:
-    with running(tmp_path / "state"), started(tmp_path / "state") as second:
+    with running(tmp_path / "state") as first, started(tmp_path / "state") as second:
         assert second.process.wait(20) != 0
         second.wait_for("Another Easel already uses the state directory")
+        second.wait_for(f", at {first.url}. Stop it")
 
 
 # --- malformed requests ----------------------------------------------------------------------------
