@@ -23,6 +23,7 @@ from state_files import ensure_folder
 log = logging.getLogger("easel.gpu")
 
 _MUTEX_TIMEOUT_S = 0.5
+_MAX_LINE = 1_000_000
 
 
 class EventLog:
@@ -91,11 +92,23 @@ def before(path: Path) -> Path:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a log, and of the file before it. Raises OSError if there is no file `path`."""
-    with (
-        contextlib.suppress(FileNotFoundError),
-        before(path).open(encoding="utf-8", errors="replace") as file,
-    ):
-        yield from file
+    """The lines of a log, and before them those of the file before it. A line that is too long for one comes in parts.
+    Raises OSError if there is no file `path`."""
+    with contextlib.suppress(FileNotFoundError):
+        yield from _lines(before(path))
+    yield from _lines(path)
+
+
+def line_name(path: Path, number: int) -> str:
+    """File and line of one of `read_lines`, by its number from 1. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        earlier = sum(1 for _ in _lines(before(path)))
+        if number <= earlier:
+            return f"{before(path).name}:{number}"
+        number -= earlier
+    return f"{path.name}:{number}"
+
+
+def _lines(path: Path) -> Iterator[str]:
     with path.open(encoding="utf-8", errors="replace") as file:
-        yield from file
+        yield from iter(lambda: file.readline(_MAX_LINE), "")

@@ -8,15 +8,16 @@ import heapq
 import json
 import statistics
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from arbiter.fair_queue import (
     Turns,
     flow_of,
     has_turn,
-    next_turn_number,
     queue_order,
     with_end,
     with_turn,
@@ -30,7 +31,6 @@ from arbiter.policy import (
     is_open,
     is_refused,
     may_trigger_switch,
-    next_claim_number,
     next_switch,
     select,
 )
@@ -42,6 +42,8 @@ _DEFAULT_RUN_S = 1.0
 _RECORDED = get_type_hints(Policy)
 _MAX_SECONDS = 1e12
 """Unix times, too; `reserve_bytes` and other sizes of a policy are smaller"""
+_MAX_NAMED_LINES = 10
+_PROGRESS_STEP = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,8 @@ class Request:
 @dataclass(frozen=True)
 class Recording:
     """What a log says. `switch_s`: the median cost of a switch to each mode, without the wait for running requests.
-    `policy`: the last one in it, None if it has none. `first_mode`: the mode at its beginning."""
+    `policy`: the last one in it, None if it has none. `first_mode`: the mode at its beginning. `damaged_lines`: the
+    numbers, from 1, of the first of those that were skipped."""
 
     requests: tuple[Request, ...]
     switch_s: Mapping[Mode, float]
@@ -67,6 +70,7 @@ class Recording:
     switches: int
     skipped_lines: int
     first_mode: Mode = "inference"
+    damaged_lines: tuple[int, ...] = ()
 
 
 @dataclass
@@ -107,7 +111,8 @@ def read_recording(lines: Iterable[str]) -> Recording:
     found: list[Request] = []
     costs: dict[Mode, list[float]] = {mode: [] for mode in MODES}
     policy, first_mode, switches, skipped = None, None, 0, 0
-    for line in lines:
+    damaged: list[int] = []
+    for number, line in enumerate(lines, 1):
         try:
             event = json.loads(line)
             kind = event["event"]
@@ -126,7 +131,10 @@ def read_recording(lines: Iterable[str]) -> Recording:
             elif kind == "policy":
                 policy = _policy(event)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            skipped += bool(line.strip())
+            if line.strip():
+                skipped += 1
+                if len(damaged) < _MAX_NAMED_LINES:
+                    damaged.append(number)
     runs: dict[Mode, list[float]] = {mode: [] for mode in MODES}
     for request in found:
         if request.waited_s is not None:
@@ -143,6 +151,7 @@ def read_recording(lines: Iterable[str]) -> Recording:
         switches,
         skipped,
         first_mode or "inference",
+        tuple(damaged),
     )
 
 
@@ -196,21 +205,80 @@ def recorded_waits(recording: Recording) -> Waits:
     return waits
 
 
-def simulate(recording: Recording, policy: Policy) -> Waits:
+def simulate(
+    recording: Recording, policy: Policy, on_progress: Callable[[int], None] = lambda count: None
+) -> Waits:
     """The waits with `policy`. Every request waits until it is served or refused; the engine runs one picture at a time,
-    LLM requests run side by side."""
-    return _Simulation(recording, policy).run()
+    LLM requests run side by side. `on_progress`: told now and then how many requests have asked since it was told last."""
+    return _Simulation(recording, policy, on_progress).run()
 
 
 _EPSILON_S = 1e-6
 """Later than a time limit by this much, so that it is over"""
 
 
+class _Claims:
+    """The claims of the simulation. `depth`: as in Policy.
+
+    A decision depends on few of them: on whether an LLM request waits or runs, and among the pictures on the leases and the
+    first `depth` tickets of each flow, since no others can be the next ones. So it takes the same time however many wait.
+    """
+
+    def __init__(self, depth: int) -> None:
+        self._depth = depth
+        self._tickets: dict[Mode, dict[str, deque[Claim]]] = {mode: {} for mode in MODES}
+        self._leases: dict[Mode, dict[int, Claim]] = {mode: {} for mode in MODES}
+        self._that_count: tuple[Claim, ...] | None = ()
+        """None after a change"""
+
+    def __len__(self) -> int:
+        waiting = sum(len(queue) for flows in self._tickets.values() for queue in flows.values())
+        return waiting + sum(map(len, self._leases.values()))
+
+    def add(self, ticket: Claim) -> None:
+        queue = self._tickets[ticket.mode].setdefault(ticket.flow, deque())
+        queue.append(ticket)
+        if len(queue) <= self._depth:
+            self._that_count = None
+
+    def grant(self, ticket: Claim) -> None:
+        """`ticket`: the first of its flow."""
+        flows = self._tickets[ticket.mode]
+        flows[ticket.flow].popleft()
+        if not flows[ticket.flow]:
+            del flows[ticket.flow]
+        self._leases[ticket.mode][ticket.number] = replace(ticket, kind="lease")
+        self._that_count = None
+
+    def end(self, lease: Claim) -> None:
+        del self._leases[lease.mode][lease.number]
+        self._that_count = None
+
+    def fills_engine(self) -> bool:
+        """Whether no picture has its turn."""
+        return len(self._leases["generation"]) >= self._depth
+
+    def waiting_llms(self) -> list[Claim]:
+        """In their order. They have no flows."""
+        return list(self._tickets["inference"].get("", ()))
+
+    def that_count(self) -> tuple[Claim, ...]:
+        """Those on which decisions depend."""
+        if self._that_count is None:
+            leases = self._leases["generation"].values(), islice(self._leases["inference"].values(), 1)
+            pictures = (islice(queue, self._depth) for queue in self._tickets["generation"].values())
+            llms = (islice(queue, 1) for queue in self._tickets["inference"].values())
+            self._that_count = tuple(chain(*leases, *pictures, *llms))
+        return self._that_count
+
+
 class _Simulation:
-    def __init__(self, recording: Recording, policy: Policy) -> None:
-        self._recording, self._policy = recording, policy
+    def __init__(self, recording: Recording, policy: Policy, on_progress: Callable[[int], None]) -> None:
+        self._recording, self._policy, self._on_progress = recording, policy, on_progress
         self._state = State(mode=recording.first_mode)
-        self._claims: list[Claim] = []
+        self._claims = _Claims(policy.depth)
+        self._last_number = 0
+        """Of a claim or a turn: they have one sequence"""
         self._turns: Turns = {}
         self._asked_at: dict[int, float] = {}
         """claim number -> when it asked"""
@@ -221,33 +289,52 @@ class _Simulation:
         self._looks: set[float] = set()
         self._waits = Waits()
         self._events: list[tuple[float, int, str, Any]] = []
+        """Those to come, but for the requests, which are in order already"""
         self._count = 0
 
     def run(self) -> Waits:
-        for request in self._recording.requests:
-            self._at(request.asked_at, "ask", request)
-        while self._events:
-            self._now, _, kind, value = heapq.heappop(self._events)
-            if kind == "ask":
-                self._ask(value)
-            elif kind == "end":
-                self._end(value)
-            elif kind == "switched":
-                self._finish_switch()
+        requests = iter(sorted(self._recording.requests, key=lambda request: request.asked_at))
+        request = next(requests, None)
+        asked = 0
+        while request is not None or self._events:
+            if request is not None and (not self._events or request.asked_at <= self._events[0][0]):
+                self._now = max(self._now, request.asked_at)
+                self._ask(request)
+                request, asked = next(requests, None), asked + 1
+                if asked % _PROGRESS_STEP == 0:
+                    self._on_progress(_PROGRESS_STEP)
+            else:
+                self._take_event()
             self._settle()
         self._waits.never_ran += len(self._claims)
+        self._on_progress(asked % _PROGRESS_STEP)
         return self._waits
+
+    def _take_event(self) -> None:
+        moment, _, kind, value = heapq.heappop(self._events)
+        self._now = moment
+        if kind == "end":
+            self._end(value)
+        elif kind == "switched":
+            self._finish_switch()
+        else:
+            self._looks.discard(value)
+
+    def _next_number(self) -> int:
+        self._last_number += 1
+        return self._last_number
 
     def _at(self, moment: float, kind: str, value: Any = None) -> None:
         self._count += 1
         heapq.heappush(self._events, (max(moment, self._now), self._count, kind, value))
 
     def _situation(self) -> Situation:
-        for mode in {claim.mode for claim in self._claims}:
+        claims = self._claims.that_count()
+        for mode in {claim.mode for claim in claims}:
             self._mode_asked_at[mode] = self._now
         return Situation(
             self._state,
-            tuple(self._claims),
+            claims,
             self._pace,
             self._policy,
             self._now,
@@ -260,12 +347,12 @@ class _Simulation:
             self._waits.refused += 1
             return
         if request.mode == "inference" and self._keeps_generation():
-            self._waits.never_ran += 1  # a queue of all of them would make each decision slower
+            self._waits.never_ran += 1
             return
         flow = flow_of(request.key) if request.mode == "generation" else ""
-        number = next_claim_number(self._state, self._claims, self._turns)
+        number = self._next_number()
         triggers = may_trigger_switch(request.mode, self._policy)
-        self._claims.append(Claim("ticket", number, request.mode, triggers, 0, 0, f"job-{number}", flow))
+        self._claims.add(Claim("ticket", number, request.mode, triggers, 0, 0, f"job-{number}", flow))
         self._asked_at[number], self._requests[number] = self._now, request
 
     def _keeps_generation(self) -> bool:
@@ -275,13 +362,13 @@ class _Simulation:
         is_there = state.mode == "generation" and state.active_switch is None
         return is_there and never_idle and not may_trigger_switch("inference", policy)
 
-    def _end(self, number: int) -> None:
-        claim = next(claim for claim in self._claims if claim.number == number)
-        self._claims.remove(claim)
+    def _end(self, claim: Claim) -> None:
+        self._claims.end(claim)
+        request = self._requests.pop(claim.number)
         if claim.flow:
             self._turns = with_end(self._turns, claim.flow, self._now)
         if claim.mode == "generation":
-            self._pace = self._pace.with_use(self._now, self._requests[number].run_s)
+            self._pace = self._pace.with_use(self._now, request.run_s)
 
     # --- decisions ---------------------------------------------------------------------------------
 
@@ -296,36 +383,36 @@ class _Simulation:
         for moment in self._next_times():
             if moment > self._now and moment not in self._looks:
                 self._looks.add(moment)
-                self._at(moment + _EPSILON_S, "look")
+                self._at(moment + _EPSILON_S, "look", moment)
 
     def _has_old_leases(self, switch: Switch) -> bool:
-        return bool(select(self._claims, "lease", other_mode(switch.target)))
+        return bool(select(self._claims.that_count(), "lease", other_mode(switch.target)))
 
     def _grant_one(self) -> bool:
-        for mode in MODES:
-            if not is_open(self._state, mode) or self._is_engine_full(mode):
-                continue
-            for ticket in queue_order(self._claims, mode, self._turns):
-                if has_turn(self._claims, ticket, self._policy.depth, self._turns, self._now):
-                    self._grant(ticket)
-                    return True
+        """One picture, or all LLM requests: these have always their turn."""
+        if is_open(self._state, "inference") and (llms := self._claims.waiting_llms()):
+            for ticket in llms:
+                self._grant(ticket)
+            return True
+        if not is_open(self._state, "generation") or self._claims.fills_engine():
+            return False
+        claims = self._claims.that_count()
+        for ticket in queue_order(claims, "generation", self._turns):
+            if has_turn(claims, ticket, self._policy.depth, self._turns, self._now):
+                self._grant(ticket)
+                return True
         return False
 
-    def _is_engine_full(self, mode: Mode) -> bool:
-        """Then no ticket has its turn, and a long queue need not be looked through."""
-        return mode == "generation" and len(select(self._claims, "lease", mode)) >= self._policy.depth
-
     def _grant(self, ticket: Claim) -> None:
-        self._claims[self._claims.index(ticket)] = replace(ticket, kind="lease")
-        self._waits.by_mode[ticket.mode].append(self._now - self._asked_at[ticket.number])
+        self._claims.grant(ticket)
+        self._waits.by_mode[ticket.mode].append(self._now - self._asked_at.pop(ticket.number))
         run_s = self._requests[ticket.number].run_s
         if ticket.mode == "inference":
-            return self._at(self._now + run_s, "end", ticket.number)
+            return self._at(self._now + run_s, "end", ticket)
         if ticket.flow:
-            number = next_turn_number(self._claims, self._turns)
-            self._turns = with_turn(self._turns, ticket.flow, number, self._now)
+            self._turns = with_turn(self._turns, ticket.flow, self._next_number(), self._now)
         self._engine_free_at = max(self._engine_free_at, self._now) + run_s
-        return self._at(self._engine_free_at, "end", ticket.number)
+        return self._at(self._engine_free_at, "end", ticket)
 
     def _begin_switch(self) -> bool:
         if self._state.active_switch is not None:
@@ -350,11 +437,12 @@ class _Simulation:
 
     def _next_times(self) -> Iterator[float]:
         """When the policy may decide otherwise although nothing happens."""
-        if not self._claims and self._state.mode == "inference":
+        claims = self._claims.that_count()
+        if not claims and self._state.mode == "inference":
             return
         yield self._state.since + self._policy.min_stay_s
         yield self._state.since + FIRST_LEASE_TIMEOUT_S
-        if not any(claim.mode == self._state.mode for claim in self._claims):
+        if not any(claim.mode == self._state.mode for claim in claims):
             yield self._mode_asked_at[self._state.mode] + ASKED_S
         restore_at = idle_restore_at(self._situation())
         if restore_at is not None:

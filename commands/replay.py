@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 
 import click
 
-from arbiter.event_log import read_lines
-from arbiter.replay import read_recording, recorded_waits, simulate
+from arbiter import Policy
+from arbiter.event_log import line_name, read_lines
+from arbiter.replay import Recording, Waits, read_recording, recorded_waits, simulate
 from commands.context import handle_errors, services
 from commands.gpu import gpu, json_option
 
@@ -76,20 +78,29 @@ def replay(
     document: dict[str, Any] = {
         "file": str(path),
         "skipped_lines": recording.skipped_lines,
+        "damaged_lines": [line_name(path, number) for number in recording.damaged_lines],
         "switch_s": recording.switch_s,
         "recorded": recorded_waits(recording).summary(),
-        "simulated": simulate(recording, logged).summary(),
+        "simulated": _simulate(recording, logged, "the same policy").summary(),
         "notes": [_COEXIST] if logged.sharing == "coexist" else [],
     }
     if other != logged:
         document["other_policy"] = {name: value for name, value in changes.items() if value is not None}
-        document["other"] = simulate(recording, other).summary()
+        document["other"] = _simulate(recording, other, "the other policy").summary()
     click.echo(json.dumps(document, indent=2) if as_json else "\n".join(_lines(document)))
+
+
+def _simulate(recording: Recording, policy: Policy, what: str) -> Waits:
+    """With a progress bar, if stderr is a terminal."""
+    length, is_hidden = len(recording.requests), not sys.stderr.isatty()
+    with click.progressbar(length=length, label=what, file=sys.stderr, hidden=is_hidden) as bar:
+        return simulate(recording, policy, bar.update)
 
 
 def _lines(document: dict[str, Any]) -> Iterator[str]:
     if document["skipped_lines"]:
-        yield f"{document['skipped_lines']} damaged lines were skipped"
+        more = ", …" if document["skipped_lines"] > len(document["damaged_lines"]) else ""
+        yield f"{document['skipped_lines']} damaged lines were skipped: {', '.join(document['damaged_lines'])}{more}"
     yield from document["notes"]
     cost = ", ".join(f"to {mode} {seconds:.1f} s" for mode, seconds in document["switch_s"].items())
     yield f"a switch {cost}, and the wait for running requests"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from arbiter import Arbiter, Policy
-from arbiter.event_log import read_lines
+from arbiter.event_log import before, line_name, read_lines
 from arbiter.replay import Recording, Request, read_recording, recorded_waits, simulate
 from tests.arbiter.fakes import FakeEngine, FakeStacks
 from tests.conftest import MakeApp
@@ -210,3 +211,35 @@ def test_the_command_prints_both(tmp_path: Path, make_app: MakeApp) -> None:
     file.write_text("nonsense\n")
     empty = run(args=["gpu", "replay", str(file)])
     assert "no request that needed the GPU (1 lines are damaged)" in empty.output
+
+
+def test_a_long_queue_of_llm_requests_makes_no_decision_slower() -> None:
+    """While pictures come all the time and LLM requests wait for their end."""
+    policy = replace(POLICY, llm_during_generation="wait")
+
+    def cpu_of(count: int) -> float:
+        requests = [each for at in range(count) for each in (picture(at, 0.9, "a"), chat(at + 0.5))]
+        began = time.thread_time()
+        waits = simulate(recording(*requests, first_mode="generation"), policy)
+        assert len(waits.by_mode["inference"]) == count
+        return time.thread_time() - began
+
+    assert cpu_of(4000) < 9 * cpu_of(1000)
+
+
+def test_progress_adds_up_to_the_requests() -> None:
+    told: list[int] = []
+    simulate(recording(*[chat(number) for number in range(2500)]), POLICY, told.append)
+    assert told == [1000, 1000, 500]
+
+
+def test_damaged_lines_are_counted_and_the_first_are_named_with_their_file(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    good = json.dumps({"event": "requested"})
+    before(path).write_text(f"{good}\nno json\n")
+    path.write_text("\n".join([good, "{", *["[]"] * 20, "x" * 2_500_000, good]))
+    found = read_recording(read_lines(path))
+    assert found.skipped_lines == 1 + 1 + 20 + 3
+    names = [line_name(path, number) for number in found.damaged_lines]
+    assert names[:3] == ["events.1.jsonl:2", "events.jsonl:2", "events.jsonl:3"]
+    assert len(names) == 10
