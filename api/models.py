@@ -13,6 +13,7 @@ from flask import Blueprint, Response, g, jsonify, request
 
 from access import Caller
 from api.key_limits import may_use_llm, may_use_model
+from api.model_inputs import inputs_of
 from api.paths import MODEL_PATHS
 from api.services import Services
 from compiler import Catalogue, Model
@@ -153,12 +154,12 @@ class _Listing:
         if position is not None:
             if allowed is not None and not self._is_allowed(self.ids[position], allowed):
                 raise ModelNotCurated(f"The key {allowed.caller.name} may not use this model.", param="model")
-            return jsonify(self._with_stages(self._entry(self.ids[position])))
+            return jsonify(self._with_details(self._entry(self.ids[position])))
         if name.strip():
             model = self.catalogue.find(name)
             if allowed is not None and not allowed.allows(name, model, self.catalogue):
                 raise ModelNotCurated(f"The key {allowed.caller.name} may not use this model.", param="model")
-            return jsonify(self._with_stages(self._image_entry(model)))
+            return jsonify(self._with_details(self._image_entry(model)))
         raise ModelNotCurated("The model name is empty.", param="model")
 
     def _entry(self, model_id: str) -> dict[str, Any]:
@@ -174,16 +175,25 @@ class _Listing:
             "slot_of": drawn.id,
         }
 
-    def _with_stages(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """`entry` of one model with what can be done with its pictures, which is the same for most models: a list does not
-        repeat it. A model whose workflow has an input of that name does it in its own way."""
+    def _with_details(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """`entry` of one model with what a list does not repeat for each: what a request may set, its files, and what can be
+        done with its pictures. A model whose workflow has an input of that name does it in its own way."""
         model = self.catalogue.models.get(entry.get("slot_of", entry["id"]))
         if model is None:
             return entry
         inputs = {name for each in model.workflows.values() for name in self.catalogue.workflows[each].inputs}
-        known = {stage.id: stage.facts for stage in self.stages}
-        stages = {name: known.get(name) for name in self.catalogue.stages if name not in inputs}
-        return {**entry, "stages": stages}
+        known = {stage.id: stage for stage in self.stages}
+        return {
+            **entry,
+            "stages": {
+                name: known[name].facts if name in known else None
+                for name in self.catalogue.stages
+                if name not in inputs
+            },
+            "inputs": inputs_of(model, self.catalogue, known),
+            "files": _files(model, self._states.get(model.id)),
+            "pull": f"flask pull-model {model.id}" if model.files else None,
+        }
 
     def _image_entry(self, model: Model) -> dict[str, Any]:
         return model_entry(model, self.catalogue, self.loaded_at, self._states.get(model.id))
@@ -302,6 +312,22 @@ def model_entry(
         "unverified": list(catalogue.unverified(model)),
         "engine": state.facts if state else None,
     }
+
+
+def _files(model: Model, state: ModelState | None) -> list[dict[str, Any]]:
+    """The files of weights. `state`: None if it is not known what the engine has."""
+    return [
+        {
+            "name": file.name,
+            "folder": file.folder,
+            "size_bytes": file.size,
+            "sha256": file.sha256,
+            "url": file.url,
+            "gated": file.gated,
+            "state": "unknown" if state is None else state.state_of(file.name),
+        }
+        for file in model.files.values()
+    ]
 
 
 def _licence(model: Model, catalogue: Catalogue) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from compiler import Catalogue, Model, Stage, sample_requests
 from compiler.versions import too_old_for
@@ -30,6 +30,9 @@ class FileToGet:
         return {**asdict(self), "similar": list(self.similar)}
 
 
+FilePresence = Literal["present", "missing", "unknown"]
+
+
 @dataclass(frozen=True)
 class ModelState:
     """`is_ready`: all of its workflows can be drawn; `is_drawable`: at least one can. `error`: why not all."""
@@ -53,6 +56,13 @@ class ModelState:
     def missing(self) -> tuple[str, ...]:
         """Names of files that the engine lacks"""
         return tuple(file.name for file in self.files)
+
+    def state_of(self, file: str) -> FilePresence:
+        """Whether the engine has a file of the model; unknown if the check ended with another error before it."""
+        if file in self.missing:
+            return "missing"
+        is_other = self.error is not None and not isinstance(self.error, FilesMissing)
+        return "unknown" if is_other or self.lacks or self.needs_comfyui or self.refused_tasks else "present"
 
     @property
     def group(self) -> str:
