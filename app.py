@@ -502,6 +502,10 @@ class Container:
         if self.tracer is not None:
             self.tracer.close()
 
+    def end_event_streams(self) -> None:
+        """Clients that follow events keep no thread of a server that stops. For a signal handler."""
+        self.services.shutdown.has_begun = True
+
     def stop_jobs(self, reason: EaselError) -> None:
         """Cancel this process's running jobs in the engine. Their requests, and those that wait for the GPU, fail with
         `reason`."""
@@ -542,7 +546,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     return app
 
 
-_MAX_EVENT_STREAMS = 32
+_MAX_EVENT_STREAMS = 64
 
 
 def http_options(settings: Settings) -> HttpOptions:

@@ -316,9 +316,19 @@ class QueueFull(EaselError):
     code = "queue.full"
     when = (
         "`max_waiting` image requests, or `llm.max_requests` LLM requests, are already waiting or running in the worker "
-        "that got the request, or too many clients follow image jobs; of these, several keys leave a quarter to each other."
+        "that got the request."
     )
     remedy = "Retry after `Retry-After` seconds."
+    retry = True
+
+
+class TooManyEventStreams(EaselError):
+    code = "events.too_many_streams"
+    when = (
+        "So many clients follow `GET /api/events` or image jobs that others would find no thread in this worker; several "
+        "keys leave a quarter of the streams to each other."
+    )
+    remedy = "Retry after `Retry-After` seconds, or ask for `GET /api/comfyui/status` instead."
     retry = True
 
 

@@ -6,6 +6,8 @@ from flask import Flask
 
 from api.body_limit import HeadCheck, body_limit
 from api.errors import envelope, register_errors, retry_headers, status_of
+from api.event_streams import EventStreams
+from api.events import events_blueprint
 from api.gpu import gpu_blueprint
 from api.health import health_blueprint
 from api.host_rules import TrustedProxies, in_networks
@@ -45,9 +47,11 @@ def register_api(app: Flask, services: Services) -> None:
     app.url_map.merge_slashes = False  # PathNormalizer merges them, without a redirect
     register_middleware(app, services.options, services.gate, services.observer, services.begin_trace)
     register_errors(app, services.options)
+    event_streams = EventStreams(services.options.max_event_streams, services.gate.has_several_keys)
     for blueprint in (
         images_blueprint(services),
-        image_jobs_blueprint(services),
+        image_jobs_blueprint(services, event_streams),
+        events_blueprint(services, event_streams),
         models_blueprint(services),
         llm_blueprint(services),
         gpu_blueprint(services),

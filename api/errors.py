@@ -63,6 +63,7 @@ STATUS: Mapping[type[EaselError], int] = {
     errors.QueueFull: 429,
     errors.RequestCancelled: CLIENT_CLOSED_REQUEST,
     errors.ServerStopping: 503,
+    errors.TooManyEventStreams: 503,
     errors.ServerUnreachable: 503,
     errors.TooManyFiles: 503,
     errors.OutOfMemory: 503,

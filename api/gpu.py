@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import asdict
 from typing import Any
 
 from flask import Blueprint, Response, g, jsonify, request
@@ -12,6 +11,7 @@ from api.audit import recording
 from api.json_body import json_request
 from api.permissions import require
 from api.services import Services
+from api.status_document import status_for
 from arbiter import Mode
 from errors import InvalidCancel, InvalidForce, InvalidMode, InvalidPin, InvalidValue, JobNotFound
 
@@ -21,33 +21,11 @@ MODES: tuple[Mode, ...] = ("generation", "inference")
 def gpu_blueprint(services: Services) -> Blueprint:
     """The routes of /api/comfyui."""
     routes = Blueprint("comfyui", __name__, url_prefix="/api/comfyui")
-    routes.add_url_rule("/status", "status", lambda: _status(services))
+    routes.add_url_rule("/status", "status", lambda: jsonify(status_for(g.caller, services)))
     routes.add_url_rule("/switchover", "switchover", lambda: _switchover(services), methods=["POST"])
     routes.add_url_rule("/pin", "pin", lambda: _pin(services), methods=["POST"])
     routes.add_url_rule("/render/cancel", "cancel", lambda: _cancel(services), methods=["POST"])
     return routes
-
-
-def _status(services: Services) -> Response:
-    upstreams = [asdict(upstream) for upstream in services.models_of_llms.status()]
-    report, problem = services.system_status.report(), services.gate.problem
-    if not g.caller.may("operate"):
-        for entry in (*report["jobs"], *report["tickets"]):
-            _hide_sender(entry)
-    return jsonify(
-        {
-            **report,
-            "upstreams": upstreams,
-            "keys": {"error": problem.message if problem else None},
-            "metrics": {"problem": services.metrics_problem()},
-        }
-    )
-
-
-def _hide_sender(entry: dict[str, Any]) -> None:
-    """Others may see that something is drawn, with which model and since when, but not for whom."""
-    if entry["key"] != g.caller.key:
-        entry.update(request_id=None, key=None, client=None)
 
 
 def _switchover(services: Services) -> tuple[Response, int]:

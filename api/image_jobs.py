@@ -8,9 +8,10 @@ from flask import Blueprint, Response, g, request
 
 from api.audit import recording
 from api.connection import disconnect_check
+from api.event_streams import EventStreams, ReleasedStream
 from api.image_requests import links_of
 from api.job_documents import QueueEstimate, job_document, summary
-from api.job_events import EventStreams, JobEvents, ReleasedStream
+from api.job_events import JobEvents
 from api.json_responses import json_response
 from api.paths import GPUSTACK_IMAGE_JOBS, IMAGE_JOBS
 from api.services import Services
@@ -21,11 +22,10 @@ from image_jobs import JobView
 _DEFAULT_LIMIT, _MAX_LIMIT = 20, 100
 
 
-def image_jobs_blueprint(services: Services) -> Blueprint:
-    """The routes of the jobs."""
+def image_jobs_blueprint(services: Services, streams: EventStreams) -> Blueprint:
+    """The routes of the jobs. `streams`: the places of all event streams of this process."""
     routes = Blueprint("image_jobs", __name__)
     estimate = QueueEstimate(services)
-    streams = EventStreams(services.options.max_event_streams, services.gate.has_several_keys)
     for base in (IMAGE_JOBS, GPUSTACK_IMAGE_JOBS):
         one = f"{base}/<job_id>"
         routes.add_url_rule(base, f"{base} list", lambda: _list(services, estimate))

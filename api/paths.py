@@ -9,3 +9,4 @@ MODEL_PATHS = ("/v1/models", "/v1-openai/models")
 TAGS_PATH, VERSION_PATH = "/api/tags", "/api/version"
 """Ollama's"""
 IMAGE_JOBS, GPUSTACK_IMAGE_JOBS = "/v1/images/jobs", "/v1-openai/images/jobs"
+EVENTS = "/api/events"

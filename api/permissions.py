@@ -8,7 +8,15 @@ from dataclasses import dataclass
 
 from access import SCOPES, Caller, Scope
 from api.image_requests import PATHS
-from api.paths import GPUSTACK_IMAGE_JOBS, IMAGE_JOBS, MODEL_PATHS, STORED_IMAGES, TAGS_PATH, VERSION_PATH
+from api.paths import (
+    EVENTS,
+    GPUSTACK_IMAGE_JOBS,
+    IMAGE_JOBS,
+    MODEL_PATHS,
+    STORED_IMAGES,
+    TAGS_PATH,
+    VERSION_PATH,
+)
 from conversation import ROUTES
 from errors import ScopeMissing
 
@@ -62,6 +70,7 @@ PERMISSIONS: Mapping[tuple[str, str], Permission] = {
         )
     },
     ("GET", "/api/comfyui/status"): VIEW,
+    ("GET", EVENTS): SEE_MODELS,  # each caller gets what it may see
     ("GET", "/metrics"): METRICS,
     ("POST", "/api/comfyui/switchover"): OPERATE,
     ("POST", "/api/comfyui/pin"): OPERATE,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from access import AuditLog, Gate
+from api.image_feed import NO_IMAGES, ImageFeed
 from arbiter import Arbiter
 from compiler import Catalogue
 from conversation import Forwarder, ModelDirectory
@@ -41,7 +42,14 @@ class HttpOptions:
     answers_later: bool = True
     """Whether there are threads that draw jobs"""
     max_event_streams: int = 32
-    """Clients that follow jobs: each holds a thread of the worker"""
+    """Clients that follow jobs or `GET /api/events`: each holds a thread of the worker"""
+
+
+class Shutdown:
+    """Set once when this process begins to stop. A plain attribute: it is set in a signal handler, where a lock that the
+    interrupted thread holds would never become free."""
+
+    has_begun = False
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,9 @@ class Services:
     exposition: Exposition
     metrics_problem: Callable[[], str | None]
     """Why the metrics cannot be stored, if so"""
+    image_feed: ImageFeed = NO_IMAGES
+    """What changes among the stored images"""
+    shutdown: Shutdown = field(default_factory=Shutdown)
     observer: Observer = field(default_factory=Observer)
     begin_trace: BeginTrace | None = None
     """None if requests are not traced"""

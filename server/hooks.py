@@ -152,6 +152,7 @@ class ServerHooks:
 
         def stop(number: int, frame: Any) -> None:
             self._stopping_since = self._stopping_since or time.monotonic()
+            self._container.end_event_streams()
             self._container.arbiter.fail_waiting(_stopping())
             timer = threading.Timer(JOB_GRACE_S, self._container.stop_jobs, [_stopping()])
             timer.daemon = True
@@ -194,6 +195,7 @@ class ServerHooks:
 
     def worker_int(self, worker: Any) -> None:
         """On Ctrl-C, cancel the running jobs at once."""
+        self._container.end_event_streams()
         self._container.stop_jobs(_stopping())
 
     def _lock_state_dir(self) -> None:

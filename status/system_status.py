@@ -24,6 +24,7 @@ from errors import EaselError, EngineUnreachable
 from generation import Generator, ModelState
 from llm import Stacks
 from state_files import read_state, set_aside
+from status.memory_history import MemoryHistory, Sample
 from status.readiness import Readiness
 from system_errors import shortage_in
 
@@ -83,6 +84,7 @@ class SystemStatus:
         self._engine_process, self._readiness = engine_process, readiness
         self._file, self._lock_file, self._clock = folder / "probes.json", folder / "probes.lock", clock
         self._models = _ModelsFile(folder / "models.json")
+        self._memory = MemoryHistory(folder / "memory.json")
         self._is_probing = threading.Lock()
         self._own_results = _UNKNOWN
         """Of this process's last round: all that there is while the state directory cannot be written"""
@@ -103,6 +105,10 @@ class SystemStatus:
         `tells_gpu_memory`. Memory is in bytes. Waits for nothing."""
         facts: Mapping[str, Any] | None = self._last_results()["stats"]
         return facts
+
+    def memory_samples(self) -> tuple[Sample, ...]:
+        """The memory of the last five minutes, as far as somebody asked for the status; oldest first."""
+        return self._memory.samples()
 
     def _report(self, probes: Mapping[str, Any]) -> dict[str, Any]:
         snapshot, process = self._arbiter.snapshot(), self._engine_process
@@ -267,6 +273,7 @@ class SystemStatus:
             results = {**self._probe_all(last), "stages": self._stage_entries(last)}
             self._publish_models(0 if self._models.read() else _FIRST_MODELS_WAIT_S)
             self._publish(results, can_lock=lock.is_locked)
+            self._memory.add(_memory(results["stats"]), results["at"])
             self._publish_models(_MODELS_WAIT_S)
         except Exception:
             log.exception("a round of probes failed")

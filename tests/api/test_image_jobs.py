@@ -409,7 +409,7 @@ def test_there_is_a_limit_of_event_streams_and_their_places_become_free_again(cl
     url = f"{JOBS}/{job_id}/events"
     streams = [client.get(url, buffered=False) for _ in range(32)]
     refused = client.get(url)
-    assert (refused.status_code, refused.get_json()["error"]["code"]) == (429, "queue.full")
+    assert (refused.status_code, refused.get_json()["error"]["code"]) == (503, "events.too_many_streams")
     for stream in streams:
         stream.close()
     again = client.get(url, buffered=False)
