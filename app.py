@@ -42,7 +42,7 @@ from schemas import read_yaml
 from settings import OWN_FOLDER, Settings, load_settings
 from sketch import SharedFiles, SketchProcess, SketchSupervisor
 from state_files import KeptFile, read_file
-from status import Readiness, SystemStatus
+from status import LastEngineError, Readiness, SystemStatus
 
 if TYPE_CHECKING:
     from tracing import Tracer
@@ -299,7 +299,12 @@ class Container:
             self.stacks,
             self.readiness,
             self.state_dir / "gpu",
+            last_error=self.last_engine_error,
         )
+
+    @cached_property
+    def last_engine_error(self) -> LastEngineError:
+        return LastEngineError(self.state_dir / "gpu" / "last_error.json")
 
     @cached_property
     def readiness(self) -> Readiness:
@@ -352,6 +357,7 @@ class Container:
         observers: list[Observer] = [
             Recorder(self.metric_files, is_on=lambda: not self._is_command),
             PictureLog(with_prompts=self.settings["log_prompts"]),
+            self.last_engine_error,
         ]
         return Observers(*observers, *([self.tracer] if self.tracer is not None else []))
 

@@ -60,7 +60,7 @@ class JobReport:
 @dataclass(frozen=True)
 class DrawingReport:
     """A request for pictures that has ended. `model` is in the catalogue. `key`: the caller's name. `trace`: the W3C
-    `traceparent` that its stages belong to, or empty. `code`: of the error, or empty."""
+    `traceparent` that its stages belong to, or empty. `code`, `message`: of the error, or empty."""
 
     request_id: str
     key: str
@@ -72,6 +72,7 @@ class DrawingReport:
     jobs: tuple[JobReport, ...]
     pictures: tuple[PictureReport, ...]
     stages: tuple[Stage, ...]
+    message: str = ""
 
 
 @dataclass(frozen=True)

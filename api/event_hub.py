@@ -16,7 +16,7 @@ from typing import Any
 from api.image_feed import ImageChange
 from api.responses import Links
 from api.services import Services
-from api.status_document import OF_REQUESTS, Audience, whole_status
+from api.status_document import OF_CALLER, OF_REQUESTS, Audience, whole_status
 
 log = logging.getLogger("easel.events")
 
@@ -253,9 +253,7 @@ class _State:
         else:
             models_text = json.dumps(models) if len(models) <= _MAX_MODELS else "null"
         rest = {
-            name: value
-            for name, value in document.items()
-            if name not in (*OF_REQUESTS, *_VOLATILE, "models")
+            name: value for name, value in document.items() if name not in (*OF_CALLER, *_VOLATILE, "models")
         }
         return cls(
             is_read=True,
@@ -305,8 +303,13 @@ class _State:
         if audience not in self._parts:
             part = audience.part_of(self.document)
             stable = {
-                name: [{key: value for key, value in entry.items() if key != "age_s"} for entry in entries]
-                for name, entries in part.items()
+                **part,
+                **{
+                    name: [
+                        {key: value for key, value in entry.items() if key != "age_s"} for entry in part[name]
+                    ]
+                    for name in OF_REQUESTS
+                },
             }
             self._parts[audience] = json.dumps(part), json.dumps(stable)
         return self._parts[audience]

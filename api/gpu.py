@@ -73,6 +73,8 @@ def _cancel(services: Services) -> tuple[Response, int]:
 def _cancel_jobs(services: Services, name: str | None) -> list[str]:
     """Without the scope `operate` only requests of the caller's own key: clients choose their ids, so that another key's
     request may have the same."""
+    if name is not None and _cancel_queued(services, name):
+        return [name]
     if g.caller.may("operate"):
         with recording(services, "render.cancel", id=name, all=name is None):
             return list(services.arbiter.cancel(name))
@@ -87,6 +89,20 @@ def _cancel_jobs(services: Services, name: str | None) -> list[str]:
     if not jobs:
         raise JobNotFound(f"No request or job {name!r} waits or runs.", id=name)
     return jobs
+
+
+def _cancel_queued(services: Services, job_id: str) -> bool:
+    """Cancel an image job of the queue that waits; false if there is none of this id."""
+    view = services.jobs.get(job_id)
+    if view is None or view.status.state != "queued":
+        return False
+    if view.status.owner != g.caller.owner:
+        require(g.caller, "operate", to="cancel the requests of other keys")
+        with recording(services, "render.cancel", id=job_id, all=False):
+            services.jobs.cancel(job_id)
+    else:
+        services.jobs.cancel(job_id)
+    return True
 
 
 def _read_fields(*known: str) -> dict[str, Any]:

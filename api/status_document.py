@@ -2,52 +2,132 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from access import Caller
 from api.services import Services
+from errors import EaselError
 
-OF_REQUESTS = ("jobs", "tickets")
+OF_REQUESTS = ("jobs", "tickets", "requests")
+OF_CALLER = (*OF_REQUESTS, "switches", "catalogue", "last_error")
 """The parts of the document that differ from caller to caller"""
+_MAX_QUEUED = 50
+"""Image jobs in the queue that are listed; GET /v1/images/jobs has all"""
+_HIDDEN = ("request_id", "key", "client", "prompt")
+"""What others may not see of a request"""
+
+
+_PLACE = re.compile(r"(?P<file>[^\s:]+\.[A-Za-z0-9]+):(?P<line>[0-9]+)(?::(?P<column>[0-9]+))?:")
 
 
 @dataclass(frozen=True)
 class Audience:
     """Callers that see the same. `key`: the name of the key, "" without one. `sees_all`: also whom others' requests belong
-    to."""
+    to. `sees_messages`: messages may name files of this installation."""
 
     key: str
     sees_all: bool
+    sees_messages: bool = True
 
     @classmethod
     def of(cls, caller: Caller) -> Audience:
         sees_all = caller.may("operate")
-        return cls("" if sees_all else caller.key, sees_all)
+        return cls("" if sees_all else caller.key, sees_all, caller.may("view", "operate"))
 
     def part_of(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """Those parts of the whole document that differ, as this audience sees them."""
         if self.sees_all:
-            return {name: document[name] for name in OF_REQUESTS}
-        return {name: [self._visible(entry) for entry in document[name]] for name in OF_REQUESTS}
+            return {name: document[name] for name in OF_CALLER}
+        last_error, catalogue = document["last_error"], document["catalogue"]
+        return {
+            **{name: [self._visible(entry) for entry in document[name]] for name in OF_REQUESTS},
+            "switches": [
+                {**switch, "who": switch["who"] if switch["who"] == self.key else None}
+                for switch in document["switches"]
+            ],
+            "catalogue": catalogue if self.sees_messages else _without_messages(catalogue),
+            "last_error": last_error
+            if self.sees_messages or last_error is None
+            else {**last_error, "message": None},
+        }
 
     def _visible(self, entry: Mapping[str, Any]) -> Mapping[str, Any]:
         """Others may see that something is drawn, with which model and since when, but not for whom."""
         if entry["key"] == self.key:
             return entry
-        return {**entry, "request_id": None, "key": None, "client": None}
+        hidden = {name: None for name in _HIDDEN if name in entry}
+        return {**entry, **hidden, **({"can_cancel": False} if "can_cancel" in entry else {})}
 
 
 def whole_status(services: Services) -> dict[str, Any]:
     """The status as an operator sees it. Never raises."""
-    problem = services.gate.problem
+    problem, report = services.gate.problem, services.system_status.report()
     return {
-        **services.system_status.report(),
+        **report,
+        "requests": [*report["requests"], *_queued_jobs(services)],
+        "catalogue": _catalogue(services),
         "upstreams": [asdict(upstream) for upstream in services.models_of_llms.status()],
         "keys": {"error": problem.message if problem else None},
         "metrics": {"problem": services.metrics_problem()},
     }
+
+
+def _queued_jobs(services: Services) -> list[dict[str, Any]]:
+    """Image jobs that no thread has taken, as `requests` lists them."""
+    now = time.time()
+    try:
+        views = services.jobs.waiting(_MAX_QUEUED)
+    except OSError:
+        return []
+    return [
+        {
+            "id": view.status.id,
+            "state": "waiting",
+            "place": view.waiting_before,
+            "waits_for": "other jobs" if view.waiting_before else "the GPU",
+            "expected_s": None,
+            "kind": "image",
+            "model": view.status.model,
+            "prompt": None,
+            "key": (key := services.gate.name_of(view.status.owner) or None),
+            "client": key,
+            "age_s": round(max(0.0, now - view.status.created), 1),
+            "progress": None,
+            "step": None,
+            "steps": None,
+            "can_cancel": True,
+        }
+        for view in views
+    ]
+
+
+def _catalogue(services: Services) -> dict[str, Any]:
+    error, faults = services.catalogue_error(), services.catalogue().own_faults
+    return {
+        "error": None if error is None else _located(error),
+        "own_errors": [
+            {"file": fault.file, "line": fault.line, "path": fault.path or None, "message": fault.text}
+            for fault in faults
+        ],
+    }
+
+
+def _located(error: EaselError) -> dict[str, Any]:
+    """The error with the place that its message begins with, as `FILE:LINE:COLUMN: …`."""
+    place = _PLACE.match(error.message)
+    numbers = {name: int(text) if place and (text := place[name]) else None for name in ("line", "column")}
+    file = place["file"] if place else None
+    return {"code": error.code, "message": error.message, "file": file, **numbers}
+
+
+def _without_messages(catalogue: Mapping[str, Any]) -> dict[str, Any]:
+    error = catalogue["error"]
+    hidden = error and {**dict.fromkeys(error), "code": error["code"]}
+    return {"error": hidden, "own_errors": []}
 
 
 def status_for(caller: Caller, services: Services) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from arbiter.active_requests import UNKNOWN_SENDER, ActiveRequest, Sender
 from arbiter.arbiter import Arbiter, Lease, Snapshot, WaitReport
 from arbiter.job_progress import JobProgress
 from arbiter.leases import Claim
+from arbiter.switch_history import PastSwitch
 from arbiter.values import Mode, Policy, State, Switch
 from arbiter.waiting import Waiting
 
@@ -16,6 +17,7 @@ __all__ = [
     "JobProgress",
     "Lease",
     "Mode",
+    "PastSwitch",
     "Policy",
     "Sender",
     "Snapshot",

@@ -18,6 +18,7 @@ from arbiter.locked_file import LockedFile
 from state_files import ensure_folder, read_state
 
 _MAX_TEMPORARY_AGE_S = 60.0
+_MAX_PROMPT_CHARS = 500
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class ActiveRequest:
     jobs: tuple[str, ...]
     uses_gpu: bool
     key: str = ""
+    prompt: str = ""
+    """The beginning of it, for display; empty if prompts are not kept"""
 
     def has_name(self, name: str) -> bool:
         """Whether `name` is one of its ids, or the id of one of its jobs."""
@@ -61,11 +64,26 @@ class ActiveRequests:
 
     @contextlib.contextmanager
     def listed(
-        self, id: str, *, model: str, jobs: Sequence[str], sender: Sender, uses_gpu: bool = True
+        self,
+        id: str,
+        *,
+        model: str,
+        jobs: Sequence[str],
+        sender: Sender,
+        uses_gpu: bool = True,
+        prompt: str = "",
     ) -> Iterator[None]:
         """List a request of this process inside the block. A full disk only hides it."""
         request = ActiveRequest(
-            id, sender.request_id, model, sender.client, self._clock(), tuple(jobs), uses_gpu, sender.key
+            id,
+            sender.request_id,
+            model,
+            sender.client,
+            self._clock(),
+            tuple(jobs),
+            uses_gpu,
+            sender.key,
+            prompt[:_MAX_PROMPT_CHARS],
         )
         listing: LockedFile | None = None
         with contextlib.suppress(OSError):
@@ -116,7 +134,8 @@ class ActiveRequests:
 def _request(document: Any) -> ActiveRequest:
     """Raises KeyError, TypeError or ValueError if the document is not a request."""
     request = ActiveRequest(**{**document, "jobs": tuple(document["jobs"])})
-    texts = (request.id, request.request_id, request.model, request.client, request.key, *request.jobs)
+    texts = [request.id, request.request_id, request.model, request.client, request.key, request.prompt]
+    texts += request.jobs
     if not all(isinstance(text, str) for text in texts) or not isinstance(request.since, int | float):
         raise ValueError("not a request")
     return request

@@ -33,6 +33,7 @@ from arbiter.policy import (
 )
 from arbiter.reconciler import Reconciler
 from arbiter.state_store import StateStore, not_writable
+from arbiter.switch_history import SwitchHistory
 from arbiter.switchover import Switchover
 from arbiter.turn_store import TurnStore
 from arbiter.values import Mode, Pace, Policy, State, Switch, SwitchRequest
@@ -190,6 +191,7 @@ class Arbiter:
         turns_without_gpu = TurnStore(folder / "turns_without_gpu.json")
         self._line_without_gpu = _Line(self.claims_without_gpu, turns_without_gpu, False)
         self.events = EventLog(folder / "events.jsonl", event_log_bytes, clock)
+        self.switch_history = SwitchHistory(self.events.path)
         self.job_progress = JobProgressStore(folder / "jobs", clock)
         self._requests = ActiveRequests(folder / "requests", clock)
         self._available_bytes, self._engine_uses_gpu, self._clock = available_bytes, engine_uses_gpu, clock
@@ -550,11 +552,21 @@ class Arbiter:
 
     @contextlib.contextmanager
     def listed(
-        self, id: str, *, model: str, jobs: Sequence[str], sender: Sender, uses_gpu: bool = True
+        self,
+        id: str,
+        *,
+        model: str,
+        jobs: Sequence[str],
+        sender: Sender,
+        uses_gpu: bool = True,
+        prompt: str = "",
     ) -> Iterator[None]:
-        """List a request with all its jobs inside the block, for `cancel` and for display."""
+        """List a request with all its jobs inside the block, for `cancel` and for display. `prompt`: empty if it is not
+        shown."""
         try:
-            with self._requests.listed(id, model=model, jobs=jobs, sender=sender, uses_gpu=uses_gpu):
+            with self._requests.listed(
+                id, model=model, jobs=jobs, sender=sender, uses_gpu=uses_gpu, prompt=prompt
+            ):
                 yield
         finally:
             for job in jobs:  # it may have been cancelled before its last jobs began

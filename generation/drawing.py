@@ -44,6 +44,8 @@ class Deps:
     uses_gpu: Callable[[Engine], bool]
     clock: Callable[[], float]
     observer: Observer
+    lists_prompts: bool = True
+    """Whether the status has the prompts of requests that are drawn"""
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,12 @@ class Drawing:
         with self._time_limit():
             uses_gpu = self._deps.uses_gpu(self._engine)
         listed = self._deps.arbiter.listed(
-            self._id, model=self.plan.model, jobs=jobs, sender=sender, uses_gpu=uses_gpu
+            self._id,
+            model=self.plan.model,
+            jobs=jobs,
+            sender=sender,
+            uses_gpu=uses_gpu,
+            prompt=self._shown_prompt(),
         )
         if self.watcher is not None:
             self.watcher.begin()
@@ -181,6 +188,11 @@ class Drawing:
             self._uploads.close()
             with self._time_limit():
                 self._engine.erase_uploads(self._uploaded)
+
+    def _shown_prompt(self) -> str:
+        """For the status of all processes; only its own key and operators see it."""
+        planned = self.plan.values.get("prompt")
+        return str(planned.value) if planned is not None and self._deps.lists_prompts else ""
 
     def _ended(self) -> EaselError | None:
         return self.watcher.ended() if self.watcher is not None else None

@@ -87,6 +87,7 @@ class DrawingRecord:
                 jobs=tuple(self._jobs),
                 pictures=tuple(self._pictures),
                 stages=tuple(self._stages),
+                message=error.message if isinstance(error, EaselError) else "",
             )
         )
 

@@ -388,6 +388,11 @@ class JobQueue:
         views = (self.get(name.id) for name in ordered[:limit])
         return [view for view in views if view is not None], len(ordered) > limit
 
+    def waiting(self, limit: int) -> list[JobView]:
+        """The first jobs that wait, in the order of their turns."""
+        views = (self.get(name.id) for name in self._names()[:limit])
+        return [view for view in views if view is not None and view.status.state == "queued"]
+
     def events(self, job_id: str) -> list[tuple[int, str, Mapping[str, Any]]]:
         """Those of a job that has not ended."""
         return self._job_folder(job_id).events()

@@ -1,8 +1,17 @@
 """One look at everything: who has the GPU, whether pictures can be drawn now, and which models are complete."""
 
 from generation import ModelState
+from status.last_engine_error import LastEngineError
 from status.readiness import EngineState, ModelStates, Readiness
 from status.start_report import log_start
 from status.system_status import SystemStatus
 
-__all__ = ["EngineState", "ModelState", "ModelStates", "Readiness", "SystemStatus", "log_start"]
+__all__ = [
+    "EngineState",
+    "LastEngineError",
+    "ModelState",
+    "ModelStates",
+    "Readiness",
+    "SystemStatus",
+    "log_start",
+]

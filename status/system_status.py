@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from arbiter import ActiveRequest, Arbiter, Claim, Snapshot
+from arbiter import ActiveRequest, Arbiter, Claim, PastSwitch, Snapshot
 from atomic_file import write_atomic
 from deadline import time_limit
 from engine import Engine, EngineProcess, EngineStats, QueueState
@@ -24,6 +24,8 @@ from errors import EaselError, EngineUnreachable
 from generation import Generator, ModelState
 from llm import Stacks
 from state_files import read_state, set_aside
+from status.last_engine_error import LastEngineError
+from status.listed_requests import listed_requests
 from status.memory_history import MemoryHistory, Sample
 from status.readiness import Readiness
 from system_errors import shortage_in
@@ -78,6 +80,7 @@ class SystemStatus:
         readiness: Readiness,
         folder: Path,
         *,
+        last_error: LastEngineError | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._arbiter, self._generator, self._stacks = arbiter, generator, stacks
@@ -85,6 +88,7 @@ class SystemStatus:
         self._file, self._lock_file, self._clock = folder / "probes.json", folder / "probes.lock", clock
         self._models = _ModelsFile(folder / "models.json")
         self._memory = MemoryHistory(folder / "memory.json")
+        self._last_error = last_error or LastEngineError(folder / "last_error.json", clock)
         self._is_probing = threading.Lock()
         self._own_results = _UNKNOWN
         """Of this process's last round: all that there is while the state directory cannot be written"""
@@ -145,7 +149,10 @@ class SystemStatus:
                 self._ticket(place, claim, snapshot, requests.get(claim.job))
                 for place, claim in enumerate(tickets)
             ],
+            "requests": listed_requests(snapshot, self._arbiter.job_progress.get, self._clock()),
             "switchover": _switchover(snapshot, self._clock()),
+            "switches": [_past_switch(switch) for switch in self._arbiter.switch_history.latest()],
+            "last_error": self._last_error.latest(),
             "arbiter": self._arbiter_block(snapshot),
             "stacks": probes["stacks"],
             "models": self._models.read(),
@@ -273,6 +280,8 @@ class SystemStatus:
             results = {**self._probe_all(last), "stages": self._stage_entries(last)}
             self._publish_models(0 if self._models.read() else _FIRST_MODELS_WAIT_S)
             self._publish(results, can_lock=lock.is_locked)
+            if results["problem"]:
+                self._last_error.record(results["problem"]["code"], results["problem"]["message"])
             self._memory.add(_memory(results["stats"]), results["at"])
             self._publish_models(_MODELS_WAIT_S)
         except Exception:
@@ -489,6 +498,19 @@ def _used_and_total(total: int | None, free: int | None) -> tuple[float | None, 
     if total is None or free is None:
         return None, None
     return round((total - free) / _GB, 1), round(total / _GB, 1)
+
+
+def _past_switch(switch: PastSwitch) -> dict[str, Any]:
+    return {
+        "at": switch.at,
+        "from": switch.source,
+        "to": switch.target,
+        "reason": switch.reason or None,
+        "who": switch.key or None,
+        "seconds": switch.seconds,
+        "phases": [{"name": name, "seconds": seconds} for name, seconds in switch.phases],
+        "error": switch.error,
+    }
 
 
 def _switchover(snapshot: Snapshot, now: float) -> dict[str, Any]:

@@ -60,7 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("atomic_file", "deadline", "errors", "observer", "state_files"),
     },
     "status": {
-        *("arbiter", "compiler", "engine", "generation", "llm"),
+        *("arbiter", "compiler", "engine", "generation", "llm", "observer"),
         *("atomic_file", "deadline", "errors", "state_files", "system_errors"),
     },
     "api": {
