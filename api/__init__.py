@@ -9,6 +9,7 @@ from api.errors import envelope, register_errors, retry_headers, status_of
 from api.event_streams import EventStreams
 from api.events import events_blueprint
 from api.gpu import gpu_blueprint
+from api.graphs import graphs_blueprint
 from api.health import health_blueprint
 from api.host_rules import TrustedProxies, in_networks
 from api.image_jobs import image_jobs_blueprint
@@ -55,6 +56,7 @@ def register_api(app: Flask, services: Services) -> None:
         models_blueprint(services),
         llm_blueprint(services),
         gpu_blueprint(services),
+        graphs_blueprint(services),
         pulls_blueprint(services),
         keys_blueprint(services),
         health_blueprint(services),

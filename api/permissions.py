@@ -11,6 +11,7 @@ from api.image_requests import PATHS
 from api.paths import (
     EVENTS,
     GPUSTACK_IMAGE_JOBS,
+    GRAPH,
     IMAGE_JOBS,
     MODEL_PATHS,
     STORED_IMAGES,
@@ -71,6 +72,7 @@ PERMISSIONS: Mapping[tuple[str, str], Permission] = {
     },
     ("GET", "/api/comfyui/status"): VIEW,
     ("GET", EVENTS): SEE_MODELS,  # each caller gets what it may see
+    ("POST", GRAPH): SEE_MODELS,
     ("GET", "/metrics"): METRICS,
     ("POST", "/api/comfyui/switchover"): OPERATE,
     ("POST", "/api/comfyui/pin"): OPERATE,

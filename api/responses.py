@@ -118,8 +118,8 @@ def debug_info(parsed: ParsedRequest, drawing: Drawing, images: Sequence[Image])
             for image in images
         ],
         "timings": {name: round(value, 6) for name, value in vars(drawing.timings()).items()},
-        "adjusted": _note_entries((*parsed.adjusted, *plan.adjusted, *drawing.adjusted)),
-        "ignored": _note_entries((*parsed.ignored, *plan.ignored)),
+        "adjusted": note_entries((*parsed.adjusted, *plan.adjusted, *drawing.adjusted)),
+        "ignored": note_entries((*parsed.ignored, *plan.ignored)),
         "engine": "sketch" if drawing.is_sketch else "comfyui",
     }
     if drawing.is_sketch:
@@ -127,7 +127,7 @@ def debug_info(parsed: ParsedRequest, drawing: Drawing, images: Sequence[Image])
     return info
 
 
-def _note_entries(notes: tuple[Note, ...]) -> list[dict[str, Any]]:
+def note_entries(notes: tuple[Note, ...]) -> list[dict[str, Any]]:
     entries = []
     for note in notes[:_MAX_NOTES]:
         entry = {"field": _echo(note.field), "asked": _echo(note.asked), "why": note.why}
