@@ -1,0 +1,138 @@
+"""What the status says of requests, past switches and errors, and to whom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app import Container
+from arbiter import Sender
+from observer import DrawingReport
+from status import LastEngineError
+from tests.api.test_key_permissions import PATH, SMALL, Installation, schema_of
+from tests.conftest import MakeApp
+from tests.waiting import wait_until
+
+STATUS = "/api/comfyui/status"
+
+
+def status(easel: Installation, name: str = "") -> dict[str, Any]:
+    document: dict[str, Any] = easel.call(name, "GET", STATUS).get_json()
+    schema_of("ComfyuiStatus").validate(document)
+    return document
+
+
+def test_requests_are_listed_with_prompts_for_their_own_key_and_for_operators(make_app: MakeApp) -> None:
+    easel = Installation(make_app())
+    arbiter = easel.container.arbiter
+    for name, scopes in (("mine", None), ("yours", None), ("owner", ["operate"])):
+        easel.add(name, scopes)
+    with (
+        arbiter.listed(
+            "r1",
+            model="sdxl",
+            jobs=["a", "b"],
+            sender=Sender("id", "192.0.2.1", "mine"),
+            prompt="my cat" * 200,
+        ),
+        arbiter.listed(
+            "r2", model="sd15", jobs=["c"], sender=Sender("id", "192.0.2.2", "yours"), prompt="a dog"
+        ),
+        arbiter.lease("generation", job="b", timeout_s=5),
+    ):
+        arbiter.job_progress.report("b", 5, 10)
+        seen = {name: {each["id"]: each for each in status(easel, name)["requests"]} for name in easel.keys}
+    first = seen["mine"]["r1"]
+    assert (first["state"], first["kind"], first["client"], first["can_cancel"]) == (
+        "drawing",
+        "image",
+        "mine",
+        True,
+    )
+    assert first["prompt"] == ("my cat" * 200)[:500]
+    assert (first["step"], first["steps"], first["progress"]) == (5, 10, 0.75)
+    other = seen["mine"]["r2"]
+    assert (other["prompt"], other["client"], other["key"], other["can_cancel"]) == (None, None, None, False)
+    assert other["model"] == "sd15"
+    assert seen["owner"]["r2"]["prompt"] == "a dog"
+    assert seen["owner"]["r1"]["can_cancel"]
+
+
+def test_a_job_of_the_queue_is_listed_and_cancelled_like_any_request(make_app: MakeApp) -> None:
+    easel = Installation(make_app())  # no thread draws jobs here
+    for name, scopes in (("mine", None), ("yours", None), ("owner", ["operate"])):
+        easel.add(name, scopes)
+    job = easel.call("mine", "POST", PATH, SMALL, Prefer="respond-async").get_json()["id"]
+    (entry,) = status(easel, "mine")["requests"]
+    assert (entry["id"], entry["state"], entry["place"], entry["can_cancel"]) == (job, "waiting", 0, True)
+    assert status(easel, "yours")["requests"][0]["key"] is None
+    cancel = "/api/comfyui/render/cancel"
+    assert easel.call("yours", "POST", cancel, {"id": job}).status_code == 403
+    assert easel.call("mine", "POST", cancel, {"id": job}).get_json()["jobs"] == [job]
+    assert status(easel, "mine")["requests"] == []
+    second = easel.call("mine", "POST", PATH, SMALL, Prefer="respond-async").get_json()["id"]
+    assert easel.call("owner", "POST", cancel, {"id": second}).status_code == 202
+
+
+def test_who_caused_a_switch_is_told_to_operators_and_to_itself(make_app: MakeApp) -> None:
+    easel = Installation(make_app())
+    for name, scopes in (("mine", None), ("yours", None), ("owner", ["operate"])):
+        easel.add(name, scopes)
+    log = easel.container.arbiter.events
+    log.write("switch_began", number=1, target="generation", reason="x", force=False, waiting=["j"])
+    log.write("lease", mode="generation", job="j", key="mine")
+    log.write(
+        "switch_ended", number=1, target="generation", mode="generation", took_s=1.0, phases=[], error=None
+    )
+    who = {name: status(easel, name)["switches"][0]["who"] for name in easel.keys}
+    assert who == {"mine": "mine", "yours": None, "owner": "mine"}
+
+
+def test_the_last_error_of_the_engine_comes_with_its_remedy(make_app: MakeApp) -> None:
+    easel = Installation(make_app(engine__url="http://127.0.0.1:9"))
+    error = wait_until(lambda: status(easel)["last_error"])
+    assert error["code"] == "engine.unreachable"
+    assert error["message"]
+    assert error["remedy"]
+
+
+def report(code: str) -> DrawingReport:
+    texts = dict.fromkeys(("request_id", "key", "trace", "model", "prompt"), "x")
+    return DrawingReport(
+        **texts, result="failed", code=code, jobs=(), pictures=(), stages=(), message=f"about {code}"
+    )
+
+
+def test_a_drawing_that_the_engine_failed_is_its_last_error_and_other_failures_are_not(tmp_path: Any) -> None:
+    last = LastEngineError(tmp_path / "e.json")
+    last.drawing(report("image.store_full"))
+    last.drawing(report(""))
+    assert last.latest() is None
+    last.drawing(report("engine.out_of_memory"))
+    found = last.latest() or {}
+    assert (found["code"], found["message"]) == ("engine.out_of_memory", "about engine.out_of_memory")
+
+
+def test_an_error_that_lasts_is_written_once(tmp_path: Any) -> None:
+    now = [100.0]
+    last = LastEngineError(tmp_path / "e.json", clock=lambda: now[0])
+    last.record("engine.unreachable", "no answer")
+    now[0] = 110.0
+    last.record("engine.unreachable", "no answer")
+    assert (last.latest() or {})["at"] == 100.0
+    last.record("engine.stalled", "no answer")
+    assert (last.latest() or {})["at"] == 110.0
+    (tmp_path / "e.json").write_text('{"at": "x"}')
+    assert last.latest() is None
+
+
+def test_a_mistake_in_the_catalogue_is_told_with_file_and_line(make_app: MakeApp, tmp_path: Any) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text("models:\n  bad:\n    title: 5\n")
+    easel = Installation(make_app(catalogue_dir=str(folder)))
+    (fault, *_) = status(easel)["catalogue"]["own_errors"]
+    assert (fault["file"].endswith("mine.yaml"), fault["line"] is not None) == (True, True)
+    container: Container = easel.container
+    assert container.services.catalogue_error() is None
+    easel.add("phone", ["view"])
+    assert status(easel, "phone")["catalogue"]["own_errors"] != []
