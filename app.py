@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from flask import Flask
 
 from access import AuditLog, Gate
-from api import HttpOptions, Services, draw_job, register_api
+from api import GalleryFeed, HttpOptions, Services, draw_job, register_api
 from arbiter import Arbiter, Policy
 from commands import register_commands
 from compiler import Catalogue, SourcePaths
@@ -26,11 +26,11 @@ from conversation import Forwarder, ModelDirectory, read_aliases, read_upstreams
 from deadline import remaining_s
 from engine import NO_CREDENTIALS, Credentials, Engine, EngineProcess, EngineSelector, EngineTenant
 from engine.selection import PROBE_URLS
-from errors import EaselError, EngineUnreachable, SettingsInvalid
-from generation import Generator
+from errors import EaselError, EngineUnreachable, InvalidImage, NoThumbnail, SettingsInvalid
+from generation import Generator, facts_of_file
 from generation.live_catalogue import LiveCatalogue, installation_choices
 from image_jobs import JobQueue, JobWorkers, KeyedRequests
-from image_store import ImageStore
+from image_store import ImageIndex, ImageStore
 from licences import Acceptances, LicencePolicy, Licences
 from llm import Stacks, read_stacks
 from logs import PictureLog
@@ -38,6 +38,7 @@ from loopback import is_loopback
 from metrics import Build, Exposition, Recorder, ServerState, ValueFiles
 from model_files import ModelFolders, PullStore, find_model_folders
 from observer import BeginTrace, Observer, Observers
+from pictures import thumbnail
 from schemas import read_yaml
 from settings import OWN_FOLDER, Settings, load_settings
 from sketch import SharedFiles, SketchProcess, SketchSupervisor
@@ -220,10 +221,15 @@ class Container:
 
     @cached_property
     def store(self) -> ImageStore:
+        folder = self.state_dir / "images"
         return ImageStore(
-            self.state_dir / "images",
+            folder,
             max_count=self.settings["image_store.max_count"],
             max_bytes=self.settings["image_store.max_mb"] * 1_000_000,
+            index=ImageIndex(
+                folder, keeps_prompts=self.settings["images.keep_prompts"], read_facts=facts_of_file
+            ),
+            make_thumbnail=_make_thumbnail,
         )
 
     @cached_property
@@ -278,6 +284,8 @@ class Container:
             uses_gpu=self._uses_gpu,
             has_several_keys=self.gate.has_several_keys,
             observer=self.observer,
+            keeps_all=self.settings["image_store.keep"] == "all",
+            lists_prompts=self.settings["images.keep_prompts"],
         )
 
     @cached_property
@@ -333,6 +341,7 @@ class Container:
             model_folders=self.model_folders,
             fetch_image=_image_fetcher() if self.settings["images.fetch_urls"] else None,
             exposition=self.exposition,
+            image_feed=GalleryFeed(self.store),
             metrics_problem=lambda: self.metric_files.problem,
             observer=self.observer,
             begin_trace=self._begin_trace,
@@ -525,8 +534,18 @@ _RESTORE_TIMEOUT_S = 38.0
 kills it after 90 s"""
 _STOP_TIMEOUT_S = 1.0
 _URL = re.compile(r"https?://[^\s/]+:\d+")
+_THUMBNAIL_PIXELS = 320
+"""The longest side"""
 _FETCH_MAX_BYTES = 50_000_000
 _FETCH_TIMEOUT_S = 20.0
+
+
+def _make_thumbnail(data: bytes) -> bytes:
+    """Raises NoThumbnail."""
+    try:
+        return thumbnail(data, _THUMBNAIL_PIXELS)
+    except InvalidImage as error:
+        raise NoThumbnail(f"The stored image cannot be made smaller. {error.message}") from error
 
 
 def _image_fetcher() -> Callable[[str, str], bytes]:

@@ -208,6 +208,39 @@ class ImageNotFound(EaselError):
     remedy = "Request the picture again, or raise `image_store.max_count` and `image_store.max_mb`."
 
 
+class CursorInvalid(InvalidValue):
+    """Raised for `cursor`."""
+
+    code = "image.invalid_cursor"
+    when = "`cursor` of `GET /api/images` is not one that this server made."
+    remedy = "Send `next` of the page before, unchanged, or leave it out for the first page."
+
+
+class NoThumbnail(EaselError):
+    code = "image.no_thumbnail"
+    when = "A stored image cannot be made smaller, because its file is damaged or has too many pixels."
+    remedy = "Show the image itself (`url`)."
+
+
+class IndexUnavailable(EaselError):
+    code = "image.index_unavailable"
+    when = (
+        "The index of the stored images cannot be read or written: it is locked, its disk is full, it was just replaced "
+        "because it was damaged, or a newer Easel has written it."
+    )
+    remedy = (
+        "Try again; the message says what is wrong. Drawing, and images by their URL, do not need the index."
+    )
+
+
+class FavouritesFull(EaselError):
+    """See `FavouritesFull.remedy`."""
+
+    code = "image.favourites_full"
+    when = "Favourites are never evicted, and with this one they would exceed the limits of the image store."
+    remedy = "Make other images no favourites or delete them, or raise `image_store.max_count` or `image_store.max_mb`."
+
+
 class RouteNotFound(EaselError):
     code = "route.not_found"
     when = "The path does not exist; often the client's base URL is wrong."

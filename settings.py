@@ -428,6 +428,12 @@ SETTINGS: tuple[Setting, ...] = (
         choices=("none", "parameters", "workflow"),
     ),
     Setting(
+        "images.keep_prompts",
+        "boolean",
+        True,
+        "Store the prompts of kept pictures in the image index; false: neither prompts nor negative prompts of new ones.",
+    ),
+    Setting(
         "licences.allow",
         "list",
         ("commercial",),
@@ -450,12 +456,14 @@ SETTINGS: tuple[Setting, ...] = (
         choices=("ask", "required", "never"),
     ),
     Setting(
-        "image_store.max_count",
-        "integer",
-        1000,
-        "Maximum number of stored images (for `url` responses).",
-        minimum=1,
+        "image_store.keep",
+        "text",
+        "all",
+        "Which pictures are kept: all, so that the gallery has those of every client, or only those that are answered as "
+        "URLs.",
+        choices=("all", "urls"),
     ),
+    Setting("image_store.max_count", "integer", 1000, "Maximum number of stored images.", minimum=1),
     Setting(
         "image_store.max_mb", "integer", 1024, "Maximum size of all stored images, in 10^6 bytes.", minimum=1
     ),

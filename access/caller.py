@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,6 +31,14 @@ class Caller:
     def owner(self) -> str:
         """Whose what it made is: another key of the same name later is another owner."""
         return self.id or self.key
+
+    @property
+    def owner_hash(self) -> str:
+        """`owner` in the form in which the image index has it: a mark that says which images are of one key, without the
+        key's id or name. "" for a caller without a key."""
+        if not self.owner:
+            return ""
+        return hashlib.sha256(f"image owner {self.owner}".encode()).hexdigest()[:32]
 
     def may(self, *scopes: Scope) -> bool:
         """Whether it has one of `scopes`."""

@@ -8,6 +8,8 @@ from api.body_limit import HeadCheck, body_limit
 from api.errors import envelope, register_errors, retry_headers, status_of
 from api.event_streams import EventStreams
 from api.events import events_blueprint
+from api.gallery import gallery_blueprint
+from api.gallery_feed import GalleryFeed
 from api.gpu import gpu_blueprint
 from api.graphs import graphs_blueprint
 from api.health import health_blueprint
@@ -28,6 +30,7 @@ MAX_BYTES_WITHOUT_IMAGES = 1_000_000
 """Limit of the body of a route that takes no image"""
 
 __all__ = [
+    "GalleryFeed",
     "HttpOptions",
     "Services",
     "body_limit",
@@ -51,6 +54,7 @@ def register_api(app: Flask, services: Services) -> None:
     event_streams = EventStreams(services.options.max_event_streams, services.gate.has_several_keys)
     for blueprint in (
         images_blueprint(services),
+        gallery_blueprint(services),
         image_jobs_blueprint(services, event_streams),
         events_blueprint(services, event_streams),
         models_blueprint(services),

@@ -21,7 +21,7 @@ import errors
 from access import Caller
 from api.host_rules import own_url
 from api.key_limits import levels_of, limit_headers
-from api.paths import STORED_IMAGES
+from api.paths import GALLERY, STORED_IMAGES
 from api.services import HttpOptions
 from api.unknown_path import unknown_path
 from conversation import in_dialect
@@ -100,6 +100,9 @@ STATUS: Mapping[type[EaselError], int] = {
     errors.StackUnreachable: 503,
     errors.StackRefused: 503,
     errors.StoreFull: 507,
+    errors.FavouritesFull: 507,
+    errors.NoThumbnail: 404,
+    errors.IndexUnavailable: 503,
     errors.ModelsFolderMissing: 409,
     errors.ModelPathUnsafe: 409,
     errors.ModelDiskFull: 507,
@@ -221,7 +224,10 @@ def escaped_path() -> str:
     """The request's path for the log, percent-encoded: a client can put line breaks and terminal codes into it. Without
     the name of a stored image, because whoever knows the name may see the image."""
     path = request.path
-    return f"{STORED_IMAGES}…" if path.startswith(STORED_IMAGES) else quote(path)
+    for prefix in (STORED_IMAGES, f"{GALLERY}/"):
+        if path.startswith(prefix):
+            return f"{prefix}…"
+    return quote(path)
 
 
 def _handle_easel_error(error: EaselError) -> Response:

@@ -16,11 +16,11 @@ from api.key_limits import may_use_model
 from api.paths import GRAPH
 from api.request_fields import ParsedRequest, read_image_request
 from api.request_images import is_image_name
-from api.responses import note_entries
 from api.services import Services
 from compiler import Catalogue, Compiled, Model, SourceImage, Task, compile_workflow
 from compiler.graph import render_nodes
 from errors import EaselError, ImageUrlRefused, InvalidValue, ModelNotCurated
+from generation import note_entries
 
 _TASKS: tuple[Task, ...] = get_args(Task)
 

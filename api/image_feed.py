@@ -35,22 +35,3 @@ class ImageFeed(Protocol):
 
     def documents(self, names: Sequence[str], links: Links) -> Mapping[str, Mapping[str, Any]]:
         """name -> the image as JSON; without those that are gone."""
-
-
-class NoImages:
-    """The feed of an installation without an index of its images: nothing ever changes."""
-
-    def position(self) -> tuple[str, int]:
-        return "none", 0
-
-    def changes_after(self, epoch: str, number: int, owner: str | None) -> Sequence[ImageChange] | None:
-        return [] if (epoch, number) == self.position() else None
-
-    def owner_of(self, caller: Caller) -> str | None:
-        return None if caller.may("operate") else caller.owner
-
-    def documents(self, names: Sequence[str], links: Links) -> Mapping[str, Mapping[str, Any]]:
-        return {}
-
-
-NO_IMAGES = NoImages()

@@ -24,11 +24,11 @@ from api.request_images import (
     RequestImages,
     extract_images,
     extract_input_images,
-    refuse_image_url,
     remove_empty_images,
 )
 from api.responses import Links
 from api.services import HttpOptions, Services
+from api.stored_references import noting_names, reads_stored_images
 from api.unsupported_fields import is_off
 from compiler import Catalogue, Compiled, Model, Plan, Size, Task, check_image_count, compile_workflow
 from compiler.values import TASK_SOURCES, Note
@@ -43,7 +43,7 @@ from errors import (
     ModelNotCurated,
     list_names,
 )
-from generation import Drawing, Pictures, with_source
+from generation import Drawing, Pictures, RequestOrigin, with_source
 from pictures import InputImage
 
 GENERATION_PATHS = (
@@ -97,6 +97,10 @@ class ImageFields:
     use: Use | None
     seed: int
     fetch: FetchImage
+    named: list[str]
+    """The names of stored images that the fields name"""
+    sent: tuple[InputImage, ...] = ()
+    """The images of the request, as they were sent; known once they were read"""
 
     @classmethod
     def read(
@@ -124,9 +128,25 @@ class ImageFields:
             endpoint = replace(endpoint, task="edit", path_task="generate")
         use = use or (g.get("use") if has_request_context() else None)
         seed = random_seed() if seed is None else seed
-        fetch = fetch or services.fetch_image or refuse_image_url
+        named: list[str] = []
+        fetch = noting_names(fetch or reads_stored_images(services), named)
         notes = (*notes, *more)
-        return cls(fields, files, [*notes], inputs, endpoint, services, catalogue, deadline, use, seed, fetch)
+        return cls(
+            *(
+                fields,
+                files,
+                [*notes],
+                inputs,
+                endpoint,
+                services,
+                catalogue,
+                deadline,
+                use,
+                seed,
+                fetch,
+                named,
+            )
+        )
 
     def prepare(self, cancelled: Callable[[], bool] | None = None) -> tuple[ParsedRequest, Drawing]:
         """Check the fields and prepare the drawing. An image that is fetched from a URL takes part of the request's time.
@@ -152,7 +172,25 @@ class ImageFields:
         )
         if taken:
             drawing.watcher = taken[0]
+        drawing.origin = RequestOrigin(
+            owner=self.owner_hash,
+            outpaint=parsed.outpaint,
+            sources=self._sources(),
+            adjusted=parsed.adjusted,
+            ignored=parsed.ignored,
+        )
         return parsed, drawing
+
+    @property
+    def owner_hash(self) -> str:
+        """See `Caller.owner_hash`."""
+        return self.use.caller.owner_hash if self.use is not None else ""
+
+    def _sources(self) -> tuple[str, ...]:
+        """The stored images among the pictures of the request: those that it names, and those of which it has exactly the
+        bytes."""
+        found = [self.services.store.same_as(image.data, self.owner_hash) for image in self.sent]
+        return tuple(dict.fromkeys(name for name in (*self.named, *found) if name))
 
     def check(self) -> None:
         """Raises what is wrong with the fields, as `prepare` does, without asking the engine."""
@@ -175,6 +213,7 @@ class ImageFields:
         if sides is not None:
             _check_outpaint(endpoint)
         inputs, files = self._input_images(model)
+        self.sent = tuple(inputs.values())
         if endpoint.task != "generate":
             # Before the images are read: a model that cannot use them is the first thing to say.
             if endpoint.path_task == "generate":
@@ -187,6 +226,7 @@ class ImageFields:
                     path_task=endpoint.response_task,
                     check_count=self._check_image_count,
                 )
+            self.sent = (*self.sent, images.pictures.image, *images.pictures.more)
             if model is not None and endpoint.response_task != "vary":
                 outpainting = outpaint(images, sides, model)
             if outpainting is not None:

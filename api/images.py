@@ -24,6 +24,7 @@ from api.stream_events import StreamEvents, error_events
 from api.streams import HEADERS, MIME, ImageStream
 from errors import InvalidImage, NotJson
 from generation import Drawing, OutputOptions
+from image_store import StoredImage
 
 _GPUSTACK_PREFIX = "/v1-openai/"
 
@@ -119,7 +120,11 @@ def _invalid_image_response(error: InvalidImage, fields: dict[str, Any], endpoin
 
 
 def _stored_image(services: Services, name: str) -> Response:
-    image = services.store.open(name)
+    return image_response(services.store.open(name))
+
+
+def image_response(image: StoredImage) -> Response:
+    """An image for a request that may ask for a range of it, or whether it has changed."""
     response = Response(image.data, mimetype=image.mime)
     response.set_etag(image.etag)
     # Each name is generated for one image, so its content never changes. Only who knows the name may see the image, so

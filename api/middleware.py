@@ -71,7 +71,7 @@ def _preflight(rules: HostRules) -> Response | None:
     origin = request.headers.get("Origin", "")
     rules.log_refused_preflight(origin)
     if rules.is_allowed_origin(origin):
-        response.headers["Access-Control-Allow-Methods"] = "GET, HEAD, POST, DELETE, OPTIONS"
+        response.headers["Access-Control-Allow-Methods"] = "GET, HEAD, POST, PATCH, DELETE, OPTIONS"
         # The SDKs send a dozen x-stainless-* headers, different ones in each version.
         requested_headers = request.headers.get("Access-Control-Request-Headers", "")
         response.headers["Access-Control-Allow-Headers"] = requested_headers

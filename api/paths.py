@@ -4,6 +4,8 @@ from __future__ import annotations
 
 STORED_IMAGES = "/api/images/cache/"
 """Before the name of a stored image"""
+GALLERY = "/api/images"
+"""The list of stored images; before `/NAME` what is known of one"""
 MODEL_PATHS = ("/v1/models", "/v1-openai/models")
 """OpenAI's path and GPUStack's"""
 TAGS_PATH, VERSION_PATH = "/api/tags", "/api/version"

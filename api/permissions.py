@@ -10,6 +10,7 @@ from access import SCOPES, Caller, Scope
 from api.image_requests import PATHS
 from api.paths import (
     EVENTS,
+    GALLERY,
     GPUSTACK_IMAGE_JOBS,
     GRAPH,
     IMAGE_JOBS,
@@ -47,6 +48,10 @@ CANCEL = Permission(("draw", "operate"))
 """With `draw` only the requests of the same key"""
 JOBS = CANCEL
 """The same for image jobs"""
+SEE_IMAGES = Permission(("draw", "view", "operate"))
+"""Without `operate` only those that the same key has made"""
+CHANGE_IMAGES = CANCEL
+"""The same"""
 OPERATE = Permission(("operate",))
 
 PERMISSIONS: Mapping[tuple[str, str], Permission] = {
@@ -54,6 +59,11 @@ PERMISSIONS: Mapping[tuple[str, str], Permission] = {
     ("GET", "/ready"): OPEN,
     ("GET", "/openapi.json"): OPEN,
     ("GET", f"{STORED_IMAGES}<name>"): OPEN,  # its name cannot be guessed
+    ("GET", f"{GALLERY}/<name>/thumbnail"): OPEN,
+    ("GET", GALLERY): SEE_IMAGES,
+    ("GET", f"{GALLERY}/<name>"): SEE_IMAGES,
+    ("PATCH", f"{GALLERY}/<name>"): CHANGE_IMAGES,
+    ("DELETE", f"{GALLERY}/<name>"): CHANGE_IMAGES,
     **{("POST", path): DRAW_IMAGES for paths in PATHS.values() for path in paths},
     **{("POST", route.path): DRAW for route in ROUTES},
     **{("GET", path): SEE_MODELS for base in MODEL_PATHS for path in (base, f"{base}/<path:name>")},

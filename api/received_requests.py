@@ -12,8 +12,9 @@ from access import Use
 from api.dialect import Endpoint
 from api.image_requests import ImageFields
 from api.request_fields import ParsedRequest
-from api.request_images import FetchImage, refuse_image_url
+from api.request_images import FetchImage
 from api.services import Services
+from api.stored_references import reads_stored_images
 from arbiter import Sender, Waiting
 from compiler.values import Note
 from deadline import time_limit
@@ -51,9 +52,7 @@ class ReceivedRequest:
         Raises what is wrong with it, and FilesMissing, NodesMissing or EngineTooOld for what the engine lacks. An engine
         that is down may be there later.
         """
-        fields = self._fields(
-            services, seed=0, fetch=self._recording(services.fetch_image or refuse_image_url)
-        )
+        fields = self._fields(services, seed=0, fetch=self._recording(reads_stored_images(services)))
         parsed, compiled = fields.compile()
         self._refuse_stream(parsed)
         with contextlib.suppress(EngineUnreachable), time_limit(fields.deadline - time.monotonic()):
@@ -109,7 +108,7 @@ class ReceivedRequest:
         return fields.prepare(cancelled)
 
     def _from_fetched(self, services: Services) -> FetchImage:
-        fetch = services.fetch_image or refuse_image_url
+        fetch = reads_stored_images(services)
         return lambda url, param: self.fetched[url] if url in self.fetched else fetch(url, param)
 
     def _fields(

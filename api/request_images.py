@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from api.field_values import parse_json_field
+from api.stored_names import stored_name
 from api.unsupported_fields import ONE_IMAGE, REFUSED_FIELDS, not_supported
 from compiler import MAX_IMAGES
 from compiler.values import Note, Task
@@ -249,7 +250,7 @@ def _bytes(value: Any, param: str, fetch: FetchImage) -> bytes:
     if isinstance(value, bytes):
         return value
     text = _reference(value, param)
-    if re.match(r"\s*https?:", text, re.IGNORECASE):
+    if re.match(r"\s*https?:", text, re.IGNORECASE) or stored_name(text) is not None:
         return fetch(text.strip(), param)
     return decode_text(text, param=param)
 

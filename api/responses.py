@@ -11,15 +11,11 @@ from api.paths import STORED_IMAGES
 from api.request_fields import ParsedRequest
 from api.streamed_json import Base64
 from compiler import Plan
-from compiler.values import Note
-from errors import shorten
-from generation import Drawing, Image, Timings
+from generation import Drawing, Image, Timings, note_entries
 
 SKETCH_NOTICE = (
     "These are sketches from Easel's built-in engine; no model ran. Set EASEL_ENGINE_URL to use ComfyUI."
 )
-_MAX_ECHO_CHARS = 200
-_MAX_NOTES = 100
 _OPENAI_QUALITY: Mapping[str, str] = {"standard": "medium", "hd": "high"}
 
 
@@ -125,23 +121,3 @@ def debug_info(parsed: ParsedRequest, drawing: Drawing, images: Sequence[Image])
     if drawing.is_sketch:
         info["notice"] = SKETCH_NOTICE
     return info
-
-
-def note_entries(notes: tuple[Note, ...]) -> list[dict[str, Any]]:
-    entries = []
-    for note in notes[:_MAX_NOTES]:
-        entry = {"field": _echo(note.field), "asked": _echo(note.asked), "why": note.why}
-        entries.append(entry if note.done is None else {**entry, "done": note.done})
-    if len(notes) > _MAX_NOTES:
-        entries.append({"field": "…", "asked": len(notes) - _MAX_NOTES, "why": "number of entries not shown"})
-    return entries
-
-
-def _echo(value: Any) -> Any:
-    """A value that the client sent, shortened and converted to valid JSON."""
-    if isinstance(value, (bool, int)) or (isinstance(value, float) and abs(value) < float("inf")):
-        return value
-    if isinstance(value, Mapping):
-        return "(an object)"
-    text = value if isinstance(value, str) else repr(value)
-    return shorten(text, _MAX_ECHO_CHARS)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from access import AuditLog, Gate
-from api.image_feed import NO_IMAGES, ImageFeed
+from api.image_feed import ImageFeed
 from arbiter import Arbiter
 from compiler import Catalogue
 from conversation import Forwarder, ModelDirectory
@@ -77,10 +77,10 @@ class Services:
     model_folders: Callable[[], ModelFolders]
     """Raises ModelsFolderMissing if it is not known where the engine has its models"""
     exposition: Exposition
+    image_feed: ImageFeed
+    """What changes among the stored images"""
     metrics_problem: Callable[[], str | None]
     """Why the metrics cannot be stored, if so"""
-    image_feed: ImageFeed = NO_IMAGES
-    """What changes among the stored images"""
     shutdown: Shutdown = field(default_factory=Shutdown)
     observer: Observer = field(default_factory=Observer)
     begin_trace: BeginTrace | None = None

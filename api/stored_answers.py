@@ -19,10 +19,15 @@ def stored_answer(
     """`document`, as `images_response` returns it, as JSON. Stores the images that are not stored yet. Raises StoreFull and
     the other errors of `ImageStore.keep`."""
     entries = [
-        {"form": _form_of(entry), "image": (image.kept or store.keep(image.data, output.format)).name}
+        {"form": _form_of(entry), "image": _name(image, output, store)}
         for entry, image in zip(document["data"], images, strict=True)
     ]
     return {**document, "data": entries}
+
+
+def _name(image: Image, output: OutputOptions, store: ImageStore) -> str:
+    kept = image.kept or (image.in_gallery.result() if image.in_gallery is not None else None)
+    return (kept or store.keep(image.data, output.format, image.facts)).name
 
 
 def _form_of(entry: Mapping[str, Any]) -> str:

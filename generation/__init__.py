@@ -4,7 +4,9 @@ returns a `Drawing`, whose `images` runs the jobs one after another."""
 from generation.admission import Admission
 from generation.drawing import Drawing, parameters_text
 from generation.generator import Generator
+from generation.image_facts import RequestOrigin, facts_of_file
 from generation.model_state import ModelState, fits_gpu, model_state
+from generation.notes import note_entries
 from generation.preloading import PRELOAD_INTERVAL_S, preload, warm_up
 from generation.stage_state import StageState, stage_states
 from generation.unused_files import announce_unused_files, listed_choices
@@ -33,12 +35,15 @@ __all__ = [
     "OutputFormat",
     "OutputOptions",
     "Pictures",
+    "RequestOrigin",
     "StageState",
     "Timings",
     "announce_unused_files",
+    "facts_of_file",
     "fits_gpu",
     "listed_choices",
     "model_state",
+    "note_entries",
     "parameters_text",
     "preload",
     "stage_states",

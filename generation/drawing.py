@@ -16,6 +16,8 @@ from deadline import time_limit
 from engine import Engine, Outcome, Preview, Progress, ProgressCallback
 from errors import EaselError, EngineRejected, EngineUnreachable, JobTimedOut, NoPictures, RequestCancelled
 from generation.fitted_graphs import FittedGraph, FittedGraphs
+from generation.gallery import Gallery
+from generation.image_facts import RequestOrigin, facts_of
 from generation.record import DrawingRecord, NodeTimes
 from generation.uploads import Uploads
 from generation.values import MIME, Image, MetadataPolicy, OutputOptions, Timings
@@ -46,6 +48,8 @@ class Deps:
     observer: Observer
     lists_prompts: bool = True
     """Whether the status has the prompts of requests that are drawn"""
+    gallery: Gallery | None = None
+    """None: only pictures that are answered as URLs are kept"""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,8 @@ class Drawing:
         self.adjusted: tuple[Note, ...] = ()
         """What became known only when the pictures were there, in addition to the plan's notes."""
         self.watcher: Watcher | None = None
+        self.origin: RequestOrigin | None = None
+        """Of a request of a client, whose pictures are listed; None: of the server itself"""
         self.counts_waiting = True
         """Whether the time in which it waits for the GPU is a part of its own"""
         self._drawn = 0
@@ -171,7 +177,7 @@ class Drawing:
             with listed:
                 for index, job in enumerate(jobs):
                     outcome = self._run_job(index, job, callbacks, previews)
-                    yield from self._finish_pictures(index, outcome, output, callbacks.record)
+                    yield from self._finish_pictures(index, outcome, output, callbacks.record, sender)
         except RequestCancelled:
             if (reason := self._ended()) is not None:
                 raise reason from None
@@ -292,7 +298,7 @@ class Drawing:
     # --- the pictures ------------------------------------------------------------------------------
 
     def _finish_pictures(
-        self, job: int, outcome: Outcome, output: OutputOptions, record: DrawingRecord
+        self, job: int, outcome: Outcome, output: OutputOptions, record: DrawingRecord, sender: Sender
     ) -> Iterator[Image]:
         """`job`: its index"""
         graph = self._compiled.graphs[job]
@@ -309,7 +315,9 @@ class Drawing:
         for index, picture in enumerate(outcome.pictures[:wanted]):
             started_at = self._deps.clock()
             png = as_png(picture.data)
-            image = self._finish_picture(png, index, graph, texts, outcome.prompt_id, output, record)
+            image = self._finish_picture(
+                png, index, graph, texts, outcome.prompt_id, output, record, sender.request_id
+            )
             self._add_times(finish_s=self._deps.clock() - started_at)
             self._drawn += 1
             record.drew(image)
@@ -329,6 +337,7 @@ class Drawing:
         prompt_id: str,
         output: OutputOptions,
         record: DrawingRecord,
+        request_id: str,
     ) -> Image:
         size = self._shown_size(png, graph)
         if size != self.plan.final_size:
@@ -344,20 +353,36 @@ class Drawing:
                 data = with_texts(crop(png, pixels), texts)
             else:
                 data = encode(png, output.format, output.quality, texts.get("parameters"), size=pixels)
-        kept = None
+        seed = graph.job.seed if self.plan.has_seed else None
+        facts = facts_of(
+            self.plan,
+            self.origin or RequestOrigin(),
+            output,
+            size=size,
+            seed=seed,
+            index=index,
+            batch=graph.job.batch,
+            request_id=request_id,
+            adjusted=self.adjusted,
+        )
+        kept, in_gallery = None, None
         if output.keep:
             with record.stage("store"):
-                kept = self._deps.store.keep(data, output.format)
+                kept = self._deps.store.keep(data, output.format, facts)
+        elif self._deps.gallery is not None and self.origin is not None:
+            in_gallery = self._deps.gallery.keep(data, output.format, facts)
         return Image(
             data=data,
             mime=MIME[output.format],
             size=size,
-            seed=graph.job.seed if self.plan.has_seed else None,
+            seed=seed,
             index=index,
             batch=graph.job.batch,
             prompt_id=prompt_id,
             kept=kept,
             is_transparent=not has_background and output.format != "jpeg",
+            facts=facts,
+            in_gallery=in_gallery,
         )
 
     def _note_background(self, has_background: bool, output: OutputOptions) -> None:

@@ -17,6 +17,7 @@ from errors import EngineUnreachable, JobTimedOut, RequestCancelled
 from generation.admission import Admission
 from generation.drawing import Deps, Drawing
 from generation.fitted_graphs import FittedGraph, FittedGraphs
+from generation.gallery import Gallery
 from generation.uploads import uploads_of, with_source
 from generation.values import Generation, MetadataPolicy, OutputOptions, Pictures
 from image_store import ImageStore
@@ -40,16 +41,21 @@ class Generator:
         uses_gpu: Callable[[Engine], bool] = lambda engine: True,
         has_several_keys: Callable[[], bool] = lambda: False,
         observer: Observer | None = None,
+        keeps_all: bool = False,
+        lists_prompts: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`catalogue` and `engine` return the current ones. `engine_can_start`: an engine that is down is not an error
         while a request is prepared, because it is started when the GPU is leased. `uses_gpu`: false for an engine whose
         jobs need no GPU and so wait for none. `has_several_keys`: whether a key must leave places to others. `observer` is
-        told of each drawing that ends."""
+        told of each drawing that ends. `keeps_all`: pictures that are not answered as URLs are kept too.
+        `lists_prompts`: the status has the prompts of requests that are drawn."""
         self.catalogue, self.engine = catalogue, engine
         self._fitted_graphs = FittedGraphs()
         self._deps = Deps(
-            arbiter, store, self._fitted_graphs, metadata, uses_gpu, clock, observer or Observer()
+            *(arbiter, store, self._fitted_graphs, metadata, uses_gpu, clock, observer or Observer()),
+            lists_prompts=lists_prompts,
+            gallery=Gallery(store) if keeps_all else None,
         )
         self._clock = clock
         self._engine_can_start = engine_can_start

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Literal
 
 from compiler import Note, Plan, Size
 from errors import InvalidImage, InvalidValue
-from image_store import KeptImage
+from image_store import ImageFacts, KeptImage
 from pictures import InputImage
 
 OutputFormat = Literal["png", "jpeg", "webp"]
@@ -43,6 +44,10 @@ class Image:
     kept: KeptImage | None
     is_transparent: bool = False
     """Whether any of its pixels is not opaque"""
+    facts: ImageFacts | None = field(default=None, repr=False)
+    """For the index of the image store"""
+    in_gallery: Future[KeptImage] | None = field(default=None, repr=False)
+    """A picture that is not answered as a URL (`kept` is None), but kept too; raises the errors of `ImageStore.keep`"""
 
 
 @dataclass(frozen=True)

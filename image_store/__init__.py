@@ -6,20 +6,52 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import Timeout
+
 from atomic_file import write_atomic
-from errors import ImageNotFound, StoreFull, StoreUnwritable
-from image_store.names import Extension, image_name, mime_and_etag, temporary_name
-from image_store.retention import Limits, Retention
+from errors import (
+    EaselError,
+    FavouritesFull,
+    ImageNotFound,
+    IndexUnavailable,
+    StoreFull,
+    StoreUnwritable,
+)
+from image_store.index import ImageIndex
+from image_store.names import Extension, image_name, is_image, mime_and_etag, temporary_name
+from image_store.neighbours import IndexedNeighbours
+from image_store.records import (
+    Change,
+    Cursor,
+    ImageFacts,
+    ImageFilter,
+    ImagePage,
+    ImageRecord,
+)
+from image_store.retention import Limits, NoNeighbours, Retention
 from state_files import ensure_folder
 from system_errors import DISK_FULL, shortage_in, write_error
 
-__all__ = ["ImageStore", "KeptImage", "StoredImage"]
+__all__ = [
+    "Change",
+    "Cursor",
+    "ImageFacts",
+    "ImageFilter",
+    "ImageIndex",
+    "ImagePage",
+    "ImageRecord",
+    "ImageStore",
+    "KeptImage",
+    "StoredImage",
+    "is_image",
+]
 
+_LOCK_TIMEOUT_S = 2.0
 _NOT_FOUND = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO}
 
 
@@ -67,6 +99,10 @@ class ImageStore:
     - With more than 500 images, a sweep continues to 1/16 below the limit that it enforces. The folder is read only if
       a limit is exceeded, every 512 keeps or 15 minutes, and after the first keep of a process.
     - Files that the store did not name are never opened and never removed.
+
+    With an `index`, what is known of each image is written to it. There are favourites then, which are never evicted, not
+    even if the disk is full: beside them there are at most the two latest images if they alone exceed a limit. An image is
+    kept and can be opened even if the index cannot be written; it is listed later.
     """
 
     def __init__(
@@ -77,19 +113,26 @@ class ImageStore:
         max_bytes: int,
         min_age_s: float = 3600.0,
         clock: Callable[[], float] = time.time,
+        index: ImageIndex | None = None,
+        make_thumbnail: Callable[[bytes], bytes] | None = None,
     ) -> None:
+        """`make_thumbnail`: a small copy of a picture, as a WebP."""
         self.directory = directory
-        self._max_bytes = max_bytes
+        self._max_count, self._max_bytes = max_count, max_bytes
         self._clock = clock
-        self._retention = Retention(directory, Limits(max_count, max_bytes, min_age_s), clock)
+        self._index, self._make_thumbnail = index, make_thumbnail
+        self._beside = None if index is None else IndexedNeighbours(directory, index)
+        self._retention = Retention(
+            directory, Limits(max_count, max_bytes, min_age_s), clock, self._beside or NoNeighbours()
+        )
 
     def sweep_in_background(self) -> None:
         """Evict in a thread of this process from now on, so that `keep` does not wait for it. For each worker of a
         server, after the fork. If the disk is full, `keep` evicts by itself all the same."""
         self._retention.start()
 
-    def keep(self, data: bytes, extension: Extension) -> KeptImage:
-        """Keep a picture under a new name.
+    def keep(self, data: bytes, extension: Extension, facts: ImageFacts | None = None) -> KeptImage:
+        """Keep a picture under a new name. `facts`: how it was made, for the index.
 
         Raises StoreFull if the disk is full and evicting expired images did not help, or if the picture alone is
         larger than `max_bytes` (it would exceed the limit or be evicted at once); StoreUnwritable if the folder is not
@@ -103,10 +146,16 @@ class ImageStore:
                 size_bytes=len(data),
                 max_bytes=self._max_bytes,
             )
+        if self._index is not None:
+            self._require_room(self._index, 1, len(data), "A picture of these cannot be kept beside them.")
+        created = self._clock()
         try:
             self._write_with_eviction(name, data)
         except OSError as error:
             raise write_error(error, "the image store", StoreUnwritable) from error
+        # First, so that a sweep that follows from the tally finds it in the index.
+        if self._index is not None and not self._index.add(name, len(data), created, facts or ImageFacts()):
+            self._retention.wake()
         self._retention.record_keep(name, len(data))
         return KeptImage(name, len(data), _mime_and_etag(name)[0])
 
@@ -118,15 +167,143 @@ class ImageStore:
         """Read the image and make it the most recently used one. Raises ImageNotFound, also for every name that `keep`
         cannot have created; StoreUnwritable if the folder cannot be read."""
         mime, etag = _mime_and_etag(name)
+        return StoredImage(name, self._open(name, self._clock()), mime, etag)
+
+    def _open(self, name: str, used_at: float | None) -> bytes:
         try:
-            data = _read_and_touch(self.directory / name, self._clock())
+            return _read_and_touch(self.directory / name, used_at)
         except OSError as error:
             if error.errno in _NOT_FOUND:
+                self._forget(name)
                 raise _not_found(name) from error
             raise shortage_in(error) or StoreUnwritable(
                 f"The folder of the image store cannot be read: {error.strerror}."
             ) from error
-        return StoredImage(name, data, mime, etag)
+
+    def _forget(self, name: str) -> None:
+        """Remove an image from the index whose file somebody has removed."""
+        if self._index is not None and not os.path.lexists(self.directory / name):
+            with suppress(EaselError):
+                if self._index.get(name) is not None:
+                    self._index.remove([name])
+
+    # --- the index ---------------------------------------------------------------------------------
+
+    @property
+    def index(self) -> ImageIndex:
+        """Raises IndexUnavailable if this store has none."""
+        if self._index is None:
+            raise IndexUnavailable("This image store has no index.")
+        return self._index
+
+    def page(self, selected: ImageFilter, *, limit: int, after: Cursor | None = None) -> ImagePage:
+        """As `ImageIndex.page`."""
+        with self._noticing_loss():
+            return self.index.page(selected, limit=limit, after=after)
+
+    def find(self, name: str) -> ImageRecord:
+        """The image of this name. Raises ImageNotFound and IndexUnavailable."""
+        with self._noticing_loss():
+            record = self.index.get(name) if is_image(name) else None
+        if record is None:
+            raise _not_found(name)
+        return record
+
+    def thumbnail(self, name: str) -> StoredImage:
+        """A small copy of the image, which is made when it is first asked for. Does not count as a use of the image. Raises
+        what `open` and `make_thumbnail` raise."""
+        _, etag = _mime_and_etag(name)
+        if self._beside is None or self._make_thumbnail is None:
+            raise _not_found(name)
+        data = self._beside.thumbnails.get(name, lambda: self._read(name), self._make_thumbnail)
+        return StoredImage(name, data, "image/webp", f"{etag}-thumbnail")
+
+    def set_favourite(self, name: str, is_favourite: bool) -> ImageRecord:
+        """Let the image never be evicted, or again. Raises ImageNotFound; FavouritesFull if all favourites together would
+        exceed a limit; StoreFull or StoreUnwritable if it cannot be marked; IndexUnavailable."""
+        record = self.find(name)
+        if self._beside is None or record.is_favourite == is_favourite:
+            return record
+        if is_favourite:
+            self._require_room(self.index, 1, record.size_bytes, "This image cannot be one more.")
+        try:
+            with self._retention.locked(_LOCK_TIMEOUT_S):
+                if not (self.directory / name).exists():
+                    raise _not_found(name)
+                if is_favourite:
+                    self._beside.marks.mark(name)
+                else:
+                    self._beside.marks.unmark(name)
+        except Timeout as error:
+            raise IndexUnavailable("Images are being evicted at the moment; try again.") from error
+        except OSError as error:
+            raise write_error(error, "the image store", StoreUnwritable) from error
+        changed = self.index.set_favourite(name, is_favourite)
+        if changed is None:
+            raise _not_found(name)
+        return changed
+
+    def delete(self, name: str) -> None:
+        """Remove the image with its thumbnail and all that is known of it. Raises ImageNotFound; StoreUnwritable if the file
+        cannot be removed; IndexUnavailable if only what is known of it cannot: calling it again does."""
+        self.find(name)
+        try:
+            with suppress(FileNotFoundError):
+                os.unlink(self.directory / name)
+        except OSError as error:
+            raise write_error(error, "the image store", StoreUnwritable) from error
+        if self._beside is not None:
+            self._beside.removed(name)
+        self.index.remove([name])
+        self._retention.recount()
+        if self._retention.has_thread:
+            self._retention.wake()
+        else:
+            self.index.scrub()
+
+    def same_as(self, data: bytes, owner: str | None) -> str | None:
+        """The name of an image of `owner` (None: of anybody) with exactly these bytes; None if there is none, or if the
+        index cannot be read."""
+        if self._index is None:
+            return None
+        with suppress(EaselError, OSError):
+            for name in self._index.of_size(len(data), owner):
+                if self._read(name) == data:
+                    return name
+        return None
+
+    def _require_room(self, index: ImageIndex, count: int, size: int, what: str) -> None:
+        """Raises FavouritesFull if so many images and bytes would exceed a limit together with the favourites."""
+        try:
+            favourites, favourite_bytes = index.favourites()
+        except IndexUnavailable:
+            return
+        if not favourites or (
+            favourites + count <= self._max_count and favourite_bytes + size <= self._max_bytes
+        ):
+            return
+        raise FavouritesFull(
+            f"The {favourites} favourites have {favourite_bytes} bytes together, and are never evicted; "
+            f"`image_store.max_count` allows {self._max_count} images, and `image_store.max_mb` {self._max_bytes} bytes. "
+            f"{what} Make some no favourites or delete them, or raise the limit.",
+            favourites=favourites,
+            favourite_bytes=favourite_bytes,
+            max_count=self._max_count,
+            max_bytes=self._max_bytes,
+        )
+
+    @contextmanager
+    def _noticing_loss(self) -> Iterator[None]:
+        """If the block finds that the index was lost, it is made again from the files soon."""
+        yield
+        if self._beside is not None and self._beside.must_read:
+            self._retention.wake()
+
+    def _read(self, name: str) -> bytes:
+        """The image, without making it the most recently used one. Raises as `open`."""
+        return self._open(name, None)
+
+    # --- files -------------------------------------------------------------------------------------
 
     def _write_with_eviction(self, name: str, data: bytes) -> None:
         try:
@@ -152,14 +329,15 @@ class ImageStore:
         )
 
 
-def _read_and_touch(path: Path, used_at: float) -> bytes:
+def _read_and_touch(path: Path, used_at: float | None) -> bytes:
     # O_NONBLOCK, because opening a pipe that has an image's name would block the thread.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        with suppress(OSError):  # images can still be read if the disk has become read-only
-            os.utime(descriptor, (used_at, used_at))
+        if used_at is not None:
+            with suppress(OSError):  # images can still be read if the disk has become read-only
+                os.utime(descriptor, (used_at, used_at))
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             return file.read()
     finally:

@@ -12,10 +12,11 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from filelock import FileLock, Timeout
 
@@ -38,6 +39,8 @@ CLOCK_TOLERANCE_S = 60.0
 """A time in the future by up to this much is normal; by more, the clock was set back."""
 _LOCK_TIMEOUT_S = 2.0
 """for `free_space`"""
+_RETRY_S = 60.0
+"""After an error in the thread that sweeps"""
 
 
 @dataclass(frozen=True)
@@ -78,13 +81,20 @@ def sweep_margin(limit: int, count: int) -> int:
     return limit // MARGIN_DIVISOR if count > SMALL_STORE else 0
 
 
+NO_NAMES: frozenset[str] = frozenset()
+
+
 def images_to_evict(
-    images: Iterable[ImageEntry], limits: Limits, now: float, protected: str = ""
+    images: Iterable[ImageEntry],
+    limits: Limits,
+    now: float,
+    protected: str = "",
+    favourites: frozenset[str] = NO_NAMES,
 ) -> list[ImageEntry]:
     """The images to evict so that the limits are kept, least recently used first.
 
     The byte limit evicts as many as necessary; the count limit evicts no image that was used in the last `min_age_s`
-    seconds. The most recently used image and the one named `protected` always stay.
+    seconds. The most recently used image, the one named `protected` and the `favourites` always stay.
     """
     queue = sorted(images, key=lambda image: image.used_at)
     count, size = len(queue), sum(image.size for image in queue)
@@ -98,20 +108,27 @@ def images_to_evict(
         is_old = now - image.used_at >= limits.min_age_s
         if not (size > max_bytes or (count > max_count and is_old)):
             break
-        if image.name != protected:
+        if image.name != protected and image.name not in favourites:
             evicted.append(image)
             count, size = count - 1, size - image.size
     return evicted
 
 
 def expired_images(
-    images: Iterable[ImageEntry], limits: Limits, now: float, total_size: int
+    images: Iterable[ImageEntry],
+    limits: Limits,
+    now: float,
+    total_size: int,
+    favourites: frozenset[str] = NO_NAMES,
 ) -> list[ImageEntry]:
-    """Images older than the minimum age, least recently used first, until they reach `total_size` bytes together."""
+    """Images older than the minimum age, but no favourites, least recently used first, until they reach `total_size` bytes
+    together."""
     expired: list[ImageEntry] = []
     for image in sorted(images, key=lambda image: image.used_at):
         if now - image.used_at < limits.min_age_s or total_size <= 0:
             break
+        if image.name in favourites:
+            continue
         expired.append(image)
         total_size -= image.size
     return expired
@@ -137,6 +154,39 @@ def parse_tally(text: str) -> Tally | None:
     return Tally(count, size, new_keeps, *swept) if swept else None
 
 
+class Neighbours(Protocol):
+    """What is kept beside the files of images, and follows them."""
+
+    def favourites(self) -> frozenset[str]:
+        """The names of images that are never evicted. Raises OSError."""
+
+    def removed(self, name: str) -> None:
+        """The file of this image was removed. Never raises."""
+
+    def swept(self, images: Sequence[ImageEntry], evicted: Sequence[str], favourites: frozenset[str]) -> None:
+        """The folder was read: these images are in it, without the evicted ones. Never raises."""
+
+    def look_after(self) -> tuple[bool, float | None]:
+        """Do what is left to do; in the thread that sweeps. Whether the folder must be read now, and after how many seconds
+        it must be called again at the latest."""
+
+
+class NoNeighbours:
+    """Nothing is kept beside images."""
+
+    def favourites(self) -> frozenset[str]:
+        return NO_NAMES
+
+    def removed(self, name: str) -> None:
+        pass
+
+    def swept(self, images: Sequence[ImageEntry], evicted: Sequence[str], favourites: frozenset[str]) -> None:
+        pass
+
+    def look_after(self) -> tuple[bool, float | None]:
+        return False, None
+
+
 class Retention:
     """Keeps a folder within its limits, together with all other processes that use it.
 
@@ -148,10 +198,17 @@ class Retention:
     as a command, `record_keep` does.
     """
 
-    def __init__(self, directory: Path, limits: Limits, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        limits: Limits,
+        clock: Callable[[], float],
+        neighbours: Neighbours | None = None,
+    ) -> None:
         self._directory = directory
         self._limits = limits
         self._clock = clock
+        self._neighbours = neighbours or NoNeighbours()
         self._tally_path = directory / ".tally"
         self._swept_by_pid = 0  # the process that has swept and may use the tally; not a child forked from it
         self._sweeping_pid = 0  # the process whose thread sweeps; not a child forked from it
@@ -165,13 +222,34 @@ class Retention:
         self._sweeping_pid = os.getpid()
 
     def _run(self) -> None:
-        while self._has_kept.wait():
+        wait_s: float | None = 0.0
+        while True:
+            has_kept = self._has_kept.wait(wait_s)
             self._has_kept.clear()
+            wait_s = _RETRY_S
             try:
-                self._sweep_if_due()
+                if has_kept:
+                    self._sweep_if_due()
+                must_read, wait_s = self._neighbours.look_after()
+                if must_read:
+                    self.recount()
+                    self._sweep_if_due()
             except Exception:
                 # Such as too little memory. Without this thread the folder would grow without a limit.
                 log.exception("cannot evict images")
+
+    def wake(self) -> None:
+        """Let the thread, if there is one, do what is left to do."""
+        self._has_kept.set()
+
+    @property
+    def has_thread(self) -> bool:
+        """Whether a thread of this process sweeps."""
+        return self._sweeping_pid == os.getpid()
+
+    def recount(self) -> None:
+        """Let the next sweep read the folder, because files were removed or added otherwise than by `record_keep`."""
+        self._swept_by_pid = 0
 
     def record_keep(self, name: str, size: int) -> None:
         """Count a new image, and see that what exceeds the limits is evicted. Never raises, because the image is already
@@ -195,7 +273,9 @@ class Retention:
         try:
             due = self._sweep_is_due()
             while due and self._sweep(
-                lambda images, now: images_to_evict(images, self._limits, now, protected=self._latest)
+                lambda images, now, favourites: images_to_evict(
+                    images, self._limits, now, protected=self._latest, favourites=favourites
+                )
             ):
                 due = self._exceeds_limits(self._tally())
         except OSError as error:
@@ -210,7 +290,9 @@ class Retention:
         """Evict expired images of twice `size` bytes together, if there are that many; for a full disk."""
         try:
             self._sweep(
-                lambda images, now: expired_images(images, self._limits, now, 2 * size),
+                lambda images, now, favourites: expired_images(
+                    images, self._limits, now, 2 * size, favourites
+                ),
                 lock_timeout_s=_LOCK_TIMEOUT_S,
             )
         except OSError as error:
@@ -256,31 +338,40 @@ class Retention:
 
     def _sweep(
         self,
-        select: Callable[[list[ImageEntry], float], list[ImageEntry]],
+        select: Callable[[list[ImageEntry], float, frozenset[str]], list[ImageEntry]],
         *,
         lock_timeout_s: float = 0.0,
     ) -> bool:
         """Count the images and evict those that `select` returns; False if another process holds the lock."""
         try:
-            with FileLock(self._directory / ".evict.lock", timeout=lock_timeout_s, mode=0o600):
+            with self.locked(lock_timeout_s):
                 now = self._clock()
                 self._empty_tally()
                 images = self._without_future_times(self._images(), now)
-                evicted = {image.name for image in select(images, now) if self._unlink(image.name)}
-                self._append(self._swept_line([image for image in images if image.name not in evicted], now))
+                favourites = self._neighbours.favourites()
+                evicted = {
+                    image.name for image in select(images, now, favourites) if self._remove(image.name)
+                }
+                left = [image for image in images if image.name not in evicted]
+                self._append(self._swept_line(left, favourites, now))
         except Timeout:
             return False
         self._swept_by_pid = os.getpid()
+        self._neighbours.swept(left, sorted(evicted), favourites)
         if evicted:
             log.info("evicted %d of %d images", len(evicted), len(images))
         return True
+
+    def locked(self, timeout_s: float) -> FileLock:
+        """Nothing is evicted in a block with this. Raises Timeout, and OSError."""
+        return FileLock(self._directory / ".evict.lock", timeout=timeout_s, mode=0o600)
 
     def _empty_tally(self) -> None:
         with suppress(FileNotFoundError):
             os.truncate(self._tally_path, 0)  # not removed, so that no process appends to a file that is gone
 
-    def _swept_line(self, images: list[ImageEntry], now: float) -> str:
-        times = sorted(image.used_at for image in images)
+    def _swept_line(self, images: list[ImageEntry], favourites: frozenset[str], now: float) -> str:
+        times = sorted(image.used_at for image in images if image.name not in favourites)
         margin = min(sweep_margin(self._limits.max_count, len(times)), len(times) - 1)
         due = (times[margin] if times else now) + self._limits.min_age_s
         return f"swept {len(images)} {sum(image.size for image in images)} {now!r} {due!r}\n"
@@ -321,6 +412,13 @@ class Retention:
             with suppress(OSError):
                 os.utime(self._directory / name, (used_at, used_at))
         return [replace(image, used_at=times.get(image.name, image.used_at)) for image in images]
+
+    def _remove(self, name: str) -> bool:
+        """Remove an image and what is kept beside it."""
+        if not self._unlink(name):
+            return False
+        self._neighbours.removed(name)
+        return True
 
     def _unlink(self, name: str) -> bool:
         try:

@@ -19,10 +19,12 @@ from pictures.encoding import (
 )
 from pictures.mask import fit_mask
 from pictures.outpaint import Sides, extend, masks_frame, transparent_frame, without_frame
+from pictures.thumbnails import PictureHead, read_head, thumbnail
 
 __all__ = [
     "BrokenPicture",
     "InputImage",
+    "PictureHead",
     "Sides",
     "as_png",
     "convert_image",
@@ -38,8 +40,10 @@ __all__ = [
     "masks_frame",
     "opaque",
     "png_size",
+    "read_head",
     "read_image",
     "size_in_canvas",
+    "thumbnail",
     "transparent_frame",
     "with_texts",
     "without_frame",
