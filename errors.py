@@ -884,7 +884,9 @@ class PullNotFound(EaselError):
 class StoreFull(EaselError):
     code = "image.store_full"
     when = "The disk of the image store, of the state directory or of temporary files is full."
-    remedy = "Free disk space, lower `image_store.max_mb`, or request `b64_json`, which stores nothing."
+    remedy = (
+        "Free disk space, lower `image_store.max_mb`, or request `b64_json`, which is answered all the same."
+    )
 
 
 class StoreUnwritable(EaselError):

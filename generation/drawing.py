@@ -365,12 +365,13 @@ class Drawing:
             request_id=request_id,
             adjusted=self.adjusted,
         )
-        kept, in_gallery = None, None
+        kept, in_gallery, name = None, None, ""
         if output.keep:
             with record.stage("store"):
                 kept = self._deps.store.keep(data, output.format, facts)
+                name = kept.name
         elif self._deps.gallery is not None and self.origin is not None:
-            in_gallery = self._deps.gallery.keep(data, output.format, facts)
+            name, in_gallery = self._deps.gallery.keep(data, output.format, facts)
         return Image(
             data=data,
             mime=MIME[output.format],
@@ -383,6 +384,7 @@ class Drawing:
             is_transparent=not has_background and output.format != "jpeg",
             facts=facts,
             in_gallery=in_gallery,
+            name=name,
         )
 
     def _note_background(self, has_background: bool, output: OutputOptions) -> None:

@@ -8,7 +8,7 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from errors import EaselError
-from image_store import ImageFacts, ImageStore, KeptImage
+from image_store import ImageFacts, ImageStore, KeptImage, image_name
 from image_store.names import Extension
 
 log = logging.getLogger("easel.images")
@@ -26,38 +26,40 @@ class Gallery:
         self._executor: tuple[int, ThreadPoolExecutor] | None = None
         self._waiting_bytes = 0
 
-    def keep(self, data: bytes, extension: Extension, facts: ImageFacts) -> Future[KeptImage]:
-        """Never raises: a picture that cannot be kept is answered all the same. The future raises why."""
+    def keep(self, data: bytes, extension: Extension, facts: ImageFacts) -> tuple[str, Future[KeptImage]]:
+        """The name that it will have, and its keeping. Never raises: a picture that cannot be kept is answered all the same.
+        The future raises why."""
+        name = image_name(extension)
         with self._lock:
             fits = self._waiting_bytes == 0 or self._waiting_bytes + len(data) <= MAX_WAITING_BYTES
             if fits:
                 self._waiting_bytes += len(data)
                 try:
-                    return self._thread().submit(self._keep_later, data, extension, facts)
+                    return name, self._thread().submit(self._keep_later, data, extension, facts, name)
                 except RuntimeError:  # no more threads, or the process ends
                     self._waiting_bytes -= len(data)
         future: Future[KeptImage] = Future()
         try:
-            future.set_result(self._keep(data, extension, facts))
+            future.set_result(self._keep(data, extension, facts, name))
         except Exception as error:
             future.set_exception(error)
-        return future
+        return name, future
 
     def _thread(self) -> ThreadPoolExecutor:
         if self._executor is None or self._executor[0] != os.getpid():
             self._executor = os.getpid(), ThreadPoolExecutor(1, thread_name_prefix="easel-gallery")
         return self._executor[1]
 
-    def _keep_later(self, data: bytes, extension: Extension, facts: ImageFacts) -> KeptImage:
+    def _keep_later(self, data: bytes, extension: Extension, facts: ImageFacts, name: str) -> KeptImage:
         try:
-            return self._keep(data, extension, facts)
+            return self._keep(data, extension, facts, name)
         finally:
             with self._lock:
                 self._waiting_bytes -= len(data)
 
-    def _keep(self, data: bytes, extension: Extension, facts: ImageFacts) -> KeptImage:
+    def _keep(self, data: bytes, extension: Extension, facts: ImageFacts, name: str) -> KeptImage:
         try:
-            return self._store.keep(data, extension, facts)
+            return self._store.keep(data, extension, facts, name)
         except EaselError as error:
             log.warning("a picture was answered, but is not in the gallery: %s", error.message)
             raise

@@ -69,8 +69,7 @@ class DrawingRecord:
 
     def drew(self, image: Image) -> None:
         """A picture of the last job is finished."""
-        job, kept = self._jobs[-1], image.kept
-        name = kept.name[:_IMAGE_ID_CHARS] if kept else ""
+        job, name = self._jobs[-1], image.name[:_IMAGE_ID_CHARS]
         self._pictures.append(PictureReport(image.seed, str(image.size), name, job.waited_s, job.run_s))
 
     def ended(self, error: BaseException | None) -> None:

@@ -48,6 +48,8 @@ class Image:
     """For the index of the image store"""
     in_gallery: Future[KeptImage] | None = field(default=None, repr=False)
     """A picture that is not answered as a URL (`kept` is None), but kept too; raises the errors of `ImageStore.keep`"""
+    name: str = ""
+    """In the image store, perhaps soon; empty if it is not kept"""
 
 
 @dataclass(frozen=True)

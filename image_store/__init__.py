@@ -48,6 +48,7 @@ __all__ = [
     "ImageStore",
     "KeptImage",
     "StoredImage",
+    "image_name",
     "is_image",
 ]
 
@@ -131,14 +132,17 @@ class ImageStore:
         server, after the fork. If the disk is full, `keep` evicts by itself all the same."""
         self._retention.start()
 
-    def keep(self, data: bytes, extension: Extension, facts: ImageFacts | None = None) -> KeptImage:
-        """Keep a picture under a new name. `facts`: how it was made, for the index.
+    def keep(
+        self, data: bytes, extension: Extension, facts: ImageFacts | None = None, name: str = ""
+    ) -> KeptImage:
+        """Keep a picture under a new name. `facts`: how it was made, for the index. `name`: a new one from
+        `image_name`, "": it gets one.
 
         Raises StoreFull if the disk is full and evicting expired images did not help, or if the picture alone is
         larger than `max_bytes` (it would exceed the limit or be evicted at once); StoreUnwritable if the folder is not
         writable; TooManyFiles and OutOfMemory. Leaves no file behind if it fails.
         """
-        name = image_name(extension)
+        name = name or image_name(extension)
         if len(data) > self._max_bytes:
             raise StoreFull(
                 f"The picture has {len(data)} bytes, but `image_store.max_mb` allows only {self._max_bytes} bytes "

@@ -19,9 +19,9 @@ from state_files import ensure_folder, is_file_or_missing, set_aside
 log = logging.getLogger("easel.images")
 
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-_MAX_IDLE = 4
-"""Connections that are kept open in each process; each has a cache of up to 1 MB"""
-_CACHE_KIB = 1024
+_MAX_IDLE = 3
+"""Connections that are kept open in each process; each has a cache of up to 2 MB"""
+_CACHE_KIB = 2048
 _READ_TIMEOUT_S = 5.0
 _REPLACE_TIMEOUT_S = 5.0
 

@@ -112,48 +112,22 @@ class ImageIndex:
                 (), None, 0
             )  # nothing that could be looked for, such as invisible characters only
 
+        where, values = _conditions(selected)
+
         def read(connection: sqlite3.Connection) -> ImagePage:
-            where, values = self._where(connection, selected, words)
-            source = "images i JOIN texts t ON t.id = i.id" if _needs_texts(where) else "images i"
-            counting = f"SELECT count(*) FROM {source} {_clause(where)}"  # noqa: S608 - conditions of this file
+            if words:
+                found = _search(connection, words, uses_index=self._can_search(connection))
+                return _page_of_search(connection, found, where, values, limit, after)
+            counting = f"SELECT count(*) FROM images i {_clause(where)}"  # noqa: S608 - conditions of this file
             total = connection.execute(counting, values).fetchone()[0]
-            if after is not None:
-                where, values = [*where, "(i.place, i.id) < (?, ?)"], [*values, after.place, after.id]
+            place, more = _after(after)
             rows = connection.execute(
-                f"{_SELECT} {_clause(where)} ORDER BY i.place DESC, i.id DESC LIMIT ?", [*values, limit + 1]
+                f"{_SELECT} {_clause([*where, *place])} ORDER BY i.place DESC, i.id DESC LIMIT ?",
+                [*values, *more, limit + 1],
             ).fetchall()
-            shown = rows[:limit]
-            following = Cursor(shown[-1][_PLACE], shown[-1][_ID]) if len(rows) > limit else None
-            return ImagePage(tuple(_record(row) for row in shown), following, total)
+            return _page(rows, limit, total)
 
         return self._read(read)
-
-    def _where(
-        self, connection: sqlite3.Connection, selected: ImageFilter, words: list[str]
-    ) -> tuple[list[str], list[Any]]:
-        """Conditions on `i` and `t`, and their values."""
-        where: list[str] = []
-        values: list[Any] = []
-        for condition, value in (
-            ("i.owner = ?", selected.owner),
-            ("i.model = ?", selected.model),
-            ("i.task = ?", selected.task),
-            ("i.favourite = ?", selected.is_favourite),
-            ("i.created >= ?", selected.since),
-            ("i.created <= ?", selected.until),
-        ):
-            if value is not None:
-                where.append(condition)
-                values.append(value)
-        match = match_expression(words) if self._can_search(connection) else ""
-        if match:
-            where.append("i.id IN (SELECT rowid FROM prompt_search WHERE prompt_search MATCH ?)")
-            values.append(match)
-        for word in words:
-            if not match or len(word) < GRAM:
-                where.append("instr(t.words, ?) > 0")
-                values.append(word)
-        return where, values
 
     def position(self) -> tuple[str, int]:
         """The epoch of this index, and the number of its last change."""
@@ -333,27 +307,26 @@ class ImageIndex:
 
     # --- files that came or went without the index -------------------------------------------------
 
-    def reconcile(self, files: Mapping[str, tuple[int, float]], favourites: frozenset[str]) -> None:
+    def reconcile(self, files: dict[str, tuple[int, float]], favourites: frozenset[str]) -> None:
         """Make the index agree with the folder. `files`: name -> size and time of last use of each image; `favourites`: the
         names of the marked ones. An image that is kept or deleted meanwhile is not touched."""
 
-        def read(connection: sqlite3.Connection) -> dict[str, bool]:
-            return {
-                name: bool(marked)
-                for name, marked in connection.execute("SELECT name, favourite FROM images")
-            }
+        def read(connection: sqlite3.Connection) -> tuple[set[str], set[str]]:
+            names = {name for (name,) in connection.execute("SELECT name FROM images")}
+            return names, {name for (name,) in connection.execute("SELECT name FROM images WHERE favourite")}
 
-        known = self._read(read)
-        gone = [name for name in known if name not in files and not os.path.lexists(self._folder / name)]
+        known, marked = self._read(read)
+        gone = [name for name in known - files.keys() if not os.path.lexists(self._folder / name)]
         self.remove(gone)
-        pending = {image.name for image in self._pending}
-        new = sorted((files[name][1], name) for name in files if name not in known and name not in pending)
+        new = sorted(
+            (files[name][1], name)
+            for name in files.keys() - known - {image.name for image in list(self._pending)}
+        )
         for batch in _batches(new, _BATCH):
             found = [image for used_at, name in batch if (image := self._found(name, used_at, favourites))]
             self._write(lambda connection, found=found: self._insert_found(connection, found))  # type: ignore[misc]
-        for name, is_marked in known.items():
-            if name in files and is_marked != (name in favourites):
-                self.set_favourite(name, name in favourites)
+        for name in (marked ^ favourites) & known & files.keys():
+            self.set_favourite(name, name in favourites)
         if new or gone:
             log.info(
                 "the image index was brought up to date: %d images added, %d removed", len(new), len(gone)
@@ -369,7 +342,10 @@ class ImageIndex:
         return _NewImage(name, size, used_at, facts, name in favourites)
 
     def _insert_found(self, connection: sqlite3.Connection, images: Sequence[_NewImage]) -> None:
-        known = {name for (name,) in connection.execute("SELECT name FROM images")}
+        """Those that are not there yet: another process may have found them too."""
+        marks = ",".join("?" * len(images))
+        query = f"SELECT name FROM images WHERE name IN ({marks})"  # noqa: S608 - question marks
+        known = {name for (name,) in connection.execute(query, [image.name for image in images])}
         self._insert(connection, [image for image in images if image.name not in known])
 
     # --- the database ------------------------------------------------------------------------------
@@ -463,6 +439,7 @@ _COLUMNS = (
     ),
 )
 _ID, _PLACE = 0, 1
+_PROMPTS = ("prompt", "negative_prompt")
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM images i JOIN texts t ON t.id = i.id"  # noqa: S608 - constants
 
 
@@ -470,6 +447,9 @@ def _record(row: Sequence[Any]) -> ImageRecord:
     _, _, name, size_bytes, created, favourite, width, height, model, task, seed, request_id, *rest = row
     position, owner, prompt, negative_prompt, details = rest
     more = json.loads(details)
+    for field, text in zip(_PROMPTS, (prompt, negative_prompt), strict=True):
+        if field in more.get("shared", ()):
+            more["settings"][field] = text
     facts = ImageFacts(
         *(width, height, model, task, prompt, negative_prompt),
         seed=None if seed is None else int(seed),
@@ -499,12 +479,21 @@ def _insert_texts(connection: sqlite3.Connection, facts: ImageFacts, searches: b
         for name in ("settings", "adjusted", "ignored", "sources")
         if (value := getattr(facts, name)) is not None and (name != "sources" or value)
     }
+    settings = dict(details.get("settings") or {})
+    # Up to 32,000 characters each, which the row has already
+    shared = [name for name in _PROMPTS if name in settings and settings[name] == getattr(facts, name)]
+    if shared:
+        details |= {
+            "settings": {name: settings[name] for name in settings if name not in shared},
+            "shared": shared,
+        }
     words = comparable(_text(facts.prompt) or "")
     (id,) = connection.execute("SELECT last_insert_rowid()").fetchone()
     connection.execute(
-        "INSERT INTO texts (id, prompt, negative_prompt, words, details) VALUES (?, ?, ?, ?, ?)",
-        (id, _text(facts.prompt), _text(facts.negative_prompt), words, json.dumps(details)),
+        "INSERT INTO texts (id, prompt, negative_prompt, details) VALUES (?, ?, ?, ?)",
+        (id, _text(facts.prompt), _text(facts.negative_prompt), json.dumps(details)),
     )
+    connection.execute("INSERT INTO prompts (id, words) VALUES (?, ?)", (id, words))
     if searches:
         connection.execute("INSERT INTO prompt_search (rowid, words) VALUES (?, ?)", (id, words))
     elif has_search(connection):
@@ -518,10 +507,11 @@ def _delete(connection: sqlite3.Connection, ids: Sequence[int], searches: bool) 
         if searches:
             # The text index has no copy of the text, so it is told which words it must forget.
             connection.execute(
-                "INSERT INTO prompt_search (prompt_search, rowid, words) SELECT 'delete', id, words FROM texts "
+                "INSERT INTO prompt_search (prompt_search, rowid, words) SELECT 'delete', id, words FROM prompts "
                 "WHERE id = ?",
                 (id,),
             )
+        connection.execute("DELETE FROM prompts WHERE id = ?", (id,))
         connection.execute("DELETE FROM texts WHERE id = ?", (id,))
         connection.execute("DELETE FROM images WHERE id = ?", (id,))
 
@@ -542,8 +532,76 @@ def _clause(where: Sequence[str]) -> str:
     return f"WHERE {' AND '.join(where)}" if where else ""
 
 
-def _needs_texts(where: Sequence[str]) -> bool:
-    return any("t." in condition for condition in where)
+def _page(rows: Sequence[Any], limit: int, total: int) -> ImagePage:
+    """`rows`: up to one more than the page has."""
+    shown = rows[:limit]
+    following = Cursor(shown[-1][_PLACE], shown[-1][_ID]) if len(rows) > limit else None
+    return ImagePage(tuple(_record(row) for row in shown), following, total)
+
+
+def _search(connection: sqlite3.Connection, words: list[str], *, uses_index: bool) -> set[int]:
+    """The ids of all images whose prompts contain the words."""
+    match = match_expression(words) if uses_index else ""
+    others = [word for word in words if not match or len(word) < GRAM]
+    if not others:
+        rows = connection.execute("SELECT rowid FROM prompt_search WHERE prompt_search MATCH ?", (match,))
+    else:
+        indexed = ["id IN (SELECT rowid FROM prompt_search WHERE prompt_search MATCH ?)"] if match else []
+        where = _clause([*indexed, *["instr(words, ?) > 0"] * len(others)])
+        finding = f"SELECT id FROM prompts {where}"  # noqa: S608 - conditions of this file
+        rows = connection.execute(finding, [*([match] if match else []), *others])
+    return {id for (id,) in rows}
+
+
+def _page_of_search(
+    connection: sqlite3.Connection,
+    found: set[int],
+    where: list[str],
+    values: list[Any],
+    limit: int,
+    after: Cursor | None,
+) -> ImagePage:
+    """Walks through the images, newest first, and takes those that were found. Without other conditions their number is
+    known, so that it can stop when the page is full."""
+    place, more = ([], []) if where else _after(after)
+    walking = (
+        f"SELECT i.place, i.id FROM images i {_clause([*where, *place])} ORDER BY i.place DESC, i.id DESC"  # noqa: S608
+    )
+    ids: list[int] = []
+    total = 0 if where else len(found)
+    for at, id in connection.execute(walking, [*values, *more]) if found else ():
+        if id not in found:
+            continue
+        if where:
+            total += 1
+        if len(ids) <= limit and (after is None or (at, id) < (after.place, after.id)):
+            ids.append(id)
+            if not where and len(ids) > limit:
+                break
+    marks = ",".join("?" * len(ids))
+    rows = connection.execute(
+        f"{_SELECT} WHERE i.id IN ({marks}) ORDER BY i.place DESC, i.id DESC", ids
+    ).fetchall()
+    return _page(rows, limit, total)
+
+
+def _conditions(selected: ImageFilter) -> tuple[list[str], list[Any]]:
+    """Conditions on `i`, without the text, and their values."""
+    pairs = [
+        ("i.owner = ?", selected.owner),
+        ("i.model = ?", selected.model),
+        ("i.task = ?", selected.task),
+        ("i.favourite = ?", selected.is_favourite),
+        ("i.created >= ?", selected.since),
+        ("i.created <= ?", selected.until),
+    ]
+    given = [(condition, value) for condition, value in pairs if value is not None]
+    return [condition for condition, _ in given], [value for _, value in given]
+
+
+def _after(cursor: Cursor | None) -> tuple[list[str], list[Any]]:
+    """The condition on `i` of what comes after a cursor, and its values."""
+    return ([], []) if cursor is None else (["(i.place, i.id) < (?, ?)"], [cursor.place, cursor.id])
 
 
 def _batches(values: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -32,9 +32,9 @@ CREATE TABLE texts (
   id INTEGER PRIMARY KEY,
   prompt TEXT,
   negative_prompt TEXT,
-  words TEXT NOT NULL,
   details TEXT NOT NULL
 );
+CREATE TABLE prompts (id INTEGER PRIMARY KEY, words TEXT NOT NULL);
 CREATE TABLE changes (
   number INTEGER PRIMARY KEY AUTOINCREMENT,
   kind TEXT NOT NULL,
@@ -44,8 +44,8 @@ CREATE TABLE changes (
 """,
 )
 """`place`: the order of the images, by the time of their arrival; it never goes back, even if the clock is set back.
-`position`: in the batch. `texts` has what is long, so that `images` is read quickly. `words`: the prompt in the form in
-which it is searched."""
+`position`: in the batch. `texts` has what is long, so that the others are read quickly. `prompts`: in the form in which they
+are searched."""
 
 
 def prepare_search(connection: sqlite3.Connection) -> None:
@@ -58,7 +58,7 @@ def prepare_search(connection: sqlite3.Connection) -> None:
         if not has_search(connection):
             connection.execute(
                 "CREATE VIRTUAL TABLE IF NOT EXISTS prompt_search USING "
-                "fts5(words, content='texts', content_rowid='id', tokenize='trigram case_sensitive 1')"
+                "fts5(words, content='prompts', content_rowid='id', tokenize='trigram case_sensitive 1')"
             )
             connection.execute("INSERT INTO prompt_search(prompt_search) VALUES ('rebuild')")
             connection.execute("UPDATE facts SET has_search = 1")
