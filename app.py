@@ -38,6 +38,7 @@ from loopback import is_loopback
 from metrics import Build, Exposition, Recorder, ServerState, ValueFiles
 from model_files import ModelFolders, PullStore, find_model_folders
 from observer import BeginTrace, Observer, Observers
+from page import page_blueprint
 from pictures import thumbnail
 from schemas import read_yaml
 from settings import OWN_FOLDER, Settings, load_settings
@@ -567,6 +568,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["easel"] = container
     register_api(app, container.services)
+    app.register_blueprint(page_blueprint(VERSION))
     register_commands(app)
     return app
 

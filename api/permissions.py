@@ -58,6 +58,8 @@ PERMISSIONS: Mapping[tuple[str, str], Permission] = {
     ("GET", "/health"): OPEN,
     ("GET", "/ready"): OPEN,
     ("GET", "/openapi.json"): OPEN,
+    ("GET", "/"): OPEN,  # the page asks for a key itself
+    ("GET", "/page/<version>/<path:name>"): OPEN,
     ("GET", f"{STORED_IMAGES}<name>"): OPEN,  # its name cannot be guessed
     ("GET", f"{GALLERY}/<name>/thumbnail"): OPEN,
     ("GET", GALLERY): SEE_IMAGES,

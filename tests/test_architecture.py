@@ -55,6 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "image_store": {"errors", "atomic_file", "state_files", "system_errors"},
     "image_jobs": {"errors", "atomic_file", "state_files", "system_errors"},
     "pictures": {"errors", "system_errors"},
+    "page": set(),
     "generation": {
         *("arbiter", "compiler", "engine", "image_store", "pictures"),
         *("atomic_file", "deadline", "errors", "observer", "state_files"),
@@ -109,6 +110,7 @@ MAY_IMPORT: dict[str, set[str]] = {
             "llm",
             "metrics",
             "model_files",
+            "page",
             "pictures",
         ),
         *("sketch", "status", "settings", "deadline", "errors", "logs", "loopback", "observer"),
@@ -134,6 +136,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "image_store": {"flask", "requests", "websocket"},
     "image_jobs": {"flask", "werkzeug", "jinja2", "requests", "websocket", "yaml"},
     "pictures": {"flask", "requests", "websocket", "os"},
+    "page": {"requests", "websocket", "yaml", "os"},
     "conversation": {"flask", "requests", "websocket", "jinja2", "filelock"},
     "arbiter": {"flask", "requests", "websocket", "yaml", "jinja2"},
     "llm": {"flask", "jinja2", "websocket", "filelock"},

@@ -1,0 +1,90 @@
+"""The files of the page: read once, compressed once, below a version that changes with any of them."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from werkzeug.datastructures import Accept
+
+FOLDER = Path(__file__).resolve().parent
+
+MIMES: Mapping[str, str] = {
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".json": "application/json",
+    ".svg": "image/svg+xml",
+    ".webmanifest": "application/manifest+json",
+}
+"""Files with other endings are not served"""
+
+
+@dataclass(frozen=True)
+class File:
+    """One file as it is sent."""
+
+    body: bytes
+    mime: str
+
+    @cached_property
+    def digest(self) -> str:
+        return hashlib.sha256(self.body).hexdigest()[:16]
+
+    @cached_property
+    def compressed(self) -> bytes:
+        return gzip.compress(self.body, 9, mtime=0)
+
+    def sent(self, encodings: Accept) -> tuple[bytes, dict[str, str]]:
+        """The body for a client that accepts `encodings`, and its headers."""
+        if encodings["gzip"] > 0 and len(self.compressed) < len(self.body):
+            return self.compressed, {"ETag": f'"{self.digest}-gzip"', "Content-Encoding": "gzip"}
+        return self.body, {"ETag": f'"{self.digest}"'}
+
+
+class Files(dict[str, File]):
+    """Name in the URL -> file."""
+
+    @cached_property
+    def version(self) -> str:
+        """Changes whenever a file does, so that browsers may keep files for ever."""
+        names = (f"{name} {self[name].digest}" for name in sorted(self))
+        return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
+
+    @cached_property
+    def languages(self) -> list[str]:
+        """English first: it is also for those whose language is missing."""
+        codes = sorted(Path(name).stem for name in self if name.startswith("texts/"))
+        return sorted(codes, key=lambda code: code != "en")
+
+    def texts(self, language: str) -> dict[str, str]:
+        """Key -> text."""
+        texts: dict[str, str] = json.loads(self[f"texts/{language}.json"].body)
+        return texts
+
+
+def read_files(folder: Path = FOLDER) -> Files:
+    """All files of the page; the texts of one language are one file."""
+    static = folder / "static"
+    files = Files(
+        (path.relative_to(static).as_posix(), File(path.read_bytes(), MIMES[path.suffix]))
+        for path in sorted(static.rglob("*"))
+        if path.is_file() and path.suffix in MIMES
+    )
+    for language, texts in _texts(folder / "texts"):
+        body = json.dumps(texts, ensure_ascii=False, separators=(",", ":")).encode()
+        files[f"texts/{language}.json"] = File(body, MIMES[".json"])
+    return files
+
+
+def _texts(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """(language, its texts): a file for each view, in a folder for each language."""
+    for language in sorted(path for path in folder.iterdir() if path.is_dir()):
+        texts: dict[str, str] = {}
+        for path in sorted(language.glob("*.json")):
+            texts |= json.loads(path.read_text("utf-8"))
+        yield language.name, texts

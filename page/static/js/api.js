@@ -1,0 +1,135 @@
+// Calls of Easel's public API. Every URL begins where the page's own files lie, so a path prefix needs no setting.
+
+import * as live from "./live.js";
+import { readEvents } from "./sse.js";
+import { load, save } from "./store.js";
+
+/** Where Easel is, without a trailing slash: "http://127.0.0.1:8080" or "https://example.org/easel". */
+export const root = new URL("../../..", import.meta.url).href.replace(/\/$/, "");
+
+let key = load("key", null, "sessionStorage");
+let askForKey = async () => null;
+let asking = null;
+
+export class ApiError extends Error {
+  /** `status` is 0 if the server could not be reached; `code` is stable, `message` says what would work. */
+  constructor({ status = 0, code = "network.unreachable", message = "", param = null, details = {} }) {
+    super(message);
+    this.name = "ApiError";
+    Object.assign(this, { status, code, param, details: details ?? {} });
+  }
+}
+
+export function url(path) {
+  return `${root}/${path.replace(/^\//, "")}`;
+}
+
+export function getKey() {
+  return key;
+}
+
+export function setKey(value) {
+  key = value;
+  save("key", value, "sessionStorage");
+  live.setKey(value);
+}
+
+/** `ask()` shows the dialog; its promise is a key that works, or null. */
+export function onKeyNeeded(ask) {
+  askForKey = ask;
+}
+
+/** Starts the live events. */
+export function connect() {
+  live.connect(url("api/events"), key, (shared) => {
+    key = shared;
+    save("key", shared, "sessionStorage");
+  });
+  // The stream cannot ask, so a small request does.
+  live.state.subscribe((state) => state === "unauthorized" && request("api/keys/me").catch(() => {}));
+}
+
+/**
+ * JSON of `path`, or null for an answer without a body. Throws ApiError, or AbortError if `signal` ends it.
+ * `body`: an object for JSON, or FormData. A 401 asks for a key once and tries again.
+ */
+export async function request(path, { method, body, signal, headers = {} } = {}) {
+  const response = await send(path, { method, body, signal, headers });
+  if (response.status === 204) return null;
+  const answer = await parsed(response);
+  if (response.ok) return answer;
+  throw errorOf(response, answer);
+}
+
+/** Calls `onEvent({event, data, id})`, data as text, until the stream ends. Throws as `request` does. */
+export async function stream(path, body, { onEvent, signal, headers = {} } = {}) {
+  const response = await send(path, { method: body === undefined ? "GET" : "POST", body, signal, headers });
+  if (!response.ok) throw errorOf(response, await parsed(response));
+  await readEvents(response, onEvent);
+}
+
+async function send(path, options) {
+  let response = await sendOnce(path, options);
+  if (response.status === 401 && (await newKey())) response = await sendOnce(path, options);
+  return response;
+}
+
+async function sendOnce(path, { method, body, signal, headers }) {
+  const isForm = body instanceof FormData;
+  const sent = { Accept: "application/json", ...headers };
+  if (body !== undefined && !isForm) sent["Content-Type"] = "application/json";
+  if (key) sent.Authorization = `Bearer ${key}`;
+  try {
+    return await fetch(url(path), {
+      method: method ?? (body === undefined ? "GET" : "POST"),
+      headers: sent,
+      body: body === undefined || isForm ? body : JSON.stringify(body),
+      signal,
+      credentials: "omit",
+    });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError({ message: String(error.message) });
+  }
+}
+
+async function parsed(response) {
+  try {
+    return await response.json();
+  } catch {
+    return null;
+  }
+}
+
+export function errorOf({ status }, answer) {
+  const { code = `http.${status}`, message = "", param = null, details = {} } = answer?.error ?? {};
+  return new ApiError({ status, code, message, param, details });
+}
+
+/** Whether there is a key now that was not used before. Asks once, however many requests wait for it. */
+export function newKey() {
+  asking ??= findKey().finally(() => (asking = null));
+  return asking;
+}
+
+async function findKey() {
+  const used = key;
+  const shared = await live.keyOfOtherTabs();
+  const found = (shared && shared !== used && (await keyWorks(shared)) && shared) || (await askForKey());
+  if (!found) return false;
+  setKey(found);
+  return true;
+}
+
+/** Whether the server accepts `candidate`. Throws ApiError if it cannot be reached. */
+export async function keyWorks(candidate) {
+  try {
+    const response = await fetch(url("api/keys/me"), {
+      headers: { Authorization: `Bearer ${candidate}` },
+      credentials: "omit",
+    });
+    return response.status !== 401;
+  } catch (error) {
+    throw new ApiError({ message: String(error.message) });
+  }
+}

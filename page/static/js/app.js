@@ -1,0 +1,139 @@
+// Starts the page: texts, live events, the key, and the view that the address names.
+
+import * as api from "./api.js";
+import { askForKey, confirm } from "./dialogs.js";
+import { h, icon, iconButton } from "./dom.js";
+import * as live from "./live.js";
+import { startPreferences } from "./preferences.js";
+import { startStatusLine } from "./status_line.js";
+import * as store from "./store.js";
+import { loadTexts, t, translate } from "./text.js";
+import { announce, toast } from "./toasts.js";
+import * as draw from "./draw/view.js";
+
+const VIEWS = {
+  draw: { load: async () => draw },
+  gallery: { load: () => import("./gallery/view.js"), css: "gallery" },
+  machine: { load: () => import("./machine/view.js"), css: "machine" },
+  catalogue: { load: () => import("./catalogue/view.js"), css: "catalogue" },
+};
+
+const context = { api, live, t, store, navigate, toast, announce, confirm };
+const main = document.getElementById("main");
+let shown = { name: null, view: null };
+let opening = 0;
+let payload = null;
+
+/** Opens a view. `handedOver` is for its `mount` as `context.payload`: what another view hands over. */
+function navigate(name, handedOver = null) {
+  payload = handedOver;
+  const hash = `#${name}`;
+  if (location.hash === hash) show(name);
+  else location.hash = hash;
+}
+
+function nameInAddress() {
+  const name = location.hash.slice(1).split("/")[0];
+  return name in VIEWS ? name : "draw";
+}
+
+async function show(name) {
+  const turn = ++opening;
+  for (const link of document.querySelectorAll(".views a")) {
+    if (link.dataset.view === name) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  let module;
+  try {
+    if (VIEWS[name].css) await addStylesheet(VIEWS[name].css);
+    module = await VIEWS[name].load();
+  } catch {
+    if (turn === opening) offerReload();
+    return;
+  }
+  if (turn !== opening) return;
+  const isFirst = shown.name === null;
+  shown.view?.unmount();
+  main.replaceChildren();
+  main.className = `view-${name}`;
+  const handedOver = payload;
+  payload = null;
+  shown = { name, view: null };
+  try {
+    shown.view = await module.mount(main, { ...context, payload: handedOver });
+  } catch (error) {
+    console.error(error);
+    main.replaceChildren(h("p", { class: "empty" }, t("common.view_failed")));
+  }
+  document.title = name === "draw" ? "Easel" : `${t(`${name}.title`)} · Easel`;
+  // Screen readers and the keyboard go on in the new view.
+  if (!isFirst) main.focus({ preventScroll: true });
+}
+
+const stylesheets = new Map();
+
+/** Loads a view's stylesheet once; waits for it, so that the view does not appear without. */
+function addStylesheet(name) {
+  if (!stylesheets.has(name)) {
+    const link = h("link", { rel: "stylesheet", href: new URL(`../css/${name}.css`, import.meta.url).href });
+    const loaded = new Promise((resolve, reject) => {
+      link.addEventListener("load", resolve);
+      link.addEventListener("error", () => (stylesheets.delete(name), link.remove(), reject(new Error(name))));
+    });
+    stylesheets.set(name, loaded);
+    document.head.append(link);
+  }
+  return stylesheets.get(name);
+}
+
+/** A view's file is missing: the network is away, or the server has another version of the page. */
+function offerReload() {
+  toast(t("common.view_missing"), { kind: "error", action: { label: t("common.reload"), run: () => location.reload() } });
+}
+
+function setKey(key) {
+  api.setKey(key);
+  location.reload();
+}
+
+function start() {
+  for (const slot of document.querySelectorAll("[data-icon]")) slot.replaceChildren(icon(slot.dataset.icon));
+  startPreferences(document.getElementById("preferences"), {
+    onLanguage: () => location.reload(),
+    keys: {
+      get: api.getKey,
+      change: async () => {
+        const key = await askForKey(api.keyWorks);
+        if (key) setKey(key);
+      },
+      forget: () => setKey(null),
+    },
+  });
+  startStatusLine(document.getElementById("status-line"));
+  document.querySelector(".skip-link").addEventListener("click", (event) => {
+    event.preventDefault(); // the address names the view
+    main.focus();
+  });
+  showHint();
+}
+
+/** One line for who opens the page for the first time in this browser. */
+function showHint() {
+  if (store.load("hint_seen", false)) return;
+  const hint = h("div", { class: "notice" }, h("p", {}, t("common.hint")));
+  const close = () => {
+    hint.remove();
+    store.save("hint_seen", true);
+  };
+  hint.append(iconButton("close", t("common.close"), { onclick: close }));
+  document.getElementById("notices").append(hint);
+}
+
+await loadTexts();
+translate();
+api.onKeyNeeded(() => askForKey(api.keyWorks));
+api.connect();
+start();
+addEventListener("hashchange", () => show(nameInAddress()));
+await show(nameInAddress());
+document.documentElement.dataset.ready = "";

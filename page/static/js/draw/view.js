@@ -1,0 +1,5 @@
+import { h } from "../dom.js";
+export async function mount(container, { t }) {
+  container.append(h("h1", {}, t("draw.title")));
+  return { unmount() {} };
+}

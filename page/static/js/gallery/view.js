@@ -1,0 +1,6 @@
+import { h } from "../dom.js";
+
+export async function mount(container, { t }) {
+  container.append(h("h1", {}, t("gallery.title")));
+  return { unmount() {} };
+}

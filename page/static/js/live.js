@@ -1,0 +1,119 @@
+// Live updates of the server for this tab: status, memory, images, catalogue, pulls.
+//
+//   subscribe("status", (status) => …)   -> function that ends it; called at once if something is known already
+//   latest("status")                     -> the last one, or undefined; latest("memory") is the list of five minutes
+//   state.get(), state.subscribe(…)      -> "connecting", "live", "offline", "unauthorized", "missing"
+
+import { EventHistory } from "./event_history.js";
+import { EventReader } from "./event_reader.js";
+import { observable } from "./store.js";
+
+export const state = observable("connecting");
+
+const history = new EventHistory();
+const subscribers = new Map();
+let connection = null;
+let giveSharedKey = () => {};
+const sharedKeyKnown = new Promise((resolve) => (giveSharedKey = resolve));
+
+export function latest(type) {
+  return history.latest(type);
+}
+
+/** Calls `callback(data)` for each event of `type` from now on, and at once with the last one. */
+export function subscribe(type, callback) {
+  if (!subscribers.has(type)) subscribers.set(type, new Set());
+  subscribers.get(type).add(callback);
+  const known = latest(type);
+  if (known !== undefined) call(callback, known);
+  return () => subscribers.get(type).delete(callback);
+}
+
+function call(callback, data) {
+  try {
+    callback(data);
+  } catch (error) {
+    console.error(error); // one view's mistake ends no other view's updates
+  }
+}
+
+function handle(event) {
+  history.add(event);
+  for (const callback of subscribers.get(event.event) ?? []) call(callback, event.data);
+}
+
+/** Starts the stream. `onKey(key)` is called when another tab got or changed the key. */
+export function connect(url, key, onKey) {
+  connection = canShare() ? shared(url, key, onKey) : own(url, key);
+  document.addEventListener("visibilitychange", () => connection.setVisible(!document.hidden));
+  addEventListener("pagehide", () => connection.close());
+  addEventListener("pageshow", (event) => event.persisted && connection.open());
+  addEventListener("online", () => connection.reconnect());
+}
+
+export function setKey(key) {
+  connection?.setKey(key);
+}
+
+export function reconnect() {
+  connection?.reconnect();
+}
+
+/** The key that another tab of this browser uses, or null. */
+export function keyOfOtherTabs() {
+  return Promise.race([sharedKeyKnown, new Promise((resolve) => setTimeout(resolve, 500, null))]);
+}
+
+function canShare() {
+  return typeof SharedWorker === "function";
+}
+
+function shared(url, firstKey, onKey) {
+  let key = firstKey;
+  const worker = new SharedWorker(new URL("live_worker.js", import.meta.url), { type: "module", name: url });
+  const { port } = worker;
+  const send = (message) => port.postMessage(message);
+  const open = () => send({ type: "hello", url, key, visible: !document.hidden });
+  port.addEventListener("message", ({ data: message }) => {
+    if (message.type === "event") handle(message);
+    else if (message.type === "state") state.set(message.state);
+    else if (message.type === "welcome") {
+      state.set(message.state);
+      giveSharedKey(message.key);
+    } else if (message.type === "key") {
+      key = message.key;
+      onKey(message.key);
+    }
+  });
+  // A browser that knows SharedWorker but not modules in it reports an error.
+  worker.addEventListener("error", () => {
+    giveSharedKey(null);
+    connection = own(url, key);
+  });
+  port.start();
+  open();
+  return {
+    open,
+    close: () => send({ type: "bye" }),
+    reconnect: () => send({ type: "reconnect" }),
+    setVisible: (visible) => send({ type: "visible", visible }),
+    setKey: (value) => {
+      key = value;
+      send({ type: "key", key });
+    },
+  };
+}
+
+function own(url, key) {
+  giveSharedKey(null);
+  const reader = new EventReader(url, { onEvent: handle, onState: (value) => state.set(value) });
+  reader.setKey(key);
+  if (!document.hidden) reader.start();
+  return {
+    open: () => reader.start(),
+    close: () => reader.stop(),
+    reconnect: () => reader.reconnect(),
+    setVisible: (visible) => (visible ? reader.start() : reader.stop()),
+    setKey: (value) => reader.setKey(value),
+  };
+}

@@ -1,0 +1,76 @@
+// The shared worker of all tabs: one event stream for all of them. It also keeps the key in memory for new tabs.
+
+import { EventReader } from "./event_reader.js";
+import { EventHistory } from "./event_history.js";
+
+const HIDDEN_MS = 60_000; // a stream takes a thread of the server, which nobody looks at then
+
+const ports = new Map(); // port -> whether its tab is visible
+const history = new EventHistory();
+let key = null;
+let state = "connecting";
+let reader = null;
+let hiddenTimer = null;
+
+function broadcast(message) {
+  for (const port of ports.keys()) port.postMessage(message);
+}
+
+function createReader(url) {
+  return new EventReader(url, {
+    onEvent: (event) => {
+      history.add(event);
+      broadcast({ type: "event", ...event });
+    },
+    onState: (value) => {
+      state = value;
+      broadcast({ type: "state", state });
+    },
+  });
+}
+
+function setKey(value, from) {
+  if (value === key) return;
+  key = value;
+  history.clear();
+  reader?.setKey(key);
+  for (const port of ports.keys()) if (port !== from) port.postMessage({ type: "key", key });
+}
+
+function runWhileVisible() {
+  clearTimeout(hiddenTimer);
+  if ([...ports.values()].some(Boolean)) {
+    reader?.start();
+  } else if (ports.size === 0) {
+    reader?.stop();
+  } else {
+    hiddenTimer = setTimeout(() => reader?.stop(), HIDDEN_MS);
+  }
+}
+
+function receive(port, message) {
+  if (message.type === "hello") {
+    ports.set(port, message.visible);
+    reader ??= createReader(message.url);
+    if (message.key) setKey(message.key, port);
+    port.postMessage({ type: "welcome", key, state });
+    for (const event of history.events()) port.postMessage({ type: "event", ...event });
+    runWhileVisible();
+  } else if (message.type === "key") {
+    setKey(message.key, port);
+  } else if (message.type === "visible") {
+    ports.set(port, message.visible);
+    runWhileVisible();
+  } else if (message.type === "reconnect") {
+    reader?.reconnect();
+  } else if (message.type === "bye") {
+    ports.delete(port);
+    runWhileVisible();
+  }
+}
+
+self.addEventListener("connect", (event) => {
+  const [port] = event.ports;
+  port.addEventListener("message", ({ data }) => receive(port, data));
+  port.start();
+});

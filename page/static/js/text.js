@@ -1,0 +1,113 @@
+// Texts in the reader's language, and numbers, sizes and times as that language writes them.
+
+import { setting } from "./store.js";
+
+const FILES = new URL("../texts/", import.meta.url);
+export const LANGUAGES = { en: "English", de: "Deutsch" };
+
+/** The chosen language, or null for the browser's. */
+export const chosenLanguage = setting("language", null);
+export let language = "en";
+let texts = {};
+let formats = {};
+
+/** Loads the texts; the server's guess is used unless another language was chosen. */
+export async function loadTexts() {
+  const guess = document.documentElement.lang in LANGUAGES ? document.documentElement.lang : "en";
+  const wanted = chosenLanguage.get() in LANGUAGES ? chosenLanguage.get() : guess;
+  const response = await fetch(new URL(`${wanted}.json`, FILES));
+  texts = await response.json();
+  language = document.documentElement.lang = wanted;
+  formats = {};
+}
+
+/** The text of `key`, with `{name}` replaced. `{count|one|many}` chooses by the number `count`. */
+export function t(key, values = {}) {
+  const text = texts[key];
+  if (text === undefined) {
+    console.error(`no text ${key}`);
+    return key;
+  }
+  return text.replace(/\{(\w+)(?:\|([^|{}]*)\|([^|{}]*))?\}/g, (whole, name, one, many) => {
+    const value = values[name];
+    if (value === undefined) return whole;
+    if (one !== undefined) return (Number(value) === 1 ? one : many).replaceAll("#", number(value));
+    return typeof value === "number" ? number(value) : String(value);
+  });
+}
+
+/** Whether there is a text for `key`, for those made from codes of the server. */
+export function hasText(key) {
+  return key in texts;
+}
+
+/** Writes the texts of elements with data-t, data-t-label and data-t-title below `parent`. */
+export function translate(parent = document) {
+  for (const element of parent.querySelectorAll("[data-t]")) element.textContent = t(element.dataset.t);
+  for (const element of parent.querySelectorAll("[data-t-label]"))
+    element.setAttribute("aria-label", t(element.dataset.tLabel));
+}
+
+function format(name, create) {
+  return (formats[name] ??= create());
+}
+
+export function number(value, digits = 2) {
+  return format(`number${digits}`, () => new Intl.NumberFormat(language, { maximumFractionDigits: digits })).format(value);
+}
+
+/** "4.3 GB" of 10^9 bytes each. */
+export function bytes(value) {
+  const units = ["byte", "kilobyte", "megabyte", "gigabyte", "terabyte"];
+  const power = value > 0 ? Math.min(4, Math.floor(Math.log10(value) / 3)) : 0;
+  const options = { style: "unit", unit: units[power], maximumFractionDigits: power > 2 ? 1 : 0 };
+  return format(`bytes${power}`, () => new Intl.NumberFormat(language, options)).format(value / 1000 ** power);
+}
+
+export function gigabytes(value) {
+  return bytes(value * 1e9);
+}
+
+/** "0.8 s", "12 s", "3 min 20 s", "1 h 5 min". */
+export function seconds(value) {
+  const unit = (amount, name, digits = 0) =>
+    format(`${name}${digits}`, () => {
+      const options = { style: "unit", unit: name, unitDisplay: "short", maximumFractionDigits: digits };
+      return new Intl.NumberFormat(language, options);
+    }).format(amount);
+  if (value < 10) return unit(value, "second", 1);
+  const whole = Math.round(value);
+  if (whole < 60) return unit(whole, "second");
+  const minutes = Math.floor(whole / 60);
+  if (minutes < 60) return whole % 60 ? `${unit(minutes, "minute")} ${unit(whole % 60, "second")}` : unit(minutes, "minute");
+  const hours = Math.floor(minutes / 60);
+  return minutes % 60 ? `${unit(hours, "hour")} ${unit(minutes % 60, "minute")}` : unit(hours, "hour");
+}
+
+export function percent(share) {
+  return format("percent", () => new Intl.NumberFormat(language, { style: "percent" })).format(share);
+}
+
+/** Date and time of a Unix time. */
+export function dateTime(unix) {
+  const options = { dateStyle: "medium", timeStyle: "short" };
+  return format("dateTime", () => new Intl.DateTimeFormat(language, options)).format(unix * 1000);
+}
+
+export function time(unix) {
+  return format("time", () => new Intl.DateTimeFormat(language, { timeStyle: "medium" })).format(unix * 1000);
+}
+
+export function date(unix) {
+  return format("date", () => new Intl.DateTimeFormat(language, { dateStyle: "medium" })).format(unix * 1000);
+}
+
+/** "3 minutes ago". */
+export function ago(unix, now = Date.now() / 1000) {
+  const relative = format("ago", () => new Intl.RelativeTimeFormat(language, { numeric: "auto" }));
+  const past = Math.max(0, now - unix);
+  if (past < 60) return relative.format(-Math.floor(past), "second");
+  if (past < 3600) return relative.format(-Math.floor(past / 60), "minute");
+  if (past < 86400) return relative.format(-Math.floor(past / 3600), "hour");
+  return relative.format(-Math.floor(past / 86400), "day");
+}
