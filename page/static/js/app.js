@@ -7,6 +7,7 @@ import * as live from "./live.js";
 import { startPreferences } from "./preferences.js";
 import { startStatusLine } from "./status_line.js";
 import * as store from "./store.js";
+import { addStylesheet } from "./stylesheets.js";
 import { loadTexts, t, translate } from "./text.js";
 import { announce, toast } from "./toasts.js";
 import * as draw from "./draw/view.js";
@@ -68,22 +69,6 @@ async function show(name) {
   document.title = name === "draw" ? "Easel" : `${t(`${name}.title`)} · Easel`;
   // Screen readers and the keyboard go on in the new view.
   if (!isFirst) main.focus({ preventScroll: true });
-}
-
-const stylesheets = new Map();
-
-/** Loads a view's stylesheet once; waits for it, so that the view does not appear without. */
-function addStylesheet(name) {
-  if (!stylesheets.has(name)) {
-    const link = h("link", { rel: "stylesheet", href: new URL(`../css/${name}.css`, import.meta.url).href });
-    const loaded = new Promise((resolve, reject) => {
-      link.addEventListener("load", resolve);
-      link.addEventListener("error", () => (stylesheets.delete(name), link.remove(), reject(new Error(name))));
-    });
-    stylesheets.set(name, loaded);
-    document.head.append(link);
-  }
-  return stylesheets.get(name);
 }
 
 /** A view's file is missing: the network is away, or the server has another version of the page. */

@@ -404,6 +404,7 @@ export class MaskEditor extends HTMLElement {
     this._picture.src = this._image.url;
     this._picture.width = this._image.width;
     this._picture.height = this._image.height;
+    this._view.style.setProperty("--mask-ratio", `${this._image.width} / ${this._image.height}`);
     this._fitView();
     this._showSliders();
     this._showState();

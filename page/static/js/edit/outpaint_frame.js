@@ -231,7 +231,7 @@ export class OutpaintFrame extends HTMLElement {
     const spare = 1 - ROOM;
     this._scale = this._frozenScale ?? Math.min((clientWidth * spare) / width, (clientHeight * spare) / height);
     const px = (pixels) => `${pixels * this._scale}px`;
-    const { left, top, right, bottom } = this._sides;
+    const { left, top } = this._sides;
     const frame = this._frame.style;
     frame.setProperty("width", px(width));
     frame.setProperty("height", px(height));
@@ -239,7 +239,10 @@ export class OutpaintFrame extends HTMLElement {
     const y = this._frozenScale ? this._origin.y - top * this._scale : (clientHeight - height * this._scale) / 2;
     if (!this._frozenScale) this._origin = { x: x + left * this._scale, y: y + top * this._scale };
     frame.setProperty("transform", `translate(${x}px, ${y}px)`);
-    this._picture.style.setProperty("inset", `${px(top)} ${px(right)} ${px(bottom)} ${px(left)}`);
+    const picture = this._picture.style;
+    picture.setProperty("transform", `translate(${px(left)}, ${px(top)})`);
+    picture.setProperty("width", px(this._image.width));
+    picture.setProperty("height", px(this._image.height));
   }
 }
 

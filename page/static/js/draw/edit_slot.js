@@ -1,0 +1,127 @@
+// The images in the form of Draw. The tools for them are loaded with the first image: until then this is a button, and it
+// takes what is dropped on the page or pasted.
+
+import { h, icon, replaceChildren } from "../dom.js";
+import { t } from "../text.js";
+import { addStylesheet } from "../stylesheets.js";
+
+/**
+ * {element, panel(), setModel(model), task, problem, hasImages, read(), add(files), addStored(images), clear(), unmount()}.
+ * `read()` is what <easel-edit-panel>.read() gives, or null without an image. `onChange()` is called after each change,
+ * `onError(error)` if the tools could not be loaded.
+ */
+export function createEditSlot({ onChange, onError }) {
+  let model = null;
+  let panel = null;
+  let loading = null;
+
+  const files = h("input", {
+    type: "file",
+    accept: "image/*,.heic,.heif",
+    multiple: true,
+    hidden: true,
+    onchange: () => {
+      add([...files.files]);
+      files.value = "";
+    },
+  });
+  const button = h(
+    "button",
+    { type: "button", class: "edit-start", onclick: () => files.click() },
+    icon("image"),
+    h("span", {}, t("edit.start.add")),
+    h("span", { class: "hint" }, t("edit.start.hint")),
+  );
+  const element = h("div", { class: "edit-slot" }, files, button);
+
+  async function load() {
+    const [{ EditPanel }] = await Promise.all([import("../edit/edit_panel.js"), addStylesheet("edit")]);
+    panel = new EditPanel();
+    panel.model = model;
+    panel.addEventListener("change", () => onChange());
+    replaceChildren(element, panel);
+  }
+
+  /** The panel, loaded when it is first needed. A load that failed is tried again the next time. */
+  async function loaded() {
+    loading ??= load();
+    try {
+      await loading;
+    } catch (error) {
+      loading = null;
+      throw error;
+    }
+    return panel;
+  }
+
+  async function add(list) {
+    try {
+      if (list.length) await (await loaded()).add(list);
+    } catch (error) {
+      onError(error);
+    }
+  }
+
+  async function addStored(images) {
+    try {
+      if (images.length) await (await loaded()).addStored(images);
+    } catch (error) {
+      onError(error);
+    }
+  }
+
+  // While the panel is there it takes what is pasted itself, and what is dropped on it.
+  const onPaste = (event) => {
+    const pasted = [...(event.clipboardData?.files ?? [])].filter(({ type }) => type.startsWith("image/"));
+    if (panel || !pasted.length || (isField(event.target) && event.clipboardData.getData("text/plain"))) return;
+    event.preventDefault();
+    add(pasted);
+  };
+  const onDragOver = (event) => {
+    if (!hasFiles(event)) return;
+    event.preventDefault();
+    element.classList.add("is-target");
+  };
+  const onDragEnd = () => element.classList.remove("is-target");
+  const onDrop = (event) => {
+    onDragEnd();
+    if (event.defaultPrevented || !hasFiles(event)) return;
+    event.preventDefault(); // otherwise the browser leaves the page and shows the file
+    add([...event.dataTransfer.files]);
+  };
+  const listeners = { paste: onPaste, dragover: onDragOver, dragleave: onDragEnd, drop: onDrop };
+  for (const [type, listener] of Object.entries(listeners)) document.addEventListener(type, listener);
+
+  return {
+    element,
+    add,
+    addStored,
+    panel: () => panel,
+    clear: () => panel?.clear(),
+    read: async () => (panel?.images.length ? panel.read() : null),
+    setModel(next) {
+      model = next;
+      if (panel) panel.model = next;
+    },
+    get task() {
+      return panel?.task ?? null;
+    },
+    get problem() {
+      return panel?.problem ?? null;
+    },
+    get hasImages() {
+      return Boolean(panel?.images.length);
+    },
+    unmount() {
+      for (const [type, listener] of Object.entries(listeners)) document.removeEventListener(type, listener);
+    },
+  };
+}
+
+function hasFiles(event) {
+  return [...(event.dataTransfer?.types ?? [])].includes("Files");
+}
+
+function isField(element) {
+  return element instanceof Element && element.matches("textarea, input, [contenteditable]");
+}
