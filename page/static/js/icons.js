@@ -7,6 +7,7 @@ export const PATHS = {
   arrowRight: "M5 12h14M13 6l6 6-6 6",
   background: "M3 3h5M3 3v5M21 3h-5M21 3v5M3 21h5M3 21v-5M21 21h-5M21 21v-5M12 7.5a3 3 0 1 1 0 6 3 3 0 0 1 0-6M7 18c1-2.5 9-2.5 10 0",
   catalogue: "M4 5.5A1.5 1.5 0 0 1 5.5 4H9v16H5.5A1.5 1.5 0 0 1 4 18.5zM9 4h4.5v16H9zM14 6l3.8-1 3.4 14-3.8 1z",
+  chat: "M5.5 5h13A1.5 1.5 0 0 1 20 6.500v8a1.5 1.5 0 0 1-1.5 1.500H10l-4.5 4v-4A1.5 1.5 0 0 1 4 14.500v-8A1.5 1.5 0 0 1 5.5 5zM8 9h8M8 12h5",
   check: "M5 12.5 10 17.5 19 7",
   chevronDown: "M6 9l6 6 6-6",
   chevronRight: "M9 6l6 6-6 6",
