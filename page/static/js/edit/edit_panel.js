@@ -11,6 +11,8 @@ import "./mask_editor.js";
 import "./outpaint_frame.js";
 
 const MODES = ["whole", "part", "extend"];
+/** Tasks that begin with an image */
+const TASKS = ["edit", "vary", "inpaint"];
 
 export class EditPanel extends HTMLElement {
   constructor() {
@@ -31,7 +33,8 @@ export class EditPanel extends HTMLElement {
 
   /** "whole", "part" (masked) or "extend", as far as the model can. */
   get mode() {
-    return this._modes().includes(this._mode) ? this._mode : "whole";
+    const modes = this._modes();
+    return modes.includes(this._mode) ? this._mode : modes[0];
   }
 
   set mode(mode) {
@@ -45,10 +48,14 @@ export class EditPanel extends HTMLElement {
     return this._inputs?.images ?? [];
   }
 
-  /** The task of the request: null without an image. */
+  /** The task of the request: "edit", "vary" (for tools without a prompt) or "inpaint"; null without an image. */
   get task() {
-    if (!this.images.length) return null;
-    return this.mode === "whole" ? "edit" : "inpaint";
+    return this.images.length ? this._task : null;
+  }
+
+  get _task() {
+    if (this.mode !== "whole") return "inpaint";
+    return !this._model || this._model.tasks.includes("edit") ? "edit" : "vary";
   }
 
   /** Why the request cannot be sent, in words, or null. */
@@ -127,25 +134,25 @@ export class EditPanel extends HTMLElement {
   }
 
   get _takesImages() {
-    return !this._model || Object.keys(this._model.limits?.images ?? {}).length > 0;
+    return !this._model || this._model.tasks.some((task) => TASKS.includes(task));
   }
 
   _modes() {
-    const tasks = this._model?.tasks ?? [];
-    return MODES.filter((mode) => mode === "whole" || tasks.includes("inpaint"));
+    const tasks = this._model?.tasks ?? ["edit"];
+    const modes = MODES.filter((mode) => tasks.includes("inpaint") || mode === "whole");
+    // A model that only fills parts cannot draw the whole picture anew.
+    return tasks.includes("edit") || tasks.includes("vary") || modes.length === 1 ? modes : modes.slice(1);
   }
 
   _show() {
-    const counts = Object.values(this._model?.limits?.images ?? {});
-    this._inputs.limits = {
-      min: counts.length ? Math.min(...counts.map(({ min }) => min)) : 0,
-      max: Math.max(1, ...counts.map(({ max }) => max)),
-    };
+    const { min, max } = this._model?.limits?.images?.[this._task] ?? { min: 1, max: 1 };
+    this._inputs.limits = { min, max };
     const [first] = this.images;
     const modes = this._modes();
     this._warning.textContent = first && !this._takesImages ? this.problem : "";
     this._warning.hidden = !this._warning.textContent;
-    this._modeChoice.hidden = this._tool.hidden = !first || modes.length < 2;
+    this._modeChoice.hidden = !first || modes.length < 2;
+    this._tool.hidden = !first || this.mode === "whole";
     this._showModes(modes);
     if (first) this._showTool(first);
     else this._tool.replaceChildren();

@@ -147,24 +147,29 @@ export class MaskBuffer {
   /** The pixels of the capsule between two circles: how much of each one the stroke covers, joined to what was there. */
   _paintCapsule(from, to, box) {
     const { softness, erase, cover, base, box: whole } = this._stroke;
+    const { pixels, width } = this;
     const dx = to.x - from.x;
     const dy = to.y - from.y;
-    const length2 = dx * dx + dy * dy;
+    const length2 = dx * dx + dy * dy || 1;
     const stride = whole.right - whole.left;
+    const grows = to.radius - from.radius;
     for (let y = box.top; y < box.bottom; y += 1) {
-      for (let x = box.left; x < box.right; x += 1) {
+      const py = y + 0.5 - from.y;
+      let at = (y - whole.top) * stride + (box.left - whole.left);
+      for (let x = box.left; x < box.right; x += 1, at += 1) {
+        if (cover[at] === 255) continue;
         const px = x + 0.5 - from.x;
-        const py = y + 0.5 - from.y;
-        const along = length2 ? Math.min(1, Math.max(0, (px * dx + py * dy) / length2)) : 0;
-        const radius = from.radius + along * (to.radius - from.radius);
-        const distance = Math.hypot(px - along * dx, py - along * dy);
-        if (distance >= radius + 0.5) continue;
-        const level = Math.round(255 * falloff(distance, radius, softness));
-        const at = (y - whole.top) * stride + (x - whole.left);
+        const along = Math.min(1, Math.max(0, (px * dx + py * dy) / length2));
+        const radius = from.radius + along * grows;
+        const ox = px - along * dx;
+        const oy = py - along * dy;
+        const distance2 = ox * ox + oy * oy;
+        if (distance2 >= (radius + 0.5) * (radius + 0.5)) continue;
+        const level = Math.round(255 * falloff(Math.sqrt(distance2), radius, softness));
         if (level <= cover[at]) continue;
         cover[at] = level;
         const old = base[at];
-        this.pixels[y * this.width + x] = erase ? Math.round((old * (255 - level)) / 255) : Math.max(old, level);
+        pixels[y * width + x] = erase ? Math.round((old * (255 - level)) / 255) : Math.max(old, level);
       }
     }
   }
@@ -222,7 +227,10 @@ export class MaskBuffer {
 
   _invert() {
     this._coverage = null;
-    for (let index = 0; index < this.pixels.length; index += 1) this.pixels[index] = 255 - this.pixels[index];
+    const { buffer, length } = this.pixels;
+    const words = new Uint32Array(buffer, 0, length >> 2); // four pixels at a time
+    for (let index = 0; index < words.length; index += 1) words[index] = ~words[index];
+    for (let index = words.length * 4; index < length; index += 1) this.pixels[index] = 255 - this.pixels[index];
   }
 
   _remember(box, before) {

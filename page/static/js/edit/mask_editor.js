@@ -392,7 +392,7 @@ export class MaskEditor extends HTMLElement {
   // -- showing ---------------------------------------------------------------------------------------------------
 
   get _largestSize() {
-    return Math.max(16, Math.max(this._image.width, this._image.height) / 2);
+    return Math.max(16, Math.max(this._image.width, this._image.height) / 3);
   }
 
   _hasFocus() {
