@@ -1,10 +1,10 @@
 // Where the nodes of a graph lie: columns from what is loaded to what is saved, in each column an order with few crossing
 // links. Pure arithmetic.
 
-export const NODE_WIDTH = 232;
-export const HEAD = 36;
-export const ROW = 22;
-const COLUMN_GAP = 72;
+export const NODE_WIDTH = 216;
+export const HEAD = 40;
+export const ROW = 24;
+const COLUMN_GAP = 48;
 const NODE_GAP = 24;
 const SWEEPS = 6;
 

@@ -9,6 +9,8 @@ const MOST_ROWS = 7;
 const SMALLEST = 0.15;
 const LARGEST = 2;
 const STEP = 1.25;
+const MARGIN = 32;
+const TOOLS = 48;
 
 class EaselGraph extends HTMLElement {
   connectedCallback() {
@@ -25,6 +27,7 @@ class EaselGraph extends HTMLElement {
     });
     this.canvas.append(this.layer);
     this.list = h("div", { class: "graph-list", hidden: true });
+    this.chosen = h("div", { class: "graph-chosen", hidden: true });
     this.asList = h("button", { type: "button", class: "button small", "aria-pressed": "false", onclick: () => this.toggleList() }, t("catalogue.as_list"));
     this.append(
       h(
@@ -36,10 +39,15 @@ class EaselGraph extends HTMLElement {
         this.asList,
       ),
       this.canvas,
+      this.chosen,
       this.list,
     );
     this.pan();
-    this.sizing = new ResizeObserver(() => this.isMoved || this.fit());
+    this.sizing = new ResizeObserver(() => {
+      if (this.isMoved || !this.size) return;
+      this.setHeight();
+      this.fit();
+    });
     this.sizing.observe(this.canvas);
   }
 
@@ -60,8 +68,19 @@ class EaselGraph extends HTMLElement {
     this.links.setAttribute("viewBox", `0 0 ${width} ${height}`);
     this.layer.replaceChildren(this.links, ...nodes.map((node) => this.node(node)));
     this.drawLinks();
-    this.fillList();
+    this.titles = new Map(nodes.map((node) => [node.id, node.title || node.class]));
+    this.list.replaceChildren(...nodes.map((node) => this.item(node)));
+    this.showChosen();
+    this.setHeight();
     this.fit();
+  }
+
+  /** As high as the graph is when all of its width shows, within limits. */
+  setHeight() {
+    const width = this.canvas.clientWidth || 800;
+    const scale = Math.max(0.5, Math.min(1, (width - MARGIN) / this.size.width));
+    const height = Math.min(560, Math.max(280, this.size.height * scale + MARGIN + TOOLS));
+    this.canvas.style.setProperty("block-size", `${height}px`);
   }
 
   node(node) {
@@ -120,46 +139,45 @@ class EaselGraph extends HTMLElement {
       const isOwn = path.dataset.from === this.selected || path.dataset.to === this.selected;
       path.classList.toggle("is-own", this.selected !== null && isOwn);
     }
+    this.showChosen();
   }
 
-  fillList() {
-    const titles = new Map(this.nodes.map((node) => [node.id, node.title || node.class]));
-    const items = this.nodes.map((node) =>
+  /** A node with all its inputs and what decided them. */
+  item(node) {
+    const { titles } = this;
+    const value = (input) =>
+      input.link
+        ? t("catalogue.from_node", { node: `${input.link[0]}: ${titles.get(input.link[0]) ?? ""}` })
+        : valueText(input.value);
+    const columns = ["input", "value", "origin"].map((name) => h("th", { scope: "col" }, t(`catalogue.list_${name}`)));
+    const row = (input) =>
       h(
-        "section",
-        { class: "graph-item" },
-        h("h4", {}, `${node.id}: ${node.title || node.class}`, node.title && node.title !== node.class ? h("code", {}, node.class) : null),
-        h(
-          "table",
-          {},
-          h(
-            "thead",
-            { class: "visually-hidden" },
-            h("tr", {}, ...["input", "value", "origin"].map((name) => h("th", { scope: "col" }, t(`catalogue.list_${name}`)))),
-          ),
-          h(
-            "tbody",
-            {},
-            ...node.inputs.map((input) =>
-              h(
-                "tr",
-                {},
-                h("th", { scope: "row" }, input.name),
-                h("td", { dir: "auto" }, input.link ? t("catalogue.from_node", { node: `${input.link[0]}: ${titles.get(input.link[0]) ?? ""}` }) : valueText(input.value)),
-                h("td", { class: "origin", dataset: { origin: originKind(input.origin) } }, input.origin ?? ""),
-              ),
-            ),
-          ),
-        ),
-      ),
+        "tr",
+        {},
+        h("th", { scope: "row" }, input.name),
+        h("td", { dir: "auto" }, value(input)),
+        h("td", { class: "origin", dataset: { origin: originKind(input.origin) } }, input.origin ?? ""),
+      );
+    const isNamed = node.title && node.title !== node.class;
+    return h(
+      "section",
+      { class: "graph-item" },
+      h("h3", {}, `${node.id}: ${titles.get(node.id)}`, isNamed ? h("code", {}, node.class) : null),
+      h("table", {}, h("thead", {}, h("tr", {}, ...columns)), h("tbody", {}, ...node.inputs.map(row))),
     );
-    this.list.replaceChildren(...items);
+  }
+
+  showChosen() {
+    const node = this.nodes.find((each) => each.id === this.selected);
+    this.chosen.hidden = !node || this.canvas.hidden;
+    this.chosen.replaceChildren(...(node ? [this.item(node)] : []));
   }
 
   toggleList() {
     const isList = this.list.hidden;
     this.list.hidden = !isList;
     this.canvas.hidden = isList;
+    this.showChosen();
     this.asList.setAttribute("aria-pressed", String(isList));
     for (const button of this.querySelectorAll(".graph-tools .icon-button")) button.disabled = isList;
   }
@@ -169,14 +187,12 @@ class EaselGraph extends HTMLElement {
   fit() {
     if (!this.size || !this.canvas.clientWidth) return;
     const { clientWidth, clientHeight } = this.canvas;
-    const margin = 24;
-    const scale = Math.min((clientWidth - margin) / this.size.width, (clientHeight - margin) / this.size.height, 1);
-    this.scale = Math.max(SMALLEST, scale);
+    const height = clientHeight - TOOLS;
+    const scale = Math.min((clientWidth - MARGIN) / this.size.width, (height - MARGIN) / this.size.height, 1);
     // A graph that would be too small to read begins at its start.
-    if (this.scale < 0.5 && clientWidth < 700) this.scale = 0.5;
-    this.x = Math.max(margin / 2, (clientWidth - this.size.width * this.scale) / 2);
-    this.y = Math.max(margin / 2, (clientHeight - this.size.height * this.scale) / 2);
-    if (this.size.height * this.scale > clientHeight) this.y = (clientHeight - this.size.height * this.scale) / 2;
+    this.scale = Math.max(clientWidth < 700 ? 0.5 : SMALLEST, scale);
+    this.x = Math.max(MARGIN / 2, (clientWidth - this.size.width * this.scale) / 2);
+    this.y = TOOLS + (height - this.size.height * this.scale) / 2;
     this.isMoved = false;
     this.place();
   }

@@ -56,13 +56,7 @@ export function noteText(entry) {
 /** An element with everything that is known of `image`. `openSource(name)` shows an image that it was made from. */
 export function detailsOf(image, { t, copy, openSource }) {
   const facts = factsOf(image, t).map(({ term, value, isLong }) =>
-    h(
-      "div",
-      { class: isLong ? "fact is-long" : "fact" },
-      h("dt", {}, term),
-      h("dd", { dir: "auto" }, value),
-      isLong ? h("button", { type: "button", class: "quiet small", onclick: () => copy(value) }, t("gallery.copy")) : null,
-    ),
+    h("div", { class: isLong ? "fact is-long" : "fact" }, h("dt", {}, term), isLong ? longText(value, t, copy) : h("dd", { dir: "auto" }, value)),
   );
   return h(
     "div",
@@ -72,6 +66,15 @@ export function detailsOf(image, { t, copy, openSource }) {
     notes(t("gallery.adjusted"), image.adjusted),
     notes(t("gallery.ignored"), image.ignored),
     sources(image, t, openSource),
+  );
+}
+
+function longText(value, t, copy) {
+  return h(
+    "dd",
+    {},
+    h("p", { dir: "auto", tabindex: "0" }, value),
+    h("button", { type: "button", class: "quiet small", onclick: () => copy(value) }, t("gallery.copy")),
   );
 }
 

@@ -9,8 +9,8 @@ const RUNNING = new Set(["waiting", "running", "interrupted"]);
 /** What a download has done and how long it still takes, as one line. */
 export function pullWords(t, pull) {
   const parts = [];
-  if (pull.size) parts.push(t("machine.received_of", { received: bytes(pull.received), size: bytes(pull.size) }));
-  else if (pull.received) parts.push(bytes(pull.received));
+  if (pull.size && (pull.received || pull.state === "running")) parts.push(t("machine.received_of", { received: bytes(pull.received), size: bytes(pull.size) }));
+  else if (pull.size || pull.received) parts.push(bytes(pull.size ?? pull.received));
   if (pull.state === "running" && pull.bytes_per_s > 0) {
     parts.push(t("machine.per_second", { amount: bytes(pull.bytes_per_s) }));
     if (pull.size) parts.push(t("machine.about_left", { time: seconds((pull.size - pull.received) / pull.bytes_per_s) }));
