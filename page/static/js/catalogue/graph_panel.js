@@ -1,6 +1,7 @@
 // What a request to a model becomes: its graph, where each value comes from, and the request as code.
 
 import { h, icon } from "../dom.js";
+import { noteText } from "../gallery/details.js";
 import { t } from "../text.js";
 import { codeSamples } from "./code_samples.js";
 import { copy, inOrder, taskName } from "./model_page.js";
@@ -127,8 +128,8 @@ export class GraphPanel {
   showNotes() {
     const { adjusted = [], ignored = [] } = this.answer ?? {};
     const items = [
-      ...adjusted.map((entry) => h("li", { dir: "auto" }, t("catalogue.adjusted", { what: noteOf(entry) }))),
-      ...ignored.map((entry) => h("li", { dir: "auto" }, t("catalogue.ignored", { what: noteOf(entry) }))),
+      ...adjusted.map((entry) => h("li", { dir: "auto" }, t("catalogue.adjusted", { what: noteText(entry) }))),
+      ...ignored.map((entry) => h("li", { dir: "auto" }, t("catalogue.ignored", { what: noteText(entry) }))),
     ];
     this.notes.replaceChildren(...items);
     this.notes.hidden = !items.length;
@@ -168,9 +169,4 @@ export class GraphPanel {
 function legend() {
   const kinds = ["request", "model", "workflow", "random"];
   return h("p", { class: "legend" }, ...kinds.map((kind) => h("span", { dataset: { origin: kind } }, t(`catalogue.origin_${kind}`))));
-}
-
-function noteOf(entry) {
-  if (typeof entry !== "object" || entry === null) return String(entry);
-  return Object.values(entry).filter((value) => typeof value !== "object").join(" ");
 }

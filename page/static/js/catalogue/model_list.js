@@ -57,7 +57,7 @@ export class ModelList {
     this.count = h("p", { class: "hint", role: "status" });
     this.element = h(
       "nav",
-      { class: "model-list panel", "aria-label": t("catalogue.models") },
+      { class: "catalogue-models panel", "aria-label": t("catalogue.models") },
       h("div", { class: "model-search" }, h("span", { class: "search-text" }, icon("search", { size: 18 }), this.search)),
       h("div", { class: "model-filter" }, h("label", { for: "catalogue-ready" }, this.readyOnly, t("catalogue.ready_only")), this.count),
       this.groups,
@@ -95,7 +95,7 @@ export class ModelList {
         "a",
         { href: `#catalogue/${encodeURIComponent(model.id)}`, class: "model-item", dataset: { id: model.id }, "aria-current": model.id === this.chosen ? "true" : null, onclick: (event) => this.clicked(event, model.id) },
         h("span", { class: "model-dot", dataset: { kind }, title: text, role: "img", "aria-label": text }),
-        h("span", { class: "model-name" }, h("span", { dir: "auto" }, model.name ?? model.id), h("span", { class: "model-id" }, model.id)),
+        h("span", { class: "catalogue-name" }, h("span", { dir: "auto" }, model.name ?? model.id), h("span", { class: "model-id" }, model.id)),
       ),
     );
   }

@@ -57,7 +57,7 @@ class EaselCatalogue extends HTMLElement {
       this.say(error.message || t("catalogue.failed"), () => this.load());
       return;
     }
-    const wanted = this.shown ?? modelInAddress();
+    const wanted = this.shown ?? this.context.payload?.model ?? modelInAddress();
     this.list.show(this.models, wanted);
     if (wanted) await this.open(wanted, { isReload: Boolean(this.shown) });
     else this.welcome();

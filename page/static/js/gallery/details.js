@@ -45,12 +45,10 @@ function settingText(value) {
   return JSON.stringify(value);
 }
 
-/** What was adjusted or ignored, as a text: entries are texts or objects that name a field. */
-export function noteText(entry) {
-  if (typeof entry !== "object" || entry === null) return String(entry);
-  const field = entry.field ?? entry.name ?? entry.param ?? "";
-  const values = "from" in entry || "to" in entry ? `${settingText(entry.from)} → ${settingText(entry.to)}` : "";
-  return [field, values, entry.reason ?? entry.message].filter(Boolean).join(": ");
+/** A note on what was adjusted or ignored ({field, asked, done, why}) as a text. */
+export function noteText({ field, asked, done, why }) {
+  const values = done === undefined ? settingText(asked) : `${settingText(asked)} → ${settingText(done)}`;
+  return [`${field}: ${values}`, why].filter(Boolean).join(". ");
 }
 
 /** An element with everything that is known of `image`. `openSource(name)` shows an image that it was made from. */
@@ -81,7 +79,7 @@ function longText(value, t, copy) {
 function notes(title, entries) {
   if (!entries?.length) return null;
   const items = entries.map((entry) => h("li", { dir: "auto" }, noteText(entry)));
-  return h("section", { class: "notes" }, h("h3", {}, title), h("ul", {}, ...items));
+  return h("section", { class: "image-notes" }, h("h3", {}, title), h("ul", {}, ...items));
 }
 
 function sources(image, t, openSource) {
@@ -89,5 +87,5 @@ function sources(image, t, openSource) {
   const items = image.sources.map((name) =>
     h("li", {}, h("button", { type: "button", class: "link", onclick: () => openSource(name) }, name)),
   );
-  return h("section", { class: "notes" }, h("h3", {}, t("gallery.sources")), h("ul", {}, ...items));
+  return h("section", { class: "image-notes" }, h("h3", {}, t("gallery.sources")), h("ul", {}, ...items));
 }

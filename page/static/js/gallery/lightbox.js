@@ -35,26 +35,26 @@ class EaselLightbox extends HTMLElement {
   build() {
     if (this.dialog) return;
     const { t } = this.context;
-    this.picture = h("img", { class: "viewer-picture", alt: "", draggable: "false", decoding: "async" });
-    this.stage = h("div", { class: "viewer-stage", tabindex: "-1" }, this.picture);
-    this.notice = h("p", { class: "viewer-notice", role: "status", hidden: true });
-    this.count = h("p", { class: "viewer-count" });
-    this.side = h("aside", { class: "viewer-side", "aria-label": t("gallery.details"), hidden: true, tabindex: "0" });
+    this.picture = h("img", { class: "lightbox-picture", alt: "", draggable: "false", decoding: "async" });
+    this.stage = h("div", { class: "lightbox-stage", tabindex: "-1" }, this.picture);
+    this.notice = h("p", { class: "lightbox-notice", role: "status", hidden: true });
+    this.count = h("p", { class: "lightbox-count" });
+    this.side = h("aside", { class: "lightbox-side", "aria-label": t("gallery.details"), hidden: true, tabindex: "0" });
     this.buttons = {
       favourite: this.tool("heart", "gallery.favourite", "f", () => this.favourite()),
       download: this.tool("download", "gallery.download", "", () => this.download()),
       details: this.tool("info", "gallery.details", "i", () => this.toggleDetails()),
       delete: this.tool("delete", "gallery.delete", "Delete", () => this.delete()),
       close: this.tool("close", "common.close", "Escape", () => this.close()),
-      previous: this.tool("arrowLeft", "gallery.previous", "ArrowLeft", () => this.step(-1), "viewer-previous"),
-      next: this.tool("arrowRight", "gallery.next", "ArrowRight", () => this.step(1), "viewer-next"),
+      previous: this.tool("arrowLeft", "gallery.previous", "ArrowLeft", () => this.step(-1), "lightbox-previous"),
+      next: this.tool("arrowRight", "gallery.next", "ArrowRight", () => this.step(1), "lightbox-next"),
     };
     this.buttons.favourite.setAttribute("aria-pressed", "false");
     this.buttons.details.setAttribute("aria-expanded", "false");
     const b = this.buttons;
     this.uses = h(
       "div",
-      { class: "viewer-uses" },
+      { class: "lightbox-uses" },
       this.use("settings", "gallery.use_settings"),
       this.use("same-seed", "gallery.same_seed"),
       this.use("edit", "gallery.edit"),
@@ -62,14 +62,14 @@ class EaselLightbox extends HTMLElement {
     );
     this.dialog = h(
       "dialog",
-      { class: "viewer", "aria-label": t("gallery.viewer") },
+      { class: "lightbox", "aria-label": t("gallery.viewer") },
       h(
         "div",
-        { class: "viewer-top" },
+        { class: "lightbox-top" },
         this.count,
-        h("div", { class: "viewer-tools" }, b.favourite, b.download, b.details, b.delete, b.close),
+        h("div", { class: "lightbox-tools" }, b.favourite, b.download, b.details, b.delete, b.close),
       ),
-      h("div", { class: "viewer-main" }, this.stage, b.previous, b.next, this.notice),
+      h("div", { class: "lightbox-main" }, this.stage, b.previous, b.next, this.notice),
       this.side,
       this.uses,
     );
@@ -83,7 +83,7 @@ class EaselLightbox extends HTMLElement {
 
   tool(name, text, key, onclick, className = "") {
     const label = this.context.t(text);
-    const props = { type: "button", class: `viewer-tool ${className}`, "aria-label": label, title: label, onclick };
+    const props = { type: "button", class: `lightbox-tool ${className}`, "aria-label": label, title: label, onclick };
     if (key) props["aria-keyshortcuts"] = key;
     return h("button", props, icon(name));
   }
@@ -93,7 +93,7 @@ class EaselLightbox extends HTMLElement {
       this.close();
       handOver(this.context, this.image, mode);
     };
-    return h("button", { type: "button", class: "viewer-use", "data-mode": mode, onclick }, this.context.t(text));
+    return h("button", { type: "button", class: "lightbox-use", "data-mode": mode, onclick }, this.context.t(text));
   }
 
   // --- which picture -----------------------------------------------------------------------------
@@ -215,7 +215,7 @@ class EaselLightbox extends HTMLElement {
   pressed(event) {
     if (event.target.closest("input, textarea, select") || event.ctrlKey || event.metaKey || event.altKey) return;
     const isReversed = getComputedStyle(this).direction === "rtl" ? -1 : 1;
-    const isInSide = event.target.closest(".viewer-side");
+    const isInSide = event.target.closest(".lightbox-side");
     const keys = {
       ArrowLeft: () => this.step(-isReversed),
       ArrowRight: () => this.step(isReversed),

@@ -2,7 +2,7 @@
 
 import { h, icon } from "../dom.js";
 import { dateTime } from "../text.js";
-import { deleteImages, download, setFavourite, thumbnailUrl } from "./actions.js";
+import { deleteImages, download, pathOf, setFavourite, thumbnailUrl } from "./actions.js";
 import { ImageList } from "./image_list.js";
 import { SearchBar } from "./search_bar.js";
 import "./grid.js";
@@ -90,6 +90,7 @@ class GalleryView {
       live.subscribe("resync", () => this.list.state === "ready" && this.list.readAgain()),
     ];
     await this.list.start(lastFilter);
+    if (this.context.payload?.name) await this.openNamed(this.context.payload.name);
   }
 
   end() {
@@ -197,6 +198,20 @@ class GalleryView {
     this.box.open({ images: () => list.images, total: () => list.total, more: () => this.readMore() }, name);
   }
 
+  /** The image that another view names, which may be far down the list. */
+  async openNamed(name) {
+    if (this.list.find(name)) {
+      this.open(name);
+      return;
+    }
+    try {
+      const image = await this.context.api.request(pathOf(name));
+      this.box.open({ images: () => [image] }, name);
+    } catch (error) {
+      this.problem(error);
+    }
+  }
+
   /** After the whole screen: the picture that was shown last has the focus. */
   returnTo(name) {
     const index = name === null ? -1 : this.list.indexOf(name);
@@ -271,7 +286,7 @@ class GalleryView {
 
   problem(error) {
     const { t, toast } = this.context;
-    toast(error.message || t(error.status === 404 ? "gallery.gone" : "gallery.failed"), { kind: "error" });
+    toast(error.status === 404 ? t("gallery.gone") : error.message || t("gallery.failed"), { kind: "error" });
   }
 }
 
