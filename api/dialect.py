@@ -74,7 +74,7 @@ def stream_format(fields: Mapping[str, Any], endpoint: Endpoint) -> StreamFormat
 def wants_url(fields: Mapping[str, Any], default: str, task: Task, stream: StreamFormat | None) -> bool:
     """Whether pictures are returned as URLs. `default` is the setting `default_response_format`."""
     if stream is not None:
-        return stream.gpustack and not stream.openai and fields.get("response_format") == "url"
+        return stream.gpustack and fields.get("response_format") == "url"
     if "response_format" in fields:
         return bool(fields["response_format"] == "url")
     if default != "auto":

@@ -213,7 +213,7 @@ def _ignored(
             for name in ("stream", "partial_images", "stream_options")
             if fields.get(name)
         ]
-    elif stream.openai and fields.get("response_format") == "url":
+    elif not stream.gpustack and fields.get("response_format") == "url":
         notes.append(Note("response_format", "url", None, "stream events contain b64_json"))
     if task == "vary" and has_prompt(fields):
         notes.append(Note("prompt", fields["prompt"], None, "variations have no prompt; use an edit"))

@@ -139,7 +139,8 @@ class StreamEvents:
         if self._format.openai:
             event = {
                 "type": f"{self._type}.completed",
-                "b64_json": Base64(image.data),
+                # In both dialects at once the picture may be asked for as a URL, which then is in `data`.
+                **({} if self._parsed.as_url else {"b64_json": Base64(image.data)}),
                 "created_at": int(time.time()),
                 "size": str(image.size),
                 "quality": quality_of(self._drawing.plan) or "auto",

@@ -191,6 +191,16 @@ def test_each_picture_has_its_own_progress_up_to_100(client: FlaskClient, model:
     assert ["usage" in chunk.data for chunk in chunks][-3:] == [False, False, True]
 
 
+def test_pictures_of_combined_dialects_are_urls_if_requested(client: FlaskClient) -> None:
+    fields = {**SD15, "partial_images": 1, "stream_options": {}, "response_format": "url"}
+    *_, last, _ = stream(client, OPENAI, **fields)
+    assert last.data["type"] == "image_generation.completed"
+    assert "b64_json" not in last.data
+    assert "b64_json" not in last.data["data"][0]
+    path = last.data["data"][0]["url"].removeprefix("http://localhost")
+    assert client.get(path).content_type == "image/png"
+
+
 def test_combined_dialects_have_only_data_lines_with_the_fields_of_both(client: FlaskClient) -> None:
     *events, done = stream(client, OPENAI, **SD15, partial_images=1, stream_options={"include_usage": True})
     assert done.data == "[DONE]"

@@ -18,6 +18,8 @@ export async function readDrawing(request, emit, signal) {
       signal,
     });
     if (!response.ok) return emit({ type: "error", error: await errorOf(response) });
+    // Variations are not streamed.
+    if (response.headers.get("Content-Type")?.startsWith("application/json")) return emitAll(await response.json(), emit);
     let hasEnded = false;
     let previews = Promise.resolve();
     await readEvents(response, ({ data }) => {
@@ -29,6 +31,11 @@ export async function readDrawing(request, emit, signal) {
   } catch (error) {
     if (error.name !== "AbortError") emit({ type: "lost", message: String(error.message) });
   }
+}
+
+function emitAll({ data, size, _hal0: hal0 = {} }, emit) {
+  data.forEach(({ url }, index) => emit({ type: "image", index, url, size, hal0: { ...hal0, images: hal0.images?.slice(index) } }));
+  emit({ type: "end" });
 }
 
 function bodyOf({ json, parts }) {

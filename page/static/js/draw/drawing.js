@@ -94,7 +94,8 @@ export class Drawing {
     const { path, fields, parts } = this.#request;
     const key = api.getKey();
     const headers = { "x-request-id": this.id, ...(key ? { Authorization: `Bearer ${key}` } : {}) };
-    const sent = { ...fields, stream: true, partial_images: 3, stream_options: {}, response_format: "url" };
+    const streamed = path.endsWith("variations") ? {} : { stream: true, partial_images: 3, stream_options: {} };
+    const sent = { ...fields, ...streamed, response_format: "url" };
     const message = parts
       ? { url: api.url(path), headers, parts: [...formFields(sent), ...parts] }
       : { url: api.url(path), headers: { ...headers, "Content-Type": "application/json" }, json: JSON.stringify(sent) };

@@ -152,7 +152,7 @@ export function badges(model, state) {
     state.fitsGpu === false && badge("warn", t("draw.model.badge_memory")),
     model.disk_gb && badge("", gigabytes(model.disk_gb), t("draw.model.disk")),
     model.min_vram_gb && badge("", t("draw.model.vram", { size: gigabytes(model.min_vram_gb) }), t("draw.model.vram_title")),
-    model.licence?.name && badge("", shortLicence(model.licence), model.licence.name),
+    model.licence?.name && badge(...licenceBadge(model.licence)),
   ];
 }
 
@@ -168,10 +168,12 @@ function badge(kind, text, title = null) {
   return h("span", { class: "badge", dataset: { kind }, title }, text);
 }
 
-function shortLicence({ id, name, commercial }) {
-  const key = { true: "draw.licence.commercial", false: "draw.licence.noncommercial" }[String(commercial)];
-  const kind = key ? t(key) : t("draw.licence.conditional");
-  return `${(id ?? name).length > 24 ? `${(id ?? name).slice(0, 23)}…` : (id ?? name)} · ${kind}`;
+/** [kind, text, title]: non-commercial ones stand out. */
+function licenceBadge({ id, name, commercial }) {
+  const use = { true: "draw.licence.commercial", false: "draw.licence.noncommercial" }[String(commercial)] ?? "draw.licence.conditional";
+  const short = id ?? name;
+  const text = commercial === false ? t(use) : short.length > 32 ? `${short.slice(0, 31)}…` : short;
+  return [commercial === false ? "warn" : "", text, `${name} · ${t(use)}`];
 }
 
 /** A button that gets a model's files, or how far that is. */

@@ -248,16 +248,17 @@ class DrawView {
     ];
     return found
       .filter((each) => each?.model && hasText(`draw.action.${each.id}`))
-      .map(({ id, model: using }) => ({ id, label: t(`draw.action.${id}`), icon: RESULT_ICONS[id], run: () => this.runTool(using, image) }));
+      .map(({ id, model: using }) => ({ id, label: t(`draw.action.${id}`), icon: RESULT_ICONS[id], run: () => this.runTool(id, using, image) }));
   }
 
-  async runTool(model, image) {
+  async runTool(id, model, image) {
     if (drawing?.isActive) return void this.#context.toast(this.#context.t("draw.busy"));
     try {
       const blob = await fetchBlob(image.url);
       const size = parseSize(image.size);
-      const seed = model.family === "upscaler" || model.family === "background removal" ? {} : { seed: randomSeed() };
-      this.begin({ path: "v1/images/edits", fields: { model: model.id, ...seed }, count: 1, ratio: size ? size.width / size.height : 1, parts: [["image", blob, nameOf(image.url)]] });
+      // Tools have no seed; for models that also edit, only the path says that the prompt is left out.
+      const [path, seed] = id === "vary" ? ["v1/images/variations", { seed: randomSeed() }] : ["v1/images/edits", {}];
+      this.begin({ path, fields: { model: model.id, ...seed }, count: 1, ratio: size ? size.width / size.height : 1, parts: [["image", blob, nameOf(image.url)]] });
     } catch {
       this.#context.toast(this.#context.t("draw.gone"), { kind: "error" });
     }
