@@ -12,6 +12,7 @@ export const PATHS = {
   chevronDown: "M6 9l6 6 6-6",
   chevronRight: "M9 6l6 6-6 6",
   close: "M6 6l12 12M18 6 6 18",
+  compare: "M12 3v18M5 6h4M5 6v12h4M19 6h-4M19 6v12h-4",
   copy: "M9 9h10.5v10.5H9zM15 9V4.5H4.5V15H9",
   delete: "M4 7h16M9.5 7V4.5h5V7M6 7l1 13h10l1-13M10 11v5.5M14 11v5.5",
   dice: "M5.5 4h13A1.5 1.5 0 0 1 20 5.5v13a1.5 1.5 0 0 1-1.5 1.5h-13A1.5 1.5 0 0 1 4 18.5v-13A1.5 1.5 0 0 1 5.5 4zM8.5 8.5v.01M15.5 8.5v.01M12 12v.01M8.5 15.5v.01M15.5 15.5v.01",

@@ -19,7 +19,7 @@ export class Drawing {
   #worker = null;
   #stopWaiting = () => {};
 
-  /** `request`: {path, fields, count, ratio, parts (for forms, without the fields)}. */
+  /** `request`: {path, fields, count, ratio, parts (for forms, without the fields), source}. */
   constructor(request, context, { onChange, onPreview }) {
     this.#request = request;
     this.#context = context;
@@ -28,6 +28,8 @@ export class Drawing {
     this.count = request.count;
     this.ratio = request.ratio;
     this.fields = request.fields;
+    /** {image: blob, sides: how far it was extended, or null}: what is drawn anew, to compare with; or undefined */
+    this.source = request.source;
     this.phase = "sending";
     this.images = [];
     this.progress = 0;

@@ -1,18 +1,20 @@
 // The images in the form of Draw. The tools for them are loaded with the first image: until then this is a button, and it
 // takes what is dropped on the page or pasted.
 
-import { h, icon, replaceChildren } from "../dom.js";
+import { h, icon, iconButton, replaceChildren } from "../dom.js";
 import { t } from "../text.js";
 import { addStylesheet } from "../stylesheets.js";
 
+/** The panel outlives the view, so that images and masks are there again after a look into the gallery. */
+let panel = null;
+
 /**
- * {element, panel(), setModel(model), task, problem, hasImages, read(), add(files), addStored(images), clear(), unmount()}.
+ * {element, panel(), setModel(model), task, problem, decides, hasImages, read(), add(files), addStored(images), clear(), unmount()}.
  * `read()` is what <easel-edit-panel>.read() gives, or null without an image. `onChange()` is called after each change,
  * `onError(error)` if the tools could not be loaded.
  */
 export function createEditSlot({ onChange, onError }) {
   let model = null;
-  let panel = null;
   let loading = null;
 
   const files = h("input", {
@@ -32,21 +34,36 @@ export function createEditSlot({ onChange, onError }) {
     h("span", {}, t("edit.start.add")),
     h("span", { class: "hint" }, t("edit.start.hint")),
   );
-  const element = h("div", { class: "edit-slot" }, files, button);
+  const fromGallery = iconButton("gallery", t("edit.images.from_gallery"), { onclick: () => pick() });
+  const element = h("div", { class: "edit-slot" }, files, h("div", { class: "edit-start-row" }, button, fromGallery));
+  if (panel) show();
 
   async function load() {
     const [{ EditPanel }] = await Promise.all([import("../edit/edit_panel.js"), addStylesheet("edit")]);
     panel = new EditPanel();
     panel.model = model;
-    panel.addEventListener("change", () => onChange());
+    show();
+  }
+
+  function show() {
+    panel.addEventListener("change", onChange);
     replaceChildren(element, panel);
+  }
+
+  async function pick() {
+    try {
+      const { pickStored } = await import("../edit/gallery_picker.js");
+      await addStylesheet("edit");
+      await addStored(await pickStored({ count: model?.limits?.images?.edit?.max ?? 1 }));
+    } catch (error) {
+      onError(error);
+    }
   }
 
   /** The panel, loaded when it is first needed. A load that failed is tried again the next time. */
   async function loaded() {
-    loading ??= load();
     try {
-      await loading;
+      if (!panel) await (loading ??= load());
     } catch (error) {
       loading = null;
       throw error;
@@ -109,10 +126,15 @@ export function createEditSlot({ onChange, onError }) {
     get problem() {
       return panel?.problem ?? null;
     },
+    /** Names of fields that the images decide: an extended picture has the size that follows from its sides. */
+    get decides() {
+      return panel?.images.length && panel.mode === "extend" ? ["size"] : [];
+    },
     get hasImages() {
       return Boolean(panel?.images.length);
     },
     unmount() {
+      panel?.removeEventListener("change", onChange);
       for (const [type, listener] of Object.entries(listeners)) document.removeEventListener(type, listener);
     },
   };

@@ -21,6 +21,7 @@ export function createForm({ state, picker, slot, onChange, onDraw, onStop }) {
   let detail = null;
   let task = null;
   let inputs = [];
+  let decided = [];
   let isBusy = false;
 
   const counter = h("p", { class: "hint prompt-counter", id: "prompt-counter" });
@@ -80,7 +81,7 @@ export function createForm({ state, picker, slot, onChange, onDraw, onStop }) {
   function showFields() {
     forgetFields();
     const names = (each) => ORDER.indexOf(each.name) + 1 || ORDER.length + 1;
-    const shown = inputs.filter(({ name }) => !HANDLED.has(name)).sort((one, other) => names(one) - names(other));
+    const shown = inputs.filter(isOwn).sort((one, other) => names(one) - names(other));
     const make = (input) => {
       const made = field(input, values()[input.name], (value) => setValue(input, value));
       if (made) made.dataset.name = input.name;
@@ -92,6 +93,11 @@ export function createForm({ state, picker, slot, onChange, onDraw, onStop }) {
     const takesPrompt = inputs.some(({ name }) => name === "prompt");
     promptField.hidden = detail !== null && inputs.length > 0 && !takesPrompt;
     showUnused();
+  }
+
+  /** Whether a value of the input is chosen here, and not by the images or their tools. */
+  function isOwn({ name }) {
+    return !HANDLED.has(name) && !slot.decides.includes(name);
   }
 
   function setValue(input, value) {
@@ -127,7 +133,7 @@ export function createForm({ state, picker, slot, onChange, onDraw, onStop }) {
     if (state.prompt.length > LONGEST_PROMPT) return t("draw.problem.long_prompt", { count: state.prompt.length, max: LONGEST_PROMPT });
     if (task !== "generate" && !slot.hasImages) return t("draw.problem.no_image");
     if (slot.problem) return slot.problem;
-    const size = inputs.find(({ type }) => type === "size");
+    const size = inputs.find((input) => input.type === "size" && isOwn(input));
     const wanted = size && parseSize(values().size);
     if (size && values().size && (!wanted || ![null, "multiple"].includes(problemOf(wanted, limitsOf(size))))) return t("draw.problem.size");
     const seed = inputs.find(({ type }) => type === "seed");
@@ -165,8 +171,9 @@ export function createForm({ state, picker, slot, onChange, onDraw, onStop }) {
   function showInputs() {
     if (!detail) return;
     const found = inputsFor(detail, slot.task);
-    const isSame = found.task === task && found.inputs === inputs;
+    const isSame = found.task === task && found.inputs === inputs && String(decided) === String(slot.decides);
     ({ task, inputs } = found);
+    decided = slot.decides;
     if (!isSame) showFields();
     showButton();
   }
@@ -186,7 +193,7 @@ export function createForm({ state, picker, slot, onChange, onDraw, onStop }) {
     const sent = { model: detail.id };
     for (const input of inputs) {
       if (input.name === "prompt") sent.prompt = state.prompt;
-      else if (!HANDLED.has(input.name) && values()[input.name] !== undefined && !isUnused(input)) sent[input.name] = values()[input.name];
+      else if (isOwn(input) && values()[input.name] !== undefined && !isUnused(input)) sent[input.name] = values()[input.name];
     }
     return sent;
   }
@@ -195,6 +202,7 @@ export function createForm({ state, picker, slot, onChange, onDraw, onStop }) {
   showButton();
   return {
     element,
+    onkeydown,
     setDetail,
     showInputs,
     carryOver,

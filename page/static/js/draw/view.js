@@ -1,9 +1,11 @@
 // The view Draw: the form, the pictures in the middle, the latest ones beside it.
 
 import { h, iconButton } from "../dom.js";
+import { addStylesheet } from "../stylesheets.js";
 import { hasText } from "../text.js";
 import { Drawing, ofGallery, randomSeed } from "./drawing.js";
 import { createEditSlot } from "./edit_slot.js";
+import { createEditStage } from "./edit_stage.js";
 import { setLastSeed } from "./fields.js";
 import { createForm } from "./form.js";
 import { createModelPicker } from "./model_picker.js";
@@ -45,7 +47,7 @@ class DrawView {
       waitsForSwitch: () => waitsForSwitch(live.latest("status")),
     });
     this.slot = createEditSlot({
-      onChange: () => this.form.showInputs(),
+      onChange: () => this.imagesChanged(),
       onError: () => toast(t("common.view_missing"), { kind: "error" }),
     });
     this.form = createForm({
@@ -61,19 +63,21 @@ class DrawView {
       remedies: (error) => this.remedies(error),
       onOpen: (images, index) => this.open(images, index),
     });
+    this.editStage = createEditStage({ stage: this.stage.element, hasPictures: () => drawing !== null, onkeydown: this.form.onkeydown });
     this.recent = createRecent({ api, live, onChoose: (image) => this.showStored(image) });
     this.notice = h("p", { class: "sketch-notice", hidden: true });
   }
 
   async start() {
     const { live } = this.#context;
-    const view = h("div", { class: "draw-view" }, this.form.element, h("div", { class: "stage-column" }, this.notice, this.stage.element), this.recent.element);
+    const view = h("div", { class: "draw-view" }, this.form.element, h("div", { class: "stage-column" }, this.notice, this.editStage.element, this.stage.element), this.recent.element);
     this.#container.append(h("h1", { class: "visually-hidden" }, this.#context.t("draw.title")), view);
     this.#ends.push(live.subscribe("status", (status) => this.showStatus(status)));
     addEventListener("pagehide", this.#save);
     if (drawing) this.follow();
     else this.showEmpty();
     await this.loadModels();
+    if (this.slot.panel()) this.imagesChanged();
     await this.takeOver(this.#context.payload);
     if (matchMedia("(pointer: fine)").matches && !drawing) this.form.focusPrompt();
   }
@@ -82,7 +86,7 @@ class DrawView {
     this.#save();
     removeEventListener("pagehide", this.#save);
     for (const end of this.#ends) end();
-    for (const part of [this.models, this.pulls, this.recent, this.slot, this.stage]) part.unmount();
+    for (const part of [this.models, this.pulls, this.recent, this.slot, this.stage, this.editStage]) part.unmount();
     if (drawing) {
       drawing.onChange = () => {};
       drawing.onPreview = (of, index, bitmap) => bitmap.close();
@@ -159,7 +163,8 @@ class DrawView {
     const count = fields.n ?? 1;
     const path = images ? "v1/images/edits" : "v1/images/generations";
     const parts = images ? await this.partsOf(images) : null;
-    this.begin({ path, fields, count, parts, ratio: this.ratioOf(images) });
+    const source = images && { image: images.images[0].blob, sides: images.outpaint };
+    this.begin({ path, fields, count, parts, source, ratio: this.ratioOf(images) });
     announce(t("draw.started"));
   }
 
@@ -194,7 +199,13 @@ class DrawView {
     drawing.onChange = (changed) => changed === drawing && this.changed();
     drawing.onPreview = (changed, index, bitmap) => (changed === drawing ? this.stage.preview(index, bitmap) : bitmap.close());
     this.stage.show(drawing);
+    this.editStage.showPictures();
     this.form.setBusy(drawing.isActive);
+  }
+
+  imagesChanged() {
+    this.form.showInputs();
+    this.editStage.update(this.slot.panel());
   }
 
   changed() {
@@ -232,7 +243,18 @@ class DrawView {
     ];
     if (image.seed !== null && image.seed !== undefined && this.form.input("seed"))
       results.push({ id: "seed", label: t("draw.action.same_seed"), icon: "lock", run: () => this.sameSeed(image) });
+    const before = of?.source ?? null;
+    if (before) results.push({ id: "compare", label: t("edit.action.compare"), icon: "compare", run: () => this.compare(image, before) });
     return [...results, ...this.tools(image, of)];
+  }
+
+  async compare(image, { image: before, sides }) {
+    try {
+      const [{ openCompare }] = await Promise.all([import("../edit/compare_dialog.js"), addStylesheet("edit")]);
+      openCompare({ before, sides, after: { url: image.url, ...parseSize(image.size) } });
+    } catch {
+      this.#context.toast(this.#context.t("common.view_missing"), { kind: "error" });
+    }
   }
 
   /** One-click actions of models that can be used now: vary, enlarge, remove the background. */
@@ -256,9 +278,8 @@ class DrawView {
     try {
       const blob = await fetchBlob(image.url);
       const size = parseSize(image.size);
-      // Tools have no seed; for models that also edit, only the path says that the prompt is left out.
-      const [path, seed] = id === "vary" ? ["v1/images/variations", { seed: randomSeed() }] : ["v1/images/edits", {}];
-      this.begin({ path, fields: { model: model.id, ...seed }, count: 1, ratio: size ? size.width / size.height : 1, parts: [["image", blob, nameOf(image.url)]] });
+      const seed = model.family === "upscaler" || model.family === "background removal" ? {} : { seed: randomSeed() };
+      this.begin({ path: "v1/images/edits", fields: { model: model.id, ...seed }, count: 1, ratio: size ? size.width / size.height : 1, parts: [["image", blob, nameOf(image.url)]], source: { image: blob, sides: null } });
     } catch {
       this.#context.toast(this.#context.t("draw.gone"), { kind: "error" });
     }

@@ -29,6 +29,10 @@ export class Compare extends HTMLElement {
     this._placeLine();
   }
 
+  focusLine() {
+    this._line.focus();
+  }
+
   connectedCallback() {
     if (!this._box) this._build();
     if (this._pair) this._show();

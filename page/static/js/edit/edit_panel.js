@@ -43,6 +43,17 @@ export class EditPanel extends HTMLElement {
     this.dispatchEvent(new CustomEvent("change"));
   }
 
+  /** Where the tools are shown: an element, such as the middle of a wide window; null: below the images. */
+  set host(host) {
+    this._host = host;
+    this._placeTool();
+  }
+
+  /** Whether a tool (mask or frame) is in use. */
+  get hasTool() {
+    return this.images.length > 0 && this.mode !== "whole";
+  }
+
   /** The images that are sent: [{blob, name, url, width, height, stored}]. */
   get images() {
     return this._inputs?.images ?? [];
@@ -119,7 +130,13 @@ export class EditPanel extends HTMLElement {
     this._frame.addEventListener("change", () => this.dispatchEvent(new CustomEvent("change")));
     this._frame.addEventListener("shrink", ({ detail }) => this._shrink(detail));
     this._warning = h("p", { class: "field-error", role: "status" });
-    this.append(this._inputs, this._warning, this._modeChoice, this._tool);
+    this.append(this._inputs, this._warning, this._modeChoice);
+    this._placeTool();
+  }
+
+  _placeTool() {
+    const place = this._host ?? this;
+    if (this._tool && this._tool.parentNode !== place) place.append(this._tool);
   }
 
   _changed() {

@@ -28,7 +28,7 @@ export class OutpaintFrame extends HTMLElement {
   }
 
   set rule(rule) {
-    this._rule = { min: parseSize(rule.min), max: parseSize(rule.max), maxPixels: rule.max_pixels };
+    this._rule = { min: parseSize(rule.min), max: parseSize(rule.max), maxPixels: rule.max_pixels ?? Infinity };
     if (this._view) this._show();
   }
 
@@ -119,18 +119,12 @@ export class OutpaintFrame extends HTMLElement {
   // -- changing --------------------------------------------------------------------------------------------------
 
   _set(side, pixels) {
-    const most = this._mostOf(side);
-    this.sides = { ...this._sides, [side]: Math.min(most, Math.max(0, Number.isFinite(pixels) ? pixels : 0)) };
+    this.sides = { ...this._sides, [side]: Math.min(this._most, Math.max(0, Number.isFinite(pixels) ? pixels : 0)) };
   }
 
-  /** How far a side can be extended while the others stay as they are. */
-  _mostOf(side) {
-    if (!this._rule || !this._image) return 4096;
-    const isWide = side === "left" || side === "right";
-    const { width, height } = this._size;
-    const [along, across] = isWide ? [width, height] : [height, width];
-    const longest = Math.min(isWide ? this._rule.max.width : this._rule.max.height, Math.floor(this._rule.maxPixels / across));
-    return Math.max(0, longest - (along - this._sides[side]));
+  /** How far one side goes. More than the model draws is possible: the image itself can then be scaled down. */
+  get _most() {
+    return 2 * Math.max(this._image.width, this._image.height);
   }
 
   _onKey(event, side) {
@@ -143,7 +137,7 @@ export class OutpaintFrame extends HTMLElement {
       PageUp: this._sides[side] + LARGE_STEP,
       PageDown: this._sides[side] - LARGE_STEP,
       Home: 0,
-      End: this._mostOf(side),
+      End: this._most,
     }[event.key];
     if (target === undefined) return;
     event.preventDefault();
@@ -189,7 +183,7 @@ export class OutpaintFrame extends HTMLElement {
       input.value = String(this._sides[side]);
       this._handles[side].setAttribute("aria-valuenow", String(this._sides[side]));
       this._handles[side].setAttribute("aria-valuetext", t("edit.pixels", { count: this._sides[side] }));
-      this._handles[side].setAttribute("aria-valuemax", String(Math.max(this._sides[side], this._mostOf(side))));
+      this._handles[side].setAttribute("aria-valuemax", String(Math.max(this._sides[side], this._most)));
     }
     for (const [index, ratio] of RATIOS.entries()) {
       const isChosen = this.hasSides && isRatio(this._size, ratio.split(":").map(Number));
