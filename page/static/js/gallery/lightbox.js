@@ -194,12 +194,19 @@ class EaselLightbox extends HTMLElement {
     } catch (error) {
       if (error.status !== 404) {
         this.tell(context.t("gallery.not_loaded"));
-      } else if (image === this.image) {
-        this.isGone = true;
-        this.update();
-        this.dispatchEvent(new CustomEvent("deleted", { detail: { names: [image.name] } }));
+      } else {
+        this.vanished(image);
       }
     }
+  }
+
+  /** The server has this image no more. */
+  vanished(image) {
+    if (image === this.image) {
+      this.isGone = true;
+      this.update();
+    }
+    this.dispatchEvent(new CustomEvent("deleted", { detail: { names: [image.name] } }));
   }
 
   /** A line over the picture: messages elsewhere on the page are behind it. */
@@ -378,7 +385,8 @@ class EaselLightbox extends HTMLElement {
   }
 
   problem(error) {
-    this.tell(error.message || this.context.t("gallery.not_loaded"));
+    if (error.status === 404) this.vanished(this.image);
+    else this.tell(error.message || this.context.t("gallery.not_loaded"));
   }
 
   closed() {
