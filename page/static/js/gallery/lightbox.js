@@ -391,8 +391,8 @@ class EaselLightbox extends HTMLElement {
 
   closed() {
     this.picture.removeAttribute("src");
-    this.dispatchEvent(new CustomEvent("closed", { detail: { name: this.image?.name ?? null } }));
     this.opener?.focus?.({ preventScroll: true });
+    this.dispatchEvent(new CustomEvent("closed", { detail: { name: this.image?.name ?? null } }));
   }
 }
 
