@@ -10,8 +10,6 @@ import "./graph_view.js";
 const LANGUAGES = ["curl", "python", "javascript"];
 const NAMES = { curl: "curl", python: "Python", javascript: "JavaScript" };
 const PAUSE_MS = 400;
-const IMAGE = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGD4DwABBAEAX+XDSwAAAABJRU5ErkJggg==";
-// A graph of an edit needs an image; one pixel will do.
 
 export class GraphPanel {
   constructor(context, model) {
@@ -102,9 +100,7 @@ export class GraphPanel {
 
   async compile() {
     const turn = (this.turn = (this.turn ?? 0) + 1);
-    const body = this.request();
-    if (this.isEdit) body.image = IMAGE;
-    if (this.task === "inpaint") body.mask = IMAGE;
+    const body = { ...this.request(), task: this.task };
     try {
       const answer = await this.context.api.request("/api/graph", { body });
       if (turn !== this.turn) return;

@@ -7,6 +7,7 @@ import { keyedList, setText } from "./keyed.js";
 const WIDTH = 600;
 const HEIGHT = 120;
 const MINUTES_5 = 300;
+const PRESSURE = 0.8;
 const KINDS = ["vram", "gtt", "ram"];
 
 /** Points of a line for the samples `[{at, …}]`, as share of the whole; parts of it where samples are missing. */
@@ -41,7 +42,6 @@ export class MemoryCard {
     this.plot = svg(
       "svg",
       { class: "memory-plot", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" },
-      svg("line", { class: "plot-pressure", x1: 0, x2: WIDTH, y1: HEIGHT * 0.2, y2: HEIGHT * 0.2 }),
       this.lines,
     );
     this.axis = h("div", { class: "plot-axis", "aria-hidden": "true" }, h("span", {}, t("machine.five_minutes_ago")), h("span", {}, t("machine.now")));
@@ -103,16 +103,23 @@ export class MemoryCard {
     this.axis.hidden = !isUseful;
     if (!isUseful) return;
     const drawn = [];
-    for (const kind of ["ram", "vram"]) {
+    const hasGpu = samples.some((sample) => sample.vram_ceil_gb > 0);
+    if (hasGpu) {
+      // Above this share the server speaks of pressure.
+      const y = HEIGHT * (1 - PRESSURE);
+      drawn.push(svg("line", { class: "plot-pressure", x1: 0, x2: WIDTH, y1: y, y2: y }));
+    }
+    for (const kind of hasGpu ? ["ram", "vram"] : ["ram"]) {
       for (const line of linesOf(samples, kind, now)) {
         const points = line.map(([x, y]) => `${x.toFixed(1)},${y.toFixed(1)}`).join(" ");
-        if (kind === "vram") {
+        if (kind === "vram" || !hasGpu) {
           const area = `${line[0][0].toFixed(1)},${HEIGHT} ${points} ${line.at(-1)[0].toFixed(1)},${HEIGHT}`;
           drawn.push(svg("polygon", { class: "plot-area", points: area }));
         }
         drawn.push(svg("polyline", { class: `plot-line plot-${kind}`, points }));
       }
     }
+    this.plot.classList.toggle("has-gpu", hasGpu);
     this.lines.replaceChildren(...drawn);
     this.plot.setAttribute("aria-label", this.inWords(samples));
   }

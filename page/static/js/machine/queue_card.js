@@ -50,7 +50,7 @@ export class QueueCard {
     row.update = (request) => {
       row.request = request;
       row.at = this.at;
-      setText(state, t(request.state === "drawing" ? this.running(request) : "machine.waiting", { place: request.place ?? 0 }));
+      setText(state, this.stateOf(request));
       state.dataset.kind = request.state === "drawing" ? "busy" : "neutral";
       setText(model, request.model ?? t("machine.unknown_model"));
       setText(prompt, request.prompt);
@@ -63,8 +63,11 @@ export class QueueCard {
     return row;
   }
 
-  running(request) {
-    return request.kind === "llm" ? "machine.answering" : "machine.drawing";
+  stateOf({ state, kind, place }) {
+    const { t } = this.context;
+    if (state === "drawing") return t(kind === "llm" ? "machine.answering" : "machine.drawing");
+    if (place === null || place === undefined) return t("machine.waiting");
+    return place === 0 ? t("machine.next") : t("machine.ahead", { count: place });
   }
 
   progress(request, track, bar, step) {
