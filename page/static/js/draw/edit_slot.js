@@ -1,6 +1,7 @@
 // The images in the form of Draw. The tools for them are loaded with the first image: until then this is a button, and it
 // takes what is dropped on the page or pasted.
 
+import { canTake, droppedIn } from "../edit/dropped.js";
 import { h, icon, iconButton, replaceChildren } from "../dom.js";
 import { t } from "../text.js";
 import { addStylesheet } from "../stylesheets.js";
@@ -95,16 +96,19 @@ export function createEditSlot({ onChange, onError }) {
     add(pasted);
   };
   const onDragOver = (event) => {
-    if (!hasFiles(event)) return;
+    if (event.defaultPrevented || !canTake(event)) return;
     event.preventDefault();
     element.classList.add("is-target");
   };
   const onDragEnd = () => element.classList.remove("is-target");
   const onDrop = (event) => {
     onDragEnd();
-    if (event.defaultPrevented || !hasFiles(event)) return;
+    if (event.defaultPrevented || !canTake(event)) return;
+    const { files: dropped, stored } = droppedIn(event);
+    if (isField(event.target) && !stored && !dropped.length) return; // a link that is dropped into a text
     event.preventDefault(); // otherwise the browser leaves the page and shows the file
-    add([...event.dataTransfer.files]);
+    if (stored) addStored([{ name: stored }]);
+    else add(dropped);
   };
   const listeners = { paste: onPaste, dragover: onDragOver, dragleave: onDragEnd, drop: onDrop };
   for (const [type, listener] of Object.entries(listeners)) document.addEventListener(type, listener);
@@ -138,10 +142,6 @@ export function createEditSlot({ onChange, onError }) {
       for (const [type, listener] of Object.entries(listeners)) document.removeEventListener(type, listener);
     },
   };
-}
-
-function hasFiles(event) {
-  return [...(event.dataTransfer?.types ?? [])].includes("Files");
 }
 
 function isField(element) {

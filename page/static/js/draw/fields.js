@@ -298,20 +298,43 @@ function imageField(input, value, onChange) {
   const id = newId(input.name);
   const preview = h("img", { class: "image-thumbnail", alt: "", hidden: true });
   const remove = iconButton("close", t("draw.image.remove"), { class: "icon-button small", hidden: true, onclick: () => set(undefined) });
+  const note = h("p", { class: "hint", role: "status", hidden: true });
   const box = h("input", {
     type: "file",
     id,
-    accept: "image/png,image/jpeg,image/webp,image/gif,image/bmp,image/avif",
-    onchange: async () => box.files[0] && set(await dataUrl(box.files[0])),
+    accept: "image/png,image/jpeg,image/webp,image/gif,image/bmp,image/avif,image/heic,.heic,.heif",
+    onchange: async () => {
+      if (!box.files[0]) return;
+      const { url, text, isUsable } = await readPicked(box.files[0]);
+      set(url);
+      note.textContent = text;
+      note.hidden = !text;
+      note.className = isUsable ? "hint" : "field-error";
+    },
   });
   const set = (next) => {
     preview.hidden = remove.hidden = !next;
+    note.hidden = true;
     if (next) preview.src = next;
     else box.value = "";
     onChange(next);
   };
   if (value) set(value);
-  return wrap(input, id, h("div", { class: "image-row" }, preview, box, remove));
+  return wrap(input, id, h("div", { class: "image-row" }, preview, box, remove), note);
+}
+
+/** The image in `file`: {url: a data: URL or undefined, text: what was changed or why it cannot be used, isUsable}. */
+async function readPicked(file) {
+  const { ImageProblem, readImage, release } = await import("../edit/image_file.js");
+  try {
+    const image = await readImage(file, file.name);
+    release(image);
+    const text = image.notes.map(({ code, values }) => t(`edit.note.${code}`, values)).join("; ");
+    return { url: await dataUrl(image.blob), text, isUsable: true };
+  } catch (error) {
+    const code = error instanceof ImageProblem ? error.code : "broken";
+    return { url: undefined, text: t(`edit.problem.${code}`, { name: file.name }), isUsable: false };
+  }
 }
 
 function dataUrl(file) {

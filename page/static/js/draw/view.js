@@ -39,7 +39,7 @@ class DrawView {
     const { api, live, toast, t } = context;
     this.state = loadState(context.store);
     this.models = createModels(context);
-    this.pulls = createPulls({ ...context, onChange: () => this.picker.refresh() });
+    this.pulls = createPulls({ ...context, onChange: () => this.picker?.refresh() });
     this.picker = createModelPicker({
       models: this.models,
       pulls: this.pulls,

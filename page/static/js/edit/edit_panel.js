@@ -108,11 +108,6 @@ export class EditPanel extends HTMLElement {
     this._inputs.clear();
   }
 
-  /** Take what was dropped anywhere on the page. */
-  takeDrop(event) {
-    this._inputs.takeDrop(event);
-  }
-
   connectedCallback() {
     if (!this._inputs) this._build();
     this._show();

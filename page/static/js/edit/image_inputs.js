@@ -5,6 +5,7 @@ import { url } from "../api.js";
 import { h, icon, iconButton, replaceChildren } from "../dom.js";
 import { t } from "../text.js";
 import { announce } from "../toasts.js";
+import { canTake, droppedIn } from "./dropped.js";
 import { pickStored } from "./gallery_picker.js";
 import "./icons.js";
 import { ImageProblem, readImage, release, scaleImage, sizeText } from "./image_file.js";
@@ -104,7 +105,7 @@ export class ImageInputs extends HTMLElement {
     this.append(this._file, this._list, this._hint, this._actions, this._messages);
     for (const type of ["dragenter", "dragover"]) this.addEventListener(type, (event) => this._onDrag(event));
     for (const type of ["dragleave", "drop"]) this.addEventListener(type, () => this.classList.remove("is-target"));
-    this.addEventListener("drop", (event) => this.takeDrop(event));
+    this.addEventListener("drop", (event) => this._onDrop(event));
     this._show();
   }
 
@@ -138,21 +139,18 @@ export class ImageInputs extends HTMLElement {
     this.add(files);
   }
 
-  /** Take what was dropped here or elsewhere on the page. */
-  takeDrop(event) {
-    const { files } = event.dataTransfer;
-    const name = storedName(event.dataTransfer.getData("text/uri-list"));
+  /** Take what was dropped here. */
+  _onDrop(event) {
     if (this._dragged !== undefined) return;
     event.preventDefault();
-    if (name) this.addStored([{ name }]);
+    const { files, stored } = droppedIn(event);
+    if (stored) this.addStored([{ name: stored }]);
     else if (files.length) this.add(files);
     else this._say(t("edit.images.not_a_file"));
   }
 
   _onDrag(event) {
-    if (this._dragged !== undefined) return;
-    const { types } = event.dataTransfer;
-    if (!types.includes("Files") && !types.includes("text/uri-list")) return;
+    if (this._dragged !== undefined || !canTake(event)) return;
     event.preventDefault();
     event.dataTransfer.dropEffect = "copy";
     this.classList.add("is-target");
@@ -298,12 +296,6 @@ async function download(name) {
   const response = await fetch(url(`api/images/cache/${encodeURIComponent(name)}`), { credentials: "omit" });
   if (!response.ok) throw new Error(response.status === 404 ? t("edit.problem.gone") : `HTTP ${response.status}`);
   return response.blob();
-}
-
-/** The name of a stored image, if `text` is the URL of one on this server. */
-function storedName(text) {
-  const match = /\/api\/images\/(?:cache\/)?([\w.-]+)(?:\/thumbnail)?$/.exec((text ?? "").trim().split(/[?#\s]/)[0]);
-  return match && text.startsWith(url("")) ? match[1] : null;
 }
 
 customElements.define("easel-image-inputs", ImageInputs);

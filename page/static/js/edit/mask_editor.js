@@ -62,6 +62,8 @@ export class MaskEditor extends HTMLElement {
 
   disconnectedCallback() {
     this._observer.disconnect();
+    // A window that turns or gets wide puts the editor elsewhere: what was painted stays.
+    if (this._action?.kind === "stroke") this._endStroke();
     this._stopAction();
     this._pointers.clear();
   }
@@ -256,12 +258,15 @@ export class MaskEditor extends HTMLElement {
       return;
     }
     this._action = this._pointers.size ? action : null;
-    if (action?.kind === "stroke") {
-      this._buffer.end();
-      this._showState();
-      this.dispatchEvent(new CustomEvent("change"));
-    }
+    if (action?.kind === "stroke") this._endStroke();
     if (action?.kind === "rectangle") this._rectangles.apply();
+  }
+
+  _endStroke() {
+    this._action = null;
+    this._buffer.end();
+    this._showState();
+    this.dispatchEvent(new CustomEvent("change"));
   }
 
   _onCancel(event) {
