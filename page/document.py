@@ -9,7 +9,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from page.files import FOLDER, File, Files
 
 FIRST_MODULES = (
-    *("app.js", "api.js", "dialogs.js", "dom.js", "event_history.js", "event_reader.js", "icons.js", "live.js"),
+    *(
+        "app.js",
+        "api.js",
+        "dialogs.js",
+        "dom.js",
+        "event_history.js",
+        "event_reader.js",
+        "icons.js",
+        "live.js",
+    ),
     *("preferences.js", "sse.js", "status_line.js", "store.js", "stylesheets.js", "text.js", "toasts.js"),
     *("draw/draw_stream.js", "draw/drawing.js", "draw/edit_slot.js", "draw/edit_stage.js", "draw/error_card.js"),
     *("draw/fields.js", "draw/form.js", "draw/model_picker.js", "draw/models.js", "draw/pulls.js", "draw/recent.js"),

@@ -16,7 +16,7 @@ export function createModelPicker({ models, onChoose, pulls, waitsForSwitch }) {
   const element = h(
     "button",
     { type: "button", class: "model-button", "aria-haspopup": "dialog", onclick: () => openPicker() },
-    h("span", { class: "model-words" }, name, facts),
+    h("span", { class: "model-words" }, h("span", { class: "visually-hidden" }, t("draw.model.button")), name, facts),
     icon("chevronDown"),
   );
   let dialogContent = null;
@@ -25,7 +25,6 @@ export function createModelPicker({ models, onChoose, pulls, waitsForSwitch }) {
     if (model) {
       name.textContent = model.name ?? model.id;
       replaceChildren(facts, badges(model, models.stateOf(model)), waitsForSwitch() && switchBadge());
-      element.setAttribute("aria-label", t("draw.model.button", { name: model.name ?? model.id }));
     }
     dialogContent?.refresh();
   }

@@ -191,7 +191,7 @@ class DrawView {
     drawing.batch = this.detail?.limits?.batch ?? 1;
     this.follow();
     drawing.run();
-    if (matchMedia("(max-width: 760px)").matches) this.stage.element.scrollIntoView({ block: "start" });
+    if (matchMedia("(max-width: 760px)").matches) scrollTo({ top: 0 });
   }
 
   /** Show what runs, also after another view was open. */

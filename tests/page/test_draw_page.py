@@ -1,0 +1,397 @@
+"""Draw, as a person uses it: on a phone and on a wide screen, in a real Chromium."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from typing import Any
+
+import pytest
+import requests
+
+from tests.page.browser import violations
+from tests.page.conftest import OpenPage
+from tests.server.running import Server
+
+PROMPT = "a red fox asleep in the snow"
+TAKES_STEPS = "sd-1.5-pruned-emaonly"
+
+
+def choose_model(page: Any, model: str) -> None:
+    page.get_by_role("button", name=re.compile("^Model: ")).click()
+    page.get_by_role("searchbox", name="Search models").fill(model)
+    page.locator(f'[data-model="{model}"]').click()
+    page.wait_for_function(
+        "(model) => JSON.parse(sessionStorage.getItem('easel.draw') ?? '{}').model === model", arg=model
+    )
+
+
+def finished(page: Any, count: int = 1) -> list[str]:
+    """The URLs of the pictures, once there are `count`."""
+    page.wait_for_function(
+        "(count) => [...document.querySelectorAll('.picture-open img')].filter((one) => one.naturalWidth).length === count",
+        arg=count,
+    )
+    page.locator(".stage-facts").wait_for()
+    urls: list[str] = page.eval_on_selector_all(".picture-open img", "(all) => all.map((one) => one.src)")
+    return urls
+
+
+def field(page: Any, name: str) -> Any:
+    return page.locator(f'.fields [data-name="{name}"]')
+
+
+def sent_bodies(page: Any) -> list[dict[str, Any]]:
+    """Collects the bodies of the requests for pictures."""
+    bodies: list[dict[str, Any]] = []
+    page.context.on(
+        "request",
+        lambda request: (
+            bodies.append(json.loads(request.post_data))
+            if request.url.endswith("/images/generations") and request.post_data
+            else None
+        ),
+    )
+    return bodies
+
+
+# --- drawing ---------------------------------------------------------------------------------------
+
+
+def test_a_prompt_and_ctrl_enter_draw_a_picture_that_the_api_has_too(
+    easel: Server, open_page: OpenPage, size: str
+) -> None:
+    page = open_page(easel.url, size)
+    page.get_by_label("Prompt", exact=True).fill(PROMPT)
+    page.get_by_label("Prompt", exact=True).press("Control+Enter")
+    [url] = finished(page)
+    picture = requests.get(url, timeout=30)
+    assert picture.headers["Content-Type"] == "image/png"
+    assert "Sketches: no ComfyUI is connected" in page.locator("body").inner_text()
+
+
+def test_an_empty_prompt_is_not_sent_and_says_why(easel: Server, open_page: OpenPage, size: str) -> None:
+    page = open_page(easel.url, size)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.get_by_text("Describe the picture first.").wait_for()
+    page.get_by_label("Prompt", exact=True).fill("x")
+    assert page.get_by_text("Describe the picture first.").count() == 0
+
+
+def test_the_form_has_exactly_the_fields_that_the_model_declares(
+    easel: Server, open_page: OpenPage, size: str
+) -> None:
+    page = open_page(easel.url, size)
+    for model in (TAKES_STEPS, "flux-schnell"):
+        choose_model(page, model)
+        declared = requests.get(f"{easel.url}/v1/models/{model}", timeout=30).json()["inputs"]["generate"]
+        expected = {one["name"] for one in declared} - {"prompt"}
+        page.wait_for_function(
+            "(expected) => { const names = [...document.querySelectorAll('.fields [data-name]')].map((one) => one.dataset.name);"
+            " return names.length === expected.length && expected.every((name) => names.includes(name)); }",
+            arg=sorted(expected),
+        )
+
+
+def test_what_was_set_is_sent_and_what_was_not_is_left_to_the_model(
+    easel: Server, open_page: OpenPage
+) -> None:
+    page = open_page(easel.url)
+    bodies = sent_bodies(page)
+    choose_model(page, TAKES_STEPS)
+    page.get_by_label("Prompt", exact=True).fill(PROMPT)
+    page.get_by_role("button", name="3:2").click()
+    field(page, "n").get_by_role("spinbutton").fill("2")
+    field(page, "steps").get_by_role("spinbutton").fill("7")
+    field(page, "negative_prompt").get_by_role("textbox").fill("blurry")
+    page.get_by_label("Seed", exact=True).fill("42")
+    page.get_by_role("button", name="Draw", exact=True).click()
+    finished(page, 2)
+    [body] = bodies
+    sent = {
+        name: body[name]
+        for name in body
+        if name not in ("stream", "partial_images", "stream_options", "response_format")
+    }
+    assert sent == {
+        "model": TAKES_STEPS,
+        "prompt": PROMPT,
+        "size": "768x512",
+        "n": 2,
+        "steps": 7,
+        "negative_prompt": "blurry",
+        "seed": "42",
+    }
+    facts = page.locator(".stage-facts").inner_text()
+    assert "768 × 512" in facts
+    assert "seed 42" in facts
+
+
+def test_previews_and_steps_show_while_a_batch_is_drawn_and_nothing_moves(
+    slow_easel: Server, open_page: OpenPage, size: str
+) -> None:
+    page = open_page(slow_easel.url, size)
+    choose_model(page, TAKES_STEPS)
+    page.get_by_label("Prompt", exact=True).fill(PROMPT)
+    field(page, "n").get_by_role("spinbutton").fill("2")
+    page.get_by_label("Prompt", exact=True).press("Control+Enter")
+    page.get_by_role("progressbar").wait_for()
+    before = page.locator(".picture").evaluate_all(
+        "(all) => all.map((one) => one.getBoundingClientRect().toJSON())"
+    )
+    page.locator(".picture canvas").first.wait_for()
+    page.get_by_text(re.compile(r"Drawing picture 1 of 2 · step \d+ of 20")).wait_for()
+    # Previews take the focus from nobody who types.
+    assert page.evaluate("document.activeElement.id") == "prompt"
+    finished(page, 2)
+    after = page.locator(".picture").evaluate_all(
+        "(all) => all.map((one) => one.getBoundingClientRect().toJSON())"
+    )
+    assert [(one["width"], one["height"], one["x"]) for one in after] == [
+        (one["width"], one["height"], one["x"]) for one in before
+    ]
+
+
+def test_stop_ends_the_job_in_the_engine(slow_easel: Server, open_page: OpenPage, size: str) -> None:
+    page = open_page(slow_easel.url, size)
+    choose_model(page, TAKES_STEPS)
+    page.get_by_label("Prompt", exact=True).fill(PROMPT)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.get_by_text(re.compile(r"step \d+ of 20")).wait_for()
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_text("Stopped.").wait_for()
+    page.get_by_role("button", name="Draw", exact=True).wait_for()
+    status = requests.get(f"{slow_easel.url}/api/comfyui/status", timeout=30).json()
+    assert (status["jobs"], status["queue"]["running"]) == ([], 0)
+
+
+def test_what_was_adjusted_is_listed_beside_the_picture(
+    easel: Server, open_page: OpenPage, size: str
+) -> None:
+    page = open_page(easel.url, size)
+    choose_model(page, TAKES_STEPS)
+    page.get_by_label("Prompt", exact=True).fill(PROMPT)
+    page.get_by_label("Width in pixels").fill("515")
+    page.get_by_text("It is rounded to a multiple of 8.").wait_for()
+    page.get_by_role("button", name="Draw", exact=True).click()
+    finished(page)
+    assert "515x512 became 512x512" in page.get_by_role("note").inner_text()
+
+
+def test_the_seed_of_a_picture_can_be_kept(easel: Server, open_page: OpenPage) -> None:
+    page = open_page(easel.url)
+    page.get_by_label("Prompt", exact=True).fill(PROMPT)
+    bodies = sent_bodies(page)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    finished(page)
+    page.get_by_role("button", name="Keep the last seed").click()
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.wait_for_function("document.querySelector('.draw-button').dataset.kind === 'stop'")
+    finished(page)
+    assert str(bodies[0]["seed"]) == str(bodies[1]["seed"])
+
+
+def test_the_picture_can_be_enlarged_in_one_click(easel: Server, open_page: OpenPage) -> None:
+    page = open_page(easel.url)
+    page.get_by_label("Prompt", exact=True).fill(PROMPT)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    finished(page)
+    page.get_by_role("group", name="What to do with the picture").get_by_role(
+        "button", name="Enlarge"
+    ).click()
+    page.get_by_text("2048 × 2048").wait_for()
+
+
+# --- models ----------------------------------------------------------------------------------------
+
+
+def test_a_model_is_found_by_a_word_with_the_keyboard_alone(
+    easel: Server, open_page: OpenPage, size: str
+) -> None:
+    page = open_page(easel.url, size)
+    page.get_by_role("button", name=re.compile("^Model: ")).focus()
+    page.keyboard.press("Enter")
+    page.keyboard.type("flux schnell")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name=re.compile(r"^Model: FLUX\.1 .?schnell")).wait_for()
+
+
+# --- bad input, reloads, tabs ----------------------------------------------------------------------
+
+
+def test_the_form_survives_a_reload(easel: Server, open_page: OpenPage, size: str) -> None:
+    page = open_page(easel.url, size)
+    choose_model(page, TAKES_STEPS)
+    page.get_by_label("Prompt", exact=True).fill("שלום <script>alert(1)</script>")
+    field(page, "steps").get_by_role("spinbutton").fill("9")
+    page.reload()
+    page.wait_for_selector("html[data-ready]")
+    assert page.get_by_label("Prompt", exact=True).input_value() == "שלום <script>alert(1)</script>"
+    assert field(page, "steps").get_by_role("spinbutton").input_value() == "9"
+    assert page.locator("script:not([src])").count() == 0
+
+
+def test_two_tabs_keep_forms_of_their_own(easel: Server, open_page: OpenPage) -> None:
+    first = open_page(easel.url)
+    first.get_by_label("Prompt", exact=True).fill("one")
+    second = first.context.new_page()
+    second.goto(easel.url)
+    second.wait_for_selector("html[data-ready]")
+    second.get_by_label("Prompt", exact=True).fill("two")
+    second.wait_for_timeout(600)
+    first.reload()
+    first.wait_for_selector("html[data-ready]")
+    assert first.get_by_label("Prompt", exact=True).input_value() == "one"
+
+
+def test_a_full_and_a_forbidden_storage_lose_nothing_but_the_settings(
+    easel: Server, open_page: OpenPage
+) -> None:
+    page = open_page(easel.url)
+    page.evaluate(
+        "() => { try { for (let n = 0; ; n++) localStorage.setItem('fill' + n, 'x'.repeat(100_000)); } catch {} }"
+    )
+    page.get_by_label("Prompt", exact=True).fill(PROMPT)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    finished(page)
+
+
+def test_a_prompt_of_32000_characters_types_without_lag(slow_easel: Server, open_page: OpenPage) -> None:
+    page = open_page(slow_easel.url)
+    choose_model(page, TAKES_STEPS)
+    page.get_by_label("Prompt", exact=True).fill("word " * 6395)
+    page.get_by_label("Prompt", exact=True).press("Control+Enter")
+    page.locator(".picture canvas").first.wait_for()
+    page.evaluate(
+        "() => { window.slow = []; new PerformanceObserver((list) => window.slow.push(...list.getEntries().map((one) =>"
+        " one.duration))).observe({type: 'event', durationThreshold: 16}); }"
+    )
+    page.get_by_label("Prompt", exact=True).press("End")
+    page.keyboard.type("typing on", delay=60)
+    assert page.get_by_label("Prompt", exact=True).input_value().endswith("typing on")
+    # A bound that a loaded machine keeps too; on an idle one it is below 50.
+    assert max(page.evaluate("window.slow"), default=0) < 400
+    page.get_by_role("button", name="Stop").click()
+
+
+def test_a_prompt_that_is_too_long_is_not_cut_off(easel: Server, open_page: OpenPage) -> None:
+    page = open_page(easel.url)
+    page.get_by_label("Prompt", exact=True).fill("x" * 32_001)
+    page.get_by_text("32,001 of 32,000 characters").wait_for()
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.get_by_text("at most 32,000 are possible").wait_for()
+
+
+def test_an_error_says_what_helps_and_shows_text_as_text(
+    easel: Server, open_page: OpenPage, size: str
+) -> None:
+    page = open_page(easel.url, size)
+    error = {
+        "error": {
+            "message": "Files of <img src=x onerror=alert(1)> are missing.",
+            "code": "model.files_missing",
+            "details": {},
+        }
+    }
+    page.context.route("**/v1/images/generations", lambda route: route.fulfill(status=503, json=error))
+    page.get_by_label("Prompt", exact=True).fill(PROMPT)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    card = page.get_by_role("group", name="Files of this model are missing")
+    card.wait_for()
+    assert "<img src=x onerror=alert(1)>" in card.inner_text()
+    assert "model.files_missing" in card.inner_text()
+    assert card.get_by_role("button", name="Get the files").is_visible()
+    assert card.locator("img").count() == 0
+
+
+# --- lost connections ------------------------------------------------------------------------------
+
+
+def test_a_worker_that_is_killed_while_it_draws_costs_no_picture(
+    slow_easel: Server, open_page: OpenPage
+) -> None:
+    page = open_page(slow_easel.url)
+    bodies = sent_bodies(page)
+    choose_model(page, TAKES_STEPS)
+    page.get_by_label("Prompt", exact=True).fill(PROMPT)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.get_by_text(re.compile(r"step \d+ of 20")).wait_for()
+    for worker in slow_easel.workers():
+        os.kill(worker, signal.SIGKILL)
+    page.get_by_text("Connection lost. Drawing goes on").wait_for()
+    [url] = finished(page)
+    assert requests.get(url, timeout=30).status_code == 200
+    assert {body["seed"] for body in bodies} == {bodies[0]["seed"]}
+
+
+# --- keys ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def closed_easel(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from tests.server.running import running
+
+    with running(tmp_path_factory.mktemp("closed"), EASEL_API_KEYS="secret-key") as server:
+        yield server
+
+
+def test_a_key_is_asked_for_once_and_kept_for_the_session(
+    closed_easel: Server, open_page: OpenPage, size: str
+) -> None:
+    page = open_page(closed_easel.url, size)
+    page.get_by_label("API key").fill("wrong")
+    page.get_by_role("button", name="Use this key").click()
+    page.get_by_text("This key is not accepted").wait_for()
+    page.get_by_label("API key").fill("secret-key")
+    page.get_by_role("button", name="Use this key").click()
+    page.get_by_role("dialog").wait_for(state="detached")
+    page.get_by_label("Prompt", exact=True).fill(PROMPT)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    finished(page)
+    page.reload()
+    page.get_by_role("button", name=re.compile("^Model: ")).wait_for()
+    assert page.get_by_role("dialog").count() == 0
+    # A new tab has it from this one; no cookie and no local storage has it.
+    other = page.context.new_page()
+    other.goto(closed_easel.url)
+    other.get_by_role("button", name=re.compile("^Model: SDXL")).wait_for()
+    assert other.get_by_role("dialog").count() == 0
+    assert page.context.cookies() == []
+    assert "secret-key" not in json.dumps(page.evaluate("({...localStorage})"))
+
+
+# --- for everyone ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_before_and_after_a_picture(
+    easel: Server, open_page: OpenPage, size: str, scheme: str, axe: str
+) -> None:
+    page = open_page(easel.url, size, color_scheme=scheme)
+    assert violations(page, axe) == []
+    page.get_by_label("Prompt", exact=True).fill(PROMPT)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    finished(page)
+    page.get_by_text("More settings").click()
+    assert violations(page, axe) == []
+    page.get_by_role("button", name=re.compile("^Model: ")).click()
+    assert violations(page, axe) == []
+
+
+def test_the_page_speaks_the_language_of_the_browser_and_another_if_chosen(
+    easel: Server, open_page: OpenPage, size: str
+) -> None:
+    page = open_page(easel.url, size, locale="de-DE")
+    page.get_by_role("button", name="Zeichnen", exact=True).wait_for()
+    page.get_by_role("button", name="Einstellungen", exact=True).click()
+    page.get_by_role("radio", name="English").check()
+    page.get_by_role("button", name="Draw", exact=True).wait_for()
+
+
+def test_nothing_is_wider_than_the_screen(easel: Server, open_page: OpenPage) -> None:
+    for width in (320, 390, 768, 1024, 1440, 2560):
+        page = open_page(easel.url, viewport={"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width

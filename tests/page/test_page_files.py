@@ -1,0 +1,211 @@
+"""The page over HTTP: what browsers and API clients get at `/`, the headers, the files, and the texts."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+
+from page.document import FIRST_MODULES
+from page.files import FOLDER, read_files
+from tests.conftest import MakeApp
+
+BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"}
+STATIC = FOLDER / "static"
+FILES = read_files()
+SCRIPTS = sorted(STATIC.rglob("*.js"))
+
+
+@pytest.fixture
+def client(make_app: MakeApp) -> FlaskClient:
+    return make_app().test_client()
+
+
+def links(html: str) -> list[str]:
+    return re.findall(r'(?:src|href)="([^"#]+)"', html)
+
+
+# --- what is at / ----------------------------------------------------------------------------------
+
+
+def test_browsers_get_the_page_and_api_clients_the_error_with_the_base_url(client: FlaskClient) -> None:
+    page = client.get("/", headers=BROWSER)
+    assert (page.status_code, page.content_type) == (200, "text/html; charset=utf-8")
+    for accept in ("*/*", "application/json", "application/json, text/html;q=0.5", ""):
+        response = client.get("/", headers={"Accept": accept})
+        assert response.status_code == 404
+        assert response.get_json()["error"]["details"]["base_url"] == "http://localhost/v1"
+    assert set(page.vary) == {"Accept", "Accept-Encoding", "Accept-Language"}
+
+
+def test_the_page_needs_no_key_and_the_api_does(make_app: MakeApp) -> None:
+    client = make_app(api_keys=["secret"]).test_client()
+    page = client.get("/", headers=BROWSER)
+    assert page.status_code == 200
+    assert {client.get(f"/{path}").status_code for path in links(page.text)} == {200}
+    assert client.get("/v1/models").status_code == 401
+
+
+def test_another_site_can_neither_frame_nor_read_nor_post(client: FlaskClient) -> None:
+    origin = {"Origin": "https://example.org"}
+    page = client.get("/", headers=BROWSER | origin)
+    policy = page.headers["Content-Security-Policy"]
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
+    assert page.headers["X-Frame-Options"] == "DENY"
+    assert page.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert "Access-Control-Allow-Origin" not in page.headers
+    drawn = client.post("/v1/images/generations", json={"prompt": "a cat"}, headers=origin)
+    assert drawn.get_json()["error"]["code"] == "auth.foreign_origin"
+
+
+def test_the_page_has_no_inline_code_and_no_other_host(client: FlaskClient) -> None:
+    html = client.get("/", headers=BROWSER).text
+    assert not re.search(r"<script(?![^>]*\bsrc=)|\son\w+=|\sstyle=", html)
+    assert not [link for link in links(html) if "//" in link]
+
+
+@pytest.mark.parametrize(
+    ("accepted", "language"), [("de-AT,de;q=0.9,en;q=0.8", "de"), ("fr", "en"), ("", "en")]
+)
+def test_the_document_is_in_the_language_of_the_browser(
+    client: FlaskClient, accepted: str, language: str
+) -> None:
+    html = client.get("/", headers=BROWSER | {"Accept-Language": accepted}).text
+    assert f'<html lang="{language}"' in html
+
+
+def test_behind_a_prefix_that_a_trusted_proxy_names_the_files_are_below_it(make_app: MakeApp) -> None:
+    client = make_app(trusted_proxies=["127.0.0.1"]).test_client()
+    prefix = {"X-Forwarded-Prefix": "/easel", "X-Forwarded-For": "10.0.0.1"}
+    html = client.get("/", headers=BROWSER | prefix).text
+    assert {link.split("/")[1] for link in links(html)} == {"easel"}
+    # Without one they are relative, which works behind any.
+    assert not [link for link in links(client.get("/", headers=BROWSER).text) if link.startswith("/")]
+
+
+# --- files -----------------------------------------------------------------------------------------
+
+
+def test_files_are_compressed_once_and_kept_by_browsers_for_ever(client: FlaskClient) -> None:
+    path = f"/page/{FILES.version}/js/app.js"
+    plain = client.get(path)
+    packed = client.get(path, headers={"Accept-Encoding": "gzip, br"})
+    assert plain.content_type == "text/javascript; charset=utf-8"
+    assert gzip.decompress(packed.data) == plain.data
+    assert (packed.headers["Content-Encoding"], "Content-Encoding" in plain.headers) == ("gzip", False)
+    assert "immutable" in packed.headers["Cache-Control"]
+    assert packed.headers["ETag"] != plain.headers["ETag"]
+    again = client.get(path, headers={"If-None-Match": plain.headers["ETag"]})
+    assert (again.status_code, again.data) == (304, b"")
+
+
+def test_files_of_another_version_and_outside_the_folder_do_not_exist(client: FlaskClient) -> None:
+    for path in ("000000000000/js/app.js", f"{FILES.version}/js/none.js", f"{FILES.version}/../files.py"):
+        response = client.get(f"/page/{path}")
+        assert (response.status_code, response.get_json()["error"]["code"]) == (404, "route.not_found")
+
+
+def test_the_version_changes_with_any_file(tmp_path: Path) -> None:
+    (tmp_path / "static").mkdir()
+    (tmp_path / "texts/en").mkdir(parents=True)
+    (tmp_path / "static/a.js").write_text("1")
+    before = read_files(tmp_path).version
+    (tmp_path / "texts/en/draw.json").write_text('{"draw.title": "x"}')
+    assert read_files(tmp_path).version != before
+
+
+def test_less_than_60_kb_are_sent_before_the_first_picture(client: FlaskClient) -> None:
+    gzipped = {"Accept-Encoding": "gzip"}
+    page = client.get("/", headers=BROWSER | gzipped)
+    html = gzip.decompress(page.data).decode()
+    names = {link.split(FILES.version + "/")[1] for link in links(html)}
+    names |= {"js/live_worker.js", "js/draw/draw_worker.js"}
+    sizes = {name: len(client.get(f"/page/{FILES.version}/{name}", headers=gzipped).data) for name in names}
+    # Headers take about 700 bytes per file, models and status come as JSON.
+    assert len(page.data) + sum(sizes.values()) < 60_000
+
+
+def imported(name: str) -> set[str]:
+    """The modules that a module imports when it is loaded, by their names below js/."""
+    text = (STATIC / "js" / name).read_text("utf-8")
+    paths = re.findall(r'^(?:import|export) (?:[^"]*? from )?"(\.[^"]+)";', text, re.M)
+    return {
+        ((STATIC / "js" / name).parent / path).resolve().relative_to(STATIC / "js").as_posix()
+        for path in paths
+    }
+
+
+def test_the_document_names_exactly_the_modules_of_the_first_view() -> None:
+    found: set[str] = set()
+    waiting = {"app.js"}
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        waiting |= imported(name) - found
+    assert sorted(FIRST_MODULES) == sorted(found)
+
+
+def test_what_is_sent_has_no_comments_and_the_same_lines(tmp_path: Path) -> None:
+    (tmp_path / "static").mkdir()
+    (tmp_path / "texts").mkdir()
+    script = '// what it is\n  call("// text"); // why\n/** {x} of\n * y */\n  end();'
+    (tmp_path / "static/a.js").write_text(script)
+    assert read_files(tmp_path)["a.js"].body == b'\ncall("// text"); // why\n\n\nend();'
+
+
+@pytest.mark.parametrize("path", [*SCRIPTS, *sorted(STATIC.rglob("*.css"))], ids=lambda path: path.name)
+def test_comments_and_texts_do_not_hide_code(path: Path) -> None:
+    """What is stripped line by line must be no part of a text, and have no code behind it."""
+    text = path.read_text("utf-8")
+    assert not re.search(r"\*/[ \t]*[^\s*]", "\n".join(line for line in text.split("\n") if line.strip().startswith(("/*", "*"))))
+    for template in re.findall(r"`[^`]*`", re.sub(r"//.*", "", text)):
+        assert not re.search(r"\n\s+\S", template) or path.suffix == ".css"
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.relative_to(STATIC).as_posix())
+def test_a_script_never_makes_code_or_html_of_text(path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text
+    )
+    assert not re.search(r"https?://(?!www\.w3\.org/)", re.sub(r"^\s*(//|/?\*).*$", "", text, flags=re.M))
+
+
+# --- texts -----------------------------------------------------------------------------------------
+
+LANGUAGES = sorted(path.name for path in (FOLDER / "texts").iterdir())
+
+
+def texts(language: str) -> dict[str, str]:
+    return json.loads(FILES[f"texts/{language}.json"].body)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_language_has_the_same_texts_with_the_same_values(language: str) -> None:
+    english, other = texts("en"), texts(language)
+    assert set(other) == set(english)
+    for key, text in english.items():
+        assert set(re.findall(r"\{(\w+)", other[key])) == set(re.findall(r"\{(\w+)", text)), key
+        assert other[key].strip(), key
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_texts_of_a_view_are_in_its_file(language: str) -> None:
+    for path in (FOLDER / "texts" / language).glob("*.json"):
+        assert {key.partition(".")[0] for key in json.loads(path.read_text("utf-8"))} <= {path.stem}
+
+
+def test_scripts_use_only_texts_that_exist_and_all_of_them() -> None:
+    sources = "\n".join(path.read_text("utf-8") for path in [*SCRIPTS, *(FOLDER / "templates").iterdir()])
+    used = set(re.findall(r"""["'`]((?:common|draw|edit|gallery|machine|catalogue)\.[\w.]+)["'`]""", sources))
+    titles = {f"{view}.title" for view in ("draw", "gallery", "machine", "catalogue")}
+    known = set(texts("en"))
+    beginnings = tuple(re.findall(r"`((?:common|draw|edit|gallery|machine|catalogue)\.[\w.]*)\$\{", sources))
+    assert {key for key in used if not key.startswith(("draw.error.", "catalogue.yaml"))} - known == set()
+    unused = {key for key in known - used - titles if not beginnings or not key.startswith(beginnings)}
+    assert unused == set()
