@@ -162,9 +162,14 @@ def test_what_is_sent_has_no_comments_and_the_same_lines(tmp_path: Path) -> None
 def test_comments_and_texts_do_not_hide_code(path: Path) -> None:
     """What is stripped line by line must be no part of a text, and have no code behind it."""
     text = path.read_text("utf-8")
-    assert not re.search(r"\*/[ \t]*[^\s*]", "\n".join(line for line in text.split("\n") if line.strip().startswith(("/*", "*"))))
-    for template in re.findall(r"`[^`]*`", re.sub(r"//.*", "", text)):
-        assert not re.search(r"\n\s+\S", template) or path.suffix == ".css"
+    assert not re.search(
+        r"\*/[ \t]*[^\s*]",
+        "\n".join(line for line in text.split("\n") if line.strip().startswith(("/*", "*"))),
+    )
+    code = [line for line in text.split("\n") if not line.strip().startswith(("//", "/*", "*"))]
+    assert path.suffix == ".css" or not [
+        line for line in code if line.count("`") % 2
+    ]  # a text of several lines
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.relative_to(STATIC).as_posix())
