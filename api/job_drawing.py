@@ -30,7 +30,9 @@ def draw_job(services: Services, job: TakenJob, job_request: JobRequest) -> dict
     except (KeyError, TypeError, ValueError) as error:
         raise ImageJobDamaged("What was kept of this job is not complete; send the request again.") from error
     reports = _Reports(job)
-    watch = Watch(job.is_cancel_requested, reports.on_prepared, reports.on_progress, reports.on_wait)
+    watch = Watch(
+        job.is_cancel_requested, reports.on_prepared, reports.on_progress, reports.on_wait, reports.on_run
+    )
     # The request was counted when it came, its pictures are counted now.
     admitted = services.gate.admit_later(job_request.owner, counted=job.status.use, on_counted=job.set_use)
     try:
@@ -54,13 +56,21 @@ class _Reports:
         self._prompt_ids: dict[str, None] = {}
         self._began_at = self._reported_at = 0.0
         self._progress = 0.0
+        self._waits = False
+        """Whether the last event says what the job waits for"""
 
     def on_prepared(self, drawing: Drawing) -> None:
         drawing.counts_waiting = False  # nobody waits on a connection
         self._jobs = max(1, len(drawing.plan.jobs))
 
     def on_wait(self, waiting: Waiting) -> None:
+        self._waits = True
         self._job.report("waiting", asdict(waiting))
+
+    def on_run(self) -> None:
+        """Loading a model may take minutes without progress, in which it waits for nobody."""
+        if self._waits:
+            self._report_progress(None)
 
     def on_progress(self, event: Progress | Preview) -> None:
         now = time.monotonic()
@@ -73,4 +83,9 @@ class _Reports:
             return
         self._progress, self._reported_at = progress, now
         left_s = math.ceil((now - self._began_at) * (1 - progress) / progress)
-        self._job.report("progress", {"progress": progress, "expected_s": left_s, "waits_for": None})
+        self._report_progress(left_s)
+
+    def _report_progress(self, left_s: int | None) -> None:
+        self._waits = False
+        event = {"progress": self._progress, "expected_s": left_s, "waits_for": None}
+        self._job.report("progress", event)

@@ -26,12 +26,14 @@ from image_jobs import JobRequest
 
 @dataclass(frozen=True)
 class Watch:
-    """What a drawing is told, and tells. `on_prepared`: called before it waits for the GPU."""
+    """What a drawing is told, and tells. `on_prepared`: called before it waits for the GPU. `on_run`: when the engine
+    begins to run one of its jobs."""
 
     cancelled: Callable[[], bool]
     on_prepared: Callable[[Drawing], None] = lambda drawing: None
     on_progress: Callable[[Progress | Preview], None] = lambda event: None
     on_wait: Callable[[Waiting], None] = lambda waiting: None
+    on_run: Callable[[], None] = lambda: None
 
 
 @dataclass
@@ -89,6 +91,7 @@ class ReceivedRequest:
             parsed.output,
             on_progress=watch.on_progress,
             on_wait=watch.on_wait,
+            on_run=watch.on_run,
             cancelled=watch.cancelled,
             sender=sender,
         )

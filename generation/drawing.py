@@ -60,6 +60,7 @@ class _Callbacks:
     on_progress: ProgressCallback
     on_wait: Callable[[Waiting], None]
     on_submitted: Callable[[], None]
+    on_run: Callable[[], None]
     cancelled: Callable[[], bool]
     record: DrawingRecord
 
@@ -133,6 +134,7 @@ class Drawing:
         on_progress: ProgressCallback = lambda event: None,
         on_wait: Callable[[Waiting], None] = lambda waiting: None,
         on_submitted: Callable[[], None] = lambda: None,
+        on_run: Callable[[], None] = lambda: None,
         cancelled: Callable[[], bool] = lambda: False,
         previews: bool = False,
         sender: Sender = UNKNOWN_SENDER,
@@ -141,14 +143,21 @@ class Drawing:
         is, is reported to the observer.
 
         `on_wait`: called while a job waits for the GPU, or for other jobs in the engine; `on_submitted`: when the engine
-        has a job. `previews`: ask the engine for previews, which it sends if it can. `sender`: who sent the request, for
-        the status of all processes. Raises what `Generator.generate` raises once the GPU is needed.
+        has a job; `on_run`: when it begins to run one, unless all of that is cached. `previews`: ask the engine for
+        previews, which it sends if it can. `sender`: who sent the request, for the status of all processes. Raises what
+        `Generator.generate` raises once the GPU is needed.
         """
         record = DrawingRecord(self._deps.observer, self._deps.clock, sender, self.plan)
         record.add("compile", self._started_at, self._compiled_at, model=self.plan.model)
         record.add("fit to the engine", self._compiled_at, self._fitted_at)
         callbacks = _Callbacks(
-            sender.key, on_progress, on_wait, on_submitted, lambda: cancelled() or bool(self._ended()), record
+            sender.key,
+            on_progress,
+            on_wait,
+            on_submitted,
+            on_run,
+            lambda: cancelled() or bool(self._ended()),
+            record,
         )
         try:
             yield from self._images(output, callbacks, previews, sender)
@@ -245,7 +254,7 @@ class Drawing:
         self._upload(lambda: callbacks.cancelled() or held.is_void())
         fitted = self._graphs[index]
         nodes, submitting_at = fitted.socket_nodes or fitted.nodes, self._deps.clock()
-        node_times = NodeTimes(record, nodes, self._deps.clock)
+        node_times = NodeTimes(record, nodes, self._deps.clock, callbacks.on_run)
         outcome = self._engine.run(
             nodes,
             prompt_id=prompt_id,

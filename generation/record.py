@@ -92,17 +92,29 @@ class DrawingRecord:
 
 
 class NodeTimes:
-    """When each node of a job ran, from the events in which ComfyUI says that one starts."""
+    """When each node of a job ran, from the events in which ComfyUI says that one starts. `on_first`: called at the first
+    of them."""
 
-    def __init__(self, record: DrawingRecord, nodes: Mapping[str, Any], clock: Callable[[], float]) -> None:
-        self._record, self._nodes, self._clock = record, nodes, clock
+    def __init__(
+        self,
+        record: DrawingRecord,
+        nodes: Mapping[str, Any],
+        clock: Callable[[], float],
+        on_first: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._record, self._nodes, self._clock, self._on_first = record, nodes, clock, on_first
+        self._has_begun = False
         self._running: tuple[str, float] | None = None
 
     def __call__(self, node: str | None) -> None:
         now = self._clock()
         self.end(now)
-        if node is not None:
-            self._running = node, now
+        if node is None:
+            return
+        self._running = node, now
+        if not self._has_begun:
+            self._has_begun = True
+            self._on_first()
 
     def end(self, at: float) -> None:
         """The node that runs has ended. ComfyUI reports the success of a job without an end of its last node."""

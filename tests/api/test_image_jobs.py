@@ -379,6 +379,25 @@ def test_the_events_end_with_the_whole_job(working: FlaskClient) -> None:
     assert (again.status_code, again.data) == (204, b"")
 
 
+def test_a_job_that_the_engine_runs_waits_for_nothing_even_without_progress(
+    make_app: MakeApp, catalogue_files: dict[str, list[str]]
+) -> None:
+    with SketchProcess(nodes=NODES, files=catalogue_files, render_ms=1500) as sketch:
+        client = make_app(engine__url=sketch.url).test_client()
+        workers = container(client).job_workers
+        workers.start()
+        first, second = queued(client, steps=1), queued(client, steps=1)
+        ended(client, first)
+        kinds = [
+            (name, data.get("waits_for"))
+            for _, name, data in events(client.get(f"{JOBS}/{second}/events").text)
+        ]
+        workers.stop(60)
+    waits = [index for index, (name, _) in enumerate(kinds) if name == "waiting"]
+    assert waits, kinds
+    assert kinds[waits[-1] + 1] == ("progress", None)
+
+
 def test_events_go_on_after_the_last_one_that_the_client_saw(client: FlaskClient) -> None:
     job_id = queued(client)
     taken = container(client).image_jobs.take()
