@@ -4,11 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Debian's package `prometheus` has it, with promtool beside it.
 PROMETHEUS ?= /usr/bin/prometheus
+# For the tests of the web page: the first of the usual names that is there.
+CHROMIUM ?= $(shell command -v chromium-headless-shell || command -v chromium || command -v chromium-browser || command -v google-chrome)
 # Processes that run the tests. Many tests wait rather than compute, so twice the cores of a small machine.
 JOBS ?= 4
 PIP_FLAGS := --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: help run test lint hooks test-comfyui test-llama test-prometheus test-clients soak bench bench-compare docs requirements clean
+.PHONY: help run test lint hooks test-comfyui test-llama test-prometheus test-clients test-page soak bench bench-compare docs requirements clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -51,6 +53,11 @@ test-prometheus: $(VENV)/dev  ## A real Prometheus scrapes a served Easel: make 
 
 test-clients: $(VENV)/dev  ## Real clients from the registries against a served Easel: make test-clients [URL=http://127.0.0.1:8188] [LLAMA=http://127.0.0.1:8081]
 	$(BIN)/python -m tests.clients $(if $(URL),--url $(URL)) $(if $(LLAMA),--llama-server $(LLAMA)) $(ARGS)
+
+test-page: $(VENV)/dev  ## The web page in a real Chromium: make test-page [CHROMIUM=/usr/bin/chromium]
+	@test -n "$(CHROMIUM)" || { echo "there is no Chromium. Debian: apt-get install chromium-headless-shell; or make test-page CHROMIUM=/path/of/chromium" >&2; exit 2; }
+	@command -v npm >/dev/null || { echo "there is no npm, which gets axe-core for the tests of accessibility. Debian: apt-get install npm" >&2; exit 2; }
+	EASEL_TEST_PAGE=1 EASEL_TEST_CHROMIUM=$(CHROMIUM) $(BIN)/pytest tests/page $(ARGS)
 
 soak: $(VENV)/dev  ## 2,000 random interleavings of GPU requests, switches and kills (about six minutes)
 	$(BIN)/python -m tests.arbiter --runs 2000 $(ARGS)

@@ -5,19 +5,25 @@ Without Chromium these tests are skipped, and say so; `make test-page` says how 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from compiler import Catalogue
 from sketch import SketchProcess
 from tests.page.browser import HEIGHTS, WIDTHS, axe_source, find_chromium
-from tests.server.running import Server, running
+from tests.server.running import Server, started
+from tests.waiting import wait_until
 
 HOW_TO = "`make test-page` says how to get it"
-TIMEOUT_MS = 30_000
+TIMEOUT_MS = 60_000
+START_TIMEOUT_S = 120.0
+"""A browser and a server at the same time are slow on a small machine"""
 
 
 @pytest.fixture(scope="session")
@@ -37,10 +43,25 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
+@contextlib.contextmanager
+def serving(state: Path, **variables: str) -> Iterator[Server]:
+    """A server that answers; stopped at the end of the block."""
+    with started(state, **variables) as server:
+        server.url = server.wait_for(r"Easel is at (http://[^\s\"]+)", START_TIMEOUT_S)[1]
+        wait_until(lambda: _answers(server.url), START_TIMEOUT_S)
+        yield server
+
+
+def _answers(url: str) -> bool:
+    with contextlib.suppress(requests.RequestException):
+        return requests.get(f"{url}/health", timeout=10).status_code == 200
+    return False
+
+
 @pytest.fixture(scope="session")
 def easel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Easel as `make run` starts it, whose sketch engine draws at once."""
-    with running(tmp_path_factory.mktemp("easel")) as server:
+    with serving(tmp_path_factory.mktemp("easel")) as server:
         yield server
 
 
@@ -56,7 +77,7 @@ def slow_sketch(shipped_catalogue: Catalogue) -> Iterator[SketchProcess]:
 @pytest.fixture(scope="session")
 def slow_easel(tmp_path_factory: pytest.TempPathFactory, slow_sketch: SketchProcess) -> Iterator[Server]:
     """Easel with the slow sketch engine, so that there is time to look at what is drawn."""
-    with running(tmp_path_factory.mktemp("slow"), EASEL_ENGINE_URL=slow_sketch.url) as server:
+    with serving(tmp_path_factory.mktemp("slow"), EASEL_ENGINE_URL=slow_sketch.url) as server:
         yield server
 
 

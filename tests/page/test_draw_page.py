@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from tests.page.browser import violations
-from tests.page.conftest import OpenPage
+from tests.page.conftest import OpenPage, serving
 from tests.server.running import Server
 
 PROMPT = "a red fox asleep in the snow"
@@ -332,9 +332,7 @@ def test_a_worker_that_is_killed_while_it_draws_costs_no_picture(
 
 @pytest.fixture(scope="module")
 def closed_easel(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from tests.server.running import running
-
-    with running(tmp_path_factory.mktemp("closed"), EASEL_API_KEYS="secret-key") as server:
+    with serving(tmp_path_factory.mktemp("closed"), EASEL_API_KEYS="secret-key") as server:
         yield server
 
 
