@@ -90,9 +90,11 @@ def test_text_model_day_and_favourites_narrow_what_is_shown(
     open_page: OpenPage, gallery: Gallery, size: str
 ) -> None:
     page = opened(open_page, gallery, size)
-    page.get_by_role("searchbox", name="Search prompts").fill("number17")
-    page.wait_for_function("() => document.querySelectorAll('.gallery-tile').length < 20")
     found = requests.get(f"{gallery.url}/api/images", params={"q": "number17"}, timeout=10).json()
+    page.get_by_role("searchbox", name="Search prompts").fill("number17")
+    page.wait_for_function(
+        "(count) => document.querySelectorAll('.gallery-tile').length === count", arg=len(found["images"])
+    )
     assert shown(page) == [image["name"] for image in found["images"]]
     page.get_by_role("searchbox").fill("")
     page.get_by_role("combobox", name="Model").select_option(MODELS[1])
