@@ -20,8 +20,21 @@ FIRST_MODULES = (
         "live.js",
     ),
     *("preferences.js", "sse.js", "status_line.js", "store.js", "stylesheets.js", "text.js", "toasts.js"),
-    *("draw/draw_stream.js", "draw/drawing.js", "draw/edit_slot.js", "draw/edit_stage.js", "draw/error_card.js"),
-    *("draw/fields.js", "draw/form.js", "draw/model_picker.js", "draw/models.js", "draw/pulls.js", "draw/recent.js"),
+    *(
+        "draw/draw_stream.js",
+        "draw/drawing.js",
+        "draw/edit_slot.js",
+        "draw/edit_stage.js",
+        "draw/error_card.js",
+    ),
+    *(
+        "draw/fields.js",
+        "draw/form.js",
+        "draw/model_picker.js",
+        "draw/models.js",
+        "draw/pulls.js",
+        "draw/recent.js",
+    ),
     *("draw/size_field.js", "draw/sizes.js", "draw/stage.js", "draw/view.js", "edit/dropped.js"),
 )
 """Modules of the first view: browsers load them at once instead of one import after another"""
