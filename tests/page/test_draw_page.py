@@ -321,7 +321,7 @@ def test_a_worker_that_is_killed_while_it_draws_costs_no_picture(
     page.get_by_text(re.compile(r"step \d+ of 20")).wait_for()
     for worker in slow_easel.workers():
         os.kill(worker, signal.SIGKILL)
-    page.get_by_text("Connection lost. Drawing goes on").wait_for()
+    page.locator(".status-text", has_text="Connection lost. Drawing goes on").wait_for()
     [url] = finished(page)
     assert requests.get(url, timeout=30).status_code == 200
     assert {body["seed"] for body in bodies} == {bodies[0]["seed"]}
@@ -385,7 +385,7 @@ def test_the_page_speaks_the_language_of_the_browser_and_another_if_chosen(
     page = open_page(easel.url, size, locale="de-DE")
     page.get_by_role("button", name="Zeichnen", exact=True).wait_for()
     page.get_by_role("button", name="Einstellungen", exact=True).click()
-    page.get_by_role("radio", name="English").check()
+    page.get_by_role("radio", name="English").click()
     page.get_by_role("button", name="Draw", exact=True).wait_for()
 
 

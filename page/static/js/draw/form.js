@@ -23,6 +23,7 @@ export function createForm({ state, picker, slot, onChange, onDraw, onStop }) {
   let inputs = [];
   let decided = [];
   let isBusy = false;
+  let isAsked = false; // the button was pressed before the model was known
 
   const counter = h("p", { class: "hint prompt-counter", id: "prompt-counter" });
   const prompt = h("textarea", {
@@ -69,6 +70,7 @@ export function createForm({ state, picker, slot, onChange, onDraw, onStop }) {
     if (isBusy) return onStop();
     const why = currentProblem();
     showProblem(why);
+    isAsked = detail === null;
     if (why === null) return onDraw();
     if (why === t("draw.problem.no_prompt")) prompt.focus();
     return undefined;
@@ -166,6 +168,7 @@ export function createForm({ state, picker, slot, onChange, onDraw, onStop }) {
   function setDetail(next) {
     detail = next;
     showInputs();
+    if (isAsked) submit();
   }
 
   function showInputs() {

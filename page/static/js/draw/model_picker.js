@@ -15,7 +15,7 @@ export function createModelPicker({ models, onChoose, pulls, waitsForSwitch }) {
   const facts = h("span", { class: "model-facts" });
   const element = h(
     "button",
-    { type: "button", class: "model-button", "aria-haspopup": "dialog", onclick: () => openPicker() },
+    { type: "button", class: "model-button", "aria-haspopup": "dialog", disabled: true, onclick: () => openPicker() },
     h("span", { class: "model-words" }, h("span", { class: "visually-hidden" }, t("draw.model.button")), name, facts),
     icon("chevronDown"),
   );
@@ -55,6 +55,7 @@ export function createModelPicker({ models, onChoose, pulls, waitsForSwitch }) {
     refresh,
     show(next) {
       model = next;
+      element.disabled = false;
       refresh();
     },
   };

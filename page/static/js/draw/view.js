@@ -76,9 +76,14 @@ class DrawView {
     addEventListener("pagehide", this.#save);
     if (drawing) this.follow();
     else this.showEmpty();
-    await this.loadModels();
-    if (this.slot.panel()) this.imagesChanged();
-    await this.takeOver(this.#context.payload);
+    // Typing can begin before the models are known.
+    const { payload } = this.#context;
+    this.loadModels()
+      .then(() => {
+        if (this.slot.panel()) this.imagesChanged();
+        return this.takeOver(payload);
+      })
+      .catch((error) => console.error(error));
     if (matchMedia("(pointer: fine)").matches && !drawing) this.form.focusPrompt();
   }
 
