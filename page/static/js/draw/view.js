@@ -283,8 +283,9 @@ class DrawView {
     try {
       const blob = await fetchBlob(image.url);
       const size = parseSize(image.size);
-      const seed = model.family === "upscaler" || model.family === "background removal" ? {} : { seed: randomSeed() };
-      this.begin({ path: "v1/images/edits", fields: { model: model.id, ...seed }, count: 1, ratio: size ? size.width / size.height : 1, parts: [["image", blob, nameOf(image.url)]], source: { image: blob, sides: null } });
+      // Tools have no seed; for models that also edit, only the path says that the prompt is left out.
+      const [path, seed] = id === "vary" ? ["v1/images/variations", { seed: randomSeed() }] : ["v1/images/edits", {}];
+      this.begin({ path, fields: { model: model.id, ...seed }, count: 1, ratio: size ? size.width / size.height : 1, parts: [["image", blob, nameOf(image.url)]], source: { image: blob, sides: null } });
     } catch {
       this.#context.toast(this.#context.t("draw.gone"), { kind: "error" });
     }
