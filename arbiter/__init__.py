@@ -2,12 +2,13 @@
 two tenants and how long to wait; never what a graph, a prompt or a model file is. README.md describes the design."""
 
 from arbiter.active_requests import UNKNOWN_SENDER, ActiveRequest, Sender
-from arbiter.arbiter import Arbiter, Lease, Snapshot, WaitReport
+from arbiter.arbiter import Arbiter, Lease, Snapshot
 from arbiter.job_progress import JobProgress
 from arbiter.leases import Claim
 from arbiter.switch_history import PastSwitch
 from arbiter.values import Mode, Policy, State, Switch
 from arbiter.waiting import Waiting
+from arbiter.waiting_threads import WaitReport
 
 __all__ = [
     "UNKNOWN_SENDER",
