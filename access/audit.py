@@ -1,5 +1,9 @@
 """The audit log: who changed the server for others, when, what and with which result. One line of JSON for each action, in
-a file that is rotated by its size."""
+a file that is rotated by its size.
+
+Every entry is written under a lock: so the files keep to their size, and a line that another process left cut off is seen.
+The arbiter's event log shares no code with this: its writers never wait for each other.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """How much each key has used: one small file for each, which all workers change under its lock. It is overwritten in place,
-so that a full disk does not matter, and a killed process leaves a whole record."""
+so that a full disk does not matter, and a killed process leaves a whole record. So nothing is rotated, unlike in audit.py,
+and the lock is that of the file itself: each request takes it."""
 
 from __future__ import annotations
 

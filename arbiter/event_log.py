@@ -1,6 +1,10 @@
 """The event log: each decision about the GPU as one line of JSON, for people and for `replay.py`. Several processes write
 into one file; nothing depends on it, so an error only costs lines.
 
+No line waits for a lock, which the audit log takes for each entry: a process that was stopped must not delay the leases of
+others. Only the rotation takes one. So a process knows only of lines that it cut off itself: the last line of the file may
+be one that another process is writing.
+
 Events, each with `at` (Unix time): `policy` (its values, when a leader begins), `lease` (a request that got the GPU: when
 it asked, how long it waited and ran), `gave_up` (one that did not, and why), `requested` and `pin` (of the owner),
 `switch_began` (why, and which jobs waited) and `switch_ended` (what its phases cost)."""
