@@ -12,6 +12,7 @@ from typing import Any
 from flask import Blueprint, Response, g, jsonify, request
 
 from access import Caller
+from api.compression import compressed
 from api.key_limits import may_use_llm, may_use_model
 from api.model_inputs import inputs_of
 from api.paths import MODEL_PATHS
@@ -29,6 +30,7 @@ _DIGITS = re.compile(r"[0-9]{1,9}")
 def models_blueprint(services: Services) -> Blueprint:
     """The model routes."""
     routes, listings = Blueprint("models", __name__), _Listings(services)
+    routes.after_request(compressed)
     for path in MODEL_PATHS:
         routes.add_url_rule(path, path, lambda: _list_models(listings.current(), _allowed(services)))
         # Ids may contain slashes, such as stabilityai/sdxl-turbo.
