@@ -44,7 +44,7 @@ from errors import (
     list_names,
 )
 from generation import Drawing, Pictures, RequestOrigin, with_source
-from pictures import InputImage
+from pictures import InputImage, Sides
 
 GENERATION_PATHS = (
     "/v1/images/generations",
@@ -203,61 +203,75 @@ class ImageFields:
 
     def _parse(self) -> tuple[ParsedRequest, Pictures | None, dict[str, InputImage]]:
         """The request, the images to redraw, and those that the workflow has as inputs."""
-        services, endpoint, fields = self.services, self.endpoint, self.values
-        if (model := _find_model(fields, self.catalogue)) is not None:
-            check_model(self.use, model, self.catalogue)
-            self.catalogue.licences.check(model)  # before the images are read
-        images: RequestImages | None = None
-        outpainting: Outpainting | None = None
+        fields, catalogue = self.values, self.catalogue
+        if (model := _find_model(fields, catalogue)) is not None:
+            check_model(self.use, model, catalogue)
+            catalogue.licences.check(model)  # before the images are read
         sides = take_sides(fields, self.inputs)
         if sides is not None:
-            _check_outpaint(endpoint)
+            _check_outpaint(self.endpoint)
         inputs, files = self._input_images(model)
         self.sent = tuple(inputs.values())
-        if endpoint.task != "generate":
-            # Before the images are read: a model that cannot use them is the first thing to say.
-            if endpoint.path_task == "generate":
-                _check_edits(fields, self.catalogue)
-            with time_limit(self.deadline - time.monotonic()):
-                images = extract_images(
-                    fields,
-                    files,
-                    self.fetch,
-                    path_task=endpoint.response_task,
-                    check_count=self._check_image_count,
-                )
-            self.sent = (*self.sent, images.pictures.image, *images.pictures.more)
-            if model is not None and endpoint.response_task != "vary":
-                outpainting = outpaint(images, sides, model)
-            if outpainting is not None:
-                images = outpainting.images
-            if images.pictures.mask is not None:
-                endpoint = replace(endpoint, task="inpaint")
-        endpoint = _with_supported_task(endpoint, fields, self.catalogue)
+        if self.endpoint.task == "generate":
+            return self._read_request(self.endpoint, model, inputs, None), None, inputs
+        images, outpainting = self._images_to_redraw(files, model, sides)
+        has_mask = images.pictures.mask is not None
+        endpoint = replace(self.endpoint, task="inpaint") if has_mask else self.endpoint
+        parsed = self._read_request(endpoint, model, inputs, images)
+        if outpainting is not None:
+            if outpainting.is_requested:
+                check_requested_size(parsed.request, images)
+            parsed = replace(parsed, outpaint=outpainting.facts)
+        return parsed, images.pictures, inputs
+
+    def _images_to_redraw(
+        self, files: tuple[tuple[str, bytes], ...], model: Model | None, sides: Sides | None
+    ) -> tuple[RequestImages, Outpainting | None]:
+        """The images of an edit or a variation, extended if it is an outpainting."""
+        # Before the images are read: a model that cannot use them is the first thing to say.
+        if self.endpoint.path_task == "generate":
+            _check_edits(self.values, self.catalogue)
+        with time_limit(self.deadline - time.monotonic()):
+            images = extract_images(
+                self.values,
+                files,
+                self.fetch,
+                path_task=self.endpoint.response_task,
+                check_count=self._check_image_count,
+            )
+        self.sent = (*self.sent, images.pictures.image, *images.pictures.more)
+        if model is None or self.endpoint.response_task == "vary":
+            return images, None
+        outpainting = outpaint(images, sides, model)
+        return (images, None) if outpainting is None else (outpainting.images, outpainting)
+
+    def _read_request(
+        self,
+        endpoint: Endpoint,
+        model: Model | None,
+        inputs: Mapping[str, InputImage],
+        images: RequestImages | None,
+    ) -> ParsedRequest:
+        """The request, for a task that the model supports. `images`: those to redraw."""
+        endpoint = _with_supported_task(endpoint, self.values, self.catalogue)
         if model is not None:
             for name in inputs:
                 if name not in self.catalogue.image_inputs(model, endpoint.task):
                     raise _no_such_image(name, model, self.catalogue, endpoint.task)
-        parsed = read_image_request(
-            fields,
+        options = self.services.options
+        return read_image_request(
+            self.values,
             endpoint=endpoint,
             request_id=str(uuid.uuid4()),
             random_seed=lambda: self.seed,
-            default_response_format=services.options.default_response_format,
-            url_needs_file=services.options.url_style != "data",
+            default_response_format=options.default_response_format,
+            url_needs_file=options.url_style != "data",
             inputs=self.inputs,
             image_size=None
             if images is None
             else Size(images.pictures.image.width, images.pictures.image.height),
             notes=(*self.notes, *(images.notes if images else ())),
         )
-        if images is None:
-            return parsed, None, inputs
-        if outpainting is not None:
-            if outpainting.is_requested:
-                check_requested_size(parsed.request, images)
-            parsed = replace(parsed, outpaint=outpainting.facts)
-        return parsed, images.pictures, inputs
 
     def _input_images(
         self, model: Model | None
