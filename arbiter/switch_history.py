@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
 from collections import OrderedDict, deque
 from dataclasses import dataclass
@@ -56,13 +57,23 @@ class SwitchHistory:
             return tuple(filter(None, (self._switch(line) for line in reversed(self._ended))))
 
     def _read_new(self) -> None:
-        found = self._path.stat()
+        found = _stat(self._path)
+        if self._inode != -1 and (found is None or found.st_ino != self._inode):
+            self._read_rest(before(self._path))
+        if found is None:
+            return
         if found.st_ino != self._inode or found.st_size < self._offset:
             if self._inode == -1:
                 self._read_whole(before(self._path))
             self._inode, self._offset = found.st_ino, max(0, found.st_size - _MAX_TAIL_BYTES)
         if found.st_size > self._offset:
             self._offset += self._read(self._path, self._offset)
+
+    def _read_rest(self, path: Path) -> None:
+        """What was written to the log between the last look and its rotation."""
+        found = _stat(path)
+        if found is not None and found.st_ino == self._inode and found.st_size > self._offset:
+            self._offset += self._read(path, self._offset)
 
     def _read_whole(self, path: Path) -> None:
         with contextlib.suppress(OSError):  # there was none before
@@ -113,6 +124,13 @@ class SwitchHistory:
             )
         except (KeyError, TypeError, ValueError, AttributeError):
             return None
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    """None if there is no such file."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat()
+    return None
 
 
 def _shorten(entries: OrderedDict[Any, Any], length: int) -> None:

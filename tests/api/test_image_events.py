@@ -44,7 +44,6 @@ def test_who_comes_back_is_told_what_happened_meanwhile(app: Flask) -> None:
     names = [name_of(draw(client, "first"))]
     reader.first("image")
     seen = next(event.id for event in reader.events if event.name == "image")
-    reader.response.close()
     names += [name_of(draw(client, prompt)) for prompt in ("second", "third")]
     again = follow(app, Last_Event_ID=seen)
     again.first("image", lambda event: event["image"]["name"] == names[2])

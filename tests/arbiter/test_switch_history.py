@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from arbiter.event_log import EventLog
 from arbiter.switch_history import KEPT, SwitchHistory
@@ -53,10 +54,21 @@ def test_the_log_may_be_rotated_removed_or_damaged_meanwhile(tmp_path: Path) -> 
         )
     switch(log, 60)
     assert history.latest()[0].number == 60
-    os.unlink(log.path)
+    log.path.unlink(missing_ok=True)  # it may just have been rotated
     assert history.latest()[0].number == 60
     switch(log, 61)
     assert history.latest()[0].number == 61
+
+
+@pytest.mark.parametrize("size", range(700, 1400, 20))
+def test_wherever_the_log_is_rotated_no_switch_is_missed(tmp_path: Path, size: int) -> None:
+    log = EventLog(tmp_path / "events.jsonl", size)
+    history = SwitchHistory(log.path)
+    for number in range(1, 12):
+        switch(log, number)
+        assert history.latest()[0].number == number
+        assert history.latest()[0].reason == "a request waits"
+    assert [each.number for each in history.latest()] == list(range(11, 0, -1))
 
 
 def test_a_line_that_is_being_written_is_read_when_it_is_complete(tmp_path: Path) -> None:
