@@ -26,6 +26,16 @@ START_TIMEOUT_S = 120.0
 """A browser and a server at the same time are slow on a small machine"""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Browsers take minutes of a small machine, so `make test` runs only the essential tests of the page."""
+    if os.environ.get("EASEL_TEST_PAGE"):
+        return
+    reason = "`make test` runs the essential tests of the page, `make test-page` all of them"
+    for item in items:
+        if "chromium" in getattr(item, "fixturenames", ()) and item.get_closest_marker("essential") is None:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:
     """A browser. Skips without one, or fails if `make test-page` wants it."""

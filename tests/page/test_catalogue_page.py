@@ -43,6 +43,7 @@ def model_of(server: Server, name: str = MODEL) -> Any:
     return requests.get(f"{server.url}/v1/models/{name}", timeout=10).json()
 
 
+@pytest.mark.essential
 def test_models_are_grouped_by_family_and_found_by_any_of_their_names(
     open_page: OpenPage, catalogue: Server, size: str
 ) -> None:
@@ -126,6 +127,7 @@ def test_missing_files_are_downloaded_and_the_download_shows_its_progress(
     files.get_by_role("button", name="Download what is missing").wait_for(state="hidden")
 
 
+@pytest.mark.essential
 def test_the_graph_of_a_request_says_where_each_value_comes_from(
     open_page: OpenPage, catalogue: Server, size: str
 ) -> None:

@@ -67,6 +67,7 @@ def sent_bodies(page: Any) -> list[dict[str, Any]]:
 # --- drawing ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.essential
 def test_a_prompt_and_ctrl_enter_draw_a_picture_that_the_api_has_too(
     easel: Server, open_page: OpenPage, size: str
 ) -> None:
@@ -87,6 +88,7 @@ def test_an_empty_prompt_is_not_sent_and_says_why(easel: Server, open_page: Open
     assert page.get_by_text("Describe the picture first.").count() == 0
 
 
+@pytest.mark.essential
 def test_the_form_has_exactly_the_fields_that_the_model_declares(
     easel: Server, open_page: OpenPage, size: str
 ) -> None:
@@ -161,6 +163,7 @@ def test_previews_and_steps_show_while_a_batch_is_drawn_and_nothing_moves(
     ]
 
 
+@pytest.mark.essential
 def test_stop_ends_the_job_in_the_engine(slow_easel: Server, open_page: OpenPage, size: str) -> None:
     page = open_page(slow_easel.url, size)
     choose_model(page, TAKES_STEPS)
@@ -178,6 +181,7 @@ def test_stop_ends_the_job_in_the_engine(slow_easel: Server, open_page: OpenPage
     wait_until(is_idle, 2.0)  # less than the job has left
 
 
+@pytest.mark.essential
 def test_what_was_adjusted_is_listed_beside_the_picture(
     easel: Server, open_page: OpenPage, size: str
 ) -> None:
@@ -294,6 +298,7 @@ def test_a_prompt_that_is_too_long_is_not_cut_off(easel: Server, open_page: Open
     page.get_by_text("at most 32,000 are possible").wait_for()
 
 
+@pytest.mark.essential
 def test_an_error_says_what_helps_and_shows_text_as_text(
     easel: Server, open_page: OpenPage, size: str
 ) -> None:
@@ -345,6 +350,7 @@ def closed_easel(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield server
 
 
+@pytest.mark.essential
 def test_a_key_is_asked_for_once_and_kept_for_the_session(
     closed_easel: Server, open_page: OpenPage, size: str
 ) -> None:
@@ -373,6 +379,7 @@ def test_a_key_is_asked_for_once_and_kept_for_the_session(
 # --- for everyone ----------------------------------------------------------------------------------
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_before_and_after_a_picture(
     easel: Server, open_page: OpenPage, size: str, scheme: str, axe: str

@@ -135,6 +135,7 @@ def difference(one: Image.Image, other: Image.Image, where: Image.Image) -> floa
 # --- masks -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.essential
 def test_only_what_is_painted_is_drawn_anew(
     easel: Server, open_page: OpenPage, size: str, picture: Path
 ) -> None:
@@ -633,6 +634,7 @@ def test_markup_in_a_file_name_is_shown_as_text(easel: Server, open_page: OpenPa
 # --- extending ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.essential
 def test_an_image_is_extended_by_dragging_by_keys_and_by_numbers(
     easel: Server, open_page: OpenPage, size: str, picture: Path
 ) -> None:

@@ -71,6 +71,7 @@ def shown(page: Any) -> list[str]:
     return names
 
 
+@pytest.mark.essential
 def test_the_newest_images_come_first_and_further_ones_follow_while_scrolling(
     open_page: OpenPage, gallery: Gallery, size: str
 ) -> None:
@@ -183,6 +184,7 @@ def test_keys_move_in_the_grid_and_on_the_whole_screen(open_page: OpenPage, gall
     assert page.evaluate("() => document.activeElement.dataset.name") == gallery.names[1]
 
 
+@pytest.mark.essential
 def test_deletion_asks_and_removes_the_file(open_page: OpenPage, gallery: Gallery, size: str) -> None:
     page = opened(open_page, gallery, size)
     name = shown(page)[3]
@@ -362,6 +364,7 @@ def test_pictures_of_other_programs_appear_without_moving_what_is_read(
     assert shown(page)[:3] == ["three.png", "two.png", "one.png"]
 
 
+@pytest.mark.essential
 def test_markup_in_prompts_is_text(open_page: OpenPage, gallery: Gallery) -> None:
     page = opened(open_page, gallery)
     page.get_by_role("searchbox").fill("script broken")

@@ -200,6 +200,7 @@ def card(page: Any, name: str) -> Any:
     return page.get_by_role("region", name=name, exact=True)
 
 
+@pytest.mark.essential
 def test_everything_of_the_status_is_there_in_words(machine: Any, size: str) -> None:
     page, events = machine(size)
     samples = [
@@ -450,6 +451,7 @@ def test_a_machine_without_shared_gpu_and_an_engine_with_a_problem(machine: Any,
     assert card(page, "Switches").count() == 0
 
 
+@pytest.mark.essential
 def test_what_the_page_shows_is_what_the_api_answers(open_page: OpenPage, easel: Server, size: str) -> None:
     answer = requests.get(f"{easel.url}/api/comfyui/status", timeout=10).json()
     page = open_page(easel.url, size, path="/#machine")
