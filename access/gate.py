@@ -113,6 +113,14 @@ class Gate:
             return error
         return None
 
+    def is_current(self, caller: Caller) -> bool:
+        """Whether who sends the same key now is the same caller, with the same rights. Not so after the first key was added,
+        for those who needed none before."""
+        if not caller.id:
+            return bool(caller.key) or not self.needs_key
+        key = self.keys.current().by_id.get(caller.id)
+        return key is not None and key.caller == caller
+
     def name_of(self, owner: str) -> str:
         """The name of the key of an owner, see `Caller.owner`."""
         key = self.keys.current().by_id.get(owner)

@@ -26,6 +26,10 @@ STATUS_INTERVAL_S = 1.0
 _MAX_WAITING = 512
 """Events that a client has not read"""
 _MAX_WAITING_BYTES = 8_000_000
+_MAX_IMAGES_AT_ONCE = 256
+_MAX_IMAGE_CHARS_AT_ONCE = 2_000_000
+"""Who has missed more reads the list: so many events would not fit among those that may wait for a client, and one that
+comes back would be dropped again and again"""
 _MAX_MODELS = 500
 """Of more the status has no list: it would be a megabyte for each client and second"""
 _REPLACED = frozenset(("status", "pulls", "catalogue"))
@@ -200,19 +204,22 @@ class EventHub:
         changes = feed.changes_after(*position, owner)
         # There may be later ones than `last` meanwhile, which are sent now and would be sent again.
         changes = None if changes is None else [change for change in changes if change.number <= last[1]]
-        events = [] if changes is None else self._image_events(changes, group[0].links)
+        events = None if changes is None else self._image_events(changes, group[0].links)
         for listener in group:
-            if changes is None:
+            if events is None:
                 listener.position = last
                 listener.put("resync", "{}")
-            for number, data in events:
+            for number, data in events or ():
                 listener.position = (last[0], number)
                 listener.put("image", data)
             listener.position = last
 
-    def _image_events(self, changes: Sequence[ImageChange], links: Links) -> list[tuple[int, str]]:
-        """The number and the data of each event. Of several changes of one image the last one is sent."""
+    def _image_events(self, changes: Sequence[ImageChange], links: Links) -> list[tuple[int, str]] | None:
+        """The number and the data of each event; None if they are too many. Of several changes of one image the last one is
+        sent."""
         latest = {change.name: change for change in changes}
+        if len(latest) > _MAX_IMAGES_AT_ONCE:
+            return None
         added = {change.name for change in changes if change.kind == "added"}
         names = [change.name for change in latest.values() if change.kind != "removed"]
         documents = self._services.image_feed.documents(names, links) if names else {}
@@ -222,7 +229,7 @@ class EventHub:
             kind = "removed" if document is None else "added" if change.name in added else "changed"
             image = {"name": change.name} if document is None else document
             events.append((change.number, json.dumps({"change": kind, "image": image})))
-        return events
+        return events if sum(len(data) for _, data in events) <= _MAX_IMAGE_CHARS_AT_ONCE else None
 
 
 @dataclass

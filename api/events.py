@@ -89,6 +89,8 @@ class EventStream:
             if (ended := self._services.gate.ended(self._caller)) is not None:
                 yield from encode_event({"type": "error", **envelope(ended)}, named=True)
                 return
+            if not self._services.gate.is_current(self._caller):
+                return  # it may see something else now: its client connects again
             if now - sent_at > KEEP_ALIVE_INTERVAL_S:
                 sent_at = now
                 yield b": still there\n\n"

@@ -238,6 +238,23 @@ def test_a_client_whose_position_is_not_known_any_more_reads_the_gallery_anew(
     assert len(reader.all("resync")) == 1
 
 
+@pytest.mark.parametrize(
+    ("number", "name"), [(600, "{}.png"), (40, "{}" + "x" * 250_000)], ids=["many", "long"]
+)
+def test_a_client_that_has_missed_more_than_may_wait_for_it_reads_the_gallery_anew(
+    streams: Streams, number: int, name: str
+) -> None:
+    """Otherwise its stream would end before it has got anything, whenever it comes back."""
+    streams.feed.kept = 1000
+    for each in range(number):
+        streams.feed.add("added", name.format(each))
+    reader = streams.open(Last_Event_ID="e1-0")
+    reader.first("resync")
+    streams.feed.add("added", "new.png")
+    assert reader.first("image")["image"]["name"] == "new.png"
+    assert not reader.has_ended
+
+
 def test_a_new_index_makes_every_client_read_the_gallery_anew(streams: Streams) -> None:
     reader = streams.open()
     reader.first("status")
@@ -317,6 +334,34 @@ def test_a_revoked_key_ends_its_stream_with_an_error(streams: Streams) -> None:
     wait_until(lambda: reader.has_ended)
     assert not other.has_ended
     assert streams.app.test_client().get(PATH).status_code == 401
+
+
+def test_a_stream_from_before_the_first_key_ends_when_there_is_one(streams: Streams) -> None:
+    """It sees everything of everybody."""
+    reader = streams.open()
+    reader.first("status")
+    easel = Installation(streams.app)
+    easel.add("first")
+    wait_until(lambda: reader.has_ended)
+    assert streams.app.test_client().get(PATH).status_code == 401
+    assert streams.open(easel.keys["first"]).first("status")
+
+
+def test_a_stream_ends_when_the_rights_of_its_key_change(streams: Streams) -> None:
+    easel = Installation(streams.app)
+    easel.add("owner", ["operate"])
+    easel.add("other", ["operate"])
+    reader, other = streams.open(easel.keys["owner"]), streams.open(easel.keys["other"])
+    reader.first("status")
+    path = easel.container.gate.keys.path
+    document = json.loads(path.read_text())
+    document["keys"][0]["scopes"] = ["draw"]
+    path.write_text(json.dumps(document))
+    wait_until(lambda: reader.has_ended)
+    assert reader.all("error") == []
+    assert not other.has_ended
+    again = streams.open(easel.keys["owner"])
+    assert again.first("hello")["key"] == {"name": "owner", "scopes": ["draw"]}
 
 
 # --- bounds ----------------------------------------------------------------------------------------
