@@ -13,7 +13,9 @@ from api.services import Services
 from errors import EaselError
 
 OF_REQUESTS = ("jobs", "tickets", "requests")
-OF_CALLER = (*OF_REQUESTS, "switches", "catalogue", "last_error")
+_OF_INSTALLATION = ("problem", "endpoint", "switchover", "stacks", "upstreams", "keys", "metrics")
+"""They have messages, which may name files, and addresses of other servers"""
+OF_CALLER = (*OF_REQUESTS, "switches", "catalogue", "last_error", *_OF_INSTALLATION)
 """The parts of the document that differ from caller to caller"""
 _MAX_QUEUED = 50
 """Image jobs in the queue that are listed; GET /v1/images/jobs has all"""
@@ -27,7 +29,7 @@ _PLACE = re.compile(r"(?P<file>[^\s:]+\.[A-Za-z0-9]+):(?P<line>[0-9]+)(?::(?P<co
 @dataclass(frozen=True)
 class Audience:
     """Callers that see the same. `key`: the name of the key, "" without one. `sees_all`: also whom others' requests belong
-    to. `sees_messages`: messages may name files of this installation."""
+    to. `sees_messages`: messages may name files of this installation, and other servers; without it also no addresses."""
 
     key: str
     sees_all: bool
@@ -42,17 +44,16 @@ class Audience:
         """Those parts of the whole document that differ, as this audience sees them."""
         if self.sees_all:
             return {name: document[name] for name in OF_CALLER}
-        last_error, catalogue = document["last_error"], document["catalogue"]
+        seen = {name: document[name] for name in OF_CALLER}
+        if not self.sees_messages:
+            seen = _without_messages(seen)
         return {
+            **seen,
             **{name: [self._visible(entry) for entry in document[name]] for name in OF_REQUESTS},
             "switches": [
                 {**switch, "who": switch["who"] if switch["who"] == self.key else None}
-                for switch in document["switches"]
+                for switch in seen["switches"]
             ],
-            "catalogue": catalogue if self.sees_messages else _without_messages(catalogue),
-            "last_error": last_error
-            if self.sees_messages or last_error is None
-            else {**last_error, "message": None},
         }
 
     def _visible(self, entry: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -124,10 +125,29 @@ def _located(error: EaselError) -> dict[str, Any]:
     return {"code": error.code, "message": error.message, "file": file, **numbers}
 
 
-def _without_messages(catalogue: Mapping[str, Any]) -> dict[str, Any]:
-    error = catalogue["error"]
-    hidden = error and {**dict.fromkeys(error), "code": error["code"]}
-    return {"error": hidden, "own_errors": []}
+def _without_messages(seen: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts that differ from caller to caller, without messages and addresses. Codes stay."""
+    error = seen["catalogue"]["error"]
+    return {
+        **seen,
+        "switches": [{**switch, "error": _without_message(switch["error"])} for switch in seen["switches"]],
+        "catalogue": {
+            "error": error and {**dict.fromkeys(error), "code": error["code"]},
+            "own_errors": [],
+        },
+        "last_error": _without_message(seen["last_error"]),
+        "problem": _without_message(seen["problem"]),
+        "endpoint": None,
+        "switchover": {**seen["switchover"], "error": None, "failed": [], "notes": []},
+        "stacks": [{**stack, "url": None, "problem": None} for stack in seen["stacks"]],
+        "upstreams": [],
+        "keys": {"error": None},
+        "metrics": {"problem": None},
+    }
+
+
+def _without_message(error: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    return error and {**error, "message": None}
 
 
 def status_for(caller: Caller, services: Services) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+from api.status_document import Audience, whole_status
 from app import Container
 from arbiter import Sender
 from observer import DrawingReport
@@ -136,3 +138,42 @@ def test_a_mistake_in_the_catalogue_is_told_with_file_and_line(make_app: MakeApp
     assert container.services.catalogue_error() is None
     easel.add("phone", ["view"])
     assert status(easel, "phone")["catalogue"]["own_errors"] != []
+
+
+def test_a_key_without_view_learns_no_messages_and_no_addresses(make_app: MakeApp) -> None:
+    """It gets the status in the event stream, because people who draw want to know what they wait for."""
+    secret = "/srv/easel http://192.0.2.7"
+    easel = Installation(make_app())
+    error = {"code": "engine.unreachable", "message": secret}
+    document = {
+        **whole_status(easel.container.services),
+        "problem": error,
+        "endpoint": secret,
+        "switches": [{"who": "other", "error": error}],
+        "catalogue": {
+            "error": {**error, "file": secret, "line": 1, "column": 1},
+            "own_errors": [{"message": secret}],
+        },
+        "last_error": {**error, "at": 1.0, "remedy": "Start it."},
+        "stacks": [{"name": "chat", "url": secret, "problem": secret, "loaded": ["qwen"]}],
+        "upstreams": [{"url": secret}],
+        "keys": {"error": secret},
+        "metrics": {"problem": secret},
+    }
+    document["switchover"] = {
+        **document["switchover"],
+        "error": secret,
+        "notes": [secret],
+        "phase": "loading",
+    }
+    seen = Audience("artist", sees_all=False, sees_messages=False).part_of(document)
+    assert secret not in json.dumps(seen)
+    assert seen["problem"] == {"code": "engine.unreachable", "message": None}
+    assert seen["switches"] == [{"who": None, "error": {"code": "engine.unreachable", "message": None}}]
+    assert seen["switchover"]["phase"] == "loading"
+    assert seen["stacks"] == [{"name": "chat", "url": None, "problem": None, "loaded": ["qwen"]}]
+    with_view = Audience("viewer", sees_all=False).part_of(document)
+    assert seen.keys() == with_view.keys()
+    assert {name: with_view[name] for name in with_view if name != "switches"} == {
+        name: document[name] for name in with_view if name != "switches"
+    }
