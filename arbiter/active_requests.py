@@ -19,6 +19,8 @@ from state_files import ensure_folder, read_state
 
 _MAX_TEMPORARY_AGE_S = 60.0
 _MAX_PROMPT_CHARS = 500
+_PRIVATE = 0o600
+"""Other users of the machine must not read the prompts"""
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,10 @@ class ActiveRequests:
     def _list(self, request: ActiveRequest) -> LockedFile:
         folder, name, content = str(self._folder), f"{request.id}.json", json.dumps(vars(request)).encode()
         try:
-            return LockedFile(folder, name, content)
+            return LockedFile(folder, name, content, mode=_PRIVATE)
         except (FileNotFoundError, NotADirectoryError):
             ensure_folder(self._folder)
-            return LockedFile(folder, name, content)
+            return LockedFile(folder, name, content, mode=_PRIVATE)
 
     def all(self) -> tuple[ActiveRequest, ...]:
         """The requests of living processes, the oldest first. Removes those of dead ones."""

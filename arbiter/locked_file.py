@@ -22,11 +22,11 @@ class LockedFile:
 
     _descriptor: int | None = None
 
-    def __init__(self, folder: str, name: str, content: bytes = b"") -> None:
+    def __init__(self, folder: str, name: str, content: bytes = b"", *, mode: int = 0o644) -> None:
         """Raises OSError; nothing is left then."""
         self._folder, self._name = folder, name
         temporary = f"{folder}/.{name}"
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, mode)
         try:
             if not lock_descriptor(descriptor, blocking=False):
                 raise BlockingIOError(errno.EAGAIN, "the file is locked by another process", temporary)

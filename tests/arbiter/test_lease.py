@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import statistics
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from arbiter import Arbiter
+from arbiter import UNKNOWN_SENDER, Arbiter
 from arbiter.leases import Claim, OwnClaim
 from arbiter.waiting import DEFAULT_SWITCH_S
 from errors import (
@@ -407,6 +408,14 @@ def test_every_process_sees_the_progress_of_a_job_until_it_ends(make_arbiter: Ma
 
 
 # --- a GPU that is not shared, and memory for both -------------------------------------------------
+
+
+def test_prompts_of_requests_are_private_to_the_user(tmp_path: Path) -> None:
+    arbiter = Arbiter(tmp_path)
+    with arbiter.listed("r", model="m", jobs=["j"], sender=UNKNOWN_SENDER, prompt="a secret"):
+        (path,) = (tmp_path / "requests").glob("*.json")
+        assert "a secret" in path.read_text()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_without_llm_stacks_a_lease_is_granted_at_once_and_can_be_cancelled(tmp_path: Path) -> None:
