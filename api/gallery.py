@@ -27,6 +27,9 @@ _DEFAULT_LIMIT, _MAX_LIMIT = 50, 200
 _MAX_QUERY_CHARS = 1000
 _PARAMETERS = ("limit", "cursor", "q", "model", "from", "to", "favourite", "task")
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+_SHARE_OF_KEYS = 0.75
+"""Of the image store, which the favourites may use if a key without `operate` adds one: else such a key could leave no room
+for the pictures of all others, which only an operator could end"""
 _SHOWN_NAME_CHARS = 8
 """As in the log: not enough to see the image"""
 
@@ -123,7 +126,7 @@ def _filter(caller: Caller) -> ImageFilter:
 
 def _limit() -> int:
     text = request.args.get("limit", str(_DEFAULT_LIMIT))
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:9]) <= _MAX_LIMIT:
+    if not text.isascii() or not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= _MAX_LIMIT:
         raise InvalidValue(f"`limit` must be a number from 1 to {_MAX_LIMIT}.", param="limit")
     return int(text)
 
@@ -169,7 +172,8 @@ def _change(services: Services, name: str) -> Response:
             f"`favourite` is {given_value(wanted)}; it must be true or false.", param="favourite"
         )
     _own_image(services, name)
-    record = services.store.set_favourite(name, wanted)
+    share = 1.0 if g.caller.may("operate") else _SHARE_OF_KEYS
+    record = services.store.set_favourite(name, wanted, share=share)
     return json_response(image_document(record, links_of(services.options)))
 
 

@@ -60,7 +60,7 @@ def _get(services: Services, estimate: QueueEstimate, job_id: str) -> Response:
 
 def _list(services: Services, estimate: QueueEstimate) -> Response:
     limit = request.args.get("limit", str(_DEFAULT_LIMIT))
-    if not limit.isascii() or not limit.isdecimal() or not 1 <= int(limit[:9]) <= _MAX_LIMIT:
+    if not limit.isascii() or not limit.isdecimal() or len(limit) > 9 or not 1 <= int(limit) <= _MAX_LIMIT:
         raise InvalidValue(f"`limit` must be a number from 1 to {_MAX_LIMIT}.", param="limit")
     of_all = request.args.get("all", "") in ("true", "1") and g.caller.may("operate")
     views, has_more = services.jobs.page(

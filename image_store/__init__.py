@@ -222,14 +222,15 @@ class ImageStore:
         data = self._beside.thumbnails.get(name, lambda: self._read(name), self._make_thumbnail)
         return StoredImage(name, data, "image/webp", f"{etag}-thumbnail")
 
-    def set_favourite(self, name: str, is_favourite: bool) -> ImageRecord:
-        """Let the image never be evicted, or again. Raises ImageNotFound; FavouritesFull if all favourites together would
-        exceed a limit; StoreFull or StoreUnwritable if it cannot be marked; IndexUnavailable."""
+    def set_favourite(self, name: str, is_favourite: bool, *, share: float = 1.0) -> ImageRecord:
+        """Let the image never be evicted, or again. `share`: of each limit, which all favourites together may use. Raises
+        ImageNotFound; FavouritesFull if they would exceed that; StoreFull or StoreUnwritable if it cannot be marked;
+        IndexUnavailable."""
         record = self.find(name)
         if self._beside is None or record.is_favourite == is_favourite:
             return record
         if is_favourite:
-            self._require_room(self.index, 1, record.size_bytes, "This image cannot be one more.")
+            self._require_room(self.index, 1, record.size_bytes, "This image cannot be one more.", share)
         try:
             with self._retention.locked(_LOCK_TIMEOUT_S):
                 if not (self.directory / name).exists():
@@ -276,16 +277,19 @@ class ImageStore:
                     return name
         return None
 
-    def _require_room(self, index: ImageIndex, count: int, size: int, what: str) -> None:
-        """Raises FavouritesFull if so many images and bytes would exceed a limit together with the favourites."""
+    def _require_room(self, index: ImageIndex, count: int, size: int, what: str, share: float = 1.0) -> None:
+        """Raises FavouritesFull if so many images and bytes would exceed `share` of a limit together with the favourites."""
         try:
             favourites, favourite_bytes = index.favourites()
         except IndexUnavailable:
             return
         if not favourites or (
-            favourites + count <= self._max_count and favourite_bytes + size <= self._max_bytes
+            favourites + count <= self._max_count * share
+            and favourite_bytes + size <= self._max_bytes * share
         ):
             return
+        if share < 1:
+            what = f"Favourites of this caller may use {share:.0%} of that. {what}"
         raise FavouritesFull(
             f"The {favourites} favourites have {favourite_bytes} bytes together, and are never evicted; "
             f"`image_store.max_count` allows {self._max_count} images, and `image_store.max_mb` {self._max_bytes} bytes. "

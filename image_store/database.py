@@ -81,11 +81,12 @@ class Database:
         finally:
             self._writing.release()
 
-    def checkpoint(self) -> None:
-        """Write what is in the log file to the database and empty the log file, as far as nobody reads it. Raises
-        IndexUnavailable."""
+    def checkpoint(self) -> bool:
+        """Write what is in the log file to the database and empty the log file; false if somebody reads it for so long that
+        it is not emptied. Raises IndexUnavailable."""
         with self._errors(), self._borrowed(1.0) as connection:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            is_busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not is_busy
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

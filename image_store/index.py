@@ -41,6 +41,8 @@ MAX_CHANGES = 10_000
 """Older changes are forgotten"""
 MAX_CHANGES_AT_ONCE = 1000
 """Who missed more reads the list again"""
+MAX_PAGE_CHARS = 1_000_000
+"""Of the texts of a page: 200 images with the longest prompts would have hundreds of megabytes as JSON"""
 _KEEP_TIMEOUT_S = 0.25
 """How long `add` waits for other writers: a picture's answer waits for it"""
 _WRITE_TIMEOUT_S = 5.0
@@ -105,7 +107,7 @@ class ImageIndex:
         return self._read(read)
 
     def page(self, selected: ImageFilter, *, limit: int, after: Cursor | None = None) -> ImagePage:
-        """The newest `limit` images after `after`."""
+        """The newest `limit` images after `after`; fewer if their texts are very long, but at least one."""
         words = words_of(selected.text)
         if selected.text.strip() and not words:
             return ImagePage(
@@ -124,7 +126,7 @@ class ImageIndex:
             rows = connection.execute(
                 f"{_SELECT} {_clause([*where, *place])} ORDER BY i.place DESC, i.id DESC LIMIT ?",
                 [*values, *more, limit + 1],
-            ).fetchall()
+            )
             return _page(rows, limit, total)
 
         return self._read(read)
@@ -227,7 +229,7 @@ class ImageIndex:
             if not os.path.lexists(self._folder / image.name):
                 continue
             row = connection.execute(
-                "SELECT id, favourite FROM images WHERE name = ?", (image.name,)
+                "SELECT id, favourite, owner FROM images WHERE name = ?", (image.name,)
             ).fetchone()
             if row is not None:
                 _delete(connection, [row[0]], searches)
@@ -244,7 +246,9 @@ class ImageIndex:
                 ),
             )
             _insert_texts(connection, facts, searches)
-            _note_change(connection, "added" if row is None else "changed", image.name, facts.owner)
+            # A sweep of another process may have found the file first, and not known whose it is.
+            is_known = row is not None and row[2] == facts.owner
+            _note_change(connection, "changed" if is_known else "added", image.name, facts.owner)
 
     def set_favourite(self, name: str, is_favourite: bool) -> ImageRecord | None:
         """Set it; the image as it is now, None if there is none."""
@@ -280,9 +284,15 @@ class ImageIndex:
         if rows:
             self._scrub_due = True
 
+    @property
+    def is_scrub_due(self) -> bool:
+        """Whether `scrub` has something to do."""
+        return self._scrub_due
+
     def scrub(self) -> None:
         """Remove what is left of the texts of removed images: words in the text index until its parts are merged, and pages
-        in the log file until it is emptied. Does nothing if nothing was removed."""
+        in the log file until it is emptied. Does nothing if nothing was removed. It stays due while somebody reads the log
+        file."""
         if not self._scrub_due:
             return
         self._scrub_due = False
@@ -292,7 +302,8 @@ class ImageIndex:
             while not is_done:
                 is_done = self._write(lambda connection, pages=pages: self._merge(connection, pages))  # type: ignore[misc]
                 pages = _MERGE_PAGES
-            self._database.checkpoint()
+            if not self._database.checkpoint():
+                self._scrub_due = True
         except EaselError:
             self._scrub_due = True
             raise
@@ -387,16 +398,22 @@ class ImageIndex:
 
 
 def without_prompts(facts: ImageFacts) -> ImageFacts:
-    """`facts` without texts that the client wrote to describe a picture."""
+    """`facts` without texts that the client wrote to describe a picture. An ignored field may have any name, such as
+    `instructions`, so no text of one is kept."""
     settings = None
     if facts.settings is not None:
         settings = {name: value for name, value in facts.settings.items() if not _is_prompt(name)}
 
-    def cleared(notes: tuple[Mapping[str, Any], ...] | None) -> tuple[Mapping[str, Any], ...] | None:
+    def cleared(
+        notes: tuple[Mapping[str, Any], ...] | None, *, has_any_name: bool
+    ) -> tuple[Mapping[str, Any], ...] | None:
         if notes is None:
             return None
         return tuple(
-            {**note, "asked": None} if _is_prompt(str(note.get("field"))) else note for note in notes
+            {**note, "asked": None}
+            if _is_prompt(str(note.get("field"))) or (has_any_name and isinstance(note.get("asked"), str))
+            else note
+            for note in notes
         )
 
     return replace(
@@ -404,8 +421,8 @@ def without_prompts(facts: ImageFacts) -> ImageFacts:
         prompt=None,
         negative_prompt=None,
         settings=settings,
-        adjusted=cleared(facts.adjusted),
-        ignored=cleared(facts.ignored),
+        adjusted=cleared(facts.adjusted, has_any_name=False),
+        ignored=cleared(facts.ignored, has_any_name=True),
     )
 
 
@@ -439,6 +456,7 @@ _COLUMNS = (
     ),
 )
 _ID, _PLACE = 0, 1
+_TEXTS = (-3, -2, -1)
 _PROMPTS = ("prompt", "negative_prompt")
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM images i JOIN texts t ON t.id = i.id"  # noqa: S608 - constants
 
@@ -532,10 +550,16 @@ def _clause(where: Sequence[str]) -> str:
     return f"WHERE {' AND '.join(where)}" if where else ""
 
 
-def _page(rows: Sequence[Any], limit: int, total: int) -> ImagePage:
+def _page(rows: Iterable[Any], limit: int, total: int) -> ImagePage:
     """`rows`: up to one more than the page has."""
-    shown = rows[:limit]
-    following = Cursor(shown[-1][_PLACE], shown[-1][_ID]) if len(rows) > limit else None
+    shown: list[Any] = []
+    chars, following = 0, None
+    for row in rows:
+        chars += sum(len(row[column] or "") for column in _TEXTS)
+        if shown and (len(shown) == limit or chars > MAX_PAGE_CHARS):
+            following = Cursor(shown[-1][_PLACE], shown[-1][_ID])
+            break
+        shown.append(row)
     return ImagePage(tuple(_record(row) for row in shown), following, total)
 
 
@@ -579,9 +603,7 @@ def _page_of_search(
             if not where and len(ids) > limit:
                 break
     marks = ",".join("?" * len(ids))
-    rows = connection.execute(
-        f"{_SELECT} WHERE i.id IN ({marks}) ORDER BY i.place DESC, i.id DESC", ids
-    ).fetchall()
+    rows = connection.execute(f"{_SELECT} WHERE i.id IN ({marks}) ORDER BY i.place DESC, i.id DESC", ids)
     return _page(rows, limit, total)
 
 

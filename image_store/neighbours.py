@@ -65,4 +65,4 @@ class IndexedNeighbours:
             self._index.scrub()
         except EaselError:
             return False, _RETRY_S
-        return self.must_read and self._folder.is_dir(), None
+        return self.must_read and self._folder.is_dir(), _RETRY_S if self._index.is_scrub_due else None

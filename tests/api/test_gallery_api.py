@@ -135,6 +135,8 @@ def test_pages_filters_and_search(client: FlaskClient) -> None:
         ("limit=0", "limit", "request.invalid_value"),
         ("limit=201", "limit", "request.invalid_value"),
         ("limit=x", "limit", "request.invalid_value"),
+        ("limit=0000001999", "limit", "request.invalid_value"),
+        ("limit=000000001" + "9" * 30, "limit", "request.invalid_value"),
         ("cursor=abc", "cursor", "image.invalid_cursor"),
         ("favourite=maybe", "favourite", "request.invalid_value"),
         ("from=yesterday", "from", "request.invalid_value"),
@@ -264,6 +266,23 @@ def test_a_key_sees_and_changes_only_its_own_images_and_operate_all(make_app: Ma
     audit = (app.extensions["easel"].state_dir / "audit.jsonl").read_text()
     assert audit.count("images.delete") == 1
     assert of_bob not in audit
+
+
+def test_favourites_of_a_key_leave_room_for_the_pictures_of_others(make_app: MakeApp) -> None:
+    app = make_app(image_store__max_count=4)
+    gate, client = app.extensions["easel"].gate, app.test_client()
+    ann, bob = (bearer(gate.add_key(name, ["draw"], {})[1]) for name in ("ann", "bob"))
+    boss = bearer(gate.add_key("boss", ["operate"], {})[1])
+    *three, fourth = [name_of(draw(client, headers=ann)) for _ in range(4)]
+
+    def mark(name: str, key: dict[str, str]) -> Any:
+        return client.patch(f"/api/images/{name}", headers=key, json={"favourite": True})
+
+    assert [mark(name, ann).status_code for name in three] == [200] * 3
+    refused = mark(fourth, ann)
+    assert (refused.status_code, refused.get_json()["error"]["code"]) == (507, "image.favourites_full")
+    assert name_of(draw(client, headers=bob))
+    assert mark(fourth, boss).status_code == 200
 
 
 def test_a_later_key_of_the_same_name_does_not_see_the_images_of_the_first(make_app: MakeApp) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from errors import CursorInvalid, FavouritesFull, ImageNotFound, IndexUnavailable
 from image_store import Cursor, ImageFacts, ImageFilter, ImageIndex, ImageStore
-from image_store.index import MAX_CHANGES, MAX_CHANGES_AT_ONCE
+from image_store.index import MAX_CHANGES, MAX_CHANGES_AT_ONCE, MAX_PAGE_CHARS
 from image_store.index_schema import MIGRATIONS
 
 HOUR = 3600.0
@@ -97,13 +97,21 @@ def test_without_keep_prompts_no_prompt_is_in_any_file(tmp_path: Path) -> None:
             "prompt_strength": 0.5,
             "steps": 4,
         },
-        ignored=({"field": "prompt", "asked": "hidden wish", "why": "variations have no prompt"},),
+        ignored=(
+            {"field": "prompt", "asked": "hidden wish", "why": "variations have no prompt"},
+            {"field": "instructions", "asked": "hidden wish", "why": "no language model runs"},
+            {"field": "top_p", "asked": 0.5, "why": "no language model runs"},
+        ),
     )
     store = make_store(tmp_path, keeps_prompts=False)
     found = store.find(store.keep(b"picture", "png", facts).name).facts
     assert (found.prompt, found.negative_prompt) == (None, None)
     assert found.settings == {"prompt_strength": 0.5, "steps": 4}
-    assert found.ignored == ({"field": "prompt", "asked": None, "why": "variations have no prompt"},)
+    assert found.ignored == (
+        {"field": "prompt", "asked": None, "why": "variations have no prompt"},
+        {"field": "instructions", "asked": None, "why": "no language model runs"},
+        {"field": "top_p", "asked": 0.5, "why": "no language model runs"},
+    )
     for path in tmp_path.iterdir():
         assert not any(word in path.read_bytes() for word in (b"secretly", b"hidden"))
     assert names(store, text="secretly") == []
@@ -126,6 +134,25 @@ def test_pages_are_newest_first_and_complete_while_images_arrive_and_go(tmp_path
     assert len(store.page(ImageFilter(), limit=200).images) == store.page(ImageFilter(), limit=1).total == 28
     assert store.page(ImageFilter(), limit=28).next is None
     assert store.page(ImageFilter(), limit=27).next is not None
+
+
+@pytest.mark.parametrize("text", ["", "lighthouse"])
+def test_a_page_with_very_long_prompts_has_fewer_images_and_none_is_skipped(
+    tmp_path: Path, text: str
+) -> None:
+    store = make_store(tmp_path)
+    long = "lighthouse " * (MAX_PAGE_CHARS // 28)
+    kept = [keep(store, long) for _ in range(5)] + [keep(store, long * 3), keep(store, "a small lighthouse")]
+    sizes, seen = list[int](), list[str]()
+    cursor: Cursor | None = None
+    while not sizes or cursor is not None:
+        page = store.page(ImageFilter(text=text), limit=200, after=cursor)
+        sizes.append(len(page.images))
+        seen += [image.name for image in page.images]
+        cursor = page.next
+        assert page.total == 7
+    assert seen == kept[::-1]
+    assert sizes == [1, 1, 2, 2, 1]
 
 
 def test_images_stay_in_the_order_of_arrival_after_the_clock_was_set_back(tmp_path: Path) -> None:
@@ -306,6 +333,22 @@ def test_a_deleted_image_leaves_no_file_and_no_text(tmp_path: Path) -> None:
             assert trace not in content
     with pytest.raises(ImageNotFound):
         store.delete(name)
+
+
+def test_a_deleted_text_leaves_a_log_file_that_was_being_read_later(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    name = keep(store, "secretly drawn")
+    reader = sqlite3.connect(tmp_path / "index.sqlite3", isolation_level=None)
+    reader.execute("BEGIN")
+    assert reader.execute("SELECT count(*) FROM texts").fetchone() == (1,)
+    store.delete(name)
+    assert store.index.is_scrub_due
+    reader.rollback()
+    reader.close()
+    store.index.scrub()
+    assert not store.index.is_scrub_due
+    for path in tmp_path.glob("index.sqlite3*"):
+        assert b"secretly" not in path.read_bytes()
 
 
 def test_favourites_are_not_evicted_by_count_size_or_a_full_disk(tmp_path: Path) -> None:
@@ -591,6 +634,23 @@ def test_a_picture_is_kept_while_the_index_is_locked_and_listed_later(tmp_path: 
     store.index.flush()
     assert store.find(name).facts.prompt == "while it is locked"
     assert not store.index.has_pending
+
+
+def test_an_image_that_a_sweep_has_found_first_is_new_for_its_owner(tmp_path: Path) -> None:
+    store, other = make_store(tmp_path), make_store(tmp_path)
+    keep(store)
+    epoch, number = store.index.position()
+    lock = sqlite3.connect(tmp_path / "index.sqlite3", isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")
+    name = keep(store, owner="me")
+    lock.rollback()
+    lock.close()
+    sweep(other)
+    assert store.find(name).facts.owner == ""
+    store.index.flush()
+    changes = store.index.changes_after(epoch, number, "me")
+    assert changes is not None
+    assert [(change.kind, change.name) for change in changes] == [("added", name)]
 
 
 def test_the_index_is_private_to_the_user(tmp_path: Path) -> None:
