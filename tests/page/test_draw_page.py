@@ -13,11 +13,13 @@ import requests
 
 from tests.page.browser import violations
 from tests.page.conftest import OpenPage, serving
+from tests.page.scripted_events import ScriptedEvents
 from tests.server.running import Server
 from tests.waiting import wait_until
 
 PROMPT = "a red fox asleep in the snow"
 TAKES_STEPS = "sd-1.5-pruned-emaonly"
+OTHER_NAME = "https://pictures.example/easel"
 
 
 def choose_model(page: Any, model: str) -> None:
@@ -138,6 +140,27 @@ def test_what_was_set_is_sent_and_what_was_not_is_left_to_the_model(
     assert "seed 42" in facts
 
 
+def test_numbers_that_the_model_does_not_allow_are_never_replaced_unseen(
+    easel: Server, open_page: OpenPage
+) -> None:
+    page = open_page(easel.url)
+    bodies = sent_bodies(page)
+    choose_model(page, TAKES_STEPS)
+    page.get_by_label("Prompt", exact=True).fill(PROMPT)
+    page.get_by_label("Seed", exact=True).fill("4 or 5")
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.get_by_text("The seed is not valid").wait_for()
+    assert bodies == []
+    page.get_by_label("Seed", exact=True).fill("4")
+    steps = field(page, "steps").get_by_role("spinbutton")
+    most = steps.get_attribute("max")
+    steps.fill(f"{most}0")
+    steps.press("Enter")
+    assert steps.input_value() == most
+    finished(page)
+    assert [str(body["steps"]) for body in bodies] == [most]
+
+
 def test_previews_and_steps_show_while_a_batch_is_drawn_and_nothing_moves(
     slow_easel: Server, open_page: OpenPage, size: str
 ) -> None:
@@ -219,7 +242,80 @@ def test_the_picture_can_be_enlarged_in_one_click(easel: Server, open_page: Open
     page.get_by_text("2048 × 2048").wait_for()
 
 
+def test_pictures_show_whatever_host_and_path_the_answers_name(easel: Server, open_page: OpenPage) -> None:
+    name = (
+        requests.post(
+            f"{easel.url}/v1/images/generations",
+            json={"prompt": PROMPT, "size": "512x512", "response_format": "url"},
+            timeout=60,
+        )
+        .json()["data"][0]["url"]
+        .rpartition("/")[2]
+    )
+    page = open_page(easel.url)
+
+    def rename(route: Any) -> None:
+        answer = route.fetch()
+        route.fulfill(status=answer.status, json=json.loads(answer.text().replace(easel.url, OTHER_NAME)))
+
+    page.context.route(re.compile(r"/api/images\?"), rename)
+    page.context.route(
+        "**/v1/images/generations",
+        lambda route: route.fulfill(
+            json={"data": [{"url": f"{OTHER_NAME}/api/images/cache/{name}"}], "size": "512x512"}
+        ),
+    )
+    page.reload()
+    page.get_by_label("Prompt", exact=True).fill(PROMPT)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    assert finished(page) == [f"{easel.url}/api/images/cache/{name}"]
+    page.wait_for_function("() => document.querySelector('.recent img')?.naturalWidth")
+
+
+def test_another_view_that_is_opened_meanwhile_keeps_the_focus(easel: Server, open_page: OpenPage) -> None:
+    page = open_page(easel.url)
+    held: list[Any] = []
+    page.context.route(re.compile(r"/api/images\?"), lambda route: held.append(route))
+    page.get_by_role("link", name="Gallery", exact=True).click()
+    page.locator(".gallery-view").wait_for()
+    page.get_by_role("link", name="Draw", exact=True).click()
+    page.get_by_label("Prompt", exact=True).fill(PROMPT)
+    with page.expect_response(lambda response: "limit=100" in response.url):
+        for route in held:
+            route.continue_()
+    page.evaluate("() => new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve, 100)))")
+    assert page.evaluate("[document.activeElement.id, document.title]") == ["prompt", "Easel"]
+
+
 # --- models ----------------------------------------------------------------------------------------
+
+
+def test_draw_waits_for_the_fields_of_the_model_that_was_just_chosen(
+    easel: Server, open_page: OpenPage
+) -> None:
+    page = open_page(easel.url)
+    page.get_by_role("button", name=re.compile("^Model: SDXL")).wait_for()
+    bodies = sent_bodies(page)
+    held: list[Any] = []
+    page.context.route("**/v1/models/flux-schnell", lambda route: held.append(route))
+    choose_model(page, "flux-schnell")
+    page.get_by_label("Prompt", exact=True).fill(PROMPT)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.get_by_text("The models are still being read.").wait_for()
+    assert bodies == []
+    for route in held:
+        route.continue_()
+    finished(page)
+    assert [body["model"] for body in bodies] == ["flux-schnell"]
+
+
+def test_an_example_changes_the_prompt_and_nothing_else(easel: Server, open_page: OpenPage) -> None:
+    page = open_page(easel.url)
+    choose_model(page, TAKES_STEPS)
+    field(page, "steps").get_by_role("spinbutton").fill("9")
+    page.get_by_role("button", name="A lighthouse in a storm, oil painting").click()
+    assert page.get_by_label("Prompt", exact=True).input_value() == "A lighthouse in a storm, oil painting"
+    assert field(page, "steps").get_by_role("spinbutton").input_value() == "9"
 
 
 def test_a_model_is_found_by_a_word_with_the_keyboard_alone(
@@ -262,13 +358,23 @@ def test_two_tabs_keep_forms_of_their_own(easel: Server, open_page: OpenPage) ->
     assert first.get_by_label("Prompt", exact=True).input_value() == "one"
 
 
-def test_a_full_and_a_forbidden_storage_lose_nothing_but_the_settings(
-    easel: Server, open_page: OpenPage
-) -> None:
+def test_a_full_storage_loses_nothing_but_the_settings(easel: Server, open_page: OpenPage) -> None:
     page = open_page(easel.url)
     page.evaluate(
         "() => { try { for (let n = 0; ; n++) localStorage.setItem('fill' + n, 'x'.repeat(100_000)); } catch {} }"
     )
+    page.get_by_label("Prompt", exact=True).fill(PROMPT)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    finished(page)
+
+
+def test_a_forbidden_storage_loses_nothing_but_the_settings(easel: Server, open_page: OpenPage) -> None:
+    page = open_page(easel.url)
+    page.add_init_script(
+        "for (const name of ['localStorage', 'sessionStorage'])"
+        " Object.defineProperty(window, name, { get() { throw new DOMException('', 'SecurityError'); } });"
+    )
+    page.reload()
     page.get_by_label("Prompt", exact=True).fill(PROMPT)
     page.get_by_role("button", name="Draw", exact=True).click()
     finished(page)
@@ -374,6 +480,35 @@ def test_a_key_is_asked_for_once_and_kept_for_the_session(
     assert other.get_by_role("dialog").count() == 0
     assert page.context.cookies() == []
     assert "secret-key" not in json.dumps(page.evaluate("({...localStorage})"))
+
+
+def test_a_key_that_one_tab_gets_closes_the_question_in_the_other(
+    closed_easel: Server, open_page: OpenPage
+) -> None:
+    page = open_page(closed_easel.url)
+    other = page.context.new_page()
+    other.goto(closed_easel.url)
+    for tab in (other, page):
+        tab.get_by_role("dialog").wait_for()
+    page.get_by_label("API key", exact=True).fill("secret-key")
+    page.get_by_role("button", name="Use this key").click()
+    other.get_by_role("dialog").wait_for(state="detached")
+    other.get_by_role("button", name=re.compile("^Model: SDXL")).wait_for()
+
+
+def test_a_key_that_may_not_draw_is_told_so_before_anything_is_sent(
+    easel: Server, open_page: OpenPage
+) -> None:
+    page = open_page(easel.url)
+    ScriptedEvents(page, {"version": "1", "key": {"name": "viewer", "scopes": ["view"]}})
+    page.reload()
+    page.wait_for_function("() => window.pushEvent")
+    bodies = sent_bodies(page)
+    page.get_by_role("button", name=re.compile("^Model: ")).wait_for()
+    page.get_by_label("Prompt", exact=True).fill(PROMPT)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.get_by_text("It needs the scope draw.").wait_for()
+    assert bodies == []
 
 
 # --- for everyone ----------------------------------------------------------------------------------

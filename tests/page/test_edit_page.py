@@ -607,6 +607,40 @@ def test_an_image_of_the_gallery_is_picked_and_edited(easel: Server, open_page: 
     assert page.evaluate("document.querySelector('easel-edit-panel').images[0].stored") == sent["name"]
 
 
+def test_a_picture_that_is_to_be_edited_comes_before_the_images_that_are_there(
+    easel: Server, open_page: OpenPage, picture: Path
+) -> None:
+    page = open_page(easel.url)
+    draw(page)
+    [url] = finished(page)
+    add(page, picture)
+    actions = page.get_by_role("group", name="What to do with the picture")
+    actions.get_by_role("button", name="Edit", exact=True).click()
+    page.wait_for_function(
+        "(name) => document.querySelector('easel-edit-panel').images[0].stored === name",
+        arg=url.rpartition("/")[2],
+    )
+
+
+def test_pressing_draw_twice_while_an_image_is_read_draws_once(
+    easel: Server, open_page: OpenPage, picture: Path
+) -> None:
+    page = open_page(easel.url)
+    add(page, picture)
+    sent: list[str] = []
+    page.context.on(
+        "request",
+        lambda request: sent.append(request.url) if request.url.endswith("/images/edits") else None,
+    )
+    page.get_by_role("textbox", name="Prompt", exact=True).fill("a lighthouse")
+    page.wait_for_function("() => document.querySelector('.fields [data-name]')")
+    page.evaluate(
+        "() => { const form = document.querySelector('.draw-form'); form.requestSubmit(); form.requestSubmit(); }"
+    )
+    finished(page)
+    assert len(sent) == 1
+
+
 def test_an_image_that_is_gone_is_named(easel: Server, open_page: OpenPage) -> None:
     page = open_page(easel.url)
     address = f"{easel.url}/api/images/cache/2b7a3a52-8a28-4a29-9a35-6f4f6fd2f9c1.png"

@@ -10,6 +10,8 @@ export const root = new URL("../../..", import.meta.url).href.replace(/\/$/, "")
 let key = load("key", null, "sessionStorage");
 let askForKey = async () => null;
 let asking = null;
+let stopAsking = () => {};
+let isRefused = false; // the dialog was closed: only what the reader does opens it again
 
 export class ApiError extends Error {
   /** `status` is 0 if the server could not be reached; `code` is stable, `message` says what would work. */
@@ -24,6 +26,18 @@ export function url(path) {
   return `${root}/${path.replace(/^\//, "")}`;
 }
 
+/**
+ * Where this page gets the stored image `name`. Answers name the host and path by which the server knows itself; behind a
+ * proxy, or with public_url, they can be others, from which the page's policy loads nothing.
+ */
+export function pictureUrl(name) {
+  return url(`api/images/cache/${encodeURIComponent(name)}`);
+}
+
+export function thumbnailUrl(name) {
+  return url(`api/images/${encodeURIComponent(name)}/thumbnail`);
+}
+
 export function getKey() {
   return key;
 }
@@ -34,7 +48,7 @@ export function setKey(value) {
   live.setKey(value);
 }
 
-/** `ask()` shows the dialog; its promise is a key that works, or null. */
+/** `ask(signal)` shows the dialog until `signal` ends it; its promise is a key that works, or null. */
 export function onKeyNeeded(ask) {
   askForKey = ask;
 }
@@ -42,11 +56,15 @@ export function onKeyNeeded(ask) {
 /** Starts the live events. */
 export function connect() {
   live.connect(url("api/events"), key, (shared) => {
+    const isAnother = key !== null;
     key = shared;
     save("key", shared, "sessionStorage");
+    // What is shown belongs to the key before, or says that there is none.
+    if (isAnother || isRefused) location.reload();
+    else stopAsking();
   });
   // The stream cannot ask, so a small request does.
-  live.state.subscribe((state) => state === "unauthorized" && request("api/keys/me").catch(() => {}));
+  live.state.subscribe((state) => state === "unauthorized" && !isRefused && request("api/keys/me").catch(() => {}));
 }
 
 /**
@@ -115,10 +133,14 @@ export function newKey() {
 async function findKey() {
   const used = key;
   const shared = await live.keyOfOtherTabs();
-  const found = (shared && shared !== used && (await keyWorks(shared)) && shared) || (await askForKey());
-  if (!found) return false;
-  setKey(found);
-  return true;
+  const asked = new AbortController();
+  stopAsking = () => asked.abort();
+  const found = (shared && shared !== used && (await keyWorks(shared)) && shared) || (await askForKey(asked.signal));
+  if (found) setKey(found);
+  // Without one from here, another tab may have got it meanwhile.
+  const isThere = Boolean(found) || (key !== null && key !== used);
+  isRefused = !isThere;
+  return isThere;
 }
 
 /** Whether the server accepts `candidate`. Throws ApiError if it cannot be reached. */

@@ -14,9 +14,9 @@ import * as draw from "./draw/view.js";
 
 const VIEWS = {
   draw: { load: async () => draw },
-  gallery: { load: () => import("./gallery/view.js"), css: "gallery" },
-  machine: { load: () => import("./machine/view.js"), css: "machine" },
-  catalogue: { load: () => import("./catalogue/view.js"), css: "catalogue" },
+  gallery: { load: () => import("./gallery/view.js"), css: ["gallery"] },
+  machine: { load: () => import("./machine/view.js"), css: ["machine"] },
+  catalogue: { load: () => import("./catalogue/view.js"), css: ["catalogue", "machine"] }, // for its gauges and problems
 };
 
 const context = { api, live, t, store, navigate, toast, announce, confirm };
@@ -46,7 +46,7 @@ async function show(name) {
   }
   let module;
   try {
-    if (VIEWS[name].css) await addStylesheet(VIEWS[name].css);
+    await Promise.all((VIEWS[name].css ?? []).map(addStylesheet));
     module = await VIEWS[name].load();
   } catch {
     if (turn === opening) offerReload();
@@ -61,9 +61,13 @@ async function show(name) {
   payload = null;
   shown = { name, view: null };
   try {
-    shown.view = await module.mount(main, { ...context, payload: handedOver });
+    const view = await module.mount(main, { ...context, payload: handedOver });
+    // Another view was opened meanwhile: this one must neither go on nor take the focus.
+    if (turn !== opening) return void view.unmount();
+    shown.view = view;
   } catch (error) {
     console.error(error);
+    if (turn !== opening) return;
     main.replaceChildren(h("p", { class: "empty" }, t("common.view_failed")));
   }
   document.title = name === "draw" ? "Easel" : `${t(`${name}.title`)} · Easel`;
@@ -116,7 +120,7 @@ function showHint() {
 
 await loadTexts();
 translate();
-api.onKeyNeeded(() => askForKey(api.keyWorks));
+api.onKeyNeeded((signal) => askForKey(api.keyWorks, signal));
 api.connect();
 start();
 addEventListener("hashchange", () => show(nameInAddress()));

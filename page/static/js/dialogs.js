@@ -45,8 +45,8 @@ export function confirm(title, text, { action, danger = false }) {
   });
 }
 
-/** Asks for an API key until `works(key)`. Its promise is the key, or null. */
-export function askForKey(works) {
+/** Asks for an API key until `works(key)`. Its promise is the key, or null; `signal` closes the dialog. */
+export function askForKey(works, signal = null) {
   return new Promise((resolve) => {
     const problem = h("p", { class: "field-error", id: "key-problem", role: "alert" });
     const input = h("input", {
@@ -83,9 +83,15 @@ export function askForKey(works) {
       input,
       problem,
       h("p", { class: "hint", id: "key-hint" }, t("common.key_hint")),
-      h("div", { class: "dialog-actions" }, submit),
+      h(
+        "div",
+        { class: "dialog-actions" },
+        h("button", { type: "button", class: "button", onclick: () => dialog.close() }, t("common.cancel")),
+        submit,
+      ),
     );
     const dialog = openDialog(t("common.key_title"), form, { onclose: () => resolve(key) });
+    signal?.addEventListener("abort", () => dialog.close());
     input.focus();
   });
 }

@@ -2,6 +2,7 @@
 //
 //   subscribe("status", (status) => …)   -> function that ends it; called at once if something is known already
 //   latest("status")                     -> the last one, or undefined; latest("memory") is the list of five minutes
+//   may("operate")              -> whether this reader's key has the scope
 //   state.get(), state.subscribe(…)      -> "connecting", "live", "offline", "unauthorized", "missing"
 
 import { EventHistory } from "./event_history.js";
@@ -18,6 +19,12 @@ const sharedKeyKnown = new Promise((resolve) => (giveSharedKey = resolve));
 
 export function latest(type) {
   return history.latest(type);
+}
+
+/** Whether this reader's key has `scope`. Without a key, and while it is not known, the server decides. */
+export function may(scope) {
+  const key = latest("hello")?.key;
+  return !key || key.scopes.includes(scope);
 }
 
 /** Calls `callback(data)` for each event of `type` from now on, and at once with the last one. */

@@ -2,7 +2,6 @@
 
 import { thumbnailUrl } from "../gallery/actions.js";
 import { h, icon } from "../dom.js";
-import { mayOperate } from "../machine/actions.js";
 import { pullWords } from "../machine/downloads_card.js";
 import { bytes, number, t } from "../text.js";
 import { GraphPanel } from "./graph_panel.js";
@@ -172,8 +171,7 @@ export class ModelPage {
   pullActions(last) {
     const { live } = this.context;
     const { model } = this;
-    const isAllowed = mayOperate(live.latest("hello"));
-    const reason = isAllowed ? null : t("machine.needs_operate");
+    const reason = live.may("operate") ? null : t("machine.needs_operate");
     const button = h(
       "button",
       { type: "button", class: "button primary", "aria-disabled": reason ? "true" : null, onclick: () => !reason && this.startPull() },
@@ -199,7 +197,7 @@ export class ModelPage {
       { class: "pull-progress" },
       h("div", { class: "progress-track", role: "progressbar", "aria-label": t("machine.progress"), "aria-valuenow": String(share), "aria-valuemin": "0", "aria-valuemax": "100" }, bar),
       h("p", { class: "hint" }, `${t(`machine.pull_${pull.state}`)} · ${pullWords(t, pull)}`),
-      mayOperate(this.context.live.latest("hello")) ? h("button", { type: "button", class: "button small", onclick: cancel }, t("machine.cancel")) : null,
+      this.context.live.may("operate") ? h("button", { type: "button", class: "button small", onclick: cancel }, t("machine.cancel")) : null,
     );
   }
 

@@ -1,7 +1,6 @@
 // <easel-catalogue>: the models by family, and one of them with its files, licence and graph.
 
 import { h, icon } from "../dom.js";
-import { addStylesheet } from "../stylesheets.js";
 import { ModelList } from "./model_list.js";
 import { ModelPage } from "./model_page.js";
 
@@ -10,7 +9,6 @@ const RELOAD_MS = 500;
 let lastScroll = 0;
 
 export async function mount(container, context) {
-  await addStylesheet("machine"); // for its gauges and problems
   const view = document.createElement("easel-catalogue");
   view.context = context;
   container.append(view);

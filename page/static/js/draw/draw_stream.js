@@ -51,7 +51,7 @@ function bodyOf({ json, parts }) {
 async function errorOf(response) {
   const answer = await response.json().catch(() => null);
   const error = answer?.error ?? { code: `http.${response.status}`, message: "" };
-  return { ...error, status: response.status, retryAfter: Number(response.headers.get("Retry-After")) || null };
+  return { ...error, status: response.status };
 }
 
 async function handle(event, emit) {

@@ -3,6 +3,7 @@
 // A stream that breaks off cancels its job, so the request is sent again with the same seed: it gives the same pictures. If
 // they were finished meanwhile, they are found in the gallery by the id of the request.
 
+import { pictureUrl } from "../api.js";
 import { readDrawing } from "./draw_stream.js";
 
 const MAX_ATTEMPTS = 6;
@@ -54,7 +55,7 @@ export class Drawing {
       if (!this.isActive) return;
       if (ending.type === "end") return this.#end("done");
       const isLost = ending.type === "lost" || STOPPING.has(ending.error?.code);
-      if (ending.error?.status === 401 && (await this.#context.api.newKey())) continue;
+      if (ending.error?.status === 401 && (await this.#context.api.newKey().catch(() => false))) continue;
       if (!isLost || attempt === MAX_ATTEMPTS) {
         this.error = ending.error ?? { code: "network.unreachable", status: 0, message: ending.message };
         return this.#end("failed");
@@ -116,16 +117,27 @@ export class Drawing {
 
   #start(message, receive) {
     this.#worker?.terminate();
+    let hasBegun = false;
     try {
-      this.#worker = new Worker(new URL("draw_worker.js", import.meta.url), { type: "module" });
-      this.#worker.addEventListener("message", ({ data }) => receive(data));
-      this.#worker.addEventListener("error", () => receive({ type: "closed" }));
-      this.#worker.postMessage(message);
+      const worker = new Worker(new URL("draw_worker.js", import.meta.url), { type: "module" });
+      worker.addEventListener("message", ({ data }) => {
+        hasBegun = true;
+        receive(data);
+      });
+      // Its file cannot be loaded, such as from a server of another version, or the browser has no modules in workers.
+      worker.addEventListener("error", () => (hasBegun ? receive({ type: "closed" }) : this.#readHere(message, receive)));
+      worker.postMessage(message);
+      this.#worker = worker;
     } catch {
-      const controller = new AbortController();
-      this.#worker = { terminate: () => controller.abort() };
-      readDrawing(message, receive, controller.signal).finally(() => receive({ type: "closed" }));
+      this.#readHere(message, receive);
     }
+  }
+
+  #readHere(message, receive) {
+    if (!this.isActive) return;
+    const controller = new AbortController();
+    this.#worker = { terminate: () => controller.abort() };
+    readDrawing(message, receive, controller.signal).finally(() => receive({ type: "closed" }));
   }
 
   #handle(event) {
@@ -138,7 +150,7 @@ export class Drawing {
       this.onPreview(this, event.index, event.bitmap);
     } else if (event.type === "image") {
       const { seed = null } = event.hal0.images?.[0] ?? {};
-      this.images[event.index] = { url: event.url, size: event.size, seed, hal0: event.hal0 };
+      this.images[event.index] = { url: pictureUrl(event.url.split("/").at(-1)), size: event.size, seed, hal0: event.hal0 };
       this.#set({ phase: "drawing", progress: 0, drawingSince: performance.now() });
     }
   }
@@ -194,7 +206,7 @@ export class Drawing {
 /** An image of the gallery as a drawing has it. */
 export function ofGallery(image) {
   const { adjusted = [], ignored = [], model = null, seed = null } = image;
-  return { url: image.url, size: `${image.width}x${image.height}`, seed, hal0: { model, adjusted, ignored } };
+  return { url: pictureUrl(image.name), size: `${image.width}x${image.height}`, seed, hal0: { model, adjusted, ignored } };
 }
 
 function* formFields(fields) {

@@ -17,6 +17,7 @@ let panel = null;
 export function createEditSlot({ onChange, onError }) {
   let model = null;
   let loading = null;
+  let isGone = false;
 
   const files = h("input", {
     type: "file",
@@ -41,12 +42,13 @@ export function createEditSlot({ onChange, onError }) {
 
   async function load() {
     const [{ EditPanel }] = await Promise.all([import("../edit/edit_panel.js"), addStylesheet("edit")]);
-    panel = new EditPanel();
+    panel ??= new EditPanel();
     panel.model = model;
     show();
   }
 
   function show() {
+    if (isGone || element.contains(panel)) return;
     panel.addEventListener("change", onChange);
     replaceChildren(element, panel);
   }
@@ -69,6 +71,7 @@ export function createEditSlot({ onChange, onError }) {
       loading = null;
       throw error;
     }
+    show(); // it may have been loaded for a form that is gone
     return panel;
   }
 
@@ -80,9 +83,9 @@ export function createEditSlot({ onChange, onError }) {
     }
   }
 
-  async function addStored(images) {
+  async function addStored(images, options = {}) {
     try {
-      if (images.length) await (await loaded()).addStored(images);
+      if (images.length) await (await loaded()).addStored(images, options);
     } catch (error) {
       onError(error);
     }
@@ -138,6 +141,7 @@ export function createEditSlot({ onChange, onError }) {
       return Boolean(panel?.images.length);
     },
     unmount() {
+      isGone = true;
       panel?.removeEventListener("change", onChange);
       for (const [type, listener] of Object.entries(listeners)) document.removeEventListener(type, listener);
     },

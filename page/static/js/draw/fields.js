@@ -182,9 +182,9 @@ function seedField(input, value, onChange) {
     placeholder: t("draw.seed.random"),
     value: value ?? "",
     oninput: () => {
-      const isValid = isSeed(box.value, input.max);
-      box.setAttribute("aria-invalid", String(!isValid));
-      if (isValid) onChange(box.value || undefined);
+      // The form refuses what is no seed; to leave it out would draw with another one.
+      box.setAttribute("aria-invalid", String(!isSeed(box.value, input.max)));
+      onChange(box.value || undefined);
       show();
     },
   });

@@ -17,7 +17,7 @@ const ORDER = ["size", "n", "strength", "quality", "steps", "cfg", "guidance", "
  * The form. `state` is {model, prompt, values: {model id: {field: value}}}, kept by `onChange(state)`.
  * {element, setDetail(detail), request(), problem(), setBusy(bool), apply(settings), focus()}.
  */
-export function createForm({ state, picker, slot, onChange, onDraw, onStop }) {
+export function createForm({ state, picker, slot, mayDraw, onChange, onDraw, onStop }) {
   let detail = null;
   let task = null;
   let inputs = [];
@@ -68,12 +68,23 @@ export function createForm({ state, picker, slot, onChange, onDraw, onStop }) {
 
   function submit() {
     if (isBusy) return onStop();
+    // A number that the model does not allow becomes the nearest one that it does now, where it can be seen.
+    const typed = document.activeElement;
+    if (typed?.matches(".number-box")) {
+      typed.blur();
+      typed.focus();
+    }
     const why = currentProblem();
     showProblem(why);
-    isAsked = detail === null;
+    isAsked = !isKnown();
     if (why === null) return onDraw();
     if (why === t("draw.problem.no_prompt")) prompt.focus();
     return undefined;
+  }
+
+  /** Whether the fields are those of the chosen model, and not of the one before. */
+  function isKnown() {
+    return detail !== null && detail.id === state.model;
   }
 
   function values() {
@@ -130,7 +141,8 @@ export function createForm({ state, picker, slot, onChange, onDraw, onStop }) {
   }
 
   function currentProblem() {
-    if (!detail) return t("draw.problem.no_model");
+    if (!mayDraw()) return t("draw.problem.needs_draw");
+    if (!isKnown()) return t("draw.problem.no_model");
     if (inputs.some(({ name, required }) => name === "prompt" && required) && !state.prompt.trim()) return t("draw.problem.no_prompt");
     if (state.prompt.length > LONGEST_PROMPT) return t("draw.problem.long_prompt", { count: state.prompt.length, max: LONGEST_PROMPT });
     if (task !== "generate" && !slot.hasImages) return t("draw.problem.no_image");
@@ -219,15 +231,24 @@ export function createForm({ state, picker, slot, onChange, onDraw, onStop }) {
       isBusy = busy;
       showButton();
     },
-    showProblem,
-    /** Settings of a request: those that the model knows become the values. */
+    showProblem(text) {
+      if (text) isAsked = false;
+      showProblem(text);
+    },
+    setPrompt(text) {
+      state.prompt = prompt.value = text;
+      showCounter();
+      showButton();
+      onChange();
+    },
+    /** Settings of a request: those that the model knows for any task become the values. */
     apply(settings) {
       if (typeof settings.prompt === "string") state.prompt = prompt.value = settings.prompt;
-      const known = new Map(inputs.map((input) => [input.name, input]));
+      const known = new Map([...Object.values(detail.inputs ?? {}).flat(), ...inputs].map((input) => [input.name, input]));
       const next = {};
       for (const [name, value] of Object.entries(settings)) {
         const input = known.get(name);
-        if (!input || HANDLED.has(name) || value === null || value === input.default) continue;
+        if (!input || HANDLED.has(name) || value === null || (value === input.default && inputs.includes(input))) continue;
         next[name] = input.type === "seed" ? String(value) : value;
       }
       state.values[detail.id] = next;

@@ -1,13 +1,14 @@
 // The button that shows the chosen model, and the dialog in which another is found.
 
 import { openDialog } from "../dialogs.js";
-import { h, icon, replaceChildren } from "../dom.js";
+import { h, icon, iconButton, replaceChildren } from "../dom.js";
 import { bytes, gigabytes, t } from "../text.js";
 
 const ORDER = ["ready", "missing", "licence", "blocked"];
+const MOST_SHOWN = 200;
 
 /**
- * {element, show(model), refresh()}. `models` is createModels(); `onChoose(model)`; `pulls`: {start(model), of(model)}.
+ * {element, show(model), refresh()}. `models` is createModels(); `onChoose(model)`; `pulls`: createPulls().
  */
 export function createModelPicker({ models, onChoose, pulls, waitsForSwitch }) {
   let model = null;
@@ -47,6 +48,8 @@ export function createModelPicker({ models, onChoose, pulls, waitsForSwitch }) {
         element.focus();
       },
     });
+    // Phones have no Escape.
+    dialog.append(iconButton("close", t("common.close"), { class: "icon-button dialog-close", onclick: () => dialog.close() }));
     dialogContent.focus();
   }
 
@@ -78,13 +81,20 @@ function pickerContent({ models, chosen, pulls, waitsForSwitch, choose }) {
   });
   const count = h("p", { class: "hint", role: "status" });
   const list = h("div", { class: "model-list", onkeydown: moveByArrows });
+  let shown = null;
 
   function show() {
     const found = search.value.trim() ? models.list.get().filter(matches(search.value)) : models.list.get();
     const groups = new Map(ORDER.map((kind) => [kind, []]));
     for (const model of found) {
       const state = models.stateOf(model);
-      groups.get(state.kind).push(h("li", {}, row(model, state)));
+      groups.get(state.kind).push([model, state]);
+    }
+    shown = stateOfList();
+    let free = MOST_SHOWN;
+    for (const rows of groups.values()) {
+      rows.splice(Math.max(0, free));
+      free -= rows.length;
     }
     replaceChildren(
       list,
@@ -92,10 +102,16 @@ function pickerContent({ models, chosen, pulls, waitsForSwitch, choose }) {
         .filter(([, rows]) => rows.length)
         .map(([kind, rows]) => [
           h("h3", { id: `models-${kind}` }, kind === "ready" && waitsForSwitch() ? t("draw.model.ready_switch") : t(`draw.model.${kind}`)),
-          h("ul", { "aria-labelledby": `models-${kind}` }, rows),
+          h("ul", { "aria-labelledby": `models-${kind}` }, rows.map(([model, state]) => h("li", {}, row(model, state)))),
         ]),
     );
-    count.textContent = found.length ? "" : t("draw.model.none", { text: search.value });
+    const hidden = found.length - MOST_SHOWN;
+    count.textContent = !found.length ? t("draw.model.none", { text: search.value }) : hidden > 0 ? t("catalogue.more", { count: hidden }) : "";
+  }
+
+  /** What the rows say that changes by itself. */
+  function stateOfList() {
+    return JSON.stringify([waitsForSwitch(), pulls.mayStart, models.list.get().map((model) => [model.id, models.stateOf(model), pulls.of(model)?.received])]);
   }
 
   function row(model, state) {
@@ -130,7 +146,7 @@ function pickerContent({ models, chosen, pulls, waitsForSwitch, choose }) {
     },
     refresh() {
       // Not while somebody is in the list: the rows would be replaced under the focus.
-      if (!list.contains(document.activeElement)) show();
+      if (!list.contains(document.activeElement) && stateOfList() !== shown) show();
     },
   };
 }
@@ -183,6 +199,7 @@ export function pullButton(model, state, pulls) {
     const share = running.size ? running.received / running.size : null;
     return h("span", { class: "badge", dataset: { kind: "accent" } }, share === null ? t("draw.model.pulling") : t("draw.model.pulling_share", { percent: Math.floor(share * 100) }));
   }
+  if (!pulls.mayStart) return null;
   const label = state.bytes ? t("draw.model.pull_size", { size: bytes(state.bytes) }) : t("draw.model.pull");
   return h("button", { type: "button", class: "button small", onclick: () => pulls.start(model) }, icon("download", { size: 16 }), label);
 }

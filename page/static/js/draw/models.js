@@ -20,7 +20,8 @@ export function createModels({ api, live }) {
   }
 
   const unsubscribe = live.subscribe("catalogue", (catalogue) => {
-    const isNew = loadedAt !== null && catalogue.loaded_at !== loadedAt;
+    // Of very many models the status says nothing: then each of these events may mean that one is ready now.
+    const isNew = loadedAt !== null && (catalogue.loaded_at !== loadedAt || !live.latest("status")?.models);
     loadedAt = catalogue.loaded_at;
     if (isNew) load().catch(() => {});
   });
@@ -50,11 +51,19 @@ export function stateOf(model, status) {
     const isLicence = ["denied", "not_accepted"].includes(model.licence?.state);
     return { kind: isLicence ? "licence" : "blocked", reason: texts(refused)[0] ?? null };
   }
-  const facts = status?.models?.find(({ id }) => id === model.id) ?? model.engine;
+  const facts = (status && factsIn(status, model.id)) ?? model.engine;
   if (!facts || facts.ready) return { kind: "ready", fitsGpu: facts?.fits_gpu ?? null };
   if (facts.files?.length) return { kind: "missing", bytes: sum(facts.files), fitsGpu: facts.fits_gpu };
   const needs = facts.needs_comfyui ? `ComfyUI ${facts.needs_comfyui}` : null;
   return { kind: "blocked", reason: needs ?? facts.lacks?.[0] ?? null, fitsGpu: facts.fits_gpu };
+}
+
+/** status -> model id -> what it says of the model: a list of a thousand models asks a thousand times. */
+const readFacts = new WeakMap();
+
+function factsIn(status, id) {
+  if (!readFacts.has(status)) readFacts.set(status, new Map((status.models ?? []).map((facts) => [facts.id, facts])));
+  return readFacts.get(status).get(id);
 }
 
 function sum(files) {

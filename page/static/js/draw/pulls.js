@@ -1,6 +1,6 @@
 // Getting the files of models: starting it, and how far it is.
 
-/** {start(model), of(model)}; `onChange()` is called when there is something new. */
+/** {start(model), of(model), mayStart}; `onChange()` is called when there is something new. */
 export function createPulls({ api, live, toast, t, onChange }) {
   let list = [];
   const unsubscribe = live.subscribe("pulls", (pulls) => {
@@ -8,6 +8,9 @@ export function createPulls({ api, live, toast, t, onChange }) {
     onChange();
   });
   return {
+    get mayStart() {
+      return live.may("operate");
+    },
     of: (model) => list.find((pull) => ["waiting", "running", "interrupted"].includes(pull.state) && pull.models?.includes(model.id)),
     async start(model) {
       try {

@@ -18,7 +18,7 @@ export function createRecent({ api, live, onChoose }) {
   }
 
   function item(image) {
-    const picture = h("img", { src: image.thumbnail ?? image.url, alt: "", loading: "lazy", decoding: "async", width: 88, height: 88 });
+    const picture = h("img", { src: api.thumbnailUrl(image.name), alt: "", loading: "lazy", decoding: "async", width: 88, height: 88 });
     const button = h(
       "button",
       { type: "button", "aria-label": image.prompt ? t("draw.recent_one", { prompt: image.prompt.slice(0, 120) }) : t("draw.recent_unknown"), onclick: () => onChoose(image) },

@@ -189,7 +189,8 @@ function timeLeft({ progress, drawingSince, count, images, batch }) {
 function waitingText({ waits_for: what, place, expected_s: expected, waited_s: waited, receivedAt }) {
   const since = (performance.now() - receivedAt) / 1000;
   const parts = [what ? t("draw.waiting_for", { what }) : t("draw.waiting")];
-  if (place) parts.push(t("draw.place", { place }));
+  // The server says how many come before it.
+  if (place) parts.push(t("draw.place", { place: place + 1 }));
   const left = expected === null || expected === undefined ? null : expected - since;
   if (left !== null && left > 1) parts.push(t("draw.left", { time: seconds(Math.round(left)) }));
   else parts.push(t("draw.waited", { time: seconds(Math.round(waited + since)) }));

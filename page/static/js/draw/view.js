@@ -54,6 +54,7 @@ class DrawView {
       state: this.state,
       picker: this.picker,
       slot: this.slot,
+      mayDraw: () => live.may("draw"),
       onChange: () => this.saveSoon(),
       onDraw: () => this.draw(),
       onStop: () => drawing?.stop(),
@@ -160,17 +161,34 @@ class DrawView {
   // --- drawing ---------------------------------------------------------------------------------------
 
   async draw() {
-    if (drawing?.isActive) return;
     const { t, announce } = this.#context;
-    const fields = this.form.fields();
-    if (this.form.input("seed") && fields.seed === undefined) fields.seed = randomSeed();
-    const images = this.slot.hasImages ? await this.slot.read() : null;
-    const count = fields.n ?? 1;
-    const path = images ? "v1/images/edits" : "v1/images/generations";
-    const parts = images ? await this.partsOf(images) : null;
-    const source = images && { image: images.images[0].blob, sides: images.outpaint };
-    this.begin({ path, fields, count, parts, source, ratio: this.ratioOf(images) });
-    announce(t("draw.started"));
+    const isSent = await this.once(async () => {
+      const fields = this.form.fields();
+      if (this.form.input("seed") && fields.seed === undefined) fields.seed = randomSeed();
+      const images = this.slot.hasImages ? await this.slot.read() : null;
+      const count = fields.n ?? 1;
+      const path = images ? "v1/images/edits" : "v1/images/generations";
+      const parts = images ? await this.partsOf(images) : null;
+      const source = images && { image: images.images[0].blob, sides: images.outpaint };
+      this.begin({ path, fields, count, parts, source, ratio: this.ratioOf(images) });
+    }, t("draw.error.other"));
+    if (isSent) announce(t("draw.started"));
+  }
+
+  /** Whether `prepare` has begun a drawing. Reading images takes a while: a second press in that time is the same one. */
+  async once(prepare, problem) {
+    if (drawing?.isActive || this.isPreparing) return false;
+    this.isPreparing = true;
+    try {
+      await prepare();
+      return true;
+    } catch (error) {
+      console.warn(error);
+      this.#context.toast(problem, { kind: "error" });
+      return false;
+    } finally {
+      this.isPreparing = false;
+    }
   }
 
   /** What the form of an edit has beside its fields. */
@@ -280,19 +298,17 @@ class DrawView {
 
   async runTool(id, model, image) {
     if (drawing?.isActive) return void this.#context.toast(this.#context.t("draw.busy"));
-    try {
+    await this.once(async () => {
       const blob = await fetchBlob(image.url);
       const size = parseSize(image.size);
       // Tools have no seed; for models that also edit, only the path says that the prompt is left out.
       const [path, seed] = id === "vary" ? ["v1/images/variations", { seed: randomSeed() }] : ["v1/images/edits", {}];
       this.begin({ path, fields: { model: model.id, ...seed }, count: 1, ratio: size ? size.width / size.height : 1, parts: [["image", blob, nameOf(image.url)]], source: { image: blob, sides: null } });
-    } catch {
-      this.#context.toast(this.#context.t("draw.gone"), { kind: "error" });
-    }
+    }, this.#context.t("draw.gone"));
   }
 
   edit(image) {
-    this.slot.addStored([{ name: nameOf(image.url), url: image.url }]);
+    this.slot.addStored([{ name: nameOf(image.url), url: image.url }], { isFirst: true });
     this.form.element.scrollIntoView({ block: "start" });
   }
 
@@ -340,8 +356,8 @@ class DrawView {
     const again = { label: t("common.retry"), primary: true, run: () => this.draw() };
     const model = this.models.find(this.state.model);
     if (error.code === "model.files_missing" && model)
-      return [{ label: t("draw.model.pull"), primary: true, run: () => this.pulls.start(model) }, { label: t("draw.remedy.catalogue"), run: () => navigate("catalogue", { model: model.id }) }];
-    if (error.code === "model.licence_not_accepted" && model?.licence?.url)
+      return [this.pulls.mayStart && { label: t("draw.model.pull"), primary: true, run: () => this.pulls.start(model) }, { label: t("draw.remedy.catalogue"), run: () => navigate("catalogue", { model: model.id }) }].filter(Boolean);
+    if (error.code === "model.licence_not_accepted" && /^https?:/.test(model?.licence?.url ?? ""))
       return [{ label: t("draw.remedy.licence"), primary: true, run: () => window.open(model.licence.url, "_blank", "noopener") }, again];
     if (error.code === "image.size_not_allowed" && error.details?.nearest)
       return [{ label: t("draw.remedy.size", { size: String(error.details.nearest).replace("x", " × ") }), primary: true, run: () => (this.form.setValue("size", String(error.details.nearest)), this.draw()) }];
@@ -356,11 +372,13 @@ class DrawView {
     if (!payload) return;
     const { settings, images = [], mode } = payload;
     if (settings) {
+      const { t, toast } = this.#context;
+      if (settings.model && this.models.list.get() && !this.models.find(settings.model)) toast(t("draw.model.gone", { name: settings.model }));
       if (settings.model && this.models.find(settings.model)) await this.choose(this.models.find(settings.model).id, { isFirst: true });
       const { seed, ...others } = settings;
       if (this.detail) this.form.apply(mode === "same-seed" ? { ...others, seed } : others);
     }
-    if (images.length) await this.slot.addStored(images);
+    if (images.length) await this.slot.addStored(images, { isFirst: true });
     this.saveSoon();
   }
 
@@ -375,7 +393,7 @@ class DrawView {
     const examples = [1, 2, 3].map((number) => t(`draw.example_${number}`));
     this.stage.showEmpty(
       h("p", { class: "stage-hello" }, t("draw.empty")),
-      h("div", { class: "examples" }, examples.map((text) => h("button", { type: "button", class: "chip", onclick: () => (this.form.apply({ prompt: text }), this.form.focusPrompt()) }, text))),
+      h("div", { class: "examples" }, examples.map((text) => h("button", { type: "button", class: "chip", onclick: () => (this.form.setPrompt(text), this.form.focusPrompt()) }, text))),
     );
   }
 

@@ -95,13 +95,13 @@ export class EditPanel extends HTMLElement {
     };
   }
 
-  /** Add files, or images of the gallery ([{name, url}]). */
+  /** Add files, or images of the gallery ([{name, url}]); with `isFirst` before those that are there. */
   add(files) {
     return this._inputs.add(files);
   }
 
-  addStored(images) {
-    return this._inputs.addStored(images);
+  addStored(images, options) {
+    return this._inputs.addStored(images, options);
   }
 
   clear() {

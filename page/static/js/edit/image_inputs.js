@@ -57,9 +57,10 @@ export class ImageInputs extends HTMLElement {
     await this._read([...files], (file) => readImage(file, file.name ?? ""));
   }
 
-  /** Add images of the gallery: [{name, url}]. */
-  async addStored(images) {
-    await this._read(images, async ({ name }) => ({ ...(await readImage(await download(name), name)), stored: name }));
+  /** Add images of the gallery: [{name, url}]. `isFirst`: before those that are there, to edit these. */
+  async addStored(images, { isFirst = false } = {}) {
+    const read = async ({ name }) => ({ ...(await readImage(await download(name), name)), stored: name });
+    await this._read(images, read, isFirst);
   }
 
   clear() {
@@ -111,13 +112,16 @@ export class ImageInputs extends HTMLElement {
 
   // -- taking images ---------------------------------------------------------------------------------------------
 
-  async _read(sources, read) {
+  async _read(sources, read, isFirst = false) {
+    let place = 0;
     this._problems = [];
     this._reading += sources.length;
     this._show();
     for (const source of sources) {
       try {
-        this._entries.push(await read(source));
+        const entry = await read(source);
+        this._entries.splice(isFirst ? place : this._entries.length, 0, entry);
+        place += 1;
       } catch (error) {
         this._problems.push(problemText(error, source.name));
       }

@@ -4,10 +4,9 @@ import { zip } from "./zip.js";
 
 export const pathOf = (name) => `/api/images/${encodeURIComponent(name)}`;
 
-/** URL of the picture itself. Made here and not taken from the answer, whose host may be another name of this server. */
-export const pictureUrl = (api, image) => api.url(`/api/images/cache/${encodeURIComponent(image.name)}`);
+export const pictureUrl = (api, image) => api.pictureUrl(image.name);
 
-export const thumbnailUrl = (api, image) => api.url(`${pathOf(image.name)}/thumbnail`);
+export const thumbnailUrl = (api, image) => api.thumbnailUrl(image.name);
 
 /** Mark images as favourites, or not. The changed images; throws the first error. */
 export function setFavourite(api, images, favourite) {

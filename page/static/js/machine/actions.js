@@ -2,11 +2,6 @@
 
 import { h } from "../dom.js";
 
-/** Whether the reader may operate the machine: with a key that may, or without keys on this machine. */
-export function mayOperate(hello) {
-  return !hello?.key || hello.key.scopes.includes("operate");
-}
-
 /**
  * A button that calls `run()` and shows its error below it. `{element, button, allow(reason), label(text)}`: `reason` is
  * why it cannot be pressed now, or null. Such a button stays in the order of the keyboard, so that its reason is read.

@@ -1,7 +1,6 @@
 // <easel-machine>: what the machine is doing, and what can be done about it. Everything comes from the live events.
 
 import { h } from "../dom.js";
-import { mayOperate } from "./actions.js";
 import { DownloadsCard } from "./downloads_card.js";
 import { EngineCard } from "./engine_card.js";
 import { GpuCard } from "./gpu_card.js";
@@ -63,7 +62,7 @@ class EaselMachine extends HTMLElement {
 
   /** Why the reader may only look; null if nothing is in the way. */
   get reason() {
-    return mayOperate(this.context.live.latest("hello")) ? null : this.context.t("machine.needs_operate");
+    return this.context.live.may("operate") ? null : this.context.t("machine.needs_operate");
   }
 
   showStatus(status) {
