@@ -92,7 +92,6 @@ def test_every_command_of_the_readme_is_covered_here() -> None:
     assert len(CURL) >= 4
 
 
-@pytest.mark.slow
 def test_the_commands_of_the_readme_succeed_in_their_order(
     served: tuple[Server, Path], sketch_url: str
 ) -> None:

@@ -32,7 +32,6 @@ def run_until_killed_in(phase: str) -> list[RunResult]:
     return results
 
 
-@pytest.mark.slow
 def test_no_interleaving_shares_the_gpu_loses_a_request_or_leaves_one_waiting() -> None:
     results = run_many(list(SEEDS), at_once=6)
     killed_in = collections.Counter(phase for result in results for phase in result.killed_in)

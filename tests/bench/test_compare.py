@@ -34,7 +34,6 @@ def command(*arguments: str, folder: Path) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.slow
 @needs_git
 def test_a_quick_comparison_prints_every_value_and_leaves_nothing_behind(tmp_path: Path) -> None:
     process = command("HEAD", "--quick", folder=tmp_path)

@@ -23,7 +23,6 @@ LISTS = (
 )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

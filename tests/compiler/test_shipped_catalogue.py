@@ -100,7 +100,6 @@ def test_a_model_is_unverified_exactly_if_it_needs_a_version_newer_than_all_reco
     assert "qwen-image-2.1" in newer
 
 
-@pytest.mark.slow
 def test_the_kept_proofs_are_those_that_the_proof_makes() -> None:
     """After a change of catalogue.yaml, a template, schemas/ or compiler/: flask write-proofs."""
     assert (ROOT / "schemas" / "proofs.json").read_text("utf-8") == shipped_proofs(PATHS)

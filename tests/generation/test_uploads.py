@@ -70,7 +70,6 @@ def test_large_files_are_on_disk_and_are_gone_when_the_request_ends(
     assert open_files() == 0
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not STATUS.exists(), reason="needs /proc to read the peak memory")
 def test_sixteen_large_images_take_the_memory_of_one() -> None:
     program = f"""
