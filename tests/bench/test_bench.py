@@ -31,7 +31,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
     return result.stdout, json.loads(path.read_text("utf-8"))
 
 
-@pytest.mark.slow
 def test_a_quick_run_measures_everything_and_the_values_are_positive(run):
     _, results = run
     for name in ("latency", "throughput", "compile", "start", "gpu", "streams", "keys"):

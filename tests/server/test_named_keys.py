@@ -194,7 +194,6 @@ def flask(state: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.slow
 def test_commands_add_and_revoke_keys_of_a_running_server_and_operate_it(
     tmp_path: Path, sketch_url: str
 ) -> None:

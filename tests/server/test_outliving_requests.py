@@ -159,7 +159,6 @@ def states(server: Server) -> Counter[str]:
     return Counter(one["state"] for one in jobs_of(server))
 
 
-@pytest.mark.slow
 def test_kill_9_of_everything_loses_no_job_and_answers_none_twice(
     tmp_path: Path, fast: SketchProcess
 ) -> None:

@@ -35,7 +35,6 @@ def ids(server: Server) -> list[str]:
     return [model["id"] for model in get(server, "/v1/models")["data"]]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("has_file", [True, False])
 def test_both_workers_serve_an_own_workflow_while_it_is_there_and_valid(
     tmp_path: Path, has_file: bool

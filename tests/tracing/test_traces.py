@@ -182,7 +182,6 @@ def test_the_phases_of_a_switch_are_within_the_wait(
     ]
 
 
-@pytest.mark.slow
 def test_a_collector_that_cannot_be_reached_is_named_once_and_costs_nothing(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     with running(tmp_path / "state", EASEL_TRACES_URL=url, EASEL_WORKERS="1") as server:
