@@ -110,7 +110,7 @@ def test_usage_is_streamed_only_if_it_was_asked_for(client: FlaskClient) -> None
 def test_markdown_contains_the_picture_where_urls_are_not_wanted(
     make_app: MakeApp, settings: dict[str, Any], fields: dict[str, Any]
 ) -> None:
-    client = make_app(**settings).test_client()
+    client = make_app(image_store__keep="urls", **settings).test_client()
     document, _ = chat(client, **fields)
     message = document["choices"][0]["message"]
     match = DATA.fullmatch(message["content"])

@@ -240,11 +240,11 @@ def test_a_key_leaves_event_streams_to_others(keys: Keys) -> None:
     for name in ("phone", "laptop"):
         keys.add(name)
     own, other = (f"{JOBS}/{keys.post(name)}/events" for name in ("phone", "laptop"))
-    streams = [keys.client.get(own, headers=keys.headers("phone"), buffered=False) for _ in range(24)]
+    streams = [keys.client.get(own, headers=keys.headers("phone"), buffered=False) for _ in range(48)]
     refused = keys.client.get(own, headers=keys.headers("phone"))
     assert (refused.status_code, refused.get_json()["error"]["code"]) == (503, "events.too_many_streams")
     assert "this key" in refused.get_json()["error"]["message"]
-    streams += [keys.client.get(other, headers=keys.headers("laptop"), buffered=False) for _ in range(8)]
+    streams += [keys.client.get(other, headers=keys.headers("laptop"), buffered=False) for _ in range(16)]
     assert {stream.status_code for stream in streams} == {200}
     assert keys.client.get(other, headers=keys.headers("laptop")).status_code == 503
     for stream in streams:

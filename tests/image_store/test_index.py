@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sqlite3
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from uuid import uuid4
@@ -36,7 +37,7 @@ def make_store(
     max_bytes: int = 10**9,
     min_age_s: float = HOUR,
     keeps_prompts: bool = True,
-    clock: Clock | None = None,
+    clock: Callable[[], float] | None = None,
     facts_of_file: ImageFacts = ImageFacts(),  # noqa: B008 - a frozen value
 ) -> ImageStore:
     index = ImageIndex(folder, keeps_prompts=keeps_prompts, read_facts=lambda path: facts_of_file)
@@ -669,7 +670,7 @@ TIMEOUT_S = 120.0
 
 
 def keep_many(folder: Path, pipe: Connection) -> None:
-    store = make_store(folder)
+    store = make_store(folder, clock=time.time)  # other processes compare the times of files with it
     pipe.send("ready")
     pipe.recv()
     made: list[str] = []
@@ -697,7 +698,7 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
         results.append(near.recv())
     for child in children:
         child.join(TIMEOUT_S)
-    store = make_store(tmp_path)
+    store = make_store(tmp_path, clock=time.time)
     sweep(store)  # finds those that were kept while another process wrote for long
     listed = {image.name: image for image in _all(store)}
     assert set(listed) == {name for _, made, _ in results for name in made}
