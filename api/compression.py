@@ -1,4 +1,4 @@
-"""Long lists are sent compressed to clients that accept it: browsers and all the SDKs do."""
+"""Compresses long JSON answers for clients that accept gzip, as browsers and the SDKs do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LEVEL = 6
 
 
 def compressed(response: Response) -> Response:
-    """`response`, compressed if it is long; for `after_request` of a blueprint whose answers are short-lived JSON."""
+    """`response`, compressed if it is long and the client accepts it. For the `after_request` of a blueprint."""
     if response.status_code != 200 or response.is_streamed:
         return response
     data = response.get_data()
@@ -28,5 +28,5 @@ def compressed(response: Response) -> Response:
 
 @lru_cache(maxsize=16)
 def _gzip(data: bytes) -> bytes:
-    """Most clients ask for the same lists again and again."""
+    """Cached, because clients ask for the same lists again and again."""
     return gzip.compress(data, _LEVEL, mtime=0)
