@@ -80,7 +80,9 @@ def _compile(results: Results) -> float | None:
 
 
 def _catalogue(results: Results) -> float | None:
-    return results["compile"]["catalogue"]["load_s"]["median"] if "compile" in results else None
+    """None if fewer than 1,000 models were read, as in a quick run."""
+    catalogue = results.get("compile", {}).get("catalogue", {})
+    return catalogue["load_s"]["median"] if catalogue.get("models", 0) >= 1000 else None
 
 
 def _start(results: Results) -> float | None:
