@@ -10,6 +10,9 @@ CHROMIUM ?= $(shell command -v chromium-headless-shell || command -v chromium ||
 JOBS ?= 4
 PIP_FLAGS := --quiet --disable-pip-version-check --require-hashes
 
+# The tests start hundreds of processes, each of which would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help run test lint hooks test-comfyui test-llama test-prometheus test-clients test-page soak bench bench-compare docs requirements clean
 .DEFAULT_GOAL := help
 

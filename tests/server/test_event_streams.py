@@ -16,55 +16,18 @@ import requests
 
 from sketch import SketchProcess
 from tests.conftest import NODES
+from tests.network_cable import NetworkCable
 from tests.server.running import Server, running, stopped
 from tests.waiting import wait_until
 
 
-class CountingProxy:
-    """Passes connections to an engine, and counts the requests in them."""
-
-    def __init__(self, target: str) -> None:
-        host, _, port = target.removeprefix("http://").rpartition(":")
-        self._target = (host, int(port))
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self.requests = 0
-        self._connections: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                server = socket.create_connection(self._target)
-                self._connections += [client, server]
-                for source, sink in ((client, server), (server, client)):
-                    threading.Thread(
-                        target=self._pass, args=(source, sink, source is client), daemon=True
-                    ).start()
-
-    def _pass(self, source: socket.socket, sink: socket.socket, is_request: bool) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                if is_request:
-                    self.requests += data.count(b" HTTP/1.1\r\n")
-                sink.sendall(data)
-        for each in (source, sink):
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        self._listener.close()
-        for connection in self._connections:
-            connection.close()
-
-
 @pytest.fixture
-def engine(catalogue_files: dict[str, list[str]]) -> Iterator[CountingProxy]:
-    with SketchProcess(nodes=NODES, files=catalogue_files, render_ms=100) as sketch:
-        proxy = CountingProxy(sketch.url)
-        yield proxy
-        proxy.close()
+def engine(catalogue_files: dict[str, list[str]]) -> Iterator[NetworkCable]:
+    with (
+        SketchProcess(nodes=NODES, files=catalogue_files, render_ms=100) as sketch,
+        NetworkCable(sketch.url) as cable,
+    ):
+        yield cable
 
 
 class Follower:
@@ -98,13 +61,13 @@ class Follower:
         self.response.close()
 
 
-def requests_in(engine: CountingProxy, seconds: float) -> int:
+def requests_in(engine: NetworkCable, seconds: float) -> int:
     before = engine.requests
     time.sleep(seconds)
     return engine.requests - before
 
 
-def test_many_streams_ask_the_engine_nothing_more_than_one(tmp_path: Path, engine: CountingProxy) -> None:
+def test_many_streams_ask_the_engine_nothing_more_than_one(tmp_path: Path, engine: NetworkCable) -> None:
     with running(tmp_path, EASEL_ENGINE_URL=engine.url) as server:
         followers = [Follower(server)]
         wait_until(
@@ -123,7 +86,7 @@ def test_many_streams_ask_the_engine_nothing_more_than_one(tmp_path: Path, engin
     assert of_many <= 1.5 * of_one + 5, (of_one, of_many)
 
 
-def test_a_client_goes_on_in_another_worker(tmp_path: Path, engine: CountingProxy) -> None:
+def test_a_client_goes_on_in_another_worker(tmp_path: Path, engine: NetworkCable) -> None:
     with running(tmp_path, EASEL_ENGINE_URL=engine.url) as server:
         first, second = server.workers()
         with stopped(second):
@@ -138,7 +101,7 @@ def test_a_client_goes_on_in_another_worker(tmp_path: Path, engine: CountingProx
         assert there.all("memory")[0][: len(here.all("memory")[0])] == here.all("memory")[0]
 
 
-def test_a_stop_ends_the_streams_at_once(tmp_path: Path, engine: CountingProxy) -> None:
+def test_a_stop_ends_the_streams_at_once(tmp_path: Path, engine: NetworkCable) -> None:
     with running(tmp_path, EASEL_ENGINE_URL=engine.url) as server:
         followers = [Follower(server) for _ in range(8)]
         wait_until(lambda: all(follower.all("status") for follower in followers))
@@ -150,9 +113,7 @@ def test_a_stop_ends_the_streams_at_once(tmp_path: Path, engine: CountingProxy) 
         assert time.monotonic() - began_at < 15
 
 
-def test_a_client_that_reads_nothing_keeps_no_one_from_a_thread(
-    tmp_path: Path, engine: CountingProxy
-) -> None:
+def test_a_client_that_reads_nothing_keeps_no_one_from_a_thread(tmp_path: Path, engine: NetworkCable) -> None:
     with running(tmp_path, EASEL_ENGINE_URL=engine.url, EASEL_WORKERS="1") as server:
         address = server.url.removeprefix("http://").split(":")
         silent = []

@@ -305,7 +305,8 @@ def test_the_openai_library_raises_its_errors_for_limits_and_rights(tmp_path: Pa
             return openai.OpenAI(api_key=key, base_url=f"{server.url}/v1")
 
         def generate(key: str, model: str = "sd15") -> Any:
-            return client(key).images.generate(model=model, prompt="a cat", size="256x256")  # type: ignore[arg-type]
+            with client(key) as library:
+                return library.images.generate(model=model, prompt="a cat", size="256x256")  # type: ignore[arg-type]
 
         assert generate(limited).data
         began = time.monotonic()
@@ -319,7 +320,8 @@ def test_the_openai_library_raises_its_errors_for_limits_and_rights(tmp_path: Pa
                 generate(key, model)
         with pytest.raises(openai.AuthenticationError):
             generate("easel_wrong")
-        assert [model.id for model in client(viewer).models.list()]
+        with client(viewer) as library:
+            assert [model.id for model in library.models.list()]
 
 
 def test_the_key_file_may_be_edited_while_many_requests_come(tmp_path: Path, sketch_url: str) -> None:

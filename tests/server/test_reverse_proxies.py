@@ -4,19 +4,13 @@ Skipped for a program that is not installed (Debian's packages `nginx-light` and
 
 from __future__ import annotations
 
-import contextlib
 import http.server
 import io
 import json
-import os
 import re
-import shutil
-import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,11 +18,9 @@ import requests
 from PIL import Image
 
 from tests.conftest import ROOT
+from tests.server.proxies import CERTIFICATE, PROGRAMS, RECIPES, proxying
 from tests.server.running import Server, running
-from tests.waiting import wait_until
 
-RECIPES = ROOT / "docs" / "proxies"
-CERTIFICATE, KEY = (ROOT / "tests" / "server" / "tls" / name for name in ("certificate.pem", "key.pem"))
 FORGED = {
     "X-Forwarded-For": "203.0.113.9",
     "X-Forwarded-Host": "evil.example",
@@ -84,49 +76,6 @@ def easel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     upstream.server_close()
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def nginx(folder: Path, backend: str, port: int) -> list[str]:
-    recipe = (RECIPES / "nginx.conf").read_text()
-    for text, used in (
-        ("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),
-        ("easel.example.com;", "localhost;"),
-        ("/etc/ssl/easel.pem", str(CERTIFICATE)),
-        ("/etc/ssl/easel.key", str(KEY)),
-        ("127.0.0.1:8080", backend),
-    ):
-        assert text in recipe
-        recipe = recipe.replace(text, used)
-    folders = "".join(
-        f"{name}_temp_path {folder}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    # Its workers would be another user's, who cannot enter the test's folder.
-    user = "user root;" if os.geteuid() == 0 else ""
-    (folder / "nginx.conf").write_text(
-        f"{user} daemon off; pid {folder}/pid; error_log stderr; events {{}}\n"
-        f"http {{ access_log off; {folders}\n{recipe}\n}}\n"
-    )
-    return ["nginx", "-e", "stderr", "-p", str(folder), "-c", str(folder / "nginx.conf")]
-
-
-def caddy(folder: Path, backend: str, port: int) -> list[str]:
-    recipe = (RECIPES / "Caddyfile").read_text()
-    site = f"https://localhost:{port} {{\n\tbind 127.0.0.1\n\ttls {CERTIFICATE} {KEY}\n"
-    for text, used in (("easel.example.com {\n", site), ("127.0.0.1:8080", backend)):
-        assert text in recipe
-        recipe = recipe.replace(text, used)
-    options = f"{{\n\tadmin off\n\tauto_https disable_redirects\n\tstorage file_system {folder}\n}}\n"
-    (folder / "Caddyfile").write_text(options + recipe)
-    return ["caddy", "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
-
-
-PROGRAMS = {"nginx": nginx, "caddy": caddy}
-
-
 @pytest.fixture(
     scope="module", params=[(name, prefix) for name in PROGRAMS for prefix in ("", "/easel")], ids=str
 )
@@ -134,28 +83,8 @@ def proxied(
     request: pytest.FixtureRequest, easel: Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Proxied]:
     name, prefix = request.param
-    if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") is None:
-        pytest.skip(f"{name} is not installed, so its recipe was NOT tested")
-    folder, port = tmp_path_factory.mktemp(name), free_port()
-    command = PROGRAMS[name](folder, easel.url.removeprefix("http://"), port)
-    environment = {**os.environ, "HOME": str(folder), "PATH": f"{os.environ['PATH']}:/usr/sbin"}
-    log = folder / "log"
-    with log.open("wb") as file:
-        process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
-    url = f"https://localhost:{port}{prefix}"
-    try:
-        wait_until(lambda: process.poll() is not None or _responds(url), 60)
-        assert process.poll() is None, log.read_text()
-        yield Proxied(easel, url)
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _responds(url: str) -> bool:
-    with contextlib.suppress(requests.ConnectionError):
-        return requests.get(f"{url}/health", verify=str(CERTIFICATE), timeout=5).status_code == 200
-    return False
+    with proxying(name, tmp_path_factory.mktemp(name), easel.url) as url:
+        yield Proxied(easel, f"{url}{prefix}")
 
 
 @pytest.fixture

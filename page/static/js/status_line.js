@@ -40,7 +40,10 @@ export function summary(status, state) {
     if (waiting) parts.push(t("common.status_waiting", { count: waiting }));
     return { kind: "busy", text: parts.join(" · ") };
   }
-  if (status.problem) return { kind: "off", text: status.problem.message };
+  if (status.problem) {
+    const isStopped = status.problem.code === "engine.unreachable"; // Machine has the address and the remedy
+    return { kind: "off", text: isStopped ? t("common.status_stopped") : status.problem.message };
+  }
   if (!(status.stacks ?? []).length) return { kind: "ready", text: t(status.sketch ? "common.status_sketch" : "common.status_ready") };
   return { kind: "ready", text: t(status.mode === "inference" ? "common.status_llms" : "common.status_pictures") };
 }
