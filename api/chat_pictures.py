@@ -301,6 +301,9 @@ class ChatEvents:
     def on_wait(self, waiting: Waiting) -> EncodedEvents:
         return [f": waiting {json.dumps(asdict(waiting))}\n\n".encode()]
 
+    def on_run(self) -> EncodedEvents:
+        return [b": running\n\n"]
+
     def on_progress(self, event: Progress | Preview) -> EncodedEvents:
         return []
 

@@ -90,6 +90,13 @@ class StreamEvents:
             return self._event({**chunk, "waiting": fields})
         return [f": waiting {json.dumps(fields)}\n\n".encode()]
 
+    def on_run(self) -> EncodedEvents:
+        """That it waits for nothing any more, where `on_wait` said for what."""
+        if self._format.gpustack:
+            chunk = self._chunk(min(self._sent, self._total - 1), self._progress)
+            return self._event({**chunk, "waiting": None})
+        return [b": running\n\n"]
+
     def on_progress(self, event: Progress | Preview) -> EncodedEvents:
         """The events for a sampler step or a preview."""
         if event.prompt_id != self._current_job:

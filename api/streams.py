@@ -45,6 +45,9 @@ class Events(Protocol):
     def on_wait(self, waiting: Waiting) -> EncodedEvents:
         """What the drawing waits for."""
 
+    def on_run(self) -> EncodedEvents:
+        """It waits for nothing any more: the engine runs its job, and may load a model before the first step."""
+
     def on_progress(self, event: Progress | Preview) -> EncodedEvents:
         """A sampler step or a preview."""
 
@@ -82,6 +85,8 @@ class ImageStream:
         self._cancelled, self._keep_alive_interval_s = cancelled, keep_alive_interval_s
         self._queue: SimpleQueue[EncodedEvents | None] = SimpleQueue()
         self._closed, self._is_under_way = threading.Event(), threading.Event()
+        self._waits = False
+        """Whether the client was last told what the drawing waits for"""
         # One use by the thread that draws, one by the server that sends.
         self._uses = UseCount(2, release)
         try:
@@ -123,7 +128,8 @@ class ImageStream:
         images = self._drawing.images(
             self._output,
             on_progress=lambda event: self._put(self._events.on_progress(event)),
-            on_wait=lambda waiting: self._put(self._events.on_wait(waiting)),
+            on_wait=self._on_wait,
+            on_run=self._on_run,
             on_submitted=self._is_under_way.set,
             sender=self._sender,
             cancelled=lambda: self._closed.is_set() or self._cancelled(),
@@ -132,6 +138,15 @@ class ImageStream:
         for image in images:
             self._put(self._events.on_image(image))
         self._put(self._events.ending())
+
+    def _on_wait(self, waiting: Waiting) -> None:
+        self._waits = True
+        self._put(self._events.on_wait(waiting))
+
+    def _on_run(self) -> None:
+        if self._waits:
+            self._waits = False
+            self._put(self._events.on_run())
 
     def _put(self, encoded: EncodedEvents) -> None:
         if encoded:

@@ -20,7 +20,7 @@ from api.request_fields import read_image_request
 from api.responses import Links
 from api.stream_events import StreamEvents
 from api.streams import ImageStream, KeptThreads
-from arbiter import Sender
+from arbiter import Sender, Waiting
 from compiler import ImageRequest, compile_workflow
 from engine import Preview
 from errors import EaselError, EngineUnreachable
@@ -424,6 +424,33 @@ def test_a_stream_whose_job_is_not_submitted_waits_no_longer_than_its_failure() 
     body = stream_of(drawing, StreamFormat(True, False, None, True), head_start_s=60.0)
     assert time.monotonic() - started_at < 40
     assert b"engine.unreachable" in b"".join(body)
+
+
+class WaitingDrawing(SilentDrawing):
+    """Runs a job at once, and one after it has waited; neither has a step."""
+
+    def images(self, finish: OutputOptions, **callbacks: Any) -> Iterator[Image.Image]:
+        callbacks["on_run"]()
+        callbacks["on_wait"](Waiting("the GPU", 0.0, None, 0))
+        callbacks["on_run"]()
+        callbacks["on_run"]()
+        yield from ()
+
+
+@pytest.mark.parametrize(
+    ("stream_format", "begin", "end"),
+    [
+        (StreamFormat(True, False, None, True), b": waiting {", b": running\n\n"),
+        (StreamFormat(False, True, None, True), b'"waiting": {', b'"waiting": null'),
+    ],
+)
+def test_a_stream_says_when_it_waits_no_longer_even_before_the_first_step(
+    stream_format: StreamFormat, begin: bytes, end: bytes
+) -> None:
+    body = b"".join(stream_of(WaitingDrawing(), stream_format, keep_alive_interval_s=60.0))
+    body = body.replace(b'":{', b'": {').replace(b'":null', b'": null')
+    assert (body.count(begin), body.count(end)) == (1, 1)
+    assert body.index(begin) < body.index(end)
 
 
 def test_threads_are_kept_for_the_next_function_and_hold_nothing_meanwhile() -> None:

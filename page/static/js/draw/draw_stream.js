@@ -3,7 +3,7 @@
 import { readEvents } from "../sse.js";
 
 /**
- * Sends a request and calls `emit` for what comes: {type: "progress", index, value}, {type: "waiting", waiting},
+ * Sends a request and calls `emit` for what comes: {type: "progress", index, value}, {type: "waiting", waiting (null: no longer)},
  * {type: "preview", index, bitmap}, {type: "image", index, url, size, hal0}, {type: "error", error: {code, message, …, status}},
  * {type: "end"}, or {type: "lost", message} if the connection failed. `request`: {url, headers, json} or with `parts`,
  * [name, value or blob, file name], instead of json.
@@ -62,7 +62,7 @@ async function handle(event, emit) {
     if (bitmap) emit({ type: "preview", index: entry?.index ?? 0, bitmap }, [bitmap]);
   } else if (entry?.url) {
     emit({ type: "image", index: entry.index, url: entry.url, size: event.size, hal0: event._hal0 ?? {} });
-  } else if (event.waiting) {
+  } else if (event.waiting !== undefined) {
     emit({ type: "waiting", waiting: event.waiting });
   } else if (entry) {
     emit({ type: "progress", index: entry.index, value: entry.progress });

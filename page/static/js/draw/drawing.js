@@ -7,12 +7,14 @@ import { pictureUrl } from "../api.js";
 import { readDrawing } from "./draw_stream.js";
 
 const MAX_ATTEMPTS = 6;
+const BEFORE_STEPS = new Set(["sending", "waiting", "starting"]);
 const STOPPING = new Set(["server.stopping", "engine.interrupted"]);
 
 /**
  * Events of `onChange(drawing)`: whenever something to show has changed. Fields to show: `phase` ("sending", "waiting",
- * "drawing", "reconnecting", "done", "failed", "stopped"), `images` by index (url, seed, size, hal0), `previews`
- * (`onPreview(index, bitmap)`), `progress` (0 to 1 of the present job), `waiting`, `error`, `startedAt`.
+ * "starting" (such as by loading a model), "drawing", "reconnecting", "done", "failed", "stopped"), `images` by index
+ * (url, seed, size, hal0), `previews` (`onPreview(index, bitmap)`), `progress` (0 to 1 of the present job), `waiting`,
+ * `error`, `startedAt`.
  */
 export class Drawing {
   #context;
@@ -142,7 +144,9 @@ export class Drawing {
 
   #handle(event) {
     if (!this.isActive) return;
-    if (event.type === "waiting") {
+    if (event.type === "waiting" && event.waiting === null) {
+      this.#set({ phase: "starting", waiting: null });
+    } else if (event.type === "waiting") {
       this.#set({ phase: "waiting", waiting: { ...event.waiting, receivedAt: performance.now() } });
     } else if (event.type === "progress") {
       this.#progress(event);
@@ -156,9 +160,8 @@ export class Drawing {
   }
 
   #progress({ value, index }) {
-    // The first event is sent before anything has begun.
-    if (value === 0 && this.phase === "sending") return;
-    if (this.images[index] || (value === 0 && this.phase === "waiting")) return;
+    // 0 is sent before anything has begun, and repeated meanwhile.
+    if (this.images[index] || (value === 0 && BEFORE_STEPS.has(this.phase))) return;
     const progress = value / 100;
     if (this.phase === "drawing" && progress === this.progress) return;
     this.#set({ phase: "drawing", waiting: null, progress, drawingSince: this.drawingSince ?? performance.now() });

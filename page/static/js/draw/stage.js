@@ -164,6 +164,7 @@ export function statusOf(drawing) {
   const elapsed = (performance.now() - drawing.startedAt) / 1000;
   if (phase === "reconnecting") return { text: t("draw.reconnecting"), share: null };
   if (phase === "sending") return { text: elapsed > 1.5 ? t("draw.starting") : t("draw.sending"), share: null };
+  if (phase === "starting") return { text: t("draw.starting"), share: null };
   if (phase === "waiting") return { text: waitingText(waiting), share: null };
   if (phase !== "drawing") return { text: "", share: null };
   const finished = images.filter(Boolean).length;
