@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flask import Response, g, request
@@ -24,7 +23,7 @@ from api.request_fields import ParsedRequest
 from api.responses import Links, debug_info
 from api.sender import sender_of
 from api.services import Services
-from api.stream_events import EncodedEvents, encode_event
+from api.stream_events import RUNNING, EncodedEvents, encode_event, waiting_comment
 from api.streamed_json import Base64
 from api.streams import HEADERS, MIME, ImageStream
 from api.user_messages import last_user_message
@@ -299,10 +298,10 @@ class ChatEvents:
         return [b": still drawing\n\n"]
 
     def on_wait(self, waiting: Waiting) -> EncodedEvents:
-        return [f": waiting {json.dumps(asdict(waiting))}\n\n".encode()]
+        return waiting_comment(waiting)
 
     def on_run(self) -> EncodedEvents:
-        return [b": running\n\n"]
+        return RUNNING
 
     def on_progress(self, event: Progress | Preview) -> EncodedEvents:
         return []

@@ -20,6 +20,8 @@ from generation import Drawing, Image
 
 EncodedEvents = Iterable[bytes]
 """Zero or more events as chunks of bytes"""
+RUNNING: EncodedEvents = [b": running\n\n"]
+"""A comment: the engine runs the job"""
 
 _DONE = b"data: [DONE]\n\n"
 
@@ -84,18 +86,17 @@ class StreamEvents:
 
     def on_wait(self, waiting: Waiting) -> EncodedEvents:
         """What the request waits for: a field of GPUStack's chunks, else a comment, which OpenAI's SDKs skip."""
-        fields = asdict(waiting)
         if self._format.gpustack:
             chunk = self._chunk(min(self._sent, self._total - 1), self._progress)
-            return self._event({**chunk, "waiting": fields})
-        return [f": waiting {json.dumps(fields)}\n\n".encode()]
+            return self._event({**chunk, "waiting": asdict(waiting)})
+        return waiting_comment(waiting)
 
     def on_run(self) -> EncodedEvents:
         """That it waits for nothing any more, where `on_wait` said for what."""
         if self._format.gpustack:
             chunk = self._chunk(min(self._sent, self._total - 1), self._progress)
             return self._event({**chunk, "waiting": None})
-        return [b": running\n\n"]
+        return RUNNING
 
     def on_progress(self, event: Progress | Preview) -> EncodedEvents:
         """The events for a sampler step or a preview."""
@@ -209,6 +210,11 @@ class _Event:
         yield self._head
         yield from self._payload
         yield b"\n\n"
+
+
+def waiting_comment(waiting: Waiting) -> EncodedEvents:
+    """What a drawing waits for, as a comment, which OpenAI's SDKs skip."""
+    return [f": waiting {json.dumps(asdict(waiting))}\n\n".encode()]
 
 
 def encode_event(payload: dict[str, Any], *, named: bool) -> EncodedEvents:

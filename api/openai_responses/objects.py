@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from api.errors import envelope, status_of
 from api.openai_responses.requests import CALL, shown_tool
 from api.request_fields import ParsedRequest
 from api.responses import background_of, debug_info, quality_of
-from api.stream_events import EncodedEvents, PreviewSchedule, encode_event
+from api.stream_events import RUNNING, EncodedEvents, PreviewSchedule, encode_event, waiting_comment
 from api.streamed_json import Base64
 from arbiter import Waiting
 from engine import Preview, Progress
@@ -207,7 +205,10 @@ class PictureEvents:
         return [b": still drawing\n\n"]
 
     def on_wait(self, waiting: Waiting) -> EncodedEvents:
-        return [f": waiting {json.dumps(asdict(waiting))}\n\n".encode()]
+        return waiting_comment(waiting)
+
+    def on_run(self) -> EncodedEvents:
+        return RUNNING
 
     def on_progress(self, event: Progress | Preview) -> EncodedEvents:
         events = self._generating()
