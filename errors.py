@@ -231,6 +231,7 @@ class IndexUnavailable(EaselError):
     remedy = (
         "Try again; the message says what is wrong. Drawing, and images by their URL, do not need the index."
     )
+    retry = True
 
 
 class FavouritesFull(EaselError):

@@ -135,7 +135,7 @@ def ensure_folder(path: Path, mode: int = 0o777) -> None:
         path.mkdir(mode, parents=True, exist_ok=True)
 
 
-def set_aside(path: Path, why: Exception) -> Path | None:
+def set_aside(path: Path, why: BaseException) -> Path | None:
     """Rename a file or folder to `NAME.TIME.corrupt`; the new path, or None if that failed (another process was quicker,
     or the disk is read-only)."""
     target = path.with_name(f"{path.name}.{time.time_ns() // 1_000_000}.corrupt")

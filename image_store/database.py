@@ -4,6 +4,7 @@ one."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sqlite3
@@ -23,7 +24,14 @@ _MAX_IDLE = 3
 """Connections that are kept open in each process; each has a cache of up to 2 MB"""
 _CACHE_KIB = 2048
 _READ_TIMEOUT_S = 5.0
-_REPLACE_TIMEOUT_S = 5.0
+_LOCK_TIMEOUT_S = 5.0
+_MAX_OPENINGS = 5
+"""How often a file is opened that other processes replace meanwhile"""
+_MIN_FREE_BYTES = 4_000_000
+"""A file that has more free pages than this, and than used ones, is written again without them"""
+
+FileId = tuple[int, int]
+"""Device and inode"""
 
 
 class Database:
@@ -44,7 +52,7 @@ class Database:
         self._state = threading.Lock()
         self._idle: list[sqlite3.Connection] = []
         self._pid = 0
-        self._file: tuple[int, int] | None = None
+        self._file: FileId | None = None
         self._abandoned: list[sqlite3.Connection] = []
         """Of the process that forked this one: closing them here would confuse SQLite's locks"""
         self.generation = 0
@@ -88,16 +96,24 @@ class Database:
             is_busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         return not is_busy
 
+    def shrink(self) -> None:
+        """Give the disk back what removed rows have left, if that is most of the file. Raises IndexUnavailable."""
+        with self._errors(), self._borrowed(1.0) as connection:
+            (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+            (pages,) = connection.execute("PRAGMA page_count").fetchone()
+            (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+            if free * page_bytes > _MIN_FREE_BYTES and free > pages // 2:
+                # Needs room on the disk itself. It is tried again after the next deletion.
+                with contextlib.suppress(sqlite3.OperationalError):
+                    connection.execute("VACUUM")
+
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
-            is_damaged = _code(error) in _DAMAGED
-            if is_damaged:
-                self._replace(error)
             raise IndexUnavailable(
-                f"The image index cannot be used at the moment: {error}.", is_replaced=is_damaged
+                f"The image index cannot be used at the moment: {error}.", is_replaced=_is_damage(error)
             ) from error
         except OSError as error:
             raise IndexUnavailable(f"The image index cannot be opened: {error.strerror or error}.") from error
@@ -119,8 +135,10 @@ class Database:
         try:
             connection.execute(f"PRAGMA busy_timeout={int(timeout_s * 1000)}")
             yield connection
-        except BaseException:
+        except BaseException as error:
             connection.close()
+            if _is_damage(error):
+                self._replace(file, error)
             raise
         with self._state:
             if self._pid == os.getpid() and file == self._file and len(self._idle) < _MAX_IDLE:
@@ -141,19 +159,16 @@ class Database:
         for connection in stale:
             connection.close()
 
-    def _current_file(self) -> tuple[int, int] | None:
+    def _current_file(self) -> FileId | None:
         try:
             found = os.stat(self._path, follow_symlinks=False)
         except OSError:
             return None
         return found.st_dev, found.st_ino
 
-    def _open(self) -> tuple[sqlite3.Connection, tuple[int, int] | None]:
+    def _open(self) -> tuple[sqlite3.Connection, FileId]:
         """A connection, and which file it is to. Raises sqlite3.Error, OSError and IndexUnavailable."""
-        if not is_file_or_missing(self._path):
-            set_aside(self._path, IsADirectoryError("it is not a file"))
-        connection = self._connect()
-        file = self._current_file()
+        connection, file = self._connect()
         try:
             connection.execute(f"PRAGMA busy_timeout={int(_READ_TIMEOUT_S * 1000)}")
             (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -164,6 +179,7 @@ class Database:
                     "the images, without the prompts of those that have none in their file.",
                     version=version,
                     known=len(self._migrations),
+                    retry_after_s=None,
                 )
             connection.execute("PRAGMA journal_mode=WAL").fetchone()
             # A power cut may lose the last transactions, as it may lose the last images.
@@ -176,19 +192,59 @@ class Database:
                 self._prepare(connection)
         except BaseException as error:
             connection.close()
-            if isinstance(error, sqlite3.Error):
-                self._file = file  # for `_replace`
+            if _is_damage(error):
+                self._replace(file, error)
             raise
         return connection, file
 
-    def _connect(self) -> sqlite3.Connection:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            os.close(os.open(self._path, flags, 0o600))  # SQLite would let the umask decide who may read it
-        except (FileNotFoundError, NotADirectoryError):
-            ensure_folder(self._path.parent, 0o700)
+    def _connect(self) -> tuple[sqlite3.Connection, FileId]:
+        """Raises sqlite3.Error, OSError and IndexUnavailable."""
+        for _ in range(_MAX_OPENINGS):
+            self._make_file()
+            file = self._current_file()
+            connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+            # Else another process has moved the file away meanwhile, and what is written would be lost with it.
+            if file is not None and file == self._current_file():
+                return connection, file
+            connection.close()
+        raise OSError(errno.EBUSY, "other processes replace it again and again")
+
+    def _make_file(self) -> None:
+        """Make the file if it is not there. Its log files are those of a file that is gone: they are removed before there is
+        a new one, because it would use them."""
+        if self._is_file():
+            return
+        ensure_folder(self._path.parent, 0o700)
+        with self._replacing():
+            if self._is_file():
+                return
+            for path in (self._path, *self._log_files()):
+                if not is_file_or_missing(path):
+                    set_aside(path, IsADirectoryError("it is not a file"))
+            for path in self._log_files():
+                path.unlink(missing_ok=True)
+            # SQLite would let the umask decide who may read it.
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             os.close(os.open(self._path, flags, 0o600))
-        return sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+
+    def _is_file(self) -> bool:
+        return is_file_or_missing(self._path) and os.path.lexists(self._path)
+
+    def _log_files(self) -> Iterator[Path]:
+        return (self._path.with_name(self._path.name + suffix) for suffix in ("-wal", "-shm"))
+
+    @contextlib.contextmanager
+    def _replacing(self) -> Iterator[None]:
+        """Only one process at a time removes or makes the file. Raises IndexUnavailable and OSError."""
+        lock = FileLock(self._path.with_name(f".{self._path.name}.lock"), timeout=_LOCK_TIMEOUT_S, mode=0o600)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise IndexUnavailable("Another process is making the image index; try again.") from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         """Forward, one version after the other, in one transaction."""
@@ -209,20 +265,15 @@ class Database:
 
     # --- damage ------------------------------------------------------------------------------------
 
-    def _replace(self, error: Exception) -> None:
-        """Set a damaged file aside, once: another process may have replaced it already. Never raises."""
-        damaged = self._file
-        with (
-            contextlib.suppress(OSError, Timeout),
-            FileLock(
-                self._path.with_name(f".{self._path.name}.lock"), timeout=_REPLACE_TIMEOUT_S, mode=0o600
-            ),
-        ):
-            if damaged is not None and damaged != self._current_file():
-                return
-            set_aside(self._path, error)
-            for suffix in ("-wal", "-shm"):
-                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+    def _replace(self, file: FileId | None, error: BaseException) -> None:
+        """Set a damaged file aside, unless another process or thread has done so already. Never raises."""
+        with contextlib.suppress(OSError, IndexUnavailable), self._replacing():
+            if file is not None and file == self._current_file():
+                set_aside(self._path, error)
+
+
+def _is_damage(error: BaseException) -> bool:
+    return isinstance(error, sqlite3.Error) and _code(error) in _DAMAGED
 
 
 def _code(error: sqlite3.Error) -> int:
