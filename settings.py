@@ -465,7 +465,11 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("image_store.max_count", "integer", 1000, "Maximum number of stored images.", minimum=1),
     Setting(
-        "image_store.max_mb", "integer", 1024, "Maximum size of all stored images, in 10^6 bytes.", minimum=1
+        "image_store.max_mb",
+        "integer",
+        1024,
+        "Maximum size of all stored images and of what the index has of long prompts, in 10^6 bytes.",
+        minimum=1,
     ),
     Setting(
         "jobs.threads",

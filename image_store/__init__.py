@@ -101,9 +101,10 @@ class ImageStore:
       a limit is exceeded, every 512 keeps or 15 minutes, and after the first keep of a process.
     - Files that the store did not name are never opened and never removed.
 
-    With an `index`, what is known of each image is written to it. There are favourites then, which are never evicted, not
-    even if the disk is full: beside them there are at most the two latest images if they alone exceed a limit. An image is
-    kept and can be opened even if the index cannot be written; it is listed later.
+    With an `index`, what is known of each image is written to it, and long prompts count for `max_bytes`. There are
+    favourites then, which are never evicted, not even if the disk is full: beside them there are at most the two latest
+    images if they alone exceed a limit. An image is kept and can be opened even if the index cannot be written; it is listed
+    later.
     """
 
     def __init__(
@@ -150,17 +151,20 @@ class ImageStore:
                 size_bytes=len(data),
                 max_bytes=self._max_bytes,
             )
+        facts = facts or ImageFacts()
+        counted = len(data)
         if self._index is not None:
-            self._require_room(self._index, 1, len(data), "A picture of these cannot be kept beside them.")
+            counted += self._index.bytes_for(facts)
+            self._require_room(self._index, 1, counted, "A picture of these cannot be kept beside them.")
         created = self._clock()
         try:
             self._write_with_eviction(name, data)
         except OSError as error:
             raise write_error(error, "the image store", StoreUnwritable) from error
         # First, so that a sweep that follows from the tally finds it in the index.
-        if self._index is not None and not self._index.add(name, len(data), created, facts or ImageFacts()):
+        if self._index is not None and not self._index.add(name, len(data), created, facts):
             self._retention.wake()
-        self._retention.record_keep(name, len(data))
+        self._retention.record_keep(name, counted)
         return KeptImage(name, len(data), _mime_and_etag(name)[0])
 
     def totals(self) -> tuple[int, int] | None:
@@ -197,7 +201,7 @@ class ImageStore:
     def index(self) -> ImageIndex:
         """Raises IndexUnavailable if this store has none."""
         if self._index is None:
-            raise IndexUnavailable("This image store has no index.")
+            raise IndexUnavailable("This image store has no index.", retry_after_s=None)
         return self._index
 
     def page(self, selected: ImageFilter, *, limit: int, after: Cursor | None = None) -> ImagePage:
@@ -230,7 +234,8 @@ class ImageStore:
         if self._beside is None or record.is_favourite == is_favourite:
             return record
         if is_favourite:
-            self._require_room(self.index, 1, record.size_bytes, "This image cannot be one more.", share)
+            counted = record.size_bytes + self.index.bytes_for(record.facts)
+            self._require_room(self.index, 1, counted, "This image cannot be one more.", share)
         try:
             with self._retention.locked(_LOCK_TIMEOUT_S):
                 if not (self.directory / name).exists():

@@ -30,8 +30,9 @@ from image_store.records import (
     ImagePage,
     ImageRecord,
     Position,
+    index_bytes,
 )
-from image_store.search_text import GRAM, comparable, match_expression, words_of
+from image_store.search_text import GRAM, match_expression, searched, words_of
 
 log = logging.getLogger("easel.images")
 T = TypeVar("T")
@@ -61,6 +62,8 @@ class _NewImage:
     size_bytes: int
     created: float
     facts: ImageFacts
+    words: str
+    """What is searched; made before the transaction, for which others wait"""
     is_favourite: bool = False
 
 
@@ -159,14 +162,24 @@ class ImageIndex:
         return self._read(read)
 
     def favourites(self) -> tuple[int, int]:
-        """How many favourites there are, and their bytes."""
+        """How many favourites there are, and what they count together, in bytes."""
 
         def read(connection: sqlite3.Connection) -> tuple[int, int]:
             row = connection.execute(
-                "SELECT count(*), ifnull(sum(size_bytes), 0) FROM images WHERE favourite"
+                "SELECT count(*), ifnull(sum(size_bytes + index_bytes), 0) FROM images WHERE favourite"
             )
             count, size = row.fetchone()
             return count, size
+
+        return self._read(read)
+
+    def sizes(self) -> dict[str, int]:
+        """Name -> what its texts count for the limits, of those images whose texts are long."""
+
+        def read(connection: sqlite3.Connection) -> dict[str, int]:
+            return dict(
+                connection.execute("SELECT name, index_bytes FROM images WHERE index_bytes > 0").fetchall()
+            )
 
         return self._read(read)
 
@@ -188,7 +201,7 @@ class ImageIndex:
     def add(self, name: str, size_bytes: int, created: float, facts: ImageFacts) -> bool:
         """Add an image whose file is complete. Never raises: false if it cannot be written now; it is then tried again by
         `flush`, and after many failures, or if the process dies, `reconcile` finds the file."""
-        image = _NewImage(name, size_bytes, created, self._storable(facts))
+        image = _new_image(name, size_bytes, created, self._storable(facts))
         try:
             self._write(lambda connection: self._insert(connection, [image]), _KEEP_TIMEOUT_S)
         except EaselError as error:
@@ -201,6 +214,10 @@ class ImageIndex:
             return False
         self.has_problem = False
         return True
+
+    def bytes_for(self, facts: ImageFacts) -> int:
+        """What the texts of an image count for the limits, beside its file. Never raises."""
+        return index_bytes(self._storable(facts))
 
     @property
     def has_pending(self) -> bool:
@@ -236,16 +253,17 @@ class ImageIndex:
                 image = replace(image, is_favourite=bool(row[1]) or image.is_favourite)
             facts = image.facts
             connection.execute(
-                "INSERT INTO images (place, created, name, size_bytes, width, height, model, task, seed, request_id, "
-                "position, owner, favourite) VALUES (max(?, ifnull((SELECT max(place) FROM images), 0)), "
-                "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO images (place, created, name, size_bytes, index_bytes, width, height, model, task, seed, "
+                "request_id, position, owner, favourite) VALUES (max(?, ifnull((SELECT max(place) FROM images), 0)), "
+                "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    *(image.created, image.created, image.name, image.size_bytes, facts.width, facts.height),
+                    *(image.created, image.created, image.name, image.size_bytes, index_bytes(facts)),
+                    *(facts.width, facts.height),
                     *(_text(facts.model), _text(facts.task), None if facts.seed is None else str(facts.seed)),
                     *(_text(facts.request_id), facts.index, facts.owner, image.is_favourite),
                 ),
             )
-            _insert_texts(connection, facts, searches)
+            _insert_texts(connection, facts, image.words, searches)
             # A sweep of another process may have found the file first, and not known whose it is.
             is_known = row is not None and row[2] == facts.owner
             _note_change(connection, "changed" if is_known else "added", image.name, facts.owner)
@@ -253,18 +271,7 @@ class ImageIndex:
     def set_favourite(self, name: str, is_favourite: bool) -> ImageRecord | None:
         """Set it; the image as it is now, None if there is none."""
 
-        def write(connection: sqlite3.Connection) -> ImageRecord | None:
-            found = connection.execute(f"{_SELECT} WHERE i.name = ?", (name,)).fetchone()
-            if found is None:
-                return None
-            before = _record(found)
-            if before.is_favourite == is_favourite:
-                return before
-            connection.execute("UPDATE images SET favourite = ? WHERE name = ?", (is_favourite, name))
-            _note_change(connection, "changed", name, before.facts.owner)
-            return replace(before, is_favourite=is_favourite)
-
-        return self._write(write)
+        return self._write(lambda connection: _set_favourite(connection, name, is_favourite))
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove images whose files are gone, and all their texts; see `scrub`."""
@@ -282,6 +289,8 @@ class ImageIndex:
         for _, name, owner in rows:
             _note_change(connection, "removed", name, owner)
         if rows:
+            # In the file, too: this process may end before it has scrubbed.
+            connection.execute("UPDATE facts SET scrub_due = scrub_due + 1")
             self._scrub_due = True
 
     @property
@@ -297,6 +306,7 @@ class ImageIndex:
             return
         self._scrub_due = False
         try:
+            left_by = self._read(_deletions_to_scrub)
             # A negative number begins a merge of everything; each step is a short transaction.
             pages, is_done = -_MERGE_PAGES, False
             while not is_done:
@@ -304,6 +314,14 @@ class ImageIndex:
                 pages = _MERGE_PAGES
             if not self._database.checkpoint():
                 self._scrub_due = True
+                return
+            # Unless more was deleted meanwhile
+            self._write(
+                lambda connection: connection.execute(
+                    "UPDATE facts SET scrub_due = 0 WHERE scrub_due = ?", (left_by,)
+                )
+            )
+            self._database.shrink()
         except EaselError:
             self._scrub_due = True
             raise
@@ -318,9 +336,12 @@ class ImageIndex:
 
     # --- files that came or went without the index -------------------------------------------------
 
-    def reconcile(self, files: dict[str, tuple[int, float]], favourites: frozenset[str]) -> None:
-        """Make the index agree with the folder. `files`: name -> size and time of last use of each image; `favourites`: the
-        names of the marked ones. An image that is kept or deleted meanwhile is not touched."""
+    def reconcile(
+        self, files: Mapping[str, float], favourites: frozenset[str], is_marked: Callable[[str], bool]
+    ) -> None:
+        """Make the index agree with the folder. `files`: name -> time of last use of each image; `favourites`: the names of
+        the marked ones; `is_marked`: whether one is marked now. An image that is kept, deleted or marked meanwhile is not
+        touched."""
 
         def read(connection: sqlite3.Connection) -> tuple[set[str], set[str]]:
             names = {name for (name,) in connection.execute("SELECT name FROM images")}
@@ -330,14 +351,16 @@ class ImageIndex:
         gone = [name for name in known - files.keys() if not os.path.lexists(self._folder / name)]
         self.remove(gone)
         new = sorted(
-            (files[name][1], name)
+            (files[name], name)
             for name in files.keys() - known - {image.name for image in list(self._pending)}
         )
         for batch in _batches(new, _BATCH):
             found = [image for used_at, name in batch if (image := self._found(name, used_at, favourites))]
             self._write(lambda connection, found=found: self._insert_found(connection, found))  # type: ignore[misc]
         for name in (marked ^ favourites) & known & files.keys():
-            self.set_favourite(name, name in favourites)
+            self._write(lambda connection, name=name: _set_favourite(connection, name, is_marked(name)))  # type: ignore[misc]
+        # What a process has left that has ended meanwhile
+        self._scrub_due = self._scrub_due or self._read(_deletions_to_scrub) > 0
         if new or gone:
             log.info(
                 "the image index was brought up to date: %d images added, %d removed", len(new), len(gone)
@@ -350,7 +373,7 @@ class ImageIndex:
             facts = self._storable(self._read_facts(path))
         except OSError:
             return None
-        return _NewImage(name, size, used_at, facts, name in favourites)
+        return _new_image(name, size, used_at, facts, name in favourites)
 
     def _insert_found(self, connection: sqlite3.Connection, images: Sequence[_NewImage]) -> None:
         """Those that are not there yet: another process may have found them too."""
@@ -491,7 +514,13 @@ def _text(value: str | None) -> str | None:
     return None if value is None else value.encode("utf-8", "replace").decode("utf-8")
 
 
-def _insert_texts(connection: sqlite3.Connection, facts: ImageFacts, searches: bool) -> None:
+def _new_image(
+    name: str, size_bytes: int, created: float, facts: ImageFacts, is_favourite: bool = False
+) -> _NewImage:
+    return _NewImage(name, size_bytes, created, facts, searched(_text(facts.prompt) or ""), is_favourite)
+
+
+def _insert_texts(connection: sqlite3.Connection, facts: ImageFacts, words: str, searches: bool) -> None:
     details = {
         name: value
         for name in ("settings", "adjusted", "ignored", "sources")
@@ -505,7 +534,6 @@ def _insert_texts(connection: sqlite3.Connection, facts: ImageFacts, searches: b
             "settings": {name: settings[name] for name in settings if name not in shared},
             "shared": shared,
         }
-    words = comparable(_text(facts.prompt) or "")
     (id,) = connection.execute("SELECT last_insert_rowid()").fetchone()
     connection.execute(
         "INSERT INTO texts (id, prompt, negative_prompt, details) VALUES (?, ?, ?, ?)",
@@ -516,6 +544,18 @@ def _insert_texts(connection: sqlite3.Connection, facts: ImageFacts, searches: b
         connection.execute("INSERT INTO prompt_search (rowid, words) VALUES (?, ?)", (id, words))
     elif has_search(connection):
         connection.execute("UPDATE facts SET has_search = 0")
+
+
+def _set_favourite(connection: sqlite3.Connection, name: str, is_favourite: bool) -> ImageRecord | None:
+    found = connection.execute(f"{_SELECT} WHERE i.name = ?", (name,)).fetchone()
+    if found is None:
+        return None
+    before = _record(found)
+    if before.is_favourite == is_favourite:
+        return before
+    connection.execute("UPDATE images SET favourite = ? WHERE name = ?", (is_favourite, name))
+    _note_change(connection, "changed", name, before.facts.owner)
+    return replace(before, is_favourite=is_favourite)
 
 
 def _delete(connection: sqlite3.Connection, ids: Sequence[int], searches: bool) -> None:
@@ -537,6 +577,11 @@ def _delete(connection: sqlite3.Connection, ids: Sequence[int], searches: bool) 
 def _note_change(connection: sqlite3.Connection, kind: ChangeKind, name: str, owner: str) -> None:
     connection.execute("INSERT INTO changes (kind, name, owner) VALUES (?, ?, ?)", (kind, name, owner))
     connection.execute("DELETE FROM changes WHERE number <= last_insert_rowid() - ?", (MAX_CHANGES,))
+
+
+def _deletions_to_scrub(connection: sqlite3.Connection) -> int:
+    (count,) = connection.execute("SELECT scrub_due FROM facts").fetchone()
+    return int(count)
 
 
 def _position(connection: sqlite3.Connection) -> Position:

@@ -42,10 +42,26 @@ CREATE TABLE changes (
   owner TEXT NOT NULL
 );
 """,
+    # Rows that are removed from now on, and the words that are cut off here, must be scrubbed even after a restart.
+    """
+ALTER TABLE images ADD COLUMN index_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE facts ADD COLUMN scrub_due INTEGER NOT NULL DEFAULT 0;
+UPDATE facts SET has_search = 0, scrub_due = 1 WHERE EXISTS (SELECT 1 FROM prompts WHERE length(words) > 4000);
+UPDATE prompts SET words = substr(words, 1, 4000) WHERE length(words) > 4000;
+UPDATE images SET index_bytes = (
+  SELECT (length(CAST(ifnull(t.prompt, '') AS BLOB)) + length(CAST(ifnull(t.negative_prompt, '') AS BLOB))
+    + length(t.details) + 7 * length(CAST(p.words AS BLOB))) / 4096 * 4096
+  FROM texts t JOIN prompts p ON p.id = t.id WHERE t.id = images.id
+);
+DROP INDEX favourites;
+CREATE INDEX favourites ON images (place, size_bytes, index_bytes) WHERE favourite;
+CREATE INDEX long_texts ON images (name, index_bytes) WHERE index_bytes > 0;
+""",
 )
 """`place`: the order of the images, by the time of their arrival; it never goes back, even if the clock is set back.
 `position`: in the batch. `texts` has what is long, so that the others are read quickly. `prompts`: in the form in which they
-are searched."""
+are searched, no longer than `SEARCHED_CHARS`. `index_bytes`: what the texts of an image take here, see `records.py`.
+`scrub_due`: how many deletions have left traces, see `ImageIndex.scrub`."""
 
 
 def prepare_search(connection: sqlite3.Connection) -> None:

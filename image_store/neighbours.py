@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from errors import EaselError
 from image_store.index import ImageIndex
@@ -27,6 +29,9 @@ class IndexedNeighbours:
         self.marks = Favourites(folder / "favourites")
         self.thumbnails = Thumbnails(folder / "thumbnails", folder)
         self._read_generation = -1
+        self._waits = False
+        """Whether another process was comparing when this one had to"""
+        self._has_failed = False
 
     @property
     def must_read(self) -> bool:
@@ -35,6 +40,12 @@ class IndexedNeighbours:
 
     def favourites(self) -> frozenset[str]:
         return self.marks.names()
+
+    def sizes(self) -> Mapping[str, int]:
+        try:
+            return self._index.sizes()
+        except EaselError:
+            return {}
 
     def removed(self, name: str) -> None:
         with suppress(OSError):
@@ -45,11 +56,37 @@ class IndexedNeighbours:
     def swept(self, images: Sequence[ImageEntry], evicted: Sequence[str], favourites: frozenset[str]) -> None:
         try:
             self._index.remove(evicted)
-            self._index.reconcile({image.name: (image.size, image.used_at) for image in images}, favourites)
+            # Reading the heads of thousands of new files takes long, and once is enough.
+            with self._comparing():
+                files = {image.name: image.used_at for image in images}
+                self._index.reconcile(files, favourites, self.marks.is_marked)
             self._read_generation = self._index.generation
+            self._has_failed = False
+        except Timeout:
+            self._read_generation, self._waits = -1, True
+            return
         except EaselError as error:
+            self._has_failed = True
             log.warning("the image index is not up to date: %s", error.message)
+        except OSError as error:
+            self._has_failed = True
+            log.warning("the image index is not up to date: %s", error.strerror)
         self._remove_orphans({image.name for image in images}, favourites)
+
+    def _comparing(self) -> FileLock:
+        """Raises Timeout while another process compares the index with the folder, and OSError."""
+        return FileLock(self._folder / ".reconcile.lock", timeout=0, mode=0o600)
+
+    def _another_compares(self) -> bool:
+        if self._waits:
+            try:
+                with self._comparing():
+                    self._waits = False
+            except Timeout:
+                return True
+            except OSError:
+                pass
+        return False
 
     def _remove_orphans(self, names: set[str], favourites: frozenset[str]) -> None:
         """Remove what is left beside images that somebody has removed."""
@@ -65,4 +102,8 @@ class IndexedNeighbours:
             self._index.scrub()
         except EaselError:
             return False, _RETRY_S
-        return self.must_read and self._folder.is_dir(), _RETRY_S if self._index.is_scrub_due else None
+        if self._another_compares():
+            return False, _RETRY_S
+        must_read = self.must_read and self._folder.is_dir()
+        is_unfinished = self._index.is_scrub_due or (must_read and not self._has_failed)
+        return must_read, _RETRY_S if is_unfinished else None

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from errors import CursorInvalid
+from image_store.search_text import SEARCHED_CHARS
 
 ChangeKind = Literal["added", "changed", "removed"]
+_COUNTED_IN = 4096
+_SEARCH_FACTOR = 7
+"""Bytes of the text index for each byte that is searched, as measured with English and Chinese prompts"""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,20 @@ class ImageFacts:
     index: int | None = None
     sources: tuple[str, ...] = ()
     owner: str = ""
+
+
+def index_bytes(facts: ImageFacts) -> int:
+    """What the texts of an image take in the index, in whole 4,096 bytes: 0 for prompts of an ordinary length."""
+    prompt = facts.prompt or ""
+    stored_once = (facts.prompt, facts.negative_prompt)
+    others = [value for value in (facts.settings or {}).values() if value not in stored_once]
+    taken = sum(_size(text) for text in (prompt, facts.negative_prompt or "", json.dumps(others)))
+    taken += _SEARCH_FACTOR * _size(prompt[:SEARCHED_CHARS])
+    return taken // _COUNTED_IN * _COUNTED_IN
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8", "replace"))
 
 
 @dataclass(frozen=True)

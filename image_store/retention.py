@@ -12,7 +12,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,11 +54,18 @@ class Limits:
 
 
 class ImageEntry(NamedTuple):
-    """An image that a sweep found; `used_at` is its time of last use in seconds since the epoch."""
+    """An image that a sweep found; `used_at` is its time of last use in seconds since the epoch. `index_bytes`: what is kept
+    of it beside its file and counts for the limits."""
 
     name: str
     size: int
     used_at: float
+    index_bytes: int = 0
+
+    @property
+    def counted(self) -> int:
+        """Its bytes for the limits."""
+        return self.size + self.index_bytes
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ def images_to_evict(
     seconds. The most recently used image, the one named `protected` and the `favourites` always stay.
     """
     queue = sorted(images, key=lambda image: image.used_at)
-    count, size = len(queue), sum(image.size for image in queue)
+    count, size = len(queue), sum(image.counted for image in queue)
     max_count, max_bytes = limits.max_count, limits.max_bytes
     if count > max_count:
         max_count -= sweep_margin(max_count, len(queue))
@@ -109,7 +116,7 @@ def images_to_evict(
             break
         if image.name != protected and image.name not in favourites:
             evicted.append(image)
-            count, size = count - 1, size - image.size
+            count, size = count - 1, size - image.counted
     return evicted
 
 
@@ -159,6 +166,10 @@ class Neighbours(Protocol):
     def favourites(self) -> frozenset[str]:
         """The names of images that are never evicted. Raises OSError."""
 
+    def sizes(self) -> Mapping[str, int]:
+        """Name -> bytes that an image takes beside its file and that count for the limits; those without any may be left
+        out. Never raises."""
+
     def removed(self, name: str) -> None:
         """The file of this image was removed. Never raises."""
 
@@ -175,6 +186,9 @@ class NoNeighbours:
 
     def favourites(self) -> frozenset[str]:
         return NO_NAMES
+
+    def sizes(self) -> Mapping[str, int]:
+        return {}
 
     def removed(self, name: str) -> None:
         pass
@@ -251,8 +265,8 @@ class Retention:
         self._swept_by_pid = 0
 
     def record_keep(self, name: str, size: int) -> None:
-        """Count a new image, and see that what exceeds the limits is evicted. Never raises, because the image is already
-        kept."""
+        """Count a new image of `size` bytes, with those beside its file, and see that what exceeds the limits is evicted.
+        Never raises, because the image is already kept."""
         try:
             self._append(f"kept {size}\n")
         except OSError as error:
@@ -373,14 +387,14 @@ class Retention:
         times = sorted(image.used_at for image in images if image.name not in favourites)
         margin = min(sweep_margin(self._limits.max_count, len(times)), len(times) - 1)
         due = (times[margin] if times else now) + self._limits.min_age_s
-        return f"swept {len(images)} {sum(image.size for image in images)} {now!r} {due!r}\n"
+        return f"swept {len(images)} {sum(image.counted for image in images)} {now!r} {due!r}\n"
 
     def _images(self) -> list[ImageEntry]:
         """Every image in the folder. Removes abandoned temporary files and ignores files that are not the store's."""
-        images = []
+        images, sizes = [], self._neighbours.sizes()
         for name, status in self._files():
             if is_image(name):
-                images.append(ImageEntry(name, status.st_size, status.st_mtime))
+                images.append(ImageEntry(name, status.st_size, status.st_mtime, sizes.get(name, 0)))
             # The kernel sets the times of temporary files, so they are compared with the system clock. A time far in
             # the future means that the file was left before the clock was set back.
             elif is_temporary(name) and abs(time.time() - status.st_mtime) > ABANDONED_AFTER_S:

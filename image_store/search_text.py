@@ -5,6 +5,8 @@ from __future__ import annotations
 import unicodedata
 
 MAX_WORDS = 32
+SEARCHED_CHARS = 4000
+"""Of each prompt, from its beginning; the text index of a longer one takes up to twenty times as much as it"""
 GRAM = 3
 """Characters of the parts by which SQLite's `trigram` index finds texts; shorter words are looked for in each text"""
 
@@ -17,6 +19,11 @@ def comparable(text: str) -> str:
         char for char in folded if unicodedata.category(char) not in ("Cf", "Cc", "Cs") or char.isspace()
     )
     return " ".join(visible.split())
+
+
+def searched(prompt: str) -> str:
+    """What of `prompt` is searched. One character can become several."""
+    return comparable(prompt[:SEARCHED_CHARS])[:SEARCHED_CHARS]
 
 
 def words_of(query: str) -> list[str]:

@@ -30,6 +30,10 @@ class Favourites:
         except (FileNotFoundError, NotADirectoryError):
             return frozenset()
 
+    def is_marked(self, name: str) -> bool:
+        """Whether this one is marked now."""
+        return os.path.lexists(self._folder / name)
+
     def mark(self, name: str) -> None:
         """Raises OSError."""
         path = self._folder / name

@@ -14,6 +14,7 @@ import pytest
 import image_store.database as database
 from errors import IndexUnavailable
 from image_store import ImageFacts, ImageFilter, ImageIndex, ImageStore
+from image_store.retention import ImageEntry
 
 
 def make_store(folder: Path) -> ImageStore:
@@ -127,3 +128,17 @@ def test_an_index_that_many_threads_find_damaged_at_once_is_set_aside_once(tmp_p
         assert names(make_store(tmp_path)) >= set(kept)
         assert len(list(tmp_path.glob("*.corrupt"))) == round + 1
         time.sleep(0.002)  # names of such files differ by milliseconds
+
+
+def test_a_favourite_that_is_marked_during_a_sweep_stays_one(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    marked, unmarked = keep(store), keep(store)
+    store.set_favourite(unmarked, True)
+    assert store._beside is not None
+    seen = store._beside.favourites()  # by a sweep
+    store.set_favourite(marked, True)
+    store.set_favourite(unmarked, False)
+    store._beside.swept([ImageEntry(marked, 1, 1.0), ImageEntry(unmarked, 1, 2.0)], [], seen)
+    assert store.find(marked).is_favourite
+    assert not store.find(unmarked).is_favourite
+    assert store.index.favourites()[0] == 1
