@@ -17,9 +17,10 @@ from pictures.encoding import (
     size_in_canvas,
     with_texts,
 )
+from pictures.heads import PictureHead, read_head
 from pictures.mask import fit_mask
 from pictures.outpaint import Sides, extend, masks_frame, transparent_frame, without_frame
-from pictures.thumbnails import PictureHead, read_head, thumbnail
+from pictures.thumbnails import thumbnail
 
 __all__ = [
     "BrokenPicture",

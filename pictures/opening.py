@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from types import TracebackType
+from typing import BinaryIO
 
 # Pillow does not load these two plugins by itself when `formats` is given.
 from PIL import (
@@ -54,17 +55,20 @@ _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 
 
 @contextlib.contextmanager
-def open_image(data: bytes, param: str) -> Iterator[Image.Image]:
-    """The picture, not decoded yet. Raises InvalidImage for every error of Pillow but MemoryError, also later in the
-    block."""
+def open_image(source: bytes | BinaryIO, param: str) -> Iterator[Image.Image]:
+    """The picture in bytes or in a file, not decoded yet. Raises InvalidImage for every error of Pillow but MemoryError,
+    also later in the block, and OSError of the file."""
     try:
-        with _hide_warnings:
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            _check_size(image.size, param)
+        with hide_warnings:
+            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+            check_size(image.size, param)
             yield image
     except (InvalidImage, MemoryError):
         raise  # a lack of memory is not the fault of the picture, whose size was checked
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk: Pillow's own have no number
+        data = source if isinstance(source, bytes) else b""
         # Pillow does not convert the errors of its parsers: KeyError, zlib.error, struct.error, …
         raise InvalidImage(f"Invalid image: {_reason(error, data)}.", param=param) from error
 
@@ -82,7 +86,8 @@ def check_jpeg_segments(data: bytes, param: str) -> None:
             raise InvalidImage(f"Invalid image: the JPEG has more than {MAX_SEGMENTS} segments.", param=param)
 
 
-def _check_size(size: tuple[int, int], param: str) -> None:
+def check_size(size: tuple[int, int], param: str) -> None:
+    """Raises InvalidImage for a picture that is too large, or empty."""
     width, height = size
     if width * height > MAX_PIXELS or max(size) > MAX_SIDE:
         raise InvalidImage(
@@ -154,4 +159,4 @@ class _WarningFilter:
                 self._saved_filters.__exit__(kind, error, trace)
 
 
-_hide_warnings = _WarningFilter()
+hide_warnings = _WarningFilter()

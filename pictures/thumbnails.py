@@ -1,27 +1,14 @@
-"""Small copies of stored pictures, and what their files say about themselves."""
+"""Small copies of stored pictures."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 
 from PIL import Image
 
 from pictures.decoding import pixels_of, read_image
-from pictures.opening import open_image
 
-_EXIF_IFD_TAG, _USER_COMMENT_TAG = 0x8769, 0x9286
 _QUALITY = 80
-
-
-@dataclass(frozen=True)
-class PictureHead:
-    """What the head of a picture's file says. `parameters`: the text that `with_texts` or `encode` wrote into it, None if
-    there is none."""
-
-    width: int
-    height: int
-    parameters: str | None
 
 
 def thumbnail(data: bytes, side: int) -> bytes:
@@ -41,19 +28,3 @@ def _smaller(pixels: Image.Image, size: tuple[int, int]) -> Image.Image:
     # The colours of transparent pixels must not be mixed into those of the others.
     small = pixels.convert("RGBa").resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
     return small.convert("RGBA")
-
-
-def read_head(data: bytes) -> PictureHead:
-    """The head of a picture that this server made. Raises InvalidImage."""
-    with open_image(data, "image") as image:
-        text = image.info.get("parameters")
-        return PictureHead(*image.size, text if isinstance(text, str) else _user_comment(image))
-
-
-def _user_comment(image: Image.Image) -> str | None:
-    if image.format == "PNG":
-        return None  # Pillow would decode the pixels to look for EXIF after them
-    comment = image.getexif().get_ifd(_EXIF_IFD_TAG).get(_USER_COMMENT_TAG)
-    if not isinstance(comment, bytes) or not comment.startswith(b"UNICODE\0"):
-        return None
-    return comment[8:].decode("utf-16-be", "replace")
