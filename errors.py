@@ -234,6 +234,22 @@ class IndexUnavailable(EaselError):
     retry = True
 
 
+class SearchTimedOut(EaselError):
+    code = "image.search_timeout"
+    when = "A list or a search of the stored images has used the processor for too long (2 seconds)."
+    remedy = "Search for fewer or longer words: those of one or two characters are looked for in each prompt."
+
+
+class ListLimitReached(EaselError):
+    code = "image.list_limit"
+    when = (
+        "The lists and searches of stored images that this caller has asked for have used more of the processor than one "
+        "caller may: 5 seconds at once, and a quarter of one processor for long, in each worker."
+    )
+    remedy = "Wait for `Retry-After` seconds. Follow `GET /api/events` instead of asking for the list again and again."
+    retry = True
+
+
 class FavouritesFull(EaselError):
     """See `FavouritesFull.remedy`."""
 

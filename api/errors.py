@@ -103,6 +103,8 @@ STATUS: Mapping[type[EaselError], int] = {
     errors.FavouritesFull: 507,
     errors.NoThumbnail: 404,
     errors.IndexUnavailable: 503,
+    errors.SearchTimedOut: 503,
+    errors.ListLimitReached: 429,
     errors.ModelsFolderMissing: 409,
     errors.ModelPathUnsafe: 409,
     errors.ModelDiskFull: 507,

@@ -14,6 +14,7 @@ from api.image_requests import links_of
 from api.images import image_response
 from api.json_body import json_request
 from api.json_responses import json_response
+from api.list_budget import ListBudget
 from api.paths import GALLERY, STORED_IMAGES
 from api.responses import Links
 from api.services import Services
@@ -38,7 +39,8 @@ def gallery_blueprint(services: Services) -> Blueprint:
     """The routes of the list, of one image and of its thumbnail."""
     routes = Blueprint("gallery", __name__)
     one = f"{GALLERY}/<name>"
-    routes.add_url_rule(GALLERY, "list", lambda: _list(services))
+    budget = ListBudget()
+    routes.add_url_rule(GALLERY, "list", lambda: _list(services, budget))
     routes.add_url_rule(one, "get", lambda name: _get(services, name))
     routes.add_url_rule(one, "change", lambda name: _change(services, name), methods=["PATCH"])
     routes.add_url_rule(one, "delete", lambda name: _delete(services, name), methods=["DELETE"])
@@ -81,13 +83,18 @@ def image_document(record: ImageRecord, links: Links) -> dict[str, Any]:
     }
 
 
-def _list(services: Services) -> Response:
+def _list(services: Services, budget: ListBudget) -> Response:
     unknown = sorted(set(request.args) - set(_PARAMETERS))
     if unknown:
         raise InvalidValue(
             f"There is no parameter {shorten(unknown[0])!r}; known are {list_names(_PARAMETERS)}.",
             param=shorten(unknown[0]),
         )
+    with budget.spending(g.caller.owner):
+        return _page(services)
+
+
+def _page(services: Services) -> Response:
     cursor = request.args.get("cursor")
     page = services.store.page(
         _filter(g.caller), limit=_limit(), after=Cursor.parse(cursor) if cursor else None

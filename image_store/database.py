@@ -9,12 +9,13 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from errors import IndexUnavailable
+from errors import IndexUnavailable, SearchTimedOut
 from state_files import ensure_folder, is_file_or_missing, set_aside
 
 log = logging.getLogger("easel.images")
@@ -29,6 +30,9 @@ _MAX_OPENINGS = 5
 """How often a file is opened that other processes replace meanwhile"""
 _MIN_FREE_BYTES = 4_000_000
 """A file that has more free pages than this, and than used ones, is written again without them"""
+
+_STEPS_PER_LOOK = 10_000
+"""Of SQLite's virtual machine, some 0.2 ms, between two looks at the time"""
 
 FileId = tuple[int, int]
 """Device and inode"""
@@ -60,13 +64,18 @@ class Database:
     # --- use ---------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection in a read transaction, so that several queries see the same state. Raises IndexUnavailable."""
+    def reading(self, max_cpu_s: float | None = None) -> Iterator[sqlite3.Connection]:
+        """A connection in a read transaction, so that several queries see the same state. `max_cpu_s`: seconds of processor
+        that this thread may use for them. Raises IndexUnavailable, and SearchTimedOut if they take more."""
         with self._errors(), self._borrowed(_READ_TIMEOUT_S) as connection:
-            connection.execute("BEGIN")
+            if max_cpu_s is not None:
+                end = time.thread_time() + max_cpu_s
+                connection.set_progress_handler(lambda: time.thread_time() > end, _STEPS_PER_LOOK)
             try:
+                connection.execute("BEGIN")
                 yield connection
             finally:
+                connection.set_progress_handler(None, 0)
                 connection.rollback()
 
     @contextlib.contextmanager
@@ -112,6 +121,8 @@ class Database:
         try:
             yield
         except sqlite3.Error as error:
+            if _code(error) == sqlite3.SQLITE_INTERRUPT:  # by the handler of `reading`
+                raise SearchTimedOut("The search took too long; search for fewer or longer words.") from error
             raise IndexUnavailable(
                 f"The image index cannot be used at the moment: {error}.", is_replaced=_is_damage(error)
             ) from error

@@ -44,6 +44,8 @@ MAX_CHANGES_AT_ONCE = 1000
 """Who missed more reads the list again"""
 MAX_PAGE_CHARS = 1_000_000
 """Of the texts of a page: 200 images with the longest prompts would have hundreds of megabytes as JSON"""
+MAX_PAGE_CPU_S = 2.0
+"""A search of 10,000 images takes some 20 ms"""
 _KEEP_TIMEOUT_S = 0.25
 """How long `add` waits for other writers: a picture's answer waits for it"""
 _WRITE_TIMEOUT_S = 5.0
@@ -71,7 +73,7 @@ class ImageIndex:
     """The index of the images in `folder`. Safe for many threads and processes, also after a fork. Opened at its first use.
 
     Every method raises IndexUnavailable unless it says otherwise. `keeps_prompts`: false: prompts are not stored.
-    `read_facts`: for images whose record was lost."""
+    `read_facts`: for images whose record was lost. `max_page_cpu_s`: see `page`."""
 
     def __init__(
         self,
@@ -79,10 +81,12 @@ class ImageIndex:
         *,
         keeps_prompts: bool = True,
         read_facts: ReadFacts = lambda path: ImageFacts(),
+        max_page_cpu_s: float = MAX_PAGE_CPU_S,
     ) -> None:
         self._folder = folder
         self._database = Database(folder / INDEX_NAME, MIGRATIONS, prepare_search)
         self._keeps_prompts, self._read_facts = keeps_prompts, read_facts
+        self._max_page_cpu_s = max_page_cpu_s
         self._pending: deque[_NewImage] = deque()
         self._lock = threading.Lock()
         self._searches: tuple[int, bool] | None = None
@@ -110,7 +114,8 @@ class ImageIndex:
         return self._read(read)
 
     def page(self, selected: ImageFilter, *, limit: int, after: Cursor | None = None) -> ImagePage:
-        """The newest `limit` images after `after`; fewer if their texts are very long, but at least one."""
+        """The newest `limit` images after `after`; fewer if their texts are very long, but at least one. Raises
+        SearchTimedOut too, if it takes more than `max_page_cpu_s` seconds of processor."""
         words = words_of(selected.text)
         if selected.text.strip() and not words:
             return ImagePage(
@@ -132,7 +137,7 @@ class ImageIndex:
             )
             return _page(rows, limit, total)
 
-        return self._read(read)
+        return self._read(read, self._max_page_cpu_s)
 
     def position(self) -> tuple[str, int]:
         """The epoch of this index, and the number of its last change."""
@@ -391,9 +396,9 @@ class ImageIndex:
             self._searches = generation, can_search(connection)
         return self._searches[1]
 
-    def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
+    def _read(self, read: Callable[[sqlite3.Connection], T], max_cpu_s: float | None = None) -> T:
         def attempt() -> T:
-            with self._database.reading() as connection:
+            with self._database.reading(max_cpu_s) as connection:
                 return read(connection)
 
         return self._again_if_replaced(attempt)
