@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -17,12 +18,15 @@ from api.image_feed import ImageChange
 from api.responses import Links
 from api.services import Services
 from api.status_document import OF_CALLER, OF_REQUESTS, Audience, whole_status
+from errors import EaselError
 
 log = logging.getLogger("easel.events")
 
 LOOK_INTERVAL_S = 0.25
 """Between two looks for changed images; a `stat` or a read of one row each"""
 STATUS_INTERVAL_S = 1.0
+_LOG_INTERVAL_S = 60.0
+"""Between two lines about the same failure"""
 _MAX_WAITING = 512
 """Events that a client has not read"""
 _MAX_WAITING_BYTES = 8_000_000
@@ -121,7 +125,7 @@ class EventHub:
         self._thread: threading.Thread | None = None
         self._state = _State()
         self._next_status_at = 0.0
-        self._failed = ""
+        self._failed_at: dict[str, float] = {}
 
     def join(self, listener: Listener) -> None:
         """Begin to send events to `listener`. Raises RuntimeError if the system gives no more threads."""
@@ -163,10 +167,15 @@ class EventHub:
             self._wake.clear()
 
     def _log_failure(self, what: str, error: Exception) -> None:
-        """Once, and not in every look."""
-        if self._failed != (text := f"{what}: {error}"):
-            log.error("%s", text, exc_info=error)
-        self._failed = text
+        """Not in every look, even if the text of the error differs each time."""
+        now = self._clock()
+        if now - self._failed_at.get(what, -math.inf) < _LOG_INTERVAL_S:
+            return
+        self._failed_at[what] = now
+        if isinstance(error, EaselError):  # its message says all
+            log.error("%s: %s", what, error.message)
+        else:
+            log.error("%s: %s", what, error, exc_info=error)
 
     def _look(self, listeners: Sequence[Listener]) -> None:
         now = self._clock()

@@ -45,6 +45,9 @@ class Audience:
         if self.sees_all:
             return {name: document[name] for name in OF_CALLER}
         seen = {name: document[name] for name in OF_CALLER}
+        # ComfyUI's message about a drawing may quote the prompt.
+        if seen["last_error"] and seen["last_error"].get("of_drawing"):
+            seen["last_error"] = _without_message(seen["last_error"])
         if not self.sees_messages:
             seen = _without_messages(seen)
         return {

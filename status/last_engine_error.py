@@ -27,19 +27,19 @@ class LastEngineError(Observer):
 
     def drawing(self, report: DrawingReport) -> None:
         if report.code.startswith(_PREFIX):
-            self.record(report.code, report.message)
+            self.record(report.code, report.message, of_drawing=True)
 
-    def record(self, code: str, message: str) -> None:
+    def record(self, code: str, message: str, *, of_drawing: bool = False) -> None:
+        """`of_drawing`: the message may quote what was asked for, such as the prompt."""
         now, last = self._clock(), self._read()
-        if last and (last["code"], last["message"]) == (code, message) and abs(now - last["at"]) < _REPEAT_S:
+        new = {"at": round(now, 1), "code": code, "message": message, "of_drawing": of_drawing}
+        if last and {**last, "at": new["at"]} == new and abs(now - last["at"]) < _REPEAT_S:
             return
         with contextlib.suppress(OSError):
-            write_atomic(
-                self._path, json.dumps({"at": round(now, 1), "code": code, "message": message}).encode()
-            )
+            write_atomic(self._path, json.dumps(new).encode(), mode=0o600)
 
     def latest(self) -> dict[str, Any] | None:
-        """`at` (Unix time), `code`, `message`, and `remedy` for people; None if there was none."""
+        """`at` (Unix time), `code`, `message`, `of_drawing`, and `remedy` for people; None if there was none."""
         last = self._read()
         if last is None:
             return None
@@ -54,7 +54,8 @@ def _parse(document: Any) -> Mapping[str, Any]:
     texts = (document["code"], document["message"])
     if not all(isinstance(text, str) for text in texts) or not isinstance(document["at"], int | float):
         raise TypeError("not an error")
-    return {name: document[name] for name in ("at", "code", "message")}
+    known = {name: document[name] for name in ("at", "code", "message")}
+    return {**known, "of_drawing": document.get("of_drawing") is not False}
 
 
 def _remedies() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import threading
 import time
@@ -15,11 +16,12 @@ from flask import Flask
 
 from access import Caller
 from api import register_api
-from api.event_hub import Listener, parse_position
+from api.event_hub import EventHub, Listener, parse_position
 from api.responses import Links
 from api.status_document import Audience
 from app import Container
 from arbiter import Sender
+from errors import IndexUnavailable
 from tests.api.test_key_permissions import Installation
 from tests.conftest import MakeApp
 from tests.waiting import TIMEOUT_S, wait_until
@@ -131,6 +133,27 @@ def streams(make_app: MakeApp) -> Iterator[Streams]:
     found = Streams(app, container, feed)
     yield found
     found.stop()
+
+
+def test_a_failure_that_lasts_is_logged_once_a_minute_even_if_its_text_changes(
+    make_app: MakeApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    container: Container = make_app().extensions["easel"]
+    now, looks = [100.0], itertools.count()
+
+    class Broken(Feed):
+        def position(self) -> tuple[str, int]:
+            raise IndexUnavailable(f"attempt {next(looks)} failed")
+
+    hub = EventHub(replace(container.services, image_feed=Broken()), clock=lambda: now[0])
+    for _ in range(10):
+        assert hub.position() is None
+        now[0] += 0.25
+    now[0] += 60
+    assert hub.position() is None
+    lines = [record for record in caplog.records if record.name == "easel.events"]
+    assert [line.getMessage()[-16:] for line in lines] == ["attempt 0 failed", "ttempt 10 failed"]
+    assert not any(line.exc_info for line in lines)
 
 
 # --- what a stream has -----------------------------------------------------------------------------

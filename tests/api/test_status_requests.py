@@ -114,6 +114,28 @@ def test_a_drawing_that_the_engine_failed_is_its_last_error_and_other_failures_a
     assert (found["code"], found["message"]) == ("engine.out_of_memory", "about engine.out_of_memory")
 
 
+def test_what_comfyui_said_about_a_drawing_is_told_to_operators_only(make_app: MakeApp) -> None:
+    easel = Installation(make_app())
+    for name, scopes in (("mine", None), ("yours", None), ("owner", ["operate"])):
+        easel.add(name, scopes)
+    easel.container.last_engine_error.drawing(report("engine.node_failed"))
+    seen = {name: status(easel, name)["last_error"] for name in easel.keys}
+    assert {name: error["message"] for name, error in seen.items()} == {
+        "mine": None,
+        "yours": None,
+        "owner": "about engine.node_failed",
+    }
+    assert seen["yours"]["code"] == "engine.node_failed"
+    easel.container.last_engine_error.record("engine.unreachable", "no answer")
+    assert status(easel, "yours")["last_error"]["message"] == "no answer"
+
+
+def test_an_error_of_a_drawing_that_an_earlier_version_has_stored_is_not_told_to_all(tmp_path: Any) -> None:
+    path = tmp_path / "e.json"
+    path.write_text(json.dumps({"at": 1.0, "code": "engine.node_failed", "message": "a cat"}))
+    assert (LastEngineError(path).latest() or {})["of_drawing"] is True
+
+
 def test_an_error_that_lasts_is_written_once(tmp_path: Any) -> None:
     now = [100.0]
     last = LastEngineError(tmp_path / "e.json", clock=lambda: now[0])
