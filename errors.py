@@ -644,6 +644,26 @@ class UploadRefused(EngineError):
     remedy = "Check ComfyUI's log and the free disk space of its temp folder."
 
 
+class WorkflowExists(EngineError):
+    """`details["file_name"]`: the name that is taken."""
+
+    code = "engine.workflow_exists"
+    when = "ComfyUI's editor has a workflow of this name already; it is not replaced."
+    remedy = "Send another `file_name`, or none: Easel then finds one that is free."
+
+
+class WorkflowNotSaved(EngineError):
+    """`details["reason"]`: several_users, no_user_files, too_large, not_written or unexpected_answer; `details["status"]`:
+    that of the answer."""
+
+    code = "engine.workflow_not_saved"
+    when = (
+        "ComfyUI did not take a workflow: it runs with `--multi-user`, its disk is full, it cannot write into its user "
+        "folder, or it is too old."
+    )
+    remedy = "The message names the cause. Or download the workflow and drop the file on ComfyUI's page."
+
+
 # --- LLM requests ----------------------------------------------------------------------------------
 
 

@@ -74,6 +74,8 @@ STATUS: Mapping[type[EaselError], int] = {
     errors.SketchCannotRun: 503,
     errors.ModelNotDrawable: 503,
     errors.LicenceNotAccepted: 403,
+    errors.WorkflowExists: 409,
+    errors.WorkflowNotSaved: 502,
     errors.JobInterrupted: 503,
     errors.JobLost: 503,
     errors.EngineStalled: 503,

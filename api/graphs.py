@@ -1,101 +1,99 @@
-"""POST /api/graph: the graph that a request would run, with the origin of its values. Nothing is drawn."""
+"""POST /api/graph: the graph that a request would run, with the origin of its values or as a file of ComfyUI's editor; and
+saving that file into ComfyUI. Nothing is drawn."""
 
 from __future__ import annotations
 
-import uuid
+import json
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
-from flask import Blueprint, Response, g, jsonify, request
+from flask import Blueprint, Response, jsonify, request
 
-from api.dialect import Endpoint
-from api.image_requests import ImageFields, require_images
+from api.audit import recording
+from api.graph_requests import CompiledRequest, compile_request
+from api.image_requests import require_images
 from api.json_body import json_request
-from api.key_limits import may_use_model
-from api.paths import GRAPH
-from api.request_fields import ParsedRequest, read_image_request
-from api.request_images import is_image_name
+from api.paths import GRAPH, SAVED_GRAPH
 from api.services import Services
-from compiler import Catalogue, Compiled, Model, SourceImage, Task, compile_workflow
+from compiler import Catalogue, Compiled
 from compiler.graph import render_nodes
-from errors import EaselError, ImageUrlRefused, InvalidValue, ModelNotCurated
+from engine import workflow_file_name
+from errors import EaselError, InvalidValue
 from generation import note_entries
 
-_TASKS: tuple[Task, ...] = get_args(Task)
+_FORMS = ("explain", "editor")
+_MAX_MODEL_CHARS = 150
+"""Of the id of a model in the name of a file"""
 
 
 def graphs_blueprint(services: Services) -> Blueprint:
-    """The route."""
+    """The routes."""
     routes = Blueprint("graphs", __name__)
     routes.add_url_rule(GRAPH, "graph", lambda: _graph(services), methods=["POST"])
+    routes.add_url_rule(SAVED_GRAPH, "save_graph", lambda: _save(services), methods=["POST"])
     return routes
 
 
 def _graph(services: Services) -> Response:
     require_images(services.options)
     body = json_request(request)
-    task = _take_task(body)
-    fields = ImageFields.read(body, services, Endpoint(task or "generate"), fetch=_refuse_url)
-    name = fields.values.get("model")
-    # A model of the wrong type is refused with the other fields.
-    model = fields.catalogue.find(name if isinstance(name, str) else None)
-    if not may_use_model(g.caller, model, fields.catalogue):
-        raise ModelNotCurated(f"The key {g.caller.name} may not use this model.", param="model")
-    has_image = any(is_image_name(name) and value for name, value in fields.values.items())
-    if task in (None, "generate") or has_image:
-        parsed, compiled = fields.compile()
-    else:
-        parsed, compiled = _compile_without_image(fields, task, model)
-    return jsonify(_document(parsed, compiled, fields.catalogue))
+    form = body.pop("as", "explain")
+    if form not in _FORMS:
+        raise InvalidValue(f"`as` must be one of {', '.join(_FORMS)}.", param="as", allowed=list(_FORMS))
+    compiled = compile_request(services, body)
+    return jsonify(_explained(compiled) if form == "explain" else _for_editor(services, compiled))
 
 
-def _take_task(body: dict[str, Any]) -> Task | None:
-    """Remove `task` from the body. Raises InvalidValue."""
-    task = body.pop("task", None)
-    if task is not None and task not in _TASKS:
-        raise InvalidValue(f"`task` must be one of {', '.join(_TASKS)}.", param="task", allowed=list(_TASKS))
-    return next((known for known in _TASKS if known == task), None)
+def _save(services: Services) -> tuple[Response, int]:
+    """Saves the file where ComfyUI's editor lists its workflows."""
+    require_images(services.options)
+    body = json_request(request)
+    given = body.pop("file_name", None)
+    if given is not None and not isinstance(given, str):
+        raise InvalidValue("`file_name` must be a text.", param="file_name")
+    name = None if given is None else workflow_file_name(given, param="file_name")
+    document = _for_editor(services, compile_request(services, body))
+    target = {"model": document["model"], "task": document["task"], "file_name": name}
+    with recording(services, "workflows.save", **target) as set_result:
+        engine = services.engine()
+        data = json.dumps(document.pop("editor_file")).encode()
+        saved = engine.save_workflow(name or document["file_name"], data, numbered=name is None)
+        set_result(saved)
+    return jsonify({**document, "file_name": saved, "sketch": engine.is_sketch}), 201
 
 
-def _refuse_url(url: str, param: str) -> bytes:
-    raise ImageUrlRefused(
-        "A graph needs no picture, so none is fetched: name the `task` and leave the image out, or send a data: URL.",
-        param=param,
-    )
+# --- documents -------------------------------------------------------------------------------------
 
 
-def _compile_without_image(fields: ImageFields, task: Task, model: Model) -> tuple[ParsedRequest, Compiled]:
-    """The graph of an edit whose images are not there: files of these names stand for them, with the model's own size."""
-    size = model.size.default
-    parsed = read_image_request(
-        fields.values,
-        endpoint=Endpoint(task),
-        request_id=str(uuid.uuid4()),
-        random_seed=lambda: fields.seed,
-        inputs=fields.inputs,
-        image_size=size,
-        notes=tuple(fields.notes),
-    )
-    count = fields.catalogue.image_counts(model).get(task)
-    source = SourceImage(
-        size,
-        "image.png",
-        "mask.png" if task == "inpaint" else None,
-        tuple(f"image-{number}.png" for number in range(2, (count.min if count else 1) + 1)),
-    )
-    return parsed, compile_workflow(replace(parsed.request, source=source), fields.catalogue)
-
-
-def _document(parsed: ParsedRequest, compiled: Compiled, catalogue: Catalogue) -> dict[str, Any]:
-    plan, nodes = compiled.plan, compiled.graphs[0].nodes
-    origins = _origins(compiled, catalogue)
+def _facts(request: CompiledRequest) -> dict[str, Any]:
+    plan = request.compiled.plan
     return {
         "model": plan.model,
         "workflow": plan.workflow,
         "task": plan.task,
         "size": str(plan.final_size),
-        "jobs": len(compiled.graphs),
+        "jobs": len(request.compiled.graphs),
+        "adjusted": note_entries((*request.parsed.adjusted, *plan.adjusted)),
+        "ignored": note_entries((*request.parsed.ignored, *plan.ignored)),
+    }
+
+
+def _for_editor(services: Services, request: CompiledRequest) -> dict[str, Any]:
+    plan = request.compiled.plan
+    file = services.generator.editor_file(request.compiled, request.catalogue)
+    return {
+        **_facts(request),
+        "file_name": workflow_file_name(f"easel-{plan.model[:_MAX_MODEL_CHARS]}-{plan.task}"),
+        "editor_file": file.document,
+        "notes": list(file.notes),
+    }
+
+
+def _explained(request: CompiledRequest) -> dict[str, Any]:
+    nodes = request.compiled.graphs[0].nodes
+    origins = _origins(request.compiled, request.catalogue)
+    return {
+        **_facts(request),
         "graph": nodes,
         "nodes": [
             {
@@ -108,8 +106,6 @@ def _document(parsed: ParsedRequest, compiled: Compiled, catalogue: Catalogue) -
             }
             for id, node in nodes.items()
         ],
-        "adjusted": note_entries((*parsed.adjusted, *plan.adjusted)),
-        "ignored": note_entries((*parsed.ignored, *plan.ignored)),
     }
 
 

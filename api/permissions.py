@@ -15,6 +15,7 @@ from api.paths import (
     GRAPH,
     IMAGE_JOBS,
     MODEL_PATHS,
+    SAVED_GRAPH,
     STORED_IMAGES,
     TAGS_PATH,
     VERSION_PATH,
@@ -85,6 +86,7 @@ PERMISSIONS: Mapping[tuple[str, str], Permission] = {
     ("GET", "/api/comfyui/status"): VIEW,
     ("GET", EVENTS): SEE_MODELS,  # each caller gets what it may see
     ("POST", GRAPH): SEE_MODELS,
+    ("POST", SAVED_GRAPH): OPERATE,
     ("GET", "/metrics"): METRICS,
     ("POST", "/api/comfyui/switchover"): OPERATE,
     ("POST", "/api/comfyui/pin"): OPERATE,

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from commands.context import engine_at, handle_errors, print_notes, services
 from commands.request_options import RequestOptions, image_request, request_options
-from compiler import Catalogue, Compiled, compile_workflow, parse_object_info
-from compiler.signatures import Signatures
-from compiler.values import Nodes, Note
-from generation import with_source
+from compiler import Compiled, compile_workflow
+from compiler.values import Note
+from generation import with_source, write_for_editor
 
 
 @click.command("compile-workflow", short_help="Print the ComfyUI graph for a model and a prompt.")
@@ -47,44 +45,23 @@ def compile_command(model: str, prompt: str, output_format: str, url: str | None
     catalogue = services().catalogue()
     compiled = compile_workflow(with_source(request, pictures), catalogue)
     graphs: list[Any] = [graph.nodes for graph in compiled.graphs]
-    signatures = catalogue.signatures
-    if url:
-        engine = engine_at(url)
+    engine = engine_at(url) if url else None
+    if engine is not None:
         fitted = services().generator.fitted_graphs(compiled, catalogue, engine)
         graphs = [graph.nodes for graph in fitted]
-        if output_format == "editor":
-            classes = {node["class_type"] for node in graphs[0].values()}
-            signatures = {**signatures, **parse_object_info(engine.signatures(classes))}
         click.secho(f"{url} can run this graph.", err=True, fg="green")
     if output_format == "explain":
         click.echo(explanation(compiled, request.seed_origin))
         return
     if output_format == "editor":
-        _print_editor_file(compiled, graphs, signatures, catalogue)
+        written = write_for_editor(compiled, catalogue, graphs[0], engine)
+        click.echo(json.dumps(written.document, indent=2, ensure_ascii=False))
+        for note in written.notes:
+            click.echo(note, err=True)
     else:
         for graph in graphs:
             click.echo(json.dumps(graph, indent=2, ensure_ascii=False))
     print_notes((*compiled.plan.adjusted, *compiled.plan.ignored))
-
-
-def _print_editor_file(
-    compiled: Compiled, graphs: Sequence[Nodes], signatures: Signatures, catalogue: Catalogue
-) -> None:
-    """Print the first graph as a file of ComfyUI's editor, and to stderr what the file does not say."""
-    from importer.editor_writer import write_editor_file  # a server never needs it
-
-    files = (
-        *catalogue.models[compiled.plan.model].files.values(),
-        *(lora.file for lora in catalogue.loras.values()),
-    )
-    written = write_editor_file(graphs[0], signatures, files)
-    click.echo(json.dumps(written.document, indent=2, ensure_ascii=False))
-    if len(graphs) > 1:
-        job = compiled.plan.jobs[0]
-        seed = f" (seed {job.seed})" if compiled.plan.has_seed else ""
-        click.echo(f"The request has {len(graphs)} jobs; this is the graph of the first one{seed}.", err=True)
-    for note in written.notes:
-        click.echo(note, err=True)
 
 
 def explanation(compiled: Compiled, seed_origin: str) -> str:

@@ -6,6 +6,7 @@ from engine.gpu_tenant import EngineTenant
 from engine.process import EngineProcess
 from engine.selection import EngineSelector
 from engine.values import EngineStats, Outcome, Picture, Preview, Progress, ProgressCallback, QueueState
+from engine.workflow_folder import workflow_file_name
 
 __all__ = [
     "NO_CREDENTIALS",
@@ -22,4 +23,5 @@ __all__ = [
     "ProgressCallback",
     "QueueState",
     "upload_name",
+    "workflow_file_name",
 ]

@@ -33,6 +33,7 @@ from engine.listener import Connection, Listener
 from engine.queue_looks import QueueLooks
 from engine.values import EngineStats, Outcome, ProgressCallback, QueueState
 from engine.watchdog import Limits
+from engine.workflow_folder import WorkflowFolder
 from errors import EaselError, EngineRejected, EngineUnreachable, NoPictures, RequestCancelled
 
 log = logging.getLogger("easel.engine")
@@ -437,6 +438,12 @@ class Engine:
         except Exception as error:
             return error
         return None
+
+    def save_workflow(self, file_name: str, data: bytes, *, numbered: bool) -> str:
+        """Store a file of ComfyUI's editor where the editor lists its workflows; returns its name. `file_name`: from
+        `workflow_file_name`. No file is replaced: if the name is taken, `numbered` adds a number to it. Raises
+        WorkflowExists, WorkflowNotSaved and EngineUnreachable."""
+        return WorkflowFolder(self._http).save(file_name, data, numbered=numbered)
 
     def close(self) -> None:
         """Close the connections; a later use opens new ones."""

@@ -31,6 +31,7 @@ _UPLOAD_TIMEOUT_S = 120.0
 _MAX_KEPT_CONNECTIONS = 128
 _JSON = {"Content-Type": "application/json"}
 _VIEW = "/view"
+_USER_FILES = "/userdata"
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 
 
@@ -181,6 +182,38 @@ class ComfyuiHttp:
             raise self._unexpected_response(path, status)
         return _parse_json(content) if status == 200 else None
 
+    def user_files(self, folder: str) -> tuple[int, Any]:
+        """Status, and the names of the files in a folder of ComfyUI's user: a list of texts if the status is 200."""
+        status, _, content = self._call("GET", f"{_USER_FILES}?{urlencode({'dir': folder})}")
+        return status, _parse_json(content)
+
+    def user_file(self, path: str) -> tuple[int, bytes]:
+        """Status and bytes of a file of ComfyUI's user."""
+        status, _, content = self._call("GET", _user_file(path))
+        return status, content
+
+    def store_user_file(self, path: str, data: bytes) -> tuple[int, Any]:
+        """Store a new file of ComfyUI's user; status 409 if there is one of this name. Status, and what ComfyUI says: its
+        path. Not repeated: the second attempt would find the file of the first."""
+        status, _, content = self._call(
+            *("POST", f"{_user_file(path)}?overwrite=false"),
+            timeout_s=_SLOW_TIMEOUT_S,
+            retry=False,
+            body=data,
+            headers=_JSON,
+        )
+        return status, _parse_json(content)
+
+    def delete_user_file(self, path: str) -> int:
+        """Delete a file of ComfyUI's user; the status."""
+        return self._call("DELETE", _user_file(path))[0]
+
+    def has_several_users(self) -> bool:
+        """Whether this ComfyUI keeps files for several users, and none for a client that names no user."""
+        status, _, content = self._call("GET", "/users")
+        body = _parse_json(content)
+        return status == 200 and isinstance(body, dict) and "users" in body
+
     def file_metadata(self, folder: str, name: str) -> Any:
         """The metadata of a safetensors file; None if it has none, or this ComfyUI does not say."""
         path = f"/view_metadata/{quote(folder, safe='')}?{urlencode({'filename': name})}"
@@ -306,6 +339,12 @@ def _was_connection_closed(error: Exception) -> bool:
     return isinstance(error, HTTPException | ConnectionError) and not isinstance(
         error, ConnectionRefusedError
     )
+
+
+def _user_file(path: str) -> str:
+    """The path of the route for a file. Encoded twice, because ComfyUI decodes what still has a `%` after the first time: so
+    names may have one, and a proxy that decodes `%2F` does no harm."""
+    return f"{_USER_FILES}/{quote(quote(path, safe=''), safe='')}"
 
 
 def _parse_json(content: bytes) -> Any:

@@ -3,6 +3,7 @@ returns a `Drawing`, whose `images` runs the jobs one after another."""
 
 from generation.admission import Admission
 from generation.drawing import Drawing, parameters_text
+from generation.editor_files import EditorFile, write_for_editor
 from generation.generator import Generator
 from generation.image_facts import RequestOrigin, facts_of_file
 from generation.model_state import ModelState, fits_gpu, model_state
@@ -27,6 +28,7 @@ __all__ = [
     "PRELOAD_INTERVAL_S",
     "Admission",
     "Drawing",
+    "EditorFile",
     "Generation",
     "Generator",
     "Image",
@@ -49,4 +51,5 @@ __all__ = [
     "stage_states",
     "warm_up",
     "with_source",
+    "write_for_editor",
 ]

@@ -16,6 +16,7 @@ from engine import Engine, ProgressCallback
 from errors import EngineUnreachable, JobTimedOut, RequestCancelled
 from generation.admission import Admission
 from generation.drawing import Deps, Drawing
+from generation.editor_files import EditorFile, write_for_engine
 from generation.fitted_graphs import FittedGraph, FittedGraphs
 from generation.gallery import Gallery
 from generation.uploads import uploads_of, with_source
@@ -152,6 +153,11 @@ class Generator:
     def fitted_graphs(self, compiled: Compiled, catalogue: Catalogue, engine: Engine) -> list[FittedGraph]:
         """The graphs as `engine` would get them. Raises FilesMissing, NodesMissing or EngineTooOld for what it lacks."""
         return self._fitted_graphs.get(compiled, catalogue, engine)
+
+    def editor_file(self, compiled: Compiled, catalogue: Catalogue) -> EditorFile:
+        """The first graph as a file of ComfyUI's editor, as the current engine would run it. What is not known of the
+        engine, or what it lacks, is a note."""
+        return write_for_engine(compiled, catalogue, self.engine, self._fitted_graphs)
 
     def check_graphs(self, compiled: Compiled, catalogue: Catalogue, engine: Engine) -> None:
         """As `fitted_graphs`, with the nodes and files that the engine had when `describe_node` was called last."""

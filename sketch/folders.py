@@ -1,4 +1,4 @@
-"""The three folders of a ComfyUI (output, input, temp) and the rules for file names in them."""
+"""The folders of a ComfyUI (output, input, temp, user) and the rules for file names in them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 
 KINDS = ("output", "input", "temp")
+USER = "user"
+"""Its folder is not one that images are loaded from or saved to"""
 MAX_FILES = 2000
 MAX_BYTES = 4 * 1024**3
 
@@ -23,7 +25,7 @@ class Folders:
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
         self._lock = threading.Lock()
-        self._sizes: dict[str, dict[Path, int]] = {kind: {} for kind in KINDS}
+        self._sizes: dict[str, dict[Path, int]] = {kind: {} for kind in (*KINDS, USER)}
         self.restore()
 
     def restore(self) -> None:
@@ -36,6 +38,11 @@ class Folders:
         if kind not in KINDS:
             raise KeyError(kind)
         return self.root / kind
+
+    @property
+    def user_files(self) -> Path:
+        """The folder of the only user, which need not exist."""
+        return self.root / USER / "default"
 
     def register(self, file: Path) -> None:
         """Call this for each file that was written. Deletes the oldest files of its folder beyond MAX_FILES or MAX_BYTES.

@@ -1,6 +1,6 @@
 """ComfyUI's HTTP routes, each also under `/api`: the same statuses and bodies, without its web interface.
 
-Left out: `/upload/mask`, `/embeddings`, the user and settings routes, and `channel` and `preview` of `/view`.
+Left out: `/upload/mask`, `/embeddings`, the settings routes, and `channel` and `preview` of `/view`.
 A server of its own, on aiohttp like ComfyUI: no library offers ComfyUI's routes without running models.
 """
 
@@ -26,6 +26,7 @@ from sketch.folders import KINDS, Folders, resolve_inside, split_annotation
 from sketch.jobs import Job, JobQueue
 from sketch.signatures import VERSION, Signatures
 from sketch.sockets import FEATURES, MAX_UPLOAD_BYTES, Sockets
+from sketch.user_files import UserFiles
 from sketch.validation import node_error, validate
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -49,6 +50,7 @@ class Server:
                 app.router.add_get(prefix + path, handler)
             for path, handler in self._writes().items():
                 app.router.add_post(prefix + path, handler)
+            UserFiles(self._folders).add_routes(app, prefix)
         app.router.add_get("/{path:.*}", _not_found)
         return app
 

@@ -57,7 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pictures": {"errors", "system_errors"},
     "page": set(),
     "generation": {
-        *("arbiter", "compiler", "engine", "image_store", "pictures"),
+        *("arbiter", "compiler", "engine", "image_store", "importer", "pictures"),
         *("atomic_file", "deadline", "errors", "observer", "state_files"),
     },
     "status": {

@@ -195,6 +195,9 @@ class Comfy:
     def post(self, path: str, json: Any = None, **more: Any) -> requests.Response:
         return self._session.post(self.url + path, json=json, timeout=30, allow_redirects=False, **more)
 
+    def delete(self, path: str) -> requests.Response:
+        return self._session.delete(self.url + path, timeout=30, allow_redirects=False)
+
     def submit(self, graph: Any, **fields: Any) -> requests.Response:
         return self.post("/prompt", {"prompt": graph, "client_id": "easel-contract", **fields})
 
