@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import requests
 
+from tests.engine.freezing_proxy import FreezingProxy
 from tests.page.browser import violations
 from tests.page.conftest import OpenPage
 from tests.page.scripted_events import ScriptedEvents
 from tests.page.seeding import seed_images
 from tests.server.running import Server, running
+from tests.waiting import wait_until
 
 MODEL = "sdxl-turbo"
 
@@ -28,6 +30,20 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     state = tmp_path_factory.mktemp("catalogue")
     seed_images(state, 4)
     with running(state) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def comfyui(sketch_url: str) -> Iterator[FreezingProxy]:
+    """A sketch engine that says it is a ComfyUI, whose editor has workflows."""
+    with FreezingProxy(sketch_url) as proxy:
+        proxy.version = "0.33.0"
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def with_comfyui(tmp_path_factory: pytest.TempPathFactory, comfyui: FreezingProxy) -> Iterator[Server]:
+    with running(tmp_path_factory.mktemp("comfyui"), EASEL_ENGINE_URL=comfyui.url) as server:
         yield server
 
 
@@ -197,6 +213,82 @@ def test_the_saved_graph_is_that_of_the_api(open_page: OpenPage, catalogue: Serv
     expected = requests.post(f"{catalogue.url}/api/graph", json=body, timeout=30).json()["graph"]
     assert without_chance(saved) == without_chance(expected)
     assert saved
+
+
+def workflows_of(engine: FreezingProxy) -> list[str]:
+    response = requests.get(f"{engine.url}/userdata?dir=workflows", timeout=10)
+    return list(response.json()) if response.status_code == 200 else []
+
+
+@pytest.mark.essential
+def test_the_graph_is_downloaded_for_comfyui_and_saved_among_its_workflows(
+    open_page: OpenPage, with_comfyui: Server, comfyui: FreezingProxy
+) -> None:
+    # When the state of a model becomes known, its page is shown anew.
+    wait_until(lambda: (model_of(with_comfyui, "flux-schnell")["engine"] or {}).get("ready"), 60)
+    page = opened(open_page, with_comfyui, model="flux-schnell")
+    page.get_by_label("Prompt", exact=True).fill("a red fox")
+    page.locator(".graph-row-value", has_text="a red fox").wait_for()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download for ComfyUI").click()
+    assert download.value.suggested_filename == "easel-flux-schnell-generate.json"
+    with open(download.value.path(), encoding="utf-8") as file:
+        downloaded = json.load(file)
+    body = {"model": "flux-schnell", "prompt": "a red fox", "as": "editor"}
+    answer = requests.post(f"{with_comfyui.url}/api/graph", json=body, timeout=30).json()
+    assert [node["type"] for node in downloaded["nodes"]] == [
+        node["type"] for node in answer["editor_file"]["nodes"]
+    ]
+    assert "a red fox" in json.dumps(downloaded)
+    page.get_by_role("list", name="ComfyUI").get_by_text(answer["notes"][0]).wait_for()
+    before = set(workflows_of(comfyui))
+    save = page.get_by_role("button", name="Save into ComfyUI's workflows")
+    save.focus()
+    page.keyboard.press("Enter")
+    page.locator("#live-polite", has_text="Saved in ComfyUI").wait_for(state="attached")
+    (saved,) = set(workflows_of(comfyui)) - before
+    assert saved.startswith("easel-flux-schnell-generate")
+    assert saved in page.locator(".toast[data-kind=success]").last.inner_text()
+    assert save.evaluate("(button) => button === document.activeElement")
+    # Another request's graph is not the one of which something was said.
+    page.get_by_label("Prompt", exact=True).fill("a blue fox")
+    page.locator(".graph-row-value", has_text="a blue fox").wait_for()
+    page.get_by_role("list", name="ComfyUI").wait_for(state="hidden")
+    comfyui.frozen["/userdata"] = "500"
+    try:
+        save.click()
+        page.locator(".toast[data-kind=error]", has_text="Download it instead").wait_for()
+    finally:
+        comfyui.frozen.clear()
+    assert len(workflows_of(comfyui)) == len(before) + 1
+
+
+def test_without_an_editor_or_the_permission_nothing_offers_to_save(
+    open_page: OpenPage, catalogue: Server, with_comfyui: Server, size: str
+) -> None:
+    page = opened(open_page, catalogue, size)
+    page.get_by_role("button", name="Download for ComfyUI").wait_for()
+    assert not page.get_by_role("button", name="Save into ComfyUI's workflows").is_visible()
+    page = open_page(with_comfyui.url, size, path="/#gallery")
+    events = ScriptedEvents(page)
+    page.goto(f"{with_comfyui.url}/?scripted#catalogue/{MODEL}")
+    page.get_by_role("button", name="Download for ComfyUI").wait_for()
+    save = page.get_by_role("button", name="Save into ComfyUI's workflows")
+    status = requests.get(f"{with_comfyui.url}/api/comfyui/status", timeout=10).json()
+    for scopes, is_shown in ((["draw", "view"], False), (["operate"], True)):
+        events.send("hello", {"version": "1", "key": {"name": "me", "scopes": scopes}})
+        events.send("status", status)
+        save.wait_for(state="visible" if is_shown else "hidden")
+    events.send("status", {**status, "reachable": False})
+    save.wait_for(state="hidden")
+
+
+def test_the_buttons_for_comfyui_speak_german(open_page: OpenPage, with_comfyui: Server) -> None:
+    page = opened(open_page, with_comfyui, "phone", locale="de-DE")
+    page.get_by_role("button", name="Für ComfyUI herunterladen").wait_for()
+    page.get_by_role("button", name="In ComfyUIs Workflows speichern").click()
+    page.locator(".toast[data-kind=success]", has_text="gespeichert").wait_for()
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
 
 
 def without_chance(graph: Any) -> Any:

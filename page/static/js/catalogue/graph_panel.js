@@ -4,7 +4,8 @@ import { h, icon } from "../dom.js";
 import { noteText } from "../gallery/details.js";
 import { t } from "../text.js";
 import { codeSamples } from "./code_samples.js";
-import { copy, inOrder, taskName } from "./model_page.js";
+import { EditorFile } from "./editor_file.js";
+import { copy, downloadJson, inOrder, taskName } from "./model_page.js";
 import "./graph_view.js";
 
 const LANGUAGES = ["curl", "python", "javascript"];
@@ -36,6 +37,7 @@ export class GraphPanel {
     const option = (task) => h("option", { value: task, selected: task === this.task }, taskName(task));
     this.tasks = h("select", { id: "graph-task", onchange: () => this.taskChanged() }, ...inOrder(this.model.tasks).map(option));
     this.save = h("button", { type: "button", class: "button small", disabled: true, onclick: () => this.download() }, icon("download", { size: 18 }), h("span", {}, t("catalogue.save_graph")));
+    this.editor = new EditorFile(this.context, () => this.request());
     this.code = h("pre", { class: "code", tabindex: "0", id: "code-panel", role: "tabpanel" });
     this.language = "curl";
     const tab = (language) =>
@@ -48,7 +50,8 @@ export class GraphPanel {
       h(
         "section",
         { class: "panel", "aria-labelledby": "model-graph" },
-        h("div", { class: "panel-head" }, h("h2", { id: "model-graph" }, t("catalogue.graph")), this.workflow, this.save),
+        h("div", { class: "panel-head" }, h("h2", { id: "model-graph" }, t("catalogue.graph")), this.workflow),
+        h("div", { class: "graph-actions" }, this.save, this.editor.downloading, this.editor.saving),
         h(
           "div",
           { class: "graph-request" },
@@ -59,6 +62,7 @@ export class GraphPanel {
         this.graph,
         legend(),
         this.notes,
+        this.editor.notes,
       ),
       h(
         "section",
@@ -77,9 +81,15 @@ export class GraphPanel {
     return this.task !== "generate";
   }
 
-  request() {
+  /** What is drawn. */
+  fields() {
     const prompt = this.prompt.value;
     return this.task === "vary" ? { model: this.model.id } : { model: this.model.id, prompt };
+  }
+
+  /** The request for its graph. */
+  request() {
+    return { ...this.fields(), task: this.task };
   }
 
   typed() {
@@ -100,9 +110,8 @@ export class GraphPanel {
 
   async compile() {
     const turn = (this.turn = (this.turn ?? 0) + 1);
-    const body = { ...this.request(), task: this.task };
     try {
-      const answer = await this.context.api.request("/api/graph", { body });
+      const answer = await this.context.api.request("/api/graph", { body: this.request() });
       if (turn !== this.turn) return;
       this.answer = answer;
       this.problem.hidden = true;
@@ -118,6 +127,7 @@ export class GraphPanel {
       this.workflow.textContent = "";
     }
     this.save.disabled = !this.answer;
+    this.editor.setEnabled(Boolean(this.answer));
     this.showNotes();
   }
 
@@ -132,12 +142,7 @@ export class GraphPanel {
   }
 
   download() {
-    const link = document.createElement("a");
-    const blob = new Blob([JSON.stringify(this.answer.graph, null, 2)], { type: "application/json" });
-    link.href = URL.createObjectURL(blob);
-    link.download = `${this.model.id.replaceAll("/", "-")}-${this.task}.json`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+    downloadJson(this.answer.graph, `${this.model.id.replaceAll("/", "-")}-${this.task}.json`);
   }
 
   showCode(language) {
@@ -148,7 +153,7 @@ export class GraphPanel {
       tab.tabIndex = isChosen ? 0 : -1;
     }
     this.code.setAttribute("aria-labelledby", `code-${language}`);
-    const body = { ...this.request(), ...(this.isEdit ? { response_format: "url" } : {}) };
+    const body = { ...this.fields(), ...(this.isEdit ? { response_format: "url" } : {}) };
     this.code.textContent = codeSamples(this.context.api.root, body, this.isEdit)[language];
   }
 

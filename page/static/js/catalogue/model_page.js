@@ -247,6 +247,16 @@ export function copyLine(text, { toast }) {
   );
 }
 
+/** Offers `value` as the file `name`. */
+export function downloadJson(value, name) {
+  const link = document.createElement("a");
+  const blob = new Blob([JSON.stringify(value, null, 2)], { type: "application/json" });
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
 /** Copies a text; without a secure context browsers only let the reader do that. */
 export async function copy(text, toast) {
   try {

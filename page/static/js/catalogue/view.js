@@ -129,6 +129,7 @@ class EaselCatalogue extends HTMLElement {
 
   /** Which models are ready is part of the status. */
   statusChanged(status) {
+    this.page?.graph.editor.statusChanged(status);
     const ready = JSON.stringify((status.models ?? []).map((model) => [model.id, model.ready, model.fits_gpu, model.missing?.length]));
     if (this.ready !== undefined && this.ready !== ready) this.reloadSoon();
     this.ready = ready;
