@@ -1,8 +1,10 @@
-"""Compresses long JSON answers for clients that accept gzip, as browsers and the SDKs do."""
+"""Compresses long JSON answers and the events of the server for clients that accept gzip, as browsers and the SDKs do."""
 
 from __future__ import annotations
 
 import gzip
+import zlib
+from collections.abc import Iterator
 from functools import lru_cache
 
 from flask import Response, request
@@ -10,6 +12,11 @@ from flask import Response, request
 _MIN_BYTES = 2000
 """Of less, compression saves no packet"""
 _LEVEL = 6
+_STREAM_LEVEL = 1
+_STREAM_WINDOW = 16 + zlib.MAX_WBITS
+"""gzip, with a window that reaches back to the status before, of which most is the same"""
+_STREAM_MEMORY = 6
+"""With that window 160 kB for each stream"""
 
 
 def compressed(response: Response) -> Response:
@@ -30,3 +37,11 @@ def compressed(response: Response) -> Response:
 def _gzip(data: bytes) -> bytes:
     """Cached, because clients ask for the same lists again and again."""
     return gzip.compress(data, _LEVEL, mtime=0)
+
+
+def compressed_stream(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """`chunks` as one gzip stream, each complete when it is sent, so that the client sees it at once."""
+    packer = zlib.compressobj(_STREAM_LEVEL, zlib.DEFLATED, _STREAM_WINDOW, _STREAM_MEMORY)
+    for chunk in chunks:
+        yield packer.compress(chunk) + packer.flush(zlib.Z_SYNC_FLUSH)
+    yield packer.flush()

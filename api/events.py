@@ -10,6 +10,7 @@ from typing import Any
 from flask import Blueprint, Response, g, request
 
 from access import Caller
+from api.compression import compressed_stream
 from api.connection import disconnect_check
 from api.errors import envelope
 from api.event_hub import EventHub, Listener, parse_position
@@ -37,11 +38,17 @@ def _events(services: Services, hub: EventHub, streams: EventStreams) -> Respons
     leave = streams.enter(g.caller.owner)
     try:
         stream = EventStream(services, hub, _listener(services, hub, g.caller), g.caller)
-        body = ReleasedStream(stream.events(disconnect_check(request.environ)), leave)
+        events = stream.events(disconnect_check(request.environ))
+        accepts_gzip = request.accept_encodings["gzip"] > 0
+        body = ReleasedStream(compressed_stream(events) if accepts_gzip else events, leave)
     except BaseException:
         leave()
         raise
-    return Response(body, mimetype=MIME, headers=HEADERS)
+    response = Response(body, mimetype=MIME, headers=HEADERS)
+    response.vary.add("Accept-Encoding")
+    if accepts_gzip:
+        response.headers["Content-Encoding"] = "gzip"
+    return response
 
 
 def _listener(services: Services, hub: EventHub, caller: Caller) -> Listener:

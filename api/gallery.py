@@ -10,6 +10,7 @@ from flask import Blueprint, Response, g, request
 
 from access import Caller
 from api.audit import recording
+from api.compression import compressed
 from api.image_requests import links_of
 from api.images import image_response
 from api.json_body import json_request
@@ -100,13 +101,12 @@ def _page(services: Services) -> Response:
         _filter(g.caller), limit=_limit(), after=Cursor.parse(cursor) if cursor else None
     )
     links = links_of(services.options)
-    return json_response(
-        {
-            "images": [image_document(record, links) for record in page.images],
-            "next": str(page.next) if page.next is not None else None,
-            "total": page.total,
-        }
-    )
+    document = {
+        "images": [image_document(record, links) for record in page.images],
+        "next": str(page.next) if page.next is not None else None,
+        "total": page.total,
+    }
+    return compressed(json_response(document))
 
 
 def _filter(caller: Caller) -> ImageFilter:

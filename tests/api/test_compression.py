@@ -1,12 +1,15 @@
-"""Long lists are compressed for clients that accept it."""
+"""Long lists and event streams are compressed for clients that accept it."""
 
 from __future__ import annotations
 
 import gzip
 import json
+import zlib
 
 import pytest
 from flask.testing import FlaskClient
+
+from api.compression import compressed_stream
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models?type=image", "/v1/models/sdxl-turbo"])
@@ -31,3 +34,17 @@ def test_others_get_it_as_it_is(client: FlaskClient, accepted: str | None) -> No
 def test_errors_and_short_answers_are_sent_as_they_are(client: FlaskClient) -> None:
     for path in ("/v1/models/none", "/v1/models?limit=1"):
         assert "Content-Encoding" not in client.get(path, headers={"Accept-Encoding": "gzip"}).headers
+
+
+def test_what_a_stream_sends_is_readable_at_once_and_what_repeats_costs_little() -> None:
+    status = json.dumps([{"id": number, "ready": number % 3 == 0} for number in range(500)]).encode()
+    events = [b"event: status\ndata: " + status + b"\n\n"] * 2 + [b": still there\n\n"]
+    unpacker, sizes = zlib.decompressobj(16 + zlib.MAX_WBITS), []
+    *chunks, end = compressed_stream(iter(events))
+    for event, chunk in zip(events, chunks, strict=True):
+        assert unpacker.decompress(chunk) == event
+        sizes.append(len(chunk))
+    assert sizes[0] * 4 < len(status)
+    assert sizes[1] * 2 < sizes[0]
+    unpacker.decompress(end)
+    assert unpacker.eof
