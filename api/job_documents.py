@@ -43,6 +43,13 @@ class QueueEstimate:
             return math.ceil(self._until_free_s + (waiting_before + 1) * self._each_s)
 
 
+def waits_for(jobs_before: int) -> dict[str, Any]:
+    """What a job waits for that no thread has taken, as a text and as a code with values."""
+    if jobs_before:
+        return {"waits_for": "other jobs", "reason": {"code": "jobs_before", "count": jobs_before}}
+    return {"waits_for": "the GPU", "reason": {"code": "gpu"}}
+
+
 def summary(view: JobView, services: Services, estimate: QueueEstimate) -> dict[str, Any]:
     """A job without its result."""
     status = view.status
@@ -60,16 +67,17 @@ def summary(view: JobView, services: Services, estimate: QueueEstimate) -> dict[
         "place": None,
         "progress": 1.0 if status.state == "done" else 0.0,
         "waits_for": None,
+        "reason": None,
         "expected_s": 0 if status.has_ended else None,
         "error": envelope(error_of(status.error))["error"] if status.error else None,
     }
     if status.state == "queued":
         document["place"] = view.waiting_before
-        document["waits_for"] = "other jobs" if view.waiting_before else "the GPU"
+        document |= waits_for(view.waiting_before)
         document["expected_s"] = estimate.seconds_until_done(view.waiting_before)
     if view.progress is not None:
         data = view.progress[1]
-        known = ("progress", "waits_for", "expected_s")
+        known = ("progress", "waits_for", "reason", "expected_s")
         document |= {key: data[key] for key in known if key in data}
     return document
 

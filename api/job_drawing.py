@@ -87,5 +87,5 @@ class _Reports:
 
     def _report_progress(self, left_s: int | None) -> None:
         self._waits = False
-        event = {"progress": self._progress, "expected_s": left_s, "waits_for": None}
+        event = {"progress": self._progress, "expected_s": left_s, "waits_for": None, "reason": None}
         self._job.report("progress", event)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from access import Caller
+from api.job_documents import waits_for
 from api.services import Services
 from errors import EaselError
 
@@ -92,7 +93,7 @@ def _queued_jobs(services: Services) -> list[dict[str, Any]]:
             "id": view.status.id,
             "state": "waiting",
             "place": view.waiting_before,
-            "waits_for": "other jobs" if view.waiting_before else "the GPU",
+            **waits_for(view.waiting_before),
             "expected_s": None,
             "kind": "image",
             "model": view.status.model,

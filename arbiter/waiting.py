@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from arbiter.fair_queue import queue_position
 from arbiter.leases import Claim
@@ -16,16 +18,17 @@ from arbiter.policy import (
     remaining_stay_s,
     select,
 )
-from arbiter.values import Mode, Pace, other_mode
+from arbiter.values import Mode, Pace, State, other_mode
 from gpu_tenant import Resident
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """What a request waits for, as a text for people; since when, in seconds; how much longer, if that is known; and how
-    many requests come before it."""
+    """What a request waits for, as a text for people and as a code with values, for programs that say it in another
+    language; since when, in seconds; how much longer, if that is known; and how many requests come before it."""
 
     waits_for: str
+    reason: Mapping[str, Any]
     waited_s: float
     expected_s: int | None
     place: int
@@ -33,8 +36,10 @@ class Waiting:
 
 def waiting(ticket: Claim, situation: Situation, waited_s: float) -> Waiting:
     """What the request with `ticket` waits for."""
+    waits_for, reason = _waits_for(ticket, situation)
     return Waiting(
-        _waits_for(ticket, situation),
+        waits_for,
+        reason,
         round(max(0.0, waited_s), 1),
         seconds_until(ticket.mode, ticket, situation),
         queue_position(situation.claims, ticket, situation.turns),
@@ -44,35 +49,55 @@ def waiting(ticket: Claim, situation: Situation, waited_s: float) -> Waiting:
 def waiting_in_engine(before: int, pace: Pace, waited_s: float) -> Waiting:
     """What a job waits for that has its lease and is behind `before` other jobs in the engine's queue."""
     expected_s = math.ceil(before * pace.seconds_each) if pace.jobs else None
-    return Waiting(_jobs_before(before), round(max(0.0, waited_s), 1), expected_s, before)
+    waits_for, reason = _jobs_before(before)
+    return Waiting(waits_for, reason, round(max(0.0, waited_s), 1), expected_s, before)
 
 
-def _jobs_before(count: int) -> str:
-    return "the picture before it" if count == 1 else f"{count} pictures before it"
+def _because(text: str, code: str, **values: Any) -> tuple[str, Mapping[str, Any]]:
+    return text, {"code": code, **values}
 
 
-def _waits_for(ticket: Claim, situation: Situation) -> str:
+def _jobs_before(count: int) -> tuple[str, Mapping[str, Any]]:
+    text = "the picture before it" if count == 1 else f"{count} pictures before it"
+    return _because(text, "pictures_before", count=count)
+
+
+def _waits_for(ticket: Claim, situation: Situation) -> tuple[str, Mapping[str, Any]]:
+    """A text and its code with values. `docs/api.md` lists the codes."""
     state, claims = situation.state, situation.claims
-    switch = state.active_switch
-    if switch is not None:
-        side = "LLM requests" if switch.target == "generation" else "pictures"
-        if switch.phase == "draining":
-            return f"running {side} to end"
-        if switch.phase == "restoring":
-            return f"the LLMs to be loaded: {_names(state.saved)}" if state.saved else "the LLMs to be loaded"
-        if switch.phase == "starting":
-            return "ComfyUI to start"
-        if switch.target == "generation":
-            return f"the LLMs to be unloaded: {_names(state.saved)}" if state.saved else "the GPU"
-        return "ComfyUI to unload its models"
+    if state.active_switch is not None:
+        return _waits_for_switch(state)
     if is_open(state, ticket.mode):
         before = queue_position(claims, ticket, situation.turns) + len(select(claims, "lease", ticket.mode))
         return _jobs_before(before)
     if state.pinned:
-        return "the pin of generation mode to end"
+        return _because("the pin of generation mode to end", "pin")
     if has_failed_late(state) and remaining_stay_s(situation):
-        return f"another attempt to hand the GPU over, {math.ceil(remaining_stay_s(situation))} s after a failure"
-    return "LLM requests" if ticket.mode == "generation" else "pictures"
+        seconds = math.ceil(remaining_stay_s(situation))
+        text = f"another attempt to hand the GPU over, {seconds} s after a failure"
+        return _because(text, "retry_after_failure", seconds=seconds)
+    if ticket.mode == "generation":
+        return _because("LLM requests", "llm_requests")
+    return _because("pictures", "pictures")
+
+
+def _waits_for_switch(state: State) -> tuple[str, Mapping[str, Any]]:
+    switch, names = state.active_switch, _names(state.saved)
+    assert switch is not None
+    if switch.phase == "draining":
+        if switch.target == "generation":
+            return _because("running LLM requests to end", "running_llm_requests")
+        return _because("running pictures to end", "running_pictures")
+    if switch.phase == "restoring":
+        text = f"the LLMs to be loaded: {names}" if names else "the LLMs to be loaded"
+        return _because(text, "llms_loading", names=names)
+    if switch.phase == "starting":
+        return _because("ComfyUI to start", "comfyui_starting")
+    if switch.target == "generation":
+        if names:
+            return _because(f"the LLMs to be unloaded: {names}", "llms_unloading", names=names)
+        return _because("the GPU", "gpu")
+    return _because("ComfyUI to unload its models", "comfyui_unloading")
 
 
 def _names(residents: tuple[Resident, ...]) -> str:

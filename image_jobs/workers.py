@@ -220,7 +220,9 @@ class JobWorkers:
 
 
 def _report_wait(job: TakenJob, error: EaselError) -> None:
-    job.report("waiting", {"waits_for": error.message, "code": error.code, "expected_s": None})
+    reason = {"code": error.code}
+    event = {"waits_for": error.message, "reason": reason, "code": error.code, "expected_s": None}
+    job.report("waiting", event)
 
 
 def error_as_json(error: EaselError) -> dict[str, Any]:

@@ -73,6 +73,7 @@ def _entry(id: str, snapshot: Snapshot, ticket: Claim | None) -> dict[str, Any]:
         "state": "drawing" if ticket is None else "waiting",
         "place": None if ticket is None else waiting.place if waiting else 0,
         "waits_for": waiting.waits_for if waiting else None,
+        "reason": waiting.reason if waiting else None,
         "expected_s": waiting.expected_s if waiting else None,
     }
 

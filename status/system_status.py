@@ -192,6 +192,7 @@ class SystemStatus:
             "mode": claim.mode,
             **self._who(request),
             "waits_for": waiting.waits_for if waiting else None,
+            "reason": waiting.reason if waiting else None,
             "expected_s": waiting.expected_s if waiting else None,
         }
 

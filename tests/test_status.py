@@ -101,5 +101,8 @@ def test_waiting_requests_are_listed_in_the_order_of_their_turns(make_app: MakeA
         "2 pictures before it",
         "3 pictures before it",
     ]
+    assert [ticket["reason"] for ticket in tickets] == [
+        {"code": "pictures_before", "count": count} for count in (1, 2, 3)
+    ]
     for claim in claims:
         claim.end()

@@ -21,7 +21,7 @@ from arbiter.policy import (
     next_switch,
 )
 from arbiter.values import MODES, Pace, SwitchRequest, other_mode
-from arbiter.waiting import DEFAULT_SWITCH_S, seconds_until
+from arbiter.waiting import DEFAULT_SWITCH_S, seconds_until, waiting, waiting_in_engine
 from gpu_tenant import Resident
 
 SINCE = 1_000.0
@@ -482,3 +482,49 @@ def test_a_job_does_not_count_longer_than_the_time_since_the_one_before_it() -> 
         pace = pace.with_use(second, 20.0 + second)  # its own clock began when it was submitted
     assert pace.seconds_each == pytest.approx(1.0, abs=0.1)
     assert pace.with_use(90, 3.0).seconds_each > 1.0, "the clock went back: the job counts as it says"
+
+
+# --- what a request waits for ----------------------------------------------------------------------
+
+SAVED = (Resident("llama", "chat"),)
+
+
+def in_phase(target: Mode, phase: Any) -> State:
+    return State(other_mode(target), since=SINCE, switch=replace(switch_to(target), phase=phase))
+
+
+@pytest.mark.parametrize(
+    ("state", "mode", "reason"),
+    [
+        (GENERATION, "generation", {"code": "pictures_before", "count": 0}),
+        (GENERATION, "inference", {"code": "pictures"}),
+        (INFERENCE, "generation", {"code": "llm_requests"}),
+        (replace(GENERATION, pinned=True), "inference", {"code": "pin"}),
+        (in_phase("generation", "draining"), "generation", {"code": "running_llm_requests"}),
+        (in_phase("inference", "draining"), "inference", {"code": "running_pictures"}),
+        (in_phase("generation", "starting"), "generation", {"code": "comfyui_starting"}),
+        (in_phase("generation", "releasing"), "generation", {"code": "gpu"}),
+        (
+            replace(in_phase("generation", "releasing"), saved=SAVED),
+            "generation",
+            {"code": "llms_unloading", "names": "llama/chat"},
+        ),
+        (
+            replace(in_phase("inference", "restoring"), saved=SAVED),
+            "inference",
+            {"code": "llms_loading", "names": "llama/chat"},
+        ),
+        (in_phase("inference", "releasing"), "inference", {"code": "comfyui_unloading"}),
+    ],
+)
+def test_what_a_request_waits_for_has_a_code_whose_values_are_in_its_text(
+    state: State, mode: Mode, reason: dict[str, Any]
+) -> None:
+    ticket = claim("ticket", 1, mode)
+    found = waiting(ticket, Situation(state, (ticket,), Pace(), POLICY, SINCE), 1.0)
+    assert found.reason == reason
+    assert reason.get("names", "") in found.waits_for
+
+
+def test_a_job_in_the_queue_of_the_engine_waits_for_those_before_it() -> None:
+    assert waiting_in_engine(2, Pace(), 0.0).reason == {"code": "pictures_before", "count": 2}

@@ -439,7 +439,8 @@ def test_a_waiting_request_says_what_it_waits_for_and_flask_gpu_cancels_it(
         body = drawing.result(10).text
         waiting = json.loads(body.partition(": waiting ")[2].partition("\n")[0])
         assert waiting["waits_for"] == "running LLM requests to end"
-        assert waiting.keys() == {"waits_for", "waited_s", "expected_s", "place"}
+        assert waiting.keys() == {"waits_for", "reason", "waited_s", "expected_s", "place"}
+        assert waiting["reason"] == {"code": "running_llm_requests"}
         assert '"code": "comfyui.cancelled"' in body or '"code":"comfyui.cancelled"' in body
         unknown = flask_gpu(server, "cancel", "my-request")
         assert unknown.returncode != 0
