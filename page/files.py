@@ -23,6 +23,9 @@ MIMES: Mapping[str, str] = {
 }
 """Files with other endings are not served"""
 
+FIRST_TEXTS = ("common", "draw")
+"""What is sent at once, as `first.json`; the others are loaded with their view"""
+
 
 @dataclass(frozen=True)
 class File:
@@ -58,17 +61,17 @@ class Files(dict[str, File]):
     @cached_property
     def languages(self) -> list[str]:
         """English first: it is also for those whose language is missing."""
-        codes = sorted(Path(name).stem for name in self if name.startswith("texts/"))
-        return sorted(codes, key=lambda code: code != "en")
+        codes = {name.split("/")[1] for name in self if name.startswith("texts/")}
+        return sorted(codes, key=lambda code: (code != "en", code))
 
     def texts(self, language: str) -> dict[str, str]:
-        """Key -> text."""
-        texts: dict[str, str] = json.loads(self[f"texts/{language}.json"].body)
+        """Key -> text, of what is there before another view is opened."""
+        texts: dict[str, str] = json.loads(self[f"texts/{language}/first.json"].body)
         return texts
 
 
 def read_files(folder: Path = FOLDER) -> Files:
-    """All files of the page, as they are sent; the texts of one language are one file."""
+    """All files of the page, as they are sent; texts that are needed at first are one file."""
     static = folder / "static"
     files = Files(
         (path.relative_to(static).as_posix(), File(_sent(path), MIMES[path.suffix]))
@@ -76,8 +79,9 @@ def read_files(folder: Path = FOLDER) -> Files:
         if path.is_file() and path.suffix in MIMES
     )
     for language, texts in _texts(folder / "texts"):
-        body = json.dumps(texts, ensure_ascii=False, separators=(",", ":")).encode()
-        files[f"texts/{language}.json"] = File(body, MIMES[".json"])
+        for name, named in texts.items():
+            body = json.dumps(named, ensure_ascii=False, separators=(",", ":")).encode()
+            files[f"texts/{language}/{name}.json"] = File(body, MIMES[".json"])
     return files
 
 
@@ -95,10 +99,11 @@ def _sent(path: Path) -> bytes:
     return "\n".join(lines).encode()
 
 
-def _texts(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """(language, its texts): a file for each view, in a folder for each language."""
+def _texts(folder: Path) -> Iterator[tuple[str, dict[str, dict[str, str]]]]:
+    """(language, file -> its texts): a file for each view, in a folder for each language."""
     for language in sorted(path for path in folder.iterdir() if path.is_dir()):
-        texts: dict[str, str] = {}
+        files: dict[str, dict[str, str]] = {"first": {}}
         for path in sorted(language.glob("*.json")):
-            texts |= json.loads(path.read_text("utf-8"))
-        yield language.name, texts
+            name = "first" if path.stem in FIRST_TEXTS else path.stem
+            files.setdefault(name, {}).update(json.loads(path.read_text("utf-8")))
+        yield language.name, files

@@ -242,6 +242,31 @@ def test_the_picture_can_be_enlarged_in_one_click(easel: Server, open_page: Open
     page.get_by_text("2048 × 2048").wait_for()
 
 
+def test_a_picture_is_shown_on_the_whole_screen_with_all_that_the_gallery_can_do(
+    easel: Server, open_page: OpenPage, size: str
+) -> None:
+    page = open_page(easel.url, size)
+    page.get_by_label("Prompt", exact=True).fill(PROMPT)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    (url,) = finished(page)
+    image = url.replace("/cache/", "/")
+    page.get_by_role("button", name="Open Picture").click()
+    viewer = page.get_by_role("dialog", name="Picture")
+    viewer.wait_for()
+    page.keyboard.press("f")
+    viewer.get_by_role("button", name="Favourite", pressed=True).wait_for()
+    assert requests.get(image, timeout=10).json()["favourite"] is True
+    page.keyboard.press("Escape")
+    viewer.wait_for(state="hidden")
+    page.get_by_role("button", name="Open Picture").click()
+    viewer.wait_for()
+    page.keyboard.press("Delete")
+    page.get_by_role("dialog", name=re.compile("Delete")).get_by_role("button", name="Delete").click()
+    viewer.wait_for(state="hidden")
+    page.get_by_text("no longer in the gallery").wait_for()
+    assert requests.get(image, timeout=10).status_code == 404
+
+
 def test_pictures_show_whatever_host_and_path_the_answers_name(easel: Server, open_page: OpenPage) -> None:
     name = (
         requests.post(

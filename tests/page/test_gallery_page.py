@@ -284,7 +284,6 @@ def test_a_long_press_selects_and_swipes_turn_pages(open_page: OpenPage, gallery
         ("Use these settings", False, False),
         ("Same seed", True, False),
         ("Edit this", False, True),
-        ("Vary", False, True),
     ],
 )
 def test_a_picture_is_handed_to_draw(
@@ -308,6 +307,41 @@ def test_a_picture_is_handed_to_draw(
         page.wait_for_selector("easel-image-inputs img")
     else:
         assert page.locator("easel-image-inputs img").count() == 0
+
+
+def test_vary_draws_a_variation_with_the_model_of_the_picture(open_page: OpenPage, gallery: Gallery) -> None:
+    page = opened(open_page, gallery)
+    name = shown(page)[0]
+    tile(page, name).click()
+    with page.expect_request("**/v1/images/variations"):
+        page.get_by_role("dialog").get_by_role("button", name="Vary").click()
+    page.wait_for_function("() => document.querySelector('.picture-open img')?.naturalWidth")
+    drawn = gallery.image(page.locator(".picture-open img").get_attribute("src").rpartition("/")[2]).json()
+    gallery.names.insert(0, drawn["name"])
+    assert (drawn["task"], drawn["model"]) == ("vary", gallery.image(name).json()["model"])
+    # What is in the form stays, as with all tools.
+    assert page.locator("easel-image-inputs img").count() == 0
+
+
+def test_vary_is_not_offered_for_a_picture_whose_model_cannot(open_page: OpenPage, gallery: Gallery) -> None:
+    page = opened(open_page, gallery)
+    names = shown(page)[:4]
+    models = [gallery.image(name).json()["model"] for name in names]
+    place = next(place for place in range(3) if models[place] != models[place + 1])
+    first = names[place]
+    url = f"{gallery.url}/v1/models/{models[place]}"
+    document = requests.get(url, timeout=30).json()
+    document["tasks"].remove("vary")
+    page.route(url, lambda route: route.fulfill(json=document))
+    tile(page, first).click()
+    page.wait_for_selector(".lightbox.is-loaded")
+    vary = page.get_by_role("button", name="Vary")
+    page.keyboard.press("ArrowRight")
+    wait_for_place(page, place + 2)
+    vary.wait_for()
+    page.keyboard.press("ArrowLeft")
+    wait_for_place(page, place + 1)
+    vary.wait_for(state="hidden")
 
 
 def test_a_picture_that_is_removed_while_it_is_shown_says_so(open_page: OpenPage, gallery: Gallery) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
+from errors import error_classes
 from page.document import FIRST_MODULES
-from page.files import FOLDER, read_files
+from page.files import FIRST_TEXTS, FOLDER, read_files
 from tests.conftest import MakeApp
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"}
@@ -125,9 +126,21 @@ def test_less_than_60_kb_are_sent_before_the_first_picture(client: FlaskClient) 
     html = gzip.decompress(page.data).decode()
     names = {link.split(FILES.version + "/")[1] for link in links(html)}
     names |= {"js/live_worker.js", "js/draw/draw_worker.js"}
+    assert "texts/en/first.json" in names
     sizes = {name: len(client.get(f"/page/{FILES.version}/{name}", headers=gzipped).data) for name in names}
     # Headers take about 700 bytes per file, models and status come as JSON.
     assert len(page.data) + sum(sizes.values()) < 60_000
+
+
+def closure(name: str) -> set[str]:
+    """The modules that are loaded with a module, by their names below js/."""
+    found: set[str] = set()
+    waiting = {name}
+    while waiting:
+        module = waiting.pop()
+        found.add(module)
+        waiting |= imported(module) - found
+    return found
 
 
 def imported(name: str) -> set[str]:
@@ -141,13 +154,7 @@ def imported(name: str) -> set[str]:
 
 
 def test_the_document_names_exactly_the_modules_of_the_first_view() -> None:
-    found: set[str] = set()
-    waiting = {"app.js"}
-    while waiting:
-        name = waiting.pop()
-        found.add(name)
-        waiting |= imported(name) - found
-    assert sorted(FIRST_MODULES) == sorted(found)
+    assert sorted(FIRST_MODULES) == sorted(closure("app.js"))
 
 
 def test_what_is_sent_has_no_comments_and_the_same_lines(tmp_path: Path) -> None:
@@ -187,7 +194,12 @@ LANGUAGES = sorted(path.name for path in (FOLDER / "texts").iterdir())
 
 
 def texts(language: str) -> dict[str, str]:
-    return json.loads(FILES[f"texts/{language}.json"].body)
+    """All but those for the server's error codes, whose own messages are the English ones."""
+    beginning, errors = f"texts/{language}/", f"texts/{language}/errors.json"
+    files = [
+        json.loads(file.body) for name, file in FILES.items() if name.startswith(beginning) and name != errors
+    ]
+    return {key: text for file in files for key, text in file.items()}
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -205,12 +217,66 @@ def test_the_texts_of_a_view_are_in_its_file(language: str) -> None:
         assert {key.partition(".")[0] for key in json.loads(path.read_text("utf-8"))} <= {path.stem}
 
 
+def loaded_later() -> set[str]:
+    """Modules that are loaded when they are needed, by their names below js/."""
+    found = set()
+    for path in SCRIPTS:
+        for target in re.findall(r'\bimport\("([^"]+)"\)', path.read_text("utf-8")):
+            found.add((path.parent / target).resolve().relative_to(STATIC / "js").as_posix())
+    return found
+
+
+def test_no_part_of_the_page_uses_texts_that_are_not_loaded_with_it() -> None:
+    app = (STATIC / "js/app.js").read_text("utf-8")
+    of_views = dict(re.findall(r'import\("\./([^"]+)"\).*texts: \[([^\]]*)\]', app))
+    assert set(of_views) == {f"{view}/view.js" for view in ("gallery", "machine", "catalogue")}
+    first = closure("app.js")
+    for entry in sorted({"app.js"} | loaded_later()):
+        loaded = {*FIRST_TEXTS, entry.partition("/")[0], *re.findall(r"\w+", of_views.get(entry, ""))}
+        for module in closure(entry) - (first if entry != "app.js" else set()):
+            source = (STATIC / "js" / module).read_text("utf-8")
+            used = set(re.findall(r"""["'`](common|draw|edit|gallery|machine|catalogue)\.[\w.]+""", source))
+            assert used <= loaded, (entry, module)
+
+
+def test_every_icon_is_loaded_where_it_is_shown() -> None:
+    more = re.findall(r"^  (\w+): ", (STATIC / "js/more_icons.js").read_text("utf-8"), re.M)
+    assert len(more) > 10
+    first = closure("app.js")
+    for entry in sorted({"app.js"} | loaded_later()):
+        modules = closure(entry) - (first if entry != "app.js" else set())
+        sources = [(STATIC / "js" / module).read_text("utf-8") for module in modules]
+        shown = [
+            name
+            for name in more
+            for source in sources
+            if re.search(rf'(?:icon: |\b(?:icon|iconButton|tool|button)\()"{name}"', source)
+        ]
+        assert not shown or "more_icons.js" in modules, (entry, shown)
+
+
 def test_scripts_use_only_texts_that_exist_and_all_of_them() -> None:
     sources = "\n".join(path.read_text("utf-8") for path in [*SCRIPTS, *(FOLDER / "templates").iterdir()])
     used = set(re.findall(r"""["'`]((?:common|draw|edit|gallery|machine|catalogue)\.[\w.]+)["'`]""", sources))
-    titles = {f"{view}.title" for view in ("draw", "gallery", "machine", "catalogue")}
     known = set(texts("en"))
-    beginnings = tuple(re.findall(r"`((?:common|draw|edit|gallery|machine|catalogue)\.[\w.]*)\$\{", sources))
-    assert {key for key in used if not key.startswith(("draw.error.", "catalogue.yaml"))} - known == set()
-    unused = {key for key in known - used - titles if not beginnings or not key.startswith(beginnings)}
+    names = r"((?:common|draw|edit|gallery|machine|catalogue)\.[\w.]*)"
+    beginnings = tuple(re.findall(rf"`{names}\$\{{|'{names}' ~", sources))
+    beginnings = tuple(filter(None, (part for pair in beginnings for part in pair)))
+    assert {key for key in used if not key.startswith(("draw.error.", "catalogue.yaml"))} - known <= {
+        *beginnings
+    }
+    unused = {key for key in known - used if not beginnings or not key.startswith(beginnings)}
     assert unused == set()
+
+
+@pytest.mark.parametrize("language", [language for language in LANGUAGES if language != "en"])
+def test_texts_for_errors_are_for_codes_that_exist_and_the_usual_ones_are_there(language: str) -> None:
+    found: dict[str, str] = json.loads(FILES[f"texts/{language}/errors.json"].body)
+    codes = {error.code for error in error_classes()} | {"network.unreachable"}
+    named = {key.removeprefix("errors.") for key in found}
+    assert named - codes == set()
+    usual = ("image.", "engine.", "gpu.", "queue.", "auth.", "model.files", "model.licence", "server.")
+    rare = {"image.url_refused", "image.url_failed", "image.invalid_cursor", "image.no_thumbnail"}
+    rare |= {"auth.key_not_found", "engine.no_websocket", "engine.no_pictures", "engine.upload_refused"}
+    rare |= {"server.away", "gpu.image_mode", "gpu.preempted", "gpu.not_generating"}
+    assert {code for code in codes if code.startswith(usual)} - named - rare == set()

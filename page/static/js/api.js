@@ -3,6 +3,7 @@
 import * as live from "./live.js";
 import { readEvents } from "./sse.js";
 import { load, save } from "./store.js";
+import { addErrorTexts, messageOf } from "./text.js";
 
 /** Where Easel is, without a trailing slash: "http://127.0.0.1:8080" or "https://example.org/easel". */
 export const root = new URL("../../..", import.meta.url).href.replace(/\/$/, "");
@@ -76,13 +77,13 @@ export async function request(path, { method, body, signal, headers = {} } = {})
   if (response.status === 204) return null;
   const answer = await parsed(response);
   if (response.ok) return answer;
-  throw errorOf(response, answer);
+  throw await errorOf(response, answer);
 }
 
 /** Calls `onEvent({event, data, id})`, data as text, until the stream ends. Throws as `request` does. */
 export async function stream(path, body, { onEvent, signal, headers = {} } = {}) {
   const response = await send(path, { method: body === undefined ? "GET" : "POST", body, signal, headers });
-  if (!response.ok) throw errorOf(response, await parsed(response));
+  if (!response.ok) throw await errorOf(response, await parsed(response));
   await readEvents(response, onEvent);
 }
 
@@ -119,9 +120,16 @@ async function parsed(response) {
   }
 }
 
-export function errorOf({ status }, answer) {
+export async function errorOf({ status }, answer) {
   const { code = `http.${status}`, message = "", param = null, details = {} } = answer?.error ?? {};
-  return new ApiError({ status, code, message, param, details });
+  return new ApiError({ status, ...(await inOwnWords({ code, message, param, details })) });
+}
+
+/** `error` with its message in the reader's language, and that of the server as `original` if it is another. */
+export async function inOwnWords(error) {
+  await addErrorTexts().catch(() => {}); // the server's message does as well
+  const message = messageOf(error);
+  return message === error.message ? error : { ...error, message, original: error.message };
 }
 
 /** Whether there is a key now that was not used before. Asks once, however many requests wait for it. */

@@ -8,15 +8,16 @@ import { startPreferences } from "./preferences.js";
 import { startStatusLine } from "./status_line.js";
 import * as store from "./store.js";
 import { addStylesheet } from "./stylesheets.js";
-import { loadTexts, t, translate } from "./text.js";
+import { addErrorTexts, addTexts, loadTexts, t, translate } from "./text.js";
 import { announce, toast } from "./toasts.js";
 import * as draw from "./draw/view.js";
 
 const VIEWS = {
   draw: { load: async () => draw },
-  gallery: { load: () => import("./gallery/view.js"), css: ["gallery"] },
-  machine: { load: () => import("./machine/view.js"), css: ["machine"] },
-  catalogue: { load: () => import("./catalogue/view.js"), css: ["catalogue", "machine"] }, // for its gauges and problems
+  gallery: { load: () => import("./gallery/view.js"), css: ["gallery"], texts: ["gallery"] },
+  machine: { load: () => import("./machine/view.js"), css: ["machine"], texts: ["machine"] },
+  // With the gauges, problems and downloads of Machine.
+  catalogue: { load: () => import("./catalogue/view.js"), css: ["catalogue", "machine"], texts: ["catalogue", "machine"] },
 };
 
 const context = { api, live, t, store, navigate, toast, announce, confirm };
@@ -46,8 +47,9 @@ async function show(name) {
   }
   let module;
   try {
-    await Promise.all((VIEWS[name].css ?? []).map(addStylesheet));
-    module = await VIEWS[name].load();
+    const { load, css = [], texts = [] } = VIEWS[name];
+    [module] = await Promise.all([load(), ...css.map(addStylesheet), ...texts.map(addTexts)]);
+    if (name !== "draw") await addErrorTexts(); // the errors that the status has
   } catch {
     if (turn === opening) offerReload();
     return;
@@ -70,7 +72,7 @@ async function show(name) {
     if (turn !== opening) return;
     main.replaceChildren(h("p", { class: "empty" }, t("common.view_failed")));
   }
-  document.title = name === "draw" ? "Easel" : `${t(`${name}.title`)} · Easel`;
+  document.title = name === "draw" ? "Easel" : `${t(`common.title_${name}`)} · Easel`;
   // Screen readers and the keyboard go on in the new view.
   if (!isFirst) main.focus({ preventScroll: true });
 }

@@ -14,7 +14,7 @@ export class EventReader {
   #wake = () => {};
   #isRunning = false;
 
-  /** `onEvent({event, data, id})` with data parsed; `onState("connecting"|"live"|"offline"|"unauthorized"|"missing")`. */
+  /** `onEvent({event, data, id})` with data parsed; `onState("connecting"|"live"|"busy"|"offline"|"unauthorized"|"missing")`. */
   constructor(url, { onEvent, onState }) {
     this.#url = url;
     this.onEvent = onEvent;
@@ -73,7 +73,7 @@ export class EventReader {
       const response = await fetch(this.#url, { headers, signal: controller.signal, cache: "no-store" });
       if (response.status === 401) return "unauthorized";
       if (response.status === 404 || response.status === 403) return "missing";
-      if (!response.ok) return "offline";
+      if (!response.ok) return (await isBusy(response)) ? "busy" : "offline";
       this.onState("live");
       this.#failures = 0;
       await readEvents(response, (event) => this.#handle(event), watch);
@@ -107,4 +107,10 @@ export class EventReader {
       };
     });
   }
+}
+
+/** Whether the server answers, but has no place for another stream. */
+async function isBusy(response) {
+  const answer = await response.json().catch(() => null);
+  return answer?.error?.code === "events.too_many_streams";
 }

@@ -3,11 +3,14 @@
 //   subscribe("status", (status) => …)   -> function that ends it; called at once if something is known already
 //   latest("status")                     -> the last one, or undefined; latest("memory") is the list of five minutes
 //   may("operate")              -> whether this reader's key has the scope
-//   state.get(), state.subscribe(…)      -> "connecting", "live", "offline", "unauthorized", "missing"
+//   state.get(), state.subscribe(…)      -> "connecting", "live", "busy" (no place for a stream), "offline", "unauthorized",
+//                                           "missing"
 
 import { EventHistory } from "./event_history.js";
 import { EventReader } from "./event_reader.js";
 import { observable } from "./store.js";
+
+const ALIVE_MS = 25_000; // much shorter than what the shared worker waits for
 
 export const state = observable("connecting");
 
@@ -80,7 +83,11 @@ function shared(url, firstKey, onKey) {
   const worker = new SharedWorker(new URL("live_worker.js", import.meta.url), { type: "module", name: url });
   const { port } = worker;
   const send = (message) => port.postMessage(message);
-  const open = () => send({ type: "hello", url, key, visible: !document.hidden });
+  let isOpen = false;
+  const open = () => {
+    isOpen = true;
+    send({ type: "hello", url, key, visible: !document.hidden });
+  };
   port.addEventListener("message", ({ data: message }) => {
     if (message.type === "event") handle(message);
     else if (message.type === "state") state.set(message.state);
@@ -99,11 +106,16 @@ function shared(url, firstKey, onKey) {
   });
   port.start();
   open();
+  // A tab that crashes says nothing: who is silent for long is forgotten.
+  setInterval(() => isOpen && send({ type: "alive", url, key, visible: !document.hidden }), ALIVE_MS);
   return {
     open,
-    close: () => send({ type: "bye" }),
+    close: () => {
+      isOpen = false;
+      send({ type: "bye" });
+    },
     reconnect: () => send({ type: "reconnect" }),
-    setVisible: (visible) => send({ type: "visible", visible }),
+    setVisible: (visible) => send({ type: "visible", url, key, visible }),
     setKey: (value) => {
       key = value;
       send({ type: "key", key });

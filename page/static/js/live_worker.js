@@ -5,7 +5,11 @@ import { EventHistory } from "./event_history.js";
 
 const HIDDEN_MS = 60_000; // a stream takes a thread of the server, which nobody looks at then
 
+const SILENT_MS = 90_000; // hidden tabs may speak once in a minute only
+const LOOK_MS = 15_000;
+
 const ports = new Map(); // port -> whether its tab is visible
+const heardAt = new Map(); // port -> when it spoke last
 const history = new EventHistory();
 let key = null;
 let state = "connecting";
@@ -48,8 +52,27 @@ function runWhileVisible() {
   }
 }
 
+/** Tabs that crashed or sleep must keep no stream open. One that wakes up says so, and gets what it missed. */
+let lookedAt = Date.now();
+setInterval(() => {
+  const now = Date.now();
+  // The machine was asleep, and with it all tabs.
+  if (now - lookedAt > 4 * LOOK_MS) for (const port of ports.keys()) heardAt.set(port, now);
+  lookedAt = now;
+  const silent = [...ports.keys()].filter((port) => now - heardAt.get(port) > SILENT_MS);
+  for (const port of silent) forget(port);
+  if (silent.length) runWhileVisible();
+}, LOOK_MS);
+
+function forget(port) {
+  ports.delete(port);
+  heardAt.delete(port);
+}
+
 function receive(port, message) {
-  if (message.type === "hello") {
+  heardAt.set(port, Date.now());
+  const isBack = !ports.has(port) && ["alive", "visible"].includes(message.type);
+  if (message.type === "hello" || isBack) {
     ports.set(port, message.visible);
     reader ??= createReader(message.url);
     if (message.key) setKey(message.key, port);
@@ -64,7 +87,7 @@ function receive(port, message) {
   } else if (message.type === "reconnect") {
     reader?.reconnect();
   } else if (message.type === "bye") {
-    ports.delete(port);
+    forget(port);
     runWhileVisible();
   }
 }

@@ -2,7 +2,7 @@
 
 import { h, replaceChildren } from "./dom.js";
 import * as live from "./live.js";
-import { gigabytes, percent, t } from "./text.js";
+import { gigabytes, messageOf, percent, t } from "./text.js";
 
 /** Fills `element` and keeps it current. */
 export function startStatusLine(element) {
@@ -24,6 +24,7 @@ export function startStatusLine(element) {
 /** What the line says: {kind: "ready"|"busy"|"waiting"|"off", text}. */
 export function summary(status, state) {
   if (state === "offline") return { kind: "off", text: t("common.status_offline") };
+  if (state === "busy") return { kind: "off", text: t("common.status_busy") };
   if (!status) return { kind: "off", text: state === "missing" ? "" : t("common.status_connecting") };
   if (status.switchover?.active)
     return {
@@ -42,7 +43,7 @@ export function summary(status, state) {
   }
   if (status.problem) {
     const isStopped = status.problem.code === "engine.unreachable"; // Machine has the address and the remedy
-    return { kind: "off", text: isStopped ? t("common.status_stopped") : status.problem.message };
+    return { kind: "off", text: isStopped ? t("common.status_stopped") : messageOf(status.problem) };
   }
   if (!(status.stacks ?? []).length) return { kind: "ready", text: t(status.sketch ? "common.status_sketch" : "common.status_ready") };
   return { kind: "ready", text: t(status.mode === "inference" ? "common.status_llms" : "common.status_pictures") };

@@ -8,17 +8,32 @@ export const LANGUAGES = { en: "English", de: "Deutsch" };
 /** The chosen language, or null for the browser's. */
 export const chosenLanguage = setting("language", null);
 export let language = "en";
-let texts = {};
-let formats = {};
+const texts = {};
+const formats = {};
+const loading = new Map();
 
-/** Loads the texts; the server's guess is used unless another language was chosen. */
+/** Loads the texts of the frame and of Draw; the server's guess is used unless another language was chosen. */
 export async function loadTexts() {
   const guess = document.documentElement.lang in LANGUAGES ? document.documentElement.lang : "en";
-  const wanted = chosenLanguage.get() in LANGUAGES ? chosenLanguage.get() : guess;
-  const response = await fetch(new URL(`${wanted}.json`, FILES));
-  texts = await response.json();
-  language = document.documentElement.lang = wanted;
-  formats = {};
+  language = chosenLanguage.get() in LANGUAGES ? chosenLanguage.get() : guess;
+  await addTexts("first");
+  document.documentElement.lang = language;
+}
+
+/** Loads the texts of a view or part once; waits for them, so that nothing appears without. */
+export function addTexts(name) {
+  if (!loading.has(name)) {
+    const loaded = read(name);
+    loading.set(name, loaded);
+    loaded.catch(() => loading.delete(name));
+  }
+  return loading.get(name);
+}
+
+async function read(name) {
+  const response = await fetch(new URL(`${language}/${name}.json`, FILES));
+  if (!response.ok) throw new Error(name);
+  Object.assign(texts, await response.json());
 }
 
 /** The text of `key`, with `{name}` replaced. `{count|one|many}` chooses by the number `count`. */
@@ -39,6 +54,27 @@ export function t(key, values = {}) {
 /** Whether there is a text for `key`, for those made from codes of the server. */
 export function hasText(key) {
   return key in texts;
+}
+
+/** Loads the texts of the server's error codes. Its own messages are English. */
+export function addErrorTexts() {
+  return language === "en" ? Promise.resolve() : addTexts("errors");
+}
+
+/**
+ * What `error` ({code, message, param, details}) says, in the reader's language if addErrorTexts() has found a text for its
+ * code whose values are known; else the message of the server.
+ */
+export function messageOf({ code, message, param, details }) {
+  const key = `errors.${code}`;
+  const text = hasText(key) ? t(key, { param: param ?? undefined, ...details }) : "";
+  return text && !/\{\w+\}/.test(text) ? text : message;
+}
+
+/** What a request or drawing waits for, in the reader's language where the server's code for it is known; null if nothing. */
+export function waitsFor({ waits_for: text, reason }) {
+  const key = `draw.waits.${reason?.code}`;
+  return reason && hasText(key) ? t(key, reason) : (text ?? null);
 }
 
 /** Writes the texts of elements with data-t, data-t-label and data-t-title below `parent`. */

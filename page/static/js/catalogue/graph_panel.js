@@ -1,7 +1,7 @@
 // What a request to a model becomes: its graph, where each value comes from, and the request as code.
 
 import { h, icon } from "../dom.js";
-import { noteText } from "../gallery/details.js";
+import { noteText } from "../gallery/notes.js";
 import { t } from "../text.js";
 import { codeSamples } from "./code_samples.js";
 import { EditorFile } from "./editor_file.js";

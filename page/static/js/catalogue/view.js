@@ -1,5 +1,6 @@
 // <easel-catalogue>: the models by family, and one of them with its files, licence and graph.
 
+import "../more_icons.js";
 import { h, icon } from "../dom.js";
 import { ModelList } from "./model_list.js";
 import { ModelPage } from "./model_page.js";
@@ -31,7 +32,7 @@ class EaselCatalogue extends HTMLElement {
     const { t, live } = this.context;
     this.list = new ModelList((id) => this.choose(id));
     this.detail = h("div", { class: "model-detail" });
-    this.replaceChildren(h("h1", { class: "visually-hidden" }, t("catalogue.title")), this.list.element, this.detail);
+    this.replaceChildren(h("h1", { class: "visually-hidden" }, t("common.title_catalogue")), this.list.element, this.detail);
     this.subscriptions = [
       live.subscribe("catalogue", () => this.reloadSoon()),
       live.subscribe("pulls", (pulls) => this.pullsChanged(pulls)),

@@ -59,7 +59,8 @@ export class Drawing {
       const isLost = ending.type === "lost" || STOPPING.has(ending.error?.code);
       if (ending.error?.status === 401 && (await this.#context.api.newKey().catch(() => false))) continue;
       if (!isLost || attempt === MAX_ATTEMPTS) {
-        this.error = ending.error ?? { code: "network.unreachable", status: 0, message: ending.message };
+        this.error = await this.#context.api.inOwnWords(ending.error ?? { code: "network.unreachable", status: 0, message: ending.message });
+        if (!this.isActive) return; // stopped meanwhile
         return this.#end("failed");
       }
       this.#set({ phase: "reconnecting", waiting: null, progress: 0, drawingSince: null });

@@ -3,7 +3,7 @@
 
 import { canTake, droppedIn } from "../edit/dropped.js";
 import { h, icon, iconButton, replaceChildren } from "../dom.js";
-import { t } from "../text.js";
+import { addTexts, t } from "../text.js";
 import { addStylesheet } from "../stylesheets.js";
 
 /** The panel outlives the view, so that images and masks are there again after a look into the gallery. */
@@ -33,15 +33,15 @@ export function createEditSlot({ onChange, onError }) {
     "button",
     { type: "button", class: "edit-start", onclick: () => files.click() },
     icon("image"),
-    h("span", {}, t("edit.start.add")),
-    h("span", { class: "hint" }, t("edit.start.hint")),
+    h("span", {}, t("draw.image.add")),
+    h("span", { class: "hint" }, t("draw.image.add_hint")),
   );
-  const fromGallery = iconButton("gallery", t("edit.images.from_gallery"), { onclick: () => pick() });
+  const fromGallery = iconButton("gallery", t("draw.image.from_gallery"), { onclick: () => pick() });
   const element = h("div", { class: "edit-slot" }, files, h("div", { class: "edit-start-row" }, button, fromGallery));
   if (panel) show();
 
   async function load() {
-    const [{ EditPanel }] = await Promise.all([import("../edit/edit_panel.js"), addStylesheet("edit")]);
+    const [{ EditPanel }] = await Promise.all([import("../edit/edit_panel.js"), addStylesheet("edit"), addTexts("edit")]);
     panel ??= new EditPanel();
     panel.model = model;
     show();
@@ -55,8 +55,7 @@ export function createEditSlot({ onChange, onError }) {
 
   async function pick() {
     try {
-      const { pickStored } = await import("../edit/gallery_picker.js");
-      await addStylesheet("edit");
+      const [{ pickStored }] = await Promise.all([import("../edit/gallery_picker.js"), addStylesheet("edit"), addTexts("edit")]);
       await addStored(await pickStored({ count: model?.limits?.images?.edit?.max ?? 1 }));
     } catch (error) {
       onError(error);

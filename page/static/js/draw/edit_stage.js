@@ -18,8 +18,8 @@ export function createEditStage({ stage, hasPictures, onkeydown }) {
   );
   const choice = h(
     "div",
-    { class: "segments stage-turns", role: "radiogroup", "aria-label": t("edit.stage.turns") },
-    TURNS.map((turn) => h("label", {}, radios[turn], h("span", {}, t(`edit.stage.${turn}`)))),
+    { class: "segments stage-turns", role: "radiogroup", "aria-label": t("draw.turns.label") },
+    TURNS.map((turn) => h("label", {}, radios[turn], h("span", {}, t(`draw.turns.${turn}`)))),
   );
   const host = h("div", { class: "edit-stage-tool" });
   const element = h("div", { class: "edit-stage", hidden: true, onkeydown }, choice, host);

@@ -15,6 +15,7 @@ export function errorCard(error, remedies = []) {
       {},
       h("h3", {}, t(title)),
       error.message && h("p", { dir: "auto" }, error.message),
+      error.original && h("p", { class: "hint", dir: "auto", lang: "en" }, error.original),
       remedies.length > 0 &&
         h(
           "div",

@@ -1,7 +1,7 @@
 // One element for each kind of input that a model declares.
 
 import { h, icon, iconButton, replaceChildren } from "../dom.js";
-import { hasText, number, t } from "../text.js";
+import { addTexts, hasText, number, t } from "../text.js";
 import { sizeField } from "./size_field.js";
 
 const FEW = 4;
@@ -305,7 +305,7 @@ function imageField(input, value, onChange) {
     accept: "image/png,image/jpeg,image/webp,image/gif,image/bmp,image/avif,image/heic,.heic,.heif",
     onchange: async () => {
       if (!box.files[0]) return;
-      const { url, text, isUsable } = await readPicked(box.files[0]);
+      const { url, text, isUsable } = await picked(box.files[0]);
       set(url);
       note.textContent = text;
       note.hidden = !text;
@@ -323,25 +323,11 @@ function imageField(input, value, onChange) {
   return wrap(input, id, h("div", { class: "image-row" }, preview, box, remove), note);
 }
 
-/** The image in `file`: {url: a data: URL or undefined, text: what was changed or why it cannot be used, isUsable}. */
-async function readPicked(file) {
-  const { ImageProblem, readImage, release } = await import("../edit/image_file.js");
+async function picked(file) {
   try {
-    const image = await readImage(file, file.name);
-    release(image);
-    const text = image.notes.map(({ code, values }) => t(`edit.note.${code}`, values)).join("; ");
-    return { url: await dataUrl(image.blob), text, isUsable: true };
-  } catch (error) {
-    const code = error instanceof ImageProblem ? error.code : "broken";
-    return { url: undefined, text: t(`edit.problem.${code}`, { name: file.name }), isUsable: false };
+    const [{ readPicked }] = await Promise.all([import("../edit/picked_image.js"), addTexts("edit")]);
+    return await readPicked(file);
+  } catch {
+    return { url: undefined, text: t("common.view_missing"), isUsable: false };
   }
-}
-
-function dataUrl(file) {
-  return new Promise((resolve, reject) => {
-    const reader = new FileReader();
-    reader.addEventListener("load", () => resolve(reader.result));
-    reader.addEventListener("error", () => reject(reader.error));
-    reader.readAsDataURL(file);
-  });
 }

@@ -50,7 +50,7 @@ export function createForm({ state, picker, slot, mayDraw, onChange, onDraw, onS
   const more = h("details", { class: "advanced", open: state.advanced ?? false, ontoggle: () => ((state.advanced = more.open), onChange()) }, h("summary", {}, icon("chevronRight", { size: 16 }), t("draw.advanced")), advanced);
   const element = h(
     "form",
-    { class: "draw-form panel", "aria-label": t("draw.title"), novalidate: true, onsubmit: (event) => (event.preventDefault(), submit()), onkeydown },
+    { class: "draw-form panel", "aria-label": t("common.title_draw"), novalidate: true, onsubmit: (event) => (event.preventDefault(), submit()), onkeydown },
     promptField,
     slot.element,
     h("div", { class: "field" }, h("span", { class: "field-label", id: "model-label" }, t("draw.model.label")), picker.element),

@@ -1,47 +1,97 @@
-// The image models as the server lists them, and the documents of single ones with what a request may set.
+// The image models of the server. Draw begins with the document of one; the list of all is read when it is needed: for the
+// picker, for what can be done with a picture, and for settings that another view hands over.
 
 import { observable } from "../store.js";
 
+const DEFAULT = "img"; // the server's name for the model that draws without a name
+const TOOLS = ["upscaler", "background removal"];
+
 /**
- * {list, load(), detail(id), stateOf(model), defaultId(), unmount()}. `list` is an observable of models, null before they are
- * known. They are read again when the catalogue changes.
+ * {list, listed(), first(id), detail(id), find(id), changed, stateOf(model), unmount()}. `list` is an observable of models, null
+ * before they are read. `changed` is an observable that changes whenever documents and list may be others.
  */
 export function createModels({ api, live }) {
   const list = observable(null);
+  const changed = observable(0);
   let details = new Map();
-  let preferred = null;
+  let known = new Map();
+  let listing = null;
   let loadedAt = null;
 
   async function load() {
     const answer = await api.request("v1/models?type=image");
-    details = new Map();
-    preferred = answer.data.find((model) => model.id === "img" && model.slot_of)?.slot_of ?? null;
     list.set(answer.data.filter((model) => !model.slot_of));
+  }
+
+  /** Reads the list unless it is there; throws what the request throws, and tries again the next time. */
+  function listed() {
+    return (listing ??= load().catch((error) => {
+      listing = null;
+      throw error;
+    }));
+  }
+
+  async function read(id) {
+    const { slot_of: model, ...document } = await api.request(`v1/models/${encodeURI(id)}`);
+    const detail = model ? { ...document, id: model } : document;
+    known.set(detail.id, detail);
+    details.set(detail.id, Promise.resolve(detail));
+    return detail;
+  }
+
+  function detail(id) {
+    if (!details.has(id)) {
+      const promise = read(id);
+      details.set(id, promise);
+      promise.catch(() => details.delete(id));
+    }
+    return details.get(id);
+  }
+
+  /** The model `id`, else the server's default, else the first of the list; null if there is none. */
+  async function first(id) {
+    for (const wanted of id ? [id, DEFAULT] : [DEFAULT]) {
+      try {
+        return await detail(wanted);
+      } catch (error) {
+        if (![403, 404].includes(error.status)) throw error;
+      }
+    }
+    await listed();
+    const [model = null] = list.get();
+    return model && detail(model.id);
+  }
+
+  function forget() {
+    details = new Map();
+    known = new Map();
+    listing = null;
+    const again = list.get() ? listed().catch(() => {}) : Promise.resolve();
+    again.then(() => changed.set(changed.get() + 1));
   }
 
   const unsubscribe = live.subscribe("catalogue", (catalogue) => {
     // Of very many models the status says nothing: then each of these events may mean that one is ready now.
     const isNew = loadedAt !== null && (catalogue.loaded_at !== loadedAt || !live.latest("status")?.models);
     loadedAt = catalogue.loaded_at;
-    if (isNew) load().catch(() => {});
+    if (isNew) forget();
   });
 
   return {
     list,
-    load,
-    find: (id) => list.get()?.find((model) => model.id === id || model.aliases?.includes(id)) ?? null,
-    defaultId: () => preferred ?? list.get()?.[0]?.id ?? null,
-    detail(id) {
-      if (!details.has(id)) {
-        const promise = api.request(`v1/models/${encodeURI(id)}`);
-        details.set(id, promise);
-        promise.catch(() => details.delete(id));
-      }
-      return details.get(id);
-    },
+    listed,
+    first,
+    detail,
+    changed,
+    find: (id) => known.get(id) ?? list.get()?.find((model) => model.id === id || model.aliases?.includes(id)) ?? null,
     stateOf: (model) => stateOf(model, live.latest("status")),
     unmount: unsubscribe,
   };
+}
+
+/** Whether `model` draws variations of a picture, and not one that is enlarged or without its background. */
+export function varies(model) {
+  return model.tasks.includes("vary") && !TOOLS.includes(model.family);
 }
 
 /** {kind: "ready"|"missing"|"blocked"|"licence", files: bytes that are missing}, from the live status if there is one. */

@@ -1,7 +1,7 @@
 // The middle of the view: the pictures of a drawing while it runs and after, what it waits for, and what was not done as asked.
 
 import { h, icon, iconButton, replaceChildren } from "../dom.js";
-import { number, percent, seconds, t } from "../text.js";
+import { number, percent, seconds, t, waitsFor } from "../text.js";
 import { errorCard } from "./error_card.js";
 import { parseSize } from "./sizes.js";
 
@@ -83,8 +83,23 @@ export function createStage({ actions, remedies, onOpen }) {
     const cell = h("figure", { class: "picture is-empty" });
     let canvas = null;
     let finished = null;
+
+    function showActions() {
+      if (drawing.count === 1 || !finished) return;
+      cell.querySelector(".picture-actions")?.remove();
+      cell.append(overlay(finished));
+    }
+
+    function showGone() {
+      replaceChildren(cell, h("p", { class: "picture-gone" }, icon("image"), t("draw.gone")));
+    }
+
     return {
       element: cell,
+      showActions,
+      remove(names) {
+        if (finished && names.includes(finished.url.split("/").at(-1))) showGone();
+      },
       preview(bitmap) {
         if (finished) return bitmap.close();
         if (!canvas) {
@@ -111,10 +126,11 @@ export function createStage({ actions, remedies, onOpen }) {
           canvas?.remove();
           cell.classList.remove("is-empty");
         });
-        picture.addEventListener("error", () => replaceChildren(cell, h("p", { class: "picture-gone" }, icon("image"), t("draw.gone"))));
+        picture.addEventListener("error", showGone);
         picture.src = image.url;
         const open = h("button", { type: "button", class: "picture-open", "aria-label": t("draw.open", { name: label }), onclick: () => onOpen(drawing.finished, drawing.finished.indexOf(image)) }, picture);
-        cell.append(open, drawing.count > 1 ? overlay(image) : "");
+        cell.append(open);
+        showActions();
         if (size && Math.abs(size.width / size.height / ratio - 1) > 0.01) cell.style.setProperty("--ratio", size.width / size.height);
       },
     };
@@ -137,6 +153,16 @@ export function createStage({ actions, remedies, onOpen }) {
     show,
     update,
     preview: (index, bitmap) => cells[index]?.preview(bitmap),
+    /** What can be done with the pictures may be more now. */
+    showActions() {
+      if (!drawing) return;
+      for (const cell of cells) cell.showActions();
+      showBelow();
+    },
+    /** These pictures were deleted. */
+    remove(names) {
+      for (const cell of cells) cell.remove(names);
+    },
     showEmpty(...children) {
       drawing = null;
       replaceChildren(grid, h("div", { class: "stage-empty" }, children));
@@ -187,7 +213,9 @@ function timeLeft({ progress, drawingSince, count, images, batch }) {
   return left < 1 ? null : left < 10 ? Math.round(left) : Math.round(left / 5) * 5;
 }
 
-function waitingText({ waits_for: what, place, expected_s: expected, waited_s: waited, receivedAt }) {
+function waitingText(waiting) {
+  const { place, expected_s: expected, waited_s: waited, receivedAt } = waiting;
+  const what = waitsFor(waiting);
   const since = (performance.now() - receivedAt) / 1000;
   const parts = [what ? t("draw.waiting_for", { what }) : t("draw.waiting")];
   // The server says how many come before it.

@@ -1,8 +1,7 @@
 // The view Draw: the form, the pictures in the middle, the latest ones beside it.
 
-import { h, iconButton } from "../dom.js";
-import { addStylesheet } from "../stylesheets.js";
-import { hasText } from "../text.js";
+import { h } from "../dom.js";
+import { waitsFor } from "../text.js";
 import { Drawing, ofGallery, randomSeed } from "./drawing.js";
 import { createEditSlot } from "./edit_slot.js";
 import { createEditStage } from "./edit_stage.js";
@@ -16,7 +15,6 @@ import { choicesOf, parseSize, ratioOf } from "./sizes.js";
 import { createStage } from "./stage.js";
 
 const SAVE_MS = 400;
-const RESULT_ICONS = { edit: "edit", vary: "vary", upscale: "upscale", background: "background" };
 
 // A drawing goes on while another view is open.
 let drawing = null;
@@ -29,12 +27,11 @@ export async function mount(container, context) {
 
 class DrawView {
   #context;
-  #container;
   #saveTimer = null;
   #ends = [];
 
   constructor(container, context) {
-    this.#container = container;
+    this.container = container;
     this.#context = context;
     const { api, live, toast, t } = context;
     this.state = loadState(context.store);
@@ -44,6 +41,7 @@ class DrawView {
       models: this.models,
       pulls: this.pulls,
       onChoose: (model) => this.choose(model.id),
+      onError: (error) => toast(error.message || t("common.view_missing"), { kind: "error" }),
       waitsForSwitch: () => waitsForSwitch(live.latest("status")),
     });
     this.slot = createEditSlot({
@@ -60,9 +58,9 @@ class DrawView {
       onStop: () => drawing?.stop(),
     });
     this.stage = createStage({
-      actions: (image, of) => this.actions(image, of),
+      actions: (image, of) => this.results?.actions(image, of) ?? [],
       remedies: (error) => this.remedies(error),
-      onOpen: (images, index) => this.open(images, index),
+      onOpen: (images, index) => this.withResults((results) => results.open(images, index)),
     });
     this.editStage = createEditStage({ stage: this.stage.element, hasPictures: () => drawing !== null, onkeydown: this.form.onkeydown });
     this.recent = createRecent({ api, live, onChoose: (image) => this.showStored(image) });
@@ -72,7 +70,7 @@ class DrawView {
   async start() {
     const { live } = this.#context;
     const view = h("div", { class: "draw-view" }, this.form.element, h("div", { class: "stage-column" }, this.notice, this.editStage.element, this.stage.element), this.recent.element);
-    this.#container.append(h("h1", { class: "visually-hidden" }, this.#context.t("draw.title")), view);
+    this.container.append(h("h1", { class: "visually-hidden" }, this.#context.t("common.title_draw")), view);
     this.#ends.push(live.subscribe("status", (status) => this.showStatus(status)));
     addEventListener("pagehide", this.#save);
     if (drawing) this.follow();
@@ -92,6 +90,7 @@ class DrawView {
     this.#save();
     removeEventListener("pagehide", this.#save);
     for (const end of this.#ends) end();
+    this.results?.close();
     for (const part of [this.models, this.pulls, this.recent, this.slot, this.stage, this.editStage]) part.unmount();
     if (drawing) {
       drawing.onChange = () => {};
@@ -101,8 +100,9 @@ class DrawView {
 
   async loadModels() {
     const { t } = this.#context;
+    let model;
     try {
-      await this.models.load();
+      model = await this.models.first(this.state.model);
     } catch (error) {
       if (error.name === "AbortError") return;
       const retry = { label: t("common.retry"), primary: true, run: () => (this.showEmpty(), this.loadModels()) };
@@ -111,14 +111,17 @@ class DrawView {
       return;
     }
     this.form.showProblem(null);
-    const known = this.models.find(this.state.model);
-    await this.choose(known?.id ?? this.models.defaultId(), { isFirst: true });
-    this.#ends.push(this.models.list.subscribe(() => this.refreshModel()));
+    if (model) await this.choose(model.id, { isFirst: true });
+    this.#ends.push(this.models.changed.subscribe(() => this.refreshModel()));
   }
 
   async refreshModel() {
-    const known = this.models.find(this.state.model);
-    await this.choose(known?.id ?? this.models.defaultId(), { isFirst: true });
+    try {
+      const model = await this.models.first(this.state.model);
+      if (model) await this.choose(model.id, { isFirst: true });
+    } catch {
+      // The present one stays until the catalogue changes again.
+    }
   }
 
   async choose(id, { isFirst = false } = {}) {
@@ -208,6 +211,10 @@ class DrawView {
     return size ? size.width / size.height : 1;
   }
 
+  get isDrawing() {
+    return drawing?.isActive ?? false;
+  }
+
   begin(request) {
     drawing = new Drawing(request, this.#context, {});
     drawing.steps = Number(request.fields.steps ?? this.form.valueOf("steps") ?? 0);
@@ -224,6 +231,7 @@ class DrawView {
     this.stage.show(drawing);
     this.editStage.showPictures();
     this.form.setBusy(drawing.isActive);
+    if (drawing.finished.length) this.showActions();
   }
 
   imagesChanged() {
@@ -235,6 +243,7 @@ class DrawView {
     const { t, announce } = this.#context;
     this.stage.update();
     this.form.setBusy(drawing.isActive);
+    if (drawing.finished.length) this.showActions();
     if (drawing.isActive) return void this.announceProgress();
     if (drawing.phase === "done") {
       announce(t("draw.done", { count: drawing.finished.length }));
@@ -251,92 +260,30 @@ class DrawView {
     const key = `${drawing.phase}${drawing.finished.length}`;
     if (key === this.announced) return;
     this.announced = key;
-    if (drawing.phase === "waiting") announce(t("draw.waiting_for", { what: drawing.waiting.waits_for ?? "" }));
+    if (drawing.phase === "waiting") announce(t("draw.waiting_for", { what: waitsFor(drawing.waiting) ?? "" }));
     else if (drawing.phase === "reconnecting") announce(t("draw.reconnecting"));
     else if (drawing.finished.length) announce(t("draw.picture_number", { index: drawing.finished.length, count: drawing.count }));
   }
 
-  // --- what can be done with a picture -----------------------------------------------------------------
+  // --- finished pictures -----------------------------------------------------------------
 
-  actions(image, of) {
-    const { t } = this.#context;
-    const results = [
-      { id: "download", label: t("draw.action.download"), icon: "download", run: () => download(image.url) },
-      { id: "edit", label: t("draw.action.edit"), icon: "edit", run: () => this.edit(image) },
-    ];
-    if (image.seed !== null && image.seed !== undefined && this.form.input("seed"))
-      results.push({ id: "seed", label: t("draw.action.same_seed"), icon: "lock", run: () => this.sameSeed(image) });
-    const before = of?.source ?? null;
-    if (before) results.push({ id: "compare", label: t("edit.action.compare"), icon: "compare", run: () => this.compare(image, before) });
-    return [...results, ...this.tools(image, of)];
-  }
-
-  async compare(image, { image: before, sides }) {
+  /** Calls `use(results)` when the module is there; what it can do depends on all models. */
+  async withResults(use) {
     try {
-      const [{ openCompare }] = await Promise.all([import("../edit/compare_dialog.js"), addStylesheet("edit")]);
-      openCompare({ before, sides, after: { url: image.url, ...parseSize(image.size) } });
-    } catch {
+      const [{ Results }] = await Promise.all([import("./results.js"), this.models.listed().catch(() => {})]);
+      this.results ??= new Results(this, this.#context);
+      await use(this.results);
+    } catch (error) {
+      console.warn(error);
       this.#context.toast(this.#context.t("common.view_missing"), { kind: "error" });
     }
   }
 
-  /** One-click actions of models that can be used now: vary, enlarge, remove the background. */
-  tools(image, of) {
-    const { t } = this.#context;
-    const list = this.models.list.get() ?? [];
-    const model = this.models.find(image.hal0.model ?? of?.fields.model);
-    const tool = (family) => list.find((each) => each.family === family && each.tasks.includes("vary") && this.models.stateOf(each).kind === "ready" && fits(each, image.size));
-    const found = [
-      model?.tasks.includes("vary") && { id: "vary", model },
-      { id: "upscale", model: tool("upscaler") },
-      { id: "background", model: tool("background removal") },
-    ];
-    return found
-      .filter((each) => each?.model && hasText(`draw.action.${each.id}`))
-      .map(({ id, model: using }) => ({ id, label: t(`draw.action.${id}`), icon: RESULT_ICONS[id], run: () => this.runTool(id, using, image) }));
-  }
-
-  async runTool(id, model, image) {
-    if (drawing?.isActive) return void this.#context.toast(this.#context.t("draw.busy"));
-    await this.once(async () => {
-      const blob = await fetchBlob(image.url);
-      const size = parseSize(image.size);
-      // Tools have no seed; for models that also edit, only the path says that the prompt is left out.
-      const [path, seed] = id === "vary" ? ["v1/images/variations", { seed: randomSeed() }] : ["v1/images/edits", {}];
-      this.begin({ path, fields: { model: model.id, ...seed }, count: 1, ratio: size ? size.width / size.height : 1, parts: [["image", blob, nameOf(image.url)]], source: { image: blob, sides: null } });
-    }, this.#context.t("draw.gone"));
-  }
-
-  edit(image) {
-    this.slot.addStored([{ name: nameOf(image.url), url: image.url }], { isFirst: true });
-    this.form.element.scrollIntoView({ block: "start" });
-  }
-
-  sameSeed(image) {
-    this.form.setValue("seed", String(image.seed));
-    this.#context.toast(this.#context.t("draw.seed_locked", { seed: String(image.seed) }));
-  }
-
-  open(images, index) {
-    const dialog = h("dialog", { class: "viewer", "aria-label": this.#context.t("draw.picture") });
-    let shown = index;
-    const picture = h("img", { alt: "" });
-    const show = (next) => {
-      shown = (next + images.length) % images.length;
-      picture.src = images[shown].url;
-      picture.alt = this.#context.t("draw.picture_number", { index: shown + 1, count: images.length });
-    };
-    const close = iconButton("close", this.#context.t("common.close"), { onclick: () => dialog.close() });
-    dialog.append(picture, close);
-    dialog.addEventListener("keydown", (event) => {
-      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-      if (step && images.length > 1) show(shown + step);
-    });
-    dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
-    dialog.addEventListener("close", () => dialog.remove());
-    show(index);
-    document.body.append(dialog);
-    dialog.showModal();
+  /** The buttons of the pictures, of which the first ones may be shown before their module is there. */
+  showActions() {
+    if ((this.results && this.models.list.get()) || this.actionsFor === drawing) return;
+    this.actionsFor = drawing;
+    this.withResults(() => this.stage.showActions());
   }
 
   /** A picture of the strip in the middle. */
@@ -371,8 +318,10 @@ class DrawView {
   async takeOver(payload) {
     if (!payload) return;
     const { settings, images = [], mode } = payload;
+    if (mode === "vary") return void (await this.withResults((results) => results.vary(images[0], settings.model)));
     if (settings) {
       const { t, toast } = this.#context;
+      if (settings.model) await this.models.detail(settings.model).catch(() => this.models.listed().catch(() => {}));
       if (settings.model && this.models.list.get() && !this.models.find(settings.model)) toast(t("draw.model.gone", { name: settings.model }));
       if (settings.model && this.models.find(settings.model)) await this.choose(this.models.find(settings.model).id, { isFirst: true });
       const { seed, ...others } = settings;
@@ -430,27 +379,4 @@ function withoutFiles(state) {
 /** Whether the GPU has to be handed over before a picture can be drawn. */
 function waitsForSwitch(status) {
   return Boolean(status?.stacks?.length) && status.mode === "inference" && !status.sketch;
-}
-
-function fits({ size }, text) {
-  const [max, wanted] = [parseSize(size?.max), parseSize(text)];
-  if (!max || !wanted) return true;
-  return wanted.width <= max.width && wanted.height <= max.height && wanted.width * wanted.height <= (size.max_pixels ?? Infinity);
-}
-
-function nameOf(url) {
-  return url.split("/").at(-1);
-}
-
-async function fetchBlob(url) {
-  const response = await fetch(url, { credentials: "omit" });
-  if (!response.ok) throw new Error(url);
-  return response.blob();
-}
-
-function download(url) {
-  const link = h("a", { href: url, download: nameOf(url) });
-  document.body.append(link);
-  link.click();
-  link.remove();
 }

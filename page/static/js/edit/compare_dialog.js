@@ -1,5 +1,6 @@
 // A picture and what it was made from, over the whole window.
 
+import "../more_icons.js";
 import { h, iconButton } from "../dom.js";
 import { t } from "../text.js";
 import { Compare } from "./compare.js";

@@ -2,6 +2,7 @@
 // the space around it. Set `model` (a model of GET /v1/models); read `problem` and call `read()` before sending.
 // Event `change`.
 
+import "../more_icons.js";
 import { h, replaceChildren } from "../dom.js";
 import { t } from "../text.js";
 import "./image_inputs.js";

@@ -1,5 +1,6 @@
 // A dialog in which stored images are picked.
 
+import "../more_icons.js";
 import { request, url } from "../api.js";
 import { h, iconButton, replaceChildren } from "../dom.js";
 import { t } from "../text.js";

@@ -100,7 +100,7 @@ export class ImageInputs extends HTMLElement {
         "button",
         { type: "button", class: "button quiet", onclick: () => this._pickStored() },
         icon("gallery", { size: 18 }),
-        t("edit.images.from_gallery"),
+        t("draw.image.from_gallery"),
       ),
     );
     this.append(this._file, this._list, this._hint, this._actions, this._messages);

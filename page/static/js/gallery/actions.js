@@ -1,5 +1,6 @@
 // What can be done with stored images, wherever they are shown. Knows the API; asks and tells nobody.
 
+import { stateOf, varies } from "../draw/models.js";
 import { zip } from "./zip.js";
 
 export const pathOf = (name) => `/api/images/${encodeURIComponent(name)}`;
@@ -74,7 +75,18 @@ async function each(items, work) {
   return results;
 }
 
-/** Open Draw with an image: "settings" (all but its seed), "same-seed", "edit" or "vary". */
+/** Whether the model that drew `image` can draw variations now. */
+export async function mayVary({ api, live }, { model }) {
+  if (!model || !live.may("draw")) return false;
+  try {
+    const document = await api.request(`v1/models/${encodeURI(model)}`);
+    return varies(document) && stateOf(document, live.latest("status")).kind === "ready";
+  } catch {
+    return false; // such as a model that is not in the catalogue any more
+  }
+}
+
+/** Open Draw with an image: "settings" (all but its seed), "same-seed", "edit", or "vary", which draws at once. */
 export function handOver(context, image, mode) {
   const { seed, ...settings } = { ...image.settings };
   const source = { name: image.name, url: pictureUrl(context.api, image), width: image.width, height: image.height };

@@ -2,6 +2,7 @@
 
 import { h } from "../dom.js";
 import { bytes, dateTime } from "../text.js";
+import { noteText, settingText } from "./notes.js";
 
 const TASKS = new Set(["generate", "edit", "inpaint", "vary"]);
 const SHOWN_APART = new Set(["prompt", "negative_prompt", "model", "seed", "size", "width", "height", "response_format"]);
@@ -35,20 +36,6 @@ function taskText(task, t) {
 
 function kindOf(image) {
   return (image.mime ?? image.name.split(".").pop()).replace("image/", "").toUpperCase();
-}
-
-function settingText(value) {
-  if (value === null || typeof value !== "object") return value;
-  if (Array.isArray(value) && value.every((each) => each && typeof each === "object" && "name" in each)) {
-    return value.map(({ name, strength }) => (strength === undefined ? name : `${name} (${strength})`)).join(", ");
-  }
-  return JSON.stringify(value);
-}
-
-/** A note on what was adjusted or ignored ({field, asked, done, why}) as a text. */
-export function noteText({ field, asked, done, why }) {
-  const values = done === undefined ? settingText(asked) : `${settingText(asked)} → ${settingText(done)}`;
-  return [`${field}: ${values}`, why].filter(Boolean).join(". ");
 }
 
 /** An element with everything that is known of `image`. `openSource(name)` shows an image that it was made from. */

@@ -37,6 +37,7 @@ export class ImageList {
     this.filter = {};
     this.reading = null;
     this.turn = 0;
+    this.missed = null;
     this.clear();
   }
 
@@ -102,6 +103,19 @@ export class ImageList {
 
   /** Read again as many as are shown: after a time without events. Keeps what is shown until the answers are there. */
   async readAgain() {
+    if (this.missed) {
+      this.isOutdated = true; // what is being read may be older than this call
+      return;
+    }
+    do {
+      this.isOutdated = false;
+      this.missed = [];
+      await this.readPages();
+      this.missed = null;
+    } while (this.isOutdated);
+  }
+
+  async readPages() {
     const { filter, turn } = this;
     const wanted = Math.max(PAGE, this.images.length);
     const pages = [];
@@ -126,11 +140,17 @@ export class ImageList {
     this.state = "ready";
     for (const page of pages) this.append(page);
     this.onChange("added");
+    // What happened meanwhile may be missing in the answers.
+    for (const event of this.missed) this.apply(event, true);
   }
 
   /** One event about an image. `isAtTop`: whether a new one may be shown at once. */
   take(event, isAtTop) {
-    const { change, image } = event;
+    this.missed?.push(event);
+    this.apply(event, isAtTop);
+  }
+
+  apply({ change, image }, isAtTop) {
     if (change === "removed") this.remove([image.name]);
     else if (change === "added" && !this.names.has(image.name)) this.add(image, isAtTop);
     else this.replace(image);

@@ -6,8 +6,9 @@
 //   box.refresh(goneNames)              after the list has changed
 // It tells what happened to images by the events "changed" {images} and "deleted" {names}, and "closed" {name}.
 
+import "../more_icons.js";
 import { h, icon } from "../dom.js";
-import { deleteImages, download, handOver, pathOf, pictureUrl, setFavourite, thumbnailUrl } from "./actions.js";
+import { deleteImages, download, handOver, mayVary, pathOf, pictureUrl, setFavourite, thumbnailUrl } from "./actions.js";
 import { detailsOf } from "./details.js";
 
 const SWIPE = 60;
@@ -19,6 +20,7 @@ class EaselLightbox extends HTMLElement {
     this.source = source;
     this.build();
     this.opener = document.activeElement;
+    this.variable = null; // the models may have changed
     this.dialog.showModal();
     this.go(this.source.images().findIndex((image) => image.name === name), 0);
     this.stage.focus({ preventScroll: true });
@@ -135,9 +137,20 @@ class EaselLightbox extends HTMLElement {
     picture.style.setProperty("--width", image.width ? `${image.width}px` : "none");
     picture.style.setProperty("--shape", image.width ? String(image.width / image.height) : "1");
     picture.src = pictureUrl(context.api, image);
+    this.showVary(image);
     picture.alt = image.prompt ? image.prompt.slice(0, 300) : context.t("gallery.picture");
     this.update();
     context.announce(context.t("gallery.place", { place: this.index + 1, total: this.total() }));
+  }
+
+  /** Only some models draw variations. */
+  async showVary(image) {
+    const button = this.uses.querySelector('[data-mode="vary"]');
+    button.hidden = true;
+    this.variable ??= new Map(); // model -> a promise
+    if (!this.variable.has(image.model)) this.variable.set(image.model, mayVary(this.context, image));
+    const may = await this.variable.get(image.model);
+    if (image.model === this.image.model) button.hidden = !may;
   }
 
   total() {

@@ -1,5 +1,6 @@
 // The gallery: search, the pictures, what is selected, and one of them on the whole screen.
 
+import "../more_icons.js";
 import { h, icon } from "../dom.js";
 import { dateTime } from "../text.js";
 import { deleteImages, download, pathOf, setFavourite, thumbnailUrl } from "./actions.js";
@@ -30,7 +31,7 @@ class GalleryView {
   build() {
     const { t, api } = this.context;
     this.search = new SearchBar(this.context, lastFilter, (filter) => this.filter(filter));
-    this.grid = h("easel-gallery", { "aria-label": t("gallery.title") });
+    this.grid = h("easel-gallery", { "aria-label": t("common.title_gallery") });
     this.grid.thumbnail = (image) => thumbnailUrl(api, image);
     this.grid.describe = (image) => this.describe(image);
     this.chip = h("button", { type: "button", class: "new-chip", hidden: true, onclick: () => this.showNew() });
@@ -42,7 +43,7 @@ class GalleryView {
     this.element = h(
       "section",
       { class: "gallery-view", "aria-labelledby": "gallery-heading" },
-      h("h1", { id: "gallery-heading", class: "visually-hidden" }, t("gallery.title")),
+      h("h1", { id: "gallery-heading", class: "visually-hidden" }, t("common.title_gallery")),
       this.head,
       this.chipPlace,
       this.grid,
@@ -110,7 +111,9 @@ class GalleryView {
   }
 
   arrived(event) {
-    this.list.take(event, this.grid.isAtTop && !this.box.isOpen);
+    // An empty gallery has no place that could move.
+    const isAtTop = this.grid.isAtTop || !this.list.images.length;
+    this.list.take(event, isAtTop && !this.box.isOpen);
     if (event.change === "removed") this.box.refresh([event.image.name]);
     else this.box.refresh();
   }

@@ -1,7 +1,7 @@
 // The engine: version, address, how pictures come, what is wrong with it and what helps.
 
 import { h } from "../dom.js";
-import { ago } from "../text.js";
+import { ago, messageOf } from "../text.js";
 import { keyedList, setText } from "./keyed.js";
 
 export class EngineCard {
@@ -58,9 +58,12 @@ export class EngineCard {
     element.shown = key;
     element.hidden = !error;
     if (!error) return;
-    const remedy = error.remedy ? h("p", { class: "remedy", dir: "auto" }, this.t("machine.remedy", { text: error.remedy })) : null;
+    const message = messageOf(error);
+    const isOwn = message === error.message; // else it says what helps
+    const original = isOwn || !error.message ? null : h("p", { class: "hint", dir: "auto", lang: "en" }, error.message);
+    const remedy = isOwn && error.remedy ? h("p", { class: "remedy", dir: "auto" }, this.t("machine.remedy", { text: error.remedy })) : null;
     element.replaceChildren(
-      ...[h("h3", {}, title), h("p", { dir: "auto" }, error.message), remedy, h("code", {}, error.code)].filter(Boolean),
+      ...[h("h3", {}, title), h("p", { dir: "auto" }, message), original, remedy, h("code", {}, error.code)].filter(Boolean),
     );
   }
 }

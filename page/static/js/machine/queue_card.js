@@ -1,7 +1,7 @@
 // What is drawn and what waits, in order, each with a button that cancels it.
 
 import { h, icon } from "../dom.js";
-import { percent, seconds } from "../text.js";
+import { percent, seconds, waitsFor } from "../text.js";
 import { keyedList, setText } from "./keyed.js";
 
 export class QueueCard {
@@ -89,7 +89,7 @@ export class QueueCard {
 
   detail(request, age) {
     const { t } = this.context;
-    const waits = request.state === "waiting" && request.waits_for ? t("machine.waits_for", { what: request.waits_for }) : null;
+    const waits = request.state === "waiting" && waitsFor(request) ? t("machine.waits_for", { what: waitsFor(request) }) : null;
     const left = typeof request.expected_s === "number" ? t("machine.about_left", { time: seconds(request.expected_s) }) : null;
     const since = age === null ? null : t("machine.age", { time: seconds(Math.floor(age)) });
     return [request.client, since, waits, left].filter(Boolean).join(" · ");

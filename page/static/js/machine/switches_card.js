@@ -1,7 +1,7 @@
 // The last switches of the GPU and what they cost.
 
 import { h } from "../dom.js";
-import { ago, dateTime, seconds } from "../text.js";
+import { ago, dateTime, messageOf, seconds } from "../text.js";
 import { phaseName } from "./gpu_card.js";
 
 export class SwitchesCard {
@@ -55,7 +55,7 @@ export class SwitchesCard {
   row(each) {
     const { t } = this;
     const why = [each.reason, each.who].filter(Boolean).join(" · ");
-    const error = each.error ? h("p", { class: "problem-line", dir: "auto" }, each.error.message ?? each.error.code) : null;
+    const error = each.error ? h("p", { class: "problem-line", dir: "auto" }, messageOf(each.error) ?? each.error.code) : null;
     return h(
       "tr",
       {},

@@ -1,5 +1,6 @@
 // <easel-machine>: what the machine is doing, and what can be done about it. Everything comes from the live events.
 
+import "../more_icons.js";
 import { h } from "../dom.js";
 import { DownloadsCard } from "./downloads_card.js";
 import { EngineCard } from "./engine_card.js";
@@ -57,7 +58,7 @@ class EaselMachine extends HTMLElement {
       { class: "machine-grid" },
       ...["problems", "gpu", "queue", "engine", "memory", "stacks", "switches", "downloads"].map((name) => cards[name].element),
     );
-    this.replaceChildren(h("h1", { class: "visually-hidden" }, t("machine.title")), this.state, this.grid);
+    this.replaceChildren(h("h1", { class: "visually-hidden" }, t("common.title_machine")), this.state, this.grid);
   }
 
   /** Why the reader may only look; null if nothing is in the way. */
