@@ -33,9 +33,8 @@ def write_for_editor(
     """The file of the first graph. `nodes`: that graph, as it was compiled or fitted. `engine`: the one whose editor is to
     read the file, which must have the nodes: the order of the values in it is that of their inputs. Raises
     EngineUnreachable."""
-    from importer.editor_writer import (
-        write_editor_file,  # a server that is not asked for such files never needs it
-    )
+    # A server that is not asked for such files never needs it.
+    from importer.editor_writer import write_editor_file
 
     signatures = catalogue.signatures
     if engine is not None:
