@@ -11,7 +11,7 @@ from api.audit import recording
 from api.json_body import json_request
 from api.permissions import require
 from api.services import Services
-from api.status_document import status_for
+from api.status_document import is_own, status_for
 from arbiter import Mode
 from errors import InvalidCancel, InvalidForce, InvalidMode, InvalidPin, InvalidValue, JobNotFound
 
@@ -79,7 +79,7 @@ def _cancel_jobs(services: Services, name: str | None) -> list[str]:
         with recording(services, "render.cancel", id=name, all=name is None):
             return list(services.arbiter.cancel(name))
     found = [request for request in services.arbiter.snapshot().requests if request.has_name(name or "")]
-    own = [request for request in found if request.key == g.caller.key]
+    own = [request for request in found if is_own(request.owner, request.key, g.caller.owner, g.caller.key)]
     if found and not own:
         require(g.caller, "operate", to="cancel the requests of other keys")
     jobs: list[str] = []

@@ -11,9 +11,9 @@ _MAX_CLIENT_CHARS = 80
 
 
 def sender_of(request: Request) -> Sender:
-    """The address of the client, the name of its program, and the name of its key."""
+    """The address of the client, the name of its program, the name of its key and its owner."""
     header = request.headers.get("User-Agent", "").encode("latin-1", "replace").decode("utf-8", "replace")
     program = header.partition(" ")[0]
     client = f"{request.remote_addr or 'unknown'} {program}".strip()
     trace = g.trace.parent if "trace" in g else ""
-    return Sender(g.request_id, shorten(client, _MAX_CLIENT_CHARS), g.caller.key, trace)
+    return Sender(g.request_id, shorten(client, _MAX_CLIENT_CHARS), g.caller.key, trace, g.caller.owner)

@@ -30,22 +30,25 @@ _PLACE = re.compile(r"(?P<file>[^\s:]+\.[A-Za-z0-9]+):(?P<line>[0-9]+)(?::(?P<co
 @dataclass(frozen=True)
 class Audience:
     """Callers that see the same. `key`: the name of the key, "" without one. `sees_all`: also whom others' requests belong
-    to. `sees_messages`: messages may name files of this installation, and other servers; without it also no addresses."""
+    to. `sees_messages`: messages may name files of this installation, and other servers; without it also no addresses.
+    `owner`: as `Caller.owner`, "" as `key`."""
 
     key: str
     sees_all: bool
     sees_messages: bool = True
+    owner: str = ""
 
     @classmethod
     def of(cls, caller: Caller) -> Audience:
         sees_all = caller.may("operate")
-        return cls("" if sees_all else caller.key, sees_all, caller.may("view", "operate"))
+        key, owner = ("", "") if sees_all else (caller.key, caller.owner)
+        return cls(key, sees_all, caller.may("view", "operate"), owner)
 
     def part_of(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """Those parts of the whole document that differ, as this audience sees them."""
-        if self.sees_all:
-            return {name: document[name] for name in OF_CALLER}
         seen = {name: document[name] for name in OF_CALLER}
+        if self.sees_all:
+            return {**seen, **{name: [_without_owner(entry) for entry in seen[name]] for name in OF_REQUESTS}}
         # ComfyUI's message about a drawing may quote the prompt.
         if seen["last_error"] and seen["last_error"].get("of_drawing"):
             seen["last_error"] = _without_message(seen["last_error"])
@@ -62,14 +65,25 @@ class Audience:
 
     def _visible(self, entry: Mapping[str, Any]) -> Mapping[str, Any]:
         """Others may see that something is drawn, with which model and since when, but not for whom."""
-        if entry["key"] == self.key:
-            return entry
+        shown = _without_owner(entry)
+        if is_own(entry.get("owner"), entry["key"], self.owner, self.key):
+            return shown
         hidden = {name: None for name in _HIDDEN if name in entry}
-        return {**entry, **hidden, **({"can_cancel": False} if "can_cancel" in entry else {})}
+        return {**shown, **hidden, **({"can_cancel": False} if "can_cancel" in entry else {})}
+
+
+def is_own(owner: str | None, key: str | None, caller_owner: str, caller_key: str) -> bool:
+    """Whether a request of `owner`, by a key of the name `key`, is the caller's. A later key of the same name is another
+    owner; where the owner is not known, the name decides."""
+    return owner == caller_owner if owner else key == caller_key
+
+
+def _without_owner(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in entry.items() if name != "owner"}
 
 
 def whole_status(services: Services) -> dict[str, Any]:
-    """The status as an operator sees it. Never raises."""
+    """The status as an operator sees it, with the owner of each request beside its key. Never raises."""
     problem, report = services.gate.problem, services.system_status.report()
     return {
         **report,
@@ -99,6 +113,7 @@ def _queued_jobs(services: Services) -> list[dict[str, Any]]:
             "model": view.status.model,
             "prompt": None,
             "key": (key := services.gate.name_of(view.status.owner) or None),
+            "owner": view.status.owner,
             "client": key,
             "age_s": round(max(0.0, now - view.status.created), 1),
             "progress": None,

@@ -26,12 +26,14 @@ _PRIVATE = 0o600
 @dataclass(frozen=True)
 class Sender:
     """Who sent a request, for display: the id that the client gave it or got for it, the client's address and program, and
-    the name of its key, "" if it has none. `trace`: the W3C `traceparent` of the request, "" if it is not traced."""
+    the name of its key, "" if it has none. `trace`: the W3C `traceparent` of the request, "" if it is not traced. `owner`:
+    whose it is: another key of the same name later is another owner; "" if that is not known."""
 
     request_id: str = ""
     client: str = ""
     key: str = ""
     trace: str = ""
+    owner: str = ""
 
 
 UNKNOWN_SENDER = Sender()
@@ -52,6 +54,8 @@ class ActiveRequest:
     key: str = ""
     prompt: str = ""
     """The beginning of it, for display; empty if prompts are not kept"""
+    owner: str = ""
+    """As `Sender.owner`"""
 
     def has_name(self, name: str) -> bool:
         """Whether `name` is one of its ids, or the id of one of its jobs."""
@@ -86,6 +90,7 @@ class ActiveRequests:
             uses_gpu,
             sender.key,
             prompt[:_MAX_PROMPT_CHARS],
+            sender.owner,
         )
         listing: LockedFile | None = None
         with contextlib.suppress(OSError):
@@ -137,7 +142,7 @@ def _request(document: Any) -> ActiveRequest:
     """Raises KeyError, TypeError or ValueError if the document is not a request."""
     request = ActiveRequest(**{**document, "jobs": tuple(document["jobs"])})
     texts = [request.id, request.request_id, request.model, request.client, request.key, request.prompt]
-    texts += request.jobs
+    texts += (request.owner, *request.jobs)
     if not all(isinstance(text, str) for text in texts) or not isinstance(request.since, int | float):
         raise ValueError("not a request")
     return request

@@ -14,7 +14,8 @@ _LLM_JOB = "llm-"
 def listed_requests(
     snapshot: Snapshot, progress_of: Callable[[str], JobProgress | None], now: float
 ) -> list[dict[str, Any]]:
-    """As JSON: first those that are drawn, then those that wait, in the order of their turns. `now`: Unix time."""
+    """As JSON, with the owner, which is not for clients: first those that are drawn, then those that wait, in the order of
+    their turns. `now`: Unix time."""
     claims = {claim.job: claim for claim in snapshot.claims}
     entries = [
         *_of_requests(snapshot, claims, progress_of, now),
@@ -42,6 +43,7 @@ def _of_requests(
             "model": request.model,
             "prompt": request.prompt or None,
             "key": request.key or None,
+            "owner": request.owner,
             "client": request.key or request.client or None,
             "age_s": round(max(0.0, now - request.since), 1),
             **_progress(request.jobs, lease, progress_of),
@@ -59,7 +61,7 @@ def _of_claims(
             yield {
                 **_entry(claim.job, snapshot, claim if claim.kind == "ticket" else None),
                 "kind": "image" if claim.mode == "generation" else "llm",
-                **dict.fromkeys(("model", "prompt", "key", "client", "age_s")),
+                **dict.fromkeys(("model", "prompt", "key", "owner", "client", "age_s")),
                 **_progress([claim.job], claim, progress_of),
                 "can_cancel": claim.mode == "generation",
             }

@@ -199,11 +199,12 @@ class SystemStatus:
     def _who(self, request: ActiveRequest | None) -> dict[str, Any]:
         """The request that a job belongs to; empty fields if it is not known."""
         if request is None:
-            return {"request_id": None, "model": None, "key": None, "client": None, "age_s": None}
+            return dict.fromkeys(("request_id", "model", "key", "owner", "client", "age_s"))
         return {
             "request_id": request.request_id or request.id,
             "model": request.model,
             "key": request.key or None,
+            "owner": request.owner,
             "client": request.client or None,
             "age_s": round(max(0.0, self._clock() - request.since), 1),
         }

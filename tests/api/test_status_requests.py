@@ -75,6 +75,39 @@ def test_a_job_of_the_queue_is_listed_and_cancelled_like_any_request(make_app: M
     assert easel.call("owner", "POST", cancel, {"id": second}).status_code == 202
 
 
+def test_a_later_key_of_the_same_name_neither_sees_nor_cancels_what_the_first_one_draws(
+    make_app: MakeApp,
+) -> None:
+    easel = Installation(make_app())  # no thread draws jobs here
+    gate = easel.container.gate
+    easel.add("mine")
+    easel.add("owner", ["operate"])
+    first = gate.caller_of(easel.keys["mine"].encode())
+    job = easel.call("mine", "POST", PATH, SMALL, Prefer="respond-async").get_json()["id"]
+    gate.revoke_key("mine")
+    easel.add("mine")
+    sender = Sender("id", "192.0.2.1", "mine", owner=first.owner)
+    arbiter = easel.container.arbiter
+    with (
+        arbiter.listed("r1", model="sdxl", jobs=["a"], sender=sender, prompt="my cat"),
+        arbiter.lease("generation", job="a", timeout_s=5),
+    ):
+        seen = {name: status(easel, name) for name in easel.keys}
+        cancel = easel.call("mine", "POST", "/api/comfyui/render/cancel", {"id": "r1"})
+    for entry in seen["mine"]["requests"]:
+        assert (entry["prompt"], entry["key"], entry["client"], entry["can_cancel"]) == (
+            None,
+            None,
+            None,
+            False,
+        )
+    assert {entry["id"] for entry in seen["mine"]["requests"]} == {"r1", job}
+    assert seen["mine"]["jobs"][0]["key"] is None
+    assert cancel.status_code == 403
+    assert [entry["prompt"] for entry in seen["owner"]["requests"] if entry["id"] == "r1"] == ["my cat"]
+    assert first.owner not in json.dumps(seen)
+
+
 def test_who_caused_a_switch_is_told_to_operators_and_to_itself(make_app: MakeApp) -> None:
     easel = Installation(make_app())
     for name, scopes in (("mine", None), ("yours", None), ("owner", ["operate"])):
