@@ -431,7 +431,7 @@ class WaitingDrawing(SilentDrawing):
 
     def images(self, finish: OutputOptions, **callbacks: Any) -> Iterator[Image.Image]:
         callbacks["on_run"]()
-        callbacks["on_wait"](Waiting("the GPU", 0.0, None, 0))
+        callbacks["on_wait"](Waiting("the GPU", {"code": "gpu"}, 0.0, None, 0))
         callbacks["on_run"]()
         callbacks["on_run"]()
         yield from ()
