@@ -24,7 +24,6 @@ FIRST_MODULES = (
         "draw/draw_stream.js",
         "draw/drawing.js",
         "draw/edit_slot.js",
-        "draw/edit_stage.js",
         "draw/error_card.js",
     ),
     *(

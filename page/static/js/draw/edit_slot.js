@@ -41,7 +41,7 @@ export function createEditSlot({ onChange, onError }) {
   if (panel) show();
 
   async function load() {
-    const [{ EditPanel }] = await Promise.all([import("../edit/edit_panel.js"), addStylesheet("edit"), addTexts("edit")]);
+    const [{ EditPanel }] = await Promise.all([import("../edit/edit_panel.js"), addStylesheet("edit"), addTexts("edit"), import("./edit_stage.js")]);
     panel ??= new EditPanel();
     panel.model = model;
     show();

@@ -4,7 +4,6 @@ import { h } from "../dom.js";
 import { waitsFor } from "../text.js";
 import { Drawing, ofGallery, randomSeed } from "./drawing.js";
 import { createEditSlot } from "./edit_slot.js";
-import { createEditStage } from "./edit_stage.js";
 import { setLastSeed } from "./fields.js";
 import { createForm } from "./form.js";
 import { createModelPicker } from "./model_picker.js";
@@ -62,14 +61,15 @@ class DrawView {
       remedies: (error) => this.remedies(error),
       onOpen: (images, index) => this.withResults((results) => results.open(images, index)),
     });
-    this.editStage = createEditStage({ stage: this.stage.element, hasPictures: () => drawing !== null, onkeydown: this.form.onkeydown });
+    this.editStage = null; // made with the first image
+    this.editPlace = h("div", { hidden: true });
     this.recent = createRecent({ api, live, onChoose: (image) => this.showStored(image) });
     this.notice = h("p", { class: "sketch-notice", hidden: true });
   }
 
   async start() {
     const { live } = this.#context;
-    const view = h("div", { class: "draw-view" }, this.form.element, h("div", { class: "stage-column" }, this.notice, this.editStage.element, this.stage.element), this.recent.element);
+    const view = h("div", { class: "draw-view" }, this.form.element, h("div", { class: "stage-column" }, this.notice, this.editPlace, this.stage.element), this.recent.element);
     this.container.append(h("h1", { class: "visually-hidden" }, this.#context.t("common.title_draw")), view);
     this.#ends.push(live.subscribe("status", (status) => this.showStatus(status)));
     addEventListener("pagehide", this.#save);
@@ -91,7 +91,8 @@ class DrawView {
     removeEventListener("pagehide", this.#save);
     for (const end of this.#ends) end();
     this.results?.close();
-    for (const part of [this.models, this.pulls, this.recent, this.slot, this.stage, this.editStage]) part.unmount();
+    for (const part of [this.models, this.pulls, this.recent, this.slot, this.stage, this.editStage]) part?.unmount();
+    this.isGone = true;
     if (drawing) {
       drawing.onChange = () => {};
       drawing.onPreview = (of, index, bitmap) => bitmap.close();
@@ -229,13 +230,25 @@ class DrawView {
     drawing.onChange = (changed) => changed === drawing && this.changed();
     drawing.onPreview = (changed, index, bitmap) => (changed === drawing ? this.stage.preview(index, bitmap) : bitmap.close());
     this.stage.show(drawing);
-    this.editStage.showPictures();
+    this.editStage?.showPictures();
     this.form.setBusy(drawing.isActive);
     if (drawing.finished.length) this.showActions();
   }
 
   imagesChanged() {
     this.form.showInputs();
+    this.showEditStage().catch((error) => console.warn(error)); // the tools are in the form then
+  }
+
+  async showEditStage() {
+    if (!this.slot.panel()) return;
+    const { createEditStage } = await import("./edit_stage.js");
+    if (this.isGone) return;
+    if (!this.editStage) {
+      const hasPictures = () => drawing !== null;
+      this.editStage = createEditStage({ stage: this.stage.element, hasPictures, onkeydown: this.form.onkeydown });
+      this.editPlace.replaceWith(this.editStage.element);
+    }
     this.editStage.update(this.slot.panel());
   }
 
