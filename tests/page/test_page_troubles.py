@@ -165,6 +165,34 @@ def test_no_place_for_live_updates_is_not_called_a_lost_connection(
     wait_for_picture(page)
 
 
+def test_what_happens_while_the_gallery_is_read_again_is_not_lost(open_page: OpenPage, easel: Server) -> None:
+    page = open_page(easel.url)
+    shown = page.evaluate(
+        """async (folder) => {
+          const { ImageList } = await import(`${folder}gallery/image_list.js`);
+          const answers = [];
+          const list = new ImageList({ request: () => new Promise((resolve) => answers.push(resolve)) }, () => {});
+          const image = (name, created) => ({ name, created });
+          const answer = (...images) => answers.shift()({ images, next: null, total: images.length });
+          const first = list.start({});
+          answer(image("old", 1), image("deleted", 2));
+          await first;
+          const reading = list.readAgain();
+          list.take({ change: "added", image: image("new", 3) }, true);
+          list.take({ change: "removed", image: { name: "deleted" } }, true);
+          list.readAgain();
+          answer(image("deleted", 2), image("old", 1));
+          await new Promise((resolve) => setTimeout(resolve, 50));
+          const after = list.images.map(({ name }) => name);
+          answer(image("newest", 4), image("new", 3), image("old", 1));
+          await reading;
+          return [after, list.images.map(({ name }) => name), answers.length];
+        }""",
+        page.evaluate("() => document.querySelector('script[type=module]').src.replace('app.js', '')"),
+    )
+    assert shown == [["new", "old"], ["newest", "new", "old"], 0]
+
+
 # --- many models -----------------------------------------------------------------------------------
 
 
