@@ -343,15 +343,17 @@ class ImageIndex:
 
     def reconcile(
         self, files: Mapping[str, float], favourites: frozenset[str], is_marked: Callable[[str], bool]
-    ) -> None:
-        """Make the index agree with the folder. `files`: name -> time of last use of each image; `favourites`: the names of
-        the marked ones; `is_marked`: whether one is marked now. An image that is kept, deleted or marked meanwhile is not
-        touched."""
+    ) -> int:
+        """Make the index agree with the folder; returns the `generation` that was compared: the index may be lost meanwhile.
+        `files`: name -> time of last use of each image; `favourites`: the names of the marked ones; `is_marked`: whether one
+        is marked now. An image that is kept, deleted or marked meanwhile is not touched."""
 
         def read(connection: sqlite3.Connection) -> tuple[set[str], set[str]]:
             names = {name for (name,) in connection.execute("SELECT name FROM images")}
             return names, {name for (name,) in connection.execute("SELECT name FROM images WHERE favourite")}
 
+        self.position()  # opens the file, which may be another one than before
+        generation = self.generation
         known, marked = self._read(read)
         gone = [name for name in known - files.keys() if not os.path.lexists(self._folder / name)]
         self.remove(gone)
@@ -370,6 +372,7 @@ class ImageIndex:
             log.info(
                 "the image index was brought up to date: %d images added, %d removed", len(new), len(gone)
             )
+        return generation
 
     def _found(self, name: str, used_at: float, favourites: frozenset[str]) -> _NewImage | None:
         path = self._folder / name

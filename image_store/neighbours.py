@@ -59,8 +59,7 @@ class IndexedNeighbours:
             # Reading the heads of thousands of new files takes long, and once is enough.
             with self._comparing():
                 files = {image.name: image.used_at for image in images}
-                self._index.reconcile(files, favourites, self.marks.is_marked)
-            self._read_generation = self._index.generation
+                self._read_generation = self._index.reconcile(files, favourites, self.marks.is_marked)
             self._has_failed = False
         except Timeout:
             self._read_generation, self._waits = -1, True

@@ -86,3 +86,25 @@ def test_what_a_killed_reader_has_left_is_read_by_another(tmp_path: Path) -> Non
     may_end.set()
     holder.join()
     wait_until(lambda: listed(store) == names)
+
+
+def test_an_index_that_is_lost_while_files_are_read_is_made_again(tmp_path: Path) -> None:
+    to_lose: list[Path] = []
+
+    def read(path: Path) -> ImageFacts:
+        while to_lose:
+            to_lose.pop().unlink()
+        return ImageFacts()
+
+    store = ImageStore(
+        tmp_path, max_count=10_000, max_bytes=10**9, index=ImageIndex(tmp_path, read_facts=read)
+    )
+    known = {store.keep(b"x", "png").name for _ in range(3)}
+    names = fill(tmp_path) | known
+    to_lose.append(tmp_path / "index.sqlite3")
+    store._retention.recount()
+    store._retention._sweep_if_due()
+    assert not to_lose
+    assert listed(store) < names
+    store.sweep_in_background()
+    wait_until(lambda: listed(store) == names)
