@@ -19,8 +19,9 @@ _STREAM_MEMORY = 6
 """With that window 160 kB for each stream"""
 
 
-def compressed(response: Response) -> Response:
-    """`response`, compressed if it is long and the client accepts it. For the `after_request` of a blueprint."""
+def compressed(response: Response, *, is_for_all: bool = True) -> Response:
+    """`response`, compressed if it is long and the client accepts it. For the `after_request` of a blueprint. `is_for_all`:
+    false if it has what only its caller may see, which is not cached: a page of images may have 10 MB and prompts."""
     if response.status_code != 200 or response.is_streamed:
         return response
     data = response.get_data()
@@ -28,15 +29,17 @@ def compressed(response: Response) -> Response:
         return response
     response.vary.add("Accept-Encoding")
     if request.accept_encodings["gzip"] > 0:
-        response.set_data(_gzip(data))
+        response.set_data(_cached_gzip(data) if is_for_all else _gzip(data))
         response.headers["Content-Encoding"] = "gzip"
     return response
 
 
-@lru_cache(maxsize=16)
 def _gzip(data: bytes) -> bytes:
-    """Cached, because clients ask for the same lists again and again."""
     return gzip.compress(data, _LEVEL, mtime=0)
+
+
+_cached_gzip = lru_cache(maxsize=16)(_gzip)
+"""Clients ask for the same lists again and again"""
 
 
 def compressed_stream(chunks: Iterator[bytes]) -> Iterator[bytes]:

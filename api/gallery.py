@@ -106,7 +106,7 @@ def _page(services: Services) -> Response:
         "next": str(page.next) if page.next is not None else None,
         "total": page.total,
     }
-    return compressed(json_response(document))
+    return compressed(json_response(document), is_for_all=False)
 
 
 def _filter(caller: Caller) -> ImageFilter:

@@ -9,7 +9,8 @@ import zlib
 import pytest
 from flask.testing import FlaskClient
 
-from api.compression import compressed_stream
+from api.compression import _cached_gzip, compressed_stream
+from tests.conftest import MakeApp
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models?type=image", "/v1/models/sdxl-turbo"])
@@ -34,6 +35,33 @@ def test_others_get_it_as_it_is(client: FlaskClient, accepted: str | None) -> No
 def test_errors_and_short_answers_are_sent_as_they_are(client: FlaskClient) -> None:
     for path in ("/v1/models/none", "/v1/models?limit=1"):
         assert "Content-Encoding" not in client.get(path, headers={"Accept-Encoding": "gzip"}).headers
+
+
+def test_a_list_of_images_is_compressed_and_nothing_of_it_stays_in_memory(make_app: MakeApp) -> None:
+    client = make_app().test_client()
+    body = {"model": "sd-1.5", "size": "256x256", "steps": 2, "prompt": "a lighthouse " * 300}
+    assert client.post("/v1/images/generations", json=body).status_code == 200
+    plain, cached = client.get("/api/images"), _cached_gzip.cache_info().currsize
+    sent = client.get("/api/images", headers={"Accept-Encoding": "gzip"})
+    assert sent.headers["Content-Encoding"] == "gzip"
+    assert "Accept-Encoding" in sent.headers["Vary"]
+    assert len(sent.data) * 4 < len(plain.data)
+    assert json.loads(gzip.decompress(sent.data)) == plain.get_json()
+    assert _cached_gzip.cache_info().currsize == cached
+
+
+@pytest.mark.parametrize(("accepted", "encoding"), [("gzip, br", "gzip"), ("identity", None)])
+def test_the_event_stream_is_compressed_for_a_client_that_accepts_it(
+    client: FlaskClient, accepted: str, encoding: str | None
+) -> None:
+    response = client.get("/api/events", headers={"Accept-Encoding": accepted}, buffered=False)
+    assert response.headers.get("Content-Encoding") == encoding
+    assert "Accept-Encoding" in response.headers["Vary"]
+    first = next(iter(response.response))
+    assert isinstance(first, bytes)
+    text = zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(first) if encoding else first
+    assert b"event: hello\n" in text
+    response.close()
 
 
 def test_what_a_stream_sends_is_readable_at_once_and_what_repeats_costs_little() -> None:
