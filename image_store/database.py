@@ -115,6 +115,8 @@ class Database:
                 # Needs room on the disk itself. It is tried again after the next deletion.
                 with contextlib.suppress(sqlite3.OperationalError):
                     connection.execute("VACUUM")
+                    # VACUUM writes to the log file only; the file itself would stay as large until much more is written.
+                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

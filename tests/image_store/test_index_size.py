@@ -107,8 +107,7 @@ def test_the_file_is_made_smaller_when_most_of_it_is_empty(tmp_path: Path) -> No
     before = (tmp_path / "index.sqlite3").stat().st_size
     store.index.remove(kept)
     store.index.scrub()
-    store.index._database.checkpoint()
-    assert (tmp_path / "index.sqlite3").stat().st_size < before / 4
+    assert sum(path.stat().st_size for path in tmp_path.glob("index.sqlite3*")) < before / 4
     assert names(store, "lighthouse") == [last]
     check_search(tmp_path)
 
