@@ -267,6 +267,36 @@ def test_a_picture_is_shown_on_the_whole_screen_with_all_that_the_gallery_can_do
     assert requests.get(image, timeout=10).status_code == 404
 
 
+def test_a_deleted_picture_is_shown_no_more_wherever_it_was_deleted(
+    easel: Server, open_page: OpenPage
+) -> None:
+    page = open_page(easel.url)
+    page.get_by_label("Prompt", exact=True).fill(PROMPT)
+    page.get_by_role("spinbutton", name="Pictures").fill("3")
+    page.get_by_role("button", name="Draw", exact=True).click()
+    third = finished(page, 3)[2].rpartition("/")[2]
+    page.get_by_role("button", name="Open Picture 1").click()
+    viewer = page.get_by_role("dialog", name="Picture", exact=True)
+    viewer.get_by_text("1 of 3").wait_for()
+    page.keyboard.press("Delete")
+    page.get_by_role("dialog", name=re.compile("Delete")).get_by_role("button", name="Delete").click()
+    viewer.get_by_text("1 of 2").wait_for()
+    page.keyboard.press("Escape")
+    viewer.wait_for(state="hidden")
+    # The keys go on in the view, as the button that had the focus is gone.
+    assert page.evaluate("document.activeElement.id") == "main"
+    page.get_by_role("link", name="Gallery").click()
+    page.wait_for_selector(".gallery-tile")
+    assert requests.delete(f"{easel.url}/api/images/{third}", timeout=10).status_code == 204
+    page.wait_for_selector(f'.gallery-tile[data-name="{third}"]', state="detached")
+    page.get_by_role("link", name="Draw").click()
+    page.get_by_role("button", name="Open Picture 2").wait_for()
+    assert page.get_by_text("no longer in the gallery").count() == 2
+    assert page.locator(".picture-open").count() == page.locator(".picture-actions").count() == 1
+    page.get_by_role("button", name="Open Picture 2").click()
+    viewer.get_by_text("1 of 1").wait_for()
+
+
 def test_pictures_show_whatever_host_and_path_the_answers_name(easel: Server, open_page: OpenPage) -> None:
     name = (
         requests.post(

@@ -51,6 +51,18 @@ export class Drawing {
     return this.images.filter(Boolean);
   }
 
+  /** The finished ones that were not deleted since. */
+  get kept() {
+    return this.finished.filter(({ isGone }) => !isGone);
+  }
+
+  /** The stored images `names` are deleted. Whether one of them is of this drawing. */
+  lose(names) {
+    const lost = this.finished.filter(({ url }) => names.includes(url.split("/").at(-1)));
+    for (const image of lost) image.isGone = true;
+    return lost.length > 0;
+  }
+
   async run() {
     for (let attempt = 1; this.isActive; attempt += 1) {
       const ending = await this.#send();

@@ -103,18 +103,24 @@ export class Results {
         addStylesheet("gallery"),
         addTexts("gallery"),
       ]);
-      this.lightbox(stored).open({ images: () => stored }, stored[index].name);
+      const [kept, chosen] = [stored.filter(Boolean), stored[index]];
+      if (chosen) this.lightbox(kept).open({ images: () => kept }, chosen.name);
+      else toast(t("draw.gone"), { kind: "error" });
     } catch {
       toast(t("common.view_missing"), { kind: "error" });
     }
   }
 
-  /** What the gallery knows of a picture; less if it cannot be asked. */
+  /** What the gallery knows of a picture; less if it cannot be asked, and null if the picture is deleted. */
   async stored(image) {
     const name = nameOf(image.url);
     try {
       return await this.context.api.request(`api/images/${encodeURIComponent(name)}`);
-    } catch {
+    } catch (error) {
+      if (error.status === 404) {
+        this.view.lose([name]);
+        return null;
+      }
       const { width, height } = parseSize(image.size) ?? {};
       const { model = null, adjusted = [], ignored = [] } = image.hal0;
       return { name, width, height, model, prompt: null, seed: image.seed, favourite: false, adjusted, ignored };
@@ -125,17 +131,23 @@ export class Results {
     this.box?.close();
   }
 
+  /** These stored images are deleted. */
+  lose(names) {
+    this.shown?.splice(0, this.shown.length, ...this.shown.filter(({ name }) => !names.includes(name)));
+    this.box?.refresh(names);
+  }
+
   lightbox(stored) {
     this.box?.remove();
+    this.shown = stored;
     this.box = Object.assign(document.createElement("easel-lightbox"), { context: this.context });
     this.box.addEventListener("changed", ({ detail }) => {
       const changed = new Map(detail.images.map((image) => [image.name, image]));
       stored.splice(0, stored.length, ...stored.map((image) => changed.get(image.name) ?? image));
     });
-    this.box.addEventListener("deleted", ({ detail: { names } }) => {
-      stored.splice(0, stored.length, ...stored.filter(({ name }) => !names.includes(name)));
-      this.view.stage.remove(names);
-    });
+    this.box.addEventListener("deleted", ({ detail: { names } }) => this.view.lose(names));
+    // The button that had opened it is gone with a deleted picture.
+    this.box.addEventListener("closed", () => this.box.opener?.isConnected || this.view.container.focus({ preventScroll: true }));
     this.view.container.append(this.box);
     return this.box;
   }

@@ -43,7 +43,7 @@ export function createStage({ actions, remedies, onOpen }) {
     element.setAttribute("aria-busy", String(drawing.isActive));
     showStatus();
     // Only what has changed is made anew: buttons under the pointer or the focus stay.
-    const key = `${drawing.phase}|${drawing.finished.length}|${drawing.error?.code}`;
+    const key = `${drawing.phase}|${drawing.finished.length}|${drawing.kept.length}|${drawing.error?.code}`;
     if (key !== shownKey) {
       shownKey = key;
       showBelow();
@@ -67,7 +67,7 @@ export function createStage({ actions, remedies, onOpen }) {
   }
 
   function showBelow() {
-    const results = drawing.finished;
+    const results = drawing.kept;
     replaceChildren(
       below,
       drawing.phase === "failed" && errorCard(drawing.error, remedies(drawing.error)),
@@ -83,25 +83,26 @@ export function createStage({ actions, remedies, onOpen }) {
     const cell = h("figure", { class: "picture is-empty" });
     let canvas = null;
     let finished = null;
+    let isGone = false;
 
     function showActions() {
-      if (drawing.count === 1 || !finished) return;
+      if (drawing.count === 1 || !finished || isGone) return;
       cell.querySelector(".picture-actions")?.remove();
       cell.append(overlay(finished));
     }
 
     function showGone() {
+      if (isGone) return;
+      isGone = true;
+      cell.classList.remove("is-active", "is-empty");
       replaceChildren(cell, h("p", { class: "picture-gone" }, icon("image"), t("draw.gone")));
     }
 
     return {
       element: cell,
       showActions,
-      remove(names) {
-        if (finished && names.includes(finished.url.split("/").at(-1))) showGone();
-      },
       preview(bitmap) {
-        if (finished) return bitmap.close();
+        if (finished || isGone) return bitmap.close();
         if (!canvas) {
           canvas = h("canvas", { role: "img", "aria-label": t("draw.preview", { name: label }) });
           cell.append(canvas);
@@ -116,7 +117,8 @@ export function createStage({ actions, remedies, onOpen }) {
         cell.classList.toggle("is-active", isActive && !finished);
       },
       finish(image) {
-        if (finished) return;
+        if (image.isGone) showGone(); // the browser may have kept it
+        if (finished || isGone) return;
         finished = image;
         cell.classList.remove("is-active");
         const size = parseSize(image.size);
@@ -128,7 +130,7 @@ export function createStage({ actions, remedies, onOpen }) {
         });
         picture.addEventListener("error", showGone);
         picture.src = image.url;
-        const open = h("button", { type: "button", class: "picture-open", "aria-label": t("draw.open", { name: label }), onclick: () => onOpen(drawing.finished, drawing.finished.indexOf(image)) }, picture);
+        const open = h("button", { type: "button", class: "picture-open", "aria-label": t("draw.open", { name: label }), onclick: () => onOpen(drawing.kept, drawing.kept.indexOf(image)) }, picture);
         cell.append(open);
         showActions();
         if (size && Math.abs(size.width / size.height / ratio - 1) > 0.01) cell.style.setProperty("--ratio", size.width / size.height);
@@ -158,10 +160,6 @@ export function createStage({ actions, remedies, onOpen }) {
       if (!drawing) return;
       for (const cell of cells) cell.showActions();
       showBelow();
-    },
-    /** These pictures were deleted. */
-    remove(names) {
-      for (const cell of cells) cell.remove(names);
     },
     showEmpty(...children) {
       drawing = null;

@@ -15,8 +15,9 @@ import { createStage } from "./stage.js";
 
 const SAVE_MS = 400;
 
-// A drawing goes on while another view is open.
+// A drawing goes on while another view is open, and its pictures can be deleted there.
 let drawing = null;
+let watching = null;
 
 export async function mount(container, context) {
   const view = new DrawView(container, context);
@@ -71,6 +72,8 @@ class DrawView {
     const { live } = this.#context;
     const view = h("div", { class: "draw-view" }, this.form.element, h("div", { class: "stage-column" }, this.notice, this.editPlace, this.stage.element), this.recent.element);
     this.container.append(h("h1", { class: "visually-hidden" }, this.#context.t("common.title_draw")), view);
+    watching ??= live.subscribe("image", ({ change, image }) => change === "removed" && drawing?.lose([image.name]));
+    this.#ends.push(live.subscribe("image", ({ change, image }) => change === "removed" && this.lose([image.name])));
     this.#ends.push(live.subscribe("status", (status) => this.showStatus(status)));
     addEventListener("pagehide", this.#save);
     if (drawing) this.follow();
@@ -233,6 +236,12 @@ class DrawView {
     this.editStage?.showPictures();
     this.form.setBusy(drawing.isActive);
     if (drawing.finished.length) this.showActions();
+  }
+
+  /** These stored images are deleted. */
+  lose(names) {
+    if (drawing?.lose(names)) this.stage.update();
+    this.results?.lose(names);
   }
 
   imagesChanged() {
