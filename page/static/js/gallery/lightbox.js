@@ -153,6 +153,11 @@ class EaselLightbox extends HTMLElement {
     if (image.model === this.image.model) button.hidden = !may;
   }
 
+  /** The keys go to what has the focus, and a button that is hidden or disabled has none. */
+  keepFocus() {
+    if (document.activeElement?.matches("body, .lightbox :disabled, .lightbox [hidden]")) this.stage.focus({ preventScroll: true });
+  }
+
   total() {
     return this.source.total?.() ?? this.source.images().length;
   }
@@ -179,6 +184,7 @@ class EaselLightbox extends HTMLElement {
     buttons.previous.disabled = this.index <= 0;
     buttons.next.disabled = this.index >= this.source.images().length - (this.isGone ? 0 : 1);
     if (!this.side.hidden) this.fillDetails();
+    if (this.isOpen) this.keepFocus();
   }
 
   preload(image) {
