@@ -75,7 +75,9 @@ function receive(port, message) {
   if (message.type === "hello" || isBack) {
     ports.set(port, message.visible);
     reader ??= createReader(message.url);
-    if (message.key) setKey(message.key, port);
+    // The key of a tab that slept may be older than that of the others.
+    if (isBack && message.key !== key) port.postMessage({ type: "key", key });
+    else if (message.key) setKey(message.key, port);
     port.postMessage({ type: "welcome", key, state });
     for (const event of history.events()) port.postMessage({ type: "event", ...event });
     runWhileVisible();
