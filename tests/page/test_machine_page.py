@@ -353,6 +353,17 @@ def test_one_request_is_cancelled_and_its_button_stays_while_the_queue_changes(
     assert sent[1:] == [{"all": True}]
 
 
+def test_a_failed_download_is_explained_in_the_readers_language(easel: Server, open_page: OpenPage) -> None:
+    page = open_page(easel.url, path="/#gallery", locale="de-DE")
+    events = ScriptedEvents(page, None)
+    page.goto(f"{easel.url}/?scripted#machine")
+    error = {"code": "model.disk_full", "message": "No space for a.safetensors."}
+    events.send("status", status())
+    events.send("pulls", [pull(state="failed", error=error)])
+    page.get_by_text("Für die Dateien des Modells ist kein Platz auf der Platte.").wait_for()
+    assert page.locator(".downloads-card [lang=en]").inner_text() == "No space for a.safetensors."
+
+
 def test_downloads_have_progress_and_are_cancelled(machine: Any, size: str) -> None:
     page, events = machine(size)
     failed = pull(

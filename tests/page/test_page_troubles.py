@@ -111,9 +111,14 @@ def test_the_shared_worker_forgets_tabs_that_say_nothing(open_page: OpenPage, ea
           window.connect = () => {
             const { port1, port2 } = new MessageChannel();
             const got = [];
-            port1.onmessage = ({ data }) => got.push(data.type);
+            const keys = [];
+            port1.onmessage = ({ data }) => {
+              got.push(data.type);
+              if (data.type === "key") keys.push(data.key);
+            };
             dispatchEvent(Object.assign(new Event("connect"), { ports: [port2] }));
-            return { got, send: (type) => port1.postMessage({ type, url: "/of-a-test", key: null, visible: true }) };
+            const send = (type, key = null) => port1.postMessage({ type, url: "/of-a-test", key, visible: true });
+            return { got, keys, send };
           };
           window.pass = (seconds) => { for (; seconds > 0; seconds -= 15) { now += 15_000; look(); } };
           window.crashed = connect();
@@ -129,6 +134,14 @@ def test_the_shared_worker_forgets_tabs_that_say_nothing(open_page: OpenPage, ea
     # It was only asleep.
     page.evaluate("() => (crashed.got.length = 0, crashed.send('alive'))")
     page.wait_for_function("() => crashed.got.includes('welcome') && streams.length === 2")
+    # While it slept another tab got another key, which counts.
+    page.evaluate(
+        "() => (crashed.send('key', 'old'), pass(105), window.other = connect(), other.send('hello', 'new'))"
+    )
+    page.wait_for_function("() => other.got.includes('welcome')")
+    page.evaluate("() => crashed.send('alive', 'old')")
+    page.wait_for_function("() => crashed.keys.includes('new')")
+    assert page.evaluate("() => other.keys") == []
     # The machine was asleep, and all tabs with it: none of them is gone.
     page.evaluate("() => { now += 3_600_000; look(); }")
     assert page.evaluate("() => streams.at(-1).isOpen")
@@ -263,6 +276,8 @@ def test_errors_and_what_is_waited_for_are_in_the_readers_language(
             waitsFor({ waits_for: "2 pictures before it", reason: { code: "pictures_before", count: 2 } }),
             waitsFor({ waits_for: "tomorrow", reason: { code: "unheard.of" } }),
             waitsFor({ waits_for: null, reason: null }),
+            waitsFor({ waits_for: "the LLMs to be loaded", reason: { code: "llms_loading", names: "" } }),
+            waitsFor({ waits_for: "the LLMs to be loaded: a/b", reason: { code: "llms_loading", names: "a/b" } }),
             messageOf({ code: "auth.scope_missing", message: "no", details: { scope: "draw" } }),
             messageOf({ code: "auth.scope_missing", message: "no", details: {} }),
           ];
@@ -273,6 +288,24 @@ def test_errors_and_what_is_waited_for_are_in_the_readers_language(
         "2 Bilder davor",
         "tomorrow",
         None,
+        "das Laden der LLMs",
+        "das Laden der LLMs: a/b",
         "Ihr Schlüssel darf das nicht: ihm fehlt das Recht draw.",
         "no",
     ]
+
+
+@pytest.mark.parametrize(
+    ("locale", "view", "text"),
+    [
+        ("de-DE", "gallery", "Easel ist nicht erreichbar. Prüfen Sie, ob es läuft."),
+        ("en-US", "catalogue", "Easel cannot be reached. Check that it is running."),
+    ],
+)
+def test_a_server_that_is_away_is_named_in_the_readers_language(
+    open_page: OpenPage, easel: Server, locale: str, view: str, text: str
+) -> None:
+    page = open_page(easel.url, locale=locale)
+    page.context.route(re.compile(r"/(api/images|v1/models)\?"), lambda route: route.abort())
+    page.evaluate("(view) => (location.hash = view)", view)
+    page.locator("main").get_by_text(text).first.wait_for()

@@ -3,7 +3,7 @@
 import * as live from "./live.js";
 import { readEvents } from "./sse.js";
 import { load, save } from "./store.js";
-import { addErrorTexts, messageOf } from "./text.js";
+import { addErrorTexts, messageOf, t } from "./text.js";
 
 /** Where Easel is, without a trailing slash: "http://127.0.0.1:8080" or "https://example.org/easel". */
 export const root = new URL("../../..", import.meta.url).href.replace(/\/$/, "");
@@ -108,7 +108,8 @@ async function sendOnce(path, { method, body, signal, headers }) {
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError({ message: String(error.message) });
+    // What the browser says names no cause, and is in its own language.
+    throw new ApiError({ message: t("common.unreachable") });
   }
 }
 
@@ -159,7 +160,7 @@ export async function keyWorks(candidate) {
       credentials: "omit",
     });
     return response.status !== 401;
-  } catch (error) {
-    throw new ApiError({ message: String(error.message) });
+  } catch {
+    throw new ApiError({ message: t("common.unreachable") });
   }
 }

@@ -74,7 +74,8 @@ export function messageOf({ code, message, param, details }) {
 /** What a request or drawing waits for, in the reader's language where the server's code for it is known; null if nothing. */
 export function waitsFor({ waits_for: text, reason }) {
   const key = `draw.waits.${reason?.code}`;
-  return reason && hasText(key) ? t(key, reason) : (text ?? null);
+  const names = reason?.names ? `: ${reason.names}` : "";
+  return reason && hasText(key) ? t(key, { ...reason, names }) : (text ?? null);
 }
 
 /** Writes the texts of elements with data-t, data-t-label and data-t-title below `parent`. */

@@ -3,7 +3,7 @@
 import { thumbnailUrl } from "../gallery/actions.js";
 import { h, icon } from "../dom.js";
 import { pullWords } from "../machine/downloads_card.js";
-import { bytes, number, t } from "../text.js";
+import { bytes, messageOf, number, t } from "../text.js";
 import { GraphPanel } from "./graph_panel.js";
 import { readiness } from "./model_list.js";
 
@@ -184,7 +184,7 @@ export class ModelPage {
       button,
       reason ? h("span", { class: "hint" }, reason) : null,
       model.pull ? copyLine(model.pull, this.context) : null,
-      last?.error ? h("p", { class: "problem-line", dir: "auto" }, last.error.message) : null,
+      last?.error && problemLines(last.error),
     );
   }
 
@@ -235,6 +235,13 @@ function commercialName(commercial) {
   if (commercial === true) return "yes";
   if (commercial === false) return "no";
   return commercial === "conditional" ? "conditional" : "unknown";
+}
+
+/** An error of the server, below it in the server's words if those are others. */
+function problemLines(error) {
+  const message = messageOf(error);
+  const original = message !== error.message && h("p", { class: "hint", dir: "auto", lang: "en" }, error.message);
+  return [h("p", { class: "problem-line", dir: "auto" }, message), original];
 }
 
 /** A command with a button that copies it. */

@@ -1,7 +1,7 @@
 // The downloads of model files.
 
 import { h, icon } from "../dom.js";
-import { bytes, percent, seconds } from "../text.js";
+import { bytes, messageOf, percent, seconds } from "../text.js";
 import { keyedList, setText } from "./keyed.js";
 
 const RUNNING = new Set(["waiting", "running", "interrupted"]);
@@ -44,6 +44,7 @@ export class DownloadsCard {
     const track = h("div", { class: "progress-track", role: "progressbar", "aria-label": t("machine.progress"), "aria-valuemin": "0", "aria-valuemax": "100" }, bar);
     const words = h("p", { class: "queue-detail" });
     const problem = h("p", { class: "problem-line", dir: "auto" });
+    const original = h("p", { class: "hint", dir: "auto", lang: "en" });
     const files = h("ul", { class: "pull-files" });
     const showFiles = keyedList(files, (file) => `${file.folder}/${file.name}`, () => this.file());
     const cancel = h("button", { type: "button", class: "button small", onclick: () => this.cancel(id) }, icon("close", { size: 16 }), h("span", {}, t("machine.cancel")));
@@ -57,6 +58,7 @@ export class DownloadsCard {
         track,
         words,
         problem,
+        original,
         h("details", {}, h("summary", {}, t("machine.files")), files),
       ),
       cancel,
@@ -73,7 +75,9 @@ export class DownloadsCard {
         track.setAttribute("aria-valuenow", String(Math.round(100 * (share ?? 0))));
         if (share !== null) track.setAttribute("aria-valuetext", percent(share));
         setText(words, pullWords(t, pull));
-        setText(problem, pull.error?.message);
+        const message = pull.error && messageOf(pull.error);
+        setText(problem, message);
+        setText(original, message === pull.error?.message ? null : pull.error.message);
         showFiles(pull.files ?? []);
         cancel.hidden = !RUNNING.has(pull.state) || Boolean(this.reason);
         cancel.setAttribute("aria-label", t("machine.cancel_download", { models: pull.models.join(", ") }));
