@@ -12,6 +12,7 @@ import requests
 
 from access import Gate
 from tests.page.conftest import OpenPage, serving
+from tests.page.scripted_events import ScriptedEvents
 from tests.server.running import Server
 
 PROMPT = "a red fox asleep in the snow"
@@ -293,6 +294,18 @@ def test_errors_and_what_is_waited_for_are_in_the_readers_language(
         "Ihr Schlüssel darf das nicht: ihm fehlt das Recht draw.",
         "no",
     ]
+
+
+def test_the_line_at_the_top_says_in_the_readers_language_what_is_wrong(
+    open_page: OpenPage, easel: Server
+) -> None:
+    page = open_page(easel.url, path="/#gallery", locale="de-DE")
+    events = ScriptedEvents(page)
+    page.goto(f"{easel.url}/?scripted")
+    page.wait_for_selector("html[data-ready]")
+    status = requests.get(f"{easel.url}/api/comfyui/status", timeout=30).json()
+    events.send("status", {**status, "problem": {"code": "engine.access_denied", "message": "401"}})
+    page.locator(".status-words", has_text="ComfyUI lässt Easel nicht zu.").wait_for()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import { h, replaceChildren } from "./dom.js";
 import * as live from "./live.js";
-import { gigabytes, messageOf, percent, t } from "./text.js";
+import { addErrorTexts, gigabytes, messageOf, percent, t } from "./text.js";
 
 /** Fills `element` and keeps it current. */
 export function startStatusLine(element) {
@@ -17,6 +17,7 @@ export function startStatusLine(element) {
     replaceChildren(memory, memoryOf(live.latest("status"), live.latest("memory")?.at(-1)));
   };
   for (const type of ["status", "memory"]) live.subscribe(type, show);
+  live.subscribe("status", ({ problem }) => problem && addErrorTexts().then(show, () => {}));
   live.state.subscribe(show);
   show();
 }
