@@ -160,6 +160,11 @@ def test_a_tab_of_an_older_version_offers_to_reload_and_still_draws(
     )
     draw(page)
     wait_for_picture(page)
+    # What it has not loaded is named so, wherever it would be.
+    for button in (page.get_by_role("button", name=re.compile("^Model: ")), page.locator(".picture-open")):
+        page.locator("#toasts").evaluate("(toasts) => toasts.replaceChildren()")
+        button.click()
+        page.locator(".toast", has_text="Easel was updated").get_by_role("button", name="Reload").wait_for()
     page.get_by_role("link", name="Gallery").click()
     page.get_by_text("Easel was updated or is not reachable").first.wait_for()
     page.context.unroute_all(behavior="ignoreErrors")

@@ -9,7 +9,7 @@ import { startStatusLine } from "./status_line.js";
 import * as store from "./store.js";
 import { addStylesheet } from "./stylesheets.js";
 import { addErrorTexts, addTexts, loadTexts, t, translate } from "./text.js";
-import { announce, toast } from "./toasts.js";
+import { announce, offerReload, toast } from "./toasts.js";
 import * as draw from "./draw/view.js";
 
 const VIEWS = {
@@ -75,11 +75,6 @@ async function show(name) {
   document.title = name === "draw" ? "Easel" : `${t(`common.title_${name}`)} · Easel`;
   // Screen readers and the keyboard go on in the new view.
   if (!isFirst) main.focus({ preventScroll: true });
-}
-
-/** A view's file is missing: the network is away, or the server has another version of the page. */
-function offerReload() {
-  toast(t("common.view_missing"), { kind: "error", action: { label: t("common.reload"), run: () => location.reload() } });
 }
 
 function setKey(key) {

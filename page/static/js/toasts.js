@@ -27,6 +27,11 @@ export function toast(message, { kind = "info", action = null, seconds = kind ==
   return remove;
 }
 
+/** A file of the page is missing: the network is away, or the server has another version of the page. */
+export function offerReload() {
+  toast(t("common.view_missing"), { kind: "error", action: { label: t("common.reload"), run: () => location.reload() } });
+}
+
 /** Tells screen readers `message`: politely, or at once. */
 export function announce(message, { assertive = false } = {}) {
   const region = document.getElementById(assertive ? "live-assertive" : "live-polite");

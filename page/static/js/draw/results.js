@@ -5,6 +5,7 @@ import "../more_icons.js";
 import { h } from "../dom.js";
 import { addStylesheet } from "../stylesheets.js";
 import { addTexts, hasText } from "../text.js";
+import { offerReload } from "../toasts.js";
 import { randomSeed } from "./drawing.js";
 import { varies } from "./models.js";
 import { parseSize } from "./sizes.js";
@@ -37,7 +38,7 @@ export class Results {
       const [{ openCompare }] = await Promise.all([import("../edit/compare_dialog.js"), addStylesheet("edit"), addTexts("edit")]);
       openCompare({ before, sides, after: { url: image.url, ...parseSize(image.size) } });
     } catch {
-      this.context.toast(this.context.t("common.view_missing"), { kind: "error" });
+      offerReload();
     }
   }
 
@@ -107,7 +108,7 @@ export class Results {
       if (chosen) this.lightbox(kept).open({ images: () => kept }, chosen.name);
       else toast(t("draw.gone"), { kind: "error" });
     } catch {
-      toast(t("common.view_missing"), { kind: "error" });
+      offerReload();
     }
   }
 

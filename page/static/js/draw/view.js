@@ -2,6 +2,7 @@
 
 import { h } from "../dom.js";
 import { waitsFor } from "../text.js";
+import { offerReload } from "../toasts.js";
 import { Drawing, ofGallery, randomSeed } from "./drawing.js";
 import { createEditSlot } from "./edit_slot.js";
 import { setLastSeed } from "./fields.js";
@@ -41,12 +42,12 @@ class DrawView {
       models: this.models,
       pulls: this.pulls,
       onChoose: (model) => this.choose(model.id),
-      onError: (error) => toast(error.message || t("common.view_missing"), { kind: "error" }),
+      onError: (error) => (error instanceof api.ApiError ? toast(error.message, { kind: "error" }) : offerReload()),
       waitsForSwitch: () => waitsForSwitch(live.latest("status")),
     });
     this.slot = createEditSlot({
       onChange: () => this.imagesChanged(),
-      onError: () => toast(t("common.view_missing"), { kind: "error" }),
+      onError: offerReload,
     });
     this.form = createForm({
       state: this.state,
@@ -297,7 +298,7 @@ class DrawView {
       await use(this.results);
     } catch (error) {
       console.warn(error);
-      this.#context.toast(this.#context.t("common.view_missing"), { kind: "error" });
+      offerReload();
     }
   }
 
