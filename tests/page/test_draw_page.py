@@ -297,6 +297,21 @@ def test_a_deleted_picture_is_shown_no_more_wherever_it_was_deleted(
     viewer.get_by_text("1 of 1").wait_for()
 
 
+def test_a_key_that_may_not_draw_is_offered_nothing_that_draws(easel: Server, open_page: OpenPage) -> None:
+    easel.draw(response_format="url")
+    page = open_page(easel.url, path="/#gallery")
+    events = ScriptedEvents(page, {"version": "1", "key": {"name": "me", "scopes": ["operate"]}})
+    page.goto(f"{easel.url}/?scripted")
+    events.send("status", requests.get(f"{easel.url}/api/comfyui/status", timeout=30).json())
+    page.locator(".recent button").first.click()
+    bar = page.get_by_role("group", name="What to do with the picture")
+    bar.get_by_role("button", name="Download").wait_for()
+    assert bar.get_by_role("button", name=re.compile("Vary|Enlarge|Remove")).count() == 0
+    events.send("hello", {"version": "1", "key": {"name": "me", "scopes": ["draw"]}})
+    page.locator(".recent button").first.click()
+    bar.get_by_role("button", name="Enlarge").wait_for()
+
+
 def test_pictures_show_whatever_host_and_path_the_answers_name(easel: Server, open_page: OpenPage) -> None:
     name = (
         requests.post(

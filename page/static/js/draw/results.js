@@ -44,7 +44,8 @@ export class Results {
 
   /** One-click actions of models that can be used now: vary, enlarge, remove the background. */
   tools(image, of) {
-    const { t } = this.context;
+    const { t, live } = this.context;
+    if (!live.may("draw")) return [];
     const list = this.view.models.list.get() ?? [];
     const model = this.view.models.find(image.hal0.model ?? of?.fields.model);
     const tool = (family) => list.find((each) => each.family === family && each.tasks.includes("vary") && this.view.models.stateOf(each).kind === "ready" && fits(each, image.size));
