@@ -297,6 +297,15 @@ def test_a_deleted_picture_is_shown_no_more_wherever_it_was_deleted(
     viewer.get_by_text("1 of 1").wait_for()
 
 
+def test_a_latest_picture_that_is_chosen_is_in_sight(easel: Server, open_page: OpenPage, size: str) -> None:
+    easel.draw(response_format="url")
+    page = open_page(easel.url, size)
+    page.locator(".recent button").first.click()
+    page.locator(".picture-open img:not(.is-loading)").wait_for()
+    box, height = page.locator(".picture").bounding_box(), page.viewport_size["height"]
+    assert 0 <= box["y"] < height / 2
+
+
 def test_a_key_that_may_not_draw_is_offered_nothing_that_draws(easel: Server, open_page: OpenPage) -> None:
     easel.draw(response_format="url")
     page = open_page(easel.url, path="/#gallery")

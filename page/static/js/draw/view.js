@@ -226,6 +226,11 @@ class DrawView {
     drawing.batch = this.detail?.limits?.batch ?? 1;
     this.follow();
     drawing.run();
+    this.scrollToPictures();
+  }
+
+  /** On a phone they are above the form. */
+  scrollToPictures() {
     if (matchMedia("(max-width: 760px)").matches) scrollTo({ top: 0 });
   }
 
@@ -318,6 +323,7 @@ class DrawView {
       progress: 0, waiting: null, error: null, startedAt: performance.now(), drawingSince: null,
     });
     this.follow();
+    this.scrollToPictures();
     return undefined;
   }
 
