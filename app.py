@@ -31,6 +31,7 @@ from generation import Generator, facts_of_file
 from generation.live_catalogue import LiveCatalogue, installation_choices
 from image_jobs import JobQueue, JobWorkers, KeyedRequests
 from image_store import ImageIndex, ImageStore
+from installation import VERSION
 from licences import Acceptances, LicencePolicy, Licences
 from llm import Stacks, read_stacks
 from logs import PictureLog
@@ -51,8 +52,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("easel")
 ROOT = Path(__file__).resolve().parent
-VERSION = "0.1.0"
-"""As in pyproject.toml and schemas/openapi.yaml; a test compares them"""
 
 
 class Container:
@@ -659,7 +658,7 @@ def _check_combination(settings: Settings, stacks: Stacks) -> None:
     if stacks and settings["images.preload"] and settings["gpu.sharing"] == "exclusive":
         raise SettingsInvalid(
             "images.preload cannot be used with gpu.sharing: exclusive, because every start would unload the LLMs; "
-            "load a model with `flask gpu switch generation --model ID` instead."
+            "load a model with `easel gpu switch generation --model ID` instead."
         )
 
 
@@ -669,6 +668,6 @@ def refuse_public_without_keys(hosts: list[str], settings: Settings, gate: Gate)
     if public and not settings["api_keys"] and not gate.keys.is_used and not settings["allow_open"]:
         raise SettingsInvalid(
             f"Listening on {', '.join(public)} without API keys lets every machine on the network use this server. Make "
-            "keys for its clients with `flask keys add NAME`, or set EASEL_API_KEYS to one or more keys, or "
+            "keys for its clients with `easel keys add NAME`, or set EASEL_API_KEYS to one or more keys, or "
             "EASEL_ALLOW_OPEN=1 to allow it."
         )

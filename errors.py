@@ -281,7 +281,7 @@ class KeyEnded(InvalidKey):
 
     code = "auth.key_ended"
     when = "The key was revoked, or its time is over. Requests that run or wait are stopped, too."
-    remedy = "Ask the owner of the server for a new key (`flask keys add`)."
+    remedy = "Ask the owner of the server for a new key (`easel keys add`)."
 
 
 class KeysUnreadable(EaselError):
@@ -299,7 +299,7 @@ class KeysUnreadable(EaselError):
 class KeyNotFound(EaselError):
     code = "auth.key_not_found"
     when = "There is no named key of this name."
-    remedy = "`flask keys list` lists them."
+    remedy = "`easel keys list` lists them."
 
 
 class ScopeMissing(EaselError):
@@ -307,7 +307,7 @@ class ScopeMissing(EaselError):
 
     code = "auth.scope_missing"
     when = "The key may not do this: it lacks the scope that `details.scope` names."
-    remedy = "Use a key with this scope; the owner makes one with `flask keys add NAME --scopes …`."
+    remedy = "Use a key with this scope; the owner makes one with `easel keys add NAME --scopes …`."
 
 
 class KeyLimit(EaselError):
@@ -400,7 +400,7 @@ class ServerStopping(EaselError):
 class ServerUnreachable(EaselError):
     code = "server.away"
     when = "A command could not reach the running server, or timed out waiting for it."
-    remedy = "Start the server with `make run`, or pass `--url`."
+    remedy = "Start the server with `easel run`, or pass `--url`."
     retry = True
 
 
@@ -440,13 +440,13 @@ class CatalogueInvalid(EaselError):
 
 class WorkflowUnreadable(EaselError):
     code = "import.unreadable"
-    when = "`flask import-workflow` cannot read a file as a workflow of ComfyUI."
+    when = "`easel import-workflow` cannot read a file as a workflow of ComfyUI."
     remedy = "The message names the place; export the workflow again in ComfyUI, best with *Workflow > Export (API)*."
 
 
 class WorkflowNotImportable(EaselError):
     code = "import.not_possible"
-    when = "`flask import-workflow` cannot make a model of a workflow."
+    when = "`easel import-workflow` cannot make a model of a workflow."
     remedy = "The message names what is missing, and the option that decides it."
 
 
@@ -488,7 +488,7 @@ class LicenceNotAccepted(EaselError):
         "`required` or its files are to be downloaded."
     )
     remedy = (
-        "Read the licence, then run `flask accept-licence MODEL`, or change the settings under `licences:`."
+        "Read the licence, then run `easel accept-licence MODEL`, or change the settings under `licences:`."
     )
 
 
@@ -544,7 +544,7 @@ class NodesMissing(EngineError):
     when = "The engine lacks a node, or an option of a node, that the model's graph needs."
     remedy = (
         "Update ComfyUI or install the custom node that the message names. The sketch engine knows the nodes of ComfyUI "
-        "and those that `flask snapshot-nodes` has learned."
+        "and those that `easel snapshot-nodes` has learned."
     )
 
 
@@ -575,7 +575,7 @@ class EngineRejected(EngineError):
 
     code = "engine.rejected"
     when = "ComfyUI rejected the graph, or the part of it that produces the picture."
-    remedy = "Run `flask compile-workflow MODEL PROMPT --check URL` and fix the template."
+    remedy = "Run `easel compile-workflow MODEL PROMPT --check URL` and fix the template."
 
 
 class NodeFailed(EngineError):
@@ -739,7 +739,7 @@ class GpuInGenerationMode(EaselError):
     when = (
         "An LLM request arrived in generation mode, and a pin or `gpu.llm_during_generation` keeps it there."
     )
-    remedy = "Retry after `Retry-After` seconds, or switch back with `flask gpu switch inference`."
+    remedy = "Retry after `Retry-After` seconds, or switch back with `easel gpu switch inference`."
     retry = True
 
 
@@ -860,7 +860,7 @@ class ModelsFolderMissing(EaselError):
     when = "Files cannot be pulled: `engine.models_dir` is empty or is no folder."
     remedy = (
         "Set `engine.models_dir` to ComfyUI's folder `models`. If ComfyUI runs on another machine, run the commands that "
-        "`flask pull-model ID` prints there."
+        "`easel pull-model ID` prints there."
     )
 
 
@@ -877,7 +877,7 @@ class ModelDiskFull(EaselError):
     when = (
         "The disk of the models folder has too little space for the files that are missing, or became full."
     )
-    remedy = "Free disk space, such as with `flask pull-model --remove ID`, and pull again: what has arrived is kept."
+    remedy = "Free disk space, such as with `easel pull-model --remove ID`, and pull again: what has arrived is kept."
 
 
 class DownloadFailed(EaselError):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-# gunicorn reads this file before it puts the project on the path.
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+# gunicorn reads this file before it puts the project on the path. It would also put the working directory there, which
+# may have modules of the same names.
+chdir = str(Path(__file__).resolve().parent)
+sys.path.insert(0, chdir)
 
 from server import GRACEFUL_TIMEOUT_S, ServerHooks, bind_address, max_connections, raise_file_limit
 from wsgi import app

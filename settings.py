@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from jsonschema import Draft202012Validator
 
+import installation
 from errors import SettingsInvalid
 from schemas import allowed_values, first_error, line_of, load_schema, read_yaml
 from schemas.explain import rule_of
@@ -77,7 +78,8 @@ SETTINGS: tuple[Setting, ...] = (
         "state_dir",
         "path",
         "var",
-        "Folder for data that survives a restart, such as stored images and the last valid catalogue.",
+        "Folder for data that survives a restart, such as stored images and the last valid catalogue. Of an installed "
+        "Easel: the platform's folder for data, such as ~/.local/share/easel.",
     ),
     Setting(
         "catalogue",
@@ -102,7 +104,7 @@ SETTINGS: tuple[Setting, ...] = (
         "api_keys",
         "keys",
         (),
-        "API keys with all rights. With these, or keys of `flask keys add` (see `docs/keys.md`), clients must send one; "
+        "API keys with all rights. With these, or keys of `easel keys add` (see `docs/keys.md`), clients must send one; "
         "without any, none is needed.",
         secret=True,
     ),
@@ -220,7 +222,7 @@ SETTINGS: tuple[Setting, ...] = (
         "engine.models_dir",
         "path",
         "",
-        "ComfyUI's folder `models`, if it is on this machine; `flask pull-model` puts files there.",
+        "ComfyUI's folder `models`, if it is on this machine; `easel pull-model` puts files there.",
     ),
     Setting(
         "engine.extra_model_paths",
@@ -290,7 +292,7 @@ SETTINGS: tuple[Setting, ...] = (
         "number",
         10,
         "Size of the log of all decisions about the GPU (`gpu/events.jsonl` in the state directory), in MB; the oldest "
-        "lines are removed. `flask gpu replay` plays it against another policy. 0: none.",
+        "lines are removed. `easel gpu replay` plays it against another policy. 0: none.",
         minimum=0,
         maximum=10_000,
     ),
@@ -502,7 +504,6 @@ SHIPPED_FILES = frozenset({"catalogue", "templates"})
 """Settings whose default is a file of the project"""
 OWN_FOLDER = "catalogue.d"
 """Default name of the folder `catalogue_dir`"""
-_ROOT = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
@@ -534,7 +535,7 @@ class Settings:
             return (self.base.absolute() if self.file_name else self.path("state_dir")) / OWN_FOLDER
         path = (self.base / value).absolute()
         if name in SHIPPED_FILES and value == SETTINGS_BY_NAME[name].default and not path.exists():
-            return _ROOT / value
+            return installation.PROJECT / value
         return path
 
 
@@ -542,12 +543,15 @@ def load_settings(environment: Mapping[str, str] = os.environ, root: Path | None
     """Read `easel.yaml` (or the file named by EASEL_CONFIG) and the EASEL_* variables.
 
     `root` is the folder of easel.yaml, and of relative paths if there is no such file; the default is this project's
-    folder. Raises SettingsInvalid with all unknown names and invalid values.
+    folder, or that of the platform for an installed program. Raises SettingsInvalid with all unknown names and invalid
+    values.
     """
-    root = root or _ROOT
+    root = root or installation.config_folder()
     named = environment.get("EASEL_CONFIG", "")
     file = Path(named).absolute() if named else root / "easel.yaml"
     values = {setting.name: setting.default for setting in SETTINGS}
+    if installation.IS_INSTALLED:
+        values["state_dir"] = str(installation.state_folder())
     errors: list[str] = []
     if named or file.exists():
         values |= _from_file(file, errors)

@@ -287,7 +287,7 @@ class KeyFile:
             old = table.named(name)
             if old is not None and old.revoked is None:
                 raise InvalidValue(
-                    f"There is a key {old.name!r} already. Choose another name, or revoke it first: `flask keys revoke "
+                    f"There is a key {old.name!r} already. Choose another name, or revoke it first: `easel keys revoke "
                     f"{old.name}`.",
                     param="name",
                 )
@@ -300,7 +300,7 @@ class KeyFile:
         with self._changing() as table:
             key = table.named(name)
             if key is None:
-                raise KeyNotFound(f"There is no key {shorten(name)!r}; `flask keys list` lists them.")
+                raise KeyNotFound(f"There is no key {shorten(name)!r}; `easel keys list` lists them.")
             if key.revoked is None:
                 revoked = replace(key, revoked=round(self._clock(), 3))
                 self._write([revoked if other is key else other for other in table.keys])

@@ -1,4 +1,4 @@
-"""Files that root makes in the folder of another user, such as with `sudo flask keys add`, are for that user's server."""
+"""Files that root makes in the folder of another user, such as with `sudo easel keys add`, are for that user's server."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from status import EngineState, ModelState, ModelStates
 _TIMEOUT_S = 1.5
 """For all that /ready waits for: those who ask often give up after 2 s"""
 _MAX_OWN_NOTES = 100
-"""`flask check-catalogue` lists all"""
+"""`easel check-catalogue` lists all"""
 
 
 def health_blueprint(services: Services) -> Blueprint:

@@ -194,7 +194,7 @@ class _Listing:
             },
             "inputs": inputs_of(model, self.catalogue, known),
             "files": _files(model, self._states.get(model.id)),
-            "pull": f"flask pull-model {model.id}" if model.files else None,
+            "pull": f"easel pull-model {model.id}" if model.files else None,
         }
 
     def _image_entry(self, model: Model) -> dict[str, Any]:

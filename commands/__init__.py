@@ -52,6 +52,6 @@ def _refuse_development_server() -> None:
     context = click.get_current_context(silent=True)
     if context is not None and context.command is run_command:
         raise click.UsageError(
-            "Easel does not run in Flask's development server. Use `make run`, or `gunicorn wsgi:app` in the project's "
-            "folder; the address comes from EASEL_HOST and EASEL_PORT."
+            "Easel does not run in Flask's development server. Use `make run` or `easel run`; "
+            "the address comes from EASEL_HOST and EASEL_PORT."
         )

@@ -1,4 +1,4 @@
-"""flask adopt-models: makes models of the files that ComfyUI has already."""
+"""easel adopt-models: makes models of the files that ComfyUI has already."""
 
 from __future__ import annotations
 

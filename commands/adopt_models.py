@@ -1,4 +1,4 @@
-"""What flask adopt-models does: finds files, recognizes them, proves and writes entries for those that are new."""
+"""What easel adopt-models does: finds files, recognizes them, proves and writes entries for those that are new."""
 
 from __future__ import annotations
 
@@ -348,7 +348,7 @@ def _fault(each: _New, catalogue: Catalogue) -> str:
 
 
 def _text(each: _New) -> str:
-    comment = f"Made by flask adopt-models of {each.file}."
+    comment = f"Made by easel adopt-models of {each.file}."
     return entries_text({each.section: {each.id: each.entry}}, comment)
 
 

@@ -1,4 +1,4 @@
-"""flask audit: prints the audit log. Other commands record what they do as `command_actor`."""
+"""easel audit: prints the audit log. Other commands record what they do as `command_actor`."""
 
 from __future__ import annotations
 

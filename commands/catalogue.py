@@ -1,4 +1,4 @@
-"""flask check-catalogue: checks catalogue.yaml and the owner's folder, and what an engine lacks for each model."""
+"""easel check-catalogue: checks catalogue.yaml and the owner's folder, and what an engine lacks for each model."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def _print_downloads(states: Iterable[ModelState | None]) -> None:
     unknown = sum(1 for file in files if file.size is None)
     more = f", and {unknown} of unknown size" if unknown else ""
     click.secho(f"\nmissing files ({len(files)}; {total:.1f} GB{more})", bold=True)
-    click.echo("  flask pull-model ID gets those of a model.")
+    click.echo("  easel pull-model ID gets those of a model.")
     for file in files:
         source = file.url or "the catalogue has no `url` for this file"
         click.echo(f"  {file.folder or 'models'}/{file.name}: {source}")
@@ -251,7 +251,7 @@ def _print_notes(checked: Sequence[_Checked], catalogue: Catalogue) -> None:
         click.echo(f"{len(checked)} models and {len(workflows)} workflows are valid.")
     if unverified := sum(bool(catalogue.unverified(each.model)) for each in checked):
         click.echo(
-            f"Unverified: {unverified}. What these use is known from ComfyUI's documentation only; `flask snapshot-nodes "
+            f"Unverified: {unverified}. What these use is known from ComfyUI's documentation only; `easel snapshot-nodes "
             "URL` learns it from a ComfyUI that has it."
         )
     if any(each.state for each in checked):

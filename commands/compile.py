@@ -1,4 +1,4 @@
-"""flask compile-workflow: prints the graph, or the origin of each of its values, without a GPU."""
+"""easel compile-workflow: prints the graph, or the origin of each of its values, without a GPU."""
 
 from __future__ import annotations
 

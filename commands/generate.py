@@ -1,4 +1,4 @@
-"""flask generate: draws pictures from the shell, with the same services as over HTTP."""
+"""easel generate: draws pictures from the shell, with the same services as over HTTP."""
 
 from __future__ import annotations
 

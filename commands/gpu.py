@@ -1,4 +1,4 @@
-"""flask gpu: shows who has the GPU, and switches and pins it. Calls the running server over HTTP."""
+"""easel gpu: shows who has the GPU, and switches and pins it. Calls the running server over HTTP."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Server:
                 document = response.json()
         except (requests.RequestException, ValueError) as error:
             raise ServerUnreachable(
-                f"No Easel server responds at {self.url}. Start it with `make run`, or pass --url."
+                f"No Easel server responds at {self.url}. Start it with `easel run`, or pass --url."
             ) from error
         if "x-request-id" not in response.headers:
             raise ServerUnreachable(f"The server at {self.url} is not Easel.")
@@ -147,7 +147,7 @@ def unpin(url: str | None, as_json: bool) -> None:
 @json_option
 @handle_errors
 def cancel(name: str | None, cancel_all: bool, url: str | None, as_json: bool) -> None:
-    """Cancel the request with this ID: its x-request-id or the id of one of its jobs, as `flask gpu status` shows them.
+    """Cancel the request with this ID: its x-request-id or the id of one of its jobs, as `easel gpu status` shows them.
 
     All of its pictures that are not finished are cancelled.
     """

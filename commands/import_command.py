@@ -1,4 +1,4 @@
-"""flask import-workflow: makes a model of a workflow of ComfyUI, whatever form it has."""
+"""easel import-workflow: makes a model of a workflow of ComfyUI, whatever form it has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What flask import-workflow does: reads a workflow, shows and proves what it would become, and writes it."""
+"""What easel import-workflow does: reads a workflow, shows and proves what it would become, and writes it."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def run(options: ImportOptions) -> None:
         sys.exit(2)
     target.write(nodes)
     click.secho(f"Requests with the model {model} draw it from now on.", err=True, fg="green")
-    click.echo("flask check-catalogue --check URL says which files a ComfyUI lacks for it.", err=True)
+    click.echo("easel check-catalogue --check URL says which files a ComfyUI lacks for it.", err=True)
 
 
 # --- the workflow ---------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""flask keys: adds, lists and revokes named keys. A running server knows each change with the next request."""
+"""easel keys: adds, lists and revokes named keys. A running server knows each change with the next request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""flask accept-licence: records that the owner accepts the licences of models. Other commands ask with
+"""easel accept-licence: records that the owner accepts the licences of models. Other commands ask with
 `ask_for_licences`."""
 
 from __future__ import annotations

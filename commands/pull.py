@@ -1,4 +1,4 @@
-"""flask pull-model: puts the files of models into ComfyUI's folders, or frees them."""
+"""easel pull-model: puts the files of models into ComfyUI's folders, or frees them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""flask gpu replay: plays the log of the decisions about the GPU against another policy."""
+"""easel gpu replay: plays the log of the decisions about the GPU against another policy."""
 
 from __future__ import annotations
 

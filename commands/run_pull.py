@@ -1,4 +1,4 @@
-"""What flask pull-model does."""
+"""What easel pull-model does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""flask snapshot-nodes: learns node signatures from ComfyUI, so that templates can use new nodes without code changes."""
+"""easel snapshot-nodes: learns node signatures from ComfyUI, so that templates can use new nodes without code changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""flask top: what the server does, refreshed in the terminal."""
+"""easel top: what the server does, refreshed in the terminal."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def _no_choices(reference: str, signatures: Signatures) -> str:
     return (
         f"the node {node} has no input {name!r} with choices{did_you_mean(name, names)}; it has "
         f"{', '.join(names) or 'none'}. "
-        "If your ComfyUI has another version of this node, `flask snapshot-nodes URL` learns it"
+        "If your ComfyUI has another version of this node, `easel snapshot-nodes URL` learns it"
     )
 
 
@@ -138,7 +138,7 @@ def unknown_choices(
             correct = f", or write {similar[0]} in its place" if similar else ""
             yield (
                 f"workflows.{workflow}.inputs.{name}.x-choices: Easel does not know the node {node}; "
-                f"`flask snapshot-nodes URL --node {shlex.quote(node)}` learns it from your ComfyUI{correct}"
+                f"`easel snapshot-nodes URL --node {shlex.quote(node)}` learns it from your ComfyUI{correct}"
             )
 
 

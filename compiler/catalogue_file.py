@@ -148,8 +148,8 @@ def _learned_faults(document: Any) -> Iterator[str]:
 
 def _damaged(reason: str) -> CatalogueInvalid:
     return CatalogueInvalid(
-        "nodes.json in the state directory, with the nodes learned by `flask snapshot-nodes`, is damaged "
-        f"({shorten(reason, 200)}). Delete it and run `flask snapshot-nodes URL` again."
+        "nodes.json in the state directory, with the nodes learned by `easel snapshot-nodes`, is damaged "
+        f"({shorten(reason, 200)}). Delete it and run `easel snapshot-nodes URL` again."
     )
 
 

@@ -113,7 +113,7 @@ def _form_errors(
             node_id,
             None,
             node["class_type"],
-            "a node class that Easel knows; `flask snapshot-nodes URL` learns those of your ComfyUI",
+            "a node class that Easel knows; `easel snapshot-nodes URL` learns those of your ComfyUI",
             f"unknown node class{did_you_mean(node['class_type'], signatures, cutoff=0.85)}",
         )
 

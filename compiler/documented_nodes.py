@@ -1,5 +1,5 @@
 """Node classes and choices that no recorded ComfyUI has, as its documentation and its official workflows describe them:
-`schemas/documented_nodes.json`. What an engine says about itself replaces them (`flask snapshot-nodes`).
+`schemas/documented_nodes.json`. What an engine says about itself replaces them (`easel snapshot-nodes`).
 
 {"nodes": {class: a record as in nodes.json, and `since`}, "choices": {class: {input: {choice: since}}}}, where `since` is
 the oldest ComfyUI that an official workflow with it asks for; a custom node has none.

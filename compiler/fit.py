@@ -102,8 +102,8 @@ def _check_documented(nodes: Nodes, live: Signatures, signatures: Signatures, en
     for error in find_errors_in(sorted(documented | users), nodes, live, engine.name, LinkTypes(nodes, live)):
         class_type = nodes[error.node]["class_type"]
         raise NodesMissing(
-            f"{engine.name}'s {class_type} differs from ComfyUI's documentation. {error}. `flask snapshot-nodes URL` "
-            "learns the node as it is; then `flask check-catalogue` says what to correct in the template.",
+            f"{engine.name}'s {class_type} differs from ComfyUI's documentation. {error}. `easel snapshot-nodes URL` "
+            "learns the node as it is; then `easel check-catalogue` says what to correct in the template.",
             node=error.node, class_type=class_type, input=error.input,
         )  # fmt: skip
 

@@ -43,7 +43,7 @@ def classes_in(template: str) -> set[str]:
 
 @dataclass(frozen=True)
 class SourcePaths:
-    """The catalogue file, the folders of the templates and schemas, the file with the nodes that `flask snapshot-nodes`
+    """The catalogue file, the folders of the templates and schemas, the file with the nodes that `easel snapshot-nodes`
     has learned from the user's engines, and the owner's own folder. The last two need not exist."""
 
     catalogue: Path

@@ -47,7 +47,7 @@ class FileStamp(NamedTuple):
     changed_ns: int
     size: int
     is_learned: bool = False
-    """Whether it contains the nodes that `flask snapshot-nodes` has learned"""
+    """Whether it contains the nodes that `easel snapshot-nodes` has learned"""
     access: tuple[int, int, int] = (0, 0, 0)
     """Mode, user and group: whether it can be read"""
 
@@ -278,7 +278,7 @@ class LiveCatalogue:
             self._use_last_good()
 
     def _has_learned(self) -> bool:
-        """Whether `flask snapshot-nodes` has learned nodes that the current catalogue does not have yet."""
+        """Whether `easel snapshot-nodes` has learned nodes that the current catalogue does not have yet."""
         path = self._paths.learned_nodes
         return path is not None and _stamp_of([path], path) != _learned(self._checked_stamp)
 
@@ -354,11 +354,11 @@ def _log_own_faults(catalogue: Catalogue) -> None:
     for fault in faults[:_MAX_LOGGED]:
         log.error("%s", fault)
     if len(faults) > _MAX_LOGGED:
-        log.error("and %d more faults, which `flask check-catalogue` lists", len(faults) - _MAX_LOGGED)
+        log.error("and %d more faults, which `easel check-catalogue` lists", len(faults) - _MAX_LOGGED)
     for note in overrides[:_MAX_LOGGED]:
         log.info("%s", note)
     if len(overrides) > _MAX_LOGGED:
-        log.info("and %d more, which `flask check-catalogue` lists", len(overrides) - _MAX_LOGGED)
+        log.info("and %d more, which `easel check-catalogue` lists", len(overrides) - _MAX_LOGGED)
 
 
 def _log_unverified(catalogue: Catalogue) -> None:

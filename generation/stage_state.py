@@ -34,7 +34,7 @@ class StageState:
     @property
     def pull(self) -> str | None:
         """The command that gets its missing files"""
-        return f"flask pull-model {self.id}" if self.files else None
+        return f"easel pull-model {self.id}" if self.files else None
 
     @property
     def facts(self) -> dict[str, Any]:

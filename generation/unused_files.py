@@ -1,4 +1,4 @@
-"""Says once, at the start, that a ComfyUI has models and none of the catalogue's, which `flask adopt-models` can use."""
+"""Says once, at the start, that a ComfyUI has models and none of the catalogue's, which `easel adopt-models` can use."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def announce_unused_files(generator: Generator) -> None:
         return
     if names:
         log.info(
-            "ComfyUI has %d model files, such as %r, and none of the catalogue: `flask adopt-models` makes models of them",
+            "ComfyUI has %d model files, such as %r, and none of the catalogue: `easel adopt-models` makes models of them",
             *(len(names), names[0]),
         )
 

@@ -111,7 +111,7 @@ def _import_workflow(
         workflow=workflow_id(name),
         template=written.text,
         entries=entries_text(
-            document, f"Imported by `flask import-workflow` from the {workflow.kind} {title}."
+            document, f"Imported by `easel import-workflow` from the {workflow.kind} {title}."
         ),
         bindings=bindings,
         files=files,

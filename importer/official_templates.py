@@ -61,7 +61,7 @@ class TemplateLibrary:
             )
             more = f" Similar ones: {', '.join(similar)}." if similar else ""
             raise WorkflowUnreadable(
-                f"{self.origin} has no template {name!r}.{more} `flask import-workflow --list-templates` lists them."
+                f"{self.origin} has no template {name!r}.{more} `easel import-workflow --list-templates` lists them."
             )
         return document
 

@@ -60,7 +60,7 @@ class Licences:
         if state == "denied":
             why = f"this server's settings do not allow it: {self.policy.denying_setting(licence)}"
         else:
-            why = f"nobody accepted it on this server yet; its owner does with `flask accept-licence {holder.id}`"
+            why = f"nobody accepted it on this server yet; its owner does with `easel accept-licence {holder.id}`"
         if isinstance(holder, Model):
             kind, param = "model", "model"
         elif isinstance(holder, Lora):

@@ -114,7 +114,7 @@ class ServerHooks:
         try:
             self._keeper.start(self._container.address_file(address, scheme))
         except OSError as error:
-            server.log.error("flask gpu needs --url: the state directory cannot be written: %s", error)
+            server.log.error("easel gpu needs --url: the state directory cannot be written: %s", error)
         # A Unix socket has a path.
         place = f"{scheme}://{address[0]}:{address[1]}" if address else f"unix:{names[0]}"
         server.log.info("Easel is at %s", place)

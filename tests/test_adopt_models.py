@@ -1,4 +1,4 @@
-"""flask adopt-models: files that are there become models of the owner's folder."""
+"""easel adopt-models: files that are there become models of the owner's folder."""
 
 from __future__ import annotations
 

@@ -25,7 +25,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "loopback": set(),
     "scratch_folder": set(),
     "schemas": {"errors"},
-    "settings": {"errors", "schemas"},
+    "installation": set(),
+    "settings": {"errors", "installation", "schemas"},
     "access": {"atomic_file", "errors", "state_files", "system_errors"},
     "compiler": {"dynamic_inputs", "errors", "schemas"},
     "importer": {"compiler", "dynamic_inputs", "errors"},
@@ -114,13 +115,14 @@ MAY_IMPORT: dict[str, set[str]] = {
             "pictures",
         ),
         *("sketch", "status", "settings", "deadline", "errors", "logs", "loopback", "observer"),
-        *("schemas", "state_files", "tracing"),
+        *("installation", "schemas", "state_files", "tracing"),
     },
     "server": {
         *("api", "app", "engine", "errors", "generation", "logs", "settings", "state_files"),
         *("status", "system_errors"),
     },
     "wsgi": {"app", "errors"},
+    "easel": {"commands", "installation", "wsgi"},
 }
 FORBIDDEN: dict[str, set[str]] = {
     "access": {"flask", "werkzeug", "jinja2", "requests", "websocket", "yaml"},

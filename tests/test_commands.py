@@ -538,7 +538,7 @@ def test_a_damaged_file_of_learned_nodes_is_reported_with_the_remedy(
     (tmp_path / "state/nodes.json").write_text('{"versions": {"0.9.0": {"A": 1}}}')
     result = run_on_copy("snapshot-nodes", "http://127.0.0.1:1")
     assert result.exit_code == 1
-    assert "Delete it and run `flask snapshot-nodes URL` again" in result.stderr
+    assert "Delete it and run `easel snapshot-nodes URL` again" in result.stderr
 
 
 def test_snapshot_nodes_reports_a_node_that_the_engine_lacks(run_on_copy: Any, sketch_url: str) -> None:

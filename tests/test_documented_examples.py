@@ -76,19 +76,19 @@ def run(command: str, server: Server, folder: Path) -> subprocess.CompletedProce
     environment = {name: value for name, value in os.environ.items() if not name.startswith("EASEL_")}
     environment |= {"EASEL_CONFIG": str(folder / "easel.yaml"), "EASEL_STATE_DIR": str(folder / "state")}
     environment |= {**KEYS, "FLASK_APP": str(ROOT / "wsgi.py"), "PYTHONPATH": str(ROOT)}
-    if words[0] == ".venv/bin/flask":
-        words = [sys.executable, "-m", "flask", *words[1:]]
+    if words[0] == ".venv/bin/easel":
+        words = [sys.executable, "-m", "easel", *words[1:]]
     return subprocess.run(words, cwd=folder, env=environment, input=b"y\n", capture_output=True, timeout=120)
 
 
-FLASK = [command for command in commands() if command.startswith(".venv/bin/flask")]
+EASEL = [command for command in commands() if command.startswith(".venv/bin/easel")]
 CURL = [command for command in commands() if command.startswith("curl")]
 MAKE = [command for command in commands() if re.match(r"(\w+=\S+ )*make ", command)]
 
 
 def test_every_command_of_the_readme_is_covered_here() -> None:
-    assert sorted(FLASK + CURL + MAKE) == sorted(commands())
-    assert len(FLASK) >= 7
+    assert sorted(EASEL + CURL + MAKE) == sorted(commands())
+    assert len(EASEL) >= 7
     assert len(CURL) >= 4
 
 
@@ -98,7 +98,7 @@ def test_the_commands_of_the_readme_succeed_in_their_order(
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed, so the README's curl commands are not tested")
     server, folder = served
-    for command in [each for each in commands() if each in CURL + FLASK]:
+    for command in [each for each in commands() if each in CURL + EASEL]:
         if "-F mask=@mask.png" in command:
             _write_mask(folder / "mask.png")
         if "my-workflow.json" in command:

@@ -1,4 +1,4 @@
-"""flask top: what the terminal shows."""
+"""easel top: what the terminal shows."""
 
 from __future__ import annotations
 

@@ -251,4 +251,4 @@ def test_the_files_of_a_model_say_whether_the_engine_has_them(make_app: MakeApp)
         assert (turbo["name"], turbo["state"]) == ("sd_xl_turbo_1.0_fp16.safetensors", "present")
         flux = client.get("/v1/models/flux-schnell").get_json()
         assert {file["state"] for file in flux["files"]} == {"missing"}
-        assert flux["pull"] == "flask pull-model flux-schnell"
+        assert flux["pull"] == "easel pull-model flux-schnell"

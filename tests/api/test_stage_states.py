@@ -58,14 +58,14 @@ def test_a_model_says_what_is_missing_and_the_command_that_gets_it(
         stages = stages_of(poor.test_client())
     upscale = stages["upscale"]
     assert (upscale["values"], upscale["missing_values"]) == ([], [2, 4])
-    assert (upscale["code"], upscale["pull"]) == ("model.files_missing", "flask pull-model upscale")
+    assert (upscale["code"], upscale["pull"]) == ("model.files_missing", "easel pull-model upscale")
     assert [file["folder"] for file in upscale["files"]] == ["models/upscale_models"]
     assert upscale["files"][0]["url"].startswith("https://")
-    assert stages["background"]["pull"] == "flask pull-model background"
+    assert stages["background"]["pull"] == "easel pull-model background"
     told = [record.message for record in caplog.records if record.name == "easel.ready"]
     assert len(told) == 2
     assert "`upscale` cannot be done now" in told[0]
-    assert "flask pull-model upscale gets it." in told[0]
+    assert "easel pull-model upscale gets it." in told[0]
 
 
 def test_the_status_has_the_same_facts(poor: Flask) -> None:
@@ -83,7 +83,7 @@ def test_check_catalogue_prints_them(poor: Flask, sketch_url: str) -> None:
     url = poor.extensions["easel"].engine_selector.current().url
     result = poor.test_cli_runner().invoke(args=["check-catalogue", "--check", url, "--family", "upscal"])
     assert "upscale  not possible: 2, 4" in result.output, result.output
-    assert "; flask pull-model upscale" in result.output
+    assert "; easel pull-model upscale" in result.output
     rich = poor.test_cli_runner().invoke(args=["check-catalogue", "--check", sketch_url, "--ready"])
     assert "upscale  ready: 2, 4" in rich.output, rich.output
     document = json.loads(

@@ -45,7 +45,7 @@ def error_of(sources: Sources) -> str:
         ("name: sd_xl_turbo_1.0_fp16.safetensors", "name: ../../etc/passwd", "files.checkpoint.name", "not allowed"),
         ("name: sd_xl_turbo_1.0_fp16.safetensors", "name: /etc/passwd", "files.checkpoint.name", "it must be a path relative to its folder"),
         ("sha256: e869", "sha256: E869", "files.checkpoint.sha256", "64 lower-case hexadecimal digits"),
-        ("x-choices: KSamplerSelect.sampler_name", "x-choices: KSamplerSelect.nope", "inputs.sampler.x-choices", "the node KSamplerSelect has no input 'nope' with choices; it has sampler_name. If your ComfyUI has another version of this node, `flask snapshot-nodes URL` learns it"),
+        ("x-choices: KSamplerSelect.sampler_name", "x-choices: KSamplerSelect.nope", "inputs.sampler.x-choices", "the node KSamplerSelect has no input 'nope' with choices; it has sampler_name. If your ComfyUI has another version of this node, `easel snapshot-nodes URL` learns it"),
         ("default: euler_ancestral", "default: nope", "inputs.sampler.default", "it must be one of "),
         ("x-unused-when: {cfg: 1.0}", "x-unused-when: {cgf: 1.0}", "negative_prompt.x-unused-when", "not an input"),
         ("aliases: [sd-1.5,", "aliases: [SDXL-Turbo,", "models.sd-1.5-pruned-emaonly.aliases.0", "already used by 'sdxl-turbo'"),
@@ -82,7 +82,7 @@ def test_an_error_is_reported_with_file_line_and_path(old: str, new: str, path: 
             "x-choices: KSamplerSelect.sampler_name",
             "x-choices: My Sampler.sampler_name",
             "inputs.sampler.x-choices: Easel does not know the node My Sampler; "
-            "`flask snapshot-nodes URL --node 'My Sampler'` learns it from your ComfyUI",
+            "`easel snapshot-nodes URL --node 'My Sampler'` learns it from your ComfyUI",
         ),
         (
             "x-choices: KSamplerSelect.sampler_name",
@@ -251,7 +251,7 @@ def test_wrong_facts_are_refused_with_what_to_write(facts: str, message: str) ->
     "text", ["{", "[]", "{}", '{"versions": []}', '{"versions": {"1": {"A": {}}}}', '{"versions": {"1": {"A": {"inputs": {"x": {}}, "outputs": []}}}}']
 )  # fmt: skip
 def test_damaged_learned_nodes_are_refused_with_the_remedy(text: str) -> None:
-    assert "Delete it and run `flask snapshot-nodes URL` again" in error_of(
+    assert "Delete it and run `easel snapshot-nodes URL` again" in error_of(
         replace(SOURCES, learned_nodes=text)
     )
 

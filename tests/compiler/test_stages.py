@@ -122,7 +122,7 @@ def test_a_stage_is_refused_if_its_licence_is(tmp_path: Path) -> None:
     ) as denied:
         compile_with(upscale=2)
     assert denied.value.param == "upscale"
-    with pytest.raises(LicenceNotAccepted, match="flask accept-licence background"):
+    with pytest.raises(LicenceNotAccepted, match="easel accept-licence background"):
         compile_with(background="transparent")
     rules.accept([catalogue.stages["background"]], by="me")
     compile_with(background="transparent")

@@ -118,7 +118,7 @@ def test_a_declared_version_must_be_one(needs: Any) -> None:
 
 
 def test_what_an_owners_engine_has_is_not_called_too_old() -> None:
-    """A fork of an old version, whose nodes `flask snapshot-nodes` has learned."""
+    """A fork of an old version, whose nodes `easel snapshot-nodes` has learned."""
     info = node(
         width=["INT", {"default": 1}], height=["INT", {"default": 1}], batch_size=["INT", {"default": 1}]
     )

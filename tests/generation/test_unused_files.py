@@ -57,7 +57,7 @@ def test_it_is_one_line_of_the_log(listing: Listing, lines: int, caplog: pytest.
     with caplog.at_level(logging.INFO, "easel.generation"):
         announce_unused_files(cast(Generator, listing))
     assert [record.getMessage() for record in caplog.records if "adopt-models" in record.getMessage()] == [
-        "ComfyUI has 1 model files, such as 'mine.safetensors', and none of the catalogue: `flask adopt-models` makes "
+        "ComfyUI has 1 model files, such as 'mine.safetensors', and none of the catalogue: `easel adopt-models` makes "
         "models of them"
     ] * lines
 

@@ -1,4 +1,4 @@
-"""flask import-workflow, as people run it."""
+"""easel import-workflow, as people run it."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def test_a_model_has_facts_licence_files_and_its_newest_picture(
     licence = page.get_by_role("region", name="Licence").inner_text()
     for words in (model["licence"]["name"], "commercial use with conditions", "not accepted yet"):
         assert words in licence
-    assert f"flask accept-licence {MODEL}" in licence
+    assert f"easel accept-licence {MODEL}" in licence
     files = page.get_by_role("region", name="Files").inner_text()
     for file in model["files"]:
         assert file["name"] in files
@@ -107,7 +107,7 @@ def test_missing_files_are_downloaded_and_the_download_shows_its_progress(
     events = ScriptedEvents(page)
     document = model_of(catalogue)
     document["files"] = [{**file, "state": "missing"} for file in document["files"]]
-    document["pull"] = f"flask pull-model {MODEL}"
+    document["pull"] = f"easel pull-model {MODEL}"
     page.route(re.compile(f"/v1/models/{MODEL}$"), lambda route: route.fulfill(json=document))
     sent: list[Any] = []
     page.route(
@@ -116,7 +116,7 @@ def test_missing_files_are_downloaded_and_the_download_shows_its_progress(
     )
     page.goto(f"{catalogue.url}/?scripted#catalogue/{MODEL}")
     files = page.get_by_role("region", name="Files")
-    files.get_by_text(f"flask pull-model {MODEL}").wait_for()
+    files.get_by_text(f"easel pull-model {MODEL}").wait_for()
     files.get_by_role("button", name="Download what is missing").click()
     page.wait_for_timeout(300)
     assert sent == [{"models": [MODEL]}]

@@ -258,7 +258,7 @@ def test_a_named_key_is_enough_for_a_public_address(tmp_path: Path, sketch_url: 
     state = tmp_path / "state"
     with started(state, EASEL_HOST="0.0.0.0", EASEL_ENGINE_URL=sketch_url) as server:
         assert server.process.wait(60) != 0
-        assert "flask keys add" in server.log
+        assert "easel keys add" in server.log
     key = add(state, "phone")
     with running(state, EASEL_HOST="0.0.0.0", EASEL_ENGINE_URL=sketch_url) as server:
         port = server.url.rpartition(":")[2]

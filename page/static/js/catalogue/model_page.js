@@ -120,7 +120,7 @@ export class ModelPage {
       h("p", { class: "licence-name", dir: "auto" }, name),
       h("p", { class: "model-badges" }, this.licenceBadge(), h("span", { class: "badge" }, t(`catalogue.licence_${licence.state}`))),
       licence.note ? h("p", { class: "hint", dir: "auto" }, licence.note) : null,
-      licence.state === "not_accepted" ? h("p", { class: "hint" }, t("catalogue.accept"), " ", h("code", {}, `flask accept-licence ${this.model.id}`)) : null,
+      licence.state === "not_accepted" ? h("p", { class: "hint" }, t("catalogue.accept"), " ", h("code", {}, `easel accept-licence ${this.model.id}`)) : null,
       licence.state === "denied" ? h("p", { class: "hint" }, t("catalogue.denied_text")) : null,
     );
   }
