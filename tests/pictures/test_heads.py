@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from errors import InvalidImage
-from pictures import encode, read_head, with_texts
+from pictures import PictureHead, encode, read_head, with_texts
 
 TEXT = "a lighthouse, 灯台\nSteps: 4, Seed: 5, Size: 700x500, Model: m"
 SIZE = (700, 500)
@@ -84,12 +84,8 @@ def test_a_webp_that_claims_to_be_huge_is_invalid() -> None:
         read_head(io.BytesIO(bytes(data)))
 
 
-def test_exif_of_a_webp_that_is_damaged_is_invalid_or_left_out() -> None:
+def test_exif_of_a_webp_that_is_damaged_is_left_out() -> None:
     data = bytearray(encode(noise(), "webp", 95, TEXT))
     at = data.index(b"EXIF") + 8
     for cut in (data[: at + 20], data[:at] + b"\xff" * (len(data) - at)):
-        try:
-            head = read_head(io.BytesIO(bytes(cut)))
-        except InvalidImage:
-            continue
-        assert (head.width, head.height) == SIZE
+        assert read_head(io.BytesIO(bytes(cut))) == PictureHead(*SIZE, None)
