@@ -49,7 +49,8 @@ def index_bytes(facts: ImageFacts) -> int:
     prompt = facts.prompt or ""
     stored_once = (facts.prompt, facts.negative_prompt)
     others = [value for value in (facts.settings or {}).values() if value not in stored_once]
-    taken = sum(_size(text) for text in (prompt, facts.negative_prompt or "", json.dumps(others)))
+    details = json.dumps([others, facts.adjusted, facts.ignored])
+    taken = sum(_size(text) for text in (prompt, facts.negative_prompt or "", details))
     taken += _SEARCH_FACTOR * _size(prompt[:SEARCHED_CHARS])
     return taken // _COUNTED_IN * _COUNTED_IN
 

@@ -92,6 +92,13 @@ def test_prompts_of_an_ordinary_length_count_nothing(tmp_path: Path) -> None:
     assert store.totals() == (3, 3000)
 
 
+def test_fields_of_a_request_that_were_ignored_count_as_long_prompts_do(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    ignored = tuple({"field": "x" * 200, "asked": "y" * 200, "why": "unknown"} for _ in range(100))
+    name = store.keep(b"x", "png", ImageFacts(prompt="a cat", ignored=ignored)).name
+    assert store.index.sizes()[name] > 100 * 400 - 4096
+
+
 def test_favourites_with_long_prompts_leave_room_for_their_texts(tmp_path: Path) -> None:
     store = make_store(tmp_path)
     name = store.keep(b"x", "png", ImageFacts(prompt=chinese(LONGEST))).name
