@@ -18,6 +18,8 @@ log = logging.getLogger("easel.images")
 
 _RETRY_S = 1.0
 """How soon what could not be written is tried again"""
+_MAX_DOUBLINGS = 6
+"""How often that time is doubled while the folder cannot be read; each time there is a line in the log"""
 
 
 class IndexedNeighbours:
@@ -32,6 +34,8 @@ class IndexedNeighbours:
         self._waits = False
         """Whether another process was comparing when this one had to"""
         self._has_failed = False
+        self._attempts = 0
+        """How often the folder was to be read, and was not"""
 
     @property
     def must_read(self) -> bool:
@@ -54,6 +58,7 @@ class IndexedNeighbours:
             self.marks.unmark(name)
 
     def swept(self, images: Sequence[ImageEntry], evicted: Sequence[str], favourites: frozenset[str]) -> None:
+        self._attempts = 0
         try:
             self._index.remove(evicted)
             # Reading the heads of thousands of new files takes long, and once is enough.
@@ -104,5 +109,8 @@ class IndexedNeighbours:
         if self._another_compares():
             return False, _RETRY_S
         must_read = self.must_read and self._folder.is_dir()
-        is_unfinished = self._index.is_scrub_due or (must_read and not self._has_failed)
-        return must_read, _RETRY_S if is_unfinished else None
+        wait_s = _RETRY_S if self._index.is_scrub_due else None
+        if must_read and not self._has_failed:
+            wait_s = wait_s or _RETRY_S * 2 ** min(self._attempts, _MAX_DOUBLINGS)
+            self._attempts += 1
+        return must_read, wait_s

@@ -108,3 +108,23 @@ def test_an_index_that_is_lost_while_files_are_read_is_made_again(tmp_path: Path
     assert listed(store) < names
     store.sweep_in_background()
     wait_until(lambda: listed(store) == names)
+
+
+def test_a_folder_that_cannot_be_swept_is_tried_again_ever_more_rarely(tmp_path: Path) -> None:
+    names, store = fill(tmp_path), make_store(tmp_path, SlowReader())
+    (tmp_path / ".evict.lock").mkdir()  # as one of another user, it cannot be opened
+    assert store._beside is not None
+
+    def look_after() -> float | None:
+        must_read, wait_s = store._beside.look_after()  # type: ignore[union-attr]
+        if must_read:
+            store._retention.recount()
+            store._retention._sweep_if_due()
+        return wait_s
+
+    waits = [look_after() for _ in range(8)]
+    assert waits == [1, 2, 4, 8, 16, 32, 64, 64]
+    (tmp_path / ".evict.lock").rmdir()
+    look_after()
+    assert listed(store) == names
+    assert look_after() is None
