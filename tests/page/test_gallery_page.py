@@ -346,6 +346,11 @@ def test_vary_is_not_offered_for_a_picture_whose_model_cannot(open_page: OpenPag
     # Keys do not end with the button that had the focus.
     page.keyboard.press("ArrowRight")
     wait_for_place(page, place + 2)
+    page.keyboard.press("i")
+    page.get_by_role("button", name="Copy").first.focus()
+    page.keyboard.press("i")
+    page.keyboard.press("ArrowLeft")
+    wait_for_place(page, place + 1)
 
 
 def test_a_picture_that_is_removed_while_it_is_shown_says_so(open_page: OpenPage, gallery: Gallery) -> None:

@@ -155,7 +155,7 @@ class EaselLightbox extends HTMLElement {
 
   /** The keys go to what has the focus, and a button that is hidden or disabled has none. */
   keepFocus() {
-    if (document.activeElement?.matches("body, .lightbox :disabled, .lightbox [hidden]")) this.stage.focus({ preventScroll: true });
+    if (document.activeElement?.matches("body, .lightbox :is(:disabled, [hidden], [hidden] *)")) this.stage.focus({ preventScroll: true });
   }
 
   total() {
@@ -320,6 +320,7 @@ class EaselLightbox extends HTMLElement {
     this.buttons.details.setAttribute("aria-expanded", String(!this.side.hidden));
     this.dialog.classList.toggle("has-details", !this.side.hidden);
     if (!this.side.hidden) this.fillDetails();
+    this.keepFocus();
   }
 
   showDetails() {
