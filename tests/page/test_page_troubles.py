@@ -327,3 +327,12 @@ def test_a_server_that_is_away_is_named_in_the_readers_language(
     page.context.route(re.compile(r"/(api/images|v1/models)\?"), lambda route: route.abort())
     page.evaluate("(view) => (location.hash = view)", view)
     page.locator("main").get_by_text(text).first.wait_for()
+
+
+def test_an_address_and_settings_that_mean_nothing_do_no_harm(open_page: OpenPage, easel: Server) -> None:
+    page = open_page(easel.url)
+    for language in ('"toString"', '"xx"', "7", "{"):
+        page.evaluate("(language) => localStorage.setItem('easel.language', language)", language)
+        page.goto(f"{easel.url}/?{language}#constructor")
+        page.wait_for_selector("html[data-ready]")
+        page.get_by_label("Prompt", exact=True).wait_for()

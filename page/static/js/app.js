@@ -36,7 +36,7 @@ function navigate(name, handedOver = null) {
 
 function nameInAddress() {
   const name = location.hash.slice(1).split("/")[0];
-  return name in VIEWS ? name : "draw";
+  return Object.hasOwn(VIEWS, name) ? name : "draw";
 }
 
 async function show(name) {

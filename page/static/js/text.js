@@ -14,8 +14,8 @@ const loading = new Map();
 
 /** Loads the texts of the frame and of Draw; the server's guess is used unless another language was chosen. */
 export async function loadTexts() {
-  const guess = document.documentElement.lang in LANGUAGES ? document.documentElement.lang : "en";
-  language = chosenLanguage.get() in LANGUAGES ? chosenLanguage.get() : guess;
+  const known = [chosenLanguage.get(), document.documentElement.lang].filter((code) => Object.hasOwn(LANGUAGES, code));
+  language = known[0] ?? "en";
   await addTexts("first");
   document.documentElement.lang = language;
 }
