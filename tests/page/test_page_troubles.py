@@ -212,6 +212,36 @@ def test_what_happens_while_the_gallery_is_read_again_is_not_lost(open_page: Ope
     assert shown == [["new", "old"], ["newest", "new", "old"], 0]
 
 
+def test_a_page_that_the_browser_brings_back_takes_the_key_of_the_other_tabs(
+    open_page: OpenPage, easel: Server
+) -> None:
+    def set_key(page: Any, key: str) -> None:
+        page.evaluate(
+            """async (key) => {
+              const app = document.querySelector('script[type=module]').src;
+              (await import(app.replace('app.js', 'api.js'))).setKey(key);
+            }""",
+            key,
+        )
+
+    def wait_for_key(page: Any, key: str) -> None:
+        page.wait_for_function(
+            "(key) => sessionStorage.getItem('easel.key') === JSON.stringify(key)", arg=key
+        )
+
+    first = open_page(easel.url)
+    other = first.context.new_page()
+    other.goto(easel.url)
+    other.wait_for_selector("html[data-ready]")
+    set_key(first, "old")
+    wait_for_key(other, "old")
+    first.evaluate("() => dispatchEvent(new PageTransitionEvent('pagehide', { persisted: true }))")
+    set_key(other, "new")
+    first.evaluate("() => dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
+    wait_for_key(first, "new")
+    wait_for_key(other, "new")
+
+
 # --- many models -----------------------------------------------------------------------------------
 
 

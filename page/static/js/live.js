@@ -83,11 +83,8 @@ function shared(url, firstKey, onKey) {
   const worker = new SharedWorker(new URL("live_worker.js", import.meta.url), { type: "module", name: url });
   const { port } = worker;
   const send = (message) => port.postMessage(message);
-  let isOpen = false;
-  const open = () => {
-    isOpen = true;
-    send({ type: "hello", url, key, visible: !document.hidden });
-  };
+  const tell = (type) => send({ type, url, key, visible: !document.hidden });
+  let isOpen = true;
   port.addEventListener("message", ({ data: message }) => {
     if (message.type === "event") handle(message);
     else if (message.type === "state") state.set(message.state);
@@ -105,11 +102,15 @@ function shared(url, firstKey, onKey) {
     connection = own(url, key);
   });
   port.start();
-  open();
+  tell("hello");
   // A tab that crashes says nothing: who is silent for long is forgotten.
-  setInterval(() => isOpen && send({ type: "alive", url, key, visible: !document.hidden }), ALIVE_MS);
+  setInterval(() => isOpen && tell("alive"), ALIVE_MS);
   return {
-    open,
+    // It is back, and not new: the key of the other tabs counts.
+    open: () => {
+      isOpen = true;
+      tell("alive");
+    },
     close: () => {
       isOpen = false;
       send({ type: "bye" });
