@@ -306,6 +306,23 @@ def test_a_latest_picture_that_is_chosen_is_in_sight(easel: Server, open_page: O
     assert 0 <= box["y"] < height / 2
 
 
+def test_a_picture_is_saved_under_the_name_that_the_gallery_gives_it(
+    easel: Server, open_page: OpenPage
+) -> None:
+    page = open_page(easel.url)
+    page.get_by_label("Prompt", exact=True).fill(PROMPT)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    (url,) = finished(page)
+    image = requests.get(url.replace("/cache/", "/"), timeout=10).json()
+    end = f"{image['model']} {image['seed']} {image['name'][:4]}.png"
+    for beginning in (r"\d{4}-\d\d-\d\d \d\d-\d\d-\d\d ", ""):
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download").click()
+        assert re.fullmatch(beginning + re.escape(end), download.value.suggested_filename)
+        # While the index cannot be read the picture can still be saved.
+        page.route(f"**/api/images/{image['name']}", lambda route: route.fulfill(status=503, json={}))
+
+
 def test_a_key_that_may_not_draw_is_offered_nothing_that_draws(easel: Server, open_page: OpenPage) -> None:
     easel.draw(response_format="url")
     page = open_page(easel.url, path="/#gallery")

@@ -2,7 +2,7 @@
 // first picture.
 
 import "../more_icons.js";
-import { h } from "../dom.js";
+import { download } from "../gallery/actions.js";
 import { addStylesheet } from "../stylesheets.js";
 import { addTexts, hasText } from "../text.js";
 import { offerReload } from "../toasts.js";
@@ -23,7 +23,7 @@ export class Results {
   actions(image, of) {
     const { t } = this.context;
     const results = [
-      { id: "download", label: t("draw.action.download"), icon: "download", run: () => download(image.url) },
+      { id: "download", label: t("draw.action.download"), icon: "download", run: () => this.download(image) },
       { id: "edit", label: t("draw.action.edit"), icon: "edit", run: () => this.edit(image) },
     ];
     if (image.seed !== null && image.seed !== undefined && this.view.form.input("seed"))
@@ -31,6 +31,19 @@ export class Results {
     const before = of?.source ?? null;
     if (before) results.push({ id: "compare", label: t("draw.action.compare"), icon: "compare", run: () => this.compare(image, before) });
     return [...results, ...this.tools(image, of)];
+  }
+
+  /** Under the name that the gallery gives it. */
+  async download(image) {
+    const { t, api, toast } = this.context;
+    try {
+      const stored = await this.stored(image);
+      if (!stored) return void toast(t("draw.gone"), { kind: "error" });
+      await download(api, [stored]);
+    } catch {
+      toast(t("common.unreachable"), { kind: "error" });
+    }
+    return undefined;
   }
 
   async compare(image, { image: before, sides }) {
@@ -169,11 +182,4 @@ async function fetchBlob(url) {
   const response = await fetch(url, { credentials: "omit" });
   if (!response.ok) throw new Error(url);
   return response.blob();
-}
-
-function download(url) {
-  const link = h("a", { href: url, download: nameOf(url) });
-  document.body.append(link);
-  link.click();
-  link.remove();
 }

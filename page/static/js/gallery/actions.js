@@ -49,7 +49,8 @@ export function fileName(image) {
   const time = [at.getHours(), at.getMinutes(), at.getSeconds()].map(two).join("-");
   const extension = image.name.split(".").pop();
   const model = (image.model ?? "image").replace(/[^\p{L}\p{N}._-]+/gu, "-");
-  return `${day} ${time} ${model} ${image.seed ?? ""} ${image.name.slice(0, 4)}.${extension}`.replace(/ +/g, " ");
+  const when = image.created ? `${day} ${time}` : ""; // not known while the index cannot be read
+  return `${when} ${model} ${image.seed ?? ""} ${image.name.slice(0, 4)}.${extension}`.replace(/ +/g, " ").trim();
 }
 
 function save(blob, name) {
