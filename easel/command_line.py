@@ -24,6 +24,7 @@ class _Entry(NamedTuple):
 _SECTIONS: dict[str, dict[str, _Entry]] = {
     "Serve": {
         "run": _Entry("easel.run:run", "Start the server."),
+        "connect": _Entry("easel.connect:connect", "Print what a program needs to use this Easel."),
         "top": _Entry("commands.top:top", "Watch the engine, the GPU and the queue."),
         "gpu": _Entry("commands.gpu:gpu", "Show who has the GPU; switch it, pin it, cancel requests."),
         "keys": _Entry("commands.keys:keys", "Add, list and revoke the keys of clients."),
