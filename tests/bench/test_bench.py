@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from bench.throughput import QUICK_MAX_ENTRY_S
+
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 600
 """Only so that a run that hangs ends: on a busy machine a quick one takes minutes."""
@@ -37,8 +39,15 @@ def test_a_quick_run_measures_everything_and_the_values_are_positive(run):
         values = list(numbers(results[name]))
         assert values
         assert all(value > 0 for key, value in values if key not in MAY_BE_ZERO), (name, values)
-    measured = {(e["size"], e["render_ms"] > 0, e["clients"]) for e in results["throughput"] if "routes" in e}
-    assert measured >= {(64, has_render, clients) for has_render in (False, True) for clients in (1, 8, 32)}
+    entries = {(e["size"], e["render_ms"] > 0, e["clients"]): e for e in results["throughput"]}
+    assert entries.keys() >= {
+        (64, has_render, clients) for has_render in (False, True) for clients in (1, 8, 32)
+    }
+    for (_, has_render, clients), entry in entries.items():
+        if has_render or clients <= 8:
+            assert "routes" in entry
+        else:  # a slow machine leaves out what would take long, and says so
+            assert "routes" in entry or entry["expected_s"] > QUICK_MAX_ENTRY_S
     assert results["compile"]["catalogue"]["models"] == 100
     assert results["compile"]["own_folder"]["files"] == 100
     assert results["compile"]["shipped"]["models"] > 50

@@ -122,7 +122,6 @@ def closed(tmp_path_factory: pytest.TempPathFactory, slow_sketch: SketchProcess)
         yield server
 
 
-@pytest.mark.essential
 def test_seven_tabs_live_from_one_stream_that_outlives_the_worker_that_sends_it(
     closed: Server, open_page: OpenPage
 ) -> None:
