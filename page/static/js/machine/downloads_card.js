@@ -77,7 +77,7 @@ export class DownloadsCard {
         setText(words, pullWords(t, pull));
         const message = pull.error && messageOf(pull.error);
         setText(problem, message);
-        setText(original, message === pull.error?.message ? null : pull.error.message);
+        setText(original, pull.error && message !== pull.error.message ? pull.error.message : null);
         showFiles(pull.files ?? []);
         cancel.hidden = !RUNNING.has(pull.state) || Boolean(this.reason);
         cancel.setAttribute("aria-label", t("machine.cancel_download", { models: pull.models.join(", ") }));
