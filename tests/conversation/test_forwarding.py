@@ -544,15 +544,14 @@ def test_a_slow_reader_slows_the_upstream_down(ask: Any) -> None:
 def test_llms_are_listed_with_the_image_models(server: Server) -> None:
     headers = {"Authorization": "Bearer sk-client"}
 
-    def listed() -> list[dict[str, Any]]:
-        models: list[dict[str, Any]] = requests.get(
-            f"{server.url}/v1/models", headers=headers, timeout=30
-        ).json()["data"]
-        return models
+    def ask(path: str) -> Any:
+        document = requests.get(f"{server.url}/v1/models{path}", headers=headers, timeout=30).json()
+        models = document.get("data", [document])
+        is_known = all(model["engine"] for model in models if model["type"] == "image")
+        return document if is_known else None
 
-    # What the engine has is known a moment after the start.
-    wait_until(lambda: all(model["engine"] for model in listed() if model["type"] == "image"))
-    models = listed()
+    # What the engine has is known a moment after the start, in each of the two workers.
+    models = wait_until(lambda: ask(""))["data"]
     by_id = {model["id"]: model for model in models}
     assert by_id["tiny"]["owned_by"] == "fake"
     assert by_id["tiny"]["type"] == "llm"
@@ -560,7 +559,7 @@ def test_llms_are_listed_with_the_image_models(server: Server) -> None:
     assert by_id["img"]["type"] == "image"
     assert len(by_id) == len(models)
     for name in ("tiny", "primary", "img"):
-        one = requests.get(f"{server.url}/v1/models/{name}", headers=headers, timeout=30).json()
+        one = wait_until(lambda name=name: ask(f"/{name}"))  # type: ignore[misc]
         # Only the answer about one image model says what a form for it needs.
         extra = {"stages", "inputs", "files", "pull"} if by_id[name]["type"] == "image" else set()
         assert one.keys() - by_id[name].keys() == extra
