@@ -462,7 +462,8 @@ def test_a_stream_says_how_many_pictures_are_before_it_in_comfyuis_queue(
         body = _draw_with_id(server, "third", stream=True, stream_options={"include_usage": True}).text
         assert [drawing.result(30).status_code for drawing in first] == [200, 200]
         events = [json.loads(line[6:]) for line in body.splitlines() if line.startswith("data: {")]
-        waiting = [event["waiting"] for event in events if "waiting" in event]
+        *waiting, begun = [event["waiting"] for event in events if "waiting" in event]
+        assert begun is None
         assert waiting[0]["waits_for"] in ("2 pictures before it", "the picture before it")
         assert waiting[-1]["waited_s"] >= waiting[0]["waited_s"] >= 0
         assert events[-1]["data"][0]["progress"] == 100
