@@ -14,42 +14,42 @@ from flask.cli import ScriptInfo
 import installation
 
 
-class _Entry(NamedTuple):
+class Entry(NamedTuple):
     """`place`: module and name of the click command; `help`: its `short_help`, known without importing it"""
 
     place: str
     help: str
 
 
-_SECTIONS: dict[str, dict[str, _Entry]] = {
+SECTIONS: dict[str, dict[str, Entry]] = {
     "Serve": {
-        "run": _Entry("easel.run:run", "Start the server."),
-        "connect": _Entry("easel.connect:connect", "Print what a program needs to use this Easel."),
-        "top": _Entry("commands.top:top", "Watch the engine, the GPU and the queue."),
-        "gpu": _Entry("commands.gpu:gpu", "Show who has the GPU; switch it, pin it, cancel requests."),
-        "keys": _Entry("commands.keys:keys", "Add, list and revoke the keys of clients."),
-        "audit": _Entry("commands.audit:audit_command", "Show who changed what, and when."),
+        "run": Entry("easel.run:run", "Start the server."),
+        "connect": Entry("easel.connect:connect", "Print what a program needs to use this Easel."),
+        "top": Entry("commands.top:top", "Watch the engine, the GPU and the queue."),
+        "gpu": Entry("commands.gpu:gpu", "Show who has the GPU; switch it, pin it, cancel requests."),
+        "keys": Entry("commands.keys:keys", "Add, list and revoke the keys of clients."),
+        "audit": Entry("commands.audit:audit_command", "Show who changed what, and when."),
     },
     "Models": {
-        "check-catalogue": _Entry(
+        "check-catalogue": Entry(
             "commands.catalogue:check_catalogue",
             "Check catalogue.yaml, its templates, and what an engine lacks.",
         ),
-        "pull-model": _Entry(
+        "pull-model": Entry(
             "commands.pull:pull_model", "Download the files of models into ComfyUI's folders."
         ),
-        "adopt-models": _Entry(
+        "adopt-models": Entry(
             "commands.adopt_command:adopt_command", "Use the model files that are there already."
         ),
-        "accept-licence": _Entry("commands.licences:accept_licence", "Accept the licence of models."),
-        "import-workflow": _Entry(
+        "accept-licence": Entry("commands.licences:accept_licence", "Accept the licence of models."),
+        "import-workflow": Entry(
             "commands.import_command:import_command", "Make a model of a workflow of ComfyUI."
         ),
-        "snapshot-nodes": _Entry("commands.snapshot:snapshot_nodes", "Learn node signatures from ComfyUI."),
+        "snapshot-nodes": Entry("commands.snapshot:snapshot_nodes", "Learn node signatures from ComfyUI."),
     },
     "Pictures": {
-        "generate": _Entry("commands.generate:generate", "Draw a prompt and write the picture to a file."),
-        "compile-workflow": _Entry(
+        "generate": Entry("commands.generate:generate", "Draw a prompt and write the picture to a file."),
+        "compile-workflow": Entry(
             "commands.compile:compile_command", "Print the ComfyUI graph for a model and a prompt."
         ),
     },
@@ -60,10 +60,10 @@ class _EaselGroup(click.Group):
     """Lists its commands without importing them: with them comes all of Easel, and completion would take a second."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return [name for entries in _SECTIONS.values() for name in entries]
+        return [name for entries in SECTIONS.values() for name in entries]
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        entry = next((entries[name] for entries in _SECTIONS.values() if name in entries), None)
+        entry = next((entries[name] for entries in SECTIONS.values() if name in entries), None)
         if entry is None:
             return None
         module, _, attribute = entry.place.partition(":")
@@ -71,7 +71,7 @@ class _EaselGroup(click.Group):
         return command
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        for title, entries in _SECTIONS.items():
+        for title, entries in SECTIONS.items():
             with formatter.section(title):
                 formatter.write_dl([(name, entry.help) for name, entry in entries.items()])
 

@@ -18,7 +18,7 @@ import requests
 from flask.cli import FlaskGroup
 
 from app import create_app
-from easel.command_line import _SECTIONS
+from easel.command_line import SECTIONS
 from easel.command_line import easel as easel_command
 from tests.conftest import ROOT
 from tests.waiting import wait_until
@@ -177,7 +177,7 @@ def test_the_wheel_has_every_file_of_the_tree_that_is_used() -> None:
 
 
 def test_easel_has_the_commands_of_flask_and_says_the_same_of_them() -> None:
-    shown = {name: entry.help for entries in _SECTIONS.values() for name, entry in entries.items()}
+    shown = {name: entry.help for entries in SECTIONS.values() for name, entry in entries.items()}
     context = click.Context(easel_command)
     for name, text in shown.items():
         command = easel_command.get_command(context, name)
