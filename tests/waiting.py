@@ -8,7 +8,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 180.0
 """Far more than anything here takes, also on a machine that is busy with other work."""
 
 

@@ -85,9 +85,9 @@ def test_the_pictures_of_a_job_count_for_its_key(keys: Keys) -> None:
 
 def test_a_job_waits_until_its_key_may_draw_again(keys: Keys) -> None:
     keys.add("phone", pictures_per_minute=1)
-    first, second = keys.post("phone"), keys.post("phone")
     start(keys)
-    keys.wait_for("phone", first, "done")
+    keys.wait_for("phone", keys.post("phone"), "done")
+    second = keys.post("phone")
     wait_until(lambda: "may use 1 pictures per minute" in (keys.get("phone", second)["waits_for"] or ""))
     wait_until(lambda: keys.get("phone", second)["state"] == "queued")
 

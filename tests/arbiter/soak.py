@@ -39,6 +39,7 @@ from tests.arbiter.simulated_gpu import (
     random_misbehaviour,
 )
 from tests.arbiter.simulated_llm import MODEL, SimulatedLlmServer
+from tests.waiting import TIMEOUT_S
 
 CHAT = next(route for route in ROUTES if route.name == "chat")
 
@@ -501,7 +502,7 @@ def _check_recovery(folder: Path, gpu: SimulatedGpu, call: Caller, plan: Plan, l
 
 
 def _wait_until_idle(arbiter: Arbiter) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + TIMEOUT_S
     # One read for both: between two reads a request can become a switch.
     while (state := arbiter.state_store.state()).active_switch or state.wanted:
         if time.monotonic() > deadline:

@@ -403,7 +403,7 @@ def test_flask_run_is_refused_with_the_right_command(tmp_path: Path, app: str) -
     )  # fmt: skip
     assert done.returncode == 2
     assert "make run" in done.stderr
-    assert "gunicorn wsgi:app" in done.stderr
+    assert "easel run" in done.stderr
 
 
 def test_a_public_address_needs_keys_or_allow_open(tmp_path: Path) -> None:
