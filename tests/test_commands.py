@@ -299,7 +299,7 @@ def flask(tmp_path: Path, *args: str, **variables: str) -> subprocess.CompletedP
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
 
 

@@ -166,7 +166,7 @@ def flask(folder: Path, variables: dict[str, str], *words: str) -> subprocess.Co
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
 
 

@@ -201,7 +201,7 @@ def test_a_kept_connection_that_the_server_closed_is_replaced() -> None:
         pool = pool_of(port)
         for _ in range(3):
             assert pool.call("POST", "/prompt", timeout_s=5, body=b"{}").status == 200
-            assert closed.wait(5)
+            assert closed.wait(90)
             closed.clear()
 
 

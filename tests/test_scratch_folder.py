@@ -23,7 +23,7 @@ def test_the_folder_of_a_killed_process_is_removed_by_the_next_one_and_those_in_
     tmp_path: Path,
 ) -> None:
     program = "import os, sys; from scratch_folder import ScratchFolder as S; S('test-', __import__('pathlib').Path(sys.argv[1])); os.kill(os.getpid(), 9)"
-    subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, timeout=60, check=False)
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, timeout=180, check=False)
     (abandoned,) = tmp_path.iterdir()
     foreign = tmp_path / "test-of-somebody-else"
     foreign.mkdir()

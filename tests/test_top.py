@@ -151,6 +151,6 @@ def _watch(state: Path) -> None:
     with contextlib.suppress(OSError):  # the terminal closes with the process
         while data := os.read(outer, 4096):
             text += data
-    assert process.wait(30) == 0
+    assert process.wait(90) == 0
     assert b"Traceback" not in text
     os.close(outer)

@@ -304,7 +304,7 @@ def test_processes_and_threads_together_are_allowed_exactly_the_limit(tmp_path: 
         thread.start()
     for thread in threads:
         thread.join()
-    counts = [int(process.communicate(timeout=60)[0]) for process in processes]
+    counts = [int(process.communicate(timeout=180)[0]) for process in processes]
     assert sum(counts) + len(allowed) == 500
     total = gate.reports()[0]["usage"]["total"]
     assert (total["requests"], total["refused"]) == (500, 700)

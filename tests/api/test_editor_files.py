@@ -39,7 +39,7 @@ def new_name() -> str:
 
 def stored(url: str, name: str) -> Any:
     """The workflow that the engine at `url` has."""
-    response = requests.get(f"{url}/userdata/{quote(f'workflows/{name}', safe='')}", timeout=10)
+    response = requests.get(f"{url}/userdata/{quote(f'workflows/{name}', safe='')}", timeout=60)
     assert response.status_code == 200
     return response.json()
 

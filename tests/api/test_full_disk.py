@@ -29,7 +29,7 @@ def test_a_full_disk_is_507_leaves_no_partial_files_and_does_not_affect_b64_json
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("EASEL_")}
     environment = {**inherited, "EASEL_ENGINE_URL": sketch_url, "EASEL_STATE_DIR": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", SCRIPT], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180
     )
     url, b64 = (json.loads(line) for line in done.stdout.splitlines())
     assert (url[0], url[1]["code"]) == (507, "image.store_full")

@@ -235,7 +235,7 @@ def test_a_picture_that_a_full_disk_cannot_keep_is_sent_and_drawn_again_with_the
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
     first, again = (json.loads(line) for line in done.stdout.splitlines())
     assert first[:2] == [200, "false"]

@@ -81,7 +81,7 @@ class Client:
 
 
 def status(server: Server) -> Any:
-    return requests.get(f"{server.url}/api/comfyui/status", timeout=10).json()
+    return requests.get(f"{server.url}/api/comfyui/status", timeout=60).json()
 
 
 def waiting(server: Server) -> list[str]:

@@ -405,7 +405,7 @@ def test_a_stream_is_made_while_the_engine_works_and_not_before() -> None:
     assert drawing.was_submitted.is_set()
     assert not drawing.ended.is_set()
     body.close()
-    assert drawing.ended.wait(20)
+    assert drawing.ended.wait(90)
 
 
 def test_a_stream_waits_for_its_job_only_for_a_moment() -> None:
@@ -414,7 +414,7 @@ def test_a_stream_waits_for_its_job_only_for_a_moment() -> None:
     assert not drawing.was_submitted.is_set()
     body.close()
     drawing.may_submit.set()
-    assert drawing.ended.wait(20)
+    assert drawing.ended.wait(90)
 
 
 def test_a_stream_whose_job_is_not_submitted_waits_no_longer_than_its_failure() -> None:

@@ -87,7 +87,7 @@ def test_a_benchmark_that_is_ended_leaves_no_server_and_no_folder(tmp_path: Path
     assert process.returncode == 128 + number
     assert "Traceback" not in errors
     with pytest.raises(requests.ConnectionError):
-        requests.get(f"{url}/health", timeout=10)
+        requests.get(f"{url}/health", timeout=60)
     assert list(tmp_path.glob("easel-*")) == []
 
 

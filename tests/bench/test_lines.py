@@ -24,7 +24,7 @@ def served(*chunks: bytes, go_on: threading.Event) -> Iterator[requests.Response
             connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
             for index, chunk in enumerate(chunks):
                 if index:
-                    assert go_on.wait(10)
+                    assert go_on.wait(90)
                 connection.sendall(b"%x\r\n%s\r\n" % (len(chunk), chunk))
             connection.sendall(b"0\r\n\r\n")
 
@@ -35,7 +35,7 @@ def served(*chunks: bytes, go_on: threading.Event) -> Iterator[requests.Response
             f"http://127.0.0.1:{listening.getsockname()[1]}", stream=True, timeout=10
         ) as response:
             yield response
-        thread.join(10)
+        thread.join(90)
 
 
 def test_a_line_is_returned_before_the_next_one_is_sent() -> None:

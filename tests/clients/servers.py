@@ -91,7 +91,7 @@ def _llms(fake: str, llama_server: str) -> tuple[dict[str, str], dict[str, str]]
     if llama_server:
         key = os.environ.get("LLAMA_KEY")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        models = requests.get(f"{llama_server}/v1/models", headers=headers, timeout=10).json()["data"]
+        models = requests.get(f"{llama_server}/v1/models", headers=headers, timeout=60).json()["data"]
         ids = [model["id"] for model in models]
         chat.append(ids[0])
         embed += [id for id in ids if id == "embed"]

@@ -545,7 +545,7 @@ def test_llms_are_listed_with_the_image_models(server: Server) -> None:
     headers = {"Authorization": "Bearer sk-client"}
 
     def ask(path: str) -> Any:
-        document = requests.get(f"{server.url}/v1/models{path}", headers=headers, timeout=30).json()
+        document = requests.get(f"{server.url}/v1/models{path}", headers=headers, timeout=60).json()
         models = document.get("data", [document])
         is_known = all(model["engine"] for model in models if model["type"] == "image")
         return document if is_known else None
@@ -564,9 +564,9 @@ def test_llms_are_listed_with_the_image_models(server: Server) -> None:
         extra = {"stages", "inputs", "files", "pull"} if by_id[name]["type"] == "image" else set()
         assert one.keys() - by_id[name].keys() == extra
         assert {key: value for key, value in one.items() if key not in extra} == by_id[name]
-    images = requests.get(f"{server.url}/v1/models?type=image", headers=headers, timeout=30).json()["data"]
+    images = requests.get(f"{server.url}/v1/models?type=image", headers=headers, timeout=60).json()["data"]
     assert {model["type"] for model in images} == {"image"}
-    llms = requests.get(f"{server.url}/v1/models?type=llm", headers=headers, timeout=30).json()["data"]
+    llms = requests.get(f"{server.url}/v1/models?type=llm", headers=headers, timeout=60).json()["data"]
     assert {model["id"] for model in llms} == {"tiny", "other", "dead", "primary", "stt", "tts"}
 
 
@@ -576,7 +576,7 @@ def test_an_upstream_that_is_silent_is_given_up(tmp_path: Path) -> None:
         entry = {"url": f"http://127.0.0.1:{port}", "models": ["m"], "silence_timeout_s": 1}
         config.write_text(yaml.safe_dump({"llm": {"upstreams": [entry]}}))
         with running(tmp_path / "state", EASEL_CONFIG=str(config)) as server:
-            response = requests.post(f"{server.url}/v1/chat/completions", json={"model": "m"}, timeout=30)
+            response = requests.post(f"{server.url}/v1/chat/completions", json={"model": "m"}, timeout=60)
             assert message(response).startswith("502 dispatch.upstream_unavailable")
             assert "did not answer in time" in response.text
 

@@ -133,13 +133,13 @@ def streams_and_pictures(
 
 
 def status(server: Server) -> dict[str, Any]:
-    document: dict[str, Any] = requests.get(f"{server.url}/api/comfyui/status", timeout=30).json()
+    document: dict[str, Any] = requests.get(f"{server.url}/api/comfyui/status", timeout=60).json()
     return document
 
 
 def check_health(server: Server, times: int) -> None:
     for _ in range(times):
-        assert requests.get(f"{server.url}/health", timeout=30).status_code == 200
+        assert requests.get(f"{server.url}/health", timeout=60).status_code == 200
 
 
 def test_128_streams_and_32_pictures_go_on_together_and_health_answers(
@@ -176,7 +176,7 @@ def test_clients_beyond_the_limit_are_told_when_to_come_back(
     settings = {"EASEL_WORKERS": "1", "EASEL_LLM_MAX_REQUESTS": "4", **alone(llms)}
     with running(tmp_path / "state", EASEL_ENGINE_URL=sketch_url, **settings) as server:
         opened = open_streams(streams, server, 4)
-        refused = requests.post(f"{server.url}/v1/chat/completions", json={"model": "tiny"}, timeout=30)
+        refused = requests.post(f"{server.url}/v1/chat/completions", json={"model": "tiny"}, timeout=60)
         assert refused.status_code == 429
         assert refused.json()["error"]["code"] == "queue.full"
         assert int(refused.headers["Retry-After"]) >= 1

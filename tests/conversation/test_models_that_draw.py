@@ -140,5 +140,5 @@ def test_a_client_that_hangs_up_cancels_its_picture(
 
 
 def queue(engine: SketchProcess) -> dict[str, Any]:
-    document: dict[str, Any] = requests.get(f"{engine.url}/queue", timeout=5).json()
+    document: dict[str, Any] = requests.get(f"{engine.url}/queue", timeout=60).json()
     return document

@@ -102,7 +102,7 @@ def streamed_chat(
                 f"{server.url}/v1/chat/completions",
                 json={"model": "tiny", "stream": True},
                 stream=True,
-                timeout=60,
+                timeout=180,
             ) as stream,
         ):
             parts = stream.iter_content(chunk_size=None)
@@ -111,7 +111,7 @@ def streamed_chat(
 
 
 def status(server: Server) -> dict[str, Any]:
-    document: dict[str, Any] = requests.get(f"{server.url}/api/comfyui/status", timeout=10).json()
+    document: dict[str, Any] = requests.get(f"{server.url}/api/comfyui/status", timeout=60).json()
     return document
 
 
@@ -198,7 +198,7 @@ def test_a_chat_is_refused_in_generation_mode_if_the_owner_says_so(
     with running(tmp_path / "state", **settings) as server:
         picture = drawing(pool, server)
         if is_pinned:
-            requests.post(f"{server.url}/api/comfyui/pin", json={"pinned": True}, timeout=10)
+            requests.post(f"{server.url}/api/comfyui/pin", json={"pinned": True}, timeout=60)
         response = chat(server)
         assert (response.status_code, response.json()["error"]["code"]) == (503, "gpu.image_mode")
         assert ("Retry-After" in response.headers) is not is_pinned
@@ -228,7 +228,7 @@ def test_a_forced_switch_ends_a_running_chat(
         answered = pool.submit(chat, server)
         wait_until(lambda: llama.chats == 1)
         body = {"mode": "generation", "force": True}
-        requests.post(f"{server.url}/api/comfyui/switchover", json=body, timeout=10)
+        requests.post(f"{server.url}/api/comfyui/switchover", json=body, timeout=60)
         response = answered.result()
         assert (response.status_code, response.json()["error"]["code"]) == (503, "gpu.preempted")
         llama.held.set()
@@ -245,7 +245,7 @@ def test_a_stream_that_a_forced_switch_ends_says_so_although_the_llm_server_only
 
     with streamed_chat(tmp_path / "state", llama, engine, answer) as (server, parts):
         forced = {"mode": "generation", "force": True}
-        requests.post(f"{server.url}/api/comfyui/switchover", json=forced, timeout=10)
+        requests.post(f"{server.url}/api/comfyui/switchover", json=forced, timeout=60)
         assert b'"code": "gpu.preempted"' in b"".join(parts)
 
 

@@ -115,7 +115,7 @@ except OSError as error:
     print(type(shortage_in(error)).__name__)
 """
     process = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=180
     )
     assert (process.stdout, process.stderr) == ("StoreFull\n", "")
 

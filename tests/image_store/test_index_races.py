@@ -75,7 +75,7 @@ def test_an_index_that_is_made_while_another_process_sets_the_damaged_one_aside_
 
     monkeypatch.setattr(database, "set_aside", slow_set_aside)
     names(make_store(tmp_path))
-    thread.join(30)
+    thread.join(90)
     # In another process, which has nothing of the log in memory
     assert make_store(tmp_path).find(kept[0]).facts.prompt == "at the same moment"
 

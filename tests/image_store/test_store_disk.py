@@ -30,7 +30,7 @@ def on_a_small_disk(mount_point: Path, *command: str) -> str:
             capture_output=True,
             text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
-            timeout=60,
+            timeout=180,
         )
         assert process.returncode == 0, process.stderr
         return process.stdout

@@ -68,7 +68,7 @@ def held(stacks: Stacks) -> tuple[Resident, ...]:
     """The loaded models, all idle; loads one if there are none."""
     if not stacks.resident():
         url, key = os.environ[SERVER].rstrip("/"), os.environ.get(KEY, "")
-        listed = requests.get(f"{url}/models", headers={"Authorization": f"Bearer {key}"}, timeout=10).json()
+        listed = requests.get(f"{url}/models", headers={"Authorization": f"Bearer {key}"}, timeout=60).json()
         models = [Resident(NAME, entry["id"]) for entry in listed["data"]]
         assert any(stacks.restore([model]) == () for model in models)
     return stacks.resident()

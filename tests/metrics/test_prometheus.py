@@ -90,7 +90,7 @@ def test_every_query_of_the_dashboard_returns_data(
         assert without_data == {}
         found = ask(r"sum by (key) (easel_pictures_total)")
         assert {entry["metric"].get("key") for entry in found} == {"api_keys:1"}
-        text = requests.get(f"{server.url}/metrics", headers=AUTHORIZATION, timeout=10).text
+        text = requests.get(f"{server.url}/metrics", headers=AUTHORIZATION, timeout=60).text
         checked = subprocess.run(
             [promtool(), "check", "metrics"], input=text, text=True, capture_output=True, check=False
         )
@@ -177,11 +177,11 @@ def prometheus(folder: Path, url: str) -> Iterator[Any]:
     def is_ready() -> bool:
         assert process.poll() is None
         with contextlib.suppress(requests.ConnectionError):
-            return requests.get(f"http://127.0.0.1:{port}/-/ready", timeout=5).status_code == 200
+            return requests.get(f"http://127.0.0.1:{port}/-/ready", timeout=60).status_code == 200
         return False
 
     def ask(query: str) -> list[dict[str, Any]]:
-        answer = requests.get(f"http://127.0.0.1:{port}/api/v1/query", {"query": query}, timeout=10)
+        answer = requests.get(f"http://127.0.0.1:{port}/api/v1/query", {"query": query}, timeout=60)
         assert answer.status_code == 200, f"{query}: {answer.text}"
         result = answer.json()["data"]["result"]
         return [series for series in result if math.isfinite(float(series["value"][1]))]

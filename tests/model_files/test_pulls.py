@@ -219,10 +219,10 @@ def test_a_pull_survives_its_process_its_worker_and_its_server(
     variables = {"EASEL_ENGINE_MODELS_DIR": str(tmp_path / "models")}
 
     def of(url: str) -> Any:
-        return requests.get(f"{url}/api/models/pulls", timeout=20).json()["pulls"][0]
+        return requests.get(f"{url}/api/models/pulls", timeout=60).json()["pulls"][0]
 
     with running(tmp_path / "state", **variables) as easel:
-        answer = requests.post(f"{easel.url}/api/models/pull", json={"models": ["mine"]}, timeout=20)
+        answer = requests.post(f"{easel.url}/api/models/pull", json={"models": ["mine"]}, timeout=60)
         assert answer.status_code == 202
         wait_until(lambda: of(easel.url)["received"] == 1_000_000)
         workers = easel.workers()

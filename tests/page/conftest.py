@@ -64,7 +64,7 @@ def serving(state: Path, **variables: str) -> Iterator[Server]:
 
 def _answers(url: str) -> bool:
     with contextlib.suppress(requests.RequestException):
-        return requests.get(f"{url}/health", timeout=10).status_code == 200
+        return requests.get(f"{url}/health", timeout=60).status_code == 200
     return False
 
 

@@ -56,7 +56,7 @@ def opened(
 
 
 def model_of(server: Server, name: str = MODEL) -> Any:
-    return requests.get(f"{server.url}/v1/models/{name}", timeout=10).json()
+    return requests.get(f"{server.url}/v1/models/{name}", timeout=60).json()
 
 
 @pytest.mark.essential
@@ -66,7 +66,7 @@ def test_models_are_grouped_by_family_and_found_by_any_of_their_names(
     page = open_page(catalogue.url, size, path="/#catalogue")
     models = page.get_by_role("navigation", name="Models")
     models.get_by_role("link", name="SDXL Turbo").wait_for()
-    listed = requests.get(f"{catalogue.url}/v1/models?type=image", timeout=30).json()["data"]
+    listed = requests.get(f"{catalogue.url}/v1/models?type=image", timeout=60).json()["data"]
     count = sum(1 for model in listed if "slot_of" not in model)
     models.get_by_text(f"{count} models").wait_for()
     families = {model["family"] for model in listed}
@@ -92,7 +92,7 @@ def test_a_model_has_facts_licence_files_and_its_newest_picture(
     files = page.get_by_role("region", name="Files").inner_text()
     for file in model["files"]:
         assert file["name"] in files
-    newest = requests.get(f"{catalogue.url}/api/images?model={MODEL}&limit=1", timeout=10).json()["images"][0]
+    newest = requests.get(f"{catalogue.url}/api/images?model={MODEL}&limit=1", timeout=60).json()["images"][0]
     picture = page.locator(".sample img")
     picture.wait_for()
     assert newest["name"] in picture.get_attribute("src")
@@ -150,7 +150,7 @@ def test_the_graph_of_a_request_says_where_each_value_comes_from(
     page = opened(open_page, catalogue, size)
     page.get_by_label("Prompt", exact=True).fill("a red <b>fox</b>")
     body = {"model": MODEL, "prompt": "a red <b>fox</b>"}
-    answer = requests.post(f"{catalogue.url}/api/graph", json=body, timeout=30).json()
+    answer = requests.post(f"{catalogue.url}/api/graph", json=body, timeout=60).json()
     nodes = page.locator(".graph-node")
     page.locator(".graph-row-value", has_text="a red <b>fox</b>").wait_for()
     assert nodes.count() == len(answer["nodes"])
@@ -210,13 +210,13 @@ def test_the_saved_graph_is_that_of_the_api(open_page: OpenPage, catalogue: Serv
     with open(download.value.path(), encoding="utf-8") as file:
         saved = json.load(file)
     body = {"model": MODEL, "prompt": page.get_by_label("Prompt", exact=True).input_value()}
-    expected = requests.post(f"{catalogue.url}/api/graph", json=body, timeout=30).json()["graph"]
+    expected = requests.post(f"{catalogue.url}/api/graph", json=body, timeout=60).json()["graph"]
     assert without_chance(saved) == without_chance(expected)
     assert saved
 
 
 def workflows_of(engine: FreezingProxy) -> list[str]:
-    response = requests.get(f"{engine.url}/userdata?dir=workflows", timeout=10)
+    response = requests.get(f"{engine.url}/userdata?dir=workflows", timeout=60)
     return list(response.json()) if response.status_code == 200 else []
 
 
@@ -235,7 +235,7 @@ def test_the_graph_is_downloaded_for_comfyui_and_saved_among_its_workflows(
     with open(download.value.path(), encoding="utf-8") as file:
         downloaded = json.load(file)
     body = {"model": "flux-schnell", "prompt": "a red fox", "as": "editor"}
-    answer = requests.post(f"{with_comfyui.url}/api/graph", json=body, timeout=30).json()
+    answer = requests.post(f"{with_comfyui.url}/api/graph", json=body, timeout=60).json()
     assert [node["type"] for node in downloaded["nodes"]] == [
         node["type"] for node in answer["editor_file"]["nodes"]
     ]
@@ -274,7 +274,7 @@ def test_without_an_editor_or_the_permission_nothing_offers_to_save(
     page.goto(f"{with_comfyui.url}/?scripted#catalogue/{MODEL}")
     page.get_by_role("button", name="Download for ComfyUI").wait_for()
     save = page.get_by_role("button", name="Save into ComfyUI's workflows")
-    status = requests.get(f"{with_comfyui.url}/api/comfyui/status", timeout=10).json()
+    status = requests.get(f"{with_comfyui.url}/api/comfyui/status", timeout=60).json()
     for scopes, is_shown in ((["draw", "view"], False), (["operate"], True)):
         events.send("hello", {"version": "1", "key": {"name": "me", "scopes": scopes}})
         events.send("status", status)
@@ -326,19 +326,19 @@ def test_the_requests_as_code_draw_what_they_say(open_page: OpenPage, catalogue:
     environment = {**os.environ, "EASEL_API_KEY": "none"}
     curl = code_in(page, "curl")
     result = subprocess.run(
-        ["sh", "-c", curl], capture_output=True, text=True, timeout=60, env=environment, check=True
+        ["sh", "-c", curl], capture_output=True, text=True, timeout=180, env=environment, check=True
     )
     name = json.loads(result.stdout)["data"][0]["url"].rsplit("/", 1)[1]
-    assert requests.get(f"{catalogue.url}/api/images/{name}", timeout=10).json()["prompt"] == PROMPT
+    assert requests.get(f"{catalogue.url}/api/images/{name}", timeout=60).json()["prompt"] == PROMPT
     script = code_in(page, "JavaScript")
     node = ["node", "--input-type=module", "-e", script]
     try:
-        result = subprocess.run(node, capture_output=True, text=True, timeout=60, env=environment, check=True)
+        result = subprocess.run(node, capture_output=True, text=True, timeout=180, env=environment, check=True)
     except FileNotFoundError:
         assert PROMPT.replace("\\", "\\\\").replace('"', '\\"') in script  # without Node it is only read
     else:
         name = result.stdout.strip().rsplit("/", 1)[1]
-        assert requests.get(f"{catalogue.url}/api/images/{name}", timeout=10).json()["prompt"] == PROMPT
+        assert requests.get(f"{catalogue.url}/api/images/{name}", timeout=60).json()["prompt"] == PROMPT
 
 
 def test_on_a_phone_the_list_leads_to_a_model_and_back(open_page: OpenPage, catalogue: Server) -> None:

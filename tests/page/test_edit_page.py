@@ -124,7 +124,7 @@ def draw(page: Any, prompt: str = "a lighthouse") -> Image.Image:
 
 
 def fetched(url: str) -> Image.Image:
-    return Image.open(io.BytesIO(requests.get(url, timeout=30).content)).convert("RGB")
+    return Image.open(io.BytesIO(requests.get(url, timeout=60).content)).convert("RGB")
 
 
 def difference(one: Image.Image, other: Image.Image, where: Image.Image) -> float:
@@ -781,7 +781,7 @@ def test_a_result_is_enlarged_freed_of_its_background_and_varied_by_one_click(
     [second] = finished(page)
     page.get_by_role("button", name="Remove background").click()
     cut = next_picture(page, second)
-    assert Image.open(io.BytesIO(requests.get(cut, timeout=30).content)).mode == "RGBA"
+    assert Image.open(io.BytesIO(requests.get(cut, timeout=60).content)).mode == "RGBA"
     page.get_by_role("button", name="Enlarge").click()
     assert fetched(next_picture(page, cut)).width == 4 * SIZE[0]
 

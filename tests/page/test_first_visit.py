@@ -33,7 +33,7 @@ def used_easel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def first_events_size(url: str) -> int:
     """Compressed bytes of the event stream up to the catalogue, which comes last."""
     size, text, unpacker = 0, b"", zlib.decompressobj(16 + zlib.MAX_WBITS)
-    with requests.get(f"{url}/api/events", stream=True, timeout=30) as response:
+    with requests.get(f"{url}/api/events", stream=True, timeout=60) as response:
         assert response.headers["Content-Encoding"] == "gzip"
         for chunk in response.raw.stream(1, decode_content=False):
             size += len(chunk)
@@ -77,7 +77,7 @@ def test_less_than_60_kb_are_transferred_before_the_first_picture(
     # Thumbnails are pictures themselves.
     got = {path: sizes.get(key, 0) for key, path in paths.items() if not path.endswith("/thumbnail")}
     before = {path: size for path, size in got.items() if not path.startswith("/v1/images/")}
-    before["/"] = len(requests.get(used_easel.url, headers=BROWSER, stream=True, timeout=30).raw.read())
+    before["/"] = len(requests.get(used_easel.url, headers=BROWSER, stream=True, timeout=60).raw.read())
     asked = {re.sub(r"^/page/\w+/", "", path) for path in before}
     # What is opened later is not loaded: no other view, no list of models.
     assert {path for path in asked if not path.startswith(("js/", "css/"))} - {"icon.svg"} == {
@@ -90,7 +90,7 @@ def test_less_than_60_kb_are_transferred_before_the_first_picture(
     before = {path: size for path, size in before.items() if size}
     # A headless browser asks for no icon and no manifest; the page's view of its workers has no sizes.
     for name in ("js/live_worker.js", "js/draw/draw_worker.js", "icon.svg", "easel.webmanifest"):
-        answer = requests.get(f"{used_easel.url}/page/{version}/{name}", stream=True, timeout=30)
+        answer = requests.get(f"{used_easel.url}/page/{version}/{name}", stream=True, timeout=60)
         before[f"/page/{version}/{name}"] = int(answer.headers["Content-Length"])
     before["events"] = first_events_size(used_easel.url)
     total = sum(before.values())

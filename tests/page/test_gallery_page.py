@@ -29,7 +29,7 @@ class Gallery:
         self.server, self.url, self.names = server, server.url, names
 
     def image(self, name: str) -> requests.Response:
-        return requests.get(f"{self.url}/api/images/{name}", timeout=10)
+        return requests.get(f"{self.url}/api/images/{name}", timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_text_model_day_and_favourites_narrow_what_is_shown(
     open_page: OpenPage, gallery: Gallery, size: str
 ) -> None:
     page = opened(open_page, gallery, size)
-    found = requests.get(f"{gallery.url}/api/images", params={"q": "number17"}, timeout=10).json()
+    found = requests.get(f"{gallery.url}/api/images", params={"q": "number17"}, timeout=60).json()
     page.get_by_role("searchbox", name="Search prompts").fill("number17")
     page.wait_for_function(
         "(count) => document.querySelectorAll('.gallery-tile').length === count", arg=len(found["images"])
@@ -120,11 +120,11 @@ def test_text_model_day_and_favourites_narrow_what_is_shown(
     )
     assert {time.strftime("%Y-%m-%d", time.localtime(date)) for date in dates} == {day}
     page.get_by_role("combobox", name="Date").select_option("")
-    requests.patch(f"{gallery.url}/api/images/{gallery.names[7]}", json={"favourite": True}, timeout=10)
+    requests.patch(f"{gallery.url}/api/images/{gallery.names[7]}", json={"favourite": True}, timeout=60)
     page.get_by_role("button", name="Favourites").click()
     tile(page, gallery.names[7]).wait_for()
     assert gallery.names[0] not in shown(page)
-    requests.patch(f"{gallery.url}/api/images/{gallery.names[7]}", json={"favourite": False}, timeout=10)
+    requests.patch(f"{gallery.url}/api/images/{gallery.names[7]}", json={"favourite": False}, timeout=60)
 
 
 def test_a_search_without_results_and_a_server_that_fails_say_what_to_do(
@@ -198,7 +198,7 @@ def test_deletion_asks_and_removes_the_file(open_page: OpenPage, gallery: Galler
     wait_for_place(page, 4)
     page.wait_for_function(f"() => !document.querySelector('.gallery-tile[data-name=\"{name}\"]')")
     assert gallery.image(name).status_code == 404
-    assert requests.get(f"{gallery.url}/api/images/cache/{name}", timeout=10).status_code == 404
+    assert requests.get(f"{gallery.url}/api/images/cache/{name}", timeout=60).status_code == 404
     gallery.names.remove(name)
 
 
@@ -222,7 +222,7 @@ def test_several_are_chosen_with_ctrl_and_shift_and_then_kept_downloaded_or_dele
     with zipfile.ZipFile(download.value.path()) as archive:
         assert archive.testzip() is None
         originals = [
-            requests.get(f"{gallery.url}/api/images/cache/{name}", timeout=10).content for name in chosen
+            requests.get(f"{gallery.url}/api/images/cache/{name}", timeout=60).content for name in chosen
         ]
         assert sorted(archive.read(entry) for entry in archive.namelist()) == sorted(originals)
     page.get_by_role("toolbar").get_by_role("button", name="Delete").click()
@@ -242,7 +242,7 @@ def test_one_picture_is_downloaded_as_it_is(open_page: OpenPage, gallery: Galler
         page.get_by_role("dialog").get_by_role("button", name="Download").click()
     assert download.value.suggested_filename.endswith(".png")
     with open(download.value.path(), "rb") as file:
-        assert file.read() == requests.get(f"{gallery.url}/api/images/cache/{name}", timeout=10).content
+        assert file.read() == requests.get(f"{gallery.url}/api/images/cache/{name}", timeout=60).content
 
 
 def test_a_long_press_selects_and_swipes_turn_pages(open_page: OpenPage, gallery: Gallery) -> None:
@@ -330,7 +330,7 @@ def test_vary_is_not_offered_for_a_picture_whose_model_cannot(open_page: OpenPag
     place = next(place for place in range(3) if models[place] != models[place + 1])
     first = names[place]
     url = f"{gallery.url}/v1/models/{models[place]}"
-    document = requests.get(url, timeout=30).json()
+    document = requests.get(url, timeout=60).json()
     document["tasks"].remove("vary")
     page.route(url, lambda route: route.fulfill(json=document))
     tile(page, first).click()
@@ -358,7 +358,7 @@ def test_a_picture_that_is_removed_while_it_is_shown_says_so(open_page: OpenPage
     name = shown(page)[5]
     tile(page, name).click()
     page.wait_for_selector(".lightbox.is-loaded")
-    requests.delete(f"{gallery.url}/api/images/{name}", timeout=10)
+    requests.delete(f"{gallery.url}/api/images/{name}", timeout=60)
     gallery.names.remove(name)
     page.keyboard.press("f")
     page.get_by_text("no longer kept").wait_for()

@@ -464,7 +464,7 @@ def test_a_machine_without_shared_gpu_and_an_engine_with_a_problem(machine: Any,
 
 @pytest.mark.essential
 def test_what_the_page_shows_is_what_the_api_answers(open_page: OpenPage, easel: Server, size: str) -> None:
-    answer = requests.get(f"{easel.url}/api/comfyui/status", timeout=10).json()
+    answer = requests.get(f"{easel.url}/api/comfyui/status", timeout=60).json()
     page = open_page(easel.url, size, path="/#machine")
     engine = card(page, "Engine")
     engine.wait_for()

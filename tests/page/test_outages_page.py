@@ -77,7 +77,7 @@ def test_an_engine_that_is_killed_in_mid_render_is_named_and_its_return_is_seen(
 
 
 def status(server: Server) -> dict[str, Any]:
-    answer: dict[str, Any] = requests.get(f"{server.url}/api/comfyui/status", timeout=30).json()
+    answer: dict[str, Any] = requests.get(f"{server.url}/api/comfyui/status", timeout=60).json()
     return answer
 
 
@@ -107,7 +107,7 @@ def test_a_picture_that_ends_while_the_network_is_cut_is_found_when_it_is_back(
 
 
 def newest_or_none(url: str) -> str | None:
-    images = requests.get(f"{url}/api/images?limit=1", timeout=30).json()["images"]
+    images = requests.get(f"{url}/api/images?limit=1", timeout=60).json()["images"]
     return images[0]["name"] if images else None
 
 
@@ -148,7 +148,7 @@ def test_seven_tabs_live_from_one_stream_that_outlives_the_worker_that_sends_it(
             tab.wait_for_function(
                 "(name) => document.querySelector('.recent-list > li')?.dataset.name === name", arg=name
             )
-        listed = requests.get(f"{closed.url}/api/images?limit=24", headers=HEADERS, timeout=30).json()[
+        listed = requests.get(f"{closed.url}/api/images?limit=24", headers=HEADERS, timeout=60).json()[
             "images"
         ]
         assert {tuple(recent_images(tab)) for tab in tabs} == {tuple(image["name"] for image in listed)}

@@ -248,7 +248,7 @@ def test_a_page_that_the_browser_brings_back_takes_the_key_of_the_other_tabs(
 @pytest.fixture(scope="module")
 def many(easel: Server) -> dict[str, Any]:
     """The list of models, with a thousand more."""
-    listed = requests.get(f"{easel.url}/v1/models?type=image", timeout=30).json()
+    listed = requests.get(f"{easel.url}/v1/models?type=image", timeout=60).json()
     model = listed["data"][0]
     more = [
         {**model, "id": f"many-{number}", "name": f"Many {number}", "aliases": []} for number in range(MODELS)
@@ -338,7 +338,7 @@ def test_the_line_at_the_top_says_in_the_readers_language_what_is_wrong(
     events = ScriptedEvents(page)
     page.goto(f"{easel.url}/?scripted")
     page.wait_for_selector("html[data-ready]")
-    status = requests.get(f"{easel.url}/api/comfyui/status", timeout=30).json()
+    status = requests.get(f"{easel.url}/api/comfyui/status", timeout=60).json()
     events.send("status", {**status, "problem": {"code": "engine.access_denied", "message": "401"}})
     page.locator(".status-words", has_text="ComfyUI lässt Easel nicht zu.").wait_for()
 

@@ -39,12 +39,12 @@ def proxying(name: str, folder: Path, backend: str) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(90)
 
 
 def _responds(url: str) -> bool:
     with contextlib.suppress(requests.ConnectionError):
-        return requests.get(f"{url}/health", verify=str(CERTIFICATE), timeout=5).status_code == 200
+        return requests.get(f"{url}/health", verify=str(CERTIFICATE), timeout=60).status_code == 200
     return False
 
 

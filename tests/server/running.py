@@ -93,7 +93,7 @@ def running(state: Path, **variables: str) -> Iterator[Server]:
 
 def _responds(url: str) -> bool:
     with contextlib.suppress(requests.ConnectionError):
-        return requests.get(f"{url}/health", timeout=5).status_code == 200
+        return requests.get(f"{url}/health", timeout=60).status_code == 200
     return False
 
 

@@ -63,7 +63,7 @@ def variables(llama: FakeLlamaServer, engine_url: str, **gpu: Any) -> dict[str, 
 
 
 def status(server: Server) -> dict[str, Any]:
-    response = requests.get(f"{server.url}/api/comfyui/status", timeout=10)
+    response = requests.get(f"{server.url}/api/comfyui/status", timeout=60)
     assert response.status_code == 200
     assert KEY not in response.text
     document: dict[str, Any] = response.json()
@@ -72,7 +72,7 @@ def status(server: Server) -> dict[str, Any]:
 
 
 def post(server: Server, path: str, **body: Any) -> requests.Response:
-    return requests.post(f"{server.url}/api/comfyui/{path}", json=body, timeout=30)
+    return requests.post(f"{server.url}/api/comfyui/{path}", json=body, timeout=60)
 
 
 def switch(server: Server, mode: str, **options: Any) -> dict[str, Any]:
@@ -285,7 +285,7 @@ def kill(server: Server) -> None:
     """The whole server, as after a power cut."""
     for pid in (server.process.pid, *server.workers()):
         os.kill(pid, signal.SIGKILL)
-    server.process.wait(10)
+    server.process.wait(90)
 
 
 def test_after_a_kill_in_generation_mode_the_llms_are_loaded_again_at_the_next_start(
@@ -413,7 +413,7 @@ def _draw_with_id(server: Server, request_id: str, **fields: Any) -> requests.Re
         f"{server.url}/v1/images/generations",
         json={"prompt": "a cat", "size": "256x256", "response_format": "b64_json", **fields},
         headers={"x-request-id": request_id},
-        timeout=60,
+        timeout=180,
     )
 
 
@@ -475,7 +475,7 @@ def flask_gpu(server: Server, *arguments: str) -> subprocess.CompletedProcess[st
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=180,
     )
 
 
@@ -603,7 +603,7 @@ def flask(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
 
 
@@ -643,7 +643,7 @@ def test_fifty_clients_that_poll_the_status_cause_one_round_of_probes_a_second(
             polls = 0
             with requests.Session() as session:
                 while not stop.is_set():
-                    session.get(f"{server.url}/api/comfyui/status", timeout=10)
+                    session.get(f"{server.url}/api/comfyui/status", timeout=60)
                     polls += 1
                     stop.wait(0.2)
             return polls
@@ -689,7 +689,7 @@ def test_flask_generate_without_a_server_restores_the_llms_before_it_ends(
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "cat.png").read_bytes()[:4] == b"\x89PNG"

@@ -106,8 +106,8 @@ def test_after_the_state_directory_was_emptied_or_deleted_everything_works_again
             wait_until(lambda: server.draw().status_code == 200)
             body = server.draw().json()
             assert body["_hal0"]["engine"] == "sketch"
-            assert requests.get(body["data"][0]["url"], timeout=10).status_code == 200
-            status = requests.get(f"{server.url}/api/comfyui/status", timeout=10)
+            assert requests.get(body["data"][0]["url"], timeout=60).status_code == 200
+            status = requests.get(f"{server.url}/api/comfyui/status", timeout=60)
             assert status.status_code == 200
             assert edit(server).status_code == 200
             with pytest.raises(Timeout), FileLock(state / "server.lock").acquire(blocking=False):
@@ -116,7 +116,7 @@ def test_after_the_state_directory_was_emptied_or_deleted_everything_works_again
 
 def edit(server: Server) -> requests.Response:
     """An edit uploads its picture to the sketch engine, whose folder was deleted too."""
-    picture = requests.get(server.draw().json()["data"][0]["url"], timeout=10).content
+    picture = requests.get(server.draw().json()["data"][0]["url"], timeout=60).content
     form = {"prompt": "a cat", "response_format": "b64_json"}
     return requests.post(f"{server.url}/v1/images/edits", data=form, files={"image": picture}, timeout=60)
 

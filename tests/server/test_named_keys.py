@@ -62,7 +62,7 @@ def test_both_workers_share_one_allowance_and_a_restart_gives_no_new_one(
             statuses = list(pool.map(lambda _: draw(server, key).status_code, range(40)))
         assert sorted(set(statuses)) == [200, 429]
         assert statuses.count(200) == 12
-        usage = requests.get(f"{server.url}/api/keys/me", headers=headers(key), timeout=10).json()["usage"]
+        usage = requests.get(f"{server.url}/api/keys/me", headers=headers(key), timeout=60).json()["usage"]
         assert {window["name"]: window["used"] for window in usage["windows"]} == {
             "requests_per_day": 30,
             "pictures_per_day": 12,
@@ -178,7 +178,7 @@ def test_the_requests_of_a_key_that_is_revoked_end_and_those_of_others_go_on(
 
 
 def _jobs(server: Server, key: str) -> list[Any]:
-    report = requests.get(f"{server.url}/api/comfyui/status", headers=headers(key), timeout=10).json()
+    report = requests.get(f"{server.url}/api/comfyui/status", headers=headers(key), timeout=60).json()
     return [*report["jobs"], *report["tickets"]]
 
 
@@ -291,7 +291,7 @@ def test_a_server_that_starts_with_a_damaged_key_file_accepts_no_named_key_until
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "auth.keys_unreadable")
         assert draw(server, "").status_code == 401
         assert draw(server, "owner").status_code == 200
-        assert "keys.json" in requests.get(f"{server.url}/ready", timeout=10).json()["keys"]["error"]
+        assert "keys.json" in requests.get(f"{server.url}/ready", timeout=60).json()["keys"]["error"]
         (state / "keys.json").write_text(good)
         assert draw(server, key).status_code == 200
 
@@ -334,7 +334,7 @@ def test_the_key_file_may_be_edited_while_many_requests_come(tmp_path: Path, ske
         def ask() -> None:
             with requests.Session() as session:
                 while not stop.is_set():
-                    response = session.get(f"{server.url}/v1/models", headers=headers(key), timeout=30)
+                    response = session.get(f"{server.url}/v1/models", headers=headers(key), timeout=60)
                     statuses.append(response.status_code)
 
         threads = [threading.Thread(target=ask) for _ in range(4)]
@@ -342,7 +342,7 @@ def test_the_key_file_may_be_edited_while_many_requests_come(tmp_path: Path, ske
             thread.start()
         for number in range(30):
             new = add(state, f"key-{number}")
-            answer = requests.get(f"{server.url}/v1/models", headers=headers(new), timeout=30)
+            answer = requests.get(f"{server.url}/v1/models", headers=headers(new), timeout=60)
             assert answer.status_code == 200
         stop.set()
         for thread in threads:

@@ -50,7 +50,7 @@ def post(server: Server, headers: dict[str, str], **fields: Any) -> requests.Res
 def kill_everything(server: Server) -> None:
     for pid in (server.process.pid, *server.workers()):
         os.kill(pid, signal.SIGKILL)
-    server.process.wait(30)
+    server.process.wait(90)
 
 
 def has_running_job(engine: Engine) -> bool:
@@ -89,7 +89,7 @@ def test_a_request_whose_worker_was_killed_is_drawn_once_more_with_the_same_seed
         for worker in server.workers():
             os.kill(worker, signal.SIGKILL)
         assert isinstance(first.exception(), requests.ConnectionError)
-        wait_until(lambda: requests.get(f"{server.url}/health", timeout=5).status_code == 200)
+        wait_until(lambda: requests.get(f"{server.url}/health", timeout=60).status_code == 200)
         again = post(server, {"Idempotency-Key": "k"})
         replay = post(server, {"Idempotency-Key": "k"})
         engine.close()

@@ -37,7 +37,7 @@ def test_a_picture_during_an_llm_stream_on_real_servers(tmp_path: Path) -> None:
         assert loaded() == []
         assert [phase["name"] for phase in switchover(server)["phases"]][-1] == "starting"
         body = {"mode": "inference"}
-        assert requests.post(f"{server.url}/api/comfyui/switchover", json=body, timeout=10).status_code == 202
+        assert requests.post(f"{server.url}/api/comfyui/switchover", json=body, timeout=60).status_code == 202
         wait_until(lambda: not switchover(server)["active"], 60)
         assert (switchover(server)["error"], switchover(server)["failed"]) == (None, [])
         assert loaded() == before
@@ -65,10 +65,10 @@ def complete(model: str, tokens: int, stream: bool = False) -> requests.Response
 
 
 def loaded() -> list[str]:
-    models = requests.get(f"{os.environ[LLAMA]}/models", timeout=10).json()["data"]
+    models = requests.get(f"{os.environ[LLAMA]}/models", timeout=60).json()["data"]
     return sorted(model["id"] for model in models if model["status"]["value"] != "unloaded")
 
 
 def switchover(server: Server) -> dict[str, Any]:
-    block: dict[str, Any] = requests.get(f"{server.url}/api/comfyui/status", timeout=10).json()["switchover"]
+    block: dict[str, Any] = requests.get(f"{server.url}/api/comfyui/status", timeout=60).json()["switchover"]
     return block

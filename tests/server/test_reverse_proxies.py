@@ -103,7 +103,7 @@ def test_the_urls_of_images_are_those_of_the_proxy_and_lead_to_them(
     assert answer.status_code == 200, answer.text
     url = answer.json()["data"][0]["url"]
     assert url.startswith(f"{proxied.url}/"), url
-    assert Image.open(io.BytesIO(session.get(url, timeout=30).content)).size == (256, 256)
+    assert Image.open(io.BytesIO(session.get(url, timeout=60).content)).size == (256, 256)
 
 
 def test_a_stream_is_passed_on_as_it_comes(proxied: Proxied, session: requests.Session) -> None:
@@ -137,7 +137,7 @@ def test_the_address_of_the_client_is_that_of_the_connection(
 
     def watch() -> None:
         while not done.is_set():
-            status = requests.get(f"{proxied.server.url}/api/comfyui/status", timeout=30).json()
+            status = requests.get(f"{proxied.server.url}/api/comfyui/status", timeout=60).json()
             clients.update(each["client"] for each in (*status["jobs"], *status["tickets"]))
 
     watcher = threading.Thread(target=watch)

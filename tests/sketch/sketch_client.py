@@ -81,7 +81,7 @@ class Client:
         self.url = url
 
     def post(self, path: str, body: Any) -> requests.Response:
-        return requests.post(self.url + path, json=body, timeout=10)
+        return requests.post(self.url + path, json=body, timeout=60)
 
     def draw(self, prompt: dict[str, Any], **fields: Any) -> JobResult:
         """Run a graph, receive its events, and fetch its files."""
@@ -111,7 +111,7 @@ class Client:
         return result
 
     def view(self, image: dict[str, str]) -> bytes:
-        response = requests.get(f"{self.url}/view", params=image, timeout=10)
+        response = requests.get(f"{self.url}/view", params=image, timeout=60)
         response.raise_for_status()
         return response.content
 
@@ -120,4 +120,4 @@ class Client:
         buffer = io.BytesIO()
         picture.save(buffer, "PNG")
         files = {"image": (f"{uuid.uuid4().hex}.png", buffer.getvalue())}
-        return str(requests.post(f"{self.url}/upload/image", files=files, timeout=10).json()["name"])
+        return str(requests.post(f"{self.url}/upload/image", files=files, timeout=60).json()["name"])

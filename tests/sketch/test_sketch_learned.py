@@ -71,7 +71,7 @@ def client() -> Any:
 
 
 def test_object_info_describes_them_so_that_their_signatures_are_the_same(client: Client) -> None:
-    entries = requests.get(f"{client.url}/object_info", timeout=10).json()
+    entries = requests.get(f"{client.url}/object_info", timeout=60).json()
     known, listed = parse_signatures(learned()), parse_object_info(entries)
     for name in versions()["0.33.0"]:
         assert listed[name] == replace(known[name], only_in=())

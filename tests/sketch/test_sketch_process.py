@@ -56,10 +56,10 @@ def test_it_exits_and_deletes_its_files_if_its_parent_is_killed(tmp_path: Path) 
     with started(PARENT, tmp_path, str(NODES)) as parent:
         assert parent.stdout
         url = parent.stdout.readline().decode().strip()
-        assert requests.get(f"{url}/queue", timeout=10).ok
+        assert requests.get(f"{url}/queue", timeout=60).ok
         assert len(data_folders(tmp_path)) == 1
         parent.kill()
-        parent.communicate(timeout=20)
+        parent.communicate(timeout=90)
     assert data_folders(tmp_path) == []
 
 
@@ -82,7 +82,7 @@ def test_it_exits_cleanly_on_sigterm(tmp_path: Path) -> None:
         assert b"sketch engine on http://127.0.0.1:" in process.stderr.readline()
         assert len(data_folders(tmp_path)) == 1
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(90) == 0
     assert data_folders(tmp_path) == []
 
 
@@ -108,7 +108,7 @@ def test_with_a_data_folder_it_keeps_its_files_there(tmp_path: Path) -> None:
         line = process.stderr.readline().decode().strip()
         assert line.endswith(f":{(tmp_path / 'port').read_text()}")
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(90) == 0
     assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["input", "output", "temp"]
 
 
@@ -125,7 +125,7 @@ def test_start_starts_a_new_process_if_the_old_one_was_killed(
         sketch.start()
         assert sketch.alive()
         assert sketch.pid != first
-        assert requests.get(f"{sketch.url}/queue", timeout=10).ok
+        assert requests.get(f"{sketch.url}/queue", timeout=60).ok
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="shows the environment of a process")

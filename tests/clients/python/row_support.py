@@ -74,12 +74,12 @@ class Servers:
         return self._log_lines(server, request_id)
 
     def _log_lines(self, server: str, request_id: str) -> list[str]:
-        lines: list[str] = requests.get(f"{self.access_logs}/{server}/{request_id}", timeout=10).json()
+        lines: list[str] = requests.get(f"{self.access_logs}/{server}/{request_id}", timeout=60).json()
         return lines
 
     def jobs(self) -> int:
         """The number of running and waiting jobs of the slow engine."""
-        queue = requests.get(f"{self.slow_engine}/queue", timeout=10).json()
+        queue = requests.get(f"{self.slow_engine}/queue", timeout=60).json()
         return len(queue["queue_running"]) + len(queue["queue_pending"])
 
     @property
@@ -123,7 +123,7 @@ def decode_picture(b64: str | None) -> Image.Image:
 def fetch_picture(url: str | None) -> Image.Image:
     """The picture at a response's `url`, requested without a key."""
     assert url
-    response = requests.get(url, timeout=30)
+    response = requests.get(url, timeout=60)
     assert (response.status_code, response.headers["Content-Type"]) == (200, "image/png")
     image = Image.open(io.BytesIO(response.content))
     image.load()

@@ -20,7 +20,7 @@ def pictures_of(response: requests.Response) -> list[tuple[bytes, str]]:
     pictures = []
     for item in response.json()["data"]:
         if url := item.get("url"):
-            picture = requests.get(url, headers=HEADERS, timeout=30)
+            picture = requests.get(url, headers=HEADERS, timeout=60)
             picture.raise_for_status()
             content_type = picture.headers["Content-Type"].split(";")[0]
             assert content_type.startswith("image/")
