@@ -28,7 +28,12 @@ def imported(folder: Path, settings: str = "") -> set[str]:
         "EASEL_STATE_DIR": str(folder / "state"),
     }
     result = subprocess.run(
-        [sys.executable, "-c", PROGRAM], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180
+        [sys.executable, "-c", PROGRAM],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=180,
     )
     assert result.returncode == 0, result.stderr
     return set(result.stdout.split())

@@ -333,7 +333,9 @@ def test_the_requests_as_code_draw_what_they_say(open_page: OpenPage, catalogue:
     script = code_in(page, "JavaScript")
     node = ["node", "--input-type=module", "-e", script]
     try:
-        result = subprocess.run(node, capture_output=True, text=True, timeout=180, env=environment, check=True)
+        result = subprocess.run(
+            node, capture_output=True, text=True, timeout=180, env=environment, check=True
+        )
     except FileNotFoundError:
         assert PROMPT.replace("\\", "\\\\").replace('"', '\\"') in script  # without Node it is only read
     else:
