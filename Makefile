@@ -13,7 +13,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check --require-hashes
 # The tests start hundreds of processes, each of which would compile every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test lint hooks test-comfyui test-llama test-prometheus test-clients test-page soak bench bench-compare docs requirements clean
+.PHONY: help run test lint hooks test-comfyui test-llama test-prometheus test-clients test-page soak bench bench-compare docs site requirements clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -77,6 +77,9 @@ bench-compare: $(VENV)/dev  ## Compare the working tree with a commit: make benc
 
 docs: $(VENV)/run  ## Write the generated tables into docs/
 	$(BIN)/flask --app app write-docs
+
+site: $(VENV)/dev  ## Build the documentation as a site with a search into site/
+	$(BIN)/python docs/build_site.py site
 
 requirements: $(VENV)/run  ## Pin and hash again from pyproject.toml (needs pip-tools on the PATH)
 	pip-compile -q --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url --no-emit-find-links --no-header -o requirements.txt pyproject.toml

@@ -148,6 +148,63 @@ def test_the_python_example_of_the_llm_page_chats_and_draws(served: tuple[Server
     assert url.startswith(f"{server.url}/api/images/cache/")
 
 
+TUTORIALS = [f"docs/tutorials/{name}.md" for name in ("one_box", "client_without_a_gpu", "administrator")]
+STARTED_ELSEWHERE = ("pipx install .", "easel run", "easel setup", "kill %1")
+"""Other tests install Easel, start it, and set it up"""
+
+
+def tutorial_commands(page: str) -> list[str]:
+    """The shell commands of a tutorial but those of `STARTED_ELSEWHERE` and those that run in the background."""
+    lines = [line.strip() for text in blocks(page, "sh") for line in text.splitlines()]
+    return [line for line in lines if line and line not in STARTED_ELSEWHERE and not line.endswith("&")]
+
+
+@pytest.fixture
+def without_keys_afterwards(served: tuple[Server, Path]) -> Iterator[None]:
+    """Revokes the keys that a tutorial adds, because from the first one on every request needs one."""
+    yield
+    server, folder = served
+    listed = json.loads(run(".venv/bin/easel keys list --json", server, folder).stdout)
+    for key in listed["keys"] if isinstance(listed, dict) else listed:
+        assert run(f".venv/bin/easel keys revoke {key['name']}", server, folder).returncode == 0
+
+
+def test_the_client_of_the_tutorial_draws_streams_and_handles_errors(served: tuple[Server, Path]) -> None:
+    pytest.importorskip("openai")
+    server, folder = served
+    program = "".join(blocks("docs/tutorials/client_without_a_gpu.md", "python"))
+    program = program.replace("http://127.0.0.1:8080", server.url)
+    result = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, timeout=180)
+    assert result.returncode == 0, result.stderr.decode()
+    same, events, *errors = result.stdout.decode().splitlines()
+    assert same == "same picture: True"
+    assert "image_generation.partial_image" in events
+    assert "image_generation.completed" in events
+    assert [line.split()[0] for line in errors] == ["400", "404", "400"]
+    assert len({line.split()[1] for line in errors}) == 3
+
+
+@pytest.mark.parametrize("page", TUTORIALS)
+def test_the_commands_of_a_tutorial_succeed_in_their_order(
+    page: str, served: tuple[Server, Path], without_keys_afterwards: None
+) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed, so the curl commands of the tutorials are not tested")
+    server, folder = served
+    lines = tutorial_commands(page)
+    assert len(lines) >= 4
+    for line in lines:
+        command = line.replace("http://127.0.0.1:8090", "http://127.0.0.1:8080")
+        if command.startswith("easel "):
+            command = f".venv/bin/{command}"
+        if "pull-model" in command:  # its files have gigabytes
+            command += " --dry-run"
+        result = run(command, server, folder)
+        output = result.stdout.decode("utf-8", "replace")
+        assert result.returncode == 0, f"{line}\n{output}\n{result.stderr.decode()}"
+        assert output or "-sf" in line, line
+
+
 @pytest.mark.parametrize("command", MAKE)
 def test_the_make_targets_and_variables_of_the_readme_exist(command: str) -> None:
     *variables, _, target = re.match(r"((?:\w+=\S+ )*)(make) (\S+)", command).groups()  # type: ignore[union-attr]
