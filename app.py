@@ -147,6 +147,10 @@ class Container:
             self._restore_sketch_files(catalogue, lambda: self.live_catalogue.is_latest(catalogue))
         return catalogue
 
+    def catalogue_error(self) -> EaselError | None:
+        """Why the files of the catalogue are not what is served; None if they are."""
+        return self.live_catalogue.error
+
     def prepare_catalogue(self) -> None:
         """Read the catalogue, with all its templates. For the master process of a server, before it forks: the workers share
         the memory. Raises CatalogueInvalid."""
@@ -328,7 +332,7 @@ class Container:
             store=self.store,
             catalogue=self.catalogue,
             catalogue_loaded_at=lambda: self.live_catalogue.loaded_at,
-            catalogue_error=lambda: self.live_catalogue.error,
+            catalogue_error=self.catalogue_error,
             engine=lambda: self.engine_selector.current(),
             arbiter=self.arbiter,
             forwarder=self.forwarder,
@@ -448,7 +452,7 @@ class Container:
                 self._command_sketch_url = sketch.url
                 yield
         finally:
-            if self._is_server_running():
+            if self.is_server_running():
                 self.arbiter.reconciler.stop(_STOP_TIMEOUT_S)
             else:
                 self.hand_gpu_back()
@@ -459,7 +463,7 @@ class Container:
         self.arbiter.restore_before_exit(_RESTORE_TIMEOUT_S, is_hurried)
         self.arbiter.reconciler.stop(_STOP_TIMEOUT_S)
 
-    def _is_server_running(self) -> bool:
+    def is_server_running(self) -> bool:
         """Whether a server uses this state directory; it then decides about the GPU."""
         try:
             with FileLock(self.server_lock_file).acquire(blocking=False):
@@ -468,6 +472,10 @@ class Container:
             return True
         except OSError:
             return False
+
+    def check_exposure(self) -> None:
+        """Raises SettingsInvalid if a server would listen on a public address without keys."""
+        refuse_public_without_keys([self.settings["host"]], self.settings, self.gate)
 
     @property
     def server_lock_file(self) -> Path:

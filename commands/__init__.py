@@ -1,5 +1,5 @@
 """The `flask` commands: compile-workflow, import-workflow, adopt-models, accept-licence, check-catalogue, pull-model,
-generate, gpu, keys, audit, snapshot-nodes, top, write-docs, write-proofs."""
+doctor, generate, gpu, keys, audit, snapshot-nodes, top, write-docs, write-proofs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from commands.adopt_command import adopt_command
 from commands.audit import audit_command
 from commands.catalogue import check_catalogue
 from commands.compile import compile_command
+from commands.doctor import doctor
 from commands.documents import write_docs
 from commands.generate import generate
 from commands.gpu import gpu
@@ -33,6 +34,7 @@ def register_commands(app: Flask) -> None:
         accept_licence,
         adopt_command,
         check_catalogue,
+        doctor,
         pull_model,
         generate,
         gpu,

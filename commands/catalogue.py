@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import click
 
 from commands.context import engine_at, handle_errors, services
-from compiler import Catalogue, Model, Task, compile_workflow, sample_requests
+from commands.model_checks import CheckedModel, checked_model, chosen_models
+from compiler import Catalogue, Model, Task
 from engine import Engine, EngineStats
-from errors import EaselError, EngineUnreachable, InvalidValue, list_names
-from generation import ModelState, StageState, model_state, stage_states
+from errors import EngineUnreachable, InvalidValue
+from generation import ModelState, StageState, stage_states
 
 _HEADINGS = {
     "faulty": ("cannot be drawn, because of these faults", "red"),
@@ -46,12 +47,12 @@ def check_catalogue(url: str | None, only_ready: bool, family: str | None, as_js
     if only_ready and not url:
         raise InvalidValue("--ready needs --check URL: without an engine no model is ready.", param="ready")
     catalogue = services().catalogue()
-    models = _chosen(catalogue, family)
+    models = chosen_models(catalogue, family)
     engine = engine_at(url) if url else None
     stats = None
     if engine:
         stats = _connected(engine)
-    checked = [_checked(model, catalogue, engine, stats) for model in models]
+    checked = [checked_model(model, catalogue, engine, stats) for model in models]
     stages = stage_states(catalogue, engine, services().generator.check_stage) if engine else ()
     listed = [each for each in checked if each.group == "ready"] if only_ready else checked
     if as_json:
@@ -78,60 +79,10 @@ def _connected(engine: Engine) -> EngineStats:
     return stats
 
 
-@dataclass(frozen=True)
-class _Checked:
-    """A model, the faults of its tasks, and its state on the engine, if one was asked."""
-
-    model: Model
-    faults: Mapping[Task, tuple[str, ...]]
-    state: ModelState | None
-    is_refused: bool
-    """Because of its licence"""
-
-    @property
-    def group(self) -> str:
-        if self.faults:
-            return "faulty"
-        if self.is_refused:
-            return "refused"
-        return self.state.group if self.state else "valid"
-
-
-def _chosen(catalogue: Catalogue, word: str | None) -> list[Model]:
-    """Raises InvalidValue if no model has the word."""
-    models = list(catalogue.models.values())
-    if word is None:
-        return models
-    sought = word.casefold()
-    found = [model for model in models if sought in f"{model.family}\n{model.id}\n{model.title}".casefold()]
-    if not found:
-        families = list_names(sorted({model.family for model in models}))
-        raise InvalidValue(f"No model has {word!r} in its family, id or title; families: {families}.")
-    return found
-
-
-def _checked(
-    model: Model, catalogue: Catalogue, engine: Engine | None, stats: EngineStats | None
-) -> _Checked:
-    faults, is_refused = catalogue.undrawable.get(model.id, {}), catalogue.licences.blocks_drawing(model)
-    if engine is None or is_refused:
-        return _Checked(model, faults, None, is_refused)
-    errors: list[EaselError] = []
-    for request in sample_requests(model, catalogue):
-        try:
-            # The engine was asked for nothing before this command, so what it said about a node is not old.
-            services().generator.check_graphs(compile_workflow(request, catalogue), catalogue, engine)
-        except EngineUnreachable:
-            raise
-        except EaselError as error:
-            errors.append(error)
-    return _Checked(model, faults, model_state(model, catalogue, errors, stats), is_refused)
-
-
 # --- text ---------------------------------------------------------------------------------------------
 
 
-def _print(checked: Sequence[_Checked], catalogue: Catalogue, stats: EngineStats | None) -> None:
+def _print(checked: Sequence[CheckedModel], catalogue: Catalogue, stats: EngineStats | None) -> None:
     if stats is not None:
         name = "Easel's sketch engine" if stats.is_sketch else "ComfyUI"
         click.echo(f"{name} {stats.version}{_gpu(stats)}")
@@ -150,7 +101,7 @@ def _gpu(stats: EngineStats) -> str:
     return f", {stats.device or 'GPU'} with {stats.vram_total / 1e9:.1f} GB"
 
 
-def _print_model(checked: _Checked, catalogue: Catalogue, width: int) -> None:
+def _print_model(checked: CheckedModel, catalogue: Catalogue, width: int) -> None:
     model, state = checked.model, checked.state
     disk = f"{model.disk_gb:.1f} GB" if model.disk_gb else ""
     licence = model.licence.name if model.licence.name != "unknown" else "licence unknown"
@@ -228,7 +179,7 @@ def _print_downloads(states: Iterable[ModelState | None]) -> None:
         click.echo(f"  {file.folder or 'models'}/{file.name}: {source}")
 
 
-def _print_notes(checked: Sequence[_Checked], catalogue: Catalogue) -> None:
+def _print_notes(checked: Sequence[CheckedModel], catalogue: Catalogue) -> None:
     for note in catalogue.own_overrides:
         click.echo(note)
     for fault in catalogue.own_faults:
@@ -264,7 +215,7 @@ def _print_notes(checked: Sequence[_Checked], catalogue: Catalogue) -> None:
 
 
 def _document(
-    checked: Sequence[_Checked],
+    checked: Sequence[CheckedModel],
     stages: Sequence[StageState],
     catalogue: Catalogue,
     url: str | None,
@@ -286,7 +237,7 @@ def _document(
     }
 
 
-def _entry(checked: _Checked, catalogue: Catalogue) -> dict[str, Any]:
+def _entry(checked: CheckedModel, catalogue: Catalogue) -> dict[str, Any]:
     model = checked.model
     return {
         "id": model.id,

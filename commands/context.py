@@ -19,11 +19,14 @@ from arbiter import Arbiter
 from atomic_file import write_atomic
 from compiler import Catalogue, SourcePaths
 from compiler.values import Note
+from conversation import ModelDirectory
 from engine import Credentials, Engine, EngineSelector
 from errors import EaselError
 from generation import Generator
 from licences import Licences
+from llm import Stacks
 from model_files import ModelFolders, PullStore
+from settings import Settings
 
 P = ParamSpec("P")
 
@@ -31,6 +34,14 @@ P = ParamSpec("P")
 class CommandServices(Protocol):
     """The part of the container that commands use."""
 
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def state_dir(self) -> Path: ...
+    @property
+    def stacks(self) -> Stacks: ...
+    @property
+    def model_directory(self) -> ModelDirectory: ...
     @property
     def source_paths(self) -> SourcePaths: ...
     @property
@@ -54,6 +65,18 @@ class CommandServices(Protocol):
     def catalogue(self) -> Catalogue: ...
     def model_folders(self, models_dir: Path | None = None) -> ModelFolders:
         """Raises ModelsFolderMissing."""
+
+    def catalogue_error(self) -> EaselError | None:
+        """Why the files of the catalogue are not what is served; None if they are."""
+
+    def check_exposure(self) -> None:
+        """Raises SettingsInvalid if a server would listen on a public address without keys."""
+
+    def is_server_running(self) -> bool:
+        """Whether a server uses this state directory."""
+
+    def stored_server_url(self) -> str | None:
+        """The base URL of the server of this state directory, if it has written one."""
 
     def server_address(self) -> tuple[str, str | None]:
         """The URL of this installation's server, and a key for it or None."""

@@ -24,6 +24,7 @@ class Entry(NamedTuple):
 SECTIONS: dict[str, dict[str, Entry]] = {
     "Serve": {
         "run": Entry("easel.run:run", "Start the server."),
+        "doctor": Entry("commands.doctor:doctor", "Say what is wrong, and which command puts it right."),
         "connect": Entry("easel.connect:connect", "Print what a program needs to use this Easel."),
         "top": Entry("commands.top:top", "Watch the engine, the GPU and the queue."),
         "gpu": Entry("commands.gpu:gpu", "Show who has the GPU; switch it, pin it, cancel requests."),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -18,6 +16,7 @@ from typing import Any
 from filelock import Timeout
 
 from app import Container, refuse_public_without_keys
+from detection import check_address
 from engine.job_runner import CANCEL_TIMEOUT_S
 from errors import EaselError, ServerStopping, SettingsInvalid
 from generation import announce_unused_files, preload, warm_up
@@ -39,32 +38,6 @@ def bind_address(settings: Settings) -> str:
     """The settings `host` and `port` as gunicorn's `bind`."""
     host = settings["host"]
     return f"{f'[{host}]' if ':' in host else host}:{settings['port']}"
-
-
-def check_address(host: str, port: int) -> None:
-    """Raises SettingsInvalid if the server cannot listen there. gunicorn would try for five seconds, and its messages name
-    no setting."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-    except (OSError, OverflowError) as error:
-        raise SettingsInvalid(_address_problem(host, port, error)) from error
-
-
-def _address_problem(host: str, port: int, error: Exception) -> str:
-    match getattr(error, "errno", None):
-        case errno.EADDRINUSE:
-            return (
-                f"Port {port} of {host} is in use, by another Easel or by another program (`ss -ltnp` lists them). Stop it, "
-                f"or set EASEL_PORT (or `port` in easel.yaml) to a free port; 0 picks one."
-            )
-        case errno.EACCES:
-            return f"This user may not listen on port {port}. Set EASEL_PORT (or `port`) to 1024 or more."
-        case errno.EADDRNOTAVAIL:
-            return f"{host} is not an address of this machine. Set EASEL_HOST (or `host`) to one; 0.0.0.0 means all."
-    return f"Cannot listen on {host} port {port}: {error}. Set EASEL_HOST and EASEL_PORT."
 
 
 def _inherits_sockets(server: Any) -> bool:
