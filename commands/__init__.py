@@ -1,5 +1,5 @@
 """The `flask` commands: compile-workflow, import-workflow, adopt-models, accept-licence, check-catalogue, pull-model,
-doctor, generate, gpu, keys, audit, snapshot-nodes, top, write-docs, write-proofs."""
+doctor, models, generate, gpu, keys, audit, setup, snapshot-nodes, top, write-docs, write-proofs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from commands.gpu import gpu
 from commands.import_command import import_command
 from commands.keys import keys
 from commands.licences import accept_licence
+from commands.models import models
 from commands.proofs import write_proofs
 from commands.pull import pull_model
 from commands.replay import replay  # noqa: F401
+from commands.setup import setup
 from commands.snapshot import snapshot_nodes
 from commands.top import top
 
@@ -35,11 +37,13 @@ def register_commands(app: Flask) -> None:
         adopt_command,
         check_catalogue,
         doctor,
+        models,
         pull_model,
         generate,
         gpu,
         keys,
         audit_command,
+        setup,
         snapshot_nodes,
         top,
         write_docs,

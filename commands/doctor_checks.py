@@ -99,26 +99,27 @@ def check_completion(program: str, home: Path | None = None) -> Iterator[Finding
         yield Finding("completion.missing", "hint", "The shell does not complete easel's commands.", fix)
 
 
-def settings_findings(container: CommandServices | None, error: EaselError | str | None) -> Iterator[Finding]:
-    """What is wrong with the settings, one finding for each error; `error`: why there is no application."""
+def settings_findings(loaded: CommandServices | EaselError) -> Iterator[Finding]:
+    """What is wrong with the settings, one finding for each error. `loaded`: the services, or why there are none."""
     named = os.environ.get("EASEL_CONFIG")
     path = Path(named) if named else installation.config_folder() / "easel.yaml"
-    if container is not None:
-        is_there = bool(container.settings.file_name)
-        text = f"Settings: {path}" if is_there else f"No settings file ({path}): all defaults."
-        yield Finding("settings.ok", "ok", text)
-        if not is_there:
-            yield Finding("settings.no_file", "hint", "There is no easel.yaml yet.", "easel setup")
-        return
-    code = error.code if isinstance(error, EaselError) else SettingsInvalid.code
-    details = error.details.get("errors") if isinstance(error, EaselError) else None
-    for line in details or [error.message if isinstance(error, EaselError) else str(error)]:
-        if named and not path.exists():
-            yield Finding(code, "error", line, f"easel --config {shlex.quote(named)} setup")
-        else:
+    if isinstance(loaded, EaselError):
+        is_missing = named is not None and not path.exists()
+        fix = f"easel --config {shlex.quote(str(path))} setup" if is_missing else f"Correct it in {path}."
+        for line in loaded.details.get("errors") or [loaded.message]:
+            is_variable = line.startswith("EASEL_")
             yield Finding(
-                code, "error", line, f"Correct {path}, or unset the variable that the message names."
+                loaded.code, "error", line, f"unset {line.partition(':')[0]}" if is_variable else fix
             )
+    elif loaded.settings.file_name:
+        yield Finding("settings.ok", "ok", f"Settings: {path}")
+    else:
+        yield Finding(
+            "settings.no_file",
+            "hint",
+            f"There is no {path}: all settings have their defaults.",
+            "easel setup",
+        )
 
 
 # --- with the application ---------------------------------------------------------------------------------

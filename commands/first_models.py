@@ -29,9 +29,9 @@ def download_bytes(model: Model) -> int:
     return sum(file.size or 0 for file in model.files.values())
 
 
-def pull_line(model: Model) -> str:
+def pull_line(model: Model, easel: str = "easel") -> str:
     """The command that gets a model, with its size as a comment."""
-    return f"easel pull-model {model.id}   # {download_bytes(model) / 1e9:.1f} GB"
+    return f"{easel} pull-model {model.id}   # {download_bytes(model) / 1e9:.1f} GB"
 
 
 def _is_simple(model: Model, catalogue: Catalogue, comfyui_version: str | None) -> bool:

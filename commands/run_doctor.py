@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import click
-from flask import Flask
-from flask.cli import ScriptInfo
 
+from commands.application import load_application
 from commands.doctor_checks import (
     CHECKS,
     check_clock,
@@ -44,9 +43,9 @@ def run(context: click.Context, *, as_json: bool) -> None:
 
 def _findings(context: click.Context) -> Iterator[Finding]:
     yield from check_python()
-    app, error = _loaded(context)
-    yield from settings_findings(app.extensions["easel"] if app else None, error)
-    if app is None:
+    app = load_application(context)
+    yield from settings_findings(app if isinstance(app, EaselError) else app.extensions["easel"])
+    if isinstance(app, EaselError):
         # What does not need the settings is worth knowing all the same.
         yield from other_servers(look_around(None, os.environ))
     else:
@@ -74,17 +73,6 @@ def _attempted(check: Callable[[Machine], Iterable[Finding]], machine: Machine) 
 
 def _remedy(error: EaselError) -> str:
     return getattr(error, "remedy", "")
-
-
-def _loaded(context: click.Context) -> tuple[Flask | None, EaselError | str | None]:
-    """The application, or why it cannot be made from these settings."""
-    try:
-        return context.ensure_object(ScriptInfo).load_app(), None
-    except EaselError as error:
-        return None, error
-    except SystemExit as stop:  # wsgi.py ends the process for a server
-        cause = stop.__context__
-        return None, cause if isinstance(cause, EaselError) else str(stop.code)
 
 
 def _print(findings: Iterable[Finding], is_healthy: bool) -> None:

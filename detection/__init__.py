@@ -4,7 +4,13 @@ nothing but GET requests without credentials, and starts nothing. Knows no setti
 from __future__ import annotations
 
 from detection.addresses import ollama_url, usual_urls
-from detection.comfyui_folders import ComfyuiPlace, comfyui_place, place_of_folder, usual_folders
+from detection.comfyui_folders import (
+    ComfyuiPlace,
+    comfyui_place,
+    is_models_folder,
+    place_of_folder,
+    usual_folders,
+)
 from detection.hardware import Gpu, gpus, memory_bytes
 from detection.listening import check_address, free_port
 from detection.probes import find_services
@@ -24,6 +30,7 @@ __all__ = [
     "free_port",
     "gpus",
     "identify",
+    "is_models_folder",
     "listening_processes",
     "memory_bytes",
     "ollama_url",

@@ -30,7 +30,7 @@ def comfyui_place(
     extra_file = working_folder / extra if extra and working_folder else Path(extra) if extra else None
     extra_file = extra_file if extra_file and extra_file.is_absolute() and extra_file.is_file() else None
     if named := _named_folder(folders):
-        return ComfyuiPlace(named, "it says so itself", extra_file)
+        return ComfyuiPlace(named, "as ComfyUI says", extra_file)
     for base, source in _bases(arguments, working_folder):
         if is_models_folder(base / "models"):
             return ComfyuiPlace(base / "models", source, extra_file)
@@ -40,7 +40,7 @@ def comfyui_place(
 def place_of_folder(folder: Path) -> ComfyuiPlace | None:
     """A ComfyUI that does not run; `folder`: its base folder."""
     models = folder / "models"
-    return ComfyuiPlace(models, "found there, not running") if is_models_folder(models) else None
+    return ComfyuiPlace(models, "in a usual place") if is_models_folder(models) else None
 
 
 def is_models_folder(folder: Path) -> bool:
@@ -74,11 +74,11 @@ def _named_folder(folders: Mapping[str, Sequence[str]]) -> Path | None:
 
 def _bases(arguments: Sequence[str], working_folder: Path | None) -> Iterable[tuple[Path, str]]:
     if base := _option(arguments, "--base-directory"):
-        yield Path(base) if working_folder is None else working_folder / base, "its --base-directory"
+        yield Path(base) if working_folder is None else working_folder / base, "by its --base-directory"
     scripts = [Path(each) for each in arguments if each.endswith("main.py")]
     for script in scripts:
         if working_folder is not None or script.is_absolute():
-            yield (working_folder or Path()) / script.parent, "the folder of its program"
+            yield (working_folder or Path()) / script.parent, "beside its program"
 
 
 def _option(arguments: Sequence[str], name: str) -> str | None:

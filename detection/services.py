@@ -62,7 +62,7 @@ class Comfyui:
 @dataclass(frozen=True)
 class Service:
     """A server that answers at `url`. `can_unload`: whether Easel can have its models unloaded for a picture;
-    `why_not`: what it would need for that. `name`: how an unknown server calls itself, if it does."""
+    `why_not`: what it would need for that. `name`: how an unknown server calls itself."""
 
     url: str
     kind: Kind
@@ -83,6 +83,8 @@ class Service:
         if self.kind == "unknown":
             what = "a server that wants a login" if self.needs_key else "another server"
             return f"{what} ({self.name})" if self.name else what
+        if self.name:
+            return self.name
         return f"{TITLES[self.kind]} {self.version}".strip()
 
 
@@ -92,16 +94,16 @@ def identify(url: str, ask: Ask) -> Service | None:
     if first is None:
         return None
     if isinstance(version := first.value("system", "comfyui_version"), str):
-        return _comfyui(url, version, first, ask)
+        return _comfyui(url, _clean(version), first, ask)
     for recognize in (_easel, _ollama, _by_models):
         if found := recognize(url, ask):
             return found
-    return Service(url, "unknown", name=_named(first), needs_key=first.status in (401, 403))
+    return Service(url, "unknown", name=_clean(first.server), needs_key=first.status in (401, 403))
 
 
 def _comfyui(url: str, version: str, stats: Answer, ask: Ask) -> Service:
     if stats.value("system", "easel_sketch") is True:
-        return Service(url, "easel", version, name="sketch engine")
+        return Service(url, "easel", version, name="Easel's sketch engine")
     devices = stats.value("devices")
     device = devices[0] if isinstance(devices, list) and devices and isinstance(devices[0], Mapping) else {}
     has_gpu = device.get("type") not in (None, "cpu")
@@ -109,7 +111,7 @@ def _comfyui(url: str, version: str, stats: Answer, ask: Ask) -> Service:
     # For ComfyUI's own page, and so not promised by it; without it, its command line and the usual places are looked at.
     folders = ask("/internal/folder_paths")
     facts = Comfyui(
-        gpu=str(name) if has_gpu and name else None,
+        gpu=_clean(name) if has_gpu and name else None,
         gpu_bytes=total if has_gpu and isinstance(total, int) else None,
         arguments=_texts(stats.value("system", "argv")),
         folders={
@@ -126,7 +128,7 @@ def _easel(url: str, ask: Ask) -> Service | None:
     document = ask("/openapi.json")
     if document is None or document.value("info", "title") != "Easel":
         return None
-    return Service(url, "easel", str(document.value("info", "version") or ""))
+    return Service(url, "easel", _clean(document.value("info", "version")))
 
 
 def _ollama(url: str, ask: Ask) -> Service | None:
@@ -134,7 +136,7 @@ def _ollama(url: str, ask: Ask) -> Service | None:
     # Open WebUI answers the first one, too.
     if version is None or page is None or not page.text.startswith("Ollama is running"):
         return None
-    return Service(url, "ollama", str(version.value("version") or ""), can_unload=True)
+    return Service(url, "ollama", _clean(version.value("version")), can_unload=True)
 
 
 def _by_models(url: str, ask: Ask) -> Service | None:
@@ -155,18 +157,16 @@ def _by_models(url: str, ask: Ask) -> Service | None:
         return _lmstudio(url, ask)
     version = ask("/version")
     if kind == "vllm" or (needs_key and version and version.value("version") and _is_vllm(ask)):
-        return _vllm(url, ask, str(version.value("version") or "") if version else "", needs_key=needs_key)
+        return _vllm(url, ask, _clean(version.value("version")) if version else "", needs_key=needs_key)
     if entries:
-        return Service(
-            url, "unknown", name=f"with OpenAI's API, of {owner}"[:_MAX_NAMED_CHARS] if owner else ""
-        )
+        return Service(url, "unknown", name=_clean(f"with OpenAI's API, of {owner}" if owner else ""))
     return None
 
 
 def _llama_server(url: str, ask: Ask, *, needs_key: bool) -> Service:
     properties = ask("/props")
     is_router = properties is not None and properties.value("role") == "router"
-    build = str((properties.value("build_info") if properties else None) or "")
+    build = _clean(properties.value("build_info") if properties else "")
     if needs_key:
         return Service(url, "llama-server", build, needs_key=True, why_not="it wants a key")
     why_not = "" if is_router else "it has one model and cannot unload it; start it without -m (router mode)"
@@ -208,6 +208,6 @@ def _texts(values: Any) -> tuple[str, ...]:
     return tuple(value for value in values if isinstance(value, str)) if is_list else ()
 
 
-def _named(answer: Answer) -> str:
-    """What an unknown server says of itself, without control characters."""
-    return "".join(filter(str.isprintable, answer.server))[:_MAX_NAMED_CHARS]
+def _clean(text: object) -> str:
+    """What a server says of itself, short and without control characters: it is shown in a terminal."""
+    return "".join(filter(str.isprintable, str(text or "")))[:_MAX_NAMED_CHARS]

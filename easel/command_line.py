@@ -24,6 +24,7 @@ class Entry(NamedTuple):
 SECTIONS: dict[str, dict[str, Entry]] = {
     "Serve": {
         "run": Entry("easel.run:run", "Start the server."),
+        "setup": Entry("commands.setup:setup", "Look at this machine and write easel.yaml."),
         "doctor": Entry("commands.doctor:doctor", "Say what is wrong, and which command puts it right."),
         "connect": Entry("easel.connect:connect", "Print what a program needs to use this Easel."),
         "top": Entry("commands.top:top", "Watch the engine, the GPU and the queue."),
@@ -32,6 +33,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "audit": Entry("commands.audit:audit_command", "Show who changed what, and when."),
     },
     "Models": {
+        "models": Entry("commands.models:models", "List the models; check, pull, adopt them."),
         "check-catalogue": Entry(
             "commands.catalogue:check_catalogue",
             "Check catalogue.yaml, its templates, and what an engine lacks.",

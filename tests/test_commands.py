@@ -553,3 +553,49 @@ def test_snapshot_nodes_reports_a_node_that_the_engine_lacks(run_on_copy: Any, s
 def test_generated_tables_are_up_to_date(path: Path) -> None:
     expected = documents()
     assert expected.get(path, path.read_text("utf-8")) == path.read_text("utf-8"), "run `make docs`"
+
+
+# --- models ----------------------------------------------------------------------------------------
+
+
+def test_models_lists_the_ready_ones_first_and_what_the_others_lack(run: Any, make_app: MakeApp) -> None:
+    lines = run("models").stdout.splitlines()
+    assert len(lines) > 100
+    assert all(re.search(r"  ready  .* GB  (generate|edit|inpaint|vary)", line) for line in lines[:5])
+    short = run("models", "list", "sdxl-turbo").stdout
+    assert re.fullmatch(r"sdxl-turbo +ready +6\.9 GB  generate, edit, inpaint, vary\n", short)
+    assert json.loads(run("models", "list", "sdxl-turbo", "--json").stdout) == [
+        {
+            "id": "sdxl-turbo",
+            "group": "ready",
+            "bytes": 6_938_081_905,
+            "tasks": ["generate", "edit", "inpaint", "vary"],
+            "missing": [],
+            "needs_comfyui": None,
+        }
+    ]
+    assert run("models", "list", "no-such-model").exit_code == 2
+
+
+def test_models_without_an_engine_lists_what_the_catalogue_has(make_app: MakeApp) -> None:
+    runner = make_app(engine__url="http://127.0.0.1:9").test_cli_runner()
+    result = runner.invoke(args=["models", "list", "flux"])
+    assert result.exit_code == 0
+    assert "not known what is ready" in result.stderr
+    assert result.stdout.splitlines()[0].split()[:2] == ["flux-schnell", "valid"]
+    assert runner.invoke(args=["models", "list", "--ready"]).stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("short", "long"),
+    [
+        ("check", "check-catalogue"),
+        ("pull", "pull-model"),
+        ("adopt", "adopt-models"),
+        ("accept", "accept-licence"),
+        ("import", "import-workflow"),
+    ],
+)
+def test_the_short_names_below_models_are_the_same_commands(run: Any, short: str, long: str) -> None:
+    named = [run(*names, "--help").stdout.partition("\n")[2] for names in (["models", short], [long])]
+    assert named[0] == named[1] != ""

@@ -1,0 +1,20 @@
+"""The application of a command that must also work without one, because the settings may be wrong."""
+
+from __future__ import annotations
+
+import click
+from flask import Flask
+from flask.cli import ScriptInfo
+
+from errors import EaselError, SettingsInvalid
+
+
+def load_application(context: click.Context) -> Flask | EaselError:
+    """The application, or why these settings make none."""
+    try:
+        return context.ensure_object(ScriptInfo).load_app()
+    except EaselError as error:
+        return error
+    except SystemExit as stop:  # wsgi.py ends the process, for a server
+        cause = stop.__context__
+        return cause if isinstance(cause, EaselError) else SettingsInvalid(str(stop.code))
