@@ -58,13 +58,14 @@ def served(tmp_path_factory: pytest.TempPathFactory, sketch_url: str) -> Iterato
     folder = tmp_path_factory.mktemp("readme")
     (stacks,) = [text for text in blocks("README.md", "yaml") if "stacks" in text]
     with Ollama() as ollama, upstream() as service:
+        (folder / "models").mkdir()
         config = folder / "easel.yaml"
         assert "- preset: openrouter\n" in stacks
         stacks = stacks.replace("- preset: openrouter\n", f"- preset: openrouter\n      url: {service.url}\n")
         config.write_text(
             f"{stacks.replace('http://127.0.0.1:11434', ollama.url)}"
             f"templates: {ROOT}/templates_wf\ncatalogue: {ROOT}/catalogue.yaml\n"
-            f"engine: {{url: {sketch_url}}}\n"
+            f"engine: {{url: {sketch_url}, models_dir: {folder}/models}}\n"
         )
         variables = {"EASEL_CONFIG": str(config), "EASEL_GPU_MIN_STAY_S": "0", **KEYS}
         with running(folder / "state", **variables) as server:
