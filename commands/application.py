@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 from flask import Flask
 from flask.cli import ScriptInfo
 
 from errors import EaselError, SettingsInvalid
+
+
+def easel_command(context: click.Context) -> str:
+    """How a further command is called that is to use the same files: `easel`, with the options that this one has."""
+    given = context.find_root().params
+    options = [
+        f"--{name.replace('_', '-')} {shlex.quote(str(given[name]))}"
+        for name in ("config", "state_dir")
+        if given.get(name)
+    ]
+    return " ".join(["easel", *options])
 
 
 def load_application(context: click.Context) -> Flask | EaselError:

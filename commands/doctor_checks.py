@@ -306,7 +306,9 @@ def check_engine(machine: Machine) -> Iterator[Finding]:
             "engine.no_gpu",
             "warning" if machine.gpus else "hint",
             "ComfyUI draws with the processor, which takes minutes for a picture.",
-            "Start ComfyUI without --cpu, with the PyTorch for your GPU.",
+            "Start ComfyUI without --cpu, with the PyTorch for your GPU."
+            if machine.gpus
+            else "Use small models and few steps, such as those of `easel models list sd-1.5`.",
         )
     yield from _models(engine, stats)
 

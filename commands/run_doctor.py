@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import click
 
-from commands.application import load_application
+from commands.application import easel_command, load_application
 from commands.doctor_checks import (
     CHECKS,
     check_clock,
@@ -31,7 +33,9 @@ _WIDTH = 9
 
 def run(context: click.Context, *, as_json: bool) -> None:
     """Exits with 1 if something prevents drawing."""
-    findings = by_importance(_findings(context))
+    command = easel_command(context)
+    logging.getLogger("easel").addHandler(logging.NullHandler())  # what is logged is found, too
+    findings = by_importance(_with_options(finding, command) for finding in _findings(context))
     is_healthy = all(finding.severity != "error" for finding in findings)
     if as_json:
         click.echo(json.dumps(_document(findings, is_healthy), ensure_ascii=False, indent=1))
@@ -39,6 +43,13 @@ def run(context: click.Context, *, as_json: bool) -> None:
         _print(findings, is_healthy)
     if not is_healthy:
         sys.exit(1)
+
+
+def _with_options(finding: Finding, command: str) -> Finding:
+    """The finding with a command that uses the same files as this one."""
+    if not finding.fix.startswith("easel ") or finding.fix.startswith("easel --"):
+        return finding
+    return replace(finding, fix=command + finding.fix.removeprefix("easel"))
 
 
 def _findings(context: click.Context) -> Iterator[Finding]:

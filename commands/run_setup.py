@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import tempfile
 import time
@@ -16,7 +15,7 @@ import click
 
 import installation
 from atomic_file import create_atomic
-from commands.application import load_application
+from commands.application import easel_command, load_application
 from commands.first_models import first_models, pull_line
 from commands.machine import Machine, look_around, same_place
 from commands.setup_plan import (
@@ -66,7 +65,7 @@ def run(context: click.Context, *, is_agreed: bool, prints: bool) -> None:
         )
     target = config_file()
     exists = os.path.lexists(target)
-    say = Speaker(to_stderr=prints, config=os.environ.get("EASEL_CONFIG"))
+    say = Speaker(to_stderr=prints, command=easel_command(context))
     if not exists:
         os.environ.pop("EASEL_CONFIG", None)  # a file that is to be written cannot be read before
     app = load_application(context)
@@ -278,11 +277,11 @@ def _compare(plan: Plan, settings: Settings, target: Path, say: Speaker, *, prin
 
 
 class Speaker:
-    """Prints what is not the file itself. `config`: the file that was named, which the next commands need, too."""
+    """Prints what is not the file itself. `command`: how the next commands begin."""
 
-    def __init__(self, *, to_stderr: bool, config: str | None) -> None:
+    def __init__(self, *, to_stderr: bool, command: str) -> None:
         self._to_stderr = to_stderr
-        self._easel = f"easel --config {shlex.quote(config)}" if config else "easel"
+        self._easel = command
 
     def __call__(self, text: str) -> None:
         click.echo(text, err=self._to_stderr)

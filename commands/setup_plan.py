@@ -55,21 +55,26 @@ class Entry:
 
 
 def found_comfyuis(machine: Machine, configured_url: str = "") -> tuple[Service, ...]:
-    """The ComfyUIs that answer; first the configured one, then those where Easel looks without a setting."""
+    """The ComfyUIs that answer; first the configured one, then those where Easel looks without a setting, then
+    those with a GPU."""
     found = [service for service in machine.services if service.kind == "comfyui"]
     order = [configured_url, *PROBE_URLS]
 
     def rank(service: Service) -> int:
         return next((i for i, url in enumerate(order) if url and same_place(url, service.url)), len(order))
 
-    return tuple(sorted(found, key=rank))
+    return tuple(sorted(found, key=lambda service: (rank(service), not _has_gpu(service))))
+
+
+def _has_gpu(service: Service) -> bool:
+    return service.comfyui is not None and service.comfyui.gpu is not None
 
 
 def shares_gpu(machine: Machine, comfyui: Service | None) -> bool:
     """Whether LLM servers of this machine and ComfyUI use one GPU, as far as can be seen."""
     if comfyui is None or comfyui.comfyui is None:
         return bool(machine.gpus)
-    return comfyui.comfyui.gpu is not None and is_loopback(urlsplit(comfyui.url).hostname)
+    return _has_gpu(comfyui) and is_loopback(urlsplit(comfyui.url).hostname)
 
 
 def needed_url(comfyui: Service | None, configured_url: str = "") -> str:
@@ -90,7 +95,7 @@ def llm_plans(machine: Machine, comfyui: Service | None) -> tuple[LlmPlan, ...]:
 
 def _llm_plan(service: Service, is_shared: bool) -> LlmPlan:
     if service.needs_key:
-        return LlmPlan(service, "skip", "it wants a key, see below")
+        return LlmPlan(service, "skip", "it wants a key")
     if not is_loopback(urlsplit(service.url).hostname):
         return LlmPlan(service, "forward", "it is on another machine")
     if not is_shared:
@@ -112,7 +117,9 @@ def _entries(plan: Plan) -> Iterator[Entry]:
         yield Entry("port", plan.port, plan.port_reason)
     if plan.engine_url:
         yield Entry(
-            "engine.url", plan.engine_url, f"{plan.comfyui.title if plan.comfyui else 'ComfyUI'} is here."
+            "engine.url",
+            plan.engine_url,
+            f"{plan.comfyui.title if plan.comfyui else 'ComfyUI'} answers here.",
         )
     if plan.place is not None:
         reason = f"`easel pull-model` puts models there ({plan.place.source})."

@@ -167,7 +167,8 @@ def _llama_server(url: str, ask: Ask, *, needs_key: bool) -> Service:
     properties = ask("/props")
     is_router = properties is not None and properties.value("role") == "router"
     build = _clean(properties.value("build_info") if properties else "")
-    if needs_key:
+    # Some versions list their models without the key, and answer nothing else.
+    if needs_key or (properties is not None and properties.status in (401, 403)):
         return Service(url, "llama-server", build, needs_key=True, why_not="it wants a key")
     why_not = "" if is_router else "it has one model and cannot unload it; start it without -m (router mode)"
     return Service(url, "llama-server", build, can_unload=is_router, why_not=why_not)

@@ -140,6 +140,13 @@ def test_servers_that_want_a_key_are_named_and_not_asked_further() -> None:
 
         return identify("http://127.0.0.1:1", ask)
 
+    answers = {
+        "/v1/models": Answer(200, "llama.cpp", LLAMA_SINGLE["/v1/models"]),
+        "/props": Answer(401, "llama.cpp"),
+    }
+    listing = identify("http://127.0.0.1:1", lambda path: answers.get(path, Answer(404, "llama.cpp")))
+    assert listing is not None
+    assert (listing.kind, listing.needs_key, listing.can_unload) == ("llama-server", True, False)
     llama, vllm, other = locked("llama.cpp"), locked("uvicorn", has_version=True), locked("nginx")
     assert llama is not None
     assert vllm is not None

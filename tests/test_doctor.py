@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -159,6 +160,28 @@ def test_the_checks_of_the_machine_by_values(tmp_path: Path) -> None:
     (tmp_path / ".bashrc").write_text('eval "$(_EASEL_COMPLETE=bash_source easel)"\n')
     assert [finding.code for finding in check_completion("easel", tmp_path)] == ["completion.ok"]
     assert list(check_completion("flask", tmp_path)) == []
+
+
+def codes_in(path: Path) -> set[str]:
+    """The texts that are the code of a finding, also by way of a variable `code`."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        parts: list[ast.expr] = []
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Finding":
+            parts = node.args[:1]
+        elif isinstance(node, ast.Assign) and [getattr(each, "id", "") for each in node.targets] == ["code"]:
+            parts = [node.value]
+        constants = (each for part in parts for each in ast.walk(part) if isinstance(each, ast.Constant))
+        found |= {constant.value for constant in constants if isinstance(constant.value, str)}
+    return found
+
+
+def test_the_documents_table_has_exactly_the_codes_of_the_checks() -> None:
+    codes = codes_in(ROOT / "commands/doctor_checks.py") | codes_in(ROOT / "commands/run_doctor.py")
+    page = (ROOT / "docs/installation.md").read_text("utf-8")
+    table = page[page.index("| Codes |") : page.index("## Models")]
+    assert set(re.findall(r"`([a-z]+\.[a-z_]+)`", table)) - {"settings.invalid"} == codes
+    assert "engine.sketch" in codes
 
 
 def test_findings_are_ordered_by_importance_and_then_by_the_checks() -> None:

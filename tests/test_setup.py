@@ -89,6 +89,8 @@ def test_whether_a_gpu_is_shared_follows_comfyui_or_the_machine() -> None:
 
 def test_an_address_is_written_only_where_easel_would_not_look() -> None:
     odd = Service("http://127.0.0.1:8189", "comfyui", "0.33.0", comfyui=Comfyui())
+    fast = Service("http://127.0.0.1:8190", "comfyui", "0.33.0", comfyui=COMFYUI.comfyui)
+    assert found_comfyuis(machine(odd, fast)) == (fast, odd)
     assert needed_url(COMFYUI) == ""
     assert needed_url(odd) == "http://127.0.0.1:8189"
     assert needed_url(None, "http://box:8188") == "http://box:8188"
@@ -256,7 +258,7 @@ def test_a_file_is_written_once_with_what_runs_here_and_never_changed(tmp_path: 
         assert {"driver": "ollama", "url": ollama} in values["llm.stacks"]
         for text in (
             "Next:",
-            f"easel --config {config} run",
+            f"  easel --config {config} run\n",
             "pull-model ",
             "ComfyUI 0.33.0",
             "RTX 4090, 24.0 GB",
