@@ -27,6 +27,9 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "setup": Entry("commands.setup:setup", "Look at this machine and write easel.yaml."),
         "doctor": Entry("commands.doctor:doctor", "Say what is wrong, and which command puts it right."),
         "connect": Entry("easel.connect:connect", "Print what a program needs to use this Easel."),
+        "demo": Entry(
+            "demo.command:demo", "Play a busy hour in a minute, with sketches and a simulated LLM and GPU."
+        ),
         "top": Entry("commands.top:top", "Watch the engine, the GPU and the queue."),
         "gpu": Entry("commands.gpu:gpu", "Show who has the GPU; switch it, pin it, cancel requests."),
         "keys": Entry("commands.keys:keys", "Add, list and revoke the keys of clients."),

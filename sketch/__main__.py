@@ -20,6 +20,7 @@ from sketch.folders import Folders
 from sketch.jobs import JobQueue
 from sketch.server import Server
 from sketch.signatures import FileLists, Signatures
+from sketch.simulated_gpu import SimulatedGpu
 from sketch.sockets import Sockets
 from sketch.worker import Worker
 
@@ -59,6 +60,7 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--port-file", type=Path, help="file to write the port to once it listens")
     parser.add_argument("--render-ms", type=float, default=0, help="duration of a sampler in milliseconds")
+    parser.add_argument("--gpu", type=Path, help="JSON file with the memory of a simulated GPU")
     parser.add_argument(
         "--data", type=Path, help="folder for output, input and temp; by default one that is deleted at exit"
     )
@@ -81,9 +83,10 @@ async def serve(options: argparse.Namespace, data: Path) -> None:
     jobs = JobQueue(lambda: sockets.send_status())
     signatures = Signatures(options.nodes, FileLists(options.files), folders.input_names)
     sockets = Sockets(lambda: server.status())
-    server = Server(jobs, signatures, folders, sockets)
+    gpu = SimulatedGpu(options.gpu) if options.gpu else None
+    server = Server(jobs, signatures, folders, sockets, gpu)
     sockets.start(loop)
-    worker = Worker(jobs, signatures, folders, sockets, options.render_ms / 1000)
+    worker = Worker(jobs, signatures, folders, sockets, options.render_ms / 1000, gpu)
     runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
     await runner.setup()
     listening = socket.create_server(("127.0.0.1", options.port))

@@ -32,8 +32,8 @@ class SketchProcess:
     `nodes`: the content of nodes.json, or the path of such a file. `files`: the names that its loaders list, by folder,
     or the path of a JSON file with them. The engine reads both files again when they change. `render_ms`: duration of a
     sampler. `port` 0 chooses a free port. `folder`: where its pictures are until it ends; by default in the system's folder
-    for temporary files. Raises EngineUnreachable if the engine does not start. The engine exits with
-    this process, even if this process is killed.
+    for temporary files. `gpu`: see `simulated_gpu`. Raises EngineUnreachable if the engine does not start. The engine exits
+    with this process, even if this process is killed.
     """
 
     def __init__(
@@ -44,7 +44,9 @@ class SketchProcess:
         render_ms: float = 0,
         port: int = 0,
         folder: Path | None = None,
+        gpu: Path | None = None,
     ) -> None:
+        self._gpu = gpu
         self._nodes, self._files = nodes, files
         self._folder = folder
         self._render_ms, self._port = render_ms, port
@@ -114,7 +116,8 @@ class SketchProcess:
         numbers = ["--port", self._port, "--render-ms", self._render_ms]
         # It removes the folder too, in case this process is killed.
         options = ["--scratch", port_file.parent, "--parent-stdin", "--quiet"]
-        return [str(argument) for argument in [*paths, *numbers, *options]]
+        gpu = ["--gpu", self._gpu.resolve()] if self._gpu else []
+        return [str(argument) for argument in [*paths, *numbers, *gpu, *options]]
 
     def _wait_for_port(self, port_file: Path) -> int:
         deadline = time.monotonic() + START_TIMEOUT_S

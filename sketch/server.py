@@ -25,6 +25,7 @@ from loopback import is_loopback
 from sketch.folders import KINDS, Folders, resolve_inside, split_annotation
 from sketch.jobs import Job, JobQueue
 from sketch.signatures import VERSION, Signatures
+from sketch.simulated_gpu import SimulatedGpu
 from sketch.sockets import FEATURES, MAX_UPLOAD_BYTES, Sockets
 from sketch.user_files import UserFiles
 from sketch.validation import node_error, validate
@@ -36,10 +37,19 @@ UPLOAD_KINDS: dict[Any, str] = {None: "input", "input": "input", "temp": "temp",
 
 
 class Server:
-    """The routes, on top of the queue, the signatures, the folders and the sockets."""
+    """The routes, on top of the queue, the signatures, the folders and the sockets. `gpu`: what it says of its device;
+    None for the machine itself."""
 
-    def __init__(self, jobs: JobQueue, signatures: Signatures, folders: Folders, sockets: Sockets) -> None:
+    def __init__(
+        self,
+        jobs: JobQueue,
+        signatures: Signatures,
+        folders: Folders,
+        sockets: Sockets,
+        gpu: SimulatedGpu | None = None,
+    ) -> None:
         self._jobs, self._signatures, self._folders, self._sockets = jobs, signatures, folders, sockets
+        self._gpu = gpu
         self._number = 0
 
     def app(self) -> web.Application:
@@ -238,7 +248,7 @@ class Server:
         }
         device: dict[str, Any] = {"name": f"sketch ({platform.machine()})", "type": "cpu", "index": None}
         device |= {"vram_total": total, "vram_free": free, "torch_vram_total": total, "torch_vram_free": free}
-        return web.json_response({"system": system, "devices": [device]})
+        return web.json_response({"system": system, "devices": [self._gpu.device() if self._gpu else device]})
 
 
 def _refused(error: dict[str, Any], node_errors: dict[str, Any]) -> web.Response:

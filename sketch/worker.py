@@ -18,6 +18,7 @@ from sketch.nodes import CannotSketch, run_node
 from sketch.nodes.inputs import GraphFault, Interrupted, NodeInputs
 from sketch.nodes.values import Value
 from sketch.signatures import INPUT_FOLDER, Signatures
+from sketch.simulated_gpu import SimulatedGpu
 from sketch.sockets import Sockets
 
 NEVER_CACHED = {"SaveImageWebsocket"}
@@ -35,11 +36,18 @@ class Worker(threading.Thread):
     """The thread that draws."""
 
     def __init__(
-        self, jobs: JobQueue, signatures: Signatures, folders: Folders, sockets: Sockets, render_s: float
+        self,
+        jobs: JobQueue,
+        signatures: Signatures,
+        folders: Folders,
+        sockets: Sockets,
+        render_s: float,
+        gpu: SimulatedGpu | None = None,
     ) -> None:
         super().__init__(name="sketch-worker", daemon=True)
         self._jobs, self._sockets = jobs, sockets
         self._signatures, self._folders, self._render_s = signatures, folders, render_s
+        self._gpu = gpu
         self._cache: dict[str, NodeResult] = {}
 
     def run(self) -> None:
@@ -47,12 +55,14 @@ class Worker(threading.Thread):
             job, free = self._jobs.take()
             if free:
                 self._cache = {}
+                if self._gpu:
+                    self._gpu.free()
             if job:
                 self._run_job(job)
 
     def _run_job(self, job: Job) -> None:
         execution = Execution(
-            job, self._signatures, self._folders, self._sockets, self._render_s, self._cache
+            job, self._signatures, self._folders, self._sockets, self._render_s, self._cache, self._gpu
         )
         entry = execution.run()
         self._cache = execution.cache
@@ -72,7 +82,9 @@ class Execution:
         sockets: Sockets,
         render_s: float,
         cache: Mapping[str, NodeResult],
+        gpu: SimulatedGpu | None = None,
     ) -> None:
+        self._gpu = gpu
         self.job, self.folders, self.render_s = job, folders, render_s
         self.signatures, self.sockets = signatures, sockets
         self.client = job.extra_data.get("client_id")
@@ -157,6 +169,8 @@ class Execution:
         )
         context = JobNodeContext(self, node_id)
         context.pause(0)
+        if self._gpu:
+            self._gpu.load()
         result = NodeResult(*run_node(inputs, context))
         self.cache[self.keys[node_id]] = result
         self._send_ui_output(node_id, result)

@@ -125,6 +125,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("api", "app", "detection", "engine", "errors", "generation", "logs", "settings", "state_files"),
         *("status", "system_errors"),
     },
+    "demo": {
+        *("access", "arbiter", "commands", "compiler", "sketch"),
+        *("atomic_file", "errors", "http_session", "installation", "scratch_folder"),
+    },
     "wsgi": {"app", "errors"},
     "easel": {"commands", "installation", "wsgi"},
 }
@@ -151,6 +155,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "generation": {"flask", "werkzeug", "yaml", "requests"},
     "errors": {"flask", "werkzeug"},
     "api": {"jinja2", "websocket", "requests", "filelock"},
+    "demo": {"flask", "werkzeug", "jinja2", "yaml", "websocket"},
 }
 """package -> libraries that it must not import"""
 FORBIDDEN |= {
