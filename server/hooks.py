@@ -21,10 +21,14 @@ from engine.job_runner import CANCEL_TIMEOUT_S
 from errors import EaselError, ServerStopping, SettingsInvalid
 from generation import announce_unused_files, preload, warm_up
 from logs import LogFormat, formatter
+from loopback import is_loopback
 from server.state_keeper import StateKeeper
+from server.systemd import Notifier, inherited_addresses
 from server.worker import block_stop_signals_until_forked
 from settings import Settings
 from status import log_start
+
+log = logging.getLogger("easel.server")
 
 JOB_GRACE_S = 20
 """How long running jobs may continue after SIGTERM. Unfinished jobs are then cancelled in the engine. The clients get their
@@ -40,9 +44,28 @@ def bind_address(settings: Settings) -> str:
     return f"{f'[{host}]' if ':' in host else host}:{settings['port']}"
 
 
-def _inherits_sockets(server: Any) -> bool:
-    """Whether the listening sockets come from systemd or from a master that is being replaced, or may be shared."""
-    return bool("LISTEN_FDS" in os.environ or "GUNICORN_FD" in os.environ or server.cfg.reuse_port)
+def _check_inherited(addresses: list[tuple[str, int]], settings: Settings) -> None:
+    """Raises SettingsInvalid if a socket of systemd is public and the setting `host` is not, or the reverse: by the setting
+    Easel decides whether it needs keys and which host names it accepts. Another port is logged."""
+    setting = settings["host"]
+    for host, port in addresses:
+        if is_loopback(host) != is_loopback(setting):
+            raise SettingsInvalid(
+                f"The socket that systemd opened (ListenStream in easel.socket) listens on {host}, but the setting `host` "
+                f"is {setting}. Set EASEL_HOST={host} (or `host` in easel.yaml), or change the socket: by this setting "
+                "Easel decides whether it needs keys."
+            )
+        if port != settings["port"]:
+            log.warning(
+                "systemd's socket (ListenStream in easel.socket) listens on port %d; the setting `port`, %d, is not used",
+                port,
+                settings["port"],
+            )
+
+
+def _shares_sockets(server: Any) -> bool:
+    """Whether the listening sockets come from a master that is being replaced, or may be shared."""
+    return bool("GUNICORN_FD" in os.environ or server.cfg.reuse_port)
 
 
 class ServerHooks:
@@ -53,18 +76,21 @@ class ServerHooks:
         self._settings = container.settings
         self._keeper: StateKeeper | None = None
         self._stopping_since = 0.0
+        self._notifier = Notifier(os.environ)
 
     def on_starting(self, server: Any) -> None:
         """Check settings, state directory and catalogue before the first worker starts; on an error exit with one
         sentence."""
         _log_to_stderr(self._settings["log_format"])
         addresses = [address for address in server.cfg.address if isinstance(address, tuple)]
+        inherited = inherited_addresses(os.environ)
         try:
+            _check_inherited(inherited, self._settings)
             gate = self._container.gate
             gate.keys.begin()
-            refuse_public_without_keys([host for host, _ in addresses], self._settings, gate)
+            refuse_public_without_keys([host for host, _ in inherited or addresses], self._settings, gate)
             self._lock_state_dir()
-            if not _inherits_sockets(server):
+            if not inherited and not _shares_sockets(server):
                 for address in addresses:
                     check_address(*address)
             self._container.metric_files.clear()
@@ -91,10 +117,17 @@ class ServerHooks:
         # A Unix socket has a path.
         place = f"{scheme}://{address[0]}:{address[1]}" if address else f"unix:{names[0]}"
         server.log.info("Easel is at %s", place)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+            signal.signal(number, partial(self._stop_master, signal.getsignal(number)))
+        self._notifier.announce_ready(f"Easel is at {place}")
         # A garbage collection in a worker writes to every object that it looks at, which copies the page: the workers would
         # soon share nothing. Nothing of what is loaded now becomes garbage.
         gc.collect()
         gc.freeze()
+
+    def _stop_master(self, default_handler: Any, number: int, frame: Any) -> None:
+        self._notifier.stopping()
+        default_handler(number, frame)
 
     def pre_fork(self, server: Any, worker: Any) -> None:
         """Make sure that no stop signal is lost while a worker starts."""
@@ -158,6 +191,7 @@ class ServerHooks:
         if worker.age == 1 and models:
             work = partial(preload, generator, models, timeout_s=3600)
             worker.keep_trying("preload", lambda: _start_thread(work))
+        self._notifier.worker_is_ready()
 
     def worker_exit(self, server: Any, worker: Any) -> None:
         """Wait for the image jobs that are drawn: they end, or are cancelled with the others and drawn again later. Then

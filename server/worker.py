@@ -56,6 +56,9 @@ ORPHAN_TIMEOUT_S = 0.8
 """How long a worker whose master died waits until its requests have ended"""
 BLOCKED_SEND_TIMEOUT_S = 1.0
 """How long a client may not read its response while other requests wait for a thread"""
+STOP_HEAD_TIMEOUT_S = 1.0
+"""How long a connection that has sent nothing yet may take, after the stop has begun, until its request is complete: it may
+have been accepted just before, and to close it would look like a crash to its client"""
 STOP_SEND_TIMEOUT_S = 5.0
 """The same while the worker stops"""
 CHECK_DELAY_S = 0.1
@@ -222,9 +225,12 @@ class EaselWorker(ThreadWorker):
             self._handle_events(pause_s if pause_s > 0 else 1.0)
         self._begin_stop()
         deadline = time.monotonic() + (ORPHAN_TIMEOUT_S if self._is_orphan else self.cfg.graceful_timeout)
+        new_until = time.monotonic() + STOP_HEAD_TIMEOUT_S
         while self.nr_conns > 0 and time.monotonic() < deadline:
             self.notify()
             self._handle_events(0.1)
+            if time.monotonic() >= new_until:
+                self._refuse_incomplete()
         if self._is_orphan:
             # Threads that still run would keep the process.
             os._exit(1)
@@ -275,18 +281,22 @@ class EaselWorker(ThreadWorker):
         self.cfg.worker_int(self)
 
     def _begin_stop(self) -> None:
-        """Close the listeners and every connection without a complete request."""
+        """Close the listeners and every connection without a complete request, but give new ones a moment."""
         self.set_accept_enabled(False)
         for listener in self.sockets:
             listener.close()
+        self._refuse_incomplete(spares_new=not self._is_orphan)
+        for conn in self._waiting[Phase.CLOSING]:
+            conn.deadline = min(conn.deadline, time.monotonic() + STOP_CLOSE_TIMEOUT_S)
+
+    def _refuse_incomplete(self, *, spares_new: bool = False) -> None:
         for phase in (Phase.IDLE, Phase.HEAD, Phase.BODY, Phase.HANDSHAKE):
             for conn in list(self._waiting[phase]):
                 # A request may have arrived on a kept connection while the loop was busy.
                 self._guarded(self._on_ready, conn)
-                if conn.phase in (*_IDLE_PHASES, Phase.BODY):
+                is_new = conn.phase is Phase.HEAD and not conn.received.size
+                if conn.phase in (*_IDLE_PHASES, Phase.BODY) and not (spares_new and is_new):
                     self._guarded(self._refuse_stopping, conn)
-        for conn in self._waiting[Phase.CLOSING]:
-            conn.deadline = min(conn.deadline, time.monotonic() + STOP_CLOSE_TIMEOUT_S)
 
     def _refuse_stopping(self, conn: Connection) -> None:
         if conn.received.size:

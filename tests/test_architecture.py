@@ -122,7 +122,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("installation", "schemas", "state_files", "tracing"),
     },
     "server": {
-        *("api", "app", "detection", "engine", "errors", "generation", "logs", "settings", "state_files"),
+        *("api", "app", "detection", "engine", "errors", "generation", "logs", "loopback", "settings"),
+        "state_files",
         *("status", "system_errors"),
     },
     "demo": {

@@ -24,7 +24,7 @@ from tests.conftest import ROOT
 from tests.waiting import wait_until
 
 NOT_INSTALLED = {
-    *("bench", "docs", "tests"),
+    *("bench", "deploy", "docs", "tests"),
     *("CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "README.md", "pyproject.toml"),
     *("requirements-dev.txt", "requirements-otel.txt", "requirements.txt"),
 }

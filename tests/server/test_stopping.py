@@ -82,6 +82,21 @@ def test_incomplete_requests_and_idle_connections_do_not_extend_a_stop(
         assert time.monotonic() - sent_at < GRACEFUL_TIMEOUT_S / 2
 
 
+def test_a_connection_that_was_accepted_just_before_a_stop_gets_its_answer(
+    tmp_path: Path, sketch_url: str
+) -> None:
+    with running(tmp_path / "state", EASEL_ENGINE_URL=sketch_url, EASEL_WORKERS="1") as server:
+        with connect(server, b"") as new:
+            # The answer to a later connection: the worker has accepted this one.
+            assert requests.get(f"{server.url}/health", timeout=60).status_code == 200
+            server.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: is_refused(server))
+            time.sleep(0.05)  # between the close of the listener and the look at the connections
+            new.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert read_to_end(new).startswith(b"HTTP/1.1 200")
+        assert server.process.wait(30) == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_response_that_is_not_read_does_not_extend_a_stop(
     tmp_path: Path, sketch_url: str, number: signal.Signals
