@@ -13,7 +13,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check --require-hashes
 # The tests start hundreds of processes, each of which would compile every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test lint hooks test-comfyui test-llama test-prometheus test-clients test-page soak bench bench-compare docs site requirements clean
+.PHONY: help run test lint hooks test-comfyui test-llama test-prometheus test-clients test-page test-install soak bench bench-compare docs site requirements clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -64,6 +64,11 @@ test-page: $(VENV)/dev  ## The web page in a real Chromium: make test-page [CHRO
 	@test -n "$(CHROMIUM)" || { echo "there is no Chromium. Debian: apt-get install chromium-headless-shell; or make test-page CHROMIUM=/path/of/chromium" >&2; exit 2; }
 	@command -v npm >/dev/null || { echo "there is no npm, which gets axe-core for the tests of accessibility. Debian: apt-get install npm" >&2; exit 2; }
 	EASEL_TEST_PAGE=1 EASEL_TEST_CHROMIUM=$(CHROMIUM) $(BIN)/pytest tests/page $(ARGS)
+
+test-install: $(VENV)/dev  ## Dockerfile and bare Debian in fresh root filesystems, upgrades from older versions; as root, needs mmdebstrap
+	@test "$$(id -u)" = 0 || { echo "run it as root: it makes root filesystems and enters them" >&2; exit 2; }
+	@command -v mmdebstrap >/dev/null || { echo "there is no mmdebstrap, which makes root filesystems. Debian: apt-get install mmdebstrap" >&2; exit 2; }
+	EASEL_TEST_INSTALL=1 $(BIN)/pytest tests/deploy $(ARGS)
 
 soak: $(VENV)/dev  ## 2,000 random interleavings of GPU requests, switches and kills (about six minutes)
 	$(BIN)/python -m tests.arbiter --runs 2000 $(ARGS)

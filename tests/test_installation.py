@@ -25,7 +25,14 @@ from tests.waiting import wait_until
 
 NOT_INSTALLED = {
     *("bench", "deploy", "docs", "tests"),
-    *("CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "README.md", "pyproject.toml"),
+    *("CHANGELOG.md", "CONTRIBUTING.md", "Dockerfile", "Makefile", "README.md", "pyproject.toml"),
+    *(
+        "compose.yaml",
+        "compose.amd.yaml",
+        "compose.nvidia.yaml",
+        "compose.llama-server.yaml",
+        "compose.ollama.yaml",
+    ),
     *("requirements-dev.txt", "requirements-otel.txt", "requirements.txt"),
 }
 FOR_DEVELOPERS = {"write-docs", "write-proofs"}
