@@ -18,14 +18,6 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-BESIDE_DOCS = (
-    "CHANGELOG.md",
-    "SECURITY.md",
-    "arbiter/README.md",
-    "observability/alerts.yaml",
-    "observability/dashboard.json",
-)
-"""Files outside docs/ that are pages or downloads of the site"""
 _NOT_IN_SITE = shutil.ignore_patterns("*.py", "site.yaml", "__pycache__")
 _LINK_TARGET = re.compile(r"(?<=\]\()[^)#:\s]+(?=[)#])")
 
@@ -35,12 +27,7 @@ def build(site: Path) -> str:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         shutil.copytree(DOCS, work / "docs", ignore=_NOT_IN_SITE)
-        for name in BESIDE_DOCS:
-            (work / "docs" / name).parent.mkdir(exist_ok=True)
-            shutil.copy(ROOT / name, work / "docs" / name)
-        for page in (work / "docs").rglob("*.md"):
-            name = page.relative_to(work / "docs")
-            page.write_text(_with_moved_links(page.read_text("utf-8"), name), "utf-8")
+        _copy_linked_files(work / "docs")
         (work / "mkdocs.yml").write_text(yaml.safe_dump(_configuration()), "utf-8")
         command = [sys.executable, "-m", "zensical", "build", "--strict"]
         done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)  # noqa: S603  our own
@@ -59,9 +46,26 @@ def _configuration() -> dict[str, Any]:
     return configuration
 
 
-def _with_moved_links(text: str, name: Path) -> str:
-    source = ROOT / name if str(name) in BESIDE_DOCS else DOCS / name
+def _copy_linked_files(folder: Path) -> None:
+    """Copy the files outside docs/ that pages in `folder` link to, and point the links of all pages at where files lie in
+    the site."""
+    pages = [(DOCS / path.relative_to(folder), path) for path in folder.rglob("*.md")]
+    while pages:
+        source, page = pages.pop()
+        text = page.read_text("utf-8")
+        for link in set(_LINK_TARGET.findall(text)):
+            target = Path(os.path.normpath(source.parent / link))
+            place = folder / target.relative_to(ROOT) if target.is_relative_to(ROOT) else None
+            if place is None or target.is_relative_to(DOCS) or place.exists() or not target.is_file():
+                continue
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(target, place)
+            if place.suffix == ".md":
+                pages.append((target, place))
+        page.write_text(_with_moved_links(text, source, page.relative_to(folder)), "utf-8")
 
+
+def _with_moved_links(text: str, source: Path, name: Path) -> str:
     def moved(match: re.Match[str]) -> str:
         target = Path(os.path.normpath(source.parent / match[0]))
         base = DOCS if target.is_relative_to(DOCS) else ROOT
