@@ -21,7 +21,8 @@ def first_models(
         if _is_simple(model, catalogue, comfyui_version) and (model.min_vram_gb or 0) * 1e9 <= limit:
             fitting.setdefault(model.family, model)
     smallest, others = list(fitting.values())[:1], list(fitting.values())[1:]
-    return (*smallest, *sorted(others, key=lambda model: model.min_vram_gb or 0)[-2:])
+    largest = sorted(others, key=lambda model: model.min_vram_gb or 0)[-2:]
+    return (*smallest, *sorted(largest, key=download_bytes))
 
 
 def download_bytes(model: Model) -> int:

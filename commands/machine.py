@@ -63,14 +63,21 @@ def look_around(settings: Settings | None, environment: Mapping[str, str]) -> Ma
     """Ask everything that could be there at the same time, for a few seconds at most. `settings`: their addresses are asked,
     too."""
     processes = listening_processes()
-    urls = [*_configured(settings), *usual_urls()]
+    expected = [*_configured(settings), *usual_urls()]
     if from_variable := ollama_url(environment):
-        urls.append(from_variable)
+        expected.append(from_variable)
+    urls = list(expected)
     for process in processes:
         if process.program.startswith(_PROGRAMS):
             urls += [f"http://127.0.0.1:{port}" for port in sorted(process.ports)]
     answers = find_services(_different(urls))
-    return Machine(tuple(filter(None, answers.values())), processes, gpus(), memory_bytes())
+    # What has such a name, listens elsewhere and is not recognized is some other program.
+    services = (
+        service
+        for url, service in answers.items()
+        if service is not None and (service.kind != "unknown" or url in expected)
+    )
+    return Machine(tuple(services), processes, gpus(), memory_bytes())
 
 
 def _configured(settings: Settings | None) -> Iterable[str]:

@@ -96,7 +96,7 @@ def run(context: click.Context, *, is_agreed: bool, prints: bool) -> None:
     elif not prints:
         _write(target, text)
         say(f"\nWritten: {target}")
-    say.next_steps(plan, machine, catalogue)
+    say.next_steps(plan, machine, catalogue, settings["port"])
 
 
 def config_file() -> Path:
@@ -198,7 +198,7 @@ def _asked_comfyui(plan: Plan, machine: Machine, settings: Settings) -> Plan:
 
 def _asked_use(llm: LlmPlan) -> LlmUse:
     default = next(key for key, use in _USES.items() if use == llm.use)
-    click.echo(f"{llm.service.title} at {llm.service.url}: {llm.reason}.\n  {_USE_TEXT}")
+    click.echo(f"{llm.service.title} at {llm.service.url} {llm.reason}.\n  {_USE_TEXT}")
     choices = [key for key, use in _USES.items() if use != "share" or llm.service.can_unload]
     return _USES[click.prompt("  Use", type=click.Choice(choices), default=default, show_choices=True)]
 
@@ -306,10 +306,10 @@ class Speaker:
     def _line(self, what: str, where: str) -> None:
         self(f"  {what:<{_WIDTH}} {where}")
 
-    def next_steps(self, plan: Plan, machine: Machine, catalogue: Catalogue) -> None:
-        """The commands that come next."""
+    def next_steps(self, plan: Plan, machine: Machine, catalogue: Catalogue, port: int) -> None:
+        """The commands that come next. `port`: that of the settings."""
         self("\nNext:")
-        self(f"  {self._easel} run")
+        self(f"  {self._easel} run   # then open http://127.0.0.1:{plan.port or port}")
         self(f"  {self._easel} doctor   # is everything right?")
         folders = _folders(plan.place) if plan.place else None
         ready = ready_models(catalogue, folders) if folders else ()
@@ -337,7 +337,7 @@ def _about(service: Service, plan: Plan) -> str:
             return {
                 "share": "  shares the GPU",
                 "forward": "  chats are forwarded to it",
-                "skip": f"  left alone: {llm.reason}",
+                "skip": f"  left alone: it {llm.reason}",
             }[llm.use]
     if service.needs_key and plan.engine_url and same_place(service.url, plan.engine_url):
         return "  for ComfyUI behind a login: set EASEL_ENGINE_USER and EASEL_ENGINE_PASSWORD, or EASEL_ENGINE_TOKEN"

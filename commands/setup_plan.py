@@ -20,7 +20,7 @@ _SECTIONS = {"llm.stacks": "llm", "llm.upstreams": "llm"}
 
 @dataclass(frozen=True)
 class LlmPlan:
-    """What is to be done with one LLM server, and why."""
+    """What is to be done with one LLM server, and why: the rest of a sentence about it."""
 
     service: Service
     use: LlmUse
@@ -90,21 +90,23 @@ def needed_url(comfyui: Service | None, configured_url: str = "") -> str:
 def llm_plans(machine: Machine, comfyui: Service | None) -> tuple[LlmPlan, ...]:
     """What is proposed for each LLM server that answers. What is unknown is none."""
     is_shared = shares_gpu(machine, comfyui)
-    return tuple(_llm_plan(service, is_shared) for service in machine.services if service.is_llm)
+    count = len(machine.gpus)
+    return tuple(_llm_plan(service, is_shared, count) for service in machine.services if service.is_llm)
 
 
-def _llm_plan(service: Service, is_shared: bool) -> LlmPlan:
+def _llm_plan(service: Service, is_shared: bool, gpu_count: int) -> LlmPlan:
     if service.needs_key:
-        return LlmPlan(service, "skip", "it wants a key")
+        return LlmPlan(service, "skip", "wants a key")
     if not is_loopback(urlsplit(service.url).hostname):
-        return LlmPlan(service, "forward", "it is on another machine")
+        return LlmPlan(service, "forward", "is on another machine")
     if not is_shared:
-        return LlmPlan(service, "forward", "it does not share a GPU with ComfyUI, as far as can be seen")
+        return LlmPlan(service, "forward", "does not share a GPU with ComfyUI, as far as can be seen")
     if not service.can_unload:
-        return LlmPlan(service, "forward", f"its GPU memory cannot be had for pictures: {service.why_not}")
-    return LlmPlan(
-        service, "share", "it uses the same GPU: its models are unloaded for a picture and loaded again"
-    )
+        return LlmPlan(
+            service, "forward", f"keeps its GPU memory while pictures are drawn: {service.why_not}"
+        )
+    gpu = f"may use ComfyUI's GPU (there are {gpu_count})" if gpu_count > 1 else "uses ComfyUI's GPU"
+    return LlmPlan(service, "share", f"{gpu}: its models are unloaded for a picture and loaded again")
 
 
 def entries(plan: Plan) -> tuple[Entry, ...]:
@@ -133,7 +135,7 @@ def _entries(plan: Plan) -> Iterator[Entry]:
             if llm.use == use:
                 name = names[llm.service.url]
                 value = {key: llm.service.kind, **({"name": name} if name else {}), "url": llm.service.url}
-                yield Entry(setting, value, f"{llm.service.title}: {llm.reason}.")
+                yield Entry(setting, value, f"{llm.service.title} {llm.reason}.")
 
 
 def _names(services: Sequence[Service]) -> Mapping[str, str]:

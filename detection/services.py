@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -111,7 +112,7 @@ def _comfyui(url: str, version: str, stats: Answer, ask: Ask) -> Service:
     # For ComfyUI's own page, and so not promised by it; without it, its command line and the usual places are looked at.
     folders = ask("/internal/folder_paths")
     facts = Comfyui(
-        gpu=_clean(name) if has_gpu and name else None,
+        gpu=_gpu_name(str(name)) if has_gpu and name else None,
         gpu_bytes=total if has_gpu and isinstance(total, int) else None,
         arguments=_texts(stats.value("system", "argv")),
         folders={
@@ -122,6 +123,11 @@ def _comfyui(url: str, version: str, stats: Answer, ask: Ask) -> Service:
         else {},
     )
     return Service(url, "comfyui", version, comfyui=facts)
+
+
+def _gpu_name(text: str) -> str:
+    """`cuda:0 NVIDIA GeForce RTX 4090 : cudaMallocAsync` without what is not its name."""
+    return _clean(re.sub(r"^[a-z]+:\d+ ", "", text).partition(" : ")[0])
 
 
 def _easel(url: str, ask: Ask) -> Service | None:

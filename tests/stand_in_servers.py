@@ -35,7 +35,7 @@ def comfyui(
 ) -> Mapping[str, Any]:
     """The answers of a ComfyUI whose folder is `models`."""
     device = device or {
-        "name": "cuda:0 NVIDIA GeForce RTX 4090",
+        "name": "cuda:0 NVIDIA GeForce RTX 4090 : cudaMallocAsync",
         "type": "cuda",
         "vram_total": 24_000_000_000,
     }

@@ -161,7 +161,7 @@ def test_what_comfyui_says_of_gpu_arguments_and_folders_is_kept() -> None:
         service = find_services([url])[url]
     assert service is not None
     assert service.comfyui is not None
-    assert (service.comfyui.gpu, service.comfyui.gpu_bytes) == ("cuda:0 NVIDIA GeForce RTX 4090", 24 * 10**9)
+    assert (service.comfyui.gpu, service.comfyui.gpu_bytes) == ("NVIDIA GeForce RTX 4090", 24 * 10**9)
     assert service.comfyui.arguments == ("main.py",)
     assert service.comfyui.folders["checkpoints"] == ("/srv/models/checkpoints",)
     cpu = identified(comfyui(device={"name": "cpu", "type": "cpu", "vram_total": 10**9}))

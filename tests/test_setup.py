@@ -76,6 +76,8 @@ def test_an_llm_server_on_the_gpu_of_comfyui_shares_it_and_others_are_forwarded_
     far = Service("http://box:11434", "ollama", can_unload=True)
     assert [llm.use for llm in llm_plans(machine(COMFYUI, far), COMFYUI)] == ["forward"]
     assert [llm.use for llm in llm_plans(machine(ON_CPU, OLLAMA_HERE), ON_CPU)] == ["forward"]
+    two = machine(COMFYUI, OLLAMA_HERE, gpus=(CARD, CARD))
+    assert llm_plans(two, COMFYUI)[0].reason.startswith("may use ComfyUI's GPU (there are 2)")
 
 
 def test_whether_a_gpu_is_shared_follows_comfyui_or_the_machine() -> None:
@@ -258,10 +260,10 @@ def test_a_file_is_written_once_with_what_runs_here_and_never_changed(tmp_path: 
         assert {"driver": "ollama", "url": ollama} in values["llm.stacks"]
         for text in (
             "Next:",
-            f"  easel --config {config} run\n",
+            f"  easel --config {config} run   # then open http://127.0.0.1:8080\n",
             "pull-model ",
             "ComfyUI 0.33.0",
-            "RTX 4090, 24.0 GB",
+            "  NVIDIA GeForce RTX 4090, 24.0 GB\n",
         ):
             assert text in first.stdout
         assert re.search(r"pull-model \S+   # \d+\.\d GB", first.stdout)
