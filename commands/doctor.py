@@ -10,7 +10,7 @@ import click
 @click.pass_context
 def doctor(context: click.Context, as_json: bool) -> None:
     """Check this installation: settings, data, port, ComfyUI, models, LLM servers, keys, limits. What is wrong comes first,
-    each with the command that puts it right. Nothing is changed.
+    each with the command that puts it right. No setting is changed.
 
     Exit code: 0 if nothing prevents drawing, 1 otherwise.
     """

@@ -9,7 +9,7 @@ import sys
 import sysconfig
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -166,6 +166,20 @@ def test_an_installed_server_draws_and_has_its_page(served: tuple[str, str]) -> 
     page = requests.get(url, headers={"Accept": "text/html"}, timeout=60)
     assert "<html" in page.text
     assert (Path(folder) / "state/images").is_dir()
+
+
+def test_setup_writes_the_settings_file_of_the_version_and_doctor_reads_it(
+    installed: Installed, tmp_path: Path
+) -> None:
+    own = replace(installed, home=tmp_path)
+    written = own.run("setup", "--yes")
+    assert written.returncode == 0, written.stdout + written.stderr
+    config = own.run("--version").stdout.partition("settings: ")[2].splitlines()[0]
+    assert f"Written: {config}" in written.stdout
+    assert Path(config).read_text("utf-8").startswith("# Settings of Easel")
+    document = json.loads(own.run("doctor", "--json").stdout)
+    found = {finding["code"]: finding["message"] for finding in document["findings"]}
+    assert found["settings.ok"] == f"Settings: {config}"
 
 
 def test_the_wheel_has_every_file_of_the_tree_that_is_used() -> None:
