@@ -22,6 +22,7 @@ from errors import EaselError, ServerStopping, SettingsInvalid
 from generation import announce_unused_files, preload, warm_up
 from logs import LogFormat, formatter
 from loopback import is_loopback
+from server.state_format import check_format
 from server.state_keeper import StateKeeper
 from server.systemd import Notifier, inherited_addresses
 from server.worker import block_stop_signals_until_forked
@@ -86,10 +87,12 @@ class ServerHooks:
         inherited = inherited_addresses(os.environ)
         try:
             _check_inherited(inherited, self._settings)
+            self._lock_state_dir()
+            # Before anything is written.
+            check_format(self._container.state_dir)
             gate = self._container.gate
             gate.keys.begin()
             refuse_public_without_keys([host for host, _ in inherited or addresses], self._settings, gate)
-            self._lock_state_dir()
             if not inherited and not _shares_sockets(server):
                 for address in addresses:
                     check_address(*address)
@@ -98,7 +101,7 @@ class ServerHooks:
         except EaselError as error:
             sys.exit(f"{error.code}: {error.message}")
         except OSError as error:
-            sys.exit(f"{SettingsInvalid.code}: state_dir cannot be used: {error}")
+            sys.exit(f"{SettingsInvalid.code}: {_unusable(error)}")
 
     def when_ready(self, server: Any) -> None:
         """Start the sketch engine, store the server's address, and prepare the memory that the workers share."""
@@ -217,7 +220,11 @@ class ServerHooks:
                 "Stop it, or set EASEL_STATE_DIR and EASEL_PORT for a second one."
             ) from None
         except OSError as error:
-            raise SettingsInvalid(f"state_dir cannot be used: {error}") from error
+            raise SettingsInvalid(_unusable(error)) from error
+
+
+def _unusable(error: OSError) -> str:
+    return f"state_dir cannot be used: {error}. Set EASEL_STATE_DIR (or --state-dir) to a folder that this user may write."
 
 
 def _log_to_stderr(log_format: LogFormat) -> None:

@@ -122,9 +122,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("installation", "schemas", "state_files", "tracing"),
     },
     "server": {
-        *("api", "app", "detection", "engine", "errors", "generation", "logs", "loopback", "settings"),
-        "state_files",
-        *("status", "system_errors"),
+        *("api", "app", "detection", "engine", "errors", "generation", "installation", "logs", "loopback"),
+        *("settings", "state_files", "status", "system_errors"),
     },
     "demo": {
         *("access", "arbiter", "commands", "compiler", "sketch"),

@@ -54,9 +54,9 @@ def network_variables(root: Path) -> dict[str, str]:
         if name in os.environ
     }
     if "PIP_CERT" in variables:
-        certificate = root / variables["PIP_CERT"].lstrip("/")
-        certificate.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(variables["PIP_CERT"], certificate)
+        # Not at its own place, where a package of Debian's may write another one.
+        shutil.copy(variables["PIP_CERT"], root / "pip-certificates.pem")
+        variables["PIP_CERT"] = "/pip-certificates.pem"
     return variables
 
 

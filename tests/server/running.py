@@ -67,13 +67,13 @@ class Server:
 
 
 @contextlib.contextmanager
-def started(state: Path, **variables: str) -> Iterator[Server]:
-    """A server process, which may fail to start; stopped at the end of the block."""
+def started(state: Path, project: Path = ROOT, **variables: str) -> Iterator[Server]:
+    """A server process, which may fail to start; stopped at the end of the block. `project`: another checkout."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("EASEL_")}
     environment = {**inherited, "EASEL_PORT": "0", "EASEL_STATE_DIR": str(state), **variables}
     command = [sys.executable, "-m", "gunicorn", "wsgi:app"]
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     server = Server(process)
     try:
@@ -83,9 +83,9 @@ def started(state: Path, **variables: str) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def running(state: Path, **variables: str) -> Iterator[Server]:
+def running(state: Path, project: Path = ROOT, **variables: str) -> Iterator[Server]:
     """A server that responds; stopped at the end of the block."""
-    with started(state, **variables) as server:
+    with started(state, project, **variables) as server:
         server.url = server.wait_for(r"Easel is at (http://[^\s\"]+)")[1]
         wait_until(lambda: _responds(server.url))
         yield server

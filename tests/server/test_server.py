@@ -320,7 +320,7 @@ def test_sigterm_lets_a_running_picture_finish(tmp_path: Path, catalogue_files: 
         ({"EASEL_PORT": "eighty"}, "EASEL_PORT: 'eighty' is not allowed"),
         ({"EASEL_CATALOGUE": "/nope.yaml"}, "nope.yaml cannot be read"),
         ({"EASEL_IMAGES_DEFAULT_MODEL": "nope"}, "nope is not in the catalogue"),
-        ({"EASEL_STATE_DIR": "/dev/null/x"}, "state_dir cannot be used"),
+        ({"EASEL_STATE_DIR": "/dev/null/x"}, "state_dir cannot be used: .*Set EASEL_STATE_DIR"),
     ],
 )
 def test_a_start_with_invalid_settings_fails_with_one_sentence(

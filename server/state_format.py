@@ -1,0 +1,35 @@
+"""Which form the state directory has, so that an older Easel does not damage what a newer one has written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from errors import SettingsInvalid
+from installation import VERSION
+from state_files import KeptFile, read_state
+
+FORMAT = 1
+"""Increase it with a change after which the version before would lose or damage something, such as a new field of the status
+of a job. What is only not understood by it, such as a new table of the index, has a version of its own."""
+FILE_NAME = "format.json"
+
+
+def check_format(state_dir: Path) -> None:
+    """Write the form and version of this Easel into the directory, unless a newer form is written there. Call it with the
+    server's lock. Raises SettingsInvalid for a newer form, and OSError if the file cannot be written."""
+    path = state_dir / FILE_NAME
+    written = read_state(path, _parse)
+    if written is not None and written[0] > FORMAT:
+        raise SettingsInvalid(
+            f"The state directory {str(state_dir)!r} was last used by a newer Easel, {written[1]}, whose files this one, "
+            f"{VERSION}, would damage. Install the newer one again, or name another folder by EASEL_STATE_DIR (or "
+            "--state-dir). Nothing was changed."
+        )
+    KeptFile(path, json.dumps({"format": FORMAT, "easel": VERSION}).encode() + b"\n").restore()
+
+
+def _parse(document: object) -> tuple[int, str]:
+    if not isinstance(document, dict) or type(document.get("format")) is not int:
+        raise ValueError("not a number of a format")
+    return document["format"], str(document.get("easel"))
