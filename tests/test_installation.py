@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -16,6 +17,7 @@ import click
 import pytest
 import requests
 from flask.cli import FlaskGroup
+from packaging.requirements import Requirement
 
 from app import create_app
 from easel.command_line import SECTIONS
@@ -195,6 +197,16 @@ def test_the_wheel_has_every_file_of_the_tree_that_is_used() -> None:
         path for path in listed.splitlines() if path.startswith("easel/")
     }
     assert {path for path in paths if "/" not in path} == top - NOT_INSTALLED - {"easel"}
+
+
+def test_the_pinned_packages_are_within_the_bounds_and_gunicorn_ends_before_its_next_major_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pinned = dict(re.findall(r"(?m)^([\w.-]+)==(\S+)", (ROOT / "requirements.txt").read_text()))
+    bounds = {needed.name: needed.specifier for needed in map(Requirement, project["dependencies"])}
+    assert {name for name, bound in bounds.items() if pinned[name] not in bound} == set()
+    # tests/server/test_gunicorn_internals.py says which one the worker was written for.
+    assert "27.99" in bounds["gunicorn"]
+    assert "28.0" not in bounds["gunicorn"]
 
 
 def test_easel_has_the_commands_of_flask_and_says_the_same_of_them() -> None:
