@@ -357,13 +357,16 @@ def _models(engine: Engine, stats: EngineStats) -> Iterator[Finding]:
 
 def _default_model(catalogue: Catalogue, checked: Sequence[CheckedModel]) -> Iterator[Finding]:
     default = next((each for each in checked if each.model.id == catalogue.default_model), None)
-    if default is None or default.state is None or default.state.is_drawable:
+    if default is None or (default.state is not None and default.state.is_drawable):
         return
+    why = "whose licence was not accepted" if default.is_refused else "which cannot be drawn yet"
+    accept = f"easel accept-licence {default.model.id}   # "
+    fix = accept if default.is_refused else f"{pull_line(default.model)}; "
     yield Finding(
         "models.default_not_ready",
         "warning",
-        f"Requests without a model ask for {default.model.id}, which cannot be drawn yet.",
-        f"{pull_line(default.model)}, or set images.default_model",
+        f"Requests without a model ask for {default.model.id}, {why}.",
+        f"{fix}or set images.default_model",
     )
 
 
@@ -432,7 +435,7 @@ def _without_models_folder(machine: Machine, error: EaselError) -> Iterator[Find
                 "files.folder_unknown",
                 "hint",
                 f"`easel pull-model` does not know that ComfyUI keeps its models in {place.models_dir}.",
-                f"EASEL_ENGINE_MODELS_DIR={shlex.quote(str(place.models_dir))}, or engine.models_dir in easel.yaml",
+                f"export EASEL_ENGINE_MODELS_DIR={shlex.quote(str(place.models_dir))}   # or engine.models_dir in easel.yaml",
             )
             return
 

@@ -17,6 +17,7 @@ from commands.doctor_checks import check_clock, check_completion, check_python, 
 from commands.finding import Finding, by_importance
 from commands.first_models import download_bytes, first_models
 from compiler import Catalogue
+from sketch import SketchProcess
 from tests.conftest import ROOT, SMALL_CATALOGUE, MakeApp
 from tests.server.running import running
 from tests.stand_in_servers import LLAMA_ROUTER, comfyui, stand_in
@@ -140,6 +141,46 @@ def test_a_fault_in_the_owners_folder_and_in_the_catalogue_is_found(
         make_app, port=0, catalogue=str(tmp_path / "broken.yaml"), state_dir=str(tmp_path / "s")
     )
     assert (status, found["catalogue.invalid"]["severity"]) == (1, "error")
+
+
+def test_without_a_complete_model_nothing_can_be_drawn_and_one_is_named_with_its_size(
+    make_app: MakeApp, shipped_catalogue: Catalogue
+) -> None:
+    with SketchProcess(nodes=shipped_catalogue.nodes, files={}) as bare:
+        status, found = findings(make_app, port=0, engine__url=bare.url)
+    assert (status, found["models.none_ready"]["severity"]) == (1, "error")
+    assert re.fullmatch(r"easel pull-model \S+   # \d+\.\d GB", found["models.none_ready"]["fix"])
+
+
+def test_a_default_model_without_its_files_is_named_while_others_can_draw(
+    make_app: MakeApp, shipped_catalogue: Catalogue, catalogue_files: dict[str, list[str]]
+) -> None:
+    default = shipped_catalogue.models["sdxl-turbo"].checkpoint
+    files = {place: [name for name in names if name != default] for place, names in catalogue_files.items()}
+    with SketchProcess(nodes=shipped_catalogue.nodes, files=files) as partial:
+        status, found = findings(make_app, port=0, engine__url=partial.url)
+    assert (status, "models.ok" in found) == (0, True)
+    assert found["models.default_not_ready"]["fix"].startswith("easel pull-model sdxl-turbo   # 6.9 GB")
+
+
+def test_files_that_wait_for_their_licence_only_are_named_with_the_command(
+    make_app: MakeApp, shipped_catalogue: Catalogue, tmp_path: Path
+) -> None:
+    for file in shipped_catalogue.models["sdxl-turbo"].files.values():
+        path = tmp_path / "models" / file.folder / file.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as sparse:
+            sparse.truncate(file.size or 1)
+    settings = {"licences__accept": "required", "engine__models_dir": str(tmp_path / "models")}
+    status, found = findings(make_app, port=0, catalogue=str(ROOT / "catalogue.yaml"), **settings)
+    assert (status, found["files.ok"]["message"]) == (0, f"Models: {tmp_path}/models")
+    assert found["licences.not_accepted"]["fix"].startswith("easel accept-licence sdxl-turbo")
+    assert (
+        found["models.default_not_ready"]["fix"]
+        == "easel accept-licence sdxl-turbo   # or set images.default_model"
+    )
+    status, found = findings(make_app, port=0, engine__models_dir=str(tmp_path / "absent"))
+    assert found["model.no_models_folder"]["severity"] == "warning"
 
 
 def test_a_running_server_is_seen_with_its_version(tmp_path: Path) -> None:
