@@ -435,7 +435,7 @@ def _without_models_folder(machine: Machine, error: EaselError) -> Iterator[Find
                 "files.folder_unknown",
                 "hint",
                 f"`easel pull-model` does not know that ComfyUI keeps its models in {place.models_dir}.",
-                f"export EASEL_ENGINE_MODELS_DIR={shlex.quote(str(place.models_dir))}   # or engine.models_dir in easel.yaml",
+                f"export EASEL_ENGINE_MODELS_DIR={shlex.quote(str(place.models_dir))}   # or engine.models_dir",
             )
             return
 

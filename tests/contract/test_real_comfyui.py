@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 from raw_comfyui import REAL
 
+from detection import find_services
 from engine import Engine
 
 
@@ -19,3 +21,16 @@ def test_the_contract_tests_run_on_a_real_comfyui_too() -> None:
     engine = Engine(url)
     assert not engine.stats().is_sketch
     engine.close()
+
+
+def test_a_real_comfyui_is_found_with_its_version_and_folders() -> None:
+    url = os.environ.get(REAL)
+    if not url:
+        pytest.skip(f"{REAL} is not set")
+    service = find_services([url])[url]
+    assert service is not None
+    assert service.comfyui is not None
+    assert service.kind == "comfyui"
+    assert re.match(r"\d+\.\d+", service.version)
+    assert {"checkpoints", "loras", "vae"} <= set(service.comfyui.folders)
+    assert service.comfyui.arguments[0].endswith("main.py")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 import requests
 
+from detection import find_services
 from errors import StackRefused
 from gpu_tenant import Resident
 from llm import Stacks, read_stacks
@@ -29,6 +30,15 @@ def test_a_real_llama_server_is_tested() -> None:
         pytest.skip(f"NO REAL LLAMA-SERVER WAS TESTED: set {SERVER}=http://127.0.0.1:18080")
     (status,) = real_stacks().status()
     assert status.reachable
+
+
+@needs_server
+def test_a_real_router_is_found_as_a_llama_server_that_can_unload() -> None:
+    url = os.environ[SERVER]
+    service = find_services([url])[url]
+    assert service is not None
+    assert (service.kind, service.needs_key) == ("llama-server", bool(os.environ.get(KEY)))
+    assert service.can_unload or service.needs_key
 
 
 def real_stacks(**settings: object) -> Stacks:
