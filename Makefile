@@ -13,7 +13,7 @@ PIP_FLAGS := --quiet --disable-pip-version-check --require-hashes
 # The tests start hundreds of processes, each of which would compile every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test lint hooks test-comfyui test-llama test-prometheus test-clients test-page test-install soak bench bench-compare docs site requirements clean
+.PHONY: help run test lint hooks test-comfyui test-llama test-prometheus test-clients test-page test-install soak bench bench-compare comparison docs site requirements clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -79,6 +79,9 @@ bench: $(VENV)/dev  ## Measure latency, throughput, memory and start-up: make be
 bench-compare: $(VENV)/dev  ## Compare the working tree with a commit: make bench-compare REF=main [URL=http://127.0.0.1:8188]
 	@test -n "$(REF)" || { echo "set REF: make bench-compare REF=main" >&2; exit 2; }
 	$(BIN)/python -m bench.compare $(REF) $(if $(URL),--url $(URL)) $(ARGS)
+
+comparison: $(VENV)/dev  ## Measure Easel beside comfy-api-proxy and gpu-broker's demo, and write docs/comparison.md (needs the network)
+	$(BIN)/python -m bench.comparison $(ARGS)
 
 docs: $(VENV)/run  ## Write the generated tables into docs/
 	$(BIN)/flask --app app write-docs

@@ -37,8 +37,10 @@ class Http:
         except (OSError, http.client.HTTPException) as error:
             raise RuntimeError(f"{method} {self._name}{path} failed: {error!r}") from error
 
-    def open(self, method: str, path: str, body: bytes | None = None) -> http.client.HTTPResponse:
-        """The 200 response, whose content must be read to its end before the next call."""
+    def open(
+        self, method: str, path: str, body: bytes | None = None, expected: int = 200
+    ) -> http.client.HTTPResponse:
+        """The response with the expected status, whose content must be read to its end before the next call."""
         if self._was_closed():
             self._connection.close()  # the request opens it again
         try:
@@ -46,7 +48,7 @@ class Http:
             response = self._connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             raise RuntimeError(f"{method} {self._name}{path} failed: {error!r}") from error
-        if response.status != 200:
+        if response.status != expected:
             raise RuntimeError(
                 f"{method} {self._name}{path} gave {response.status}: {response.read()[:500]!r}"
             )
