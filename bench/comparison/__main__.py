@@ -166,7 +166,9 @@ def _add_overhead(
         cells[name]["overhead"] = times
         if times["status"] == "measured":
             taken = times["values"]
-            values = {f"direct_{size}_s": taken[str(size)]["direct"] for size in SIZES}
+            values = {
+                f"{kind}_{size}_s": taken[str(size)][kind] for size in SIZES for kind in ("direct", "socket")
+            }
             values |= {f"through_{size}_s": taken[str(size)][name] for size in SIZES}
             cells[name]["overhead"] = {"status": "measured", "values": values}
 
@@ -182,7 +184,8 @@ def _times(
         for size in SIZES:
             graph = engines.sources.graph("bench", size)
             clients = {
-                "direct": DirectRoute(engines.fast.url, graph, size, over_socket=False).open(),
+                "direct": DirectRoute(engines.fast.url, graph, size).open(),
+                "socket": DirectRoute(engines.fast.url, graph, size, over_socket=True).open(),
                 "easel": GatewayRoute(gateway.url, {"model": "bench"}, size).open(),
                 "comfy-api-proxy": of_proxy.Client(other.url, graph, size),
             }

@@ -112,6 +112,7 @@ def _kill(server: Program, engine: Engine) -> dict[str, Any]:
         return {
             "job_state": document["state"],
             "has_picture": bool(document["result"]["data"]),
+            "attempts": document["attempts"],
             "start_s": start_s,
             "picture_s": picture_s,
             "connection_broke": broke,

@@ -67,14 +67,15 @@ def _where(document: Mapping[str, Any]) -> Iterator[str]:
     yield _wrapped(
         f"Measured on {document['date']}: {named}; Easel was installed from its checkout, the others from PyPI. "
         f"The machine: {document['machine']}, {document['system']}, load {document['load']} at the end. Compare the "
-        "ratios, not the times: of what happens during a job there is one observation each."
+        "ratios, not the times, and even those vary from run to run while other programs need the cores "
+        "([0045](decisions/0045-comparison.md) has two runs). Of what happens during a job there is one observation each."
     )
     yield ""
     yield _wrapped(
         "Behind Easel and comfy-api-proxy was the same process of Easel's sketch engine, which speaks ComfyUI's "
-        "protocol and draws almost at once; where a job is disturbed, a picture takes 3 s. The direct client and "
-        "comfy-api-proxy's read the picture from the file that SaveImage writes. Easel asks for it over the WebSocket "
-        "where the engine can send it so, and no file is written: that is why it may be faster than the direct client. "
+        "protocol and draws almost at once; where a job is disturbed, a picture takes 3 s. comfy-api-proxy's client reads "
+        "the picture from the file that SaveImage writes, as one of the direct clients does. Easel asks for it over the "
+        "WebSocket where the engine can send it so, as the other one does, and no file is written. "
         "comfy-api-proxy's client polls every 5 ms, since its documentation says to poll for the state of a job."
     )
 
@@ -142,20 +143,23 @@ def _start_of_broker(cell: Cell) -> str:
 def _overhead(cell: Cell) -> str:
     parts = []
     for size in (64, 512):
-        direct, through = cell[f"direct_{size}_s"], cell[f"through_{size}_s"]
-        added, ratio = through - direct, through / direct
-        parts.append(
-            f"{size}×{size}: {_s(through)}, directly {_s(direct)}: {added * 1000:+.0f} ms, {ratio:.2f} times"
-        )
+        through = cell[f"through_{size}_s"]
+        beside = (_beside(through, cell[f"{kind}_{size}_s"], kind) for kind in ("direct", "socket"))
+        parts.append(f"{size}×{size}: {_s(through)} ({'; '.join(beside)})")
     return "; ".join(parts)
+
+
+def _beside(through: float, direct: float, kind: str) -> str:
+    how = "a direct client with a file" if kind == "direct" else "with the WebSocket"
+    return f"{how} {_s(direct)}, {(through - direct) * 1000:+.0f} ms, {through / direct:.2f} times"
 
 
 def _kill_of_easel(cell: Cell) -> str:
     job = f"the job is `{cell['job_state']}` {_s(cell['picture_s'])} after the kill, {_picture(cell)}"
     retry = "answered with the picture" if cell["retry_status"] == 200 else f"answered {cell['retry_status']}"
     return (
-        f"{job} (the start took {_s(cell['start_s'])}). An ordinary request breaks off; sent again with its "
-        f"`Idempotency-Key` it is {retry}"
+        f"{job} (begun {_times(cell['attempts'])}; the start took {_s(cell['start_s'])}). An ordinary request "
+        f"{'breaks off' if cell['connection_broke'] else 'is answered'}; sent again with its `Idempotency-Key` it is {retry}"
     )
 
 
