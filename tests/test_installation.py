@@ -34,6 +34,7 @@ NOT_INSTALLED = {
         "compose.nvidia.yaml",
         "compose.llama-server.yaml",
         "compose.ollama.yaml",
+        "compose.ollama-amd.yaml",
     ),
     *("requirements-dev.txt", "requirements-otel.txt", "requirements.txt"),
 }
