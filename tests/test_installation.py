@@ -32,6 +32,7 @@ NOT_INSTALLED = {
         "compose.yaml",
         "compose.amd.yaml",
         "compose.nvidia.yaml",
+        "compose.strix-halo.yaml",
         "compose.llama-server.yaml",
         "compose.ollama.yaml",
         "compose.ollama-amd.yaml",

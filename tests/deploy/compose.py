@@ -13,6 +13,8 @@ COMBINATIONS = {
     "easel": ("compose.yaml",),
     "nvidia": ("compose.yaml", "compose.nvidia.yaml"),
     "amd": ("compose.yaml", "compose.amd.yaml"),
+    "strix-halo": ("compose.yaml", "compose.strix-halo.yaml"),
+    "strix-halo-ollama": ("compose.yaml", "compose.strix-halo.yaml", "compose.ollama-amd.yaml"),
     "nvidia-ollama": ("compose.yaml", "compose.nvidia.yaml", "compose.ollama.yaml"),
     "nvidia-llama-server": ("compose.yaml", "compose.nvidia.yaml", "compose.llama-server.yaml"),
     "amd-ollama": ("compose.yaml", "compose.amd.yaml", "compose.ollama-amd.yaml"),
