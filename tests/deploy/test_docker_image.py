@@ -5,8 +5,10 @@ Only with EASEL_TEST_INSTALL=1 (`make test-install`), as root, with mmdebstrap a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -25,7 +27,6 @@ if missing := root_filesystem.missing_programs():
     pytest.skip(f"the Dockerfile's steps are NOT run: no {', '.join(missing)}", allow_module_level=True)
 
 MAX_SIZE_MB = 200
-KEY = "a-key-of-the-test"
 STAGES = dockerfile.read(ROOT / "Dockerfile")
 IMAGE = STAGES[-1]
 
@@ -51,10 +52,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def command_of(image: dockerfile.Stage) -> list[str]:
-    return dockerfile.exec_form(image.last("ENTRYPOINT")) + dockerfile.exec_form(image.last("CMD"))
-
-
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
     """The volume, as Docker makes it: its folder belongs to whom the image gave it."""
@@ -68,22 +65,37 @@ def state(tmp_path: Path) -> Path:
     return state
 
 
-def started(root: Path, state: Path, log: Path, **variables: str):  # type: ignore[no-untyped-def]
-    return root_filesystem.running_in(
+@contextlib.contextmanager
+def started(root: Path, state: Path, log: Path, *arguments: str) -> Iterator[Container]:
+    """The image with its own command, or with other arguments, as `docker run --read-only` starts it."""
+    entrypoint, command = (dockerfile.exec_form(IMAGE.last(name)) for name in ("ENTRYPOINT", "CMD"))
+    with root_filesystem.running_in(
         root,
-        command_of(IMAGE),
-        {**IMAGE.environment(), **variables},
+        entrypoint + (list(arguments) or command),
+        IMAGE.environment(),
         log,
         user=IMAGE.last("USER"),
         volumes={IMAGE.last("VOLUME"): state},
         is_read_only=True,
-    )
+    ) as container:
+        yield container
 
 
 @pytest.fixture
-def served(root: Path, state: Path, tmp_path: Path) -> Iterator[Container]:
+def key(root: Path, state: Path, tmp_path: Path) -> str:
+    """Made before the first start."""
+    log = tmp_path / "key"
+    with started(root, state, log, "keys", "add", "me") as container:
+        assert container.process.wait(120) == 0, log.read_text()
+    found = re.search(r"(?m)^easel_\S+$", log.read_text())
+    assert found, log.read_text()
+    return found[0]
+
+
+@pytest.fixture
+def served(root: Path, state: Path, tmp_path: Path, key: str) -> Iterator[Container]:
     log = tmp_path / "log"
-    with started(root, state, log, EASEL_API_KEYS=KEY) as container:
+    with started(root, state, log) as container:
         wait_until(lambda: b"Easel is at" in log.read_bytes() or container.process.poll() is not None, 300)
         assert container.process.poll() is None, log.read_text()
         yield container
@@ -94,10 +106,10 @@ def is_healthy(container: Container) -> bool:
     return container.run(dockerfile.exec_form(health)).returncode == 0
 
 
-DRAW = f"""
-import json, urllib.request
-body = json.dumps({{"prompt": "a cat", "size": "256x256", "response_format": "b64_json"}}).encode()
-headers = {{"Content-Type": "application/json", "Authorization": "Bearer {KEY}"}}
+DRAW = """
+import json, sys, urllib.request
+body = json.dumps({"prompt": "a cat", "size": "256x256", "response_format": "b64_json"}).encode()
+headers = {"Content-Type": "application/json", "Authorization": "Bearer " + sys.argv[1]}
 request = urllib.request.Request("http://127.0.0.1:8080/v1/images/generations", body, headers)
 answer = json.load(urllib.request.urlopen(request, timeout=100))
 print(json.dumps([answer["data"][0]["b64_json"][:12], open("/proc/1/status").read()]))
@@ -105,10 +117,10 @@ print(json.dumps([answer["data"][0]["b64_json"][:12], open("/proc/1/status").rea
 
 
 def test_the_image_draws_as_its_own_user_and_ends_at_sigterm(
-    served: Container, root: Path, state: Path
+    served: Container, state: Path, key: str
 ) -> None:
     wait_until(lambda: is_healthy(served), 120)
-    drawn = served.run(["python3", "-c", DRAW])
+    drawn = served.run(["python3", "-c", DRAW, key])
     assert drawn.returncode == 0, drawn.stderr
     beginning, status = json.loads(drawn.stdout)
     assert beginning == "iVBORw0KGgoA"  # a PNG
@@ -116,9 +128,8 @@ def test_the_image_draws_as_its_own_user_and_ends_at_sigterm(
     assert "\nCapEff:\t0000000000000000\n" in status
     refused = served.run(["python3", "-c", "open('/opt/easel/new', 'w')"])
     assert "Read-only file system" in refused.stderr
-    assert list(
-        (state / "easel" / "images").iterdir() if (state / "easel").exists() else (state / "images").iterdir()
-    )
+    # All data is in the volume, and its user's.
+    assert {(state / name).stat().st_uid for name in ("keys.json", "images", "format.json")} == {10001}
     began_at = time.monotonic()
     os.kill(served.main_pid, signal.SIGTERM)
     assert served.process.wait(90) == 0
