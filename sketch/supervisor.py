@@ -20,8 +20,9 @@ from system_errors import shortage_in
 log = logging.getLogger("easel.sketch")
 
 CHECK_INTERVAL_S = 0.25
-URL_TIMEOUT_S = 5.0
-"""How long `url` waits for an engine that is starting"""
+URL_TIMEOUT_S = 15.0
+"""How long `url` waits for an engine that is starting: on a slow machine that is busy it takes more than five seconds, and
+the first request of a new user would be refused"""
 RESTART_DELAY_S = 2.0
 """Limits the load on the machine if the engine crashes at every start"""
 _URL = re.compile(r"http://127\.0\.0\.1:\d+")

@@ -98,7 +98,7 @@ def test_each_picture_and_chat_of_the_hour_is_asked_for_and_answered_once(
     assert table["measured"]["generation"]["requests"] == len(PICTURES)
     assert table["measured"]["inference"]["requests"] == len(CHATS)
     for who in PEOPLE:
-        used = re.findall(rf"^\d\d:\d\d  {who} +(?:picture|chat): waited [\d.]+ s", said, re.MULTILINE)
+        used = re.findall(rf"^\d+:\d\d  {who} +(?:picture|chat): waited [\d.]+ s", said, re.MULTILINE)
         assert len(used) == sum(act.who == who for act in HOUR)
 
 
