@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -160,7 +161,10 @@ def running_in(
         yield container
     finally:
         if process.poll() is None:
-            process.kill()  # --kill-child ends what runs inside
+            # Process 1, with which all others inside end; --kill-child is forgotten when the user changes.
+            with contextlib.suppress(IndexError, OSError):
+                os.kill(container.main_pid, signal.SIGKILL)
+            process.kill()
         process.wait(30)
 
 
