@@ -27,7 +27,15 @@ from tests.waiting import wait_until
 
 NOT_INSTALLED = {
     *("bench", "deploy", "docs", "tests"),
-    *("CHANGELOG.md", "CONTRIBUTING.md", "Dockerfile", "Makefile", "README.md", "pyproject.toml"),
+    *(
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "README.md",
+        "SECURITY.md",
+        "Dockerfile",
+        "Makefile",
+        "pyproject.toml",
+    ),
     *(
         "compose.yaml",
         "compose.amd.yaml",
