@@ -32,6 +32,7 @@ from errors import (
 )
 from loopback import is_loopback
 from model_files import plan_pull
+from state_format import refuse_newer
 
 _MIN_PYTHON = (3, 11)
 _FULL_BYTES, _LOW_BYTES = 100_000_000, 1_000_000_000
@@ -126,7 +127,7 @@ def settings_findings(loaded: CommandServices | EaselError) -> Iterator[Finding]
 
 
 def check_data_folder(machine: Machine) -> Iterator[Finding]:
-    """Whether the state directory can be written, and has space."""
+    """Whether the state directory can be written, has a form that this version knows, and has space."""
     folder = services().state_dir
     existing = next((each for each in (folder, *folder.parents) if each.exists()), Path("/"))
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
@@ -135,6 +136,19 @@ def check_data_folder(machine: Machine) -> Iterator[Finding]:
             "error",
             f"Data cannot be written to {folder}: {existing} is "
             f"{'read-only or belongs to another user' if existing.is_dir() else 'no folder'}.",
+            "easel --state-dir FOLDER run",
+        )
+        return
+    try:
+        refuse_newer(folder)
+    except SettingsInvalid as error:
+        yield Finding("data.too_new", "error", error.message, "easel --state-dir FOLDER run")
+        return
+    except OSError as error:
+        yield Finding(
+            "data.unwritable",
+            "error",
+            f"Data in {folder} cannot be read: {error}",
             "easel --state-dir FOLDER run",
         )
         return

@@ -22,11 +22,11 @@ from errors import EaselError, ServerStopping, SettingsInvalid
 from generation import announce_unused_files, preload, warm_up
 from logs import LogFormat, formatter
 from loopback import is_loopback
-from server.state_format import check_format
 from server.state_keeper import StateKeeper
 from server.systemd import Notifier, inherited_addresses
 from server.worker import block_stop_signals_until_forked
 from settings import Settings
+from state_format import check_format
 from status import log_start
 
 log = logging.getLogger("easel.server")
@@ -41,8 +41,11 @@ cancellation only when a call to the engine ends, which takes up to 5 s if the e
 
 def bind_address(settings: Settings) -> str:
     """The settings `host` and `port` as gunicorn's `bind`."""
-    host = settings["host"]
-    return f"{f'[{host}]' if ':' in host else host}:{settings['port']}"
+    return _netloc(settings["host"], settings["port"])
+
+
+def _netloc(host: str, port: int) -> str:
+    return f"{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _check_inherited(addresses: list[tuple[str, int]], settings: Settings) -> None:
@@ -118,7 +121,7 @@ class ServerHooks:
         except OSError as error:
             server.log.error("easel gpu needs --url: the state directory cannot be written: %s", error)
         # A Unix socket has a path.
-        place = f"{scheme}://{address[0]}:{address[1]}" if address else f"unix:{names[0]}"
+        place = f"{scheme}://{_netloc(*address)}" if address else f"unix:{names[0]}"
         server.log.info("Easel is at %s", place)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
             signal.signal(number, partial(self._stop_master, signal.getsignal(number)))

@@ -56,11 +56,11 @@ ORPHAN_TIMEOUT_S = 0.8
 """How long a worker whose master died waits until its requests have ended"""
 BLOCKED_SEND_TIMEOUT_S = 1.0
 """How long a client may not read its response while other requests wait for a thread"""
+STOP_SEND_TIMEOUT_S = 5.0
+"""The same while the worker stops"""
 STOP_HEAD_TIMEOUT_S = 1.0
 """How long a connection that has sent nothing yet may take, after the stop has begun, until its request is complete: it may
 have been accepted just before, and to close it would look like a crash to its client"""
-STOP_SEND_TIMEOUT_S = 5.0
-"""The same while the worker stops"""
 CHECK_DELAY_S = 0.1
 """How long a small body may be incomplete before the application is asked whether it refuses the request anyway"""
 MIN_CONNECTIONS = 16

@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "schemas": {"errors"},
     "installation": set(),
     "settings": {"errors", "installation", "schemas"},
+    "state_format": {"errors", "installation", "state_files"},
     "access": {"atomic_file", "errors", "state_files", "system_errors"},
     "compiler": {"dynamic_inputs", "errors", "schemas"},
     "importer": {"compiler", "dynamic_inputs", "errors"},
@@ -98,6 +99,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         ),
         *("pictures", "settings", "weights"),
         *("atomic_file", "errors", "http_session", "installation", "loopback", "schemas"),
+        "state_format",
     },
     "app": {
         *(
@@ -123,7 +125,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "server": {
         *("api", "app", "detection", "engine", "errors", "generation", "installation", "logs", "loopback"),
-        *("settings", "state_files", "status", "system_errors"),
+        *("settings", "state_files", "state_format", "status", "system_errors"),
     },
     "demo": {
         *("access", "arbiter", "commands", "compiler", "sketch"),

@@ -18,6 +18,7 @@ from commands.finding import Finding, by_importance
 from commands.first_models import download_bytes, first_models
 from compiler import Catalogue
 from sketch import SketchProcess
+from state_format import FORMAT
 from tests.conftest import ROOT, SMALL_CATALOGUE, MakeApp
 from tests.server.running import running
 from tests.stand_in_servers import LLAMA_ROUTER, comfyui, stand_in
@@ -63,6 +64,16 @@ def test_what_is_wrong_comes_first_and_each_finding_is_complete(make_app: MakeAp
         "hint"
     ) - (severities.count("warning"))
     assert "Something prevents drawing. 2 errors" in result.stdout
+
+
+def test_a_data_folder_of_a_newer_version_is_named(make_app: MakeApp, tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/format.json").write_text(json.dumps({"format": FORMAT + 1, "easel": "9.9.9"}))
+    status, found = findings(make_app, port=0, state_dir=str(tmp_path / "state"))
+    assert status == 1
+    assert found["data.too_new"]["severity"] == "error"
+    assert "newer Easel, 9.9.9" in found["data.too_new"]["message"]
+    assert "data.ok" not in found
 
 
 def test_a_wrong_setting_is_named_with_its_line_and_all_else_is_checked_that_can_be(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from errors import SettingsInvalid
-from server.state_format import FILE_NAME, FORMAT, check_format
+from state_format import FILE_NAME, FORMAT, check_format
 from tests.deploy import state_content
 from tests.server.running import running, started
 
@@ -45,6 +45,20 @@ def test_a_newer_form_is_refused_and_named(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_text(json.dumps({"format": FORMAT + 1, "easel": "9.9.9"}))
     with pytest.raises(SettingsInvalid, match=r"newer Easel, 9\.9\.9.*EASEL_STATE_DIR"):
         check_format(tmp_path)
+
+
+def test_a_form_that_cannot_be_read_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be a newer one, written by another user."""
+    content = json.dumps({"format": FORMAT + 1, "easel": "9.9.9"})
+    (tmp_path / FILE_NAME).write_text(content)
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("state_format.read_file", refuse)
+    with pytest.raises(PermissionError):
+        check_format(tmp_path)
+    assert (tmp_path / FILE_NAME).read_text() == content
 
 
 def test_a_server_changes_nothing_in_a_directory_of_a_newer_form(tmp_path: Path) -> None:

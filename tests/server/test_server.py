@@ -349,6 +349,18 @@ def test_the_default_catalogue_is_found_from_a_configuration_file_in_another_fol
         assert "sdxl-turbo" in models(server)
 
 
+def test_an_ipv6_address_is_told_as_a_url_that_works(tmp_path: Path) -> None:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        pytest.skip("this machine has no IPv6, so it was NOT tested")
+    with started(tmp_path / "state", EASEL_HOST="::1", EASEL_WORKERS="1") as server:
+        url = server.wait_for(r"Easel is at (\S+)")[1]
+        assert url.startswith("http://[::1]:")
+        assert requests.get(f"{url}/health", timeout=60).status_code == 200
+
+
 def test_a_unix_socket_is_served_and_is_no_address_for_commands(tmp_path: Path, sketch_url: str) -> None:
     path = tmp_path / "easel.sock"
     variables = {
