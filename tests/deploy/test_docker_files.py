@@ -96,6 +96,28 @@ def test_easel_is_locked_down_and_has_time_to_stop() -> None:
     assert f"state:{IMAGE.last('VOLUME')}" in easel["volumes"]
 
 
+def test_the_documentation_has_the_folder_of_models_of_each_comfyui() -> None:
+    """Its images make it as root, so that Easel can write there only after the documented command."""
+    text = (ROOT / "docs/installation.md").read_text()
+    uid = IMAGE.last("USER")
+    for name, files in COMBINATIONS.items():
+        services = merged(files)["services"]
+        if "comfyui" in services:
+            volumes = dict(volume.split(":")[:2] for volume in services["comfyui"]["volumes"])
+            assert (
+                f"`{volumes['comfyui-models']}`" in text
+                or f"exec comfyui chown -R {uid} {volumes['comfyui-models']}\n" in text
+            ), name
+            assert "comfyui-models:/models" in services["easel"]["volumes"], name
+    assert f"exec comfyui chown -R {uid} " in text
+
+
+def test_a_variable_of_rocm_that_is_not_set_is_not_passed_on_empty() -> None:
+    """ROCm's runtime finds no GPU if HSA_OVERRIDE_GFX_VERSION is there and no version."""
+    environment = merged(COMBINATIONS["amd"])["services"]["comfyui"]["environment"]
+    assert environment == {"HSA_OVERRIDE_GFX_VERSION": None}
+
+
 def test_every_compose_file_is_in_a_combination() -> None:
     used = {file for files in COMBINATIONS.values() for file in files}
     assert used == {path.name for path in COMPOSE_FILES}

@@ -97,6 +97,17 @@ def test_the_units_fit_the_server(folder: Path) -> None:
     assert listener["Socket"]["ListenStream"] == f"{host}:{port}"
 
 
+def test_comfyui_finds_the_folders_that_it_does_not_make() -> None:
+    service = read_unit(UNITS / "comfyui.service")["Service"]
+    base = re.search(r"--base-directory (\S+)", service["ExecStart"])
+    database = re.search(r"--database-url sqlite:///(\S+)", service["ExecStart"])
+    assert base
+    assert database
+    made = [f"/var/lib/{name}" for name in service["StateDirectory"].split()]
+    assert {base[1], f"{base[1]}/custom_nodes"} == set(made)
+    assert database[1].startswith(f"{base[1]}/")
+
+
 def test_the_plist_of_launchd_fits_the_server() -> None:
     plist = plistlib.loads((ROOT / "deploy/launchd/easel.plist").read_bytes())
     assert plist["ProgramArguments"][1:] == ["run"]
