@@ -90,7 +90,7 @@ def _measure() -> dict[str, Any]:
         _add_overhead(cells, environments, folder, engines)
         return {
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "machine": f"{os.cpu_count()} slow, shared cores ({cpu_model().partition(' x ')[2]})",
+            "machine": f"{os.cpu_count()} cores ({cpu_model().partition(' x ')[2]})",
             "system": platform.system(),
             "load": round(os.getloadavg()[0], 1),
             "pictures": PICTURES,

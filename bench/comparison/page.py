@@ -201,7 +201,7 @@ def _term_of_broker(cell: Cell) -> str:
     got = "got an answer" if cell["is_answered"] else "got no answer"
     return (
         f"a client that waited for the job {got}, and the demo {_ended(cell['waited_exit_s'])}; with a job and no client it "
-        f"{_ended(cell['exit_s'])}. Started again, it has new data"
+        f"{_ended(cell['exit_s'])}"
     )
 
 
@@ -219,11 +219,13 @@ def _idempotency_of_easel(cell: Cell) -> str:
 
 def _idempotency_of_proxy(cell: Cell) -> str:
     first, second = cell["statuses"]
-    return f"{first}, then {second} `{cell['code']}`: drawn {_times(cell['drawn'])}; the second gets no job or picture"
+    nothing = "; the second gets no job or picture" if second >= 400 else ""
+    return f"{first}, then {second} `{cell['code']}`: drawn {_times(cell['drawn'])}{nothing}"
 
 
 def _idempotency_of_broker(cell: Cell) -> str:
-    return f"the header makes no difference: {', '.join(map(str, cell['statuses']))}, {cell['jobs']} jobs"
+    jobs = "1 job" if cell["jobs"] == 1 else f"the header makes no difference, {cell['jobs']} jobs"
+    return f"{', '.join(map(str, cell['statuses']))}: {jobs}"
 
 
 def _times(number: int) -> str:
@@ -236,9 +238,7 @@ def _cancel_of_easel(cell: Cell) -> str:
 
 
 def _cancelled(cell: Cell) -> str:
-    return (
-        f"{cell['status']}; the engine was idle {_s(cell['stopped_s'])} later, the job is `{cell['state']}`"
-    )
+    return f"{cell['status']}; the engine was idle {_s(cell['stopped_s'])} after that answer, the job is `{cell['state']}`"
 
 
 def _cancel_of_proxy(cell: Cell) -> str:
@@ -249,7 +249,8 @@ def _cancel_of_proxy(cell: Cell) -> str:
 def _cancel_of_broker(cell: Cell) -> str:
     delete, cancel = cell["statuses"]
     left = f"That of a client that hung up while it waited is `{cell['left_state']}`"
-    return f"no route for it (`DELETE` {delete}, `POST …/cancel` {cancel}): the job is `{cell['job_state']}`. {left}"
+    route = "no route for it" if min(delete, cancel) >= 400 else "cancelled"
+    return f"{route} (`DELETE` {delete}, `POST …/cancel` {cancel}): the job is `{cell['job_state']}`. {left}"
 
 
 def _unknown_of_easel(cell: Cell) -> str:
@@ -261,7 +262,8 @@ def _unknown_of_easel(cell: Cell) -> str:
 
 def _unknown_of_proxy(cell: Cell) -> str:
     named = "named" if cell["is_named"] else "not mentioned"
-    inside = f"in a node: {cell['node_input_status']}, left to the engine"
+    left = ", left to the engine" if cell["node_input_status"] < 400 else ""
+    inside = f"in a node: {cell['node_input_status']}{left}"
     return f"`stepz: 4` beside the graph: {cell['status']}, {named}; {inside}; in `extra_data`: {cell['extra_data_status']}"
 
 
@@ -301,7 +303,7 @@ _FIGURES: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
     ("a picture of 64×64", "overhead", "through_64_s", _s),
     ("a picture of 512×512", "overhead", "through_512_s", _s),
     ("from `kill -9` to the picture of the job", "kill", "picture_s", _s),
-    ("from cancelling a job to an idle engine", "cancel", "stopped_s", _s),
+    ("from the answer to a cancel until the engine is idle", "cancel", "stopped_s", _s),
 )
 
 

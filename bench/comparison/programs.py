@@ -117,6 +117,8 @@ class Program:
                 if self._serves(http):
                     return time.perf_counter() - started_at
                 time.sleep(_POLL_S)
+        if self._process.poll() is None:
+            self.kill()
         raise RuntimeError(
             f"{self.command[0]} did not start:\n{self.log.read_text('utf-8', 'replace')[-2000:]}"
         )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import json
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench.comparison.cells import measured
 from bench.comparison.page import DATA, PAGE, PROGRAMS, render
-from bench.comparison.programs import BROKER, PROXY
+from bench.comparison.programs import BROKER, PROXY, Program, free_port
 
 DOCUMENT: dict[str, Any] = json.loads(DATA.read_text("utf-8"))
 ROWS = ("install", "start", "overhead", "kill", "term", "idempotency", "cancel", "unknown", "chat")
@@ -43,6 +45,28 @@ def test_a_number_that_changes_changes_the_page() -> None:
     changed = copy.deepcopy(DOCUMENT)
     changed["cells"]["easel"]["overhead"]["values"]["through_64_s"] += 1
     assert render(changed) != render(DOCUMENT)
+
+
+def test_another_outcome_is_not_told_as_the_present_one() -> None:
+    changed = copy.deepcopy(DOCUMENT)
+    changed["cells"]["comfy-api-proxy"]["idempotency"]["values"]["statuses"] = [201, 200]
+    changed["cells"]["gpu-broker"]["idempotency"]["values"]["jobs"] = 1
+    changed["cells"]["gpu-broker"]["cancel"]["values"]["statuses"] = [200, 200]
+    changed["cells"]["comfy-api-proxy"]["unknown"]["values"]["node_input_status"] = 400
+    page = render(changed)
+    for claim in ("gets no job or picture", "makes no difference", "no route for it", "left to the engine"):
+        assert claim in render(DOCUMENT)
+        assert claim not in page
+
+
+def test_a_program_that_never_serves_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.comparison.programs._START_TIMEOUT_S", 0.3)
+    url = f"http://127.0.0.1:{free_port()}"
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    program = Program(command, url, "/health", tmp_path / "log")
+    with pytest.raises(RuntimeError, match="did not start"):
+        program.start()
+    assert program._process.poll() is not None
 
 
 def test_what_could_not_be_measured_is_shown_with_its_reason() -> None:
