@@ -23,7 +23,7 @@ from generation import announce_unused_files, preload, warm_up
 from logs import LogFormat, formatter
 from loopback import is_loopback
 from server.state_keeper import StateKeeper
-from server.systemd import Notifier, inherited_addresses
+from server.systemd import Notifier, inherited_addresses, inherits_sockets
 from server.worker import block_stop_signals_until_forked
 from settings import Settings
 from state_format import check_format
@@ -96,7 +96,7 @@ class ServerHooks:
             gate = self._container.gate
             gate.keys.begin()
             refuse_public_without_keys([host for host, _ in inherited or addresses], self._settings, gate)
-            if not inherited and not _shares_sockets(server):
+            if not inherits_sockets(os.environ) and not _shares_sockets(server):
                 for address in addresses:
                     check_address(*address)
             self._container.metric_files.clear()

@@ -61,6 +61,11 @@ class Notifier:
             sender.sendto(message.encode(), address)
 
 
+def inherits_sockets(environment: Mapping[str, str]) -> bool:
+    """Whether the service manager has opened sockets, of any kind, for this process."""
+    return _inherited_count(environment) > 0
+
+
 def inherited_addresses(environment: Mapping[str, str]) -> list[tuple[str, int]]:
     """Address and port of the TCP sockets that the service manager has opened for this process."""
     addresses = []

@@ -219,6 +219,27 @@ def test_a_public_socket_needs_a_public_host(tmp_path: Path) -> None:
         assert process.wait(60) == 1
 
 
+def test_a_unix_socket_of_systemd_needs_no_port(tmp_path: Path) -> None:
+    path = tmp_path / "easel.sock"
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        variables = {
+            "EASEL_STATE_DIR": str(tmp_path / "state"),
+            "EASEL_PORT": str(other.getsockname()[1]),
+            "EASEL_WORKERS": "1",
+        }
+        with socket_activated(str(path), *RUN, **variables) as process:
+            server = Server(process)
+            wait_until(path.exists)
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(TIMEOUT_S)
+                client.connect(str(path))
+                client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                server.wait_for(f"Easel is at unix:{path}")
+                assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
 def test_a_public_socket_needs_keys(tmp_path: Path) -> None:
     port = free_port()
     variables = {"EASEL_STATE_DIR": str(tmp_path / "state"), "EASEL_HOST": "0.0.0.0"}
