@@ -32,6 +32,14 @@ def test_prose_is_wrapped_at_120_columns(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_no_sentence_of_a_page_is_there_twice(page: Path) -> None:
+    """As after a merge that kept both sides."""
+    text = " ".join(line for _, line in prose(page.read_text("utf-8")))
+    sentences = [each[:60] for each in re.split(r"(?<=[.:])\s+", text) if len(each) > 60]
+    assert {each for each in sentences if sentences.count(each) > 1} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_links_between_pages_lead_to_files(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8"))
     assert [target for target in targets if not (page.parent / target).exists()] == []
