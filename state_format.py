@@ -13,6 +13,7 @@ FORMAT = 1
 """Increase it with a change after which the version before would lose or damage something, such as a new field of the status
 of a job. What is only not understood by it, such as a new table of the index, has a version of its own."""
 FILE_NAME = "format.json"
+_MAX_VERSION = 40
 
 
 def check_format(state_dir: Path) -> None:
@@ -42,4 +43,6 @@ def refuse_newer(state_dir: Path) -> None:
 def _parse(document: object) -> tuple[int, str]:
     if not isinstance(document, dict) or type(document.get("format")) is not int:
         raise ValueError("not a number of a format")
-    return document["format"], str(document.get("easel"))
+    # It is printed in terminals.
+    version = "".join(letter for letter in str(document.get("easel")) if letter.isprintable())
+    return document["format"], version[:_MAX_VERSION]

@@ -47,6 +47,14 @@ def test_a_newer_form_is_refused_and_named(tmp_path: Path) -> None:
         check_format(tmp_path)
 
 
+def test_a_version_brings_no_control_characters_to_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_text(json.dumps({"format": FORMAT + 1, "easel": "9\x1b[31m\n" + "9" * 1000}))
+    with pytest.raises(SettingsInvalid) as refused:
+        check_format(tmp_path)
+    assert refused.value.message.isprintable()
+    assert len(refused.value.message) < 500 + len(str(tmp_path))
+
+
 def test_a_form_that_cannot_be_read_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be a newer one, written by another user."""
     content = json.dumps({"format": FORMAT + 1, "easel": "9.9.9"})
