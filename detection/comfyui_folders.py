@@ -28,11 +28,11 @@ def comfyui_place(
     `arguments`: its command line; `working_folder`: that of its process, None if it is not known."""
     extra = _option(arguments, "--extra-model-paths-config")
     extra_file = working_folder / extra if extra and working_folder else Path(extra) if extra else None
-    extra_file = extra_file if extra_file and extra_file.is_absolute() and extra_file.is_file() else None
+    extra_file = extra_file if extra_file and extra_file.is_absolute() and _is_file(extra_file) else None
     if named := _named_folder(folders):
         return ComfyuiPlace(named, "as ComfyUI says", extra_file)
     for base, source in _bases(arguments, working_folder):
-        if is_models_folder(base / "models"):
+        if base.is_absolute() and is_models_folder(base / "models"):
             return ComfyuiPlace(base / "models", source, extra_file)
     return None
 
@@ -47,6 +47,14 @@ def is_models_folder(folder: Path) -> bool:
     """Whether `folder` is a folder of models that this user may read. Never raises."""
     try:
         return any((folder / name).is_dir() for name in _MARKS)
+    except OSError:
+        return False
+
+
+def _is_file(path: Path) -> bool:
+    """Whether it is a file. Never raises: the path is what a server says, and may be too long."""
+    try:
+        return path.is_file()
     except OSError:
         return False
 
@@ -68,7 +76,10 @@ def _named_folder(folders: Mapping[str, Sequence[str]]) -> Path | None:
     counts: Counter[Path] = Counter()
     for name, places in folders.items():
         counts.update({Path(place).parent for place in places if Path(place).name == name})
-    existing = (folder for folder, _ in counts.most_common() if is_models_folder(folder))
+    # A relative one would be looked for in the working directory of this command.
+    existing = (
+        folder for folder, _ in counts.most_common() if folder.is_absolute() and is_models_folder(folder)
+    )
     return next(existing, None)
 
 

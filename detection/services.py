@@ -25,6 +25,8 @@ _OWNERS: Mapping[str, Kind] = {
 }
 """`owned_by` in GET /v1/models"""
 _MAX_NAMED_CHARS = 40
+_MAX_GPU_BYTES = 10**15
+"""What says that it has more is not believed; it might not even be a number that can be divided"""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def _comfyui(url: str, version: str, stats: Answer, ask: Ask) -> Service:
     folders = ask("/internal/folder_paths")
     facts = Comfyui(
         gpu=_gpu_name(str(name)) if has_gpu and name else None,
-        gpu_bytes=total if has_gpu and isinstance(total, int) else None,
+        gpu_bytes=total if has_gpu and isinstance(total, int) and 0 <= total <= _MAX_GPU_BYTES else None,
         arguments=_texts(stats.value("system", "argv")),
         folders={
             str(folder): _texts(places)

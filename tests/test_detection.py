@@ -300,6 +300,30 @@ def test_an_old_comfyui_has_its_models_where_its_command_line_says(tmp_path: Pat
     assert comfyui_place({}, ("main.py", "--base-directory"), None) is None
 
 
+def test_paths_that_are_none_and_relative_ones_are_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models/checkpoints").mkdir(parents=True)
+    for strange in ("x" * 5000, "a\0b"):
+        arguments = ("main.py", "--extra-model-paths-config", strange, "--base-directory", strange)
+        assert comfyui_place({"checkpoints": (f"/{strange}/checkpoints",)}, arguments, tmp_path / "w") is None
+    assert comfyui_place({"checkpoints": ("models/checkpoints",)}, (), None) is None
+    assert comfyui_place({}, ("main.py", "--base-directory", "."), None) is None
+
+
+@pytest.mark.parametrize("claimed", [10**400, -1, "much", 1.5])
+def test_a_memory_that_no_gpu_has_is_not_believed(claimed: object) -> None:
+    stats = {
+        "system": {"comfyui_version": "0.33.0"},
+        "devices": [{"name": "cuda:0 A", "type": "cuda", "vram_total": claimed}],
+    }
+    service = identified({"/system_stats": stats})
+    assert service is not None
+    assert service.comfyui is not None
+    assert (service.comfyui.gpu, service.comfyui.gpu_bytes) == ("A", None)
+
+
 def test_a_comfyui_that_does_not_run_is_found_in_the_usual_places(tmp_path: Path) -> None:
     assert not any(
         place_of_folder(folder) for folder in usual_folders(tmp_path) if tmp_path in folder.parents
