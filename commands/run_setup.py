@@ -66,8 +66,12 @@ def run(context: click.Context, *, is_agreed: bool, prints: bool) -> None:
     target = config_file()
     exists = os.path.lexists(target)
     say = Speaker(to_stderr=prints, command=easel_command(context))
+    if exists and not target.exists():
+        raise click.ClickException(
+            f"{target} is a link to a file that does not exist. Remove the link, or create that file."
+        )
     if not exists:
-        os.environ.pop("EASEL_CONFIG", None)  # a file that is to be written cannot be read before
+        _read_no_file()
     app = load_application(context)
     if isinstance(app, EaselError):
         click.secho(f"{app.code}: {app.message}", err=True, fg="red")
@@ -103,6 +107,14 @@ def config_file() -> Path:
     """Where the settings are, or would be: as `easel --version` says."""
     named = os.environ.get("EASEL_CONFIG")
     return Path(named).absolute() if named else installation.config_folder() / "easel.yaml"
+
+
+def _read_no_file() -> None:
+    """A file that is to be written cannot be read before, and what another one says is not for it."""
+    if (installation.config_folder() / "easel.yaml").exists():
+        os.environ["EASEL_CONFIG"] = os.devnull
+    else:
+        os.environ.pop("EASEL_CONFIG", None)
 
 
 # --- looking ----------------------------------------------------------------------------------------------

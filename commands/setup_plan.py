@@ -118,11 +118,8 @@ def _entries(plan: Plan) -> Iterator[Entry]:
     if plan.port is not None:
         yield Entry("port", plan.port, plan.port_reason)
     if plan.engine_url:
-        yield Entry(
-            "engine.url",
-            plan.engine_url,
-            f"{plan.comfyui.title if plan.comfyui else 'ComfyUI'} answers here.",
-        )
+        answers = f"{plan.comfyui.title} answers here." if plan.comfyui else "No ComfyUI answered here yet."
+        yield Entry("engine.url", plan.engine_url, answers)
     if plan.place is not None:
         reason = f"`easel pull-model` puts models there ({plan.place.source})."
         yield Entry("engine.models_dir", str(plan.place.models_dir), reason)
@@ -234,8 +231,14 @@ def _comment(text: str, indent: str = "") -> str:
 
 
 def _scalar(value: Any) -> str:
-    """As YAML; a text in quotes, as JSON writes it."""
-    return json.dumps(value, ensure_ascii=False)
+    """As YAML; a text in quotes, as JSON writes it. What cannot be printed is escaped: YAML folds some line separators,
+    refuses other characters, and a terminal obeys them."""
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(each if each.isprintable() else _escaped(ord(each)) for each in text)
+
+
+def _escaped(code: int) -> str:
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 def _flow(value: Mapping[str, Any]) -> str:

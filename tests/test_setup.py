@@ -190,6 +190,17 @@ def test_what_a_server_says_of_itself_stays_a_comment(tmp_path: Path) -> None:
     assert loaded(text_of(plan), tmp_path)["port"] == 8080
 
 
+@pytest.mark.parametrize(
+    "name", ["a\u2028b", "a\x1b[31mb", "a\x85b", "a\x7fb", 'a: "b" # c', "é 😀", "\U000e0001"]
+)
+def test_each_name_of_a_folder_is_written_so_that_it_is_read_again(tmp_path: Path, name: str) -> None:
+    plan = plan_of(machine(COMFYUI), place=ComfyuiPlace(Path("/srv") / name, "as ComfyUI says"))
+    text = text_of(plan)
+    check_text(text, plan)
+    assert loaded(text, tmp_path)["engine.models_dir"] == f"/srv/{name}"
+    assert all(each.isprintable() for each in text.replace("\n", ""))
+
+
 def test_a_text_that_would_not_be_valid_or_says_something_else_is_never_written() -> None:
     plan = plan_of(machine(COMFYUI, OLLAMA_HERE), port=8081)
     with pytest.raises(click.ClickException, match=r"would not be valid.*port"):
@@ -310,6 +321,42 @@ def test_an_existing_file_with_a_mistake_is_named_and_stays(tmp_path: Path) -> N
     assert (refused.returncode, config.read_text()) == (1, "prot: 1\n")
     assert "easel.yaml:1: prot" in refused.stderr
     assert "easel doctor" in refused.stderr
+
+
+@pytest.mark.parametrize("content", ['port: 9000\nengine: {url: "http://127.0.0.1:9"}\n', "port: [\n"])
+def test_another_file_has_no_say_in_a_new_one(tmp_path: Path, content: str) -> None:
+    (tmp_path / "usual").mkdir()
+    (tmp_path / "usual/easel.yaml").write_text(content)
+    code = (
+        "import sys, pathlib, installation; installation.config_folder = lambda: pathlib.Path(sys.argv.pop(1)); "
+        "from easel.__main__ import main; main()"
+    )
+    new = str(tmp_path / "new.yaml")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "usual"), "--config", new, "setup", "--yes"],
+        cwd=ROOT,
+        env=environment(tmp_path),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "127.0.0.1:9000" not in done.stdout
+    assert 'http://127.0.0.1:9"' not in (tmp_path / "new.yaml").read_text()
+
+
+def test_an_address_where_no_comfyui_answered_says_so() -> None:
+    text = text_of(Plan(engine_url="http://box:8188"))
+    assert '  # No ComfyUI answered here yet.\n  url: "http://box:8188"\n' in text
+
+
+def test_a_link_that_leads_nowhere_is_named_and_stays(tmp_path: Path) -> None:
+    config = tmp_path / "easel.yaml"
+    config.symlink_to(tmp_path / "gone")
+    refused = setup(tmp_path, config, "--yes")
+    assert (refused.returncode, os.path.lexists(tmp_path / "gone"), config.is_symlink()) == (1, False, True)
+    assert f"{config} is a link to a file that does not exist." in refused.stderr
 
 
 def test_a_person_is_asked_and_enter_takes_what_is_proposed(tmp_path: Path) -> None:
