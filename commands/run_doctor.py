@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -27,6 +28,7 @@ from errors import EaselError
 from installation import VERSION
 
 _COLOURS = {"error": "red", "warning": "yellow", "hint": "cyan", "ok": "green"}
+_COMMAND = re.compile(r"\beasel(?= [a-z])")
 _WIDTH = 9
 """Of the column with the severity"""
 
@@ -35,7 +37,7 @@ def run(context: click.Context, *, as_json: bool) -> None:
     """Exits with 1 if something prevents drawing."""
     command = easel_command(context)
     logging.getLogger("easel").addHandler(logging.NullHandler())  # what is logged is found, too
-    findings = by_importance(_with_options(finding, command) for finding in _findings(context))
+    findings = by_importance(with_options(finding, command) for finding in _findings(context))
     is_healthy = all(finding.severity != "error" for finding in findings)
     if as_json:
         click.echo(json.dumps(_document(findings, is_healthy), ensure_ascii=False, indent=1))
@@ -45,11 +47,9 @@ def run(context: click.Context, *, as_json: bool) -> None:
         sys.exit(1)
 
 
-def _with_options(finding: Finding, command: str) -> Finding:
-    """The finding with a command that uses the same files as this one."""
-    if not finding.fix.startswith("easel ") or finding.fix.startswith("easel --"):
-        return finding
-    return replace(finding, fix=command + finding.fix.removeprefix("easel"))
+def with_options(finding: Finding, command: str) -> Finding:
+    """The finding with commands that use the same files as this one; those that name files themselves stay."""
+    return replace(finding, fix=_COMMAND.sub(lambda _: command, finding.fix))
 
 
 def _findings(context: click.Context) -> Iterator[Finding]:
@@ -90,17 +90,22 @@ def _print(findings: Iterable[Finding], is_healthy: bool) -> None:
     counts: dict[str, int] = {}
     for finding in findings:
         counts[finding.severity] = counts.get(finding.severity, 0) + 1
-        first, *further = finding.message.splitlines() or [""]
+        first, *further = [_printable(line) for line in finding.message.splitlines()] or [""]
         click.secho(f"{finding.severity:<{_WIDTH}}", fg=_COLOURS[finding.severity], bold=True, nl=False)
         click.echo(first)
         for line in further:
             click.echo(" " * _WIDTH + line)
         if finding.fix:
-            click.echo(f"{'':<{_WIDTH}}fix: {finding.fix}")
+            click.echo(f"{'':<{_WIDTH}}fix: {_printable(finding.fix)}")
     parts = [f"{count} {name}{'s' if count > 1 else ''}" for name, count in counts.items() if name != "ok"]
     click.echo()
     verdict = "Nothing prevents drawing." if is_healthy else "Something prevents drawing."
     click.secho(f"{verdict} {', '.join(parts) or 'No problem found'}.", bold=True)
+
+
+def _printable(text: str) -> str:
+    """Names of files, programs and servers are in it, which a terminal must not obey."""
+    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def _document(findings: Iterable[Finding], is_healthy: bool) -> dict[str, Any]:

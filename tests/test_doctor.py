@@ -11,11 +11,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from commands.doctor_checks import check_clock, check_completion, check_python, file_limit_findings
 from commands.finding import Finding, by_importance
 from commands.first_models import download_bytes, first_models
+from commands.run_doctor import with_options
 from compiler import Catalogue
 from sketch import SketchProcess
 from state_format import FORMAT
@@ -234,6 +236,27 @@ def test_the_documents_table_has_exactly_the_codes_of_the_checks() -> None:
     table = page[page.index("| Codes |") : page.index("## Models")]
     assert set(re.findall(r"`([a-z]+\.[a-z_]+)`", table)) - {"settings.invalid"} == codes
     assert "engine.sketch" in codes
+
+
+def test_what_a_folder_is_called_does_not_command_the_terminal(make_app: MakeApp, tmp_path: Path) -> None:
+    app = make_app(port=0, state_dir=str(tmp_path / "a\x9b31m\u202eb"))
+    text = click.unstyle(app.test_cli_runner().invoke(args=["doctor"]).stdout)
+    assert "/a?31m?b" in text
+    assert all(each.isprintable() for each in text.replace("\n", ""))
+
+
+def test_each_command_of_a_finding_uses_the_same_files() -> None:
+    command = "easel --config 'my \\1.yaml'"
+    for fix, expected in (
+        ("easel setup --print   # shows the lines", f"{command} setup --print   # shows the lines"),
+        (
+            "EASEL_ENGINE_URL=http://x easel run   # or: easel setup",
+            f"EASEL_ENGINE_URL=http://x {command} run   # or: {command} setup",
+        ),
+        ("easel --state-dir FOLDER run", "easel --state-dir FOLDER run"),
+        ("Correct it in easel.yaml or /srv/easel.", "Correct it in easel.yaml or /srv/easel."),
+    ):
+        assert with_options(Finding("a.b", "hint", "", fix), command).fix == expected
 
 
 def test_findings_are_ordered_by_importance_and_then_by_the_checks() -> None:
