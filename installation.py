@@ -3,6 +3,7 @@ installed program if it is a package."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 VERSION = "0.1.0"
@@ -20,7 +21,7 @@ def config_folder() -> Path:
         return PROJECT
     from platformdirs import user_config_path
 
-    return user_config_path(_NAME, appauthor=False)
+    return _or_of_system(lambda: user_config_path(_NAME, appauthor=False), Path("/etc"))
 
 
 def state_folder() -> Path:
@@ -29,4 +30,12 @@ def state_folder() -> Path:
         return PROJECT / "var"
     from platformdirs import user_data_path
 
-    return user_data_path(_NAME, appauthor=False)
+    return _or_of_system(lambda: user_data_path(_NAME, appauthor=False), Path("/var/lib"))
+
+
+def _or_of_system(users: Callable[[], Path], systems: Path) -> Path:
+    """The folder of this user; the system's for a user without a home, as in a container that runs as any number."""
+    try:
+        return users()
+    except RuntimeError:
+        return systems / _NAME

@@ -82,7 +82,10 @@ def check_completion(program: str, home: Path | None = None) -> Iterator[Finding
     """Whether a shell of this user completes the command."""
     if program != "easel":
         return
-    home = home or Path.home()
+    try:
+        home = home or Path.home()
+    except RuntimeError:
+        return  # this user has no home, and so no shell to complete in
     for name in _SHELL_FILES:
         try:
             if _COMPLETION in (home / name).read_text("utf-8", "replace"):

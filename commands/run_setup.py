@@ -164,7 +164,15 @@ def models_place(machine: Machine, comfyui: Service | None) -> ComfyuiPlace | No
             return place
         if facts.folders:
             return None  # it has named folders, and they are not on this machine: it runs in a container
-    return next(filter(None, map(place_of_folder, usual_folders(Path.home()))), None)
+    return next(filter(None, map(place_of_folder, usual_folders(_home()))), None)
+
+
+def _home() -> Path:
+    """The home folder; one that does not exist for a user who has none."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(os.devnull)
 
 
 # --- asking -----------------------------------------------------------------------------------------------

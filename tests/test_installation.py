@@ -122,6 +122,36 @@ def test_settings_and_data_are_where_the_platform_keeps_them(installed: Installe
     assert list(installed.home.iterdir()) == []
 
 
+def test_a_user_without_a_home_has_the_folders_of_the_system(installed: Installed, tmp_path: Path) -> None:
+    # What Path.home() and platformdirs raise for a number that /etc/passwd does not have.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os.path\nos.path.expanduser = lambda path: path\n"
+        "import pwd\ndef unknown(number): raise KeyError(number)\npwd.getpwuid = unknown\n"
+    )
+    environment = {**installed.environment(), "PYTHONPATH": str(tmp_path)}
+    del environment["HOME"]
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run(
+            [installed.easel, *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.stdout
+
+    if sys.platform == "linux":
+        shown = run("--version")
+        assert "settings: /etc/easel/easel.yaml\n" in shown
+        assert "data: /var/lib/easel\n" in shown
+    state = ("--state-dir", str(tmp_path / "state"))
+    assert "prevents drawing." in run(*state, "doctor")
+    assert run(*state, "setup", "--print").startswith("# Settings of Easel")
+
+
 def test_a_graph_is_compiled_in_a_folder_that_has_modules_of_our_names(
     installed: Installed, tmp_path: Path
 ) -> None:
