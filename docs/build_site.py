@@ -23,7 +23,12 @@ _LINK_TARGET = re.compile(r"(?<=\]\()[^)#:\s]+(?=[)#])")
 
 
 def build(site: Path) -> str:
-    """Write the site into `site`, replacing it; the warnings. Raises RuntimeError if there is no site at all."""
+    """Write the site into `site`, replacing it; the warnings. Raises RuntimeError if no site was built, and FileExistsError
+    if `site` has something else, which stays."""
+    if site.exists() and not is_site(site) and (not site.is_dir() or any(site.iterdir())):
+        raise FileExistsError(
+            f"{site} is no site that this program built: name an empty folder, or a new one."
+        )
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         shutil.copytree(DOCS, work / "docs", ignore=_NOT_IN_SITE)
@@ -36,6 +41,12 @@ def build(site: Path) -> str:
         shutil.rmtree(site, ignore_errors=True)
         shutil.copytree(work / "site", site)
     return click.unstyle(done.stdout + done.stderr) if done.returncode else ""
+
+
+def is_site(folder: Path) -> bool:
+    """Whether `folder` is what `build` has written."""
+    page = folder / "index.html"
+    return page.is_file() and "zensical" in page.read_text("utf-8", "replace")
 
 
 def _configuration() -> dict[str, Any]:
@@ -79,7 +90,12 @@ def _with_moved_links(text: str, source: Path, name: Path) -> str:
 
 
 def main() -> None:
-    warnings = build(Path(sys.argv[1]).absolute())
+    if len(sys.argv) != 2:
+        sys.exit("Usage: python docs/build_site.py FOLDER")
+    try:
+        warnings = build(Path(sys.argv[1]).absolute())
+    except FileExistsError as error:
+        sys.exit(str(error))
     if warnings:
         sys.exit(warnings)
 

@@ -111,6 +111,19 @@ def test_the_search_knows_every_page(site: Path) -> None:
     )
 
 
+def test_a_folder_with_something_else_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "letters").write_text("mine")
+    with pytest.raises(FileExistsError, match="no site"):
+        build_site().build(tmp_path)
+    assert (tmp_path / "letters").read_text() == "mine"
+    with pytest.raises(FileExistsError, match="no site"):
+        build_site().build(tmp_path / "letters")
+
+
+def test_a_site_of_before_is_known(site: Path) -> None:
+    assert build_site().is_site(site)
+
+
 def test_a_broken_link_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = build_site()
     docs = tmp_path / "docs"
