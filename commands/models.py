@@ -43,6 +43,8 @@ def list_models(word: str | None = None, only_ready: bool = False, as_json: bool
     try:
         engine = services().engine_selector.comfyui()
         stats = engine.stats() if engine else None
+        if engine is None:
+            click.secho("No ComfyUI answers, so it is not known what is ready.", err=True, fg="yellow")
     except EngineUnreachable as error:
         engine = stats = None
         click.secho(f"{error.message} So it is not known what is ready.", err=True, fg="yellow")
