@@ -195,7 +195,9 @@ def test_the_commands_of_a_tutorial_succeed_in_their_order(
     lines = tutorial_commands(page)
     assert len(lines) >= 4
     for line in lines:
-        command = line.replace("http://127.0.0.1:8090", "http://127.0.0.1:8080")
+        command = line.replace("http://127.0.0.1:8090", "http://127.0.0.1:8080").replace(
+            "/tmp/", f"{folder}/"
+        )
         if command.startswith("easel "):
             command = f".venv/bin/{command}"
         if "pull-model" in command:  # its files have gigabytes
