@@ -21,12 +21,13 @@ from compiler import Catalogue, SourcePaths
 from compiler.values import Note
 from conversation import ModelDirectory
 from engine import Credentials, Engine, EngineSelector
-from errors import EaselError
+from errors import EaselError, SettingsInvalid
 from generation import Generator
 from licences import Licences
 from llm import Stacks
 from model_files import ModelFolders, PullStore
 from settings import Settings
+from state_format import refuse_newer
 
 P = ParamSpec("P")
 
@@ -135,6 +136,15 @@ def services() -> CommandServices:
     """The services of the application that runs this command."""
     container: CommandServices = current_app.extensions["easel"]
     return container
+
+
+def check_state_is_ours() -> None:
+    """Call it before a command changes keys or licences, as the server does before it writes. Raises SettingsInvalid if a
+    newer Easel has used the state directory, or if that cannot be read."""
+    try:
+        refuse_newer(services().state_dir)
+    except OSError as error:
+        raise SettingsInvalid(f"The state directory cannot be read: {error}") from error
 
 
 def print_notes(notes: Iterable[Note]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from commands.audit import command_actor
-from commands.context import handle_errors, services
+from commands.context import check_state_is_ours, handle_errors, services
 from errors import InvalidValue
 
 _DURATION = re.compile(r"(\d{1,6})\s*([mhdwy])")
@@ -60,6 +60,7 @@ def add(
     The first key closes the server: from then on each request needs one. Exit code: 0 if it was added, 2 if a value is not
     allowed or the name is taken, 5 if the state directory cannot be written.
     """
+    check_state_is_ours()
     values = {limit: value for limit, value in numbers.items() if value is not None}
     if models is not None:
         values["models"] = _parts(models)
@@ -96,6 +97,7 @@ def list_keys(as_json: bool) -> None:
 @handle_errors
 def revoke(name: str) -> None:
     """Revoke the key NAME. Its requests that run or wait end within 2 seconds. Its name may be used again afterwards."""
+    check_state_is_ours()
     with services().audit.recording(command_actor(), "keys.revoke", {"name": name}):
         key = services().gate.revoke_key(name)
     click.echo(f"The key {key.name} is revoked.")

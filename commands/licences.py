@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import click
 
 from commands.audit import command_actor, user_name
-from commands.context import handle_errors, services
+from commands.context import check_state_is_ours, handle_errors, services
 from compiler import Licence, LicenceHolder, Model
 from errors import InvalidValue
 from schemas import did_you_mean
@@ -25,6 +25,7 @@ def accept_licence(names: tuple[str, ...], is_agreed: bool) -> None:
 
     An unknown licence is accepted for each model of its own. Exit code: 0 if all are accepted, 2 if you refuse.
     """
+    check_state_is_ours()
     holders = [holder for name in names for holder in _holders(name)]
     if not ask_for_licences(holders, is_agreed=is_agreed):
         sys.exit(2)

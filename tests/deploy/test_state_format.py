@@ -13,6 +13,7 @@ import pytest
 
 from errors import SettingsInvalid
 from state_format import FILE_NAME, FORMAT, check_format
+from tests.conftest import MakeApp
 from tests.deploy import state_content
 from tests.server.running import running, started
 
@@ -53,6 +54,22 @@ def test_a_version_brings_no_control_characters_to_the_terminal(tmp_path: Path) 
         check_format(tmp_path)
     assert refused.value.message.isprintable()
     assert len(refused.value.message) < 500 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("keys", "add", "phone"), ("keys", "revoke", "phone"), ("accept-licence", "sdxl-turbo", "--yes")],
+)
+def test_a_command_changes_nothing_in_a_directory_of_a_newer_form(
+    command: tuple[str, ...], make_app: MakeApp, tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    (state / FILE_NAME).write_text(json.dumps({"format": FORMAT + 1, "easel": "9.9.9"}))
+    result = make_app(state_dir=str(state)).test_cli_runner().invoke(args=list(command))
+    assert result.exit_code != 0
+    assert "newer Easel, 9.9.9" in result.output
+    assert not {path.name for path in state.iterdir()} & {"keys.json", "licences.json", "audit.jsonl"}
 
 
 def test_a_form_that_cannot_be_read_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
