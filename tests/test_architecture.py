@@ -132,7 +132,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("atomic_file", "errors", "http_session", "installation", "scratch_folder"),
     },
     "wsgi": {"app", "errors"},
-    "easel": {"commands", "installation", "wsgi"},
+    "easel": {"commands", "installation", "schemas", "wsgi"},
 }
 FORBIDDEN: dict[str, set[str]] = {
     "access": {"flask", "werkzeug", "jinja2", "requests", "websocket", "yaml"},

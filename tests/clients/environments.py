@@ -32,6 +32,9 @@ class Environment:
     has_common_pins: bool = True
     """Whether it has the packages of pins/rows.txt in those versions; if not, its own pins name what the rows import"""
 
+    is_complete: bool = False
+    """Whether its own pins name all packages, so that those which these want in addition are not installed"""
+
     @property
     def folder(self) -> Path:
         return INSTALLED / self.name
@@ -55,14 +58,28 @@ ENVIRONMENTS = (
     Environment("openai-python-1", "python", ("rows_openai.py", "rows_openai_llm.py")),
     Environment("openai-python-2", "python", ("rows_openai.py", "rows_openai_llm.py")),
     Environment("openai-python-3", "python", ("rows_openai.py", "rows_openai_llm.py")),
-    Environment("langchain-python", "python", ("rows_langchain.py", "rows_langchain_llm.py")),
-    Environment("litellm", "python", ("rows_litellm.py", "rows_litellm_llm.py")),
+    Environment(
+        "langchain-python",
+        "python",
+        ("rows_langchain.py", "rows_langchain_llm.py", "rows_connect_langchain.py"),
+    ),
+    Environment("litellm", "python", ("rows_litellm.py", "rows_litellm_llm.py", "rows_connect_litellm.py")),
     Environment("anthropic-python", "python", ("rows_anthropic.py",)),
     Environment("ollama-python", "python", ("rows_ollama.py",)),
-    Environment("aider", "python", ("rows_aider.py",), has_common_pins=False),
-    Environment("openai-node-6", "node", ("rows_openai.mjs", "rows_openai_llm.mjs")),
-    Environment("openai-node-7", "node", ("rows_openai.mjs", "rows_openai_llm.mjs")),
+    Environment("aider", "python", ("rows_aider.py", "rows_connect_aider.py"), has_common_pins=False),
+    Environment(
+        "open-webui", "python", ("rows_connect_open-webui.py",), has_common_pins=False, is_complete=True
+    ),
+    Environment(
+        "openai-node-6", "node", ("rows_openai.mjs", "rows_openai_llm.mjs", "rows_connect_openai-node.mjs")
+    ),
+    Environment(
+        "openai-node-7", "node", ("rows_openai.mjs", "rows_openai_llm.mjs", "rows_connect_openai-node.mjs")
+    ),
     Environment("langchain-node", "node", ("rows_langchain.mjs",)),
+    Environment("sillytavern", "node", ("rows_connect_sillytavern.mjs",)),
+    Environment("continue", "node", ("rows_connect_continue.mjs",)),
+    Environment("claude-code", "node", ("rows_connect_claude-code.mjs",)),
     Environment("ai-sdk-6", "node", ("rows_ai_compatible.mjs", "rows_ai_openai.mjs")),
     Environment("ai-sdk-7", "node", ("rows_ai_compatible.mjs", "rows_ai_openai.mjs")),
 )
@@ -99,7 +116,7 @@ def _node_version() -> str:
 def _install_python(environment: Environment) -> None:
     subprocess.run([sys.executable, "-m", "venv", environment.folder], check=True)
     files = [argument for path in environment.pins for argument in ("-r", str(path))]
-    quiet = ["-qq", "--disable-pip-version-check"]
+    quiet = ["-qq", "--disable-pip-version-check", *["--no-deps"] * environment.is_complete]
     subprocess.run([environment.python, "-m", "pip", "install", *quiet, *files], check=True)
 
 

@@ -46,13 +46,14 @@ def _answer(exchange: Exchange) -> None:
     if sent.get("authorization") != f"Bearer {KEY}" or "x-api-key" in sent:
         return exchange.send_json({"error": {"message": "Incorrect API key provided"}}, status=401)
     answers = _GET if received.method == "GET" else _POST
-    if (answer := answers.get(received.path)) is None:
+    path = received.path.partition("?")[0]  # Claude Code adds ?beta=true.
+    if (answer := answers.get(path)) is None:
         return exchange.send_json({"detail": "Not Found"}, status=404)
     if received.method == "GET":
         return answer(exchange, {})
-    form = received.path == "/v1/audio/transcriptions"
+    form = path == "/v1/audio/transcriptions"
     body = _form(sent["content-type"], received.body) if form else json.loads(received.body)
-    if missing := {"model", *_NEEDED[received.path]} - set(body):
+    if missing := {"model", *_NEEDED[path]} - set(body):
         return _refuse(exchange, f"missing: {sorted(missing)}")
     if body["model"] not in MODELS:
         return _refuse(exchange, f"unknown model: {body['model']}")

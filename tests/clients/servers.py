@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,9 +80,16 @@ def start_servers(scratch: Path, comfyui: str, llama_server: str = "") -> Iterat
             "EASEL_TEST_SLOW_ENGINE_URL": slow_engine,
             "EASEL_TEST_ACCESS_LOGS_URL": stack.enter_context(serve_access_logs(servers)),
             "EASEL_TEST_ENGINE": "comfyui" if comfyui else "sketch",
+            "EASEL_TEST_CONNECT": json.dumps(_connect_command(scratch / "state-llm")),
             "EASEL_TEST_PICTURES": str(draw_pictures(scratch / "pictures")),
             **llm_models,
         }
+
+
+def _connect_command(state: Path) -> list[str]:
+    """A command that prints, with the name of a program behind it, the lines for the server `llm`."""
+    easel = shlex.join([sys.executable, "-m", "easel", "--state-dir", str(state), "connect"])
+    return ["sh", "-c", f'cd {shlex.quote(str(ROOT))} && exec {easel} "$1"', "sh"]
 
 
 def _llms(fake: str, llama_server: str) -> tuple[dict[str, str], dict[str, str]]:

@@ -1,6 +1,7 @@
 // What the rows share: the servers' addresses, the requests that they received, pictures to send, and checks of
 // returned pictures.
 import assert from "node:assert/strict";
+import { execFile, execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { inflateSync } from "node:zlib";
@@ -30,6 +31,26 @@ export const WEATHER_TOOL = {
 };
 export const pathOf = (name) => join(env.EASEL_TEST_PICTURES, name);
 export const picture = (name) => readFileSync(pathOf(name));
+
+/** What `easel connect PROGRAM` prints for the server `llm`. */
+export function printedLines(program) {
+  const [command, ...argv] = JSON.parse(env.EASEL_TEST_CONNECT);
+  return execFileSync(command, [...argv, program], { encoding: "utf8", timeout: 120_000, stdio: ["ignore", "pipe", "pipe"] });
+}
+
+/** The same for a program that is set up by variables. */
+export const printedVariables = (program) =>
+  Object.fromEntries(printedLines(program).trim().split("\n").map((line) => line.split(/=(.*)/).slice(0, 2)));
+
+/** What a program prints, without input; fails with all of it if the program fails. */
+export function outputOf(program, argv, cwd, env) {
+  return new Promise((resolve, reject) => {
+    const started = execFile(program, argv, { cwd, env, timeout: 280_000 }, (error, stdout, stderr) =>
+      error ? reject(new Error(`${error.message}\n${stdout}\n${stderr}`)) : resolve(stdout),
+    );
+    started.stdin.end();
+  });
+}
 
 /** Every request with that id that `server` received. Call it after the client has finished all its retries. */
 export async function receivedRequests(server, requestId) {

@@ -4,9 +4,14 @@ returned pictures."""
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
+import json
 import os
+import socket
+import subprocess
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +24,8 @@ MASKED_BOX = (64, 96, 160, 192)
 SLOW_MODEL = "sd-1.5-pruned-emaonly"
 """Draws in as many steps as requested, so that it reports progress"""
 TIMEOUT_S = 280
+START_TIMEOUT_S = 300
+"""Open WebUI and the proxy of LiteLLM take half a minute on a good day."""
 # pytest reads this file also where no servers were started.
 CHAT_MODELS = os.environ.get("EASEL_TEST_CHAT_MODELS", "").split(",")
 """The fake LLM server's, that of a real llama-server if there is one, and an alias of the first"""
@@ -89,6 +96,50 @@ class Servers:
 
     def picture(self, name: str) -> bytes:
         return (self.pictures / name).read_bytes()
+
+
+def printed_lines(program: str) -> str:
+    """What `easel connect PROGRAM` prints for the server `llm`; its chat model `primary` is an alias of the fake LLM
+    server's."""
+    command = [*json.loads(os.environ["EASEL_TEST_CONNECT"]), program]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+
+
+def printed_variables(program: str) -> dict[str, str]:
+    """The same for a program that is set up by variables."""
+    return dict(line.split("=", 1) for line in printed_lines(program).splitlines())
+
+
+@contextlib.contextmanager
+def running_program(command: Sequence[str], *, health: str, log: Path, **options: Any) -> Iterator[None]:
+    """A server program, until the block ends; `health`: a URL that answers 200 once it serves. `log`: its output."""
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, **options)
+        try:
+            wait_until(lambda: process.poll() is not None or _answers(health), START_TIMEOUT_S)
+            assert process.poll() is None, log.read_text(errors="replace")[-5000:]
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _answers(url: str) -> bool:
+    with contextlib.suppress(requests.RequestException):
+        return requests.get(url, timeout=10).status_code == 200
+    return False
+
+
+def free_port() -> int:
+    """A port that no program listens on."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        port: int = bound.getsockname()[1]
+        return port
 
 
 def is_real(model: str) -> bool:
