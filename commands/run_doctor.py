@@ -24,6 +24,7 @@ from commands.doctor_checks import (
 )
 from commands.finding import Finding, by_importance
 from commands.machine import Machine, look_around
+from commands.terminal import printable
 from errors import EaselError
 from installation import VERSION
 
@@ -90,22 +91,17 @@ def _print(findings: Iterable[Finding], is_healthy: bool) -> None:
     counts: dict[str, int] = {}
     for finding in findings:
         counts[finding.severity] = counts.get(finding.severity, 0) + 1
-        first, *further = [_printable(line) for line in finding.message.splitlines()] or [""]
+        first, *further = [printable(line) for line in finding.message.splitlines()] or [""]
         click.secho(f"{finding.severity:<{_WIDTH}}", fg=_COLOURS[finding.severity], bold=True, nl=False)
         click.echo(first)
         for line in further:
             click.echo(" " * _WIDTH + line)
         if finding.fix:
-            click.echo(f"{'':<{_WIDTH}}fix: {_printable(finding.fix)}")
+            click.echo(f"{'':<{_WIDTH}}fix: {printable(finding.fix)}")
     parts = [f"{count} {name}{'s' if count > 1 else ''}" for name, count in counts.items() if name != "ok"]
     click.echo()
     verdict = "Nothing prevents drawing." if is_healthy else "Something prevents drawing."
     click.secho(f"{verdict} {', '.join(parts) or 'No problem found'}.", bold=True)
-
-
-def _printable(text: str) -> str:
-    """Names of files, programs and servers are in it, which a terminal must not obey."""
-    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def _document(findings: Iterable[Finding], is_healthy: bool) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from commands.setup_plan import (
     llm_plans,
     needed_url,
 )
+from commands.terminal import printable
 from compiler import Catalogue
 from conversation import read_upstreams
 from detection import (
@@ -42,6 +43,7 @@ from detection import (
     place_of_folder,
     usual_folders,
 )
+from engine.selection import PROBE_URLS
 from errors import EaselError, SettingsInvalid
 from llm import read_stacks
 from loopback import is_loopback
@@ -181,7 +183,7 @@ def _home() -> Path:
 def _asked(plan: Plan, machine: Machine, settings: Settings) -> Plan:
     """The plan as the user wants it."""
     click.echo("\nEnter takes what is in brackets.")
-    plan = _asked_comfyui(plan, machine, settings)
+    plan = asked_comfyui(plan, machine, settings)
     default = str(plan.place.models_dir) if plan.place else ""
     answer = _prompt("ComfyUI's folder `models` (- for none)", default, _folder_problem)
     if answer in ("", "-"):
@@ -199,21 +201,28 @@ def _asked(plan: Plan, machine: Machine, settings: Settings) -> Plan:
     return plan
 
 
-def _asked_comfyui(plan: Plan, machine: Machine, settings: Settings) -> Plan:
+def asked_comfyui(plan: Plan, machine: Machine, settings: Settings) -> Plan:
+    """The plan with the ComfyUI that the user names."""
     default = plan.comfyui.url if plan.comfyui else settings["engine.url"]
-    answer = _prompt("Address of ComfyUI (- for none: sketches)", default, _url_problem)
+    answer = _prompt("Address of ComfyUI (- for none)", default, _url_problem)
     if answer in ("", "-"):
+        if used := next((url for url in PROBE_URLS if _is_comfyui(machine.at(url))), None):
+            click.secho(f"Without an address Easel uses the ComfyUI at {used} while it runs.", fg="yellow")
         return replace(plan, comfyui=None, engine_url="", llms=llm_plans(machine, None))
     answer = answer.rstrip("/")
     if plan.comfyui is not None and answer == plan.comfyui.url:
         return plan
     service = machine.at(answer) or find_services([answer])[answer]
-    comfyui = service if service is not None and service.kind == "comfyui" else None
+    comfyui = service if _is_comfyui(service) else None
     if comfyui is None:
         click.secho(f"No ComfyUI answers at {answer} now. It is written all the same.", fg="yellow")
     place = models_place(machine, comfyui) if comfyui else plan.place
     url = needed_url(comfyui, "") if comfyui else answer
     return replace(plan, comfyui=comfyui, engine_url=url, place=place, llms=llm_plans(machine, comfyui))
+
+
+def _is_comfyui(service: Service | None) -> bool:
+    return service is not None and service.kind == "comfyui"
 
 
 def _asked_use(llm: LlmPlan) -> LlmUse:
@@ -225,7 +234,8 @@ def _asked_use(llm: LlmPlan) -> LlmUse:
 
 def _prompt(question: str, default: str, problem: Callable[[str], str]) -> str:
     while True:
-        answer = str(click.prompt(question, default=default, show_default=bool(default))).strip()
+        shown = f"{question} [{printable(default)}]" if default else question
+        answer = str(click.prompt(shown, default=default, show_default=False)).strip()
         if not (text := problem(answer) if answer not in ("", "-") else ""):
             return answer
         click.secho(text, fg="yellow")
@@ -290,7 +300,7 @@ def _compare(plan: Plan, settings: Settings, target: Path, say: Speaker, *, prin
         return
     say(f"\n{target} exists already and stays as it is. It would have in addition:")
     for line in lines:
-        say(f"  {line}")
+        say(printable(f"  {line}"))
     say("`easel setup --print` prints a whole new file." if not prints else "")
     if not prints:
         sys.exit(1)
@@ -324,7 +334,7 @@ class Speaker:
             self._line("memory", f"{machine.memory / 1e9:.0f} GB")
 
     def _line(self, what: str, where: str) -> None:
-        self(f"  {what:<{_WIDTH}} {where}")
+        self(printable(f"  {what:<{_WIDTH}} {where}"))
 
     def next_steps(self, plan: Plan, machine: Machine, catalogue: Catalogue, port: int) -> None:
         """The commands that come next. `port`: that of the settings."""

@@ -191,7 +191,7 @@ def _engine_part(plan: Plan, wanted: Sequence[Entry]) -> str:
     if plan.comfyui and not plan.engine_url:
         note = f"# {plan.comfyui.title} answers at {plan.comfyui.url}, where Easel looks without a setting.\n"
     elif not plan.engine_url:
-        note = "# No ComfyUI answered. Until one does at port 8188 or 8000, sketches are drawn; one elsewhere needs:\n"
+        note = "# Until a ComfyUI answers at port 8188 or 8000, sketches are drawn; one elsewhere needs:\n"
         note += '# engine:\n#   url: "http://HOST:8188"\n'
     return note + ("engine:\n" + "".join(lines) if lines else "")
 

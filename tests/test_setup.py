@@ -16,7 +16,14 @@ import click
 import pytest
 
 from commands.machine import Machine, same_place
-from commands.run_setup import check_text, config_file, free_port_for, models_place, ready_models
+from commands.run_setup import (
+    asked_comfyui,
+    check_text,
+    config_file,
+    free_port_for,
+    models_place,
+    ready_models,
+)
 from commands.setup_plan import (
     Plan,
     differences,
@@ -346,6 +353,19 @@ def test_another_file_has_no_say_in_a_new_one(tmp_path: Path, content: str) -> N
     assert 'http://127.0.0.1:9"' not in (tmp_path / "new.yaml").read_text()
 
 
+def test_without_an_address_a_comfyui_on_a_usual_port_is_named_because_easel_uses_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(click, "prompt", lambda *words, **options: "-")
+    found = machine(COMFYUI)
+    plan = asked_comfyui(plan_of(found), found, load_settings({}, root=Path(os.devnull)))
+    assert (plan.comfyui, plan.engine_url) == (None, "")
+    assert "uses the ComfyUI at http://127.0.0.1:8188 while it runs" in capsys.readouterr().out
+    assert "Until a ComfyUI answers at port 8188 or 8000, sketches are drawn" in text_of(plan)
+    asked_comfyui(plan_of(machine()), machine(), load_settings({}, root=Path(os.devnull)))
+    assert capsys.readouterr().out == ""
+
+
 def test_an_address_where_no_comfyui_answered_says_so() -> None:
     text = text_of(Plan(engine_url="http://box:8188"))
     assert '  # No ComfyUI answered here yet.\n  url: "http://box:8188"\n' in text
@@ -357,6 +377,20 @@ def test_a_link_that_leads_nowhere_is_named_and_stays(tmp_path: Path) -> None:
     refused = setup(tmp_path, config, "--yes")
     assert (refused.returncode, os.path.lexists(tmp_path / "gone"), config.is_symlink()) == (1, False, True)
     assert f"{config} is a link to a file that does not exist." in refused.stderr
+
+
+def test_the_name_of_a_folder_does_not_command_the_terminal(tmp_path: Path) -> None:
+    models = tmp_path / "a\x9b31m\u202eb/models"
+    (models / "checkpoints").mkdir(parents=True)
+    config = tmp_path / "easel.yaml"
+    with stand_in(comfyui(str(models))) as engine:
+        printed = setup(tmp_path, config, "--print", EASEL_ENGINE_URL=engine)
+        asked = typed(tmp_path, config, {}, EASEL_ENGINE_URL=engine)
+    assert "/a?31m?b/models" in printed.stderr
+    assert "[{}]".format(str(models).replace("\x9b", "?").replace("\u202e", "?")) in asked
+    for text in (printed.stdout, printed.stderr, asked):
+        assert not {"\x9b", "\u202e"} & set(text)
+    assert load_settings({"EASEL_CONFIG": str(config)}).values["engine.models_dir"] == str(models)
 
 
 def test_a_person_is_asked_and_enter_takes_what_is_proposed(tmp_path: Path) -> None:
