@@ -29,7 +29,9 @@ class Process:
         """Such as `llama-server`; of an interpreter the file that it runs, such as `main.py`."""
         names = [PurePath(argument).name for argument in self.arguments]
         is_interpreter = bool(names) and re.fullmatch(r"python[\d.]*|node", names[0]) is not None
-        scripts = [name for name in names[1:] if not name.startswith("-")] if is_interpreter else []
+        # After -c or -e comes the program's text, which is no name and may hold secrets.
+        has_file = is_interpreter and not {"-c", "-e"} & set(self.arguments[1:2])
+        scripts = [name for name in names[1:] if not name.startswith("-")] if has_file else []
         return (scripts or names or ["?"])[0]
 
 

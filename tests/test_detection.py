@@ -15,6 +15,7 @@ import pytest
 
 from detection import (
     Answer,
+    Process,
     Service,
     check_address,
     comfyui_place,
@@ -256,6 +257,16 @@ def test_a_real_process_that_listens_is_found() -> None:
         [mine] = [each for each in listening_processes() if port in each.ports]
     assert mine.id == os.getpid()
     assert mine.folder == Path.cwd()
+
+
+def test_the_text_of_a_program_is_not_its_name() -> None:
+    def program(*arguments: str) -> str:
+        return Process(1, 0, arguments, None, frozenset()).program
+
+    assert program("python3", "-c", "key = 'secret'") == "python3"
+    assert program("node", "-e", "listen()") == "node"
+    assert program("python3", "-m", "gunicorn", "-c", "x.py") == "gunicorn"
+    assert program("/usr/bin/python3.11", "-u", "/srv/main.py") == "main.py"
 
 
 def test_without_proc_there_are_no_processes(tmp_path: Path) -> None:
