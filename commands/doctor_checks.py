@@ -460,18 +460,18 @@ def _without_models_folder(machine: Machine, error: EaselError) -> Iterator[Find
 def check_llm_servers(machine: Machine) -> Iterator[Finding]:
     """Whether the configured LLM servers answer as their drivers expect."""
     for status in services().stacks.status():
-        if status.problem is None:
+        problem = status.problem
+        if problem is None:
             loaded = ", ".join(status.loaded or ()) or "nothing"
             yield Finding("llm.ok", "ok", f"{status.name} at {status.url}, loaded: {loaded}")
         elif status.loaded == ():
-            yield Finding(
-                "llm.not_running", "hint", f"{status.name} does not run: {status.problem}", "Start it."
-            )
+            yield Finding("llm.not_running", "hint", f"{status.name} does not run: {problem}", "Start it.")
         else:
             yield Finding(
                 "llm.unusable",
                 "error",
-                f"{status.problem} While it is not known what it holds of the GPU, no picture is drawn.",
+                f"{stack_problem(status.name, status.url, problem)} While it is not known what it holds of the "
+                "GPU, no picture is drawn.",
                 "Correct llm.stacks in easel.yaml, see docs/llm_stacks.md; `easel setup --print` shows what was found.",
             )
     directory = services().model_directory
@@ -485,6 +485,12 @@ def check_llm_servers(machine: Machine) -> Iterator[Finding]:
                 "Start it, or correct llm.upstreams in easel.yaml.",
             )
     yield from other_servers(machine, _listed_urls())
+
+
+def stack_problem(name: str, url: str | None, problem: str) -> str:
+    """The problem of an LLM server as a sentence that names it."""
+    said = problem if problem.startswith(name) else f"{name}{f' at {url}' if url else ''}: {problem}"
+    return said if said.endswith((".", "!", "?")) else f"{said}."
 
 
 def _listed_urls() -> list[str]:

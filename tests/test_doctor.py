@@ -14,7 +14,13 @@ from typing import Any
 import click
 import pytest
 
-from commands.doctor_checks import check_clock, check_completion, check_python, file_limit_findings
+from commands.doctor_checks import (
+    check_clock,
+    check_completion,
+    check_python,
+    file_limit_findings,
+    stack_problem,
+)
 from commands.finding import Finding, by_importance
 from commands.first_models import download_bytes, first_models
 from commands.run_doctor import with_options
@@ -257,6 +263,15 @@ def test_each_command_of_a_finding_uses_the_same_files() -> None:
         ("Correct it in easel.yaml or /srv/easel.", "Correct it in easel.yaml or /srv/easel."),
     ):
         assert with_options(Finding("a.b", "hint", "", fix), command).fix == expected
+
+
+def test_the_problem_of_an_llm_server_is_a_sentence_that_names_it() -> None:
+    url = "http://127.0.0.1:1"
+    assert stack_problem("ollama", url, "hangs: no answer within 5 s") == (
+        "ollama at http://127.0.0.1:1: hangs: no answer within 5 s."
+    )
+    assert stack_problem("ollama", url, "ollama at http://x: no.") == "ollama at http://x: no."
+    assert stack_problem("mine", None, "failed") == "mine: failed."
 
 
 def test_findings_are_ordered_by_importance_and_then_by_the_checks() -> None:
