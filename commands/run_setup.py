@@ -102,7 +102,7 @@ def run(context: click.Context, *, is_agreed: bool, prints: bool) -> None:
     elif not prints:
         _write(target, text)
         say(f"\nWritten: {target}")
-    say.next_steps(plan, machine, catalogue, settings["port"])
+    say.next_steps(plan, machine, catalogue, server_url(settings["host"], plan.port or settings["port"]))
 
 
 def config_file() -> Path:
@@ -152,6 +152,12 @@ def free_port_for(machine: Machine, host: str, port: int) -> tuple[int | None, s
         who = who[:1].upper() + who[1:] if service and service.kind == "unknown" else who
         return free_port(host, port), f"{who} has port {port}."
     return None, ""
+
+
+def server_url(host: str, port: int) -> str:
+    """Where Easel is for a program of this machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  nothing listens here
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def models_place(machine: Machine, comfyui: Service | None) -> ComfyuiPlace | None:
@@ -336,10 +342,10 @@ class Speaker:
     def _line(self, what: str, where: str) -> None:
         self(printable(f"  {what:<{_WIDTH}} {where}"))
 
-    def next_steps(self, plan: Plan, machine: Machine, catalogue: Catalogue, port: int) -> None:
-        """The commands that come next. `port`: that of the settings."""
+    def next_steps(self, plan: Plan, machine: Machine, catalogue: Catalogue, url: str) -> None:
+        """The commands that come next. `url`: where Easel will be."""
         self("\nNext:")
-        self(f"  {self._easel} run   # then open http://127.0.0.1:{plan.port or port}")
+        self(f"  {self._easel} run   # then open {url}")
         self(f"  {self._easel} doctor   # is everything right?")
         folders = _folders(plan.place) if plan.place else None
         ready = ready_models(catalogue, folders) if folders else ()

@@ -23,6 +23,7 @@ from commands.run_setup import (
     free_port_for,
     models_place,
     ready_models,
+    server_url,
 )
 from commands.setup_plan import (
     Plan,
@@ -106,6 +107,12 @@ def test_an_address_is_written_only_where_easel_would_not_look() -> None:
     assert needed_url(COMFYUI, "http://box:8188") == "http://127.0.0.1:8188"
     assert found_comfyuis(machine(odd, COMFYUI))[0] is COMFYUI
     assert found_comfyuis(machine(COMFYUI, odd), "http://localhost:8189/")[0] is odd
+
+
+def test_the_address_of_easel_is_one_that_a_browser_takes() -> None:
+    assert server_url("127.0.0.1", 8080) == "http://127.0.0.1:8080"
+    assert server_url("0.0.0.0", 8081) == "http://127.0.0.1:8081"
+    assert (server_url("::", 1), server_url("fe80::1", 1)) == ("http://[::1]:1", "http://[fe80::1]:1")
 
 
 def test_localhost_is_the_same_place_as_its_number() -> None:
