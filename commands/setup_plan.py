@@ -234,7 +234,14 @@ def _scalar(value: Any) -> str:
     """As YAML; a text in quotes, as JSON writes it. What cannot be printed is escaped: YAML folds some line separators,
     refuses other characters, and a terminal obeys them."""
     text = json.dumps(value, ensure_ascii=False)
-    return "".join(each if each.isprintable() else _escaped(ord(each)) for each in text)
+    return "".join(
+        each if each.isprintable() or _is_no_unicode(each) else _escaped(ord(each)) for each in text
+    )
+
+
+def _is_no_unicode(character: str) -> bool:
+    """Whether it stands for a byte of a path that is not UTF-8: such a path is refused, not escaped."""
+    return "\ud800" <= character <= "\udfff"
 
 
 def _escaped(code: int) -> str:
