@@ -342,7 +342,8 @@ def test_another_file_has_no_say_in_a_new_one(tmp_path: Path, content: str) -> N
     (tmp_path / "usual").mkdir()
     (tmp_path / "usual/easel.yaml").write_text(content)
     code = (
-        "import sys, pathlib, installation; installation.config_folder = lambda: pathlib.Path(sys.argv.pop(1)); "
+        "import sys, pathlib, installation; usual = pathlib.Path(sys.argv.pop(1)); "
+        "installation.config_folder = lambda: usual; "
         "from easel.__main__ import main; main()"
     )
     new = str(tmp_path / "new.yaml")
