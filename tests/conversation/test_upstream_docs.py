@@ -15,7 +15,8 @@ from schemas import load_schema
 from settings import load_settings
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "llm_stacks.md").read_text("utf-8")
-EXAMPLES = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+EXAMPLES = re.findall(r"^```yaml\n((?:llm|engine):\n.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+"""Of easel.yaml; the page has files of other programs, too"""
 SECTION = PAGE[PAGE.index("## Upstreams") : PAGE.index("## Models and aliases")]
 
 

@@ -14,7 +14,7 @@ from schemas.yaml_document import read_yaml
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "llm_stacks.md").read_text("utf-8")
 EXAMPLES = [
     stacks
-    for example in re.findall(r"^```yaml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    for example in re.findall(r"^```yaml\n((?:llm|engine):\n.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     if (stacks := read_yaml(example)["llm"].get("stacks"))
 ]
 
