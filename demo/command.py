@@ -7,7 +7,8 @@ import json
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import click
@@ -18,12 +19,14 @@ from demo.narrator import Narrator
 from demo.people import People
 from demo.script import DEFAULT_SEED, PEOPLE, Act, busy_hour
 from demo.stage import WATCHER, Stage, open_stage
-from demo.summary import lines_of, summarize
+from demo.summary import Summary, lines_of, summarize
 from http_session import DirectSession
 
 _LOOK_INTERVAL_S, _READ_INTERVAL_S = 0.2, 0.05
 _CALL_TIMEOUT_S = 5.0
 _LAST_SWITCH_TIMEOUT_S = 15.0
+
+Say = Callable[[str], None]
 
 
 @click.command(short_help="Play a busy hour in a minute, with sketches and a simulated LLM and GPU.")
@@ -53,7 +56,7 @@ def demo(seconds: float, seed: int, port: int, keep: bool, as_json: bool) -> Non
     measured. Exit code: 0 if every request was answered or Ctrl-C ended it, 1 if one failed.
     """
     _require_free(port)
-    say = _sayer(to_stderr=as_json)
+    say: Say = partial(click.echo, err=as_json)
     with contextlib.suppress(KeyboardInterrupt), _sigterm_as_ctrl_c():
         say("Starting Easel, its sketch engine and a simulated LLM server …")
         with open_stage(seconds, port) as stage:
@@ -82,10 +85,6 @@ def _require_free(port: int) -> None:
         ) from error
 
 
-def _sayer(*, to_stderr: bool) -> Any:
-    return lambda text: click.echo(text, err=to_stderr)
-
-
 @contextlib.contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
     """So that SIGTERM leaves nothing behind either."""
@@ -100,7 +99,7 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _introduce(stage: Stage, seconds: float, say: Any) -> None:
+def _introduce(stage: Stage, seconds: float, say: Say) -> None:
     memory = stage.memory
     say(f"\nWatch it:  {stage.url}/#machine")
     say(f"Key:       {stage.keys[WATCHER]}")
@@ -112,7 +111,7 @@ def _introduce(stage: Stage, seconds: float, say: Any) -> None:
     )
 
 
-def _play(stage: Stage, acts: tuple[Act, ...], seconds: float, say: Any) -> Any:
+def _play(stage: Stage, acts: tuple[Act, ...], seconds: float, say: Say) -> Summary:
     people = People(stage.url, stage.keys, seconds)
     [chats_of] = {act.who for act in acts if act.kind == "chat"}
     narrator = Narrator(
