@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -26,6 +27,7 @@ from conversation import Forwarder, ModelDirectory, read_aliases, read_upstreams
 from deadline import remaining_s
 from engine import NO_CREDENTIALS, Credentials, Engine, EngineProcess, EngineSelector, EngineTenant
 from engine.selection import PROBE_URLS
+from engines import AssemblyOptions, Drains, EngineEntry, EngineUnit, Fleet, assemble, read_engines
 from errors import EaselError, EngineUnreachable, InvalidImage, NoThumbnail, SettingsInvalid
 from generation import Generator, facts_of_file
 from generation.live_catalogue import LiveCatalogue, installation_choices
@@ -60,13 +62,16 @@ class Container:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.state_dir = settings.path("state_dir")
-        key_variables = list(_key_variables(settings))
-        self.engine_process = EngineProcess.from_setting(
-            settings["engine.start"], self.state_dir, key_variables
+        self._hidden_variables = list(_key_variables(settings))
+        self._engine_entries = _load_engines(settings)
+        self._process_of_settings = EngineProcess.from_setting(
+            settings["engine.start"], self.state_dir, self._hidden_variables
         )
         self.engine_url = settings["engine.url"].rstrip("/") or (
-            PROBE_URLS[0] if self.engine_process.can_start else ""
+            PROBE_URLS[0] if self._process_of_settings.can_start else ""
         )
+        if self._engine_entries:
+            self.engine_url = self._engine_entries[0].url
         self.sketch_allowed = settings["engine.sketch"] and not self.engine_url
         self.stacks = _load_stacks(settings)
         self.model_directory = _load_upstreams(settings)
@@ -189,8 +194,22 @@ class Container:
             return None
         return self._command_sketch_url if self._is_command else self.sketch_supervisor.url()
 
-    @cached_property
+    @property
     def engine_selector(self) -> EngineSelector:
+        """Of the first engine."""
+        return self.fleet.first.selector
+
+    @property
+    def engine_process(self) -> EngineProcess:
+        """Of the first engine."""
+        return self.fleet.first.process
+
+    @property
+    def arbiter(self) -> Arbiter:
+        """Controls who uses the GPU of the first engine. Its reconciler is started separately, by a worker or a command."""
+        return self.fleet.first.arbiter
+
+    def _new_engine_selector(self) -> EngineSelector:
         if not self.engine_url and self.credentials != NO_CREDENTIALS:
             log.warning(
                 "there are credentials for ComfyUI, but no engine.url: they are sent nowhere; set it too"
@@ -236,37 +255,12 @@ class Container:
             make_thumbnail=_make_thumbnail,
         )
 
-    @cached_property
-    def engine_tenant(self) -> EngineTenant:
-        return EngineTenant(
-            lambda: self.engine_selector.current(),
-            self.engine_process,
-            start_timeout_s=self.settings["engine.start_timeout_s"],
-            uses_gpu=self._uses_gpu,
-        )
-
     def _uses_gpu(self, engine: Engine) -> bool:
         """False for the sketch engine that Easel started. Never raises."""
         try:
             return not (engine.is_sketch and engine.url == self.sketch_url())
         except EngineUnreachable:
             return True
-
-    @cached_property
-    def arbiter(self) -> Arbiter:
-        """Controls who uses the GPU. Its reconciler is started separately, by a worker or a command."""
-        engine = self.engine_tenant
-        return Arbiter(
-            self.state_dir / "gpu",
-            tenants={"inference": self.stacks, "generation": engine} if self.stacks else None,
-            engine=engine,
-            policy=gpu_policy(self.settings),
-            available_bytes=engine.available_bytes,
-            engine_down=engine.can_be_started,
-            engine_uses_gpu=self._engine_uses_gpu,
-            event_log_bytes=int(self.settings["gpu.event_log_mb"] * 1e6),
-            observer=self.observer,
-        )
 
     def _engine_uses_gpu(self) -> bool:
         """False if only the sketch engine runs. Never raises."""
@@ -276,16 +270,78 @@ class Container:
             return True
 
     @cached_property
+    def fleet(self) -> Fleet:
+        """All engines of this host."""
+        if not self._engine_entries:
+            return Fleet([self._only_engine()])
+        return Fleet(
+            [self._named_engine(entry) for entry in self._engine_entries],
+            drains=Drains(self.state_dir / "engines.json"),
+            need_bytes=self._need_bytes,
+            model_id=self._model_id,
+        )
+
+    def _only_engine(self) -> EngineUnit:
+        """That of the settings `engine.*`, or one that was found."""
+        process = self._process_of_settings
+        selector = self._new_engine_selector()
+        tenant = EngineTenant(
+            selector.current,
+            process,
+            start_timeout_s=self.settings["engine.start_timeout_s"],
+            uses_gpu=self._uses_gpu,
+        )
+        arbiter = Arbiter(
+            self.state_dir / "gpu",
+            tenants={"inference": self.stacks, "generation": tenant} if self.stacks else None,
+            engine=tenant,
+            policy=gpu_policy(self.settings),
+            available_bytes=tenant.available_bytes,
+            engine_down=tenant.can_be_started,
+            engine_uses_gpu=self._engine_uses_gpu,
+            event_log_bytes=_event_log_bytes(self.settings),
+            observer=self.observer,
+        )
+        return EngineUnit(
+            *("engine", selector, tenant, arbiter, process),
+            url=self.engine_url,
+            can_start=process.can_start and bool(self.stacks),
+            uses_gpu=self._uses_gpu,
+        )
+
+    def _named_engine(self, entry: EngineEntry) -> EngineUnit:
+        stacks = self.stacks.on_gpu(entry.gpu) if self.stacks else self.stacks
+        options = AssemblyOptions(
+            self.state_dir,
+            gpu_policy(self.settings),
+            _event_log_bytes(self.settings),
+            start_timeout_s=self.settings["engine.start_timeout_s"],
+            stall_timeout_s=self.settings["engine.stall_timeout_s"],
+            observer=self.observer,
+            hidden_variables=self._hidden_variables,
+        )
+        return assemble(entry, stacks or None, options)
+
+    def _model_id(self, name: str) -> str:
+        """The id of the model with this name or alias; `name` itself if there is none."""
+        try:
+            return self.catalogue().find(name).id
+        except EaselError:
+            return name
+
+    def _need_bytes(self, model: str) -> int:
+        """The GPU memory that a model needs; 0 if the catalogue does not say."""
+        entry = self.catalogue().models.get(model)
+        return int((entry.min_vram_gb or 0) * 1e9) if entry is not None else 0
+
+    @cached_property
     def generator(self) -> Generator:
         return Generator(
             self.catalogue,
-            lambda: self.engine_selector.current(),
+            self.fleet,
             self.store,
-            self.arbiter,
             metadata=self.settings["images.metadata"],
             max_waiting=self.settings["max_waiting"],
-            engine_can_start=self.engine_process.can_start and bool(self.stacks),
-            uses_gpu=self._uses_gpu,
             has_several_keys=self.gate.has_several_keys,
             observer=self.observer,
             keeps_all=self.settings["image_store.keep"] == "all",
@@ -335,6 +391,7 @@ class Container:
             catalogue_error=self.catalogue_error,
             engine=lambda: self.engine_selector.current(),
             arbiter=self.arbiter,
+            fleet=self.fleet,
             forwarder=self.forwarder,
             models_of_llms=self.model_directory,
             system_status=self.system_status,
@@ -442,7 +499,8 @@ class Container:
     def command_engine(self) -> Iterator[None]:
         """Runs the reconciler and, if there is no other engine, a sketch engine for this command inside the context."""
         self._is_command = True
-        self.arbiter.reconciler.start()  # it acts only if no server is running
+        for unit in self.fleet.units:
+            unit.arbiter.reconciler.start()  # it acts only if no server is running
         try:
             if not self.sketch_allowed or self._has_engine():
                 yield
@@ -453,15 +511,28 @@ class Container:
                 yield
         finally:
             if self.is_server_running():
-                self.arbiter.reconciler.stop(_STOP_TIMEOUT_S)
+                for unit in self.fleet.units:
+                    unit.arbiter.reconciler.stop(_STOP_TIMEOUT_S)
             else:
                 self.hand_gpu_back()
 
     def hand_gpu_back(self, is_hurried: Callable[[], bool] = lambda: False) -> None:
         """For the last process of this installation that ends. The reconciler must run. Stops waiting if
         `is_hurried`."""
-        self.arbiter.restore_before_exit(_RESTORE_TIMEOUT_S, is_hurried)
-        self.arbiter.reconciler.stop(_STOP_TIMEOUT_S)
+        arbiters = [unit.arbiter for unit in self.fleet.units]
+        # At the same time: each may take as long as all are given.
+        threads = [
+            threading.Thread(target=arbiter.restore_before_exit, args=(_RESTORE_TIMEOUT_S, is_hurried))
+            for arbiter in arbiters[1:]
+            if arbiter.shares_gpu
+        ]
+        for thread in threads:
+            thread.start()
+        arbiters[0].restore_before_exit(_RESTORE_TIMEOUT_S, is_hurried)
+        for thread in threads:
+            thread.join(_RESTORE_TIMEOUT_S)
+        for arbiter in arbiters:
+            arbiter.reconciler.stop(_STOP_TIMEOUT_S)
 
     def is_server_running(self) -> bool:
         """Whether a server uses this state directory; it then decides about the GPU."""
@@ -532,8 +603,9 @@ class Container:
     def stop_jobs(self, reason: EaselError) -> None:
         """Cancel this process's running jobs in the engine. Their requests, and those that wait for the GPU, fail with
         `reason`."""
-        self.arbiter.fail_waiting(reason)
-        self.engine_selector.cancel_all(reason)
+        self.fleet.fail_waiting(reason)
+        for unit in self.fleet.units:
+            unit.selector.cancel_all(reason)
         self.forwarder.cancel_all(reason)
 
 
@@ -628,6 +700,16 @@ def gpu_policy(settings: Settings) -> Policy:
         verify_timeout_s=settings["gpu.verify_timeout_s"],
         max_retry_after_s=settings["request_timeout_s"],
     )
+
+
+def _event_log_bytes(settings: Settings) -> int:
+    return int(settings["gpu.event_log_mb"] * 1e6)
+
+
+def _load_engines(settings: Settings) -> tuple[EngineEntry, ...]:
+    """Raises SettingsInvalid."""
+    with _located_errors(settings):
+        return read_engines(list(settings["engines"]), os.environ)
 
 
 def _load_stacks(settings: Settings) -> Stacks:

@@ -835,6 +835,23 @@ class EngineStartFailed(EngineError):
     retry = True
 
 
+class EngineDrained(EngineError):
+    """`details["engines"]`: their names."""
+
+    code = "engine.drained"
+    when = "Every engine that may draw the model is drained: it gets no new jobs."
+    remedy = "Resume one with `easel engines resume NAME`, or choose another model."
+    retry = True
+
+
+class EngineNotListed(EngineError):
+    """`details["model"]`: its id."""
+
+    code = "engine.not_listed"
+    when = "Each entry under `engines` lists the models that it draws, and none lists this one."
+    remedy = "Add the model to `models` of an entry under `engines`, or choose another model."
+
+
 class StackError(EaselError):
     """Base class of the LLM stack errors; never raised itself."""
 

@@ -265,6 +265,7 @@ SETTINGS: tuple[Setting, ...] = (
         "Maximum time from the start of ComfyUI to its first response.",
         minimum=1,
     ),
+    Setting("engines", "objects", (), "TEMP"),
     Setting(
         "gpu.sharing",
         "text",

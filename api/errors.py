@@ -68,6 +68,8 @@ STATUS: Mapping[type[EaselError], int] = {
     errors.TooManyFiles: 503,
     errors.OutOfMemory: 503,
     errors.EngineUnreachable: 503,
+    errors.EngineDrained: 503,
+    errors.EngineNotListed: 503,
     errors.NodesMissing: 503,
     errors.EngineTooOld: 503,
     errors.FilesMissing: 503,

@@ -77,15 +77,15 @@ def _cancel_jobs(services: Services, name: str | None) -> list[str]:
         return [name]
     if g.caller.may("operate"):
         with recording(services, "render.cancel", id=name, all=name is None):
-            return list(services.arbiter.cancel(name))
-    found = [request for request in services.arbiter.snapshot().requests if request.has_name(name or "")]
+            return list(services.fleet.cancel(name))
+    found = [request for request in services.fleet.requests() if request.has_name(name or "")]
     own = [request for request in found if is_own(request.owner, request.key, g.caller.owner, g.caller.key)]
     if found and not own:
         require(g.caller, "operate", to="cancel the requests of other keys")
     jobs: list[str] = []
     for each in own:
         with contextlib.suppress(JobNotFound):  # it has just ended
-            jobs += services.arbiter.cancel(each.id)
+            jobs += services.fleet.cancel(each.id)
     if not jobs:
         raise JobNotFound(f"No request or job {name!r} waits or runs.", id=name)
     return jobs

@@ -33,10 +33,9 @@ class QueueEstimate:
         """For a job that so many others come before that are not drawn yet; None if unknown."""
         with self._lock:
             if time.monotonic() - self._measured_at > 1:
-                arbiter = self._services.arbiter
-                pace = arbiter.snapshot().pace
-                self._until_free_s = arbiter.seconds_until("generation") if pace.jobs else None
-                self._each_s = pace.seconds_each
+                fleet = self._services.fleet
+                self._each_s = fleet.seconds_per_job() or 0.0
+                self._until_free_s = fleet.seconds_until_free() if self._each_s else None
                 self._measured_at = time.monotonic()
             if self._until_free_s is None:
                 return None

@@ -17,7 +17,6 @@ from api.services import Services
 from api.stored_references import reads_stored_images
 from arbiter import Sender, Waiting
 from compiler.values import Note
-from deadline import time_limit
 from engine import Preview, Progress
 from errors import EngineUnreachable, FieldNotSupported
 from generation import Drawing, Image
@@ -57,8 +56,8 @@ class ReceivedRequest:
         fields = self._fields(services, seed=0, fetch=self._recording(reads_stored_images(services)))
         parsed, compiled = fields.compile()
         self._refuse_stream(parsed)
-        with contextlib.suppress(EngineUnreachable), time_limit(fields.deadline - time.monotonic()):
-            services.generator.fitted_graphs(compiled, fields.catalogue, services.engine())
+        with contextlib.suppress(EngineUnreachable):
+            services.generator.check_drawable(compiled, fields.catalogue, fields.deadline - time.monotonic())
         return compiled.plan.model
 
     def _recording(self, fetch: FetchImage) -> FetchImage:

@@ -12,6 +12,7 @@ from arbiter import Arbiter
 from compiler import Catalogue
 from conversation import Forwarder, ModelDirectory
 from engine import Engine
+from engines import Fleet
 from errors import EaselError
 from generation import Generator
 from image_jobs import JobQueue, KeyedRequests
@@ -67,6 +68,8 @@ class Services:
     catalogue_error: Callable[[], EaselError | None]
     engine: Callable[[], Engine]
     arbiter: Arbiter
+    """Of the GPU of the first engine"""
+    fleet: Fleet
     forwarder: Forwarder
     models_of_llms: ModelDirectory
     system_status: SystemStatus

@@ -5,6 +5,7 @@ from arbiter.active_requests import UNKNOWN_SENDER, ActiveRequest, Sender
 from arbiter.arbiter import Arbiter, Lease, Snapshot
 from arbiter.job_progress import JobProgress
 from arbiter.leases import Claim
+from arbiter.outlook import Outlook
 from arbiter.switch_history import PastSwitch
 from arbiter.values import Mode, Policy, State, Switch
 from arbiter.waiting import Waiting
@@ -18,6 +19,7 @@ __all__ = [
     "JobProgress",
     "Lease",
     "Mode",
+    "Outlook",
     "PastSwitch",
     "Policy",
     "Sender",

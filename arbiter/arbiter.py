@@ -18,6 +18,7 @@ from arbiter.fair_queue import flow_of
 from arbiter.job_progress import JobProgressStore
 from arbiter.leases import Claim, ClaimFolder, OwnClaim
 from arbiter.monitor import Monitor, QuickCheck
+from arbiter.outlook import Outlook
 from arbiter.policy import (
     after_llm_load,
     has_failed,
@@ -135,13 +136,16 @@ class Arbiter:
         engine_down: Callable[[], bool] = lambda: False,
         engine_uses_gpu: Callable[[], bool] = lambda: True,
         event_log_bytes: int = 0,
+        queues_all: bool = False,
         observer: Observer | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`event_log_bytes`: the most that the event log keeps; 0: none. `engine` is for an arbiter without `tenants`,
-        which cancels the jobs of dead processes in it. `observer` is told of each switch that this process has run."""
+        which cancels the jobs of dead processes in it. `queues_all`: the engine gets `policy.depth` jobs at most also where
+        no key and no LLM asks for it; the others wait here, and may go to another engine. `observer` is told of each switch
+        that this process has run."""
         self.shares_gpu = tenants is not None
-        self.policy, self._clock = policy or Policy(), clock
+        self.policy, self._clock, self._queues_all = policy or Policy(), clock, queues_all
         self.state_store = StateStore(folder)
         self._queue = self._new_queue(folder / "holds", folder / "turns.json", needs_mode=self.shares_gpu)
         self._queue_without_gpu = self._new_queue(
@@ -181,6 +185,7 @@ class Arbiter:
             ClaimFolder(claims),
             TurnStore(turns),
             needs_mode=needs_mode,
+            queues_all=self._queues_all,
             state_store=self.state_store,
             policy=self.policy,
             clock=self._clock,
@@ -321,6 +326,19 @@ class Arbiter:
         if ticket is None and mode == "generation":
             situation = replace(situation, later_jobs=self._later_jobs())
         return seconds_until(mode, ticket, situation)
+
+    def pace(self) -> Pace:
+        """How long the engine's jobs take. Cheap."""
+        return self.state_store.pace()
+
+    def outlook(self, *, uses_gpu: bool = True) -> Outlook:
+        """What a job would wait for here, at this moment. `uses_gpu`: as for `lease`."""
+        queue = self._queue if uses_gpu or not self.shares_gpu else self._queue_without_gpu
+        models = {job: request.model for request in self._requests.all() for job in request.jobs}
+        situation = queue.situation("generation")
+        running = select(situation.claims, "lease", "generation")
+        granted_at = queue.claims.granted_at(running[0]) if running else None
+        return Outlook(situation, models, granted_at)
 
     def _all_claims(self) -> tuple[Claim, ...]:
         """Those of jobs that need no GPU as well."""

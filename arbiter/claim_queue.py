@@ -19,7 +19,8 @@ from errors import EaselError
 
 class ClaimQueue:
     """The claims of one folder and the turns of their flows. `needs_mode`: they are granted only in their mode; else in
-    any, and those without a flow at once. Safe for threads and processes."""
+    any, and those without a flow at once, unless `queues_all`: then these wait for their turn, too. Safe for threads and
+    processes."""
 
     def __init__(
         self,
@@ -27,11 +28,13 @@ class ClaimQueue:
         turns: TurnStore,
         *,
         needs_mode: bool,
+        queues_all: bool = False,
         state_store: StateStore,
         policy: Policy,
         clock: Callable[[], float],
     ) -> None:
         self.claims, self._turns, self.needs_mode = claims, turns, needs_mode
+        self._queues_all = queues_all
         self._state_store, self._policy, self._clock = state_store, policy, clock
 
     def has(self, own_claim: OwnClaim) -> bool:
@@ -63,7 +66,7 @@ class ClaimQueue:
 
     def create(self, mode: Mode, job: str, need: int, flow: str) -> OwnClaim:
         """A lease if it can be granted at once, else a ticket. Raises OSError and the errors of the state's mutex."""
-        if not self.needs_mode and not flow:
+        if not (self.needs_mode or flow or self._queues_all):
             # Processes need not agree on a number; the lease only names the job and its process.
             number = _number_without_mode()
             return self.claims.create(Claim("lease", number, mode, True, need, os.getpid(), job))

@@ -108,6 +108,13 @@ class ClaimFolder:
             return ()
         return tuple(sorted((claim for claim in claims if claim is not None), key=lambda claim: claim.number))
 
+    def granted_at(self, lease: Claim) -> float | None:
+        """When it became a lease (Unix time): its file was created or renamed then. None if it has ended."""
+        try:
+            return os.stat(self.folder / lease.name).st_ctime
+        except OSError:
+            return None
+
     def create(self, claim: Claim) -> OwnClaim:
         """Create and lock a claim of this process. Raises OSError, for instance when the disk is full."""
         try:

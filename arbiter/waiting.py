@@ -115,7 +115,7 @@ def seconds_until(mode: Mode, ticket: Claim | None, situation: Situation) -> int
     state = situation.state
     seconds = _seconds_ahead(ticket, situation) if mode == "generation" else 0.0
     if state.mode != mode or state.active_switch is not None:
-        until_switched_s = _seconds_until_switched(mode, situation)
+        until_switched_s = seconds_until_switched(mode, situation)
         if until_switched_s is None:
             return None
         seconds += until_switched_s
@@ -138,7 +138,8 @@ def _seconds_for(jobs: int, pace: Pace) -> float:
     return (jobs if pace.jobs else min(jobs, 1)) * pace.seconds_each
 
 
-def _seconds_until_switched(mode: Mode, situation: Situation) -> float | None:
+def seconds_until_switched(mode: Mode, situation: Situation) -> float | None:
+    """How long until the GPU is in `mode`, if it is not or a switch is active; None if unknown."""
     state, policy, now = situation.state, situation.policy, situation.now
     switch_s = state.took_s.get(mode, DEFAULT_SWITCH_S)
     if state.active_switch is not None and state.active_switch.target == mode:

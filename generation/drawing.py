@@ -1,5 +1,4 @@
-"""Draws a prepared request: runs its jobs one after another, each under a lease on the GPU, and encodes and stores the
-pictures of each."""
+"""Draws a prepared request: has its jobs run, and encodes and stores the pictures of each."""
 
 from __future__ import annotations
 
@@ -7,18 +6,18 @@ import contextlib
 import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from arbiter import UNKNOWN_SENDER, Arbiter, Lease, Sender, Waiting, WaitReport
-from compiler import Catalogue, Compiled, Graph, Note, Plan, Size
-from deadline import time_limit
-from engine import Engine, Outcome, Preview, Progress, ProgressCallback
-from errors import EaselError, EngineRejected, EngineUnreachable, JobTimedOut, NoPictures, RequestCancelled
-from generation.fitted_graphs import FittedGraph, FittedGraphs
+from arbiter import UNKNOWN_SENDER, Sender, Waiting
+from compiler import Compiled, Graph, Note, Plan, Size
+from engine import ProgressCallback
+from errors import EaselError, NoPictures, RequestCancelled
+from generation.engine_session import EngineSession, JobCallbacks
 from generation.gallery import Gallery
 from generation.image_facts import RequestOrigin, facts_of
-from generation.record import DrawingRecord, NodeTimes
+from generation.job_runs import JobResult, JobRuns, Redrawn, TimeLeft
+from generation.record import DrawingRecord
 from generation.uploads import Uploads
 from generation.values import MIME, Image, MetadataPolicy, OutputOptions, Timings
 from image_store import ImageStore
@@ -39,30 +38,14 @@ from pictures import (
 class Deps:
     """What all drawings of a process share."""
 
-    arbiter: Arbiter
     store: ImageStore
-    fitted_graphs: FittedGraphs
     metadata: MetadataPolicy
-    uses_gpu: Callable[[Engine], bool]
     clock: Callable[[], float]
     observer: Observer
     lists_prompts: bool = True
     """Whether the status has the prompts of requests that are drawn"""
     gallery: Gallery | None = None
     """None: only pictures that are answered as URLs are kept"""
-
-
-@dataclass(frozen=True)
-class _Callbacks:
-    """`key`: the name of the sender's API key."""
-
-    key: str
-    on_progress: ProgressCallback
-    on_wait: Callable[[Waiting], None]
-    on_submitted: Callable[[], None]
-    on_run: Callable[[], None]
-    cancelled: Callable[[], bool]
-    record: DrawingRecord
 
 
 class Watcher(Protocol):
@@ -80,47 +63,55 @@ class Watcher(Protocol):
 
 
 class Drawing:
-    """A request that is ready to be drawn: compiled, and fitted to its engine."""
+    """A request that is ready to be drawn: compiled, and fitted to an engine."""
 
     def __init__(
         self,
         deps: Deps,
         compiled: Compiled,
-        catalogue: Catalogue,
-        engine: Engine,
-        graphs: list[FittedGraph],
+        runs: JobRuns,
+        first: EngineSession,
         uploads: Uploads,
         *,
         id: str,
+        checkpoint: str,
         started_at: float,
         compiled_at: float,
         fitted_at: float,
-        deadline: float,
+        time_left: TimeLeft,
     ) -> None:
-        """`graphs` may be empty: they are then fitted once the GPU is leased. `id`: that of the request. The times are
-        those of `deps.clock`."""
-        self.plan = compiled.plan
-        self.checkpoint = catalogue.models[compiled.plan.model].checkpoint
-        self._deps, self._engine, self._catalogue = deps, engine, catalogue
-        self._compiled, self._graphs, self._uploads = compiled, graphs, uploads
-        self._id, self._uploaded = id, set[str]()
+        """`first`: the engine that would draw the first job. `id`: that of the request. The times are those of
+        `deps.clock`."""
+        self.plan, self.checkpoint = compiled.plan, checkpoint
+        self._deps, self._compiled, self._runs, self._uploads = deps, compiled, runs, uploads
+        self._sessions, self._id = [first], id
+        """The engines that draw it; until one has drawn, the one that would"""
         self.adjusted: tuple[Note, ...] = ()
         """What became known only when the pictures were there, in addition to the plan's notes."""
+        self.redrawn: tuple[Redrawn, ...] = ()
+        """The jobs whose first engine failed"""
         self.watcher: Watcher | None = None
         self.origin: RequestOrigin | None = None
         """Of a request of a client, whose pictures are listed; None: of the server itself"""
-        self.counts_waiting = True
-        """Whether the time in which it waits for the GPU is a part of its own"""
         self._drawn = 0
-        self._started_at, self._compiled_at, self._deadline = started_at, compiled_at, deadline
+        self._started_at, self._compiled_at, self._time_left = started_at, compiled_at, time_left
         self._fitted_at = fitted_at
         self._times = dict.fromkeys(("gpu_wait_s", "queued_s", "run_s", "fetch_s", "finish_s"), 0.0)
 
     @property
+    def counts_waiting(self) -> bool:
+        """Whether the time in which it waits for the GPU is a part of its own"""
+        return self._runs.counts_waiting
+
+    @counts_waiting.setter
+    def counts_waiting(self, counts: bool) -> None:
+        self._runs.counts_waiting = counts
+
+    @property
     def is_sketch(self) -> bool:
         """Whether the sketch engine draws it, so that no model runs."""
-        with self._time_limit():
-            return self._engine.is_sketch
+        with self._time_left.limit():
+            return any(session.engine.is_sketch for session in self._sessions)
 
     def timings(self) -> Timings:
         """Of the jobs that have ended."""
@@ -139,8 +130,8 @@ class Drawing:
         previews: bool = False,
         sender: Sender = UNKNOWN_SENDER,
     ) -> Iterator[Image]:
-        """Run the jobs one after another; yields the images of each as it ends. Iterate it only once. Its end, whatever it
-        is, is reported to the observer.
+        """Run the jobs; yields the images of each as it ends, in the order of the jobs. Iterate it only once. Its end,
+        whatever it is, is reported to the observer.
 
         `on_wait`: called while a job waits for the GPU, or for other jobs in the engine; `on_submitted`: when the engine
         has a job; `on_run`: when it begins to run one, unless all of that is cached. `previews`: ask the engine for
@@ -150,59 +141,60 @@ class Drawing:
         record = DrawingRecord(self._deps.observer, self._deps.clock, sender, self.plan)
         record.add("compile", self._started_at, self._compiled_at, model=self.plan.model)
         record.add("fit to the engine", self._compiled_at, self._fitted_at)
-        callbacks = _Callbacks(
-            sender.key,
-            on_progress,
-            on_wait,
-            on_submitted,
-            on_run,
-            lambda: cancelled() or bool(self._ended()),
-            record,
+        callbacks = JobCallbacks(
+            on_progress, on_wait, on_submitted, on_run, lambda: cancelled() or bool(self._ended())
         )
         try:
-            yield from self._images(output, callbacks, previews, sender)
+            yield from self._images(output, callbacks, record, previews, sender)
         except BaseException as error:
             record.ended(error)
             raise
         record.ended(None)
 
     def _images(
-        self, output: OutputOptions, callbacks: _Callbacks, previews: bool, sender: Sender
+        self,
+        output: OutputOptions,
+        callbacks: JobCallbacks,
+        record: DrawingRecord,
+        previews: bool,
+        sender: Sender,
     ) -> Iterator[Image]:
         jobs = [str(uuid.uuid4()) for _ in self._compiled.graphs]
-        with self._time_limit():
-            uses_gpu = self._deps.uses_gpu(self._engine)
-        listed = self._deps.arbiter.listed(
-            self._id,
-            model=self.plan.model,
-            jobs=jobs,
-            sender=sender,
-            uses_gpu=uses_gpu,
-            prompt=self._shown_prompt(),
+        uses_gpu = False
+        results = self._runs.results(
+            jobs, callbacks, record, previews=previews, sender=sender, prompt=self._shown_prompt()
         )
         if self.watcher is not None:
             self.watcher.begin()
         try:
-            with listed:
-                for index, job in enumerate(jobs):
-                    outcome = self._run_job(index, job, callbacks, previews)
-                    yield from self._finish_pictures(index, outcome, output, callbacks.record, sender)
+            with contextlib.closing(results):
+                for index, result in enumerate(results):
+                    with self._time_left.limit():
+                        uses_gpu = uses_gpu or result.session.uses_gpu
+                    self._add_result(result, is_first=index == 0)
+                    yield from self._finish_pictures(index, result, output, record, sender)
         except RequestCancelled:
             if (reason := self._ended()) is not None:
                 raise reason from None
-            raise
-        except EngineRejected:
-            # A file may have been deleted since the graph was fitted. Fitting it again then raises FilesMissing,
-            # which names the file in the model's own terms.
-            with contextlib.suppress(EngineUnreachable), self._time_limit():
-                self._deps.fitted_graphs.get_uncached(self._compiled, self._catalogue, self._engine)
             raise
         finally:
             if self.watcher is not None:
                 self.watcher.end(self._drawn, self._times["run_s"] if uses_gpu else 0.0)
             self._uploads.close()
-            with self._time_limit():
-                self._engine.erase_uploads(self._uploaded)
+            for session in self._runs.sessions:
+                with self._time_left.limit():
+                    session.engine.erase_uploads(session.uploaded())
+
+    def _add_result(self, result: JobResult, *, is_first: bool) -> None:
+        if is_first:
+            self._sessions = []
+        if result.session not in self._sessions:
+            self._sessions.append(result.session)
+        if result.redrawn is not None:
+            self.redrawn = (*self.redrawn, result.redrawn)
+        outcome = result.outcome
+        self._add_times(gpu_wait_s=result.queued_s, queued_s=outcome.queued_s)
+        self._add_times(run_s=outcome.run_s, fetch_s=outcome.fetch_s)
 
     def _shown_prompt(self) -> str:
         """For the status of all processes; only its own key and operators see it."""
@@ -212,94 +204,6 @@ class Drawing:
     def _ended(self) -> EaselError | None:
         return self.watcher.ended() if self.watcher is not None else None
 
-    def _run_job(self, index: int, prompt_id: str, callbacks: _Callbacks, previews: bool) -> Outcome:
-        """Run one job under a lease. The lease carries the job's id, so that the job is cancelled if this process
-        dies."""
-        with contextlib.ExitStack() as leased:
-            with self._time_limit():
-                waiting_at, uses_gpu = self._deps.clock(), self._deps.uses_gpu(self._engine)
-                lease = self._deps.arbiter.lease(
-                    "generation",
-                    job=prompt_id,
-                    timeout_s=self._remaining_s(),
-                    key=callbacks.key,
-                    need_bytes=self._need_bytes,
-                    uses_gpu=uses_gpu,
-                    cancelled=callbacks.cancelled,
-                    on_wait=callbacks.on_wait,
-                )
-                held = leased.enter_context(lease)
-            callbacks.record.waited(held, waiting_at)
-            if not self.counts_waiting:
-                self._deadline += self._deps.clock() - waiting_at
-            with self._time_limit():
-                outcome = self._run_leased(index, prompt_id, held, callbacks, previews, uses_gpu=uses_gpu)
-        self._add_times(gpu_wait_s=held.queued_s, queued_s=outcome.queued_s)
-        self._add_times(run_s=outcome.run_s, fetch_s=outcome.fetch_s)
-        return outcome
-
-    def _run_leased(
-        self,
-        index: int,
-        prompt_id: str,
-        held: Lease,
-        callbacks: _Callbacks,
-        previews: bool,
-        *,
-        uses_gpu: bool,
-    ) -> Outcome:
-        report, record = WaitReport(callbacks.on_wait), callbacks.record
-        if not self._graphs:
-            self._graphs = self._deps.fitted_graphs.get(self._compiled, self._catalogue, self._engine)
-        self._upload(lambda: callbacks.cancelled() or held.is_void())
-        fitted = self._graphs[index]
-        nodes, submitting_at = fitted.socket_nodes or fitted.nodes, self._deps.clock()
-        node_times = NodeTimes(record, nodes, self._deps.clock, callbacks.on_run)
-        outcome = self._engine.run(
-            nodes,
-            prompt_id=prompt_id,
-            timeout_s=self._remaining_s(),
-            output=self._compiled.graphs[index].output,
-            saving_graph=fitted.nodes if fitted.socket_nodes else None,
-            on_progress=_report_to_lease(held, callbacks.on_progress),
-            on_queued=lambda before: report(held.waiting_in_engine(before)),
-            cancelled=lambda: callbacks.cancelled() or held.is_void(),
-            previews=previews,
-            on_submitted=callbacks.on_submitted,
-            keep_lease=held.keep,
-            on_node=node_times,
-        )
-        node_times.end(self._deps.clock() - outcome.fetch_s)
-        held.record_run(outcome.run_s)
-        record.ran(outcome, submitting_at, held.queued_s, uses_gpu=uses_gpu)
-        return outcome
-
-    def _upload(self, cancelled: Callable[[], bool]) -> None:
-        """Once for all jobs; again if the engine has restarted since the previous one, which empties its temp folder."""
-        names = list(self._uploads.names())
-        if self._uploaded.issuperset(names) and (not names or self._engine.has_upload(names[-1])):
-            return
-        for name in names:
-            if cancelled():
-                raise RequestCancelled("The caller cancelled the request.")
-            self._uploaded.add(name)
-            self._engine.upload(self._uploads.data(name), name)
-
-    @property
-    def _need_bytes(self) -> int:
-        """GPU memory that the model needs; 0 if the catalogue does not say."""
-        return int((self._catalogue.models[self.plan.model].min_vram_gb or 0) * 1e9)
-
-    def _remaining_s(self) -> float:
-        remaining_s = self._deadline - self._deps.clock()
-        if remaining_s <= 0:
-            raise JobTimedOut("The request timed out before all of its jobs had started.")
-        return remaining_s
-
-    def _time_limit(self) -> contextlib.AbstractContextManager[None]:
-        """The remaining time of the request, for every call to a server inside the block."""
-        return time_limit(self._deadline - self._deps.clock())
-
     def _add_times(self, **seconds: float) -> None:
         for name, value in seconds.items():
             self._times[name] += value
@@ -307,10 +211,10 @@ class Drawing:
     # --- the pictures ------------------------------------------------------------------------------
 
     def _finish_pictures(
-        self, job: int, outcome: Outcome, output: OutputOptions, record: DrawingRecord, sender: Sender
+        self, job: int, result: JobResult, output: OutputOptions, record: DrawingRecord, sender: Sender
     ) -> Iterator[Image]:
         """`job`: its index"""
-        graph = self._compiled.graphs[job]
+        outcome, graph = result.outcome, self._compiled.graphs[job]
         made, wanted = len(outcome.pictures), graph.job.batch
         if made < wanted:
             raise NoPictures(
@@ -320,13 +224,15 @@ class Drawing:
         if made > wanted:
             why = f"node {graph.output!r} of the workflow makes more pictures than its job has; the first are sent"
             self._note(Note("n", made, wanted, why))
-        texts = self._texts(job)
+        texts = self._texts(job, result.session)
         for index, picture in enumerate(outcome.pictures[:wanted]):
             started_at = self._deps.clock()
             png = as_png(picture.data)
             image = self._finish_picture(
                 png, index, graph, texts, outcome.prompt_id, output, record, sender.request_id
             )
+            if not self._runs.is_single:
+                image = replace(image, engine=result.session.unit.name)
             self._add_times(finish_s=self._deps.clock() - started_at)
             self._drawn += 1
             record.drew(image)
@@ -413,7 +319,7 @@ class Drawing:
         shown = size_in_canvas(png, (wanted.width, wanted.height), (canvas.width, canvas.height))
         return Size(*shown)
 
-    def _texts(self, job: int) -> dict[str, str]:
+    def _texts(self, job: int, session: EngineSession) -> dict[str, str]:
         """The texts that the setting allows in the pictures of a job, by keyword. Of a graph whose pictures came over the
         WebSocket, the one that saves them: that is what people load into ComfyUI."""
         if self._deps.metadata == "none":
@@ -421,19 +327,8 @@ class Drawing:
         seed = self._compiled.graphs[job].job.seed if self.plan.has_seed else None
         texts = {"parameters": parameters_text(self.plan, seed)}
         if self._deps.metadata == "workflow":
-            texts["prompt"] = json.dumps(self._graphs[job].nodes)
+            texts["prompt"] = json.dumps(session.graph(job).nodes)
         return texts
-
-
-def _report_to_lease(lease: Lease, on_progress: ProgressCallback) -> ProgressCallback:
-    """A callback that stores the progress in the lease, for the status page, and calls `on_progress`."""
-
-    def report(event: Progress | Preview) -> None:
-        if isinstance(event, Progress) and event.maximum > 1:
-            lease.report_progress(event.value, event.maximum)
-        on_progress(event)
-
-    return report
 
 
 _PARAMETER_LABELS: Mapping[str, str] = {

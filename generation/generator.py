@@ -3,23 +3,26 @@ Knows the packages and the order of steps; knows no HTTP, URLs or YAML. Can be u
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from arbiter import UNKNOWN_SENDER, Arbiter, Sender
+from arbiter import UNKNOWN_SENDER, Sender
 from compiler import Catalogue, Compiled, ImageRequest, Plan, Stage, compile_workflow
 from compiler.signatures import NodeSignature
-from deadline import time_limit
 from engine import Engine, ProgressCallback
-from errors import EngineUnreachable, JobTimedOut, RequestCancelled
+from engines import Fleet
+from errors import JobTimedOut, RequestCancelled
 from generation.admission import Admission
 from generation.drawing import Deps, Drawing
 from generation.editor_files import EditorFile, write_for_engine
 from generation.fitted_graphs import FittedGraph, FittedGraphs
 from generation.gallery import Gallery
-from generation.uploads import uploads_of, with_source
+from generation.job_runs import JobRuns, TimeLeft
+from generation.lacks import Lacks
+from generation.uploads import Uploads, uploads_of, with_source
 from generation.values import Generation, MetadataPolicy, OutputOptions, Pictures
 from image_store import ImageStore
 from observer import Observer
@@ -32,35 +35,33 @@ class Generator:
     def __init__(
         self,
         catalogue: Callable[[], Catalogue],
-        engine: Callable[[], Engine],
+        fleet: Fleet,
         store: ImageStore,
-        arbiter: Arbiter,
         *,
         metadata: MetadataPolicy = "none",
         max_waiting: int = 96,
-        engine_can_start: bool = False,
-        uses_gpu: Callable[[Engine], bool] = lambda engine: True,
         has_several_keys: Callable[[], bool] = lambda: False,
         observer: Observer | None = None,
         keeps_all: bool = False,
         lists_prompts: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`catalogue` and `engine` return the current ones. `engine_can_start`: an engine that is down is not an error
-        while a request is prepared, because it is started when the GPU is leased. `uses_gpu`: false for an engine whose
-        jobs need no GPU and so wait for none. `has_several_keys`: whether a key must leave places to others. `observer` is
+        """`catalogue` returns the current one. `has_several_keys`: whether a key must leave places to others. `observer` is
         told of each drawing that ends. `keeps_all`: pictures that are not answered as URLs are kept too.
         `lists_prompts`: the status has the prompts of requests that are drawn."""
-        self.catalogue, self.engine = catalogue, engine
-        self._fitted_graphs = FittedGraphs()
+        self.catalogue, self.fleet = catalogue, fleet
+        self._fitted_graphs, self._lacks = FittedGraphs(), Lacks()
         self._deps = Deps(
-            *(arbiter, store, self._fitted_graphs, metadata, uses_gpu, clock, observer or Observer()),
+            *(store, metadata, clock, observer or Observer()),
             lists_prompts=lists_prompts,
             gallery=Gallery(store) if keeps_all else None,
         )
         self._clock = clock
-        self._engine_can_start = engine_can_start
-        self.admission = Admission(max_waiting, lambda: arbiter.seconds_until("generation"), has_several_keys)
+        self.admission = Admission(max_waiting, fleet.seconds_until_free, has_several_keys)
+
+    def engine(self) -> Engine:
+        """The first of the engines. Raises EngineUnreachable."""
+        return self.fleet.first.engine()
 
     def generate(
         self,
@@ -121,34 +122,34 @@ class Generator:
                 raise JobTimedOut("The request timed out while its images were read.")
 
         uploads = uploads_of(request.id, pictures, compiled.plan, check, inputs)
-        compiled_at = self._clock()
-        with time_limit(deadline - compiled_at):
-            engine = self.engine()
-            graphs = self._fit_if_reachable(engine, compiled, catalogue)
+        compiled_at, time_left = self._clock(), TimeLeft(deadline, self._clock)
+        runs = self._runs(compiled, catalogue, uploads, request.id, time_left)
         return Drawing(
-            self._deps,
-            compiled,
-            catalogue,
-            engine,
-            graphs,
-            uploads,
+            *(self._deps, compiled, runs, runs.prepare(request.id), uploads),
             id=request.id,
+            checkpoint=catalogue.models[compiled.plan.model].checkpoint,
             started_at=started_at,
             compiled_at=compiled_at,
             fitted_at=self._clock(),
-            deadline=deadline,
+            time_left=time_left,
         )
 
-    def _fit_if_reachable(
-        self, engine: Engine, compiled: Compiled, catalogue: Catalogue
-    ) -> list[FittedGraph]:
-        """The graphs as `engine` needs them; empty if it is down and will be started when the GPU is leased."""
-        try:
-            return self._fitted_graphs.get(compiled, catalogue, engine)
-        except EngineUnreachable:
-            if not self._engine_can_start:
-                raise
-            return []
+    def _runs(
+        self, compiled: Compiled, catalogue: Catalogue, uploads: Uploads, id: str, time_left: TimeLeft
+    ) -> JobRuns:
+        return JobRuns(
+            *(self.fleet, self._fitted_graphs, self._lacks, compiled, catalogue, uploads),
+            id=id,
+            time_left=time_left,
+            clock=self._clock,
+        )
+
+    def check_drawable(self, compiled: Compiled, catalogue: Catalogue, timeout_s: float) -> None:
+        """Raises FilesMissing, NodesMissing or EngineTooOld if no engine has what the graphs need, and the errors of
+        `Fleet.place`."""
+        time_left = TimeLeft(self._clock() + timeout_s, self._clock)
+        with contextlib.closing(Uploads()) as uploads:
+            self._runs(compiled, catalogue, uploads, "", time_left).prepare("check")
 
     def fitted_graphs(self, compiled: Compiled, catalogue: Catalogue, engine: Engine) -> list[FittedGraph]:
         """The graphs as `engine` would get them. Raises FilesMissing, NodesMissing or EngineTooOld for what it lacks."""

@@ -26,7 +26,8 @@ class DrawingRecord:
         self._observer, self._clock, self._sender, self._plan = observer, clock, sender, plan
         self._unix_offset = time.time() - clock()
         self._stages: list[Stage] = []
-        self._jobs: list[JobReport] = []
+        self._jobs: dict[str, JobReport] = {}
+        """By prompt id, in the order in which they ended"""
         self._pictures: list[PictureReport] = []
 
     def add(
@@ -65,11 +66,11 @@ class DrawingRecord:
         self.add("queue", queued_at, running_at)
         self.add(_RUN, running_at, fetching_at, cached_nodes=len(outcome.cached_nodes))
         self.add("fetch", fetching_at, now, pictures=len(outcome.pictures))
-        self._jobs.append(JobReport(waited_s + outcome.queued_s, outcome.run_s, uses_gpu))
+        self._jobs[outcome.prompt_id] = JobReport(waited_s + outcome.queued_s, outcome.run_s, uses_gpu)
 
     def drew(self, image: Image) -> None:
-        """A picture of the last job is finished."""
-        job, name = self._jobs[-1], image.name[:_IMAGE_ID_CHARS]
+        """A picture of a job that has ended is finished."""
+        job, name = self._jobs[image.prompt_id], image.name[:_IMAGE_ID_CHARS]
         self._pictures.append(PictureReport(image.seed, str(image.size), name, job.waited_s, job.run_s))
 
     def ended(self, error: BaseException | None) -> None:
@@ -83,7 +84,7 @@ class DrawingRecord:
                 prompt=str(self._plan.values["prompt"].value) if "prompt" in self._plan.values else "",
                 result=_result(error),
                 code=_code(error),
-                jobs=tuple(self._jobs),
+                jobs=tuple(self._jobs.values()),
                 pictures=tuple(self._pictures),
                 stages=tuple(self._stages),
                 message=error.message if isinstance(error, EaselError) else "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -18,7 +19,7 @@ MAX_IN_MEMORY_BYTES = 8_000_000
 
 
 class Uploads:
-    """Files for the engine, by name. Not thread-safe."""
+    """Files for the engine, by name. They may be read by several threads at the same time."""
 
     def __init__(self) -> None:
         self._places: dict[str, tuple[int, int]] = {}
@@ -27,6 +28,7 @@ class Uploads:
         self._file = SpooledTemporaryFile(MAX_IN_MEMORY_BYTES)  # noqa: SIM115
         # A request that is refused, or hung up before it is drawn, never calls `close`.
         self._finalizer = weakref.finalize(self, self._file.close)
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._places)
@@ -44,8 +46,9 @@ class Uploads:
     def data(self, name: str) -> bytes:
         """The content of one."""
         position, length = self._places[name]
-        self._file.seek(position)
-        return self._file.read(length)
+        with self._lock:
+            self._file.seek(position)
+            return self._file.read(length)
 
     def close(self) -> None:
         """Free memory and disk space. May be called again."""

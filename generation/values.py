@@ -50,6 +50,8 @@ class Image:
     """A picture that is not answered as a URL (`kept` is None), but kept too; raises the errors of `ImageStore.keep`"""
     name: str = ""
     """In the image store, perhaps soon; empty if it is not kept"""
+    engine: str = ""
+    """The name of the one that drew it; empty if there is only one"""
 
 
 @dataclass(frozen=True)

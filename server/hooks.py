@@ -143,14 +143,15 @@ class ServerHooks:
         """Hand the GPU back to the LLM servers and stop the sketch engine."""
         if self._keeper is not None:
             self._keeper.stop()
-        arbiter = self._container.arbiter
-        if arbiter.shares_gpu:
+        sharing = [unit.arbiter for unit in self._container.fleet.units if unit.arbiter.shares_gpu]
+        if sharing:
             is_hurried = threading.Event()
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
                 signal.signal(number, lambda *_: is_hurried.set())
             # The workers have ended, so the master becomes the leader.
             try:
-                arbiter.reconciler.start()
+                for arbiter in sharing:
+                    arbiter.reconciler.start()
             except RuntimeError as error:  # no more threads
                 server.log.error("The GPU is not handed back to the LLM servers: %s", error)
             else:
@@ -165,7 +166,7 @@ class ServerHooks:
         def stop(number: int, frame: Any) -> None:
             self._stopping_since = self._stopping_since or time.monotonic()
             self._container.end_event_streams()
-            self._container.arbiter.fail_waiting(_stopping())
+            self._container.fleet.fail_waiting(_stopping())
             timer = threading.Timer(JOB_GRACE_S, self._container.stop_jobs, [_stopping()])
             timer.daemon = True
             try:
@@ -182,7 +183,8 @@ class ServerHooks:
         # Requests do what the first two do, as long as those have not started.
         worker.keep_trying("catalogue-watch", self._container.watch_catalogue)
         worker.keep_trying("image-sweeps", self._container.store.sweep_in_background)
-        worker.keep_trying("gpu-reconciler", self._container.arbiter.reconciler.start)
+        for unit in self._container.fleet.units:
+            worker.keep_trying(f"gpu-reconciler-{unit.name}", unit.arbiter.reconciler.start)
         worker.keep_trying("warm-up", lambda: _start_thread(partial(warm_up, generator)))
         worker.keep_trying("model-pulls", self._container.pulls.resume_in_background)
         worker.keep_trying("image-jobs", self._container.job_workers.start)

@@ -59,12 +59,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "image_jobs": {"errors", "atomic_file", "state_files", "system_errors"},
     "pictures": {"errors", "system_errors"},
     "page": set(),
+    "engines": {
+        *("arbiter", "compiler", "engine", "observer"),
+        *("atomic_file", "deadline", "errors", "schemas", "state_files", "system_errors"),
+    },
     "generation": {
-        *("arbiter", "compiler", "engine", "image_store", "importer", "pictures"),
-        *("atomic_file", "deadline", "errors", "observer", "state_files"),
+        *("arbiter", "compiler", "engine", "engines", "image_store", "importer", "pictures"),
+        *("atomic_file", "deadline", "errors", "observer", "state_files", "system_errors"),
     },
     "status": {
-        *("arbiter", "compiler", "engine", "generation", "llm", "observer"),
+        *("arbiter", "compiler", "engine", "engines", "generation", "llm", "observer"),
         *("atomic_file", "deadline", "errors", "state_files", "system_errors"),
     },
     "api": {
@@ -74,6 +78,7 @@ MAY_IMPORT: dict[str, set[str]] = {
             "compiler",
             "conversation",
             "engine",
+            "engines",
             "generation",
             "image_jobs",
             "image_store",
@@ -110,6 +115,7 @@ MAY_IMPORT: dict[str, set[str]] = {
             "compiler",
             "conversation",
             "engine",
+            "engines",
             "generation",
             "image_jobs",
             "image_store",

@@ -31,7 +31,10 @@ def generator(make_app: MakeApp) -> Generator:
 
 
 def test_models_are_preloaded_once_the_engine_answers(
-    generator: Generator, sketch_url: str, caplog: pytest.LogCaptureFixture
+    generator: Generator,
+    sketch_url: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine, pauses = generator.engine(), []
 
@@ -40,7 +43,7 @@ def test_models_are_preloaded_once_the_engine_answers(
             raise EngineUnreachable("still starting")
         return engine
 
-    generator.engine = starting_engine
+    monkeypatch.setattr(generator.fleet, "first", replace(generator.fleet.first, engine=starting_engine))
     caplog.set_level("INFO", "easel.generation")
     preload(generator, ("sd-1.5-pruned-emaonly", "flux-schnell"), timeout_s=60, sleep=pauses.append)
     assert len(pauses) == 2
@@ -111,9 +114,8 @@ def test_the_time_of_waiting_for_the_gpu_counts_only_for_those_who_wait_on_a_con
     late = [0.0]
     generator = Generator(
         container.catalogue,
-        container.engine_selector.current,
+        container.fleet,
         container.store,
-        container.arbiter,
         clock=lambda: time.monotonic() + sum(late),
     )
     with contextlib.ExitStack() as others:

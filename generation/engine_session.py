@@ -1,0 +1,133 @@
+"""One request on one engine: its graphs as that engine needs them, its uploads, and the running of its jobs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from arbiter import Lease, WaitReport
+from compiler import Catalogue, Compiled
+from engine import Engine, Outcome, Preview, Progress, ProgressCallback
+from engines import EngineUnit
+from errors import RequestCancelled
+from generation.fitted_graphs import FittedGraph, FittedGraphs
+from generation.record import DrawingRecord, NodeTimes
+from generation.uploads import Uploads
+
+
+@dataclass(frozen=True)
+class JobCallbacks:
+    """What the caller of a job is told, and how it ends one; see `Drawing.images`."""
+
+    on_progress: ProgressCallback
+    on_wait: Callable[..., None]
+    on_submitted: Callable[[], None]
+    on_run: Callable[[], None]
+    cancelled: Callable[[], bool]
+
+
+class EngineSession:
+    """`graphs` may be empty: they are then fitted once the GPU is leased, because the engine is started then. Several jobs
+    of the request may run at the same time."""
+
+    def __init__(
+        self,
+        unit: EngineUnit,
+        engine: Engine,
+        compiled: Compiled,
+        catalogue: Catalogue,
+        graphs: list[FittedGraph],
+        uploads: Uploads,
+        fitted_graphs: FittedGraphs,
+        clock: Callable[[], float],
+    ) -> None:
+        self.unit, self.engine = unit, engine
+        self._compiled, self._catalogue, self._graphs = compiled, catalogue, graphs
+        self._uploads, self._fitted_graphs, self._clock = uploads, fitted_graphs, clock
+        self._uploaded = set[str]()
+        self._lock = threading.Lock()
+
+    @property
+    def uses_gpu(self) -> bool:
+        """False for sketches."""
+        return self.unit.uses_gpu(self.engine)
+
+    def graph(self, job: int) -> FittedGraph:
+        """The graph of a job, once the engine has answered. `job`: its index"""
+        with self._lock:
+            if not self._graphs:
+                self._graphs = self._fitted_graphs.get(self._compiled, self._catalogue, self.engine)
+            return self._graphs[job]
+
+    def fit_again(self) -> None:
+        """After the engine has rejected a graph: a file may have been deleted since. Raises FilesMissing, which names the
+        file in the model's own terms, NodesMissing or EngineTooOld if so."""
+        self._fitted_graphs.get_uncached(self._compiled, self._catalogue, self.engine)
+
+    def run(
+        self,
+        job: int,
+        prompt_id: str,
+        lease: Lease,
+        callbacks: JobCallbacks,
+        record: DrawingRecord,
+        *,
+        timeout_s: Callable[[], float],
+        previews: bool,
+        uses_gpu: bool,
+    ) -> Outcome:
+        """Run a job under `lease`. `timeout_s` gives the remaining time. Raises what `Engine.run` raises, and what the
+        engine lacks."""
+        report = WaitReport(callbacks.on_wait)
+        fitted = self.graph(job)
+        self._upload(lambda: callbacks.cancelled() or lease.is_void())
+        nodes, submitting_at = fitted.socket_nodes or fitted.nodes, self._clock()
+        node_times = NodeTimes(record, nodes, self._clock, callbacks.on_run)
+        outcome = self.engine.run(
+            nodes,
+            prompt_id=prompt_id,
+            timeout_s=timeout_s(),
+            output=self._compiled.graphs[job].output,
+            saving_graph=fitted.nodes if fitted.socket_nodes else None,
+            on_progress=_report_to_lease(lease, callbacks.on_progress),
+            on_queued=lambda before: report(lease.waiting_in_engine(before)),
+            cancelled=lambda: callbacks.cancelled() or lease.is_void(),
+            previews=previews,
+            on_submitted=callbacks.on_submitted,
+            keep_lease=lease.keep,
+            on_node=node_times,
+        )
+        node_times.end(self._clock() - outcome.fetch_s)
+        lease.record_run(outcome.run_s)
+        record.ran(outcome, submitting_at, lease.queued_s, uses_gpu=uses_gpu)
+        return outcome
+
+    def _upload(self, cancelled: Callable[[], bool]) -> None:
+        """Once for all jobs; again if the engine has restarted since the previous one, which empties its temp folder."""
+        names = list(self._uploads.names())
+        if not names:
+            return
+        with self._lock:
+            if self._uploaded.issuperset(names) and self.engine.has_upload(names[-1]):
+                return
+            for name in names:
+                if cancelled():
+                    raise RequestCancelled("The caller cancelled the request.")
+                self._uploaded.add(name)
+                self.engine.upload(self._uploads.data(name), name)
+
+    def uploaded(self) -> Iterable[str]:
+        """The names of the files that the engine got."""
+        return tuple(self._uploaded)
+
+
+def _report_to_lease(lease: Lease, on_progress: ProgressCallback) -> ProgressCallback:
+    """A callback that stores the progress in the lease, for the status page, and calls `on_progress`."""
+
+    def report(event: Progress | Preview) -> None:
+        if isinstance(event, Progress) and event.maximum > 1:
+            lease.report_progress(event.value, event.maximum)
+        on_progress(event)
+
+    return report

@@ -1,0 +1,287 @@
+"""Requests drawn by several engines: the pictures keep their order, and an engine that fails is replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from app import Container
+from arbiter import Sender
+from compiler import Catalogue, ImageRequest, Size
+from engine import Progress
+from engines.measured_costs import Cost, Costs, EndedJob
+from errors import EngineDrained, EngineNotListed, EngineUnreachable, FilesMissing, RequestCancelled
+from generation import Generator, OutputOptions
+from sketch import SketchProcess
+from tests.conftest import MakeApp
+
+REQUEST = ImageRequest(prompt="a cat", seed=1, id="x", model="flux-schnell", size=Size(256, 256))
+NOT_KEPT = OutputOptions(keep=False)
+
+StartEngine = Callable[..., SketchProcess]
+
+
+@pytest.fixture
+def start_engine(shipped_catalogue: Catalogue) -> Iterator[StartEngine]:
+    """Starts a sketch engine that needs `render_ms` for each job."""
+    with contextlib.ExitStack() as running:
+
+        def start(render_ms: float = 100, files: Any = None) -> SketchProcess:
+            catalogue = shipped_catalogue
+            sketch = SketchProcess(
+                nodes=catalogue.nodes,
+                files=catalogue.files if files is None else files,
+                render_ms=render_ms,
+            )
+            return running.enter_context(sketch)
+
+        yield start
+
+
+def fleet_of(make_app: MakeApp, *urls: str, **entries: dict[str, Any]) -> Container:
+    """An application with the engines e0, e1, … `entries`: more of an entry, by name."""
+    listed = [
+        {"name": f"e{index}", "url": url, **entries.get(f"e{index}", {})} for index, url in enumerate(urls)
+    ]
+    container: Container = make_app(engine__url="", engines=tuple(listed)).extensions["easel"]
+    # Loads are free, so that only the waiting counts.
+    for unit in container.fleet.units:
+        assert unit.costs is not None
+        measured = {model: Cost(0.1, 0.1) for model in ("flux-schnell", "sd-1.5")}
+        unit.costs.write(Costs((EndedJob("flux-schnell", 1.0),), measured))
+    return container
+
+
+def test_the_jobs_of_a_request_are_drawn_at_the_same_time_and_keep_their_order(
+    make_app: MakeApp, start_engine: StartEngine
+) -> None:
+    generator = fleet_of(make_app, start_engine(400).url, start_engine(400).url).generator
+    single = fleet_of(make_app, start_engine(0).url).generator
+    drawing = generator.prepare(replace(REQUEST, n=6, seed=40), timeout_s=120)
+    images = list(drawing.images(NOT_KEPT))
+    assert [image.seed for image in images] == [40, 41, 42, 43, 44, 45]
+    assert {image.engine for image in images} == {"e0", "e1"}
+    # Each engine draws about half of them.
+    counts = [sum(image.engine == name for image in images) for name in ("e0", "e1")]
+    assert max(counts) <= 4
+    expected = single.generate(replace(REQUEST, n=6, seed=40), NOT_KEPT, timeout_s=120).images
+    assert [image.data for image in images] == [image.data for image in expected]
+    assert all(image.engine == "" for image in expected)
+
+
+def test_requests_that_come_at_once_are_spread(make_app: MakeApp, start_engine: StartEngine) -> None:
+    generator = fleet_of(make_app, *(start_engine(300).url for _ in range(3))).generator
+
+    def draw(seed: int) -> str:
+        result = generator.generate(replace(REQUEST, seed=seed, id=f"r{seed}"), NOT_KEPT, timeout_s=120)
+        return result.images[0].engine
+
+    with ThreadPoolExecutor(9) as pool:
+        engines = list(pool.map(draw, range(9)))
+    assert sorted(set(engines)) == ["e0", "e1", "e2"]
+    assert max(engines.count(name) for name in set(engines)) <= 5
+
+
+def test_a_job_whose_engine_dies_is_drawn_by_another_with_the_same_seed(
+    make_app: MakeApp, start_engine: StartEngine
+) -> None:
+    first, second = start_engine(60_000), start_engine(50)
+    container = fleet_of(make_app, first.url, second.url)
+    costs = container.fleet.units[1].costs
+    assert costs is not None
+    costs.write(Costs((), {"flux-schnell": Cost(50.0, 100.0)}))  # so that the first one is chosen
+    drawing = container.generator.prepare(replace(REQUEST, seed=7), timeout_s=120)
+    submitted = threading.Event()
+
+    def kill() -> None:
+        assert submitted.wait(60)
+        time.sleep(0.3)
+        first.stop()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    (image,) = drawing.images(NOT_KEPT, on_submitted=submitted.set)
+    killer.join()
+    assert (image.engine, image.seed) == ("e1", 7)
+    (redrawn,) = drawing.redrawn
+    assert (redrawn.failed_engine, redrawn.engine, redrawn.prompt_id) == ("e0", "e1", image.prompt_id)
+    assert redrawn.code in ("engine.unreachable", "engine.job_lost")
+    # The next one does not try the dead engine.
+    (image,) = container.generator.prepare(REQUEST, timeout_s=120).images(NOT_KEPT)
+    assert image.engine == "e1"
+
+
+def test_a_job_is_not_drawn_a_third_time(make_app: MakeApp, start_engine: StartEngine) -> None:
+    engines = [start_engine(60_000) for _ in range(3)]
+    container = fleet_of(make_app, *(engine.url for engine in engines))
+    drawing = container.generator.prepare(REQUEST, timeout_s=120)
+    by_url = {engine.url: engine for engine in engines}
+    killed: list[str] = []
+
+    def kill_the_one_that_draws() -> None:
+        """Called in the thread that waits for the job"""
+        for unit in container.fleet.units:
+            if unit.name not in killed and unit.engine().queue().running:
+                killed.append(unit.name)
+                by_url[unit.url].stop()
+                return
+        threading.Timer(0.05, kill_the_one_that_draws).start()
+
+    with pytest.raises(EngineUnreachable):
+        list(
+            drawing.images(
+                NOT_KEPT, on_submitted=lambda: threading.Timer(0.05, kill_the_one_that_draws).start()
+            )
+        )
+    assert len(set(killed)) == len(killed) == 2
+
+
+def test_a_model_is_drawn_by_the_engine_that_has_its_files(
+    make_app: MakeApp, start_engine: StartEngine, catalogue_files: dict[str, list[str]]
+) -> None:
+    none: dict[str, list[str]] = {folder: [] for folder in catalogue_files}
+    container = fleet_of(make_app, start_engine(0, files=none).url, start_engine(0).url)
+    costs = container.fleet.units[1].costs
+    assert costs is not None
+    costs.write(Costs((), {"flux-schnell": Cost(50.0, 100.0)}))
+    for _ in range(2):
+        (image,) = container.generator.generate(REQUEST, NOT_KEPT, timeout_s=120).images
+        assert image.engine == "e1"
+    nobody = fleet_of(make_app, start_engine(0, files=none).url, start_engine(0, files=none).url)
+    with pytest.raises(FilesMissing):
+        nobody.generator.prepare(REQUEST, timeout_s=60)
+
+
+def test_an_engine_gets_only_the_models_that_it_lists(make_app: MakeApp, start_engine: StartEngine) -> None:
+    container = fleet_of(
+        make_app,
+        *(start_engine(0).url, start_engine(0).url),
+        e0={"models": ["sd-1.5"]},
+        e1={"models": ["flux-schnell"]},
+    )
+    for model, engine in (("flux-schnell", "e1"), ("sd-1.5", "e0")):
+        request = replace(REQUEST, model=model)
+        (image,) = container.generator.generate(request, NOT_KEPT, timeout_s=60).images
+        assert image.engine == engine
+    with pytest.raises(EngineNotListed) as caught:
+        container.generator.prepare(replace(REQUEST, model="sdxl"), timeout_s=60)
+    assert caught.value.details["model"] == "sdxl-base-1.0"
+
+
+def test_a_drained_engine_gets_no_new_jobs(make_app: MakeApp, start_engine: StartEngine) -> None:
+    container = fleet_of(make_app, start_engine(0).url, start_engine(0).url)
+    drains = container.fleet.drains
+    drains.set("e0", is_drained=True)
+    (image,) = container.generator.generate(REQUEST, NOT_KEPT, timeout_s=60).images
+    assert image.engine == "e1"
+    drains.set("e1", is_drained=True)
+    with pytest.raises(EngineDrained):
+        container.generator.prepare(REQUEST, timeout_s=60)
+    drains.set("e0", is_drained=False)
+    (image,) = container.generator.generate(REQUEST, NOT_KEPT, timeout_s=60).images
+    assert image.engine == "e0"
+
+
+def test_a_job_that_waits_moves_when_its_engine_is_drained(
+    make_app: MakeApp, start_engine: StartEngine
+) -> None:
+    container = fleet_of(make_app, start_engine(0).url, start_engine(0).url)
+    first, second = container.fleet.units
+    assert second.costs is not None
+    second.costs.write(Costs((), {"flux-schnell": Cost(500.0, 1000.0)}))
+    with contextlib.ExitStack() as others:
+        for job in ("one", "two"):
+            others.enter_context(first.arbiter.lease("generation", job=job, timeout_s=60))
+        drawing = container.generator.prepare(REQUEST, timeout_s=120)
+
+        def drain(waiting: object) -> None:
+            container.fleet.drains.set("e0", is_drained=True)
+
+        (image,) = drawing.images(NOT_KEPT, on_wait=drain)
+    assert image.engine == "e1"
+    assert drawing.redrawn == ()
+
+
+def test_a_cancelled_request_leaves_no_job_on_any_engine(
+    make_app: MakeApp, start_engine: StartEngine
+) -> None:
+    container = fleet_of(make_app, start_engine(60_000).url, start_engine(60_000).url)
+    drawing = container.generator.prepare(replace(REQUEST, n=6), timeout_s=120)
+    cancelled = threading.Event()
+
+    def cancel_when_both_draw() -> None:
+        while not all(unit.engine().queue().running for unit in container.fleet.units):
+            time.sleep(0.05)
+        cancelled.set()
+
+    watcher = threading.Thread(target=cancel_when_both_draw)
+    watcher.start()
+    with pytest.raises(RequestCancelled):
+        list(drawing.images(NOT_KEPT, cancelled=cancelled.is_set))
+    watcher.join()
+    for unit in container.fleet.units:
+        queue = unit.engine().queue()
+        assert not queue.running and not queue.pending
+        assert not unit.arbiter.claims.all()
+        assert not unit.arbiter.snapshot().requests
+
+
+def test_a_request_is_cancelled_by_its_id_on_all_engines(
+    make_app: MakeApp, start_engine: StartEngine
+) -> None:
+    container = fleet_of(make_app, start_engine(60_000).url, start_engine(60_000).url)
+    drawing = container.generator.prepare(replace(REQUEST, n=4, id="mine"), timeout_s=120)
+    caught: list[BaseException] = []
+
+    def draw() -> None:
+        try:
+            list(drawing.images(NOT_KEPT, sender=Sender("client-1")))
+        except BaseException as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    while not all(unit.engine().queue().running for unit in container.fleet.units):
+        time.sleep(0.05)
+    (request,) = container.fleet.requests()
+    assert request.has_name("client-1") and len(request.jobs) == 4
+    assert len(container.fleet.cancel("client-1")) >= 2
+    thread.join(60)
+    assert [type(error).__name__ for error in caught] == ["RenderCancelled"]
+    assert not any(unit.engine().queue().running for unit in container.fleet.units)
+
+
+def test_progress_is_told_only_of_the_picture_that_comes_next(
+    make_app: MakeApp, start_engine: StartEngine
+) -> None:
+    container = fleet_of(make_app, start_engine(300).url, start_engine(300).url)
+    drawing = container.generator.prepare(replace(REQUEST, n=4), timeout_s=120)
+    told: list[str] = []
+    threads: set[int] = set()
+
+    def on_progress(event: object) -> None:
+        threads.add(threading.get_ident())
+        if isinstance(event, Progress) and event.prompt_id not in told:
+            told.append(event.prompt_id)
+
+    images = list(drawing.images(NOT_KEPT, on_progress=on_progress))
+    order = [image.prompt_id for image in images]
+    assert told == [each for each in order if each in told]
+    assert threads <= {threading.get_ident()}
+
+
+def test_the_costs_of_jobs_are_measured_per_engine(make_app: MakeApp, start_engine: StartEngine) -> None:
+    container = fleet_of(make_app, start_engine(300).url, start_engine(0).url)
+    generator: Generator = container.generator
+    generator.generate(replace(REQUEST, n=8), NOT_KEPT, timeout_s=120)
+    slow, fast = (
+        unit.costs.read().models["flux-schnell"].render_s for unit in container.fleet.units if unit.costs
+    )
+    assert slow is not None and fast is not None and slow > 1.5 * fast
