@@ -27,7 +27,7 @@ from conversation import Forwarder, ModelDirectory, read_aliases, read_upstreams
 from deadline import remaining_s
 from engine import NO_CREDENTIALS, Credentials, Engine, EngineProcess, EngineSelector, EngineTenant
 from engine.selection import PROBE_URLS
-from engines import AssemblyOptions, Drains, EngineEntry, EngineUnit, Fleet, assemble, read_engines
+from engines import AssemblyOptions, Drains, EngineEntry, EngineUnit, Fleet, LiveEngines, assemble, engines_of_text, read_engines
 from errors import EaselError, EngineUnreachable, InvalidImage, NoThumbnail, SettingsInvalid
 from generation import Generator, facts_of_file
 from generation.live_catalogue import LiveCatalogue, installation_choices
@@ -281,6 +281,25 @@ class Container:
             model_id=self._model_id,
         )
 
+    @cached_property
+    def live_engines(self) -> LiveEngines | None:
+        """Follows the list of engines in easel.yaml; None if it is not there."""
+        if not self._engine_entries or not self.settings.file_name or os.environ.get("EASEL_ENGINES"):
+            return None
+        path = self.settings.base / self.settings.file_name
+        return LiveEngines(
+            self.fleet,
+            self._engine_entries,
+            path,
+            lambda text: engines_of_text(text, os.environ),
+            self._named_engine,
+        )
+
+    def watch_engines(self) -> None:
+        """Follow the list of engines in easel.yaml in a thread from now on. For each worker of a server."""
+        if self.live_engines is not None:
+            self.live_engines.start()
+
     def _only_engine(self) -> EngineUnit:
         """That of the settings `engine.*`, or one that was found."""
         process = self._process_of_settings
@@ -390,7 +409,6 @@ class Container:
             catalogue_loaded_at=lambda: self.live_catalogue.loaded_at,
             catalogue_error=self.catalogue_error,
             engine=lambda: self.engine_selector.current(),
-            arbiter=self.arbiter,
             fleet=self.fleet,
             forwarder=self.forwarder,
             models_of_llms=self.model_directory,

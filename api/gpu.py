@@ -12,7 +12,7 @@ from api.json_body import json_request
 from api.permissions import require
 from api.services import Services
 from api.status_document import is_own, status_for
-from arbiter import Mode
+from arbiter import Arbiter, Mode
 from errors import InvalidCancel, InvalidForce, InvalidMode, InvalidPin, InvalidValue, JobNotFound
 
 MODES: tuple[Mode, ...] = ("generation", "inference")
@@ -29,7 +29,8 @@ def gpu_blueprint(services: Services) -> Blueprint:
 
 
 def _switchover(services: Services) -> tuple[Response, int]:
-    body = _read_fields("mode", "force", "pin")
+    body = _read_fields("mode", "force", "pin", "gpu")
+    arbiter = _arbiter(services, body.get("gpu"))
     mode = body.get("mode")
     if mode not in MODES:
         raise InvalidMode(f"`mode` must be one of {', '.join(MODES)}.", param="mode", allowed=list(MODES))
@@ -41,18 +42,30 @@ def _switchover(services: Services) -> tuple[Response, int]:
     if pin and mode == "inference":
         raise InvalidPin("Only generation mode can be pinned.", param="pin")
     with recording(services, "gpu.switch", mode=mode, force=force, pin=pin) as set_result:
-        status = services.arbiter.switch(mode, force=force, pin=pin)
+        status = arbiter.switch(mode, force=force, pin=pin)
         set_result(status)
     return jsonify({"status": status, "mode": mode}), 202 if status == "switching" else 200
 
 
 def _pin(services: Services) -> Response:
-    pinned = _read_fields("pinned").get("pinned")
+    body = _read_fields("pinned", "gpu")
+    pinned, arbiter = body.get("pinned"), _arbiter(services, body.get("gpu"))
     if not isinstance(pinned, bool):
         raise InvalidPin("`pinned` must be true or false.", param="pinned")
     with recording(services, "gpu.pin", pinned=pinned):
-        services.arbiter.pin(pinned)
+        arbiter.pin(pinned)
     return jsonify({"pinned": pinned})
+
+
+def _arbiter(services: Services, gpu: Any) -> Arbiter:
+    """That of the GPU of this name; None: of the first one. Raises InvalidValue."""
+    if gpu is None:
+        return services.arbiter
+    known = {unit.gpu: unit.arbiter for unit in services.fleet.units if unit.gpu}
+    if not isinstance(gpu, str) or gpu not in known:
+        names = ", ".join(known) or "none, because the setting `engines` is not used"
+        raise InvalidValue(f"`gpu` must be the name of a GPU; there are: {names}.", param="gpu")
+    return known[gpu]
 
 
 def _cancel(services: Services) -> tuple[Response, int]:

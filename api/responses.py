@@ -87,6 +87,7 @@ _HIDDEN_VALUES = ("prompt", "files", "image", "mask", "crop", "loras")
 def debug_info(parsed: ParsedRequest, drawing: Drawing, images: Sequence[Image]) -> dict[str, Any]:
     """The content of `_hal0`: how `images` were made, and which fields were adjusted or ignored."""
     plan, first = drawing.plan, images[0]
+    prompt_ids = {image.prompt_id for image in images}
     hidden = {*_HIDDEN_VALUES, *plan.input_images}
     values = {
         name: planned.value
@@ -110,7 +111,11 @@ def debug_info(parsed: ParsedRequest, drawing: Drawing, images: Sequence[Image])
         },
         "prompt_id": first.prompt_id,
         "images": [
-            {"seed": image.seed, "index": image.index, "batch": image.batch, "prompt_id": image.prompt_id}
+            {
+                **{"seed": image.seed, "index": image.index, "batch": image.batch},
+                "prompt_id": image.prompt_id,
+                **({"engine": image.engine} if image.engine else {}),
+            }
             for image in images
         ],
         "timings": {name: round(value, 6) for name, value in vars(drawing.timings()).items()},
@@ -118,6 +123,8 @@ def debug_info(parsed: ParsedRequest, drawing: Drawing, images: Sequence[Image])
         "ignored": note_entries((*parsed.ignored, *plan.ignored)),
         "engine": "sketch" if drawing.is_sketch else "comfyui",
     }
+    if redrawn := [each for each in drawing.redrawn if each.prompt_id in prompt_ids]:
+        info["redrawn"] = [vars(each) for each in redrawn]
     if drawing.is_sketch:
         info["notice"] = SKETCH_NOTICE
     return info

@@ -55,7 +55,7 @@ class Shutdown:
 
 @dataclass(frozen=True)
 class Services:
-    """The services that the API uses."""
+    """The services that the API uses. `fleet`: all engines."""
 
     options: HttpOptions
     gate: Gate
@@ -67,8 +67,6 @@ class Services:
     """Unix time at which the current catalogue was loaded"""
     catalogue_error: Callable[[], EaselError | None]
     engine: Callable[[], Engine]
-    arbiter: Arbiter
-    """Of the GPU of the first engine"""
     fleet: Fleet
     forwarder: Forwarder
     models_of_llms: ModelDirectory
@@ -90,3 +88,8 @@ class Services:
     """None if requests are not traced"""
     fetch_image: Callable[[str, str], bytes] | None = None
     """(URL, param) -> the bytes at that URL; None if the setting `images.fetch_urls` is off"""
+
+    @property
+    def arbiter(self) -> Arbiter:
+        """That of the GPU of the first engine."""
+        return self.fleet.first.arbiter

@@ -12,6 +12,7 @@ from bench.clients import ROUTE_NAMES
 from bench.compiling import measure_compile
 from bench.conversation import measure_conversation
 from bench.ending import clean_ending
+from bench.engines import measure_engines
 from bench.gpu import measure_gpu
 from bench.keys import measure_keys
 from bench.latency import measure_latency
@@ -34,6 +35,7 @@ MEASUREMENTS: Mapping[str, Callable[[Testbed], Any]] = {
     "gpu": measure_gpu,
     "conversation": measure_conversation,
     "keys": measure_keys,
+    "engines": measure_engines,
     "models": measure_models,
 }
 

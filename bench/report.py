@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bench.targets import TARGETS
@@ -165,6 +165,19 @@ def _keys(keys: Mapping[str, Any]) -> Lines:
         yield f"  {title:<54} {times['median'] * 1000:>8.4f} {times['p95'] * 1000:>8.4f}"
 
 
+def _engines(entries: Sequence[Mapping[str, Any]]) -> Lines:
+    if not entries:
+        yield "Several engines: not measured with a real one"
+        return
+    yield f"Several sketch engines, a render of {entries[0]['render_ms']:.0f} ms"
+    yield f"  {'engines':>7} {'clients':>8} {'pictures/s':>11} {'of N times one':>15} {'CPU in use':>11}"
+    for entry in entries:
+        yield (
+            f"  {entry['engines']:>7} {entry['clients']:>8} {entry['pictures_per_s']:>11.2f} {entry['share']:>14.2f}x"
+            f" {entry['busy']:>10.0%}"
+        )
+
+
 def _streams(streams: Mapping[str, Any]) -> Lines:
     if not streams:
         yield "Streams: not measured, because the engine has no checkpoint"
@@ -226,6 +239,7 @@ _SECTIONS: Mapping[str, Callable[[Any], Lines]] = {
     "gpu": _gpu,
     "conversation": _conversation,
     "keys": _keys,
+    "engines": _engines,
     "models": _models,
 }
 

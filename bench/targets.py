@@ -111,6 +111,16 @@ def _keys(name: str) -> Reader:
     return lambda results: results["keys"][name]["median"] if "keys" in results else None
 
 
+_FREE_CPU = 0.8
+"""Above it the machine's CPU limits the engines"""
+
+
+def _engines(results: Results) -> float | None:
+    """The smallest share, among numbers of engines for which the CPU suffices."""
+    shares = [entry["share"] for entry in results.get("engines", ()) if entry["busy"] < _FREE_CPU]
+    return min(shares) if shares else None
+
+
 def _conversation(measurement: str, value: str, worst: Callable[..., float] = max) -> Reader:
     """The worse value of the two routes through the gateway."""
 
@@ -183,5 +193,6 @@ TARGETS = (
     Target("memory for an upload of 100 MB", _conversation("upload", "anonymous_mb"), 4.0, unit=" MB"),
     Target("counting a request and its picture for a key", _keys("one_s"), 0.0002, scale=1000, unit=" ms"),
     Target("the same among 1,000 keys", _keys("many_s"), 0.0002, scale=1000, unit=" ms"),
+    Target("N engines, relative to N times one, while CPU is free", _engines, 0.95, at_least=True, unit="x"),
     Target("a status request while 50 clients poll, median", _gpu("status_s"), 0.005, scale=1000, unit=" ms"),
 )

@@ -1,5 +1,5 @@
 """The `flask` commands: compile-workflow, import-workflow, adopt-models, accept-licence, check-catalogue, pull-model,
-doctor, models, generate, gpu, keys, audit, setup, snapshot-nodes, top, write-docs, write-proofs."""
+doctor, models, generate, gpu, engines, keys, audit, setup, snapshot-nodes, top, write-docs, write-proofs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from commands.catalogue import check_catalogue
 from commands.compile import compile_command
 from commands.doctor import doctor
 from commands.documents import write_docs
+from commands.engines import engines
 from commands.generate import generate
 from commands.gpu import gpu
 from commands.import_command import import_command
@@ -41,6 +42,7 @@ def register_commands(app: Flask) -> None:
         pull_model,
         generate,
         gpu,
+        engines,
         keys,
         audit_command,
         setup,

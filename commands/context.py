@@ -21,6 +21,7 @@ from compiler import Catalogue, SourcePaths
 from compiler.values import Note
 from conversation import ModelDirectory
 from engine import Credentials, Engine, EngineSelector
+from engines import Fleet
 from errors import EaselError, SettingsInvalid
 from generation import Generator
 from licences import Licences
@@ -49,6 +50,8 @@ class CommandServices(Protocol):
     def generator(self) -> Generator: ...
     @property
     def arbiter(self) -> Arbiter: ...
+    @property
+    def fleet(self) -> Fleet: ...
     @property
     def engine_selector(self) -> EngineSelector: ...
     @property

@@ -3,9 +3,11 @@ down. README.md describes how one is chosen."""
 
 from engines.assembly import AssemblyOptions, assemble
 from engines.choice import Candidate, Choice, Refusal, Wanted, choose, should_move
+from engines.choice import explain as explain_choice
 from engines.drains import Drains
-from engines.entries import EngineEntry, read_engines
+from engines.entries import EngineEntry, engines_of_text, read_engines
 from engines.fleet import Fleet
+from engines.live import LiveEngines
 from engines.measured_costs import CostStore
 from engines.unit import EngineUnit
 
@@ -18,10 +20,13 @@ __all__ = [
     "EngineEntry",
     "EngineUnit",
     "Fleet",
+    "LiveEngines",
     "Refusal",
     "Wanted",
     "assemble",
     "choose",
+    "engines_of_text",
+    "explain_choice",
     "read_engines",
     "should_move",
 ]

@@ -26,7 +26,7 @@ _NEVER_S = 100_000.0
 class Placed:
     """A job of this process, from the moment in which its engine is chosen. `key`: the name of the API key."""
 
-    unit: str
+    unit: EngineUnit
     model: str
     key: str
 
@@ -61,6 +61,11 @@ class Facts:
             self._on_down(unit, error)
         else:
             self._memory[unit.name] = now, stats.vram_total if stats.has_gpu else None
+
+    def forget(self, unit: EngineUnit) -> None:
+        """The engine of that name was removed, or is another one now."""
+        self._memory.pop(unit.name, None)
+        self._outlooks.pop(unit.name, None)
 
     def outlook(self, unit: EngineUnit, max_age_s: float) -> Outlook:
         """What a job would wait for there."""
@@ -167,7 +172,7 @@ class Look:
             # Jobs that this process has placed there, and that have no ticket yet.
             claimed = {claim.job for claim in outlook.situation.claims}
             jobs += [
-                each.model for name, each in placed.items() if each.unit == unit.name and name not in claimed
+                each.model for name, each in placed.items() if each.unit.name == unit.name and name not in claimed
             ]
         return jobs, outlook
 

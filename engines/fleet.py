@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from arbiter import ActiveRequest
+from arbiter import ActiveRequest, Arbiter
 from deadline import time_limit
 from engines.choice import Candidate, Choice, Refusal, Wanted, choose, should_move
 from engines.drains import Drains
@@ -36,8 +36,7 @@ _OUTLOOK_AGE_S = 0.2
 
 
 class Fleet:
-    """`units`: the engines, of which the first is the one that the documented fields of the status describe. `need_bytes`:
-    the GPU memory that a model needs, 0 if that is not known. `model_id`: the id of the model that a name in the settings
+    """`units`: the engines. `need_bytes`: the GPU memory that a model needs, 0 if that is not known. `model_id`: the id of the model that a name in the settings
     stands for. Thread-safe."""
 
     def __init__(
@@ -50,7 +49,8 @@ class Fleet:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.units = tuple(units)
-        self.first = self.units[0]
+        self._kept: dict[str, EngineUnit] = {}
+        """GPU -> the engine that had it until it was removed: the LLMs there need its arbiter"""
         self.drains, self._need_bytes, self._clock = drains, need_bytes, clock
         self._model_id = model_id
         self.health = Health(self._check)
@@ -61,6 +61,11 @@ class Fleet:
         self._facts = Facts(need_bytes, on_down=self._report_down)
 
     @property
+    def first(self) -> EngineUnit:
+        """The one that the documented fields of the status describe."""
+        return self.units[0]
+
+    @property
     def is_single(self) -> bool:
         """Whether there is nothing to choose."""
         return len(self.units) == 1
@@ -68,6 +73,25 @@ class Fleet:
     def unit(self, name: str) -> EngineUnit | None:
         """None if there is none of that name."""
         return next((unit for unit in self.units if unit.name == name), None)
+
+    def arbiter_of(self, gpu: str) -> Arbiter:
+        """That of a GPU, also after its engine was removed; of the first engine's for a GPU that is not known."""
+        unit = next((unit for unit in self.units if unit.gpu == gpu), None) or self._kept.get(gpu)
+        return (unit or self.first).arbiter
+
+    def replace(self, units: Sequence[EngineUnit]) -> None:
+        """Use these from now on. Jobs that run elsewhere end there; those that wait elsewhere are placed again."""
+        with self._lock:
+            before, self.units = self.units, tuple(units)
+            self._lacking_until.clear()
+        for unit in before:
+            if unit not in self.units:
+                self.health.forget(unit.name)
+                self._facts.forget(unit)
+
+    def keep_arbiter(self, unit: EngineUnit) -> None:
+        """Its engine is removed; LLMs still use its GPU."""
+        self._kept[unit.gpu] = unit
 
     # --- which engine draws a job ------------------------------------------------------------------
 
@@ -87,7 +111,7 @@ class Fleet:
             choice = self.explain(model, key, lacking or {})
             unit = self.unit(choice.name) if choice is not None else None
             if unit is not None:
-                self._placed[job] = Placed(unit.name, model, key)
+                self._placed[job] = Placed(unit, model, key)
                 return unit
         raise self._no_engine(model, lacking or {})
 
@@ -103,12 +127,13 @@ class Fleet:
         placed = self._placed.get(job)
         if placed is None:
             return False
+        if placed.unit not in self.units:  # it was removed, or is another one now
+            return True
         wanted, candidates = self._candidates(
             placed.model, placed.key, lacking, job=job, max_age_s=_OUTLOOK_AGE_S
         )
-        current = next((each for each in candidates if each.name == placed.unit), None)
-        # None: it was removed
-        return current is None or should_move(wanted, current, candidates) is not None
+        current = next(each for each in candidates if each.name == placed.unit.name)
+        return should_move(wanted, current, candidates) is not None
 
     def forget(self, job: str) -> None:
         """The job has ended, or is placed again."""

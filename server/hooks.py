@@ -143,6 +143,8 @@ class ServerHooks:
         """Hand the GPU back to the LLM servers and stop the sketch engine."""
         if self._keeper is not None:
             self._keeper.stop()
+        if self._container.live_engines is not None:
+            self._container.live_engines.look()
         sharing = [unit.arbiter for unit in self._container.fleet.units if unit.arbiter.shares_gpu]
         if sharing:
             is_hurried = threading.Event()
@@ -183,6 +185,7 @@ class ServerHooks:
         # Requests do what the first two do, as long as those have not started.
         worker.keep_trying("catalogue-watch", self._container.watch_catalogue)
         worker.keep_trying("image-sweeps", self._container.store.sweep_in_background)
+        worker.keep_trying("engines-watch", self._container.watch_engines)
         for unit in self._container.fleet.units:
             worker.keep_trying(f"gpu-reconciler-{unit.name}", unit.arbiter.reconciler.start)
         worker.keep_trying("warm-up", lambda: _start_thread(partial(warm_up, generator)))

@@ -43,7 +43,7 @@ def test_models_are_preloaded_once_the_engine_answers(
             raise EngineUnreachable("still starting")
         return engine
 
-    monkeypatch.setattr(generator.fleet, "first", replace(generator.fleet.first, engine=starting_engine))
+    monkeypatch.setattr(generator.fleet.first.selector, "current", starting_engine)
     caplog.set_level("INFO", "easel.generation")
     preload(generator, ("sd-1.5-pruned-emaonly", "flux-schnell"), timeout_s=60, sleep=pauses.append)
     assert len(pauses) == 2

@@ -1,0 +1,138 @@
+"""Engines that are added, changed and removed by editing easel.yaml while the server runs. What is not valid is refused as a
+whole, and the engines stay as they are."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from engines.entries import EngineEntry
+from engines.fleet import Fleet
+from engines.unit import EngineUnit
+from errors import EaselError, SettingsInvalid
+
+log = logging.getLogger("easel.engine")
+
+LOOK_INTERVAL_S = 1.0
+SETTLE_S = 0.5
+"""A file that was changed so recently may still be written"""
+_STOP_TIMEOUT_S = 1.0
+
+_Stamp = tuple[int, int, int] | None
+"""The file's inode, time in ns and size"""
+
+
+class LiveEngines:
+    """Of one process. `path`: the settings' file. `read`: (its text) -> its entries; raises SettingsInvalid. `make`: makes
+    an engine. Only for a list that came from a file: `entries` are those of the start."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        entries: Sequence[EngineEntry],
+        path: Path,
+        read: Callable[[str], Sequence[EngineEntry]],
+        make: Callable[[EngineEntry], EngineUnit],
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._fleet, self._path, self._read, self._make, self._clock = fleet, path, read, make, clock
+        self._entries = tuple(entries)
+        self._seen: _Stamp = None
+        self._runs_reconcilers = False
+        self._lock = threading.Lock()
+        self._retired: list[EngineUnit] = []
+        self.error: EaselError | None = None
+        """Why the file as it is now is not what is used"""
+
+    def start(self) -> None:
+        """Look at the file in a thread from now on. For a process whose reconcilers run. Raises RuntimeError if there are no
+        more threads."""
+        self._runs_reconcilers = True
+        threading.Thread(target=self._watch, name="engines-watch", daemon=True).start()
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(LOOK_INTERVAL_S)
+            try:
+                self.look()
+            except Exception:
+                log.exception("the engines in %s could not be looked at", self._path.name)
+
+    def look(self) -> None:
+        """Use what the file says now, if it has changed."""
+        with self._lock:
+            self._close_idle()
+            stamp = self._stamp()
+            if stamp is None or stamp == self._seen or 0 <= self._clock() - stamp[1] / 1e9 < SETTLE_S:
+                return
+            self._seen = stamp
+            try:
+                entries = tuple(self._read(self._path.read_text("utf-8")))
+                if not entries:
+                    raise SettingsInvalid(
+                        f"{self._path.name} has no `engines` any more; to use `engine` instead, restart Easel."
+                    )
+                if entries != self._entries:
+                    self._use(entries)
+            except (OSError, UnicodeDecodeError) as error:
+                self._refuse(SettingsInvalid(f"{self._path.name} cannot be read: {error}"))
+            except EaselError as error:
+                self._refuse(error)
+            else:
+                self.error = None
+
+    def _refuse(self, error: EaselError) -> None:
+        self.error = error
+        log.error("the changed engines are not valid; those of before stay in use: %s", error.message)
+
+    def _use(self, entries: tuple[EngineEntry, ...]) -> None:
+        """Raises SettingsInvalid if one cannot be made; nothing is changed then."""
+        known = {entry.name: (entry, unit) for entry, unit in zip(self._entries, self._fleet.units, strict=True)}
+        units = [self._unit(entry, *known.get(entry.name, (None, None))) for entry in entries]
+        before = self._fleet.units
+        arbiters = {id(unit.arbiter) for unit in units}
+        for unit in before:
+            if id(unit.arbiter) not in arbiters:
+                self._retire(unit, {each.gpu for each in units})
+        if self._runs_reconcilers:
+            for unit in units:
+                unit.arbiter.reconciler.start()
+        self._fleet.replace(units)
+        self._entries = entries
+        log.info("engines are now %s", ", ".join(f"{unit.name} ({unit.url})" for unit in units))
+
+    def _unit(self, entry: EngineEntry, before: EngineEntry | None, unit: EngineUnit | None) -> EngineUnit:
+        if before is None or unit is None:
+            return self._make(entry)
+        if replace(before, models=entry.models, weight=entry.weight) != entry:
+            return self._make(entry)
+        models = None if entry.models is None else frozenset(entry.models)
+        return replace(unit, models=models, weight=entry.weight)
+
+    def _retire(self, unit: EngineUnit, gpus: set[str]) -> None:
+        """`unit` is used no more. Its GPU stays with its LLMs, which need its arbiter, unless another engine has it now."""
+        if unit.arbiter.shares_gpu and unit.gpu not in gpus:
+            self._fleet.keep_arbiter(unit)
+        else:
+            unit.arbiter.reconciler.stop(_STOP_TIMEOUT_S)
+        self._retired.append(unit)
+
+    def _close_idle(self) -> None:
+        """Close the connections to engines that are used no more, once their last jobs have ended."""
+        for unit in list(self._retired):
+            if not unit.arbiter.claims.all():
+                unit.selector.close()
+                self._retired.remove(unit)
+
+    def _stamp(self) -> _Stamp:
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size

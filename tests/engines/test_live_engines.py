@@ -1,0 +1,145 @@
+"""Engines that are added, changed and removed while the server runs."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from app import Container
+from arbiter import Arbiter
+from engines import EngineEntry, LiveEngines, engines_of_text
+from tests.conftest import MakeApp
+
+ONE = {"name": "one", "url": "http://127.0.0.1:1"}
+TWO = {"name": "two", "url": "http://127.0.0.1:2", "gpu": "1"}
+
+
+class Installation:
+    """An application whose easel.yaml is edited."""
+
+    def __init__(self, make_app: MakeApp, folder: Path, *entries: dict[str, Any]) -> None:
+        self.path = folder / "easel.yaml"
+        self.write(*entries)
+        self.container: Container = make_app(engine__url="", engines=entries).extensions["easel"]
+        self.fleet = self.container.fleet
+        self.live = LiveEngines(
+            self.fleet,
+            engines_of_text(self.path.read_text(), {}),
+            self.path,
+            lambda text: engines_of_text(text, {}),
+            self.make,
+        )
+
+    def make(self, entry: EngineEntry) -> Any:
+        return self.container._named_engine(entry)
+
+    def write(self, *entries: dict[str, Any]) -> None:
+        self.write_text(yaml.safe_dump({"engines": list(entries)}))
+
+    def write_text(self, text: str) -> None:
+        self.path.write_text(text)
+        past = time.time() - 60
+        os.utime(self.path, (past, past))
+
+    def edit(self, *entries: dict[str, Any]) -> list[str]:
+        """The names of the engines after an edit."""
+        self.write(*entries)
+        self.live.look()
+        return [unit.name for unit in self.fleet.units]
+
+
+@pytest.fixture
+def installation(make_app: MakeApp, tmp_path: Path) -> Installation:
+    return Installation(make_app, tmp_path, ONE)
+
+
+def test_an_engine_is_added_and_removed(installation: Installation) -> None:
+    (first,) = installation.fleet.units
+    assert installation.fleet.is_single
+    assert installation.edit(ONE, TWO) == ["one", "two"]
+    assert installation.fleet.units[0] is first  # an entry that has not changed stays as it is
+    assert not installation.fleet.is_single
+    assert installation.edit(TWO) == ["two"]
+    assert installation.fleet.first.url == TWO["url"]
+
+
+def test_models_and_weight_are_changed_without_a_new_queue(installation: Installation) -> None:
+    arbiter = installation.fleet.first.arbiter
+    installation.edit({**ONE, "models": ["sd-1.5"], "weight": 2})
+    unit = installation.fleet.first
+    assert (unit.models, unit.weight) == (frozenset({"sd-1.5"}), 2)
+    assert unit.arbiter is arbiter
+
+
+def test_another_address_is_another_engine_with_the_same_queue(installation: Installation) -> None:
+    before = installation.fleet.first
+    installation.edit({**ONE, "url": "http://127.0.0.1:3"})
+    after = installation.fleet.first
+    assert after.url == "http://127.0.0.1:3"
+    assert after.arbiter is not before.arbiter
+    assert after.arbiter.claims.folder == before.arbiter.claims.folder
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("engines: [", "easel.yaml:"),
+        ("engines: [{name: one}]", "engines.0"),
+        ("engines: [{name: a, url: 'http://127.0.0.1:1', gpu: x}, {name: b, url: 'http://127.0.0.1:2', gpu: x}]", "gpu"),
+        ("port: 1", "no `engines`"),
+        ("engines: []", "engines"),
+    ],
+)
+def test_what_is_not_valid_changes_nothing(
+    installation: Installation, text: str, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = installation.fleet.units
+    installation.write_text(text)
+    for _ in range(3):
+        installation.live.look()
+    assert installation.fleet.units is before
+    assert installation.live.error is not None and message in installation.live.error.message
+    assert len([record for record in caplog.records if record.name == "easel.engine"]) == 1
+    assert installation.edit(ONE, TWO) == ["one", "two"]
+    assert installation.live.error is None
+
+
+def test_a_file_that_is_still_written_is_left_alone(installation: Installation) -> None:
+    installation.path.write_text(yaml.safe_dump({"engines": [ONE, TWO]}))
+    installation.live.look()
+    assert len(installation.fleet.units) == 1
+
+
+def test_a_job_that_waits_at_a_removed_engine_is_placed_again(installation: Installation) -> None:
+    installation.edit(ONE, TWO)
+    unit = installation.fleet.place("job", "flux-schnell")
+    assert not installation.fleet.is_better_elsewhere("job", {})
+    installation.edit(*(entry for entry in (ONE, TWO) if entry["name"] != unit.name))
+    assert installation.fleet.is_better_elsewhere("job", {})
+
+
+def test_the_llms_of_a_removed_engine_keep_their_gpu(make_app: MakeApp, tmp_path: Path) -> None:
+    stack = {"driver": "ollama", "url": "http://127.0.0.1:9", "gpu": "1"}
+    path = tmp_path / "easel.yaml"
+    path.write_text(yaml.safe_dump({"engines": [ONE, TWO]}))
+    app = make_app(engine__url="", engines=(ONE, TWO), llm__stacks=(stack,))
+    container: Container = app.extensions["easel"]
+    arbiter: Arbiter = container.fleet.arbiter_of("1")
+    assert arbiter.shares_gpu and not container.fleet.arbiter_of("one").shares_gpu
+    live = LiveEngines(
+        container.fleet,
+        engines_of_text(path.read_text(), {}),
+        path,
+        lambda text: engines_of_text(text, {}),
+        container._named_engine,
+    )
+    path.write_text(yaml.safe_dump({"engines": [ONE]}))
+    os.utime(path, (1, 1))
+    live.look()
+    assert [unit.name for unit in container.fleet.units] == ["one"]
+    assert container.fleet.arbiter_of("1") is arbiter
