@@ -36,8 +36,8 @@ _OUTLOOK_AGE_S = 0.2
 
 
 class Fleet:
-    """`units`: the engines. `need_bytes`: the GPU memory that a model needs, 0 if that is not known. `model_id`: the id of the model that a name in the settings
-    stands for. Thread-safe."""
+    """`units`: the engines. `need_bytes`: the GPU memory that a model needs, 0 if that is not known. `model_id`: the id of
+    the model that a name in the settings stands for. Thread-safe."""
 
     def __init__(
         self,

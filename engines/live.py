@@ -110,6 +110,8 @@ class LiveEngines:
     def _unit(self, entry: EngineEntry, before: EngineEntry | None, unit: EngineUnit | None) -> EngineUnit:
         if before is None or unit is None:
             return self._make(entry)
+        if before == entry:
+            return unit
         if replace(before, models=entry.models, weight=entry.weight) != entry:
             return self._make(entry)
         models = None if entry.models is None else frozenset(entry.models)

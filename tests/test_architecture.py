@@ -60,7 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pictures": {"errors", "system_errors"},
     "page": set(),
     "engines": {
-        *("arbiter", "compiler", "engine", "observer"),
+        *("arbiter", "engine", "gpu_tenant", "observer"),
         *("atomic_file", "deadline", "errors", "schemas", "state_files", "system_errors"),
     },
     "generation": {

@@ -115,11 +115,14 @@ def test_a_file_that_is_still_written_is_left_alone(installation: Installation) 
     assert len(installation.fleet.units) == 1
 
 
-def test_a_job_that_waits_at_a_removed_engine_is_placed_again(installation: Installation) -> None:
-    installation.edit(ONE, TWO)
+def test_a_job_that_waits_at_a_removed_engine_is_placed_again(
+    installation: Installation, sketch_url: str
+) -> None:
+    entries = [{**ONE, "url": sketch_url}, {**TWO, "url": sketch_url}]
+    installation.edit(*entries)
     unit = installation.fleet.place("job", "flux-schnell")
     assert not installation.fleet.is_better_elsewhere("job", {})
-    installation.edit(*(entry for entry in (ONE, TWO) if entry["name"] != unit.name))
+    installation.edit(*(entry for entry in entries if entry["name"] != unit.name))
     assert installation.fleet.is_better_elsewhere("job", {})
 
 
