@@ -22,6 +22,8 @@ class Credentials:
     token: str = field(default="", repr=False)
     query_token: str = field(default="", repr=False)
     query_name: str = "token"
+    entry: str = field(default="", compare=False)
+    """The name of the entry of `engines` that they are for, in texts; empty: they are those of the setting `engine`"""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -37,25 +39,28 @@ class Credentials:
 
     def remedy(self, challenge: str) -> str:
         """What to set, given the header `WWW-Authenticate` of a response with status 401 or 403."""
-        used = [
-            variable
-            for variable, value in (
-                (USER_VARIABLES, self.user),
-                (TOKEN_VARIABLE, self.token),
-                (QUERY_TOKEN_VARIABLE, self.query_token),
-            )
-            if value
-        ]
-        if used:
-            return f"It does not accept the credentials in {' and '.join(used)}; correct them and start Easel again."
-        scheme = challenge.partition(" ")[0].lower()
-        wanted = {"basic": USER_VARIABLES, "bearer": TOKEN_VARIABLE}.get(scheme)
+        values = (self.user, self.token, self.query_token)
+        used = [place for place, value in zip(self._places, values, strict=True) if value]
+        if not used:
+            return self.ways_to_give(challenge)
+        whose = f" of the engine {self.entry}" if self.entry else ""
+        return f"It does not accept the credentials in {' and '.join(used)}{whose}; correct them and start Easel again."
+
+    def ways_to_give(self, challenge: str = "") -> str:
+        """How the owner gives credentials; those that the header `WWW-Authenticate` asks for, if it names them."""
+        user, token, query_token = self._places
+        where = f"for the engine {self.entry} in `engines`" if self.entry else "in Easel's environment"
+        wanted = {"basic": user, "bearer": token}.get(challenge.partition(" ")[0].lower())
         if wanted:
-            return f"Set {wanted} in Easel's environment."
-        return (
-            f"Set {USER_VARIABLES} (basic auth), {TOKEN_VARIABLE} (a bearer token) or {QUERY_TOKEN_VARIABLE} (a token "
-            "in the query) in Easel's environment."
-        )
+            return f"Set {wanted} {where}."
+        return f"Set {user} (basic auth), {token} (a bearer token) or {query_token} (a token in the query) {where}."
+
+    @property
+    def _places(self) -> tuple[str, str, str]:
+        """Where the owner gives user and password, the token and the token in the query."""
+        if self.entry:
+            return "`user_env` and `password_env`", "`token_env`", "`query_token_env`"
+        return USER_VARIABLES, TOKEN_VARIABLE, QUERY_TOKEN_VARIABLE
 
 
 NO_CREDENTIALS = Credentials()

@@ -282,9 +282,10 @@ class ComfyuiHttp:
 
     def _redirected(self, response: Response) -> EngineUnreachable:
         place = _origin(response.headers["location"]) or "another path"
+        setting = f"`url` of the engine {entry}" if (entry := self._credentials.entry) else "engine.url"
         return EngineUnreachable(
             f"{self.url} redirects to {place}, which Easel does not follow. If ComfyUI is there, write that address into "
-            f"engine.url; if it is a login page, give Easel credentials. {NO_CREDENTIALS.remedy('')}",
+            f"{setting}; if it is a login page, give Easel credentials. {self._credentials.ways_to_give()}",
             url=self.url,
             status=response.status,
         )
@@ -299,7 +300,7 @@ def no_answer(url: str, error: Exception) -> EngineUnreachable:
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = (
             f"its certificate is not accepted ({error.verify_message}); it must come from a public authority and name the "
-            "host of engine.url"
+            "host of the URL"
         )
     elif isinstance(error, socket.gaierror):
         reason = "its host name cannot be resolved"

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from freezing_proxy import FreezingProxy
 
-from engine import Credentials, Engine
+from engine import NO_CREDENTIALS, Credentials, Engine
 from errors import EngineAccessDenied, EngineUnreachable, EngineWithoutWebSocket, UploadRefused
 from tests.conftest import MakeApp
 from tests.waiting import wait_until
@@ -190,4 +190,43 @@ def test_a_proxy_that_refuses_large_uploads_is_named_with_what_to_set_in_it(prox
     engine = Engine(proxy.url)
     with pytest.raises(UploadRefused, match=r"bodies of 2 MB and more; in nginx: `client_max_body_size"):
         engine.upload(b"x" * 1_500_000, "photo.png")
+    engine.close()
+
+
+# --- credentials of an entry of `engines` -------------------------------------------------------------
+
+
+def test_an_entry_without_credentials_is_told_the_keys_of_its_entry(proxy: FreezingProxy) -> None:
+    credentials = Credentials(entry="small")
+    assert credentials == NO_CREDENTIALS
+    assert credentials.remedy('Basic realm="x"') == (
+        "Set `user_env` and `password_env` for the engine small in `engines`."
+    )
+    assert credentials.remedy("Bearer") == "Set `token_env` for the engine small in `engines`."
+    proxy.is_allowed = lambda request: False
+    engine = Engine(proxy.url, credentials=credentials)
+    for call in (engine.stats, engine.connect):
+        with pytest.raises(EngineAccessDenied, match=r"_env.* for the engine small in `engines`") as caught:
+            call()
+        assert "EASEL_ENGINE" not in caught.value.message
+    engine.close()
+
+
+def test_wrong_credentials_of_an_entry_are_named_by_their_key(proxy: FreezingProxy) -> None:
+    proxy.is_allowed = lambda request: False
+    engine = Engine(proxy.url, credentials=Credentials(token="s3cret", entry="small"))
+    expected = "does not accept the credentials in `token_env` of the engine small; correct them"
+    with pytest.raises(EngineAccessDenied, match=expected):
+        engine.stats()
+    engine.close()
+
+
+def test_a_redirect_of_an_entry_names_its_url(proxy: FreezingProxy) -> None:
+    proxy.redirects_to = "https://sso.example/login"
+    engine = Engine(proxy.url, credentials=Credentials(entry="small"))
+    with pytest.raises(
+        EngineUnreachable, match="into `url` of the engine small; if it is a login page"
+    ) as caught:
+        engine.stats()
+    assert "`token_env` (a bearer token)" in caught.value.message
     engine.close()
