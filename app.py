@@ -371,7 +371,7 @@ class Container:
     def forwarder(self) -> Forwarder:
         return Forwarder(
             self.model_directory,
-            self.arbiter,
+            lambda stack: self.arbiter,
             max_requests=self.settings["llm.max_requests"],
             lease_timeout_s=self.settings["request_timeout_s"],
             has_several_keys=self.gate.has_several_keys,

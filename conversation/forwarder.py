@@ -27,20 +27,21 @@ _SHARE_OF_ONE_KEY = 0.75
 class Forwarder:
     """Forwards requests to the upstreams in `directory`. One per process; thread-safe.
 
-    `max_requests`: how many may run or wait at the same time; each holds a thread. `lease_timeout_s`: how long one waits
-    for the GPU. `has_several_keys`: whether a key must leave places to others.
+    `arbiter_of`: name of an LLM stack -> the arbiter of the GPU that it shares. `max_requests`: how many may run or wait at
+    the same time; each holds a thread. `lease_timeout_s`: how long one waits for the GPU. `has_several_keys`: whether a
+    key must leave places to others.
     """
 
     def __init__(
         self,
         directory: ModelDirectory,
-        arbiter: Arbiter,
+        arbiter_of: Callable[[str], Arbiter],
         *,
         max_requests: int,
         lease_timeout_s: float,
         has_several_keys: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.directory, self._arbiter = directory, arbiter
+        self.directory, self._arbiter_of = directory, arbiter_of
         self._max_requests, self._lease_timeout_s = max_requests, lease_timeout_s
         self._has_several_keys = has_several_keys
         self._running: Counter[str] = Counter()
@@ -102,7 +103,12 @@ class Forwarder:
 
     @contextlib.contextmanager
     def _lease(self, target: Target, client: Client) -> Iterator[Lease | None]:
-        if not target.upstream.shares_gpu(target.model) or not self._arbiter.shares_gpu:
+        stack = target.upstream.stack
+        if stack is None or not target.upstream.shares_gpu(target.model):
+            yield None
+            return
+        arbiter = self._arbiter_of(stack)
+        if not arbiter.shares_gpu:
             yield None
             return
         job = f"llm-{uuid.uuid4().hex}"
@@ -113,7 +119,7 @@ class Forwarder:
                 if not shown:
                     shown.append(True)
                     listed.enter_context(
-                        self._arbiter.listed(
+                        arbiter.listed(
                             job, model=target.model, jobs=[job], sender=client.sender, uses_gpu=False
                         )
                     )
@@ -122,7 +128,7 @@ class Forwarder:
             with contextlib.ExitStack() as held:
                 try:
                     lease = held.enter_context(
-                        self._arbiter.lease(
+                        arbiter.lease(
                             "inference",
                             job=job,
                             timeout_s=self._lease_timeout_s,

@@ -226,7 +226,7 @@ def make_forwarder(arbiter: Arbiter, llm_url: str) -> Forwarder:
         "upstream": {"models": [MODEL], "silence_timeout_s": 10},
     }
     directory = ModelDirectory(read_upstreams((), (stack,), {}), {})
-    return Forwarder(directory, arbiter, max_requests=100, lease_timeout_s=WAIT_S)
+    return Forwarder(directory, lambda stack: arbiter, max_requests=100, lease_timeout_s=WAIT_S)
 
 
 def make_arbiter(folder: Path, call: Caller, policy: Policy, mutant: str = "") -> Arbiter:
