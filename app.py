@@ -27,7 +27,18 @@ from conversation import Forwarder, ModelDirectory, read_aliases, read_upstreams
 from deadline import remaining_s
 from engine import NO_CREDENTIALS, Credentials, Engine, EngineProcess, EngineSelector, EngineTenant
 from engine.selection import PROBE_URLS
-from engines import AssemblyOptions, Drains, EngineEntry, EngineUnit, Fleet, LiveEngines, assemble, engines_of_text, read_engines
+from engines import (
+    AssemblyOptions,
+    Drains,
+    EngineEntry,
+    EngineUnit,
+    Fleet,
+    LiveEngines,
+    assemble,
+    credential_variables,
+    engines_of_text,
+    read_engines,
+)
 from errors import EaselError, EngineUnreachable, InvalidImage, NoThumbnail, SettingsInvalid
 from generation import Generator, facts_of_file
 from generation.live_catalogue import LiveCatalogue, installation_choices
@@ -62,18 +73,18 @@ class Container:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.state_dir = settings.path("state_dir")
-        self._hidden_variables = list(_key_variables(settings))
-        self._engine_entries = _load_engines(settings)
+        self.hidden_variables = frozenset(_hidden_variables(settings))
         self._process_of_settings = EngineProcess.from_setting(
-            settings["engine.start"], self.state_dir, self._hidden_variables
+            settings["engine.start"], self.state_dir, self.hidden_variables
         )
         self.engine_url = settings["engine.url"].rstrip("/") or (
             PROBE_URLS[0] if self._process_of_settings.can_start else ""
         )
-        if self._engine_entries:
-            self.engine_url = self._engine_entries[0].url
+        self.engine_entries = _load_engines(settings)
+        if self.engine_entries:
+            self.engine_url = self.engine_entries[0].url
         self.sketch_allowed = settings["engine.sketch"] and not self.engine_url
-        self.stacks = _load_stacks(settings)
+        self.stacks = _load_stacks(settings, [entry.gpu for entry in self.engine_entries])
         self.model_directory = _load_upstreams(settings)
         _check_combination(settings, self.stacks)
         self._started_at = time.time()
@@ -272,10 +283,10 @@ class Container:
     @cached_property
     def fleet(self) -> Fleet:
         """All engines of this host."""
-        if not self._engine_entries:
+        if not self.engine_entries:
             return Fleet([self._only_engine()])
         return Fleet(
-            [self._named_engine(entry) for entry in self._engine_entries],
+            [self._named_engine(entry) for entry in self.engine_entries],
             drains=Drains(self.state_dir / "engines.json"),
             need_bytes=self._need_bytes,
             model_id=self._model_id,
@@ -284,12 +295,12 @@ class Container:
     @cached_property
     def live_engines(self) -> LiveEngines | None:
         """Follows the list of engines in easel.yaml; None if it is not there."""
-        if not self._engine_entries or not self.settings.file_name or os.environ.get("EASEL_ENGINES"):
+        if not self.engine_entries or not self.settings.file_name or os.environ.get("EASEL_ENGINES"):
             return None
         path = self.settings.base / self.settings.file_name
         return LiveEngines(
             self.fleet,
-            self._engine_entries,
+            self.engine_entries,
             path,
             lambda text: engines_of_text(text, os.environ),
             self._named_engine,
@@ -329,7 +340,7 @@ class Container:
         )
 
     def _named_engine(self, entry: EngineEntry) -> EngineUnit:
-        stacks = self.stacks.on_gpu(entry.gpu) if self.stacks else self.stacks
+        stacks = self.stacks.on_gpu(entry.gpu)
         options = AssemblyOptions(
             self.state_dir,
             gpu_policy(self.settings),
@@ -337,7 +348,7 @@ class Container:
             start_timeout_s=self.settings["engine.start_timeout_s"],
             stall_timeout_s=self.settings["engine.stall_timeout_s"],
             observer=self.observer,
-            hidden_variables=self._hidden_variables,
+            hidden_variables=self.hidden_variables,
         )
         return assemble(entry, stacks or None, options)
 
@@ -371,7 +382,7 @@ class Container:
     def forwarder(self) -> Forwarder:
         return Forwarder(
             self.model_directory,
-            lambda stack: self.arbiter,
+            lambda stack: self.fleet.arbiter_of(self.stacks.gpu_of(stack)),
             max_requests=self.settings["llm.max_requests"],
             lease_timeout_s=self.settings["request_timeout_s"],
             has_several_keys=self.gate.has_several_keys,
@@ -727,13 +738,13 @@ def _event_log_bytes(settings: Settings) -> int:
 def _load_engines(settings: Settings) -> tuple[EngineEntry, ...]:
     """Raises SettingsInvalid."""
     with _located_errors(settings):
-        return read_engines(list(settings["engines"]), os.environ)
+        return read_engines(settings["engines"], os.environ)
 
 
-def _load_stacks(settings: Settings) -> Stacks:
-    """Raises SettingsInvalid."""
+def _load_stacks(settings: Settings, gpus: list[str]) -> Stacks:
+    """`gpus`: those of `engines`. Raises SettingsInvalid."""
     with _located_errors(settings):
-        return read_stacks(list(settings["llm.stacks"]), os.environ)
+        return read_stacks(list(settings["llm.stacks"]), os.environ, gpus)
 
 
 def _load_upstreams(settings: Settings) -> ModelDirectory:
@@ -753,8 +764,10 @@ def _located_errors(settings: Settings) -> Iterator[None]:
         raise SettingsInvalid("\n".join(lines), errors=lines) from error
 
 
-def _key_variables(settings: Settings) -> Iterator[str]:
-    """The names of the variables that hold keys of LLM servers."""
+def _hidden_variables(settings: Settings) -> Iterator[str]:
+    """The names of the variables that hold keys of LLM servers and credentials of ComfyUIs: no command that starts a ComfyUI
+    gets them."""
+    yield from credential_variables(settings["engines"])
     for entry in (*settings["llm.stacks"], *settings["llm.upstreams"]):
         upstream = entry.get("upstream")
         for part in (entry, upstream):

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
-from urllib.parse import urlsplit
 
 from jsonschema import Draft202012Validator
 
 import installation
 from errors import SettingsInvalid
 from schemas import allowed_values, first_error, line_of, load_schema, read_yaml
+from schemas.engine_access import CredentialKind, credential_problems, has_valid_host
 from schemas.explain import rule_of
 
 Kind = Literal[
@@ -173,6 +173,13 @@ SETTINGS: tuple[Setting, ...] = (
         "`OTEL_EXPORTER_OTLP_ENDPOINT` says, or no traces. Needs requirements-otel.txt.",
     ),
     Setting(
+        "engines",
+        "objects",
+        (),
+        "Several ComfyUIs on this host, one for each GPU, see `docs/engines.md`; empty: one, as `engine.url` and "
+        "`engine.start` say. The other settings of `engine` apply to all of them.",
+    ),
+    Setting(
         "engine.url",
         "url",
         "",
@@ -265,7 +272,6 @@ SETTINGS: tuple[Setting, ...] = (
         "Maximum time from the start of ComfyUI to its first response.",
         minimum=1,
     ),
-    Setting("engines", "objects", (), "TEMP"),
     Setting(
         "gpu.sharing",
         "text",
@@ -365,7 +371,7 @@ SETTINGS: tuple[Setting, ...] = (
         "llm.stacks",
         "objects",
         (),
-        "LLM servers that share the GPU, see `docs/llm_stacks.md`; empty: ComfyUI does not share the GPU. LLM requests are "
+        "LLM servers that share a GPU, see `docs/llm_stacks.md`; empty: ComfyUI does not share the GPU. LLM requests are "
         "forwarded to them, too.",
     ),
     Setting(
@@ -518,12 +524,17 @@ class Settings:
     file_name: str = ""
     text: str = field(default="", repr=False)
     """Name and content of the configuration file; empty without one"""
+    from_environment: frozenset[str] = frozenset()
+    """Names of the settings whose values come from variables"""
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
 
     def location(self, path: str) -> str:
-        """`FILE:LINE: ` of the value at `path`, such as `llm.stacks.0.url`; empty if there is no file."""
+        """`FILE:LINE: ` of the value at `path`, such as `llm.stacks.0.url`, or `VARIABLE: `; empty if there is no file."""
+        for name in self.from_environment:
+            if f"{path}.".startswith(f"{name}."):
+                return f"{SETTINGS_BY_NAME[name].variable}: "
         steps: list[str | int] = [int(step) if step.isdecimal() else step for step in path.split(".")]
         return f"{self.file_name}:{line_of(self.text, steps)}: " if self.text else ""
 
@@ -556,7 +567,8 @@ def load_settings(environment: Mapping[str, str] = os.environ, root: Path | None
     errors: list[str] = []
     if named or file.exists():
         values |= _from_file(file, errors)
-    values |= _from_environment(environment, errors)
+    of_variables = _from_environment(environment, errors)
+    values |= of_variables
     has_llms = values["llm.stacks"] or values["llm.upstreams"]
     if has_llms and values["max_waiting"] + values["llm.max_requests"] >= values["threads"]:
         errors.append(
@@ -568,11 +580,40 @@ def load_settings(environment: Mapping[str, str] = os.environ, root: Path | None
             "max_waiting must be smaller than threads, so that some threads stay free for other requests"
         )
     errors += _credential_errors(values)
+    if file.exists():
+        settings = Settings(
+            values, file.parent, file.name, file.read_text("utf-8"), from_environment=frozenset(of_variables)
+        )
+    else:
+        settings = Settings(values, base=root, from_environment=frozenset(of_variables))
+    errors += _errors_beside_engines(settings)
     if errors:
         raise SettingsInvalid("\n".join(errors), errors=errors)
-    if not file.exists():
-        return Settings(values, base=root)
-    return Settings(values, base=file.parent, file_name=file.name, text=file.read_text("utf-8"))
+    return settings
+
+
+_OF_ONE_ENGINE: Mapping[str, str] = {
+    "engine.url": "remove it, or write it as `url` of an entry of `engines`",
+    "engine.start": "remove it, or write it as `start` of an entry of `engines`",
+    "engine.query_token_name": "remove it, or write it as `query_token_name` of an entry of `engines`",
+    **{
+        f"engine.{kind}": f"unset it, and name a variable that holds it in `{kind}_env` of an entry of `engines`; "
+        "the variable's name must not begin with EASEL_"
+        for kind in ("user", "password", "token", "query_token")
+    },
+}
+"""Settings of a single ComfyUI -> what to do with them if there are several"""
+
+
+def _errors_beside_engines(settings: Settings) -> Iterable[str]:
+    """For each setting that would not be used beside `engines`."""
+    if not settings["engines"]:
+        return
+    for name, remedy in _OF_ONE_ENGINE.items():
+        if settings[name] != SETTINGS_BY_NAME[name].default:
+            is_variable = name in settings.from_environment
+            place = settings.location(name) if is_variable else f"{settings.location(name)}{name}: "
+            yield f"{place}it is for a single ComfyUI, and not used beside `engines`; {remedy}"
 
 
 def _credential_errors(values: Mapping[str, Any]) -> Iterable[str]:
@@ -580,21 +621,13 @@ def _credential_errors(values: Mapping[str, Any]) -> Iterable[str]:
         yield "EASEL_ENGINE_PASSWORD is set without EASEL_ENGINE_USER; set both"
     if values["engine.user"] and values["engine.token"]:
         yield "EASEL_ENGINE_USER and EASEL_ENGINE_TOKEN exclude each other: both are sent in the same header; unset one"
-    if ":" in values["engine.user"]:
-        yield "EASEL_ENGINE_USER must not contain a colon; the password belongs into EASEL_ENGINE_PASSWORD"
-    if " " in values["engine.token"].strip():
-        yield "EASEL_ENGINE_TOKEN must be the token alone: it must contain no space, and not the word Bearer"
     if not values["engine.query_token_name"]:
         yield "engine.query_token_name must not be empty; remove it, or write the name that the proxy wants"
-    for name in ("engine.user", "engine.password", "engine.token", "engine.query_token"):
-        text = str(values[name])
-        is_header = name == "engine.token"
-        if not text.isprintable() or (is_header and not text.isascii()) or text != text.strip():
-            variable = SETTINGS_BY_NAME[name].variable
-            yield (
-                f"{variable}: the given value is not allowed; it must have no line breaks, no spaces around it"
-                + (" and only ASCII characters" if is_header else "")
-            )
+    kinds: tuple[CredentialKind, ...] = ("user", "password", "token", "query_token")
+    for kind in kinds:
+        name = f"engine.{kind}"
+        for rule in credential_problems(kind, values[name], "EASEL_ENGINE_PASSWORD"):
+            yield f"{SETTINGS_BY_NAME[name].variable}: the given value is not allowed; {rule}"
 
 
 def _from_file(file: Path, errors: list[str]) -> dict[str, Any]:
@@ -731,15 +764,6 @@ def _schema_of(setting: Setting) -> Mapping[str, Any]:
     }
 
 
-def _has_valid_host(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # at most 65535
-        return bool(parts.hostname and parts.hostname.encode("idna"))
-    except ValueError:
-        return False
-
-
 def _error(setting: Setting, value: Any) -> str | None:
     """Why `value` is not allowed, without repeating it; None if it is allowed."""
     error = first_error(Draft202012Validator(_schema_of(setting)), value)
@@ -753,7 +777,7 @@ def _error(setting: Setting, value: Any) -> str | None:
             return "write it without a query, and set EASEL_ENGINE_QUERY_TOKEN in the environment of Easel for a token"
     if error is not None:
         return rule_of(error, show_value=False)
-    if setting.kind == "url" and value and not _has_valid_host(value):
+    if setting.kind == "url" and value and not has_valid_host(value):
         return "its host name or port is not valid; write it such as http://127.0.0.1:8188"
     if setting.kind == "keys" and not all(map(_KEY.fullmatch, value)):
         return "clients could not send it: a key has only visible ASCII characters, and no spaces"

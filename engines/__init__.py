@@ -5,7 +5,7 @@ from engines.assembly import AssemblyOptions, assemble
 from engines.choice import Candidate, Choice, Refusal, Wanted, choose, should_move
 from engines.choice import explain as explain_choice
 from engines.drains import Drains
-from engines.entries import EngineEntry, engines_of_text, read_engines
+from engines.entries import EngineEntry, credential_variables, engines_of_text, read_engines
 from engines.fleet import Fleet
 from engines.live import LiveEngines
 from engines.measured_costs import CostStore
@@ -25,6 +25,7 @@ __all__ = [
     "Wanted",
     "assemble",
     "choose",
+    "credential_variables",
     "engines_of_text",
     "explain_choice",
     "read_engines",

@@ -37,6 +37,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("atomic_file", "bounded_socket", "deadline", "errors", "gpu_tenant", "http_connections"),
         *("loopback", "state_files", "system_errors"),
     },
+    "engines": {
+        *("arbiter", "atomic_file", "compiler", "deadline", "engine", "errors", "observer", "schemas"),
+        "state_files",
+    },
     "sketch": {
         *("dynamic_inputs", "errors", "atomic_file", "loopback", "scratch_folder"),
         *("state_files", "system_errors"),
@@ -149,6 +153,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "weights": {"flask", "jinja2", "requests", "websocket", "yaml", "pickle"},
     "licences": {"flask", "jinja2", "requests", "websocket", "yaml"},
     "engine": {"flask", "jinja2", "yaml", "jsonschema", "requests"},
+    "engines": {"flask", "werkzeug", "jinja2", "requests", "websocket", "yaml"},
     "sketch": {"flask", "jinja2", "yaml", "jsonschema", "requests", "websocket"},
     "tracing": {"flask", "werkzeug", "requests", "yaml"},
     "metrics": {"flask", "werkzeug", "requests", "yaml"},

@@ -217,3 +217,64 @@ def test_a_query_token_needs_a_name(tmp_path: Path) -> None:
     (tmp_path / "easel.yaml").write_text("engine: {query_token_name: ''}")
     with pytest.raises(SettingsInvalid, match=r"engine\.query_token_name must not be empty"):
         load_settings({}, root=tmp_path)
+
+
+# --- engines ----------------------------------------------------------------------------------------
+
+ENGINES = "engines:\n  - {name: a, url: 'http://127.0.0.1:1', gpu: 0}\n"
+
+
+def test_engines_come_from_the_file_or_from_a_variable(tmp_path: Path) -> None:
+    (tmp_path / "easel.yaml").write_text(ENGINES)
+    assert load_settings({}, root=tmp_path)["engines"] == (
+        {"name": "a", "url": "http://127.0.0.1:1", "gpu": 0},
+    )
+    settings = load_settings({"EASEL_ENGINES": "[{name: b, url: 'http://127.0.0.1:2'}]"}, root=tmp_path)
+    assert [entry["name"] for entry in settings["engines"]] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ("url: http://127.0.0.1:8188", "`url` of an entry"),
+        ("start: {docker: comfyui}", "`start` of an entry"),
+        ("query_token_name: key", "`query_token_name` of an entry"),
+    ],
+)
+def test_a_setting_of_a_single_comfyui_is_refused_beside_engines_with_line_and_remedy(
+    tmp_path: Path, line: str, place: str
+) -> None:
+    (tmp_path / "easel.yaml").write_text(f"{ENGINES}engine:\n  {line}\n")
+    name = f"engine.{line.partition(':')[0]}"
+    with pytest.raises(SettingsInvalid) as caught:
+        load_settings({}, root=tmp_path)
+    (error,) = caught.value.details["errors"]
+    assert error.startswith(
+        f"easel.yaml:4: {name}: it is for a single ComfyUI, and not used beside `engines`"
+    )
+    assert place in error
+
+
+@pytest.mark.parametrize("variable", ["URL", "START", "USER", "TOKEN", "QUERY_TOKEN"])
+def test_a_variable_of_a_single_comfyui_is_refused_beside_engines(tmp_path: Path, variable: str) -> None:
+    (tmp_path / "easel.yaml").write_text(ENGINES)
+    value = {"URL": "http://127.0.0.1:9", "START": "{docker: s3cret}"}.get(variable, SECRET)
+    with pytest.raises(SettingsInvalid) as caught:
+        load_settings({f"EASEL_ENGINE_{variable}": value}, root=tmp_path)
+    (error,) = caught.value.details["errors"]
+    assert error.startswith(f"EASEL_ENGINE_{variable}: it is for a single ComfyUI")
+    assert SECRET not in error
+
+
+def test_other_settings_of_the_engine_are_allowed_beside_engines(tmp_path: Path) -> None:
+    others = "engine: {url: '', start: {}, stall_timeout_s: 9, depth: 3, sketch: false, models_dir: m}\n"
+    (tmp_path / "easel.yaml").write_text(ENGINES + others)
+    settings = load_settings({}, root=tmp_path)
+    assert (settings["engine.stall_timeout_s"], settings["engine.depth"]) == (9, 3)
+
+
+def test_the_location_of_a_value_is_its_line_or_its_variable(tmp_path: Path) -> None:
+    (tmp_path / "easel.yaml").write_text(f"{ENGINES}llm:\n  stacks: []\n")
+    settings = load_settings({"EASEL_LLM_STACKS": "[{driver: ollama}]"}, root=tmp_path)
+    assert settings.location("engines.0.gpu") == "easel.yaml:2: "
+    assert settings.location("llm.stacks.0.url") == "EASEL_LLM_STACKS: "
