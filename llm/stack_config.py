@@ -13,15 +13,16 @@ from schemas import LocatedError, located_errors, validator_of
 SETTING = "llm.stacks"
 
 
-def read_stacks(config: Any, environment: Mapping[str, str]) -> Stacks:
+def read_stacks(config: Any, environment: Mapping[str, str], gpus: Sequence[str] = ()) -> Stacks:
     """The stacks described by the list `config`. Keys, and the variables that are passed to commands, come from
-    `environment`. An empty list or None gives Stacks that are false.
+    `environment`. An empty list or None gives Stacks that are false. `gpus`: the GPUs of the entries of `engines`; a stack
+    that names none shares the first.
 
     Raises SettingsInvalid with all errors and their paths, such as `llm.stacks.0.url`.
     """
     entries = [] if config is None else config
     errors = list(located_errors(validator_of("stacks"), entries, show_values=False)) or list(
-        _contradictions(entries, environment)
+        _contradictions(entries, environment, gpus)
     )
     if errors:
         lines = [f"{'.'.join((SETTING, *map(str, path)))}: {message}" for path, message in errors]
@@ -31,14 +32,15 @@ def read_stacks(config: Any, environment: Mapping[str, str]) -> Stacks:
     # Not above: requests takes 3 MB in each worker, and most installations have no LLM server.
     from llm.stack_entries import stack_of
 
-    return Stacks([stack_of(entry, environment) for entry in entries])
+    default_gpu = gpus[0] if gpus else ""
+    return Stacks([stack_of(entry, environment, str(entry.get("gpu", default_gpu))) for entry in entries])
 
 
 # --- errors -------------------------------------------------------------------------------------------------
 
 
 def _contradictions(
-    entries: Sequence[Mapping[str, Any]], environment: Mapping[str, str]
+    entries: Sequence[Mapping[str, Any]], environment: Mapping[str, str], gpus: Sequence[str]
 ) -> Iterator[LocatedError]:
     first_uses: dict[str, int] = {}
     for index, entry in enumerate(entries):
@@ -48,6 +50,11 @@ def _contradictions(
                 (index, "name"),
                 f"{SETTING}.{first} is already named {name_of(entry)!r}; names must be unique",
             )
+        if "gpu" in entry and not gpus:
+            text = "it is only for several ComfyUIs; remove it, or list them in `engines`, each with its GPU"
+            yield (index, "gpu"), text
+        elif "gpu" in entry and str(entry["gpu"]) not in gpus:
+            yield (index, "gpu"), f"no entry of `engines` uses this GPU; their GPUs are: {', '.join(gpus)}"
         if "key_env" in entry:
             yield from _key_errors(index, entry["key_env"], environment)
         if entry["driver"] == "http":

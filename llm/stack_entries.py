@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,9 +22,11 @@ DEFAULT_LOAD_TIMEOUT_S = 300
 _DRIVER_KEYS = ("health", "list", "busy", "unload", "load", "key_header")
 
 
-def stack_of(entry: Mapping[str, Any], environment: Mapping[str, str]) -> Stack:
-    """The stack that a valid entry describes. `environment` has its key, and the variables for its commands."""
-    return (_command_stack if entry["driver"] == "command" else _http_stack)(entry, environment)
+def stack_of(entry: Mapping[str, Any], environment: Mapping[str, str], gpu: str = "") -> Stack:
+    """The stack that a valid entry describes. `environment` has its key, and the variables for its commands. `gpu`: the GPU
+    that it shares."""
+    stack = (_command_stack if entry["driver"] == "command" else _http_stack)(entry, environment)
+    return replace(stack, gpu=gpu)
 
 
 def _limits(entry: Mapping[str, Any]) -> Limits:

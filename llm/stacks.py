@@ -28,7 +28,7 @@ Restore = Literal["saved", "lazy"] | tuple[Resident, ...]
 @dataclass(frozen=True)
 class Stack:
     """One configured stack: its server and its settings. `url` contains no secret. `keep`: ids that are never unloaded,
-    because they are not on the GPU."""
+    because they are not on the GPU. `gpu`: the GPU that it shares, as `engines` names it; empty without `engines`."""
 
     name: str
     driver: str
@@ -36,6 +36,7 @@ class Stack:
     server: LlmServer
     restore: Restore
     keep: frozenset[str]
+    gpu: str = ""
 
     def resident(self) -> tuple[Resident, ...]:
         return tuple(resident for resident in self.server.list() if resident.id not in self.keep)
@@ -92,6 +93,14 @@ class Stacks:
 
     def __len__(self) -> int:
         return len(self._stacks)
+
+    def on_gpu(self, gpu: str) -> Stacks:
+        """Those that share `gpu`, as a tenant of that GPU alone; false if there are none."""
+        return Stacks([stack for stack in self._stacks if stack.gpu == gpu])
+
+    def gpu_of(self, name: str) -> str:
+        """The GPU that the stack `name` shares; empty without `engines`. Raises KeyError if there is no such stack."""
+        return {stack.name: stack.gpu for stack in self._stacks}[name]
 
     def resident(self) -> tuple[Resident, ...]:
         """What holds GPU memory, including loading and sleeping models, except those in `keep`. A server on a loopback

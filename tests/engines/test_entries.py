@@ -230,6 +230,15 @@ def test_an_invalid_entry_keeps_easel_from_starting_with_file_and_line(tmp_path:
         container(tmp_path, TEXT)
 
 
+def test_a_gpu_of_a_stack_that_no_engine_uses_keeps_easel_from_starting(tmp_path: Path) -> None:
+    stacks = f"llm:\n  stacks:\n    - driver: ollama\n      url: {URL}\n      gpu: c\n"
+    text = TEXT.replace("gpu: a", "gpu: b")
+    with pytest.raises(SettingsInvalid, match=r"^easel\.yaml:13: llm\.stacks\.0\.gpu: .* GPUs are: a, b$"):
+        container(tmp_path, text + stacks)
+    stacks_of = container(tmp_path, text + stacks.replace("gpu: c", "gpu: b")).stacks
+    assert (len(stacks_of.on_gpu("a")), len(stacks_of.on_gpu("b"))) == (0, 1)
+
+
 def test_started_commands_do_not_get_the_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("T_OF_B", SECRET)
     monkeypatch.setenv("ORDINARY", "yes")

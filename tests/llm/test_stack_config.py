@@ -124,3 +124,56 @@ def test_the_stacks_schema_lists_all_drivers() -> None:
     assert set(schema["items"]["properties"]["driver"]["enum"]) == built_in | {"http", "command"}
     assert set(schema["items"]["allOf"][2]["if"]["properties"]["driver"]["enum"]) == built_in
     assert set(schema["$defs"]["http"]["properties"]["like"]["enum"]) == built_in
+
+
+# --- the GPU of a stack -----------------------------------------------------------------------------
+
+
+def gpu_entries() -> list[dict[str, Any]]:
+    return [
+        OLLAMA,
+        {"driver": "vllm", "url": "http://127.0.0.1:8000", "gpu": 1},
+        {"driver": "http", "like": "vllm", "name": "own", "url": "http://127.0.0.1:8001", "gpu": "1"},
+        {"driver": "command", **ARGVS, "gpu": "small"},
+    ]
+
+
+def test_a_stack_shares_the_gpu_that_it_names_or_the_first() -> None:
+    stacks = read_stacks(gpu_entries(), {}, ["0", "1", "small"])
+    assert {name: stacks.gpu_of(name) for name in ("ollama", "vllm", "own", "command")} == {
+        "ollama": "0",
+        "vllm": "1",
+        "own": "1",
+        "command": "small",
+    }
+
+
+def test_the_stacks_of_one_gpu_are_a_tenant_of_that_gpu_alone() -> None:
+    stacks = read_stacks(gpu_entries(), {}, ["0", "1", "small", "idle"])
+    found = {
+        gpu: [status.name for status in stacks.on_gpu(gpu).status()] for gpu in ("0", "1", "small", "idle")
+    }
+    assert found == {"0": ["ollama"], "1": ["vllm", "own"], "small": ["command"], "idle": []}
+    assert not stacks.on_gpu("idle")
+    assert {resident.owner for resident in stacks.on_gpu("small").resident()} == {"command"}
+
+
+def test_without_engines_no_stack_names_a_gpu() -> None:
+    assert read_stacks([OLLAMA], {}).gpu_of("ollama") == ""
+    assert errors_of([OLLAMA | {"gpu": 0}]) == [
+        "llm.stacks.0.gpu: it is only for several ComfyUIs; remove it, or list them in `engines`, each with its GPU"
+    ]
+
+
+def test_a_gpu_that_no_engine_uses_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(SettingsInvalid) as caught:
+        read_stacks([OLLAMA, OLLAMA | {"name": "b", "gpu": 2}], {}, ["0", "small"])
+    assert caught.value.details["errors"] == [
+        "llm.stacks.1.gpu: no entry of `engines` uses this GPU; their GPUs are: 0, small"
+    ]
+
+
+@pytest.mark.parametrize("gpu", [-1, True, "", "a b", [0]])
+def test_a_gpu_must_be_a_number_or_a_name(gpu: Any) -> None:
+    (error,) = errors_of([OLLAMA | {"gpu": gpu}])
+    assert error.startswith("llm.stacks.0.gpu: it must be the number or the name of a GPU")
