@@ -254,7 +254,8 @@ SETTINGS: tuple[Setting, ...] = (
         "engine.depth",
         "integer",
         2,
-        "Jobs sent to ComfyUI at the same time when it shares the GPU with LLM stacks; further jobs wait in Easel.",
+        "Jobs sent to ComfyUI at the same time when it shares the GPU with LLM stacks or is one of several; further jobs "
+        "wait in Easel.",
         minimum=1,
         maximum=100,
     ),

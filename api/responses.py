@@ -112,7 +112,9 @@ def debug_info(parsed: ParsedRequest, drawing: Drawing, images: Sequence[Image])
         "prompt_id": first.prompt_id,
         "images": [
             {
-                **{"seed": image.seed, "index": image.index, "batch": image.batch},
+                "seed": image.seed,
+                "index": image.index,
+                "batch": image.batch,
                 "prompt_id": image.prompt_id,
                 **({"engine": image.engine} if image.engine else {}),
             }

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from bench.load import LoadGenerator
-from bench.processes import cpu_s
+from bench.processes import cpu_s, machine_cpu_s
 from bench.server import Server
 from bench.testbed import EngineUnderTest, Testbed, gateway_route, new_server, open_engine
 
@@ -23,7 +22,7 @@ SIZE = 64
 
 
 def measure_engines(testbed: Testbed) -> list[dict[str, Any]]:
-    """With sketch engines only. `busy`: the share of the machine's CPUs that gateway, engines and clients used: near 1 the
+    """With sketch engines only. `busy`: the share of the time in which the machine's CPUs worked, for whatever: near 1 the
     CPU is what limits, and not the gateway. `share`: of as many times the pictures of one engine."""
     options = testbed.options
     if options.url:
@@ -71,13 +70,13 @@ def _run(
 ) -> dict[str, Any]:
     seeds = [next(testbed.seeds) for _ in range(renders * len(engines))]
     processes = [*server.workers, *(engine.pid for engine in engines if engine.pid is not None)]
-    before = sum(map(cpu_s, processes))
+    before, machine_before = sum(map(cpu_s, processes)), machine_cpu_s()
     result = load.run(gateway_route(server.url, engines[0], SIZE), clients, seeds)
     used_s = sum(map(cpu_s, processes)) - before + result.client_cpu_s
-    elapsed_s = len(result.latencies_s) / result.pictures_per_s
+    worked_s, all_s = (after - early for after, early in zip(machine_cpu_s(), machine_before, strict=True))
     return {
         "pictures_per_s": result.pictures_per_s,
         "cpu_s_per_picture": used_s / len(result.latencies_s),
-        "busy": used_s / elapsed_s / (os.cpu_count() or 1),
+        "busy": worked_s / all_s if all_s else 0.0,
         "p95_s": statistics.quantiles(result.latencies_s, n=20)[-1],
     }

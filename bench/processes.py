@@ -52,6 +52,18 @@ def cpu_s(pid: int) -> float:
     return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK") if stat else 0.0
 
 
+def machine_cpu_s() -> tuple[float, float]:
+    """The seconds in which the CPUs of the machine worked, and those that there were, of all CPUs together; both 0 without
+    /proc."""
+    try:
+        fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    except OSError:
+        return 0.0, 0.0
+    ticks = os.sysconf("SC_CLK_TCK")
+    idle = fields[3] + fields[4]
+    return (sum(fields) - idle) / ticks, sum(fields) / ticks
+
+
 def memory_mb(pid: int) -> Memory | None:
     """RSS (all memory that it maps and uses) and PSS (shared memory divided by its number of users), in 10^6 bytes."""
     try:

@@ -148,7 +148,8 @@ def _set(unit: EngineUnit, *, is_drained: bool) -> None:
     drains = services().fleet.drains
     if drains is None:
         raise InvalidValue(
-            "The only engine cannot be drained. List it under `engines` in easel.yaml, where it gets a name.", param="name"
+            "The only engine cannot be drained. List it under `engines` in easel.yaml, where it gets a name.",
+            param="name",
         )
     action = "engines.drain" if is_drained else "engines.resume"
     with services().audit.recording(command_actor(), action, {"name": unit.name}):

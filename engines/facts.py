@@ -172,7 +172,9 @@ class Look:
             # Jobs that this process has placed there, and that have no ticket yet.
             claimed = {claim.job for claim in outlook.situation.claims}
             jobs += [
-                each.model for name, each in placed.items() if each.unit.name == unit.name and name not in claimed
+                each.model
+                for name, each in placed.items()
+                if each.unit.name == unit.name and name not in claimed
             ]
         return jobs, outlook
 

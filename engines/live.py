@@ -93,7 +93,9 @@ class LiveEngines:
 
     def _use(self, entries: tuple[EngineEntry, ...]) -> None:
         """Raises SettingsInvalid if one cannot be made; nothing is changed then."""
-        known = {entry.name: (entry, unit) for entry, unit in zip(self._entries, self._fleet.units, strict=True)}
+        known = {
+            entry.name: (entry, unit) for entry, unit in zip(self._entries, self._fleet.units, strict=True)
+        }
         units = [self._unit(entry, *known.get(entry.name, (None, None))) for entry in entries]
         before = self._fleet.units
         arbiters = {id(unit.arbiter) for unit in units}

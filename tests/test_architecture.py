@@ -37,10 +37,6 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("atomic_file", "bounded_socket", "deadline", "errors", "gpu_tenant", "http_connections"),
         *("loopback", "state_files", "system_errors"),
     },
-    "engines": {
-        *("arbiter", "atomic_file", "compiler", "deadline", "engine", "errors", "observer", "schemas"),
-        "state_files",
-    },
     "sketch": {
         *("dynamic_inputs", "errors", "atomic_file", "loopback", "scratch_folder"),
         *("state_files", "system_errors"),

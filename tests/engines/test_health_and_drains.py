@@ -33,7 +33,8 @@ def test_an_engine_that_failed_is_out_until_it_answers_again() -> None:
     health.report("one", EngineUnreachable("died"))
     wait_until(lambda: len(asked) > 2)
     outage = health.outage("one")
-    assert outage is not None and outage.reason.message == "died"
+    assert outage is not None
+    assert outage.reason.message == "died"
     assert health.outage("other") is None
     answers.set()
     wait_until(lambda: health.outage("one") is None)
@@ -63,7 +64,8 @@ def test_an_engine_that_fails_again_while_it_is_looked_at_stays_out() -> None:
     wait_until(lambda: again)
     time.sleep(0.1)
     outage = health.outage("one")
-    assert outage is not None and outage.reason.message == "again"
+    assert outage is not None
+    assert outage.reason.message == "again"
     health.forget("one")
     assert health.outage("one") is None
 

@@ -228,7 +228,8 @@ def test_a_cancelled_request_leaves_no_job_on_any_engine(
     watcher.join()
     for unit in container.fleet.units:
         queue = unit.engine().queue()
-        assert not queue.running and not queue.pending
+        assert not queue.running
+        assert not queue.pending
         assert not unit.arbiter.claims.all()
         assert not unit.arbiter.snapshot().requests
 
@@ -251,7 +252,8 @@ def test_a_request_is_cancelled_by_its_id_on_all_engines(
     while not all(unit.engine().queue().running for unit in container.fleet.units):
         time.sleep(0.05)
     (request,) = container.fleet.requests()
-    assert request.has_name("client-1") and len(request.jobs) == 4
+    assert request.has_name("client-1")
+    assert len(request.jobs) == 4
     assert len(container.fleet.cancel("client-1")) >= 2
     thread.join(60)
     assert [type(error).__name__ for error in caught] == ["RenderCancelled"]
@@ -284,4 +286,6 @@ def test_the_costs_of_jobs_are_measured_per_engine(make_app: MakeApp, start_engi
     slow, fast = (
         unit.costs.read().models["flux-schnell"].render_s for unit in container.fleet.units if unit.costs
     )
-    assert slow is not None and fast is not None and slow > 1.5 * fast
+    assert slow is not None
+    assert fast is not None
+    assert slow > 1.5 * fast
