@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import click
@@ -13,7 +14,7 @@ import click
 from commands.audit import command_actor
 from commands.context import check_state_is_ours, handle_errors, services
 from deadline import time_limit
-from engines import EngineUnit, explain_choice
+from engines import EngineUnit, Fleet, explain_choice
 from errors import EaselError, GpuBusy, InvalidValue
 
 _STATS_TIMEOUT_S = 3.0
@@ -30,9 +31,9 @@ def engines() -> None:
 @handle_errors
 def list_engines(as_json: bool) -> None:
     """List the engines of easel.yaml. Each is asked whether it answers."""
-    units = services().fleet.units
-    with ThreadPoolExecutor(len(units)) as pool:
-        reports = list(pool.map(_report, units))
+    fleet = services().fleet
+    with ThreadPoolExecutor(len(fleet.units)) as pool:
+        reports = list(pool.map(partial(_report, fleet), fleet.units))
     if as_json:
         click.echo(json.dumps(reports, indent=2, ensure_ascii=False))
         return
@@ -40,8 +41,7 @@ def list_engines(as_json: bool) -> None:
         click.echo(_line(report))
 
 
-def _report(unit: EngineUnit) -> dict[str, Any]:
-    fleet = services().fleet
+def _report(fleet: Fleet, unit: EngineUnit) -> dict[str, Any]:
     outlook = unit.arbiter.outlook()
     report: dict[str, Any] = {
         "name": unit.name,

@@ -12,6 +12,8 @@ DEFAULT_RENDER_S = 10.0
 """Until any job was measured"""
 _LOAD_S_PER_GB = 1.0
 _MIN_DEFAULT_LOAD_S = 2.0
+_MAX_LOAD_SHARE = 0.9
+"""Of a job of which only the whole was measured"""
 
 
 @dataclass(frozen=True)
@@ -26,27 +28,42 @@ class JobCosts:
 
     def render_s(self, model: str) -> float:
         """Of a job whose model is loaded."""
-        cost = self.costs.models.get(model)
-        if cost is not None and cost.render_s is not None:
-            return cost.render_s
+        own = self._measured(self.costs, model)
+        if own is not None:
+            return own[0]
         elsewhere = [
-            known.render_s * weight / self.weight
+            found[0] * weight / self.weight
             for weight, costs in self.others
-            if (known := costs.models.get(model)) is not None and known.render_s is not None
+            if (found := self._measured(costs, model)) is not None
         ]
         if elsewhere:
             return sum(elsewhere) / len(elsewhere)
-        if cost is not None and cost.first_s is not None:
-            return cost.first_s  # it was always loaded first
         return self.costs.mean_render_s or DEFAULT_RENDER_S / self.weight
 
     def load_s(self, model: str) -> float:
         """Of a model that is not loaded."""
         for costs in (self.costs, *(each for _, each in self.others)):
-            cost = costs.models.get(model)
-            if cost is not None and cost.load_s is not None:
-                return cost.load_s
+            found = self._measured(costs, model)
+            if found is not None and costs.models[model].first_s is not None:
+                return found[1]
+        return self._usual_load_s(model)
+
+    def _usual_load_s(self, model: str) -> float:
+        """By its size, where nothing was measured"""
         return max(_MIN_DEFAULT_LOAD_S, self.need_bytes(model) / 1e9 * _LOAD_S_PER_GB)
+
+    def _measured(self, costs: Costs, model: str) -> tuple[float, float] | None:
+        """How long a job takes, and loading its model; None if no job was measured. If only one of both was measured, or
+        only both together, the rest is estimated."""
+        cost = costs.models.get(model)
+        if cost is None:
+            return None
+        if cost.render_s is not None:
+            return cost.render_s, self._usual_load_s(model) if cost.load_s is None else cost.load_s
+        if cost.first_s is None:
+            return None
+        load_s = min(self._usual_load_s(model), _MAX_LOAD_SHARE * cost.first_s)
+        return cost.first_s - load_s, load_s
 
 
 def keeps_loaded(

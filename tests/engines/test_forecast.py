@@ -66,6 +66,16 @@ def test_what_was_not_measured_here_is_taken_from_the_others_by_their_weights() 
     assert here.load_s("sdxl") == 5.0  # reading a file is not
 
 
+def test_a_first_job_is_divided_into_loading_and_drawing() -> None:
+    """Until one with the loaded model is measured: else a warm engine would look as slow as a cold one."""
+    first = costs_of(Costs((), {"flux": Cost(None, 34.0), "sdxl": Cost(None, 4.0)}))
+    assert (first.render_s("flux"), first.load_s("flux")) == (10.0, 24.0)
+    assert first.render_s("sdxl") == pytest.approx(0.4)
+    assert first.load_s("sdxl") == pytest.approx(3.6)
+    elsewhere = costs_of(Costs(), 2.0, (1.0, first.costs))
+    assert (elsewhere.render_s("flux"), elsewhere.load_s("flux")) == (5.0, 24.0)
+
+
 def test_before_any_measurement_a_load_is_estimated_by_its_size() -> None:
     assert costs_of(Costs()).load_s("flux") == 24
     assert costs_of(Costs()).load_s("unknown") == 2
