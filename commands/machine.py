@@ -87,7 +87,8 @@ def _configured(settings: Settings | None) -> Iterable[str]:
         yield settings["engine.url"].rstrip("/")
     if settings["port"]:
         yield f"http://127.0.0.1:{settings['port']}"
-    yield from (url for entry in settings["llm.stacks"] if (url := _url(entry)))
+    entries = (*settings["engines"], *settings["llm.stacks"])
+    yield from (url for entry in entries if (url := _url(entry)))
 
 
 def _url(entry: Mapping[str, Any]) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from app import Container
+from commands.machine import look_around
 from engine import NO_CREDENTIALS, Credentials, EngineProcess
 from engines.entries import credential_variables, engines_of_text, read_engines
 from errors import SettingsInvalid
@@ -252,6 +253,12 @@ def test_started_commands_do_not_get_the_credentials(tmp_path: Path, monkeypatch
     wait_until(lambda: output.read_text().endswith("end\n"))
     assert "ORDINARY=yes\n" in output.read_text()
     assert SECRET not in output.read_text()
+
+
+def test_the_commands_look_for_a_comfyui_at_the_address_of_an_entry(tmp_path: Path, sketch_url: str) -> None:
+    (tmp_path / "easel.yaml").write_text(f"engines:\n  - {{name: a, url: '{sketch_url}/'}}\n")
+    machine = look_around(load_settings({}, root=tmp_path), {})
+    assert machine.at(sketch_url) is not None
 
 
 # --- documentation ----------------------------------------------------------------------------------
