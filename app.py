@@ -295,7 +295,11 @@ class Container:
     @cached_property
     def live_engines(self) -> LiveEngines | None:
         """Follows the list of engines in easel.yaml; None if it is not there."""
-        if not self.engine_entries or not self.settings.file_name or os.environ.get("EASEL_ENGINES"):
+        if (
+            not self.engine_entries
+            or not self.settings.file_name
+            or "engines" in self.settings.from_environment
+        ):
             return None
         path = self.settings.base / self.settings.file_name
         return LiveEngines(

@@ -163,6 +163,8 @@ class Arbiter:
         llms = self._tenants.get("inference")
         self._llm_check = None if llms is None else QuickCheck(llms)
         self._engine_uses_gpu, self._stopping = engine_uses_gpu, threading.Event()
+        self._job_models: Mapping[str, str] = {}
+        """Of the jobs that were there at the last look"""
         self.reconciler = Reconciler(
             self._new_switchover(available_bytes, observer or Observer()),
             shares_gpu=self.shares_gpu,
@@ -334,11 +336,23 @@ class Arbiter:
     def outlook(self, *, uses_gpu: bool = True) -> Outlook:
         """What a job would wait for here, at this moment. `uses_gpu`: as for `lease`."""
         queue = self._queue if uses_gpu or not self.shares_gpu else self._queue_without_gpu
-        models = {job: request.model for request in self._requests.all() for job in request.jobs}
         situation = queue.situation("generation")
         running = select(situation.claims, "lease", "generation")
         granted_at = queue.claims.granted_at(running[0]) if running else None
+        jobs = [claim.job for claim in situation.claims if claim.mode == "generation"]
+        models = self._models_of(jobs)
         return Outlook(situation, models, granted_at)
+
+    def _models_of(self, jobs: Sequence[str]) -> Mapping[str, str]:
+        """Reads the requests only if a job is new: there may be a hundred, and each is a file."""
+        known = self._job_models
+        if any(job not in known for job in jobs):
+            listed = {job: request.model for request in self._requests.all() for job in request.jobs}
+            # The request of a job is listed before the job has a claim, unless the disk is full.
+            known = self._job_models = {
+                job: model for job in jobs if (model := listed.get(job) or known.get(job))
+            }
+        return known
 
     def _all_claims(self) -> tuple[Claim, ...]:
         """Those of jobs that need no GPU as well."""

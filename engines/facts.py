@@ -62,6 +62,13 @@ class Facts:
         else:
             self._memory[unit.name] = now, stats.vram_total if stats.has_gpu else None
 
+    def loaded(self, unit: EngineUnit, outlook: Outlook) -> tuple[str, ...]:
+        """The models that are probably in its memory, the newest first."""
+        state = outlook.situation.state
+        if unit.costs is None or state.mode != "generation":
+            return ()  # the LLMs have the GPU
+        return keeps_loaded(unit.costs.read().recent(state.since), self.memory(unit), self.need_bytes)
+
     def forget(self, unit: EngineUnit) -> None:
         """The engine of that name was removed, or is another one now."""
         self._memory.pop(unit.name, None)
@@ -89,9 +96,9 @@ class Look:
         max_age_s: float,
     ) -> None:
         self._units, self._facts, self._may_draw, self._placed = units, facts, may_draw, placed
-        self._max_age_s = max_age_s
+        self._outlooks = {unit.name: facts.outlook(unit, max_age_s) for unit in units}
         self._costs = {unit.name: unit.costs.read() if unit.costs else Costs() for unit in units}
-        self._loaded = {unit.name: self._loaded_now(unit) for unit in units}
+        self._loaded = {unit.name: facts.loaded(unit, self._outlooks[unit.name]) for unit in units}
 
     @cached_property
     def _uses(self) -> Counter[str]:
@@ -111,7 +118,8 @@ class Look:
         jobs, outlook = self._jobs_before(unit, key, job)
         switch_s = _NEVER_S if outlook.switch_s is None else outlook.switch_s
         running_s = self._running_s(unit, outlook)
-        then = forecast(jobs, costs, memory, running_s=running_s, switch_s=switch_s)
+        loaded = self._loaded[name]
+        then = forecast(jobs, costs, loaded, memory, running_s=running_s, switch_s=switch_s)
         is_warm = model in then.loaded
         kept = keeps_loaded((model, *then.loaded), memory, self._facts.need_bytes)
         displaced = [] if is_warm else [each for each in then.loaded if each not in kept]
@@ -126,7 +134,7 @@ class Look:
             memory_bytes=memory,
             displaced=", ".join(displaced),
             displaced_share=min(1.0, sum(self._share(each) / self._holders(each) for each in displaced)),
-            only_here=self._only_here(unit),
+            only_here=self._only_here[name],
             last_used=self._costs[name].ended_at,
         )
 
@@ -146,18 +154,15 @@ class Look:
         """On how many engines it is loaded"""
         return max(1, sum(model in loaded for loaded in self._loaded.values()))
 
-    def _only_here(self, unit: EngineUnit) -> int:
-        """How many of the last jobs were of models that only this engine can draw"""
-        others = [each for each in self._units if each is not unit]
-        return sum(
-            count
-            for model, count in self._uses.items()
-            if self._may_draw(unit, model) and not any(self._may_draw(other, model) for other in others)
-        )
-
-    def _loaded_now(self, unit: EngineUnit) -> tuple[str, ...]:
-        recent = self._costs[unit.name].recent
-        return keeps_loaded(recent, self._facts.memory(unit), self._facts.need_bytes)
+    @cached_property
+    def _only_here(self) -> Counter[str]:
+        """Of each engine, how many of the last jobs were of models that only it can draw"""
+        found: Counter[str] = Counter()
+        for model, count in self._uses.items():
+            able = [unit.name for unit in self._units if self._may_draw(unit, model)]
+            if len(able) == 1:
+                found[able[0]] += count
+        return found
 
     def _job_costs(self, unit: EngineUnit) -> JobCosts:
         others = tuple((each.weight, self._costs[each.name]) for each in self._units if each is not unit)
@@ -165,7 +170,7 @@ class Look:
 
     def _jobs_before(self, unit: EngineUnit, key: str, job: str) -> tuple[list[str | None], Outlook]:
         """The models of the jobs that come before `job`, or before a new one of `key`; None: not known."""
-        outlook, placed = self._facts.outlook(unit, self._max_age_s), self._placed
+        outlook, placed = self._outlooks[unit.name], self._placed
         listed = [*outlook.running, *outlook.waiting_before(key, job or None)]
         jobs = [placed[each].model if each in placed else outlook.models.get(each) for each in listed]
         if not job:

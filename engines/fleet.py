@@ -6,13 +6,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from arbiter import ActiveRequest, Arbiter
 from deadline import time_limit
 from engines.choice import Candidate, Choice, Refusal, Wanted, choose, should_move
 from engines.drains import Drains
 from engines.facts import Facts, Look, Placed
-from engines.forecast import keeps_loaded
 from engines.health import FAILED_GPU_S, Health
 from engines.measured_costs import EndedJob
 from engines.unit import EngineUnit
@@ -23,6 +23,7 @@ from errors import (
     EngineNotListed,
     EngineTooOld,
     FilesMissing,
+    JobLost,
     JobNotFound,
     NodesMissing,
 )
@@ -155,12 +156,12 @@ class Fleet:
         if not self.is_single:
             hold_s = FAILED_GPU_S if isinstance(error, EngineGpuFailed) else 0.0
             self.health.report(unit.name, error, hold_s)
+            if unit.costs is not None and _lost_its_models(error):
+                unit.costs.write(replace(unit.costs.read(), unloaded_at=self._clock()))
 
     def loaded_models(self, unit: EngineUnit) -> tuple[str, ...]:
         """The models that are probably in its memory, the newest first."""
-        if unit.costs is None:
-            return ()
-        return keeps_loaded(unit.costs.read().recent, self._facts.memory(unit), self._need_bytes)
+        return self._facts.loaded(unit, self._facts.outlook(unit, _OUTLOOK_AGE_S))
 
     def drained_since(self, unit: EngineUnit) -> float | None:
         """Unix time; None if it is not drained."""
@@ -286,3 +287,8 @@ class Fleet:
                 return lacking[unit.name]
         names = ", ".join(unit.name for unit in listing)
         return EngineDrained(f"All engines that may draw {model} are drained: {names}.", engines=names)
+
+
+def _lost_its_models(error: EaselError) -> bool:
+    """Whether the engine's process has ended, as far as the error tells."""
+    return isinstance(error, JobLost) or bool(error.details.get("refused"))

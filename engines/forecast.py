@@ -94,14 +94,16 @@ class Forecast:
 def forecast(
     jobs: Iterable[str | None],
     costs: JobCosts,
+    loaded: Sequence[str],
     memory_bytes: int | None,
     *,
     running_s: float | None = None,
     switch_s: float = 0.0,
 ) -> Forecast:
-    """After `jobs`, of which each is given by its model, or None if that is not known. `running_s`: how long the first of
+    """After `jobs`, of which each is given by its model, or None if that is not known. `loaded`: the models that are loaded
+    now, the newest first. `running_s`: how long the first of
     them runs already; None if it does not."""
-    loaded, wait_s = tuple(costs.costs.recent), switch_s
+    loaded, wait_s = tuple(loaded), switch_s
     for index, model in enumerate(jobs):
         if model is None:
             seconds = costs.costs.mean_render_s or DEFAULT_RENDER_S / costs.weight

@@ -51,10 +51,12 @@ class EndedJob:
 
 @dataclass(frozen=True)
 class Costs:
-    """`history`: the last jobs, the newest first."""
+    """`history`: the last jobs, the newest first. `unloaded_at`: when the engine was last found to have lost what it had
+    loaded (Unix time)."""
 
     history: tuple[EndedJob, ...] = ()
     models: Mapping[str, Cost] = field(default_factory=dict)
+    unloaded_at: float = 0.0
 
     def with_job(self, job: EndedJob, run_s: float, *, was_loaded: bool) -> Costs:
         """These costs after one more job."""
@@ -65,12 +67,14 @@ class Costs:
         mean = run_s if before is None else before + _WEIGHT * (run_s - before)
         models = {each: known for each, known in self.models.items() if each != model}
         models[model] = replace(cost, **{name: mean})
-        return Costs((job, *self.history)[:_MAX_HISTORY], dict(list(models.items())[-_MAX_MODELS:]))
+        history = (job, *self.history)[:_MAX_HISTORY]
+        return Costs(history, dict(list(models.items())[-_MAX_MODELS:]), self.unloaded_at)
 
-    @property
-    def recent(self) -> tuple[str, ...]:
-        """The models of the last jobs, the newest first, each once."""
-        return tuple(dict.fromkeys(job.model for job in self.history))
+    def recent(self, since: float = 0.0) -> tuple[str, ...]:
+        """The models of the last jobs, the newest first, each once; only those that were used after `since` and after they
+        were lost."""
+        since = max(since, self.unloaded_at)
+        return tuple(dict.fromkeys(job.model for job in self.history if job.at > since))
 
     @property
     def ended_at(self) -> float:
@@ -116,6 +120,7 @@ class CostStore:
         """A disk that is full must not fail a job: this process then keeps them for itself."""
         content = {
             "history": [[job.model, job.at, job.pictures] for job in costs.history],
+            "unloaded_at": costs.unloaded_at,
             "models": {model: [cost.render_s, cost.first_s] for model, cost in costs.models.items()},
         }
         self._cached = None, costs
@@ -131,7 +136,7 @@ def _costs(document: Any) -> Costs:
         EndedJob(str(model), _seconds(at) or 0.0, int(pictures))
         for model, at, pictures in document["history"]
     ]
-    return Costs(tuple(history), models)
+    return Costs(tuple(history), models, _seconds(document.get("unloaded_at")) or 0.0)
 
 
 def _seconds(value: Any) -> float | None:

@@ -29,21 +29,24 @@ def test_a_job_waits_for_those_before_it_and_for_the_rest_of_the_one_that_runs(
     running_s: float | None, wait_s: float
 ) -> None:
     """One that runs longer than usual is expected to take as long again."""
-    assert forecast(["sdxl", "sdxl"], costs_of(MEASURED), 24 * GB, running_s=running_s).wait_s == wait_s
+    assert (
+        forecast(["sdxl", "sdxl"], costs_of(MEASURED), ["sdxl"], 24 * GB, running_s=running_s).wait_s
+        == wait_s
+    )
 
 
 def test_a_job_waits_for_the_switch_to_generation_mode() -> None:
-    assert forecast([], costs_of(MEASURED), 24 * GB, switch_s=12).wait_s == 12
+    assert forecast([], costs_of(MEASURED), ["sdxl"], 24 * GB, switch_s=12).wait_s == 12
 
 
 def test_a_job_of_another_model_loads_it_and_the_next_one_of_the_first_loads_again() -> None:
-    after = forecast(["flux", "sdxl"], costs_of(MEASURED), 24 * GB)
+    after = forecast(["flux", "sdxl"], costs_of(MEASURED), ["sdxl"], 24 * GB)
     assert after.wait_s == (30 + 4) + (5 + 2)
     assert after.loaded == ("sdxl",)
 
 
 def test_a_gpu_that_has_room_for_both_loads_each_once() -> None:
-    after = forecast(["flux", "sdxl"], costs_of(MEASURED), 48 * GB)
+    after = forecast(["flux", "sdxl"], costs_of(MEASURED), ["sdxl"], 48 * GB)
     assert after.wait_s == (30 + 4) + 2  # sdxl was loaded already
     assert after.loaded == ("sdxl", "flux")
 
@@ -83,4 +86,4 @@ def test_before_any_measurement_a_load_is_estimated_by_its_size() -> None:
 
 
 def test_a_job_of_an_unknown_model_takes_as_long_as_others() -> None:
-    assert forecast([None], costs_of(MEASURED), None).wait_s == 3.0
+    assert forecast([None], costs_of(MEASURED), ["sdxl"], None).wait_s == 3.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,9 @@ def test_the_models_of_the_last_jobs_are_listed_once_and_the_newest_first() -> N
     costs = Costs()
     for at, model in enumerate(["a", "b", "a", "c"]):
         costs = costs.with_job(EndedJob(model, at), 1, was_loaded=True)
-    assert costs.recent == ("c", "a", "b")
+    assert costs.recent() == ("c", "a", "b")
+    assert costs.recent(since=1) == ("c", "a")
+    assert replace(costs, unloaded_at=2).recent(since=1) == ("c",)
     assert costs.ended_at == 3
 
 
@@ -50,7 +53,7 @@ def test_pictures_per_hour_counts_an_hour_or_extends_what_is_remembered() -> Non
 def test_all_processes_read_what_one_has_written(tmp_path: Path) -> None:
     one, other = CostStore(tmp_path / "gpus/0/costs.json"), CostStore(tmp_path / "gpus/0/costs.json")
     assert other.read() == Costs()
-    costs = Costs().with_job(EndedJob("flux", 10.5, 4), 12.0, was_loaded=False)
+    costs = replace(Costs(), unloaded_at=9.0).with_job(EndedJob("flux", 10.5, 4), 12.0, was_loaded=False)
     one.write(costs)
     assert other.read() == one.read() == costs
 
