@@ -102,6 +102,8 @@ EXIT_CODES: tuple[tuple[type[EaselError], int], ...] = (
     (errors.ServerUnreachable, 3),
     (errors.EngineUnreachable, 3),
     (errors.StackError, 3),
+    (errors.EngineDrained, 3),
+    (errors.EngineNotListed, 3),
     (errors.EngineStalled, 3),
     (errors.FilesMissing, 3),
     (errors.NodesMissing, 3),

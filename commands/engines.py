@@ -104,7 +104,8 @@ def drain(name: str, wait_s: int) -> None:
     deadline = time.monotonic() + wait_s
     while wait_s and (claims := unit.arbiter.outlook().situation.claims):
         if time.monotonic() > deadline:
-            raise GpuBusy(f"The engine {name} still has {len(claims)} jobs.")
+            jobs = "1 job" if len(claims) == 1 else f"{len(claims)} jobs"
+            raise GpuBusy(f"The engine {name} still has {jobs}.")
         time.sleep(_WAIT_POLL_S)
 
 
@@ -123,7 +124,7 @@ def resume(name: str) -> None:
 @handle_errors
 def explain(model: str) -> None:
     """Say which engine would draw a picture with MODEL now, and why. Files that an engine lacks are known only once a
-    request has needed them. Exit code: 0; 2 if there is no such model or no engine may draw it."""
+    request has needed them. Exit code: 0; 2 if there is no such model, 3 if no engine can draw it."""
     fleet = services().fleet
     found = services().catalogue().find(model)
     choice = fleet.explain(found.id)

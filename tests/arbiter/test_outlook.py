@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from arbiter import UNKNOWN_SENDER, Arbiter, Policy
+from errors import RequestCancelled
 
 
 def queueing(folder: Path) -> Arbiter:
@@ -62,9 +63,11 @@ def test_a_new_job_of_a_key_that_had_no_turn_comes_before_those_of_one_that_had(
     stop = threading.Event()
 
     def wait(job: str) -> None:
-        with contextlib.suppress(Exception):
-            with arbiter.lease("generation", job=job, timeout_s=60, key="busy", cancelled=stop.is_set):
-                pass
+        with (
+            contextlib.suppress(RequestCancelled),
+            arbiter.lease("generation", job=job, timeout_s=60, key="busy", cancelled=stop.is_set),
+        ):
+            pass
 
     with contextlib.ExitStack() as leases:
         leases.enter_context(arbiter.lease("generation", job="first", timeout_s=60, key="busy"))
