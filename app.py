@@ -395,9 +395,7 @@ class Container:
     @cached_property
     def system_status(self) -> SystemStatus:
         return SystemStatus(
-            self.arbiter,
             self.generator,
-            self.engine_process,
             self.stacks,
             self.readiness,
             self.state_dir / "gpu",

@@ -39,22 +39,24 @@ class ResponseReport:
 class PictureReport:
     """A picture that was drawn. `seed` is None if its workflow has none. `image`: its id in the image store, the first
     characters of its name, because whoever knows the name may see it; empty if it is not kept. `waited_s`, `run_s`: of
-    its job, waiting for the GPU and in the engine's queue, and running."""
+    its job, waiting for the GPU and in the engine's queue, and running. `engine`: the name of the one that drew it."""
 
     seed: int | None
     size: str
     image: str
     waited_s: float
     run_s: float
+    engine: str = "engine"
 
 
 @dataclass(frozen=True)
 class JobReport:
-    """A job that the engine has finished. `run_s` is not GPU time unless `uses_gpu`."""
+    """A job that an engine has finished. `run_s` is not GPU time unless `uses_gpu`. `engine`: its name."""
 
     waited_s: float
     run_s: float
     uses_gpu: bool
+    engine: str = "engine"
 
 
 @dataclass(frozen=True)

@@ -326,6 +326,10 @@ class _State:
                     ]
                     for name in OF_REQUESTS
                 },
+                "engines": [
+                    {key: value for key, value in engine.items() if key not in _VOLATILE}
+                    for engine in part["engines"]
+                ],
             }
             self._parts[audience] = json.dumps(part), json.dumps(stable)
         return self._parts[audience]

@@ -34,7 +34,8 @@ def _ready(services: Services) -> Response:
     models = None
     if engine.error is None:
         models = services.readiness.models(max(0.0, began_at + _TIMEOUT_S - time.monotonic()))
-    status, states = _status(engine, models), models.states if models else ()
+    can_draw = models is not None and services.readiness.can_draw(models)
+    status, states = _status(engine, models, can_draw), models.states if models else ()
     keys_problem = services.gate.problem
     shows_messages = not services.gate.needs_key  # the route needs no key
     body = {
@@ -63,12 +64,12 @@ def _ready(services: Services) -> Response:
     return response
 
 
-def _status(engine: EngineState, models: ModelStates | None) -> str:
+def _status(engine: EngineState, models: ModelStates | None, can_draw: bool) -> str:
     if not engine.reachable:
         return "engine_unreachable"
     if engine.error is not None:
         return "engine_not_usable"
-    if models is not None and any(model.is_drawable for model in models.states):
+    if can_draw:
         return "ready"
     return "no_model" if models is not None and models.is_complete else "checking_models"
 

@@ -14,7 +14,7 @@ from api.services import Services
 from errors import EaselError
 
 OF_REQUESTS = ("jobs", "tickets", "requests")
-_OF_INSTALLATION = ("problem", "endpoint", "switchover", "stacks", "upstreams", "keys", "metrics")
+_OF_INSTALLATION = ("problem", "endpoint", "engines", "switchover", "stacks", "upstreams", "keys", "metrics")
 """They have messages, which may name files, and addresses of other servers"""
 OF_CALLER = (*OF_REQUESTS, "switches", "catalogue", "last_error", *_OF_INSTALLATION)
 """The parts of the document that differ from caller to caller"""
@@ -85,9 +85,12 @@ def _without_owner(entry: Mapping[str, Any]) -> dict[str, Any]:
 def whole_status(services: Services) -> dict[str, Any]:
     """The status as an operator sees it, with the owner of each request beside its key. Never raises."""
     problem, report = services.gate.problem, services.system_status.report()
+    # They have no engine yet.
+    of_engine = {} if services.fleet.is_single else {"engine": None}
+    queued = [{**job, **of_engine} for job in _queued_jobs(services)]
     return {
         **report,
-        "requests": [*report["requests"], *_queued_jobs(services)],
+        "requests": [*report["requests"], *queued],
         "catalogue": _catalogue(services),
         "upstreams": [asdict(upstream) for upstream in services.models_of_llms.status()],
         "keys": {"error": problem.message if problem else None},
@@ -157,6 +160,10 @@ def _without_messages(seen: Mapping[str, Any]) -> dict[str, Any]:
         "last_error": _without_message(seen["last_error"]),
         "problem": _without_message(seen["problem"]),
         "endpoint": None,
+        "engines": [
+            {**engine, "endpoint": None, "problem": _without_message(engine["problem"])}
+            for engine in seen["engines"]
+        ],
         "switchover": {**seen["switchover"], "error": None, "failed": [], "notes": []},
         "stacks": [{**stack, "url": None, "problem": None} for stack in seen["stacks"]],
         "upstreams": [],

@@ -167,6 +167,10 @@ class Fleet:
         """Unix time; None if it is not drained."""
         return self.drains.all().get(unit.name) if self.drains is not None else None
 
+    def lists(self, unit: EngineUnit, model: str) -> bool:
+        """Whether its entry in the settings lets it draw `model`."""
+        return unit.models is None or any(self._model_id(name) == model for name in unit.models)
+
     # --- what concerns all -------------------------------------------------------------------------
 
     def cancel(self, name: str | None) -> tuple[str, ...]:
@@ -234,9 +238,6 @@ class Fleet:
             look.candidate(unit, wanted, key, job, self._refusal(unit, model, lacking)) for unit in self.units
         ]
 
-    def _lists(self, unit: EngineUnit, model: str) -> bool:
-        return unit.models is None or any(self._model_id(name) == model for name in unit.models)
-
     def _ask_memory(self) -> None:
         """It may find that an engine is down."""
         for unit in self.units:
@@ -245,12 +246,12 @@ class Fleet:
 
     def _may_draw(self, unit: EngineUnit, model: str) -> bool:
         """Whether it lists the model and was not found to lack its files lately."""
-        if not self._lists(unit, model):
+        if not self.lists(unit, model):
             return False
         return time.monotonic() >= self._lacking_until.get((unit.name, model), 0.0)
 
     def _refusal(self, unit: EngineUnit, model: str, lacking: Mapping[str, EaselError]) -> Refusal | None:
-        if not self._lists(unit, model):
+        if not self.lists(unit, model):
             return Refusal("not_listed", "its entry under `engines` does not list the model")
         if self.drained_since(unit) is not None:
             return Refusal("drained", "it is drained")
@@ -273,7 +274,7 @@ class Fleet:
 
     def _no_engine(self, model: str, lacking: Mapping[str, EaselError]) -> EaselError:
         """Why no engine can draw a job of `model`."""
-        listing = [unit for unit in self.units if self._lists(unit, model)]
+        listing = [unit for unit in self.units if self.lists(unit, model)]
         if not listing:
             return EngineNotListed(
                 f"None of the engines may draw {model}: no entry under `engines` lists it.", model=model

@@ -100,7 +100,7 @@ class EngineSession:
         )
         node_times.end(self._clock() - outcome.fetch_s)
         lease.record_run(outcome.run_s)
-        record.ran(outcome, submitting_at, lease.queued_s, uses_gpu=uses_gpu)
+        record.ran(outcome, submitting_at, lease.queued_s, uses_gpu=uses_gpu, engine=self.unit.name)
         return outcome
 
     def _upload(self, cancelled: Callable[[], bool]) -> None:

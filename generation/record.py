@@ -56,8 +56,11 @@ class DrawingRecord:
             self._stages.append(Stage(f"switch: {phase}", at, at + seconds, details, inside=_WAIT))
             at += seconds
 
-    def ran(self, outcome: Outcome, submitting_at: float, waited_s: float, *, uses_gpu: bool) -> None:
-        """A job has ended: from `submitting_at` on it was submitted, waited in the engine's queue, ran and was fetched."""
+    def ran(
+        self, outcome: Outcome, submitting_at: float, waited_s: float, *, uses_gpu: bool, engine: str
+    ) -> None:
+        """A job has ended on `engine`: from `submitting_at` on it was submitted, waited in the engine's queue, ran and was
+        fetched."""
         now = self._clock()
         fetching_at = now - outcome.fetch_s
         running_at = fetching_at - outcome.run_s
@@ -66,12 +69,16 @@ class DrawingRecord:
         self.add("queue", queued_at, running_at)
         self.add(_RUN, running_at, fetching_at, cached_nodes=len(outcome.cached_nodes))
         self.add("fetch", fetching_at, now, pictures=len(outcome.pictures))
-        self._jobs[outcome.prompt_id] = JobReport(waited_s + outcome.queued_s, outcome.run_s, uses_gpu)
+        self._jobs[outcome.prompt_id] = JobReport(
+            waited_s + outcome.queued_s, outcome.run_s, uses_gpu, engine
+        )
 
     def drew(self, image: Image) -> None:
         """A picture of a job that has ended is finished."""
         job, name = self._jobs[image.prompt_id], image.name[:_IMAGE_ID_CHARS]
-        self._pictures.append(PictureReport(image.seed, str(image.size), name, job.waited_s, job.run_s))
+        self._pictures.append(
+            PictureReport(image.seed, str(image.size), name, job.waited_s, job.run_s, job.engine)
+        )
 
     def ended(self, error: BaseException | None) -> None:
         """Tell the observer. `error`: what ended the drawing early."""

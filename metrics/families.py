@@ -66,6 +66,15 @@ SWITCHOVERS = Family(
     "Switchovers of the GPU that ended, by the mode they led to: done, failed or abandoned.",
     ("target", "result"),
 )
+ENGINE_PICTURES = Family(
+    "easel_engines_pictures_total", "counter", "Pictures that were drawn, by engine.", ("engine",)
+)
+ENGINE_SECONDS = Family(
+    "easel_engines_busy_seconds_total",
+    "counter",
+    "Seconds for which an engine ran finished jobs, the sketch engine included.",
+    ("engine",),
+)
 PHASES = Family(
     "easel_switchover_phase_seconds",
     "histogram",
@@ -96,6 +105,22 @@ VRAM_FREE = Family(
 )
 RAM_TOTAL = Family("easel_engine_ram_size_bytes", "gauge", "Memory of the engine's machine.")
 RAM_FREE = Family("easel_engine_ram_free_bytes", "gauge", "Free memory of the engine's machine.")
+ENGINES_UP = Family("easel_engines_up", "gauge", "Whether an engine answers.", ("engine",))
+ENGINES_DRAINED = Family(
+    "easel_engines_drained",
+    "gauge",
+    "Whether an engine is drained, so that it gets no new jobs.",
+    ("engine",),
+)
+ENGINES_JOBS = Family(
+    "easel_engines_running_jobs", "gauge", "Jobs of Easel that have the GPU of an engine.", ("engine",)
+)
+ENGINES_WAITING = Family(
+    "easel_engines_waiting_jobs",
+    "gauge",
+    "Jobs and LLM requests that wait for the GPU of an engine.",
+    ("engine",),
+)
 ENGINE_QUEUE = Family(
     "easel_engine_queue_jobs",
     "gauge",
@@ -142,6 +167,8 @@ FAMILIES: tuple[Family, ...] = (
         GPU_SECONDS,
         WAIT,
         RENDER,
+        ENGINE_PICTURES,
+        ENGINE_SECONDS,
         SWITCHOVERS,
         PHASES,
     ),
@@ -157,6 +184,7 @@ FAMILIES: tuple[Family, ...] = (
         RAM_TOTAL,
         RAM_FREE,
     ),
+    *(ENGINES_UP, ENGINES_DRAINED, ENGINES_JOBS, ENGINES_WAITING),
     *(ENGINE_QUEUE, WAITING, JOBS, MODE, PINNED, SWITCHING, STACK_UP, STACK_LOADED, LLM_LOADED, MODELS),
     *(DOWNLOADS, DOWNLOAD_RECEIVED, DOWNLOAD_SIZE, DOWNLOAD_RATE, IMAGES, IMAGES_SIZE),
 )

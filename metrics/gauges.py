@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,10 @@ from metrics.families import (
     ENGINE_QUEUE,
     ENGINE_READY,
     ENGINE_UP,
+    ENGINES_DRAINED,
+    ENGINES_JOBS,
+    ENGINES_UP,
+    ENGINES_WAITING,
     IMAGES,
     IMAGES_SIZE,
     JOBS,
@@ -77,6 +82,7 @@ def gauges(state: ServerState, build: Build, *, is_writable: bool) -> Iterator[G
     yield Gauge(STARTED, build.started_at)
     yield Gauge(WRITABLE, is_writable)
     yield from _engine(state.status, state.engine)
+    yield from _engines(state.status)
     yield from _queue(state.status)
     for stack in state.status["stacks"]:
         yield from _stack(stack)
@@ -108,6 +114,18 @@ def _engine(status: Mapping[str, Any], engine: Mapping[str, Any] | None) -> Iter
     for family, value in memory.items():
         if value is not None:
             yield Gauge(family, value)
+
+
+def _engines(status: Mapping[str, Any]) -> Iterator[Gauge]:
+    """Of each engine, also if there is only one."""
+    first = status["engines"][0]["name"]
+    running = Counter(job.get("engine", first) for job in status["jobs"])
+    for engine in status["engines"]:
+        labels = (label_value(engine["name"]),)
+        yield Gauge(ENGINES_UP, engine["reachable"], labels)
+        yield Gauge(ENGINES_DRAINED, engine["drained"], labels)
+        yield Gauge(ENGINES_JOBS, running[engine["name"]], labels)
+        yield Gauge(ENGINES_WAITING, engine["waiting"], labels)
 
 
 def _queue(status: Mapping[str, Any]) -> Iterator[Gauge]:

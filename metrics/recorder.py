@@ -11,6 +11,8 @@ from metrics.families import (
     BUCKETS_S,
     DRAWING_ERRORS,
     DRAWINGS,
+    ENGINE_PICTURES,
+    ENGINE_SECONDS,
     ERRORS,
     GPU_SECONDS,
     IN_PROGRESS,
@@ -27,6 +29,7 @@ from observer import DrawingReport, Observer, ResponseReport, SwitchReport
 
 MAX_MODELS = 100
 MAX_KEYS = 50
+MAX_ENGINES = 100
 """Names that get series of their own, in each worker"""
 OTHER = "other"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -40,6 +43,7 @@ class Recorder(Observer):
     def __init__(self, files: ValueFiles, is_on: Callable[[], bool] = lambda: True) -> None:
         self._files, self._is_on = files, is_on
         self._models, self._keys = BoundedNames(MAX_MODELS), BoundedNames(MAX_KEYS)
+        self._engines = BoundedNames(MAX_ENGINES)
 
     def response(self, report: ResponseReport) -> None:
         method = report.method if report.method in _METHODS else OTHER
@@ -59,6 +63,13 @@ class Recorder(Observer):
             _series(PICTURES, model, key): float(len(report.pictures)),
             _series(GPU_SECONDS, model, key): sum(job.run_s for job in report.jobs if job.uses_gpu),
         }
+        for name in {job.engine for job in report.jobs}:
+            engine = self._engines.bound(name)
+            pictures = sum(picture.engine == name for picture in report.pictures)
+            run_s = sum(job.run_s for job in report.jobs if job.engine == name)
+            for family, value in ((ENGINE_PICTURES, float(pictures)), (ENGINE_SECONDS, run_s)):
+                series = _series(family, engine)
+                changes[series] = changes.get(series, 0.0) + value
         if report.code:
             changes[_series(DRAWING_ERRORS, report.code)] = 1.0
         self._add(changes)

@@ -1,8 +1,9 @@
 """One look at everything: who has the GPU, whether pictures can be drawn now, and which models are complete."""
 
 from generation import ModelState
+from status.engine_readiness import EngineState, ModelStates
 from status.last_engine_error import LastEngineError
-from status.readiness import EngineState, ModelStates, Readiness
+from status.readiness import Readiness
 from status.start_report import log_start
 from status.system_status import SystemStatus
 

@@ -1,260 +1,136 @@
-"""Whether pictures can be drawn now: the engine answers, its WebSocket opens, and which models have all their nodes and
-files. Shared by all threads of a process, and never waits for an engine that does not respond, or for the check of a
-large catalogue."""
+"""Whether pictures can be drawn now, and which models: what the engines together can do."""
 
 from __future__ import annotations
 
-import logging
+import threading
 import time
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
-from compiler import Catalogue, Model, compile_workflow, sample_graph, sample_requests
-from deadline import time_limit
-from engine import Engine, EngineStats
-from errors import EaselError, EngineUnreachable, LicenceNotAccepted, ModelNotDrawable
-from generation import Generator, ModelState, StageState, model_state, stage_states
-from status.shared_probe import SharedProbe
+from compiler import Catalogue
+from engines import EngineUnit
+from errors import EngineDrained
+from generation import Generator
+from status.engine_readiness import EngineReadiness, EngineState, ModelStates
+from status.merged_models import EngineModels, merge_models
 
-log = logging.getLogger("easel.ready")
-_ENGINE_INTERVAL_S = 1.0
-_ENGINE_TIMEOUT_S = 3.0
-"""For one probe; who asks waits less"""
-_MODELS_INTERVAL_S = 2.0
-"""A file that was added or deleted shows after about this time"""
-_MODELS_TIMEOUT_S = 300.0
-"""An engine that is loading a large model may take 20 s for each node; until then the last result holds"""
-_PUBLISH_INTERVAL_S = 0.5
-"""Between two publications while models are checked: 10,000 take half a minute"""
-
-
-@dataclass(frozen=True)
-class EngineState:
-    """`error`: why it cannot draw now, or None. An engine without WebSocket is reachable and has an error."""
-
-    reachable: bool
-    url: str | None = None
-    version: str | None = None
-    is_sketch: bool = False
-    error: EaselError | None = None
-
-
-@dataclass(frozen=True)
-class ModelStates:
-    """The states of the visible models, as far as they are known."""
-
-    states: tuple[ModelState, ...]
-    is_complete: bool
-    """Whether every visible model was checked"""
-    stages: tuple[StageState, ...] = ()
+_LOOK_INTERVAL_S = 0.01
 
 
 class Readiness:
-    """The state of the engine and of the visible models."""
+    """The state of all engines and of the visible models. One per process; thread-safe."""
 
     def __init__(self, generator: Generator) -> None:
-        self._generator = generator
-        self._engine_probe = SharedProbe(self._probe_engine, _ENGINE_INTERVAL_S)
-        self._models_probe = SharedProbe(self._probe_models, _MODELS_INTERVAL_S)
-        self._checks = _Checks(generator)
-        self._last_usable: tuple[Engine, EngineState] | None = None
+        self._generator, self._fleet = generator, generator.fleet
+        self._known: dict[EngineUnit, EngineReadiness] = {}
+        self._lock = threading.Lock()
+        self._merged: tuple[list[object], ModelStates | None] = [], None
+        """What the states of the models were made from, and they"""
 
     def engine(self, timeout_s: float) -> EngineState:
-        """The state of the engine; of one that does not answer in time, that it does not answer, or the last one if it is
-        only busy."""
-        state = self._engine_probe.latest(timeout_s)
-        if state is not None:
-            return state
-        error = EngineUnreachable(f"ComfyUI does not answer within {timeout_s:g} s.", slow=True)
-        return self._state_if_busy(error) or EngineState(reachable=False, error=error)
+        """The state of an engine that can draw; if none can, that of the first one that answers, or of the first one. One
+        that is drained cannot. Of an engine that does not answer in time, that it does not answer, or the last state if it
+        is only busy."""
+        units = self._fleet.units
+        if len(units) == 1:
+            return self._with_drain(units[0], self.of(units[0]).engine(timeout_s))
+        states = [
+            self._with_drain(unit, state)
+            for unit, state in zip(
+                units, self._states(units, timeout_s, stops_at=self._can_draw), strict=True
+            )
+        ]
+        able = next((state for state in states if state.error is None), None)
+        return able or next((state for state in states if state.reachable), states[0])
 
-    def _state_if_busy(self, error: EaselError) -> EngineState | None:
-        if self._last_usable is None or not isinstance(error, EngineUnreachable):
-            return None
-        engine, state = self._last_usable
-        return state if engine.is_busy(error) else None
+    def engines(self, timeout_s: float) -> list[tuple[EngineUnit, EngineState]]:
+        """The state of each engine, whether it is drained or not."""
+        units = self._fleet.units
+        return list(zip(units, self._states(units, timeout_s), strict=True))
+
+    def can_draw(self, models: ModelStates) -> bool:
+        """Whether one of the models can be drawn, by an engine that answered when it was asked last and is not drained."""
+        usable = {
+            unit.name
+            for unit in self._fleet.units
+            if self.of(unit).can_draw and self._fleet.drained_since(unit) is None
+        }
+        return any(
+            state.is_drawable and (models.engines is None or not usable.isdisjoint(models.engines[state.id]))
+            for state in models.states
+        )
+
+    def of(self, unit: EngineUnit) -> EngineReadiness:
+        """That of one engine."""
+        with self._lock:
+            known = self._known.get(unit)
+            if known is None:
+                # Those that were removed from the settings are forgotten.
+                self._known = {each: self._known[each] for each in self._fleet.units if each in self._known}
+                known = EngineReadiness(self._generator, unit, partial(self._fleet.lists, unit))
+                self._known[unit] = known
+            return known
 
     def models(self, timeout_s: float) -> ModelStates | None:
         """The states of the visible models; those that are known if the check does not end in time, None if there are
-        none."""
-        return self._models_probe.latest(timeout_s) or self._checks.known
+        none. An engine that does not answer keeps those that it had."""
+        units = self._fleet.units
+        if len(units) == 1:
+            return self.of(units[0]).models(timeout_s)
+        parts = [self.of(unit) for unit in units]
+        deadline = time.monotonic() + timeout_s
+        while self._is_checking(parts) and time.monotonic() < deadline:
+            time.sleep(_LOOK_INTERVAL_S)
+        return self._merge(units, parts)
 
-    def _probe_engine(self) -> EngineState:
-        url = version = None
-        reachable = is_sketch = False
-        try:
-            with time_limit(_ENGINE_TIMEOUT_S):
-                engine = self._generator.engine()
-                stats = engine.stats()
-                reachable, url, version, is_sketch = True, engine.url, stats.version, stats.is_sketch
-                engine.connect()
-        except EaselError as error:
-            return self._state_if_busy(error) or EngineState(reachable, url, version, is_sketch, error)
-        state = EngineState(reachable, url, version, is_sketch)
-        self._last_usable = engine, state
-        return state
+    def _is_checking(self, parts: Sequence[EngineReadiness]) -> bool:
+        """All begin their checks at the same time."""
+        checking = [part.is_checking() for part in parts]
+        return any(checking)
 
-    def _probe_models(self) -> ModelStates | None:
-        """None if the engine does not answer."""
-        try:
-            with time_limit(_MODELS_TIMEOUT_S):
-                self._checks.update(self._generator.catalogue(), self._generator.engine())
-        except EaselError:
-            return None
-        return self._checks.known
+    def _merge(self, units: Sequence[EngineUnit], parts: Sequence[EngineReadiness]) -> ModelStates | None:
+        """A new one only if something has changed: with 10,000 models it takes a moment, and equal ones are compared
+        faster."""
+        catalogue: Catalogue = self._generator.catalogue()
+        made_from: list[object] = [catalogue, *units]
+        for part in parts:
+            made_from += [part.known_models, part.is_away]
+        before, merged = self._merged
+        if len(before) != len(made_from) or any(a is not b for a, b in zip(before, made_from, strict=True)):
+            engines = [
+                EngineModels(unit.name, part.known_models, part.is_away, partial(self._fleet.lists, unit))
+                for unit, part in zip(units, parts, strict=True)
+            ]
+            merged = merge_models(catalogue, engines)
+            self._merged = made_from, merged
+        return merged
 
+    def _states(
+        self,
+        units: Sequence[EngineUnit],
+        timeout_s: float,
+        stops_at: Callable[[EngineUnit, EngineState], bool] = lambda unit, state: False,
+    ) -> list[EngineState]:
+        """Of all engines, asked at the same time. Ends early at a state of which `stops_at` is true."""
+        parts = [self.of(unit) for unit in units]
+        deadline = time.monotonic() + timeout_s
+        while True:
+            found = [part.state() for part in parts]
+            has_ended = all(found) or any(
+                state is not None and stops_at(unit, state) for unit, state in zip(units, found, strict=True)
+            )
+            if has_ended or time.monotonic() >= deadline:
+                break
+            time.sleep(_LOOK_INTERVAL_S)
+        return [
+            state or part.state_without_answer(timeout_s) for part, state in zip(parts, found, strict=True)
+        ]
 
-@dataclass(frozen=True)
-class _Check:
-    state: ModelState
-    classes: frozenset[str]
-    """The nodes that the state depends on"""
+    def _can_draw(self, unit: EngineUnit, state: EngineState) -> bool:
+        return state.error is None and self._fleet.drained_since(unit) is None
 
-
-class _Checks:
-    """The checks of all visible models. A model is checked again only if the catalogue or the engine is another one, or
-    if the engine says something else about a node that the model uses. For one thread at a time, but for `known`."""
-
-    def __init__(self, generator: Generator) -> None:
-        self._generator = generator
-        self.known: ModelStates | None = None
-        """Published while a check of many models runs, too"""
-        self._of: tuple[Catalogue, Engine] | None = None
-        self._checks: dict[str, _Check] = {}
-        self._last_states: dict[str, ModelState] = {}
-        """Of models that are to be checked again"""
-        self._descriptions: dict[str, Any] = {}
-        """node class -> what the engine says about it, or why it does not"""
-        self._stats: EngineStats | None = None
-        """Of the engine, in this round"""
-        self._stages: tuple[StageState, ...] = ()
-        self._class_sets: dict[tuple[str, ...], frozenset[str]] = {}
-        """One object for equal sets: 10,000 models use few different ones, each of which takes 0.7 kB"""
-
-    def update(self, catalogue: Catalogue, engine: Engine) -> None:
-        """Check what has changed. Raises EngineUnreachable if the engine does not answer; what was checked until then
-        stays known."""
-        if self._of is None or self._of[1] is not engine:
-            # What another engine has says nothing about this one.
-            self.known, self._checks, self._last_states, self._descriptions = None, {}, {}, {}
-        elif self._of[0] is not catalogue:
-            self._descriptions, self._class_sets = {}, {}
-            self._forget(set(self._checks))
-        self._of = catalogue, engine
-        before, self._stats = self._stats, engine.stats()
-        if before is not None and _identity(before) != _identity(self._stats):
-            engine.version(fresh=True)
-            self._forget(set(self._checks))
-        self._forget_changed()
-        self._check_stages()
-        published_at = 0.0  # the first one at once: pictures can be drawn
-        for model in catalogue.visible_models:
-            if model.id in self._checks:
-                continue
-            began_at = time.thread_time()
-            self._checks[model.id] = self._check(model)
-            if time.monotonic() - published_at >= _PUBLISH_INTERVAL_S:
-                self._publish()
-                published_at = time.monotonic()
-            # As long as it took: requests need the interpreter, too.
-            time.sleep(time.thread_time() - began_at)
-        self._last_states = {}
-        self._publish()
-
-    def _forget_changed(self) -> None:
-        """Ask the engine again about each node, and forget the checks that depend on a changed one."""
-        before, self._descriptions = self._descriptions, {}
-        try:
-            for name in sorted(before):
-                self._describe(name)
-        except EaselError:
-            self._descriptions = before  # what the checks depend on
-            raise
-        changed = {name for name, description in before.items() if self._descriptions[name] != description}
-        if changed:
-            self._forget({name for name, check in self._checks.items() if check.classes & changed})
-
-    def _forget(self, models: set[str]) -> None:
-        """Check them again; until then their states stay as they are."""
-        self._last_states |= {name: self._checks.pop(name).state for name in models}
-
-    def _publish(self) -> None:
-        assert self._of is not None
-        models, last = self._of[0].visible_models, self._last_states
-        checks = {name: check.state for name, check in self._checks.items()}
-        states = tuple(state for model in models if (state := checks.get(model.id) or last.get(model.id)))
-        self.known = ModelStates(states, is_complete=len(states) == len(models), stages=self._stages)
-
-    def _check_stages(self) -> None:
-        """Raises EngineUnreachable if the engine does not answer."""
-        assert self._of is not None
-        catalogue, engine = self._of
-        for stage in catalogue.stages.values():
-            for value in stage.values:
-                for node in sample_graph(stage, value, catalogue).values():
-                    self._describe(node["class_type"])
-        before = {stage.id: stage for stage in self._stages}
-        self._stages = stage_states(catalogue, engine, self._generator.check_stage)
-        for state in self._stages:
-            if state.error is not None and before.get(state.id) != state:
-                log.info("`%s` cannot be done now: %s%s", state.id, state.error.message, _remedy(state))
-
-    def _describe(self, name: str) -> Any:
-        """What the engine says about a node class in this round. Raises EngineUnreachable if it does not answer."""
-        if name not in self._descriptions:
-            assert self._of is not None
-            try:
-                self._descriptions[name] = self._generator.describe_node(name, *self._of)
-            except EngineUnreachable as error:
-                if not error.is_answered:
-                    raise
-                self._descriptions[name] = _NotDescribed(error.code, error.message, error)
-        return self._descriptions[name]
-
-    def _check(self, model: Model) -> _Check:
-        assert self._of is not None
-        catalogue, engine = self._of
-        requests = sample_requests(model, catalogue)
-        errors: list[EaselError] = [] if requests else [_refusal(model, catalogue)]
-        used: set[str] = set()
-        for request in requests:
-            try:
-                compiled = compile_workflow(request, catalogue, shares_shapes=False)
-                classes = sorted({name for graph in compiled.graphs for name in graph.classes})
-                used |= set(classes)
-                described = [self._describe(name) for name in classes]
-                self._generator.check_graphs(compiled, catalogue, engine)
-                errors += [entry.error for entry in described if isinstance(entry, _NotDescribed)][:1]
-            except EaselError as error:
-                if isinstance(error, EngineUnreachable) and not error.is_answered:
-                    raise
-                errors.append(error)
-        all_classes = self._class_sets.setdefault(tuple(sorted(used)), frozenset(used))
-        return _Check(model_state(model, catalogue, errors, self._stats), all_classes)
-
-
-def _remedy(stage: StageState) -> str:
-    return f" {stage.pull} gets it." if stage.pull else ""
-
-
-def _identity(stats: EngineStats) -> tuple[object, ...]:
-    """What of an engine decides whether it can draw a model."""
-    return stats.version, stats.device_type, stats.vram_total
-
-
-def _refusal(model: Model, catalogue: Catalogue) -> EaselError:
-    """Why no task of the model can be drawn."""
-    try:
-        catalogue.licences.check(model)
-    except LicenceNotAccepted as error:
-        return error
-    return ModelNotDrawable("The check of the catalogue refuses it.")
-
-
-@dataclass(frozen=True)
-class _NotDescribed:
-    """Why the engine does not describe a node. Equal for equal reasons."""
-
-    code: str
-    message: str
-    error: EngineUnreachable = field(compare=False)
+    def _with_drain(self, unit: EngineUnit, state: EngineState) -> EngineState:
+        if state.error is not None or self._fleet.drained_since(unit) is None:
+            return state
+        return replace(state, error=EngineDrained(f"The engine {unit.name} is drained.", engines=unit.name))

@@ -6,7 +6,8 @@ import logging
 import time
 from collections.abc import Callable
 
-from status.readiness import EngineState, ModelStates, Readiness
+from status.engine_readiness import EngineState, ModelStates
+from status.readiness import Readiness
 
 log = logging.getLogger("easel")
 
@@ -24,23 +25,33 @@ def log_start(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
 ) -> None:
-    """Log which engine there is, and how many models are ready; waits for both. If the engine does not answer, that is
-    logged at once. For a thread of its own."""
+    """Log which engines there are, and how many models are ready; waits for one that can draw. If an engine does not answer,
+    that is logged at once. For a thread of its own."""
     deadline = clock() + _ENGINE_TIMEOUT_S
+    states = readiness.engines(_PROBE_TIMEOUT_S)
+    for unit, state in states:
+        _log_engine("engine" if len(states) == 1 else f"engine {unit.name}", state)
     engine = readiness.engine(_PROBE_TIMEOUT_S)
-    if engine.error is not None:
-        log.warning("engine: cannot draw yet: %s: %s", engine.error.code, engine.error.message)
+    was_away = engine.error is not None
     while engine.error is not None and clock() < deadline:
         sleep(_INTERVAL_S)
         engine = readiness.engine(_PROBE_TIMEOUT_S)
     if engine.error is not None:
         return
-    log.info("engine: %s", _engine(engine))
+    if was_away:
+        _log_engine("engine", engine)
     deadline = clock() + _MODELS_TIMEOUT_S
     while not ((models := readiness.models(_PROBE_TIMEOUT_S)) and models.is_complete) and clock() < deadline:
         sleep(_INTERVAL_S)
     if models is not None:
         log.info("models: %s", _models(models))
+
+
+def _log_engine(name: str, state: EngineState) -> None:
+    if state.error is not None:
+        log.warning("%s: cannot draw yet: %s: %s", name, state.error.code, state.error.message)
+    else:
+        log.info("%s: %s", name, _engine(state))
 
 
 def _engine(state: EngineState) -> str:

@@ -1,4 +1,4 @@
-"""The system status: who has the GPU, the state of the engine and the LLM servers, what runs and waits. The servers are
+"""The system status: who has the GPUs, the state of the engines and the LLM servers, what runs and waits. The servers are
 probed at most once a second, for all processes together; one that does not respond is reported as such. The check of the
 models, which takes long for a large catalogue, is published by itself."""
 
@@ -9,7 +9,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,23 @@ from filelock import FileLock, Timeout
 
 from arbiter import ActiveRequest, Arbiter, Claim, PastSwitch, Snapshot
 from atomic_file import write_atomic
-from deadline import time_limit
-from engine import Engine, EngineProcess, EngineStats, QueueState
-from errors import EaselError, EngineUnreachable
+from engines import EngineUnit
+from errors import EaselError
 from generation import Generator, ModelState
 from llm import Stacks
 from state_files import read_state, set_aside
+from status.engine_entry import (
+    Measured,
+    container_state,
+    engine_entry,
+    engine_state,
+    gpu_mode,
+    memory,
+    queue_counts,
+)
+from status.engine_probe import UNKNOWN_FACTS, EngineProbe, Facts, problem_of
 from status.last_engine_error import LastEngineError
-from status.listed_requests import listed_requests
+from status.listed_requests import GpuRequests, listed_requests
 from status.memory_history import MemoryHistory, Sample
 from status.readiness import Readiness
 from system_errors import shortage_in
@@ -38,33 +47,29 @@ _MAX_AGE_S = 2.0
 """If the last results are older, wait a little for the next round"""
 _WAIT_TIMEOUT_S = 0.5
 _PROBE_TIMEOUT_S = 2.0
-_ENGINE_TIMEOUT_S = 1.5
+_FIRST_RESULTS_S = 0.3
+"""After this time the results of those that have answered are published; the others keep their last ones until they answer
+or fail"""
 _STACK_TIMEOUT_S = 1.5
 _FIRST_MODELS_WAIT_S = 0.3
 """So that the first report of a small catalogue has the states of its models"""
 _MODELS_WAIT_S = 0.5
 """After a round of probes, for the check of the models; the next round publishes one that ends later"""
-_GB = 1e9
-_UNKNOWN: Mapping[str, Any] = {
-    "at": 0.0,
-    "reachable": False,
-    "stats": None,
-    "running": [],
-    "pending": [],
-    "container": "absent",
-    "stacks": [],
-    "stages": [],
-    "problem": None,
-}
+_UNKNOWN: Mapping[str, Any] = {"at": 0.0, "engines": {}, "stacks": [], "stages": []}
+"""`engines`: name -> its facts, see `EngineProbe`"""
 
 
 def _probe_results(document: Any) -> Mapping[str, Any]:
-    """Raises TypeError if the document is not an object with the types of `_UNKNOWN`."""
+    """Raises TypeError, or KeyError, if the document is not what a round of probes writes."""
     results = {**_UNKNOWN, **document}
     for name, value in _UNKNOWN.items():
-        expected = dict if value is None else int | float if isinstance(value, float) else type(value)
-        if not (isinstance(results[name], expected) or (value is None and results[name] is None)):
+        if not isinstance(results[name], int | float if isinstance(value, float) else type(value)):
             raise TypeError(f"{name} is not a {type(value).__name__}")
+    for facts in results["engines"].values():
+        for name, value in UNKNOWN_FACTS.items():
+            expected = dict if value is None else type(value)
+            if not (isinstance(facts[name], expected) or (value is None and facts[name] is None)):
+                raise TypeError(f"{name} of an engine is not a {expected.__name__}")
     return results
 
 
@@ -73,9 +78,7 @@ class SystemStatus:
 
     def __init__(
         self,
-        arbiter: Arbiter,
         generator: Generator,
-        engine_process: EngineProcess,
         stacks: Stacks,
         readiness: Readiness,
         folder: Path,
@@ -83,8 +86,8 @@ class SystemStatus:
         last_error: LastEngineError | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._arbiter, self._generator, self._stacks = arbiter, generator, stacks
-        self._engine_process, self._readiness = engine_process, readiness
+        self._generator, self._fleet, self._stacks = generator, generator.fleet, stacks
+        self._readiness = readiness
         self._file, self._lock_file, self._clock = folder / "probes.json", folder / "probes.lock", clock
         self._models = _ModelsFile(folder / "models.json")
         self._memory = MemoryHistory(folder / "memory.json")
@@ -105,9 +108,9 @@ class SystemStatus:
             return self._report(_UNKNOWN)
 
     def engine_facts(self) -> Mapping[str, Any] | None:
-        """What the engine said about itself in the last round of probes: the fields of `EngineStats` and
+        """What the first engine said about itself in the last round of probes: the fields of `EngineStats` and
         `tells_gpu_memory`. Memory is in bytes. Waits for nothing."""
-        facts: Mapping[str, Any] | None = self._last_results()["stats"]
+        facts: Mapping[str, Any] | None = _facts(self._last_results(), self._fleet.first)["stats"]
         return facts
 
     def memory_samples(self) -> tuple[Sample, ...]:
@@ -115,59 +118,66 @@ class SystemStatus:
         return self._memory.samples()
 
     def _report(self, probes: Mapping[str, Any]) -> dict[str, Any]:
-        snapshot, process = self._arbiter.snapshot(), self._engine_process
-        queue = {"running": len(probes["running"]), "pending": len(probes["pending"])}
-        requests = {job: request for request in snapshot.requests for job in request.jobs}
-        jobs = [
-            self._job(claim, requests.get(claim.job))
-            for claim in snapshot.claims
-            if claim.kind == "lease" and claim.mode == "generation"
-        ]
-        # In the order of their turns, not of their arrival.
-        tickets = sorted(
-            (claim for claim in snapshot.claims if claim.kind == "ticket"),
-            key=lambda claim: waiting.place if (waiting := snapshot.waiting.get(claim.job)) else 0,
-        )
-        first = jobs[0] if jobs else _NO_JOB
+        units = self._fleet.units
+        gpus = [self._gpu(unit) for unit in units]
+        first, facts, snapshot = units[0], _facts(probes, units[0]), gpus[0].snapshot
+        stats = facts["stats"] or {}
+        jobs = [self._jobs(gpu) for gpu in gpus]
+        # The fields that describe one engine are those of the first one.
+        job = jobs[0][0] if jobs[0] else _NO_JOB
         return {
-            "mode": self._mode(snapshot, probes),
-            "engine": _engine_state(probes, queue),
-            "reachable": probes["reachable"],
-            "problem": probes["problem"],
-            "container": {"name": process.name or None, "state": _container_state(process, probes)},
-            "endpoint": (probes["stats"] or {}).get("url"),
-            "version": (probes["stats"] or {}).get("version"),
-            "sketch": bool((probes["stats"] or {}).get("is_sketch")),
-            "picture_delivery": (probes["stats"] or {}).get("picture_delivery"),
-            "memory": _memory(probes["stats"]),
-            "queue": queue,
-            "it_s": first["it_s"],
-            "eta": first["eta_s"],
-            "step": None if first["step"] is None else f"{first['step']}/{first['steps']}",
-            "jobs": jobs,
-            "tickets": [
-                self._ticket(place, claim, snapshot, requests.get(claim.job))
-                for place, claim in enumerate(tickets)
-            ],
-            "requests": listed_requests(snapshot, self._arbiter.job_progress.get, self._clock()),
+            "mode": gpu_mode(first, facts, snapshot),
+            "engine": engine_state(facts),
+            "reachable": facts["reachable"],
+            "problem": facts["problem"],
+            "container": {"name": first.process.name or None, "state": container_state(first.process, facts)},
+            "endpoint": stats.get("url"),
+            "version": stats.get("version"),
+            "sketch": bool(stats.get("is_sketch")),
+            "picture_delivery": stats.get("picture_delivery"),
+            "memory": memory(facts["stats"]),
+            "queue": queue_counts(facts),
+            "it_s": job["it_s"],
+            "eta": job["eta_s"],
+            "step": None if job["step"] is None else f"{job['step']}/{job['steps']}",
+            "jobs": [job for of_gpu in jobs for job in of_gpu],
+            "tickets": [ticket for gpu in gpus for ticket in self._tickets(gpu)],
+            "requests": listed_requests(gpus, self._clock()),
             "switchover": _switchover(snapshot, self._clock()),
-            "switches": [_past_switch(switch) for switch in self._arbiter.switch_history.latest()],
+            "switches": [_past_switch(switch) for switch in first.arbiter.switch_history.latest()],
             "last_error": self._last_error.latest(),
-            "arbiter": self._arbiter_block(snapshot),
+            "arbiter": self._arbiter_block(first.arbiter, snapshot),
+            "engines": [
+                engine_entry(unit, _facts(probes, unit), gpu.snapshot, self._measured(unit))
+                for unit, gpu in zip(units, gpus, strict=True)
+            ],
             "stacks": probes["stacks"],
             "models": self._models.read(),
             "stages": probes["stages"],
             "probed_at": probes["at"],
         }
 
-    def _mode(self, snapshot: Snapshot, probes: Mapping[str, Any]) -> str:
-        """The arbiter's mode. If the GPU is not shared: generation while an engine runs."""
-        if self._arbiter.shares_gpu:
-            return snapshot.state.mode
-        return "generation" if probes["reachable"] or probes["container"] == "running" else "inference"
+    def _gpu(self, unit: EngineUnit) -> GpuRequests:
+        name = None if self._fleet.is_single else unit.name
+        return GpuRequests(unit.arbiter.snapshot(), unit.arbiter.job_progress.get, name)
 
-    def _job(self, claim: Claim, request: ActiveRequest | None) -> dict[str, Any]:
-        progress, who = self._arbiter.job_progress.get(claim.job), self._who(request)
+    def _measured(self, unit: EngineUnit) -> Measured:
+        since = self._fleet.drained_since(unit)
+        if unit.costs is None:
+            return Measured(since)
+        pictures = unit.costs.read().pictures_per_hour(self._clock())
+        return Measured(since, self._fleet.loaded_models(unit), pictures)
+
+    def _jobs(self, gpu: GpuRequests) -> list[dict[str, Any]]:
+        requests = _requests_by_job(gpu.snapshot)
+        return [
+            self._job(claim, requests.get(claim.job), gpu)
+            for claim in gpu.snapshot.claims
+            if claim.kind == "lease" and claim.mode == "generation"
+        ]
+
+    def _job(self, claim: Claim, request: ActiveRequest | None, gpu: GpuRequests) -> dict[str, Any]:
+        progress, who = gpu.progress_of(claim.job), {**self._who(request), **gpu.shown_engine()}
         if progress is None:
             return {**_NO_JOB, "id": claim.job, **who}
         step_s, eta = progress.seconds_per_step, progress.eta_s
@@ -181,6 +191,18 @@ class SystemStatus:
             "eta_s": None if eta is None else round(eta, 1),
             **who,
         }
+
+    def _tickets(self, gpu: GpuRequests) -> list[dict[str, Any]]:
+        """In the order of their turns, not of their arrival."""
+        snapshot, requests = gpu.snapshot, _requests_by_job(gpu.snapshot)
+        tickets = sorted(
+            (claim for claim in snapshot.claims if claim.kind == "ticket"),
+            key=lambda claim: waiting.place if (waiting := snapshot.waiting.get(claim.job)) else 0,
+        )
+        return [
+            {**self._ticket(place, claim, snapshot, requests.get(claim.job)), **gpu.shown_engine()}
+            for place, claim in enumerate(tickets)
+        ]
 
     def _ticket(
         self, place: int, claim: Claim, snapshot: Snapshot, request: ActiveRequest | None
@@ -209,8 +231,8 @@ class SystemStatus:
             "age_s": round(max(0.0, self._clock() - request.since), 1),
         }
 
-    def _arbiter_block(self, snapshot: Snapshot) -> dict[str, Any] | None:
-        if not self._arbiter.shares_gpu:
+    def _arbiter_block(self, arbiter: Arbiter, snapshot: Snapshot) -> dict[str, Any] | None:
+        if not arbiter.shares_gpu:
             return None
         state = snapshot.state
         return {
@@ -220,9 +242,7 @@ class SystemStatus:
             "wanted": state.wanted.mode if state.wanted else None,
             "saved_llm_slots": [f"{item.owner}/{item.id}" for item in state.saved],
             "idle_restore_at": snapshot.idle_restore_at,
-            "retry_after_s": {
-                mode: self._arbiter.seconds_until(mode) for mode in ("generation", "inference")
-            },
+            "retry_after_s": {mode: arbiter.seconds_until(mode) for mode in ("generation", "inference")},
             "rebuilt": state.rebuilt,
         }
 
@@ -233,7 +253,9 @@ class SystemStatus:
         results are old, for a limited time."""
         results = self._last_results()
         if self._age(results) >= _PROBE_INTERVAL_S and (error := self._start_round()):
-            return {**results, "problem": _problem(error)}
+            first = self._fleet.first
+            facts = {**_facts(results, first), "problem": problem_of(error)}
+            return {**results, "engines": {**results["engines"], first.name: facts}}
         timeout_s = _WAIT_TIMEOUT_S if results["at"] else _PROBE_TIMEOUT_S + _WAIT_TIMEOUT_S
         deadline = time.monotonic() + timeout_s
         while self._age(results) >= _MAX_AGE_S and time.monotonic() < deadline:
@@ -279,12 +301,17 @@ class SystemStatus:
         try:
             self._readiness.models(0)  # begins to check them
             last = self._last_results()
-            results = {**self._probe_all(last), "stages": self._stage_entries(last)}
+
+            def publish(found: Mapping[str, Any]) -> None:
+                self._publish({**found, "stages": self._stage_entries(last)}, can_lock=lock.is_locked)
+
+            results = self._probe_all(last, publish)
             self._publish_models(0 if self._models.read() else _FIRST_MODELS_WAIT_S)
-            self._publish(results, can_lock=lock.is_locked)
-            if results["problem"]:
-                self._last_error.record(results["problem"]["code"], results["problem"]["message"])
-            self._memory.add(_memory(results["stats"]), results["at"])
+            publish(results)
+            for facts in results["engines"].values():
+                if facts["problem"]:
+                    self._last_error.record(facts["problem"]["code"], facts["problem"]["message"])
+            self._memory.add(memory(_facts(results, self._fleet.first)["stats"]), results["at"])
             self._publish_models(_MODELS_WAIT_S)
         except Exception:
             log.exception("a round of probes failed")
@@ -309,11 +336,17 @@ class SystemStatus:
 
     def _publish_models(self, timeout_s: float) -> None:
         models = self._readiness.models(timeout_s)
-        if models is not None:
-            entries = {model.id: _model_entry(model) for model in models.states}
-            if not models.is_complete:
-                entries = {**self._known_entries(), **entries}
-            self._models.write(list(entries.values()))
+        if models is None:
+            return
+        entries = {model.id: _model_entry(model, models.engines) for model in models.states}
+        known = {} if models.is_complete and not models.unknown_engines else self._known_entries()
+        if not models.is_complete:
+            entries = {**known, **entries}
+        for id, entry in known.items():
+            # Only this process, which has just started, has never seen that engine.
+            if not models.unknown_engines.isdisjoint(entry.get("engines", ())) and not entries[id]["ready"]:
+                entries[id] = entry
+        self._models.write(list(entries.values()))
 
     def _stage_entries(self, last: Mapping[str, Any]) -> list[Any]:
         """What the engine can do of the stages; as it was last, before this process has asked it."""
@@ -329,41 +362,63 @@ class SystemStatus:
         visible = {model.id for model in self._generator.catalogue().visible_models}
         return {entry["id"]: entry for entry in self._models.read() if entry["id"] in visible}
 
-    def _probe_all(self, before: Mapping[str, Any]) -> dict[str, Any]:
-        """Run all probes in parallel. One that does not finish in time counts as failed. `before`: the last results."""
-        pool = concurrent.futures.ThreadPoolExecutor(4, thread_name_prefix="probe")
-        tasks = {
-            pool.submit(self._probe_engine, before): _NOT_REACHABLE,
-            pool.submit(self._engine_problem): {},
-            pool.submit(lambda: {"container": self._engine_process.state()}): {"container": "absent"},
-            pool.submit(self._probe_stacks): {"stacks": []},
-        }
-        concurrent.futures.wait(tasks, timeout=_PROBE_TIMEOUT_S)
+    def _probe_all(
+        self, before: Mapping[str, Any], publish_first: Callable[[Mapping[str, Any]], None]
+    ) -> dict[str, Any]:
+        """Run all probes in parallel. One that does not finish in time counts as failed. `before`: the last results.
+        `publish_first`: called with what is known after a moment, if there are several engines and one of them needs
+        longer."""
+        units = self._fleet.units
+        tasks: dict[concurrent.futures.Future[Mapping[str, Any]], tuple[str | None, Mapping[str, Any]]] = {}
+        pool = concurrent.futures.ThreadPoolExecutor(3 * len(units) + 1, thread_name_prefix="probe")
+        for unit in units:
+            probe = EngineProbe(unit, self._readiness.of(unit), _facts(before, unit))
+            for part, fallback in probe.parts().items():
+                tasks[pool.submit(part)] = unit.name, fallback
+        tasks[pool.submit(self._probe_stacks)] = None, {"stacks": []}
+        began_at = time.monotonic()
+        if len(units) > 1:
+            late = concurrent.futures.wait(tasks, timeout=_FIRST_RESULTS_S).not_done
+            names = {tasks[task][0] for task in late}
+            if names and len(names - {None}) < len(units):
+                publish_first(self._collected(tasks, before, names))
+        concurrent.futures.wait(tasks, timeout=began_at + _PROBE_TIMEOUT_S - time.monotonic())
         pool.shutdown(wait=False, cancel_futures=True)
-        results = dict(_UNKNOWN)
-        for task, fallback in tasks.items():
+        return self._collected(tasks, before, set())
+
+    def _collected(
+        self,
+        tasks: Mapping[concurrent.futures.Future[Mapping[str, Any]], tuple[str | None, Mapping[str, Any]]],
+        before: Mapping[str, Any],
+        late: set[str | None],
+    ) -> dict[str, Any]:
+        """The results of all tasks, by engine. `late`: the engines, or None for the LLM servers, whose last results hold."""
+        results: dict[str | None, dict[str, Any]] = {None: {}}
+        for unit in self._fleet.units:
+            results[unit.name] = dict(UNKNOWN_FACTS)
+        for task, (name, fallback) in tasks.items():
             succeeded = task.done() and not task.cancelled() and task.exception() is None
-            results |= task.result() if succeeded else fallback
-        return {**results, "at": self._clock()}
+            results.setdefault(name, dict(UNKNOWN_FACTS)).update(task.result() if succeeded else fallback)
+        if None in late:
+            results[None] = {"stacks": before["stacks"]}
+        of_engines = {name: facts for name, facts in results.items() if name is not None}
+        of_engines |= {
+            name: before["engines"][name] for name in late if name is not None and name in before["engines"]
+        }
+        return {**_UNKNOWN, **results[None], "engines": of_engines, "at": self._clock()}
 
-    def _probe_engine(self, before: Mapping[str, Any]) -> dict[str, Any]:
-        """The last known facts of an engine that is only busy."""
-        engine = self._generator.engine()
-        try:
-            with time_limit(_ENGINE_TIMEOUT_S):
-                return _engine_values(engine, *engine.stats_and_queue(_ENGINE_TIMEOUT_S))
-        except EngineUnreachable as error:
-            was_reachable = before["reachable"] and (before["stats"] or {}).get("url") == engine.url
-            if not (was_reachable and engine.is_busy(error)):
-                raise
-            return {name: before[name] for name in _NOT_REACHABLE}
-
-    def _probe_stacks(self) -> dict[str, Any]:
+    def _probe_stacks(self) -> Mapping[str, Any]:
         return {"stacks": [asdict(status) for status in self._stacks.status(_STACK_TIMEOUT_S)]}
 
-    def _engine_problem(self) -> dict[str, Any]:
-        """Why the engine cannot draw now. The message is without secrets, like every message of an error."""
-        return {"problem": _problem(self._readiness.engine(_ENGINE_TIMEOUT_S).error)}
+
+def _facts(results: Mapping[str, Any], unit: EngineUnit) -> Facts:
+    """Of an engine, as it was probed last."""
+    facts: Facts = results["engines"].get(unit.name, UNKNOWN_FACTS)
+    return facts
+
+
+def _requests_by_job(snapshot: Snapshot) -> dict[str, ActiveRequest]:
+    return {job: request for request in snapshot.requests for job in request.jobs}
 
 
 class _ModelsFile:
@@ -405,7 +460,7 @@ class _ModelsFile:
 def _model_entries(document: Any) -> list[dict[str, Any]]:
     """Raises TypeError if the document is not what `_ModelsFile.write` writes."""
     if not isinstance(document, list) or not all(
-        isinstance(entry, dict) and entry.keys() == _ENTRY_KEYS for entry in document
+        isinstance(entry, dict) and entry.keys() - {"engines"} == _ENTRY_KEYS for entry in document
     ):
         raise TypeError("not a list of models")
     return document
@@ -417,89 +472,18 @@ _ENTRY_KEYS = {
 }
 
 
-def _model_entry(model: ModelState) -> dict[str, Any]:
+def _model_entry(model: ModelState, engines: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
+    of_engines = {} if engines is None else {"engines": list(engines[model.id])}
     return {
         "id": model.id,
         **model.facts,
         "missing": list(model.missing),
         "not_drawable": list(model.refused_tasks),
+        **of_engines,
     }
 
 
-_NOT_REACHABLE: Mapping[str, Any] = {"reachable": False, "stats": None, "running": [], "pending": []}
 _NO_JOB: Mapping[str, Any] = {"id": None, "step": None, "steps": None, "it_s": None, "eta_s": None}
-
-
-def _problem(error: EaselError | None) -> dict[str, str] | None:
-    return {"code": error.code, "message": error.message} if error else None
-
-
-def _engine_values(engine: Engine, stats: EngineStats, queue: QueueState) -> dict[str, Any]:
-    return {
-        "reachable": True,
-        "stats": {
-            **asdict(stats),
-            "url": engine.url,
-            "tells_gpu_memory": stats.reports_gpu_memory,
-            "picture_delivery": _picture_delivery(engine),
-        },
-        "running": list(queue.running),
-        "pending": list(queue.pending),
-    }
-
-
-def _picture_delivery(engine: Engine) -> str | None:
-    """How pictures come from the engine; None if it does not say in time."""
-    try:
-        return "websocket" if engine.sends_pictures else "file"
-    except EaselError:
-        return None
-
-
-def _engine_state(probes: Mapping[str, Any], queue: Mapping[str, int]) -> str:
-    if probes["reachable"]:
-        return "generating" if queue["running"] else "running"
-    return "starting" if probes["container"] in ("running", "starting") else "stopped"
-
-
-def _container_state(process: EngineProcess, probes: Mapping[str, Any]) -> str:
-    """An engine that Easel does not start, or whose start command has ended, counts as running if it responds."""
-    if process.kind in ("none", "command") and probes["reachable"]:
-        return "running"
-    return "running" if probes["container"] == "starting" else str(probes["container"])
-
-
-def _memory(stats: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Gigabytes of 10^9 bytes. GTT is the RAM that an AMD GPU uses; None for other GPUs."""
-    if stats is None:
-        return None
-    used, total = None, None
-    if stats["tells_gpu_memory"]:
-        # ComfyUI reports memory that its allocator has reserved but does not use as free; no other process can use it.
-        used, total = _used_and_total(
-            stats["vram_total"], stats["vram_free"] - (stats["torch_vram_free"] or 0)
-        )
-    ram_used, ram_total = _used_and_total(stats["ram_total"], stats["ram_free"])
-    name = str(stats["device"] or "").lower()
-    is_amd = "amd" in name or "radeon" in name or "gfx" in name
-    share = None if used is None or not total else round(used / total, 3)
-    return {
-        "gtt_used_gb": used if is_amd else None,
-        "gtt_ceil_gb": total if is_amd else None,
-        "vram_used_gb": used,
-        "vram_ceil_gb": total,
-        "vram_used_share": share,
-        "ram_used_gb": ram_used,
-        "ram_ceil_gb": ram_total,
-        "pressure": None if share is None else share >= 0.8,
-    }
-
-
-def _used_and_total(total: int | None, free: int | None) -> tuple[float | None, float | None]:
-    """Both in gigabytes, from bytes."""
-    if total is None or free is None:
-        return None, None
-    return round((total - free) / _GB, 1), round(total / _GB, 1)
 
 
 def _past_switch(switch: PastSwitch) -> dict[str, Any]:

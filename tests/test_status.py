@@ -16,7 +16,7 @@ import status.system_status
 from app import Container
 from arbiter import Claim
 from arbiter.fair_queue import flow_of
-from status.system_status import _memory
+from status.engine_entry import memory
 from tests.conftest import MakeApp
 from tests.waiting import wait_until
 
@@ -28,16 +28,16 @@ STATS: dict[str, Any] = {
 
 def test_memory_that_comfyuis_allocator_keeps_counts_as_used() -> None:
     """ComfyUI reports it as free, the driver's own tool does not; no other process can use it."""
-    memory = _memory(STATS)
-    assert memory is not None
-    assert (memory["vram_used_gb"], memory["vram_ceil_gb"], memory["pressure"]) == (7.0, 24.0, False)
+    shown = memory(STATS)
+    assert shown is not None
+    assert (shown["vram_used_gb"], shown["vram_ceil_gb"], shown["pressure"]) == (7.0, 24.0, False)
 
 
 def test_unknown_gpu_memory_is_reported_as_none() -> None:
-    memory = _memory({**STATS, "tells_gpu_memory": False})
-    assert memory is not None
-    assert (memory["vram_used_gb"], memory["vram_used_share"], memory["pressure"]) == (None, None, None)
-    assert memory["ram_used_gb"] == 4.0
+    shown = memory({**STATS, "tells_gpu_memory": False})
+    assert shown is not None
+    assert (shown["vram_used_gb"], shown["vram_used_share"], shown["pressure"]) == (None, None, None)
+    assert shown["ram_used_gb"] == 4.0
 
 
 @contextlib.contextmanager

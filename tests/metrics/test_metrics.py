@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from metrics import FAMILIES, Build, Exposition, Recorder, ServerState, ValueFiles
-from metrics.recorder import MAX_KEYS, MAX_MODELS
+from metrics.recorder import MAX_ENGINES, MAX_KEYS, MAX_MODELS
 from observer import DrawingReport, JobReport, PictureReport, ResponseReport, SwitchReport
 
 STATUS: dict[str, Any] = {
@@ -21,6 +21,7 @@ STATUS: dict[str, Any] = {
     "queue": {"running": 1, "pending": 2},
     "tickets": [{"mode": "generation"}, {"mode": "generation"}, {"mode": "inference"}],
     "jobs": [{}],
+    "engines": [{"name": "engine", "reachable": True, "drained": False, "waiting": 3}],
     "arbiter": {"pinned": True},
     "switchover": {"active": False},
     "stacks": [
@@ -92,6 +93,53 @@ def test_a_drawing_counts_pictures_gpu_seconds_and_times(tmp_path: Path) -> None
     assert found["easel_job_render_seconds_sum", "sdxl"] == 6.0
     assert found["easel_job_render_seconds_bucket", "+Inf", "sdxl"] == 2
     assert b"secret words" not in exposition(tmp_path).text()
+
+
+def test_pictures_and_seconds_are_counted_by_engine(tmp_path: Path) -> None:
+    recorder = Recorder(ValueFiles(tmp_path))
+    jobs = (
+        JobReport(0.0, 4.0, True, "left"),
+        JobReport(0.0, 2.0, False, "right"),
+        JobReport(0, 1, True, "left"),
+    )
+    pictures = [PictureReport(1, "8x8", "", 0, job.run_s, job.engine) for job in jobs]
+    recorder.drawing(drawing(jobs=jobs, pictures=(*pictures, pictures[0])))
+    recorder.drawing(drawing(jobs=jobs[:1], pictures=(), result="failed"))
+    found = samples(exposition(tmp_path).text())
+    assert found["easel_engines_pictures_total", "left"] == 3
+    assert found["easel_engines_pictures_total", "right"] == 1
+    assert found["easel_engines_busy_seconds_total", "left"] == 9.0
+    assert found["easel_engines_busy_seconds_total", "right"] == 2.0
+
+
+def test_further_engines_are_other(tmp_path: Path) -> None:
+    recorder = Recorder(ValueFiles(tmp_path))
+    names = [f"e{number}" for number in range(MAX_ENGINES + 2)]
+    jobs = tuple(JobReport(0, 1, True, name) for name in names)
+    pictures = tuple(PictureReport(1, "8x8", "", 0, 1, name) for name in names)
+    recorder.drawing(drawing(jobs=jobs, pictures=pictures))
+    found = samples(exposition(tmp_path).text())
+    counted = {key[1]: value for key, value in found.items() if key[0] == "easel_engines_pictures_total"}
+    assert (len(counted), sum(counted.values()), counted["other"]) == (MAX_ENGINES + 1, MAX_ENGINES + 2, 2)
+
+
+def test_each_engine_has_gauges(tmp_path: Path) -> None:
+    engines = [
+        {"name": "left", "reachable": True, "drained": True, "waiting": 2},
+        {"name": "right", "reachable": False, "drained": False, "waiting": 0},
+    ]
+    jobs = [{"engine": "right"}, {"engine": "right"}]
+    state = ServerState({**STATUS, "engines": engines, "jobs": jobs}, ENGINE, [], None)
+    found = samples(exposition(tmp_path, state).text())
+    shown = {
+        name: tuple(
+            found[f"easel_engines_{kind}", name] for kind in ("up", "drained", "running_jobs", "waiting_jobs")
+        )
+        for name in ("left", "right")
+    }
+    assert shown == {"left": (1, 1, 0, 2), "right": (0, 0, 2, 0)}
+    alone = samples(exposition(tmp_path).text())
+    assert (alone["easel_engines_up", "engine"], alone["easel_engines_running_jobs", "engine"]) == (1, 1)
 
 
 def test_responses_and_switches_are_counted(tmp_path: Path) -> None:
