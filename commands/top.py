@@ -90,6 +90,11 @@ def view(status: Mapping[str, Any]) -> Iterator[str]:
     yield f"engine    {_engine(status)}"
     if problem := status["problem"]:
         yield f"          {problem['code']}: {_plain(problem['message'])}"
+    engines = status.get("engines", ())  # an older server has none
+    if len(engines) > 1:
+        width = max(len(_cell(engine["name"])) for engine in engines)
+        for engine in engines:
+            yield f"          {_cell(engine['name']).ljust(width)}  {_engine_line(engine)}"
     if memory := _memory(status["memory"]):
         yield f"memory    {memory}"
     yield f"GPU       {_mode(status)}"
@@ -102,8 +107,8 @@ def view(status: Mapping[str, Any]) -> Iterator[str]:
     jobs = f"{queue['running']} running and {queue['pending']} pending in ComfyUI"
     yield f"queue     {jobs}, {len(status['tickets'])} waiting"
     yield ""
-    rows = [_row("draws", job, _progress(job)) for job in status["jobs"]]
-    rows += [_row("waits", ticket, _reason(ticket)) for ticket in status["tickets"]]
+    rows = [_row("draws", job, _on_engine(job, _progress(job))) for job in status["jobs"]]
+    rows += [_row("waits", ticket, _on_engine(ticket, _reason(ticket))) for ticket in status["tickets"]]
     yield from _table(rows) if rows else ["nothing is drawn, and nobody waits"]
 
 
@@ -116,6 +121,29 @@ def _engine(status: Mapping[str, Any]) -> str:
         else "ComfyUI"
     )
     return f"{version}: {status['engine']}"
+
+
+def _engine_line(engine: Mapping[str, Any]) -> str:
+    """One of several engines: its state, the model that it has loaded, its queue and its pace."""
+    words = [engine["engine"] if engine["mode"] == "generation" else f"{engine['engine']}, LLMs have its GPU"]
+    if engine["switching"]:
+        words.append("its GPU is being handed over")
+    if engine["drained"]:
+        words.append("drained")
+    if engine["loaded_models"]:
+        words.append(f"{_cell(engine['loaded_models'][0])} loaded")
+    words.append(f"{engine['waiting']} waiting")
+    if engine["pictures_per_hour"] is not None:
+        words.append(f"{engine['pictures_per_hour']} pictures per hour")
+    if engine["problem"]:
+        words.append(engine["problem"]["code"])
+    return ", ".join(words)
+
+
+def _on_engine(entry: Mapping[str, Any], what: str) -> str:
+    """With several engines, which of them it is."""
+    name = entry.get("engine")
+    return what if not name else f"on {_cell(name)} {what}".rstrip()
 
 
 def _memory(memory: Mapping[str, Any] | None) -> str:

@@ -64,6 +64,45 @@ STATUS: dict[str, Any] = {
 }
 
 
+def engine_entry(name: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "engine": "running",
+        "mode": "generation",
+        "switching": False,
+        "drained": False,
+        "loaded_models": [],
+        "waiting": 0,
+        "pictures_per_hour": 0,
+        "problem": None,
+        **changes,
+    }
+
+
+def test_each_of_several_engines_has_a_line() -> None:
+    engines = [
+        engine_entry(
+            "left", engine="generating", loaded_models=["sdxl", "flux"], waiting=2, pictures_per_hour=120
+        ),
+        engine_entry("b", mode="inference", switching=True),
+        engine_entry(
+            "c\x1b[2J", engine="stopped", drained=True, problem={"code": "engine.unreachable", "message": ""}
+        ),
+    ]
+    jobs, tickets = [{**JOB, "engine": "left"}], [{**TICKET, "engine": "b"}]
+    lines = list(view({**STATUS, "engines": engines, "jobs": jobs, "tickets": tickets}))
+    assert lines[1:4] == [
+        "          left   generating, sdxl loaded, 2 waiting, 120 pictures per hour",
+        "          b      running, LLMs have its GPU, its GPU is being handed over, 0 waiting, 0 pictures per hour",
+        "          c?[2J  stopped, drained, 0 waiting, 0 pictures per hour, engine.unreachable",
+    ]
+    assert lines[-2:] == [
+        "draws  sdxl-turbo  12 s  anna  req-1    on left step 3 of 20, 4 s left",
+        "waits  sdxl-turbo  12 s  -     req-1    on b for 2 jobs, about 9 s more",
+    ]
+    assert list(view({**STATUS, "engines": [engine_entry("engine")]})) == list(view(STATUS))
+
+
 def test_the_view_has_engine_memory_mode_stacks_and_queue() -> None:
     assert list(view(STATUS)) == [
         "engine    ComfyUI 0.33.0 at http://127.0.0.1:8188: generating",
