@@ -58,7 +58,9 @@ class ModelStates:
 class EngineReadiness:
     """The state of one engine and of its models. `may_draw`: whether it may draw a model."""
 
-    def __init__(self, generator: Generator, unit: EngineUnit, may_draw: Callable[[str], bool]) -> None:
+    def __init__(
+        self, generator: Generator, unit: EngineUnit, may_draw: Callable[[str], bool] = lambda model: True
+    ) -> None:
         self._generator, self._unit = generator, unit
         self._engine_probe = SharedProbe(self._probe_engine, _ENGINE_INTERVAL_S)
         self._models_probe = SharedProbe(self._probe_models, _MODELS_INTERVAL_S)
@@ -148,7 +150,7 @@ class _Checks:
     engine is another one, or if the engine says something else about a node that the model uses. For one thread at a time,
     but for `known`."""
 
-    def __init__(self, generator: Generator, may_draw: Callable[[str], bool]) -> None:
+    def __init__(self, generator: Generator, may_draw: Callable[[str], bool] = lambda model: True) -> None:
         self._generator, self._may_draw = generator, may_draw
         self.known: ModelStates | None = None
         """Published while a check of many models runs, too"""

@@ -23,7 +23,7 @@ from engine import Engine
 from errors import EngineUnreachable
 from generation import Generator, warm_up
 from sketch import SketchProcess
-from status.readiness import _Checks
+from status.engine_readiness import _Checks
 from status.shared_probe import SharedProbe
 from tests.conftest import NODES, SMALL_CATALOGUE, MakeApp
 from tests.waiting import wait_until
@@ -65,7 +65,9 @@ def proxy(sketch_url: str) -> Iterator[FreezingProxy]:
 def test_it_answers_in_time_while_the_engine_is_frozen_and_is_ready_again_afterwards(
     make_app: MakeApp, proxy: FreezingProxy, path: str, manner: str
 ) -> None:
-    client = make_app(engine__url=proxy.url).test_client()
+    app = make_app(engine__url=proxy.url)
+    app.extensions["easel"].prepare_catalogue()  # as a server does when it starts
+    client = app.test_client()
     proxy.frozen = {path: manner}
     status, body = ready(client)
     assert status == 503
