@@ -64,21 +64,24 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What a load costs beyond its own time, and when a difference counts. `DEFAULT_PRICES` are the measured ones
-    (docs/decisions/0046); others are for the simulation."""
+    """What a load costs beyond its own time, and when a difference counts. The defaults were found by simulation
+    (docs/decisions/0046)."""
 
-    load: float = 1.0
-    """Of the load's seconds, for the jobs that come after it"""
+    load: float = 0.5
+    """Of the load's seconds, for the later jobs that wait for it"""
+    copy: float = 2.0
+    """That price falls by this times the model's share of the recent jobs, below 0 if the share is large: a model that most
+    jobs need should be loaded on more engines"""
     displaced: float = 1.0
     """Of the load's seconds, if the model that is pushed out is certain to be needed before this one is again"""
-    min_load_s: float = 0.05
-    """A load counts as at least so long: what is not measured yet, or takes no time in a test, still reads files"""
+    min_load_s: float = 0.6
+    """For its price a load counts as at least so long, also where it was measured to take no time"""
     tolerance: float = 0.1
-    """Engines whose costs differ by less than this share of the job's own time are as good as each other"""
+    """Engines are as good as the cheapest one if they cost more by at most this share of the job's own time there"""
     move_gain_s: float = 1.0
-    """A waiting job moves only for a gain of at least so many seconds …"""
+    """A waiting job moves only if its cost falls by at least so many seconds …"""
     move_gain: float = 0.25
-    """… and of at least this share of what it still expects to wait and take"""
+    """… and by at least this share of it"""
 
 
 DEFAULT_PRICES = Prices()
@@ -114,19 +117,20 @@ class Choice:
 
 
 def choose(wanted: Wanted, candidates: Sequence[Candidate], prices: Prices = DEFAULT_PRICES) -> Choice | None:
-    """The engine that draws a job; None if each one refuses it. Names are unique. The numbers are those of README.md."""
+    """The engine that draws a job; None if all refuse it. The names of the engines are unique."""
     # 1. Only an engine that can draw the job.
     usable = [each for each in candidates if each.refusal is None]
     if not usable:
         return None
-    # 2. One whose memory is too small only if no memory is large enough.
+    # 2. An engine whose memory is too small only if no other has enough.
     fitting = [each for each in usable if _fits(wanted, each)] or usable
     # 3. The soonest end, with the price of a load for other jobs.
     costs = {each.name: _cost_s(wanted, each, prices) for each in fitting}
     cheapest = min(fitting, key=lambda each: (costs[each.name], each.name))
     limit_s = costs[cheapest.name] + prices.tolerance * _own_s(cheapest)
     equals = [each for each in fitting if costs[each.name] <= limit_s]
-    # 4. Of those that are as good: one that must not load, one that others do not depend on, 5. then in turn.
+    # 4. Of those that are as good: no needless load, then no engine that other models depend on.
+    # 5. Of those, the one with the fewest jobs, then the one that was used longest ago.
     chosen = min(equals, key=lambda each: (not each.is_warm, each.only_here, *_turn(each)))
     is_kept_free = chosen != min(equals, key=lambda each: (not each.is_warm, *_turn(each)))
     reason = _reason(wanted, chosen, candidates, usable, fitting, is_kept_free)
@@ -137,14 +141,14 @@ def should_move(
     wanted: Wanted, current: Candidate, candidates: Sequence[Candidate], prices: Prices = DEFAULT_PRICES
 ) -> Choice | None:
     """Where a job that waits at `current` should go instead, or None to stay. `current.wait_s` is what this job still
-    waits there. Ask for one job at a time, with facts that contain the moves before it: what is free for one job is not
-    free for ten."""
+    waits there. Ask for one job at a time, with facts that contain the moves before it: an engine that is free for one
+    job is not free for ten."""
     choice = choose(wanted, [each for each in candidates if each.name != current.name], prices)
     if choice is None:
         return None
-    # 6. What cannot draw it any more is left at once; anything else only for a gain that is worth it.
+    # 6. It leaves an engine that cannot draw it any more, and others only for a gain that is large enough.
     if current.refusal is not None:
-        text = f"{current.name} cannot draw it any more: {current.refusal.text}"
+        text = f"{current.name}, where it waited, cannot draw it any more: {current.refusal.text}"
         return Choice(choice.name, Reason("left", text), choice.ranking)
     better = next(each for each in candidates if each.name == choice.name)
     if _fits(wanted, current) != _fits(wanted, better):
@@ -156,7 +160,7 @@ def should_move(
     gain_s = cost_s - _cost_s(wanted, better, prices)
     if gain_s < max(prices.move_gain_s, prices.move_gain * cost_s):
         return None
-    text = f"It would end {gain_s:.1f} s sooner than at {current.name}, loads for other jobs included."
+    text = f"It gains {gain_s:.1f} s there compared with {current.name}, the price of loads included."
     return Choice(choice.name, Reason("move", text), choice.ranking)
 
 
@@ -188,15 +192,18 @@ def _own_s(candidate: Candidate) -> float:
 
 
 def _cost_s(wanted: Wanted, candidate: Candidate, prices: Prices) -> float:
-    """Seconds until the job ends, and what its load costs others: the time that the engine does not draw, and the load
-    of the model that is pushed out, as likely as that model is needed before this one is again."""
-    end_s = candidate.wait_s + candidate.render_s
+    """Seconds until the job ends there, and the price of its load for later jobs. The engine does not draw meanwhile, but
+    later jobs of this model find one more engine that has it loaded. The model that is pushed out must be loaded again,
+    if it is needed before this one is: as likely as its share of the jobs of both."""
+    end_s = candidate.wait_s + _own_s(candidate)
     if candidate.is_warm:
         return end_s
-    load_s = max(candidate.load_s, prices.min_load_s)
+    priced_s = max(candidate.load_s, prices.min_load_s)
+    later = prices.load * (1 - prices.copy * wanted.share)
+    later_s = later * (priced_s if later > 0 else candidate.load_s)
     needed = candidate.displaced_share
     likely = needed / (needed + wanted.share) if needed else 0.0
-    return end_s + candidate.load_s + load_s * (prices.load + prices.displaced * likely)
+    return end_s + later_s + prices.displaced * likely * priced_s
 
 
 def _turn(candidate: Candidate) -> tuple[int, float, str]:
@@ -219,7 +226,7 @@ def _reason(
             "only_fit", f"No other engine has the {_gb(wanted.need_bytes)} of memory that it needs."
         )
     if is_kept_free:
-        return Reason("kept_free", "Others are as good, but only they can draw some models.")
+        return Reason("kept_free", "Others are as good, but some models can be drawn only there.")
     warm = [each for each in fitting if each.is_warm]
     if chosen.is_warm:
         end_s = chosen.wait_s + chosen.render_s

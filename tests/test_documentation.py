@@ -10,7 +10,9 @@ import pytest
 
 from tests.conftest import ROOT
 
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "arbiter/README.md"])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "arbiter/README.md", ROOT / "engines/README.md"]
+)
 DECISIONS = sorted(ROOT.glob("docs/decisions/*.md"))
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
