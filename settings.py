@@ -176,7 +176,7 @@ SETTINGS: tuple[Setting, ...] = (
         "engines",
         "objects",
         (),
-        "Several ComfyUIs on this host, one for each GPU, see `docs/engines.md`; empty: one, as `engine.url` and "
+        "Several ComfyUIs on this host, one for each GPU, see `docs/several_engines.md`; empty: one, as `engine.url` and "
         "`engine.start` say. The other settings of `engine` apply to all of them.",
     ),
     Setting(

@@ -263,7 +263,7 @@ def test_the_commands_look_for_a_comfyui_at_the_address_of_an_entry(tmp_path: Pa
 
 # --- documentation ----------------------------------------------------------------------------------
 
-PAGE = (ROOT / "docs/engines.md").read_text("utf-8")
+PAGE = (ROOT / "docs/several_engines.md").read_text("utf-8")
 
 
 def test_the_page_explains_every_key_and_its_example_is_valid() -> None:
