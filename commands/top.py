@@ -125,7 +125,9 @@ def _engine(status: Mapping[str, Any]) -> str:
 
 def _engine_line(engine: Mapping[str, Any]) -> str:
     """One of several engines: its state, the model that it has loaded, its queue and its pace."""
-    words = [engine["engine"] if engine["mode"] == "generation" else f"{engine['engine']}, LLMs have its GPU"]
+    words = [str(engine["engine"])]
+    if engine["shared"] and engine["mode"] == "inference":
+        words.append("LLMs have its GPU")
     if engine["switching"]:
         words.append("its GPU is being handed over")
     if engine["drained"]:

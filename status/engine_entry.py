@@ -36,6 +36,7 @@ def engine_entry(unit: EngineUnit, facts: Facts, snapshot: Snapshot, measured: M
         "problem": facts["problem"],
         "sketch": bool(stats.get("is_sketch")),
         "version": stats.get("version"),
+        "shared": unit.arbiter.shares_gpu,
         "mode": gpu_mode(unit, facts, snapshot),
         "switching": snapshot.state.active_switch is not None or snapshot.state.wanted is not None,
         "drained": measured.drained_since is not None,

@@ -308,15 +308,24 @@ class SystemStatus:
             results = self._probe_all(last, publish)
             self._publish_models(0 if self._models.read() else _FIRST_MODELS_WAIT_S)
             publish(results)
-            for facts in results["engines"].values():
-                if facts["problem"]:
-                    self._last_error.record(facts["problem"]["code"], facts["problem"]["message"])
+            self._record_problem(last, results)
             self._memory.add(memory(_facts(results, self._fleet.first)["stats"]), results["at"])
             self._publish_models(_MODELS_WAIT_S)
         except Exception:
             log.exception("a round of probes failed")
         finally:
             self._end_round(lock)
+
+    def _record_problem(self, last: Mapping[str, Any], results: Mapping[str, Any]) -> None:
+        """A new one, else that of the first engine that has one, so that several that last are not written in turn."""
+        problems = [
+            (facts["problem"], (last["engines"].get(name) or UNKNOWN_FACTS)["problem"])
+            for name, facts in results["engines"].items()
+            if facts["problem"]
+        ]
+        if problems:
+            problem = next((now for now, before in problems if now != before), problems[0][0])
+            self._last_error.record(problem["code"], problem["message"])
 
     def _publish(self, results: Mapping[str, Any], *, can_lock: bool) -> None:
         self._own_results = results

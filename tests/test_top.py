@@ -68,6 +68,7 @@ def engine_entry(name: str, **changes: Any) -> dict[str, Any]:
     return {
         "name": name,
         "engine": "running",
+        "shared": True,
         "mode": "generation",
         "switching": False,
         "drained": False,
@@ -86,7 +87,12 @@ def test_each_of_several_engines_has_a_line() -> None:
         ),
         engine_entry("b", mode="inference", switching=True),
         engine_entry(
-            "c\x1b[2J", engine="stopped", drained=True, problem={"code": "engine.unreachable", "message": ""}
+            "c\x1b[2J",
+            shared=False,
+            mode="inference",
+            engine="stopped",
+            drained=True,
+            problem={"code": "engine.unreachable", "message": ""},
         ),
     ]
     jobs, tickets = [{**JOB, "engine": "left"}], [{**TICKET, "engine": "b"}]

@@ -85,7 +85,12 @@ def test_one_engine_has_an_entry_and_nothing_else_changes(client: FlaskClient) -
         "memory",
     ):
         assert engine[name] == document[name]
-    assert (engine["drained"], engine["switching"], engine["waiting"]) == (False, False, 0)
+    assert [engine[name] for name in ("shared", "drained", "switching", "waiting")] == [
+        False,
+        False,
+        False,
+        0,
+    ]
     unmeasured = ("drained_since", "loaded_models", "seconds_per_job", "pictures_per_hour")
     assert [engine[name] for name in unmeasured] == [None] * 4
     assert not any("engines" in model for model in document["models"])

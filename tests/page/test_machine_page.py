@@ -184,13 +184,19 @@ def pull(**changes: Any) -> dict[str, Any]:
 def machine(open_page: OpenPage, easel: Server) -> Any:
     """Opens the machine view with scripted events: `machine("phone", document)` gives the page and its events."""
 
-    def open_one(size: str = "wide", document: Any = None, hello: Any = None, **options: Any) -> Any:
+    def open_one(
+        size: str = "wide",
+        document: Any = None,
+        hello: Any = None,
+        heading: str = "Who has the GPU",
+        **options: Any,
+    ) -> Any:
         page = open_page(easel.url, size, path="/#gallery", **options)
         events = ScriptedEvents(page, hello)
         page.goto(f"{easel.url}/?scripted#machine")
         page.wait_for_selector("html[data-ready]")
         events.send("status", document or status())
-        page.get_by_role("heading", name="Who has the GPU").wait_for()
+        page.get_by_role("heading", name=heading).wait_for()
         return page, events
 
     return open_one
@@ -266,6 +272,115 @@ def test_everything_of_the_status_is_there_in_words(machine: Any, size: str) -> 
     ):
         assert words in switches
     assert card(page, "Switches").get_by_label(re.compile("Free the memory 4 sec")).count() == 1
+
+
+def engine_entry(name: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "gpu": name,
+        "endpoint": "http://127.0.0.1:8188",
+        "engine": "running",
+        "reachable": True,
+        "problem": None,
+        "sketch": False,
+        "version": "0.33.0",
+        "shared": True,
+        "mode": "generation",
+        "switching": False,
+        "drained": False,
+        "drained_since": None,
+        "models": None,
+        "weight": 1.0,
+        "loaded_models": [],
+        "queue": {"running": 0, "pending": 0},
+        "waiting": 0,
+        "memory": None,
+        "seconds_per_job": None,
+        "pictures_per_hour": 0,
+        **changes,
+    }
+
+
+ENGINES = [
+    engine_entry(
+        "left",
+        engine="generating",
+        loaded_models=["flux2-dev", "sdxl-turbo"],
+        waiting=2,
+        pictures_per_hour=1234,
+    ),
+    engine_entry("right", mode="inference", drained=True, drained_since=1.0, pictures_per_hour=1),
+    engine_entry(
+        "a-third-one-with-a-very-long-name-that-does-not-fit",
+        engine="stopped",
+        shared=False,
+        mode="inference",
+        reachable=False,
+        problem={
+            "code": "engine.unreachable",
+            "message": "ComfyUI at http://127.0.0.1:8190 does not answer.",
+        },
+    ),
+]
+
+
+def test_several_engines_are_listed_and_one_is_not(machine: Any, size: str) -> None:
+    document = status(engines=ENGINES)
+    document["requests"][0]["engine"] = "left"
+    page, events = machine(size, document)
+    engines = card(page, "Engines")
+    rows = [row.inner_text().split("\n") for row in engines.get_by_role("listitem").all()]
+    assert [[line for line in row if line.strip()] for row in rows] == [
+        ["left", "drawing", "Loaded: flux2-dev, sdxl-turbo", "2 waiting · 1,234 pictures per hour"],
+        [
+            *("right", "ready", "drained", "Nothing is loaded."),
+            "The LLM servers have the GPU · 0 waiting · 1 picture per hour",
+        ],
+        [
+            *("a-third-one-with-a-very-long-name-that-does-not-fit", "not running"),
+            *("0 waiting · 0 pictures per hour", "ComfyUI at http://127.0.0.1:8190 does not answer."),
+        ],
+    ]
+    assert "Name\nleft" in card(page, "Engine").inner_text()
+    assert "studio · on left · 14 sec old" in card(page, "Queue").inner_text()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    events.send("status", status(engines=ENGINES[:1]))
+    engines.wait_for(state="hidden")
+    assert "Name" not in card(page, "Engine").inner_text()
+
+
+def test_the_line_at_the_top_says_ready_while_another_engine_can_draw(machine: Any) -> None:
+    dead = {
+        "engine": "stopped",
+        "reachable": False,
+        "problem": ENGINES[2]["problem"],
+        "requests": [],
+        "stacks": [],
+    }
+    page, events = machine("wide", status(**dead, engines=[ENGINES[2], ENGINES[0]]))
+    line = page.locator(".status-words")
+    page.wait_for_function("document.querySelector('.status-dot').dataset.kind === 'ready'")
+    ready = line.inner_text()
+    drained = {**ENGINES[0], "drained": True}
+    for engines in ([ENGINES[2], drained], [ENGINES[2]]):
+        events.send("status", status(**dead, engines=engines))
+        page.wait_for_function("document.querySelector('.status-dot').dataset.kind === 'off'")
+        assert line.inner_text() != ready
+        events.send("status", status(**dead, engines=ENGINES[:1]))
+        page.wait_for_function("document.querySelector('.status-dot').dataset.kind === 'ready'")
+
+
+def test_engines_speak_german(machine: Any) -> None:
+    page, _events = machine("phone", status(engines=ENGINES), locale="de-DE", heading="Wer die GPU hat")
+    text = card(page, "Engines").inner_text()
+    for words in (
+        "zeichnet",
+        "Geladen: flux2-dev",
+        "2 warten · 1.234 Bilder pro Stunde",
+        "nimmt nichts Neues an",
+    ):
+        assert words in text
+    assert "1 Bild pro Stunde" in text
 
 
 def test_what_a_phase_has_taken_so_far_counts_on(machine: Any) -> None:
@@ -482,7 +597,9 @@ def test_axe_has_no_objection(machine: Any, axe: str, size: str, scheme: str) ->
         "line": 1,
         "column": 1,
     }
-    page, events = machine(size, status(catalogue={"error": error, "own_errors": []}), color_scheme=scheme)
+    page, events = machine(
+        size, status(catalogue={"error": error, "own_errors": []}, engines=ENGINES), color_scheme=scheme
+    )
     events.send("pulls", [pull()])
     page.wait_for_timeout(300)
     assert violations(page, axe) == []

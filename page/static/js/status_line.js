@@ -32,7 +32,8 @@ export function summary(status, state) {
       kind: "waiting",
       text: t(status.switchover.target === "inference" ? "common.status_to_llms" : "common.status_to_pictures"),
     };
-  if (!status.reachable && status.engine !== "stopped") return { kind: "off", text: t(`common.status_${status.engine}`) };
+  const canDraw = status.engines?.some((engine) => engine.reachable && !engine.problem && !engine.drained); // the first one or another
+  if (!canDraw && !status.reachable && status.engine !== "stopped") return { kind: "off", text: t(`common.status_${status.engine}`) };
   const requests = status.requests ?? [...(status.jobs ?? []), ...(status.tickets ?? [])];
   const waiting = status.requests ? requests.filter((one) => one.state === "waiting").length : status.tickets?.length ?? 0;
   const drawing = requests.length - waiting;
@@ -42,7 +43,7 @@ export function summary(status, state) {
     if (waiting) parts.push(t("common.status_waiting", { count: waiting }));
     return { kind: "busy", text: parts.join(" · ") };
   }
-  if (status.problem) {
+  if (status.problem && !canDraw) {
     const isStopped = status.problem.code === "engine.unreachable"; // Machine has the address and the remedy
     return { kind: "off", text: isStopped ? t("common.status_stopped") : messageOf(status.problem) };
   }

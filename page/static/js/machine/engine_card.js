@@ -32,7 +32,9 @@ export class EngineCard {
     const { t } = this;
     this.status = status;
     const { queue, container } = status;
+    const engines = status.engines ?? [];
     const rows = [
+      [t("machine.engine_name"), engines.length > 1 ? engines[0].name : null],
       [t("machine.state"), t(`machine.engine_${status.engine}`)],
       [t("machine.version"), status.sketch ? t("machine.sketch_engine") : status.version],
       [t("machine.address"), status.endpoint],

@@ -92,7 +92,8 @@ export class QueueCard {
     const waits = request.state === "waiting" && waitsFor(request) ? t("machine.waits_for", { what: waitsFor(request) }) : null;
     const left = typeof request.expected_s === "number" ? t("machine.about_left", { time: seconds(request.expected_s) }) : null;
     const since = age === null ? null : t("machine.age", { time: seconds(Math.floor(age)) });
-    return [request.client, since, waits, left].filter(Boolean).join(" · ");
+    const engine = request.engine ? t("machine.on_engine", { name: request.engine }) : null;
+    return [request.client, engine, since, waits, left].filter(Boolean).join(" · ");
   }
 
   update(status, { at, reason }) {

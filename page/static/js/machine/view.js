@@ -4,6 +4,7 @@ import "../more_icons.js";
 import { h } from "../dom.js";
 import { DownloadsCard } from "./downloads_card.js";
 import { EngineCard } from "./engine_card.js";
+import { EnginesCard } from "./engines_card.js";
 import { GpuCard } from "./gpu_card.js";
 import { MemoryCard } from "./memory_card.js";
 import { ProblemsCard } from "./problems_card.js";
@@ -45,6 +46,7 @@ class EaselMachine extends HTMLElement {
     const cards = (this.cards = {
       gpu: new GpuCard(this.context),
       engine: new EngineCard(this.context),
+      engines: new EnginesCard(this.context),
       memory: new MemoryCard(this.context),
       stacks: new StacksCard(this.context),
       queue: new QueueCard(this.context),
@@ -56,7 +58,7 @@ class EaselMachine extends HTMLElement {
     this.grid = h(
       "div",
       { class: "machine-grid" },
-      ...["problems", "gpu", "queue", "engine", "memory", "stacks", "switches", "downloads"].map((name) => cards[name].element),
+      ...["problems", "engines", "gpu", "queue", "engine", "memory", "stacks", "switches", "downloads"].map((name) => cards[name].element),
     );
     this.replaceChildren(h("h1", { class: "visually-hidden" }, t("common.title_machine")), this.state, this.grid);
   }
@@ -69,7 +71,7 @@ class EaselMachine extends HTMLElement {
   showStatus(status) {
     this.at = Date.now() / 1000;
     const circumstances = { at: this.at, reason: this.reason };
-    for (const name of ["gpu", "engine", "stacks", "queue", "switches", "problems"]) this.cards[name].update(status, circumstances);
+    for (const name of ["gpu", "engine", "engines", "stacks", "queue", "switches", "problems"]) this.cards[name].update(status, circumstances);
     this.showMemory();
     this.showState();
   }
