@@ -263,18 +263,20 @@ def test_a_model_is_ready_if_one_engine_has_its_files(
             start_engine(files=nothing).url, second.url, e1={"models": ["sd-1.5", "flux-schnell"]}
         ),
     )
+    container: Container = app.extensions["easel"]
     client = app.test_client()
     able = {"sd-1.5-pruned-emaonly", "flux-schnell"}  # the settings have an alias of the first one
 
     def models() -> dict[str, dict[str, Any]]:
         return {model["id"]: model for model in status_of(client)["models"]}
 
-    def ready(found: dict[str, dict[str, Any]]) -> set[str]:
-        return {id for id, model in found.items() if model["ready"]}
+    def are_checked() -> bool:
+        now = models()
+        is_complete = len(now) == len(container.catalogue().visible_models)
+        return is_complete and {id for id, model in now.items() if model["ready"]} == able
 
-    # The list is published while the check runs.
-    found = wait_until(lambda: ready(now := models()) >= able and len(now) > 10 and now)
-    assert ready(found) == able
+    wait_until(are_checked, timeout_s=60)
+    found = models()
     assert found["sd-1.5-pruned-emaonly"]["engines"] == ["e1"]
     others = [model for id, model in found.items() if id not in able]
     assert all(model["engines"] == [] and model["code"] for model in others)
@@ -288,6 +290,37 @@ def test_a_model_is_ready_if_one_engine_has_its_files(
     second.stop()
     wait_until(lambda: client.get("/ready").get_json()["status"] == "no_model", timeout_s=30)
     assert models()["flux-schnell"]["ready"], "what was known of an engine that does not answer holds"
+
+
+def test_a_new_process_keeps_what_others_knew_of_an_engine_that_is_down(
+    make_app: MakeApp, start_engine: StartEngine, catalogue_files: dict[str, list[str]]
+) -> None:
+    nothing: dict[str, list[str]] = {folder: [] for folder in catalogue_files}
+    first, second = start_engine(files=nothing), start_engine()
+    engines = entries(first.url, second.url, e1={"models": ["flux-schnell"]})
+    container: Container = make_app(engine__url="", engines=engines).extensions["easel"]
+
+    def flux_of(one: Container) -> dict[str, Any]:
+        models = {model["id"]: model for model in one.system_status.report()["models"]}
+        return models.get("flux-schnell", {})
+
+    wait_until(lambda: flux_of(container).get("ready"), timeout_s=60)
+    second.stop()
+    new: Container = make_app(engine__url="", engines=engines).extensions["easel"]
+
+    def has_checked() -> bool:
+        new.system_status.report()
+        models = new.readiness.models(0)
+        return models is not None and models.is_complete
+
+    wait_until(has_checked, timeout_s=60)
+    states = new.readiness.models(0)
+    assert states is not None
+    assert states.unknown_engines == {"e1"}
+    for _ in range(3):
+        time.sleep(1.1)  # a round of this process
+        assert flux_of(new)["ready"]
+        assert flux_of(new)["engines"] == ["e1"]
 
 
 def test_who_may_not_see_messages_sees_no_addresses_and_messages_of_engines(
@@ -323,7 +356,8 @@ def test_the_processes_of_a_server_share_what_they_know_of_the_engines(
             document = requests.get(server.url + STATUS, timeout=60).json()
             return tuple(engine["reachable"] for engine in document["engines"])
 
-        workers = wait_until(lambda: (found := server.workers()) and len(found) == 3 and found)
+        wait_until(lambda: len(server.workers()) == 3)
+        workers = server.workers()
         wait_until(lambda: engines() == (True, True))
         assert server.draw(n=2, model="flux-schnell").status_code == 200
         second.stop()
