@@ -359,13 +359,14 @@ class Container:
     def _model_id(self, name: str) -> str:
         """The id of the model with this name or alias; `name` itself if there is none."""
         try:
-            return self.catalogue().find(name).id
+            return self.live_catalogue.served.find(name).id
         except EaselError:
             return name
 
     def _need_bytes(self, model: str) -> int:
         """The GPU memory that a model needs; 0 if the catalogue does not say."""
-        entry = self.catalogue().models.get(model)
+        # Not `catalogue()`, which looks at the files: this is asked many times for each job.
+        entry = self.live_catalogue.served.models.get(model)
         return int((entry.min_vram_gb or 0) * 1e9) if entry is not None else 0
 
     @cached_property

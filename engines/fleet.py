@@ -110,11 +110,15 @@ class Fleet:
         self._ask_memory()
         with self._lock:  # of jobs that come at once each must see where the one before it went
             choice = self.explain(model, key, lacking or {})
-            unit = self.unit(choice.name) if choice is not None else None
+            unit = self.unit(choice.name) if choice is not None else self._slow_engine(model, lacking or {})
             if unit is not None:
                 self._placed[job] = Placed(unit, model, key)
                 return unit
         raise self._no_engine(model, lacking or {})
+
+    def has_other(self, unit: EngineUnit, model: str, lacking: Mapping[str, EaselError]) -> bool:
+        """Whether another engine than `unit` can draw a job of `model`."""
+        return any(self._refusal(each, model, lacking) is None for each in self.units if each is not unit)
 
     def explain(
         self, model: str, key: str = "", lacking: Mapping[str, EaselError] | None = None
@@ -259,6 +263,18 @@ class Fleet:
             return Refusal(error.code, error.message)
         if (outage := self.health.outage(unit.name)) is not None and not unit.can_start:
             return Refusal("down", outage.reason.message)
+        return None
+
+    def _slow_engine(self, model: str, lacking: Mapping[str, EaselError]) -> EngineUnit | None:
+        """One that did not answer in time, if no other can draw the model: it may be busy with loading."""
+        for unit in self.units:
+            outage = self.health.outage(unit.name)
+            is_slow = outage is not None and outage.reason.details.get("slow")
+            may_draw = (
+                self.lists(unit, model) and self.drained_since(unit) is None and unit.name not in lacking
+            )
+            if is_slow and may_draw:
+                return unit
         return None
 
     def _report_down(self, unit: EngineUnit, error: EaselError) -> None:

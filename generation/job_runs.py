@@ -43,6 +43,8 @@ _ENGINE_FAILED = (EngineUnreachable, EngineStalled, EngineStartFailed, EngineGpu
 """After these the job may be drawn by another engine. What is wrong with the job itself would be wrong there, too."""
 _JOBS_PER_ENGINE = 2
 """Of one request at the same time: one runs, and the next is there when it ends"""
+_FIT_TIMEOUT_S = 10.0
+"""For an engine to describe its nodes, if another one could draw the job"""
 _MAX_MOVES = 8
 """Of one job from the queue of an engine to that of another"""
 _MOVE_LOOK_S = 1.0
@@ -215,6 +217,7 @@ class JobRuns:
                 except (*_ENGINE_FAILED, SwitchFailed) as error:
                     if self.is_single:
                         raise
+                    self._time_left.seconds()
                     if not isinstance(error, SwitchFailed):
                         self._fleet.failed(unit, error)
                     if submitted.is_set():
@@ -312,9 +315,12 @@ class JobRuns:
         """A session with the engine that is to draw the job. Raises what the engines lack, and the errors of
         `Fleet.place`."""
         while True:
-            unit = self._fleet.place(job, self._compiled.plan.model, key, {**self._lacking(), **avoided})
+            lacking = {**self._lacking(), **avoided}
+            unit = self._fleet.place(job, self._compiled.plan.model, key, lacking)
+            is_only = self.is_single or not self._fleet.has_other(unit, self._compiled.plan.model, lacking)
             try:
-                return self._session(unit)
+                with contextlib.nullcontext() if is_only else time_limit(_FIT_TIMEOUT_S):
+                    return self._session(unit)
             except LACKS as error:
                 if self.is_single:
                     raise
@@ -323,6 +329,7 @@ class JobRuns:
             except EngineUnreachable as error:
                 if self.is_single:
                     raise
+                self._time_left.seconds()  # without any left it is not the engine's fault
                 self._fleet.failed(unit, error)
                 avoided[unit.name] = error
             self._fleet.forget(job)

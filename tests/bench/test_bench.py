@@ -35,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
 
 def test_a_quick_run_measures_everything_and_the_values_are_positive(run):
     _, results = run
-    for name in ("latency", "throughput", "compile", "start", "gpu", "streams", "keys"):
+    for name in ("latency", "throughput", "compile", "start", "gpu", "streams", "keys", "engines"):
         values = list(numbers(results[name]))
         assert values
         assert all(value > 0 for key, value in values if key not in MAY_BE_ZERO), (name, values)
@@ -61,9 +61,11 @@ def test_a_quick_run_measures_everything_and_the_values_are_positive(run):
 
 
 def test_the_report_shows_each_measured_value_beside_its_target(run):
-    report, _ = run
+    report, results = run
     lines = [line for line in report.splitlines() if "target: at " in line]
-    assert len(lines) == (21 if sys.platform == "linux" else 18)
+    # Several engines say nothing about Easel on a machine whose CPU is used up.
+    has_free_cpu = any(entry["busy"] < 0.8 for entry in results["engines"])
+    assert len(lines) == (21 if sys.platform == "linux" else 18) + has_free_cpu
     assert all(line.endswith(("met", "NOT MET")) for line in lines)
     assert "if the proofs of 10 models were not kept" in report
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -207,6 +209,44 @@ def test_a_job_that_waits_moves_when_its_engine_is_drained(
         (image,) = drawing.images(NOT_KEPT, on_wait=drain)
     assert image.engine == "e1"
     assert drawing.redrawn == ()
+
+
+def test_jobs_do_not_wait_for_an_engine_that_hangs(make_app: MakeApp, start_engine: StartEngine) -> None:
+    """It answers nothing more, in the middle of a job: new jobs avoid it, and those that wait for it leave."""
+    hanging, other = start_engine(60_000), start_engine(50)
+    container = fleet_of(make_app, hanging.url, other.url)
+    first, second = container.fleet.units
+    assert second.costs is not None
+    second.costs.write(Costs((), {"flux-schnell": Cost(3.0, 6.0)}))  # the first seems to be much faster
+    generator = container.generator
+    stuck = generator.prepare(replace(REQUEST, n=1, id="stuck"), timeout_s=120)
+    cancelled = threading.Event()
+
+    def draw_there() -> None:
+        with contextlib.suppress(RequestCancelled, EngineUnreachable):
+            list(stuck.images(NOT_KEPT, cancelled=cancelled.is_set))
+
+    thread = threading.Thread(target=draw_there)
+    thread.start()
+    while not first.engine().queue().running:
+        time.sleep(0.05)
+    assert hanging.pid is not None
+    os.kill(hanging.pid, signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(6) as pool:
+            drawn = list(
+                pool.map(
+                    lambda seed: generator.generate(
+                        replace(REQUEST, seed=seed, id=f"r{seed}"), NOT_KEPT, timeout_s=150
+                    ),
+                    range(6),
+                )
+            )
+        assert [result.images[0].engine for result in drawn] == ["e1"] * 6
+    finally:
+        os.kill(hanging.pid, signal.SIGCONT)
+        cancelled.set()
+        thread.join(90)
 
 
 def test_a_cancelled_request_leaves_no_job_on_any_engine(
