@@ -636,7 +636,7 @@ class Container:
         """Cancel this process's running jobs in the engine. Their requests, and those that wait for the GPU, fail with
         `reason`."""
         self.fleet.fail_waiting(reason)
-        for unit in self.fleet.units:
+        for unit in self.fleet.with_leaving:
             unit.selector.cancel_all(reason)
         self.forwarder.cancel_all(reason)
 

@@ -111,7 +111,9 @@ class ActiveRequests:
 
     def all(self) -> tuple[ActiveRequest, ...]:
         """The requests of living processes, the oldest first. Removes those of dead ones."""
-        requests = [self._read(path) for path in self._folder.glob("*.json")]
+        # The pattern matches hidden names too: those are still being written.
+        paths = [path for path in self._folder.glob("*.json") if not path.name.startswith(".")]
+        requests = [self._read(path) for path in paths]
         return tuple(
             sorted(
                 (request for request in requests if request is not None), key=lambda request: request.since

@@ -99,7 +99,7 @@ def drain(name: str, wait_s: int) -> None:
     jobs, 5 if the state directory cannot be written.
     """
     unit = _unit(name)
-    _set(unit, is_drained=True)
+    _set(name, is_drained=True)
     click.echo(f"The engine {name} is drained.")
     deadline = time.monotonic() + wait_s
     while wait_s and (claims := unit.arbiter.outlook().situation.claims):
@@ -115,7 +115,10 @@ def drain(name: str, wait_s: int) -> None:
 def resume(name: str) -> None:
     """Give the engine NAME jobs again. Exit code: 0; 2 if there is no such engine, 5 if the state directory cannot be
     written."""
-    _set(_unit(name), is_drained=False)
+    drains = services().fleet.drains
+    if drains is None or name not in drains.all():  # one that is not listed any more may be drained, too
+        _unit(name)
+    _set(name, is_drained=False)
     click.echo(f"The engine {name} gets jobs.")
 
 
@@ -144,7 +147,7 @@ def _unit(name: str) -> EngineUnit:
     return unit
 
 
-def _set(unit: EngineUnit, *, is_drained: bool) -> None:
+def _set(name: str, *, is_drained: bool) -> None:
     check_state_is_ours()
     drains = services().fleet.drains
     if drains is None:
@@ -153,5 +156,5 @@ def _set(unit: EngineUnit, *, is_drained: bool) -> None:
             param="name",
         )
     action = "engines.drain" if is_drained else "engines.resume"
-    with services().audit.recording(command_actor(), action, {"name": unit.name}):
-        drains.set(unit.name, is_drained=is_drained)
+    with services().audit.recording(command_actor(), action, {"name": name}):
+        drains.set(name, is_drained=is_drained)

@@ -363,6 +363,10 @@ class Engine:
         heard_at = max(self._http.answered_at, self._listener.received_at)
         return bool(error.details.get("slow")) and self._clock() - heard_at < _MAX_SILENCE_S
 
+    def silent_s(self) -> float:
+        """Since its last sign of life, in seconds. Says something only while it is asked, as during a job."""
+        return self._clock() - max(self._http.answered_at, self._listener.received_at)
+
     @property
     def sends_pictures(self) -> bool:
         """Whether ComfyUI can send pictures over the WebSocket: it has the node SaveImageWebsocket, as a default

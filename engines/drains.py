@@ -18,6 +18,8 @@ from state_files import ensure_folder, read_state
 from system_errors import write_error
 
 _LOCK_TIMEOUT_S = 10.0
+_MAX_TIME = 1e11
+"""Unix seconds; a later time has no date"""
 
 
 class Drains:
@@ -60,4 +62,7 @@ class Drains:
 
 def _drains(document: Any) -> Mapping[str, float]:
     """Raises Exception for a document of another shape."""
-    return {str(name): float(since) for name, since in document["drained"].items()}
+    drained = {str(name): float(since) for name, since in document["drained"].items()}
+    if not all(0 <= since < _MAX_TIME for since in drained.values()):
+        raise ValueError("not a time")
+    return drained

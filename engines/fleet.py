@@ -50,6 +50,8 @@ class Fleet:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.units = tuple(units)
+        self._leaving: tuple[EngineUnit, ...] = ()
+        """Those that were removed and still have jobs"""
         self._kept: dict[str, EngineUnit] = {}
         """GPU -> the engine that had it until it was removed: the LLMs there need its arbiter"""
         self.drains, self._need_bytes, self._clock = drains, need_bytes, clock
@@ -90,6 +92,19 @@ class Fleet:
                 self.health.forget(unit.name)
                 self._facts.forget(unit)
 
+    def leave(self, unit: EngineUnit) -> None:
+        """`unit` is removed: it gets no new jobs; those that it has can still be cancelled."""
+        self._leaving = (*self._leaving, unit)
+
+    def left(self, unit: EngineUnit) -> None:
+        """`unit` was removed, and has no job any more."""
+        self._leaving = tuple(each for each in self._leaving if each is not unit)
+
+    @property
+    def with_leaving(self) -> tuple[EngineUnit, ...]:
+        """All engines, and those that were removed and still have jobs."""
+        return (*self.units, *self._leaving)
+
     def keep_arbiter(self, unit: EngineUnit) -> None:
         """Its engine is removed; LLMs still use its GPU."""
         self._kept[unit.gpu] = unit
@@ -102,8 +117,10 @@ class Fleet:
         """The engine that is to draw `job`, which counts as its job from now on, until `forget`. `key`: the name of the API
         key. `lacking`: why engines cannot draw it, by name. Raises one of these errors if no engine can, EngineNotListed,
         EngineDrained, and the error of an engine that is down."""
-        if self.is_single and self.drained_since(self.first) is None:
-            return self.first
+        if self.is_single:
+            if self._refusal(self.first, model, lacking or {}) is None:
+                return self.first
+            raise self._no_engine(model, lacking or {})
         for name, error in (lacking or {}).items():
             if isinstance(error, _LACKS):
                 self._lacking_until[name, model] = time.monotonic() + _LACKING_S
@@ -181,7 +198,7 @@ class Fleet:
         """As `Arbiter.cancel`, on all GPUs."""
         jobs: dict[str, None] = {}
         missing: JobNotFound | None = None
-        for unit in self.units:
+        for unit in self.with_leaving:
             try:
                 jobs |= dict.fromkeys(unit.arbiter.cancel(name))
             except JobNotFound as error:
@@ -193,7 +210,7 @@ class Fleet:
     def requests(self) -> tuple[ActiveRequest, ...]:
         """The requests that wait or are drawn on any of them, the oldest first, each once."""
         found: dict[str, ActiveRequest] = {}
-        for unit in self.units:
+        for unit in self.with_leaving:
             for request in unit.arbiter.snapshot().requests:
                 known = found.get(request.id)
                 if known is None or request.since < known.since:
@@ -213,7 +230,7 @@ class Fleet:
 
     def fail_waiting(self, error: EaselError) -> None:
         """As `Arbiter.fail_waiting`, on all GPUs."""
-        for unit in self.units:
+        for unit in self.with_leaving:
             unit.arbiter.fail_waiting(error)
 
     # --- whether one can be used -------------------------------------------------------------------

@@ -69,7 +69,11 @@ class LiveEngines:
         with self._lock:
             self._close_idle()
             stamp = self._stamp()
-            if stamp is None or stamp == self._seen or 0 <= self._clock() - stamp[1] / 1e9 < SETTLE_S:
+            if stamp is None:
+                self._seen = None
+                self._refuse(SettingsInvalid(f"{self._path.name} is not there any more."))
+                return
+            if stamp == self._seen or 0 <= self._clock() - stamp[1] / 1e9 < SETTLE_S:
                 return
             self._seen = stamp
             try:
@@ -80,7 +84,10 @@ class LiveEngines:
                     )
                 if entries != self._entries:
                     self._use(entries)
-            except (OSError, UnicodeDecodeError) as error:
+            except OSError as error:
+                self._seen = None  # it may be readable later, without a change
+                self._refuse(SettingsInvalid(f"{self._path.name} cannot be read: {error.strerror}"))
+            except UnicodeDecodeError as error:
                 self._refuse(SettingsInvalid(f"{self._path.name} cannot be read: {error}"))
             except EaselError as error:
                 self._refuse(error)
@@ -88,7 +95,9 @@ class LiveEngines:
                 self.error = None
 
     def _refuse(self, error: EaselError) -> None:
-        self.error = error
+        before, self.error = self.error, error
+        if before is not None and before.message == error.message:
+            return
         log.error("the changed engines are not valid; those of before stay in use: %s", error.message)
 
     def _use(self, entries: tuple[EngineEntry, ...]) -> None:
@@ -121,17 +130,22 @@ class LiveEngines:
 
     def _retire(self, unit: EngineUnit, gpus: set[str]) -> None:
         """`unit` is used no more. Its GPU stays with its LLMs, which need its arbiter, unless another engine has it now."""
-        if unit.arbiter.shares_gpu and unit.gpu not in gpus:
-            self._fleet.keep_arbiter(unit)
-        else:
+        if unit.gpu in gpus:  # the other one has the same queue, and so its jobs
             unit.arbiter.reconciler.stop(_STOP_TIMEOUT_S)
+        else:
+            self._fleet.leave(unit)
+            if unit.arbiter.shares_gpu:
+                self._fleet.keep_arbiter(unit)
         self._retired.append(unit)
 
     def _close_idle(self) -> None:
-        """Close the connections to engines that are used no more, once their last jobs have ended."""
+        """Let go of engines that are used no more, once their last jobs have ended."""
         for unit in list(self._retired):
-            if not unit.arbiter.claims.all():
+            if not unit.arbiter.outlook().situation.claims:
+                if not unit.arbiter.shares_gpu:
+                    unit.arbiter.reconciler.stop(_STOP_TIMEOUT_S)
                 unit.selector.close()
+                self._fleet.left(unit)
                 self._retired.remove(unit)
 
     def _stamp(self) -> _Stamp:

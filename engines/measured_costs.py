@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +20,10 @@ _WEIGHT = 0.3
 _MAX_MODELS = 1000
 _MAX_HISTORY = 50
 _HOUR_S = 3600.0
+_MAX_PICTURES = 1000
+"""Of one job"""
+_MAX_SECONDS = 1e11
+"""So that a Unix time is one, too"""
 _MIN_LOAD_S = 0.05
 """What a first job took longer than others by less is no load"""
 
@@ -136,12 +140,15 @@ def _costs(document: Any) -> Costs:
         EndedJob(str(model), _seconds(at) or 0.0, int(pictures))
         for model, at, pictures in document["history"]
     ]
-    return Costs(tuple(history), models, _seconds(document.get("unloaded_at")) or 0.0)
+    if not all(0 <= job.pictures <= _MAX_PICTURES for job in history):
+        raise ValueError("not a number of pictures")
+    # A clock that was set back must not make an engine look empty for long.
+    return Costs(tuple(history), models, min(_seconds(document.get("unloaded_at")) or 0.0, time.time()))
 
 
 def _seconds(value: Any) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _MAX_SECONDS:
         raise ValueError("not seconds")
     return float(value)

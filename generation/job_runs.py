@@ -45,6 +45,9 @@ _JOBS_PER_ENGINE = 2
 """Of one request at the same time: one runs, and the next is there when it ends"""
 _FIT_TIMEOUT_S = 10.0
 """For an engine to describe its nodes, if another one could draw the job"""
+_HUNG_S = 60.0
+"""An engine that answers nothing for so long while it is asked every few seconds has its job drawn elsewhere. One that loads
+a model may be silent for half a minute."""
 _MAX_MOVES = 8
 """Of one job from the queue of an engine to that of another"""
 _MOVE_LOOK_S = 1.0
@@ -129,6 +132,8 @@ class JobRuns:
         self._id, self._time_left, self._clock = id, time_left, clock
         self._lacks_key = lacks.key(compiled.plan)
         self._sessions: dict[str, EngineSession] = {}
+        self._past_sessions: list[EngineSession] = []
+        """With engines that were changed meanwhile"""
         self._lock = threading.RLock()
         self.counts_waiting = True
         """Whether the time in which it waits for the GPU is a part of its own"""
@@ -150,7 +155,7 @@ class JobRuns:
     @property
     def sessions(self) -> tuple[EngineSession, ...]:
         """Those of all engines that were chosen for one of the jobs."""
-        return tuple(self._sessions.values())
+        return (*self._past_sessions, *self._sessions.values())
 
     # --- running -----------------------------------------------------------------------------------
 
@@ -255,6 +260,17 @@ class JobRuns:
                 is_moving = self._fleet.is_better_elsewhere(job, {**self._lacking(), **avoided})
             return is_moving
 
+        is_hung = False
+
+        def gives_up() -> bool:
+            nonlocal is_hung
+            if callbacks.cancelled():
+                return True
+            if not is_hung and session.engine.silent_s() > _HUNG_S:
+                lacking = {**self._lacking(), **avoided}
+                is_hung = self._fleet.has_other(session.unit, self._compiled.plan.model, lacking)
+            return is_hung
+
         with contextlib.ExitStack() as leased:
             with self._time_left.limit():
                 waiting_at, uses_gpu = self._clock(), session.uses_gpu
@@ -279,12 +295,20 @@ class JobRuns:
             if not self.counts_waiting:
                 self._time_left.extend(self._clock() - waiting_at)
             with self._time_left.limit():
-                outcome = session.run(
-                    *(index, job, held, callbacks, record),
-                    timeout_s=self._time_left.seconds,
-                    previews=previews,
-                    uses_gpu=uses_gpu,
-                )
+                watched = callbacks if self.is_single else replace(callbacks, cancelled=gives_up)
+                try:
+                    outcome = session.run(
+                        *(index, job, held, watched, record),
+                        timeout_s=self._time_left.seconds,
+                        previews=previews,
+                        uses_gpu=uses_gpu,
+                    )
+                except RequestCancelled:
+                    if is_hung:
+                        name, seconds = session.unit.name, round(_HUNG_S)
+                        message = f"The engine {name} has answered nothing for {seconds} s."
+                        raise EngineUnreachable(message, slow=True) from None
+                    raise
         self._fleet.ran(session.unit, self._compiled.plan.model, outcome.run_s, len(outcome.pictures))
         return JobResult(outcome, session, held.queued_s)
 
@@ -315,6 +339,7 @@ class JobRuns:
         """A session with the engine that is to draw the job. Raises what the engines lack, and the errors of
         `Fleet.place`."""
         while True:
+            self._time_left.seconds()  # raises if there is none
             lacking = {**self._lacking(), **avoided}
             unit = self._fleet.place(job, self._compiled.plan.model, key, lacking)
             is_only = self.is_single or not self._fleet.has_other(unit, self._compiled.plan.model, lacking)
@@ -347,6 +372,8 @@ class JobRuns:
                 except EngineUnreachable:
                     if not unit.can_start:
                         raise
+            if known is not None:
+                self._past_sessions.append(known)
             session = self._sessions[unit.name] = EngineSession(
                 *(unit, engine, self._compiled, self._catalogue, graphs, self._uploads),
                 *(self._fitted_graphs, self._clock),

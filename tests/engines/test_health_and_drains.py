@@ -81,9 +81,12 @@ def test_a_drained_engine_is_drained_for_all_processes_until_it_is_resumed(tmp_p
     assert one.all() == {"right": 5.0}
 
 
-def test_a_damaged_list_of_drained_engines_drains_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "drained", ['["left"]', '{"left": NaN}', '{"left": 1e30}', '{"left": -1}', '{"left": "x"}']
+)
+def test_a_damaged_list_of_drained_engines_drains_none(tmp_path: Path, drained: str) -> None:
     path = tmp_path / "engines.json"
-    path.write_text('{"drained": ["left"]}')
+    path.write_text(f'{{"drained": {drained}}}')
     assert Drains(path).all() == {}
     assert Drains(path).set("left", is_drained=True)
     assert list(Drains(path).all()) == ["left"]

@@ -113,6 +113,39 @@ def test_what_is_not_valid_changes_nothing(
     assert installation.live.error is None
 
 
+def test_a_file_that_could_not_be_read_once_is_read_again(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    installation.write(ONE, TWO)
+    with monkeypatch.context() as failing:
+
+        def fail(path: Path, encoding: str) -> str:
+            raise OSError(24, "Too many open files")
+
+        failing.setattr(Path, "read_text", fail)
+        for _ in range(3):
+            installation.live.look()
+    assert installation.live.error is not None
+    assert "Too many open files" in installation.live.error.message
+    assert len([record for record in caplog.records if record.name == "easel.engine"]) == 1
+    installation.live.look()
+    assert [unit.name for unit in installation.fleet.units] == ["one", "two"]
+    assert installation.live.error is None
+
+
+def test_a_deleted_file_changes_nothing_and_is_said(
+    installation: Installation, caplog: pytest.LogCaptureFixture
+) -> None:
+    installation.path.unlink()
+    for _ in range(3):
+        installation.live.look()
+    assert [unit.name for unit in installation.fleet.units] == ["one"]
+    assert [record.message for record in caplog.records if "not there any more" in record.message] == [
+        "the changed engines are not valid; those of before stay in use: easel.yaml is not there any more."
+    ]
+    assert installation.edit(TWO) == ["two"]
+
+
 def test_a_file_that_is_still_written_is_left_alone(installation: Installation) -> None:
     installation.path.write_text(yaml.safe_dump({"engines": [ONE, TWO]}))
     installation.live.look()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,6 +70,9 @@ def test_all_processes_read_what_one_has_written(tmp_path: Path) -> None:
         '{"history": [], "models": {"a": ["1", null]}}',
         '{"history": [], "models": {"a": [true, null]}}',
         '{"history": [["a", "now", 1]], "models": {}}',
+        '{"history": [["a", 1, -5]], "models": {}}',
+        '{"history": [], "models": {"a": [1e300, null]}}',
+        '{"history": [], "models": {"a": [NaN, null]}}',
     ],
 )
 def test_a_damaged_file_is_measured_again(tmp_path: Path, content: str) -> None:
@@ -78,6 +82,13 @@ def test_a_damaged_file_is_measured_again(tmp_path: Path, content: str) -> None:
     assert store.read() == Costs()
     store.write(Costs((EndedJob("a", 1.0),)))
     assert json.loads(path.read_text())["history"] == [["a", 1.0, 1]]
+
+
+def test_a_time_of_loss_in_the_future_is_that_of_now(tmp_path: Path) -> None:
+    """The clock was set back."""
+    path = tmp_path / "costs.json"
+    path.write_text(json.dumps({"history": [], "models": {}, "unloaded_at": time.time() + 86_400}))
+    assert CostStore(path).read().unloaded_at <= time.time()
 
 
 def test_a_file_that_cannot_be_written_fails_no_job(tmp_path: Path) -> None:

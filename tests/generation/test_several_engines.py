@@ -249,6 +249,91 @@ def test_jobs_do_not_wait_for_an_engine_that_hangs(make_app: MakeApp, start_engi
         thread.join(90)
 
 
+def test_the_job_of_an_engine_that_hangs_is_drawn_elsewhere(
+    make_app: MakeApp, start_engine: StartEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("generation.job_runs._HUNG_S", 2.0)
+    hanging, other = start_engine(60_000), start_engine(0)
+    container = fleet_of(make_app, hanging.url, other.url)
+    first, second = container.fleet.units
+    assert second.costs is not None
+    second.costs.write(Costs((), {"flux-schnell": Cost(50.0, 100.0)}))
+    drawing = container.generator.prepare(replace(REQUEST, seed=9), timeout_s=150)
+    pid = hanging.pid
+    assert pid is not None
+
+    def freeze() -> None:
+        while not first.engine().queue().running:
+            time.sleep(0.05)
+        os.kill(pid, signal.SIGSTOP)
+
+    thread = threading.Thread(target=freeze)
+    thread.start()
+    try:
+        (image,) = drawing.images(NOT_KEPT)
+    finally:
+        thread.join()
+        os.kill(pid, signal.SIGCONT)
+    assert (image.engine, image.seed) == ("e1", 9)
+    assert [each.failed_engine for each in drawing.redrawn] == ["e0"]
+
+
+def test_a_request_ends_when_only_a_dead_engine_is_left(make_app: MakeApp, start_engine: StartEngine) -> None:
+    """The list was edited while the request waited."""
+    alive, dead = start_engine(0), start_engine(0)
+    container = fleet_of(make_app, alive.url, dead.url)
+    fleet = container.fleet
+    first, second = fleet.units
+    drawing = container.generator.prepare(REQUEST, timeout_s=60)
+    dead.stop()
+    fleet.replace([second])
+    began = time.monotonic()
+    with pytest.raises(EngineUnreachable):
+        list(drawing.images(NOT_KEPT))
+    assert time.monotonic() - began < 30
+    with pytest.raises(EngineUnreachable):
+        container.generator.prepare(REQUEST, timeout_s=60)
+    fleet.replace([first, second])
+    assert container.generator.generate(REQUEST, NOT_KEPT, timeout_s=60).images[0].engine == "e0"
+
+
+def test_a_list_of_one_engine_holds_it_to_its_models(make_app: MakeApp, start_engine: StartEngine) -> None:
+    container = fleet_of(make_app, start_engine(0).url, e0={"models": ["sd-1.5"]})
+    with pytest.raises(EngineNotListed):
+        container.generator.prepare(REQUEST, timeout_s=60)
+    (image,) = container.generator.generate(replace(REQUEST, model="sd-1.5"), NOT_KEPT, timeout_s=60).images
+    assert image.engine == ""
+
+
+def test_a_job_on_a_removed_engine_can_be_cancelled(make_app: MakeApp, start_engine: StartEngine) -> None:
+    container = fleet_of(make_app, start_engine(60_000).url, start_engine(0).url)
+    fleet = container.fleet
+    first, second = fleet.units
+    assert second.costs is not None
+    second.costs.write(Costs((), {"flux-schnell": Cost(50.0, 100.0)}))
+    drawing = container.generator.prepare(replace(REQUEST, id="mine"), timeout_s=120)
+    caught: list[BaseException] = []
+
+    def draw() -> None:
+        try:
+            list(drawing.images(NOT_KEPT))
+        except BaseException as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    while not first.engine().queue().running:
+        time.sleep(0.05)
+    fleet.leave(first)
+    fleet.replace([second])
+    assert [request.id for request in fleet.requests()] == ["mine"]
+    assert fleet.cancel("mine")
+    thread.join(60)
+    assert [type(error).__name__ for error in caught] == ["RenderCancelled"]
+    fleet.left(first)
+    assert fleet.with_leaving == (second,)
+
+
 def test_a_cancelled_request_leaves_no_job_on_any_engine(
     make_app: MakeApp, start_engine: StartEngine
 ) -> None:
