@@ -16,12 +16,14 @@ _GB = 1e9
 
 @dataclass(frozen=True)
 class Measured:
-    """What Easel knows of an engine besides its probes. `drained_since`: Unix time. `loaded_models`, `pictures_per_hour`:
+    """What Easel knows of an engine besides its probes. `outage`: why this process gives it no jobs, if so: it may answer a
+    probe, and fail every job. `drained_since`: Unix time. `loaded_models`, `pictures_per_hour`:
     None where there is only one engine, so that it is not measured."""
 
     drained_since: float | None = None
     loaded_models: Sequence[str] | None = None
     pictures_per_hour: int | None = None
+    outage: Mapping[str, Any] | None = None
 
 
 def engine_entry(unit: EngineUnit, facts: Facts, snapshot: Snapshot, measured: Measured) -> dict[str, Any]:
@@ -33,7 +35,7 @@ def engine_entry(unit: EngineUnit, facts: Facts, snapshot: Snapshot, measured: M
         "endpoint": stats.get("url") or unit.url or None,
         "engine": engine_state(facts),
         "reachable": facts["reachable"],
-        "problem": facts["problem"],
+        "problem": facts["problem"] or measured.outage,
         "sketch": bool(stats.get("is_sketch")),
         "version": stats.get("version"),
         "shared": unit.arbiter.shares_gpu,

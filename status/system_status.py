@@ -166,7 +166,9 @@ class SystemStatus:
         if unit.costs is None:
             return Measured(since)
         pictures = unit.costs.read().pictures_per_hour(self._clock())
-        return Measured(since, self._fleet.loaded_models(unit), pictures)
+        outage = self._fleet.health.outage(unit.name)
+        problem = problem_of(outage.reason) if outage else None
+        return Measured(since, self._fleet.loaded_models(unit), pictures, problem)
 
     def _jobs(self, gpu: GpuRequests) -> list[dict[str, Any]]:
         requests = _requests_by_job(gpu.snapshot)
