@@ -186,8 +186,10 @@ class ServerHooks:
         worker.keep_trying("catalogue-watch", self._container.watch_catalogue)
         worker.keep_trying("image-sweeps", self._container.store.sweep_in_background)
         worker.keep_trying("engines-watch", self._container.watch_engines)
-        for unit in self._container.fleet.units:
-            worker.keep_trying(f"gpu-reconciler-{unit.name}", unit.arbiter.reconciler.start)
+        fleet = self._container.fleet
+        for unit in fleet.units:
+            name = "gpu-reconciler" if fleet.is_single else f"gpu-reconciler of {unit.name}"
+            worker.keep_trying(name, unit.arbiter.reconciler.start)
         worker.keep_trying("warm-up", lambda: _start_thread(partial(warm_up, generator)))
         worker.keep_trying("model-pulls", self._container.pulls.resume_in_background)
         worker.keep_trying("image-jobs", self._container.job_workers.start)

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -361,9 +362,11 @@ def test_without_a_comfyui_a_list_waits_for_no_sketch_engine(
 ) -> None:
     app = make_app(engine__url="")
     asked: list[bool] = []
-    app.extensions["easel"].engine_selector = EngineSelector(
+    fleet = app.extensions["easel"].fleet
+    selector = EngineSelector(
         None, sketch_url=lambda: asked.append(True), state_dir=tmp_path / "state", probe_urls=[]
     )
+    fleet.replace([replace(fleet.first, selector=selector)])
     result = app.test_cli_runner().invoke(args=["import-workflow", "--list-templates"])
     assert (result.exit_code, asked) == (0, [])
 
