@@ -318,6 +318,8 @@ class _State:
     def _part(self, audience: Audience) -> tuple[str, str]:
         if audience not in self._parts:
             part = audience.part_of(self.document)
+            if len(part["engines"]) == 1:  # the other fields say the same of it
+                part = {**part, "engines": []}
             stable = {
                 **part,
                 **{
