@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -82,7 +84,8 @@ def test_the_answer_says_that_a_job_was_drawn_again(
 
     def kill() -> None:
         wait_until(lambda: first.engine().queue().running)
-        sketches[0].stop()
+        assert sketches[0].pid is not None
+        os.kill(sketches[0].pid, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()

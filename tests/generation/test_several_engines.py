@@ -47,6 +47,12 @@ def start_engine(shipped_catalogue: Catalogue) -> Iterator[StartEngine]:
         yield start
 
 
+def kill(engine: SketchProcess) -> None:
+    """Without a chance to say that its job was interrupted."""
+    assert engine.pid is not None
+    os.kill(engine.pid, signal.SIGKILL)
+
+
 def fleet_of(make_app: MakeApp, *urls: str, **entries: dict[str, Any]) -> Container:
     """An application with the engines e0, e1, … `entries`: more of an entry, by name."""
     listed = [
@@ -102,12 +108,12 @@ def test_a_job_whose_engine_dies_is_drawn_by_another_with_the_same_seed(
     drawing = container.generator.prepare(replace(REQUEST, seed=7), timeout_s=120)
     submitted = threading.Event()
 
-    def kill() -> None:
+    def kill_it() -> None:
         assert submitted.wait(60)
         time.sleep(0.3)
-        first.stop()
+        kill(first)
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill_it)
     killer.start()
     (image,) = drawing.images(NOT_KEPT, on_submitted=submitted.set)
     killer.join()
@@ -132,7 +138,7 @@ def test_a_job_is_not_drawn_a_third_time(make_app: MakeApp, start_engine: StartE
         for unit in container.fleet.units:
             if unit.name not in killed and unit.engine().queue().running:
                 killed.append(unit.name)
-                by_url[unit.url].stop()
+                kill(by_url[unit.url])
                 return
         threading.Timer(0.05, kill_the_one_that_draws).start()
 

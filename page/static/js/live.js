@@ -12,8 +12,6 @@ import { observable } from "./store.js";
 
 const ALIVE_MS = 25_000; // much shorter than what the shared worker waits for
 
-const WORKER_START_MS = 5000;
-
 export const state = observable("connecting");
 
 const history = new EventHistory();
@@ -71,10 +69,9 @@ export function reconnect() {
   connection?.reconnect();
 }
 
-/** The key that another tab of this browser uses, or null. The shared worker answers at once; on a busy machine it may take
- * seconds to start, and a person who has given the key already must not be asked for it again. */
+/** The key that another tab of this browser uses, or null. A shared worker may take seconds to start. */
 export function keyOfOtherTabs() {
-  return Promise.race([sharedKeyKnown, new Promise((resolve) => setTimeout(resolve, WORKER_START_MS, null))]);
+  return Promise.race([sharedKeyKnown, new Promise((resolve) => setTimeout(resolve, 5000, null))]);
 }
 
 function canShare() {

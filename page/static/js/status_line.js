@@ -32,7 +32,7 @@ export function summary(status, state) {
       kind: "waiting",
       text: t(status.switchover.target === "inference" ? "common.status_to_llms" : "common.status_to_pictures"),
     };
-  const canDraw = status.engines?.some((engine) => engine.reachable && !engine.problem && !engine.drained); // the first one or another
+  const canDraw = status.engines?.some((one) => one.reachable && !one.problem && !one.drained);
   if (!canDraw && !status.reachable && status.engine !== "stopped") return { kind: "off", text: t(`common.status_${status.engine}`) };
   const requests = status.requests ?? [...(status.jobs ?? []), ...(status.tickets ?? [])];
   const waiting = status.requests ? requests.filter((one) => one.state === "waiting").length : status.tickets?.length ?? 0;
