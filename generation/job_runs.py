@@ -148,9 +148,10 @@ class JobRuns:
     def prepare(self, job: str) -> EngineSession:
         """The engine that would get the first job now, with the graphs fitted to it. Raises what the engines lack, and the
         errors of `Fleet.place`."""
-        session = self._place(job, "", {})
-        self._fleet.forget(job)
-        return session
+        try:
+            return self._place(job, "", {})
+        finally:
+            self._fleet.forget(job)
 
     @property
     def sessions(self) -> tuple[EngineSession, ...]:
@@ -260,13 +261,15 @@ class JobRuns:
                 is_moving = self._fleet.is_better_elsewhere(job, {**self._lacking(), **avoided})
             return is_moving
 
-        is_hung = False
+        is_hung, running_since = False, self._clock()
 
         def gives_up() -> bool:
             nonlocal is_hung
             if callbacks.cancelled():
                 return True
-            if not is_hung and session.engine.silent_s() > _HUNG_S:
+            # An engine that had no job was asked nothing, and so said nothing.
+            silent_s = min(session.engine.silent_s(), self._clock() - running_since)
+            if not is_hung and silent_s > _HUNG_S:
                 lacking = {**self._lacking(), **avoided}
                 is_hung = self._fleet.has_other(session.unit, self._compiled.plan.model, lacking)
             return is_hung
@@ -294,6 +297,7 @@ class JobRuns:
             record.waited(held, waiting_at)
             if not self.counts_waiting:
                 self._time_left.extend(self._clock() - waiting_at)
+            running_since = self._clock()
             with self._time_left.limit():
                 watched = callbacks if self.is_single else replace(callbacks, cancelled=gives_up)
                 try:

@@ -284,6 +284,21 @@ def test_the_job_of_an_engine_that_hangs_is_drawn_elsewhere(
     assert [each.failed_engine for each in drawing.redrawn] == ["e0"]
 
 
+def test_an_engine_that_had_nothing_to_do_is_not_taken_for_one_that_hangs(
+    make_app: MakeApp, start_engine: StartEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("generation.job_runs._HUNG_S", 5.0)
+    container = fleet_of(make_app, start_engine(0).url, start_engine(0).url)
+    first, second = container.fleet.units
+    assert second.costs is not None
+    second.costs.write(Costs((), {"flux-schnell": Cost(50.0, 100.0)}))
+    drawing = container.generator.prepare(REQUEST, timeout_s=60)
+    monkeypatch.setattr(type(first.engine()), "silent_s", lambda engine: 1000.0)
+    (image,) = drawing.images(NOT_KEPT)
+    assert image.engine == "e0"
+    assert container.fleet.health.outage("e0") is None
+
+
 def test_a_request_ends_when_only_a_dead_engine_is_left(make_app: MakeApp, start_engine: StartEngine) -> None:
     """The list was edited while the request waited."""
     alive, dead = start_engine(0), start_engine(0)
