@@ -91,6 +91,18 @@ def slow_easel(tmp_path_factory: pytest.TempPathFactory, slow_sketch: SketchProc
         yield server
 
 
+@pytest.fixture(scope="session")
+def endless_easel(tmp_path_factory: pytest.TempPathFactory, shipped_catalogue: Catalogue) -> Iterator[Server]:
+    """Easel with a sketch engine that takes a minute for each job, so that no job ends before somebody stops it."""
+    with (
+        SketchProcess(
+            nodes=shipped_catalogue.nodes, files=shipped_catalogue.files, render_ms=60_000
+        ) as sketch,
+        serving(tmp_path_factory.mktemp("endless"), EASEL_ENGINE_URL=sketch.url) as server,
+    ):
+        yield server
+
+
 OpenPage = Callable[..., Any]
 
 
