@@ -93,6 +93,7 @@ requirements: $(VENV)/run  ## Pin and hash again from pyproject.toml (needs pip-
 	pip-compile -q --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url --no-emit-find-links --no-header -o requirements.txt pyproject.toml
 	pip-compile -q --generate-hashes --strip-extras --extra dev --no-emit-index-url --no-emit-find-links --no-header -c requirements.txt -o requirements-dev.txt pyproject.toml
 	pip-compile -q --generate-hashes --strip-extras --extra otel --no-emit-index-url --no-emit-find-links --no-header -c requirements.txt -o requirements-otel.txt pyproject.toml
+	pip-compile -q --generate-hashes --strip-extras --extra cluster --no-emit-index-url --no-emit-find-links --no-header -c requirements.txt -o requirements-cluster.txt pyproject.toml
 
 clean:  ## Remove the virtual environment and the caches (not var/)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

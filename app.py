@@ -21,6 +21,7 @@ from flask import Flask
 from access import AuditLog, Gate
 from api import GalleryFeed, HttpOptions, Services, draw_job, register_api
 from arbiter import Arbiter, Policy
+from cluster.options import ClusterOptions, read_options
 from commands import register_commands
 from compiler import Catalogue, SourcePaths
 from conversation import Forwarder, ModelDirectory, read_aliases, read_upstreams
@@ -29,6 +30,7 @@ from engine import NO_CREDENTIALS, Credentials, Engine, EngineProcess, EngineSel
 from engine.selection import PROBE_URLS
 from engines import (
     AssemblyOptions,
+    CostStore,
     Drains,
     EngineEntry,
     EngineUnit,
@@ -61,6 +63,7 @@ from state_files import KeptFile, read_file
 from status import LastEngineError, Readiness, SystemStatus
 
 if TYPE_CHECKING:
+    from cluster.remote_runs import ClusterHosts
     from tracing import Tracer
 
 log = logging.getLogger("easel")
@@ -83,7 +86,9 @@ class Container:
         self.engine_entries = _load_engines(settings)
         if self.engine_entries:
             self.engine_url = self.engine_entries[0].url
-        self.sketch_allowed = settings["engine.sketch"] and not self.engine_url
+        self.cluster = _load_cluster(settings)
+        self.is_host = False
+        """Whether this process draws for others, or tells them about it, in `easel worker`"""
         self.stacks = _load_stacks(settings, [entry.gpu for entry in self.engine_entries])
         self.model_directory = _load_upstreams(settings)
         _check_combination(settings, self.stacks)
@@ -95,6 +100,16 @@ class Container:
         )
         self._keeps_sketch_files = False
         """Only in the processes of a server: a command may use another catalogue"""
+
+    @property
+    def sketch_allowed(self) -> bool:
+        """Whether the sketch engine draws if there is no other: not where other hosts draw."""
+        return bool(self.settings["engine.sketch"]) and not self.engine_url and not self.draws_elsewhere
+
+    @property
+    def draws_elsewhere(self) -> bool:
+        """Whether other hosts draw what is requested here."""
+        return self.cluster is not None and not self.is_host
 
     @property
     def source_paths(self) -> SourcePaths:
@@ -341,6 +356,8 @@ class Container:
             url=self.engine_url,
             can_start=process.can_start and bool(self.stacks),
             uses_gpu=self._uses_gpu,
+            # Other hosts must know what is loaded here, and what drawing takes.
+            costs=CostStore(self.state_dir / "gpu" / "costs.json") if self.is_host else None,
         )
 
     def _named_engine(self, entry: EngineEntry) -> EngineUnit:
@@ -381,7 +398,23 @@ class Container:
             observer=self.observer,
             keeps_all=self.settings["image_store.keep"] == "all",
             lists_prompts=self.settings["images.keep_prompts"],
+            hosts=self.hosts,
         )
+
+    @cached_property
+    def hosts(self) -> ClusterHosts | None:
+        """The other hosts, if these draw; None if the engines of this one do. Raises SettingsInvalid if Celery is not
+        installed."""
+        if self.cluster is None or not self.draws_elsewhere:
+            return None
+        try:
+            from cluster.joined import join_hosts  # an extra
+        except ImportError as error:
+            raise SettingsInvalid(
+                f"cluster.redis is set, and {error.name} is not installed. Install what requirements-cluster.txt lists "
+                "(`pip install 'easel[cluster]'`)."
+            ) from error
+        return join_hosts(self.cluster, self._need_bytes)
 
     @cached_property
     def forwarder(self) -> Forwarder:
@@ -742,6 +775,19 @@ def _load_engines(settings: Settings) -> tuple[EngineEntry, ...]:
     """Raises SettingsInvalid."""
     with _located_errors(settings):
         return read_engines(settings["engines"], os.environ)
+
+
+def _load_cluster(settings: Settings) -> ClusterOptions | None:
+    """Raises SettingsInvalid."""
+    with _located_errors(settings):
+        return read_options(
+            url=settings["cluster.redis"],
+            key=settings["cluster.key"],
+            name=settings["cluster.name"],
+            ca_file=str(settings.path("cluster.ca_file")) if settings["cluster.ca_file"] else "",
+            user=settings["cluster.user"],
+            password=settings["cluster.password"],
+        )
 
 
 def _load_stacks(settings: Settings, gpus: list[str]) -> Stacks:

@@ -852,6 +852,70 @@ class EngineNotListed(EngineError):
     remedy = "Add the model to `models` of an entry under `engines`, or choose another model."
 
 
+# --- hosts ----------------------------------------------------------------------------------------
+
+
+class ClusterError(EngineError):
+    """Of the hosts that draw, or of the Redis that joins them."""
+
+
+class ClusterUnreachable(ClusterError):
+    code = "cluster.unreachable"
+    when = "The Redis that joins the hosts does not answer."
+    remedy = "Start it, or correct `cluster.redis`; `easel hosts` says what is wrong."
+    retry = True
+
+
+class ClusterAccessDenied(ClusterError):
+    code = "cluster.access_denied"
+    when = "Redis refuses the user or the password, or what they may do."
+    remedy = "Set `EASEL_CLUSTER_USER` and `EASEL_CLUSTER_PASSWORD`; Redis must allow all commands on `easel:*` and `gpu.*`."
+
+
+class ClusterFull(ClusterError):
+    code = "cluster.full"
+    when = "Redis has no memory or no disk left for jobs and pictures."
+    remedy = "Give it more (`maxmemory`); `docs/hosts.md` says how much is needed."
+    retry = True
+
+
+class ClusterMessageInvalid(ClusterError):
+    code = "cluster.message_invalid"
+    when = "A message of another host cannot be used: it was made with another key or by another version, or it is damaged."
+    remedy = "Set the same `EASEL_CLUSTER_KEY` on all hosts, and install versions that differ by one at most."
+
+
+class ClusterPictureLost(ClusterError):
+    code = "cluster.picture_lost"
+    when = "A picture was drawn and did not come through Redis whole."
+    remedy = "Send the request again; give Redis more memory if it happens often."
+    retry = True
+
+
+class NoHosts(ClusterError):
+    """`details["model"]`: its id, if there are hosts that draw others."""
+
+    code = "cluster.no_hosts"
+    when = "No host is there that can draw the model now."
+    remedy = "Start `easel worker` on a host that has the model; `easel hosts` lists the hosts and what they can draw."
+    retry = True
+
+
+class HostGone(ClusterError):
+    """`details["host"]`: its name."""
+
+    code = "cluster.host_gone"
+    when = "Hosts ended or were cut off while they drew the picture, and no other one could finish it."
+    remedy = "Send the request again; look into the logs of the hosts."
+    retry = True
+
+
+class HostNameTaken(ClusterError):
+    code = "cluster.name_taken"
+    when = "Another worker with the same name is running."
+    remedy = "Set `cluster.name` (`EASEL_CLUSTER_NAME`) to a name of its own for each worker."
+
+
 class StackError(EaselError):
     """Base class of the LLM stack errors; never raised itself."""
 

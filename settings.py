@@ -173,6 +173,35 @@ SETTINGS: tuple[Setting, ...] = (
         "`OTEL_EXPORTER_OTLP_ENDPOINT` says, or no traces. Needs requirements-otel.txt.",
     ),
     Setting(
+        "cluster.redis",
+        "text",
+        "",
+        "Address of the Redis that joins several hosts, such as redis://HOST:6379/0, or rediss:// for TLS, see "
+        "`docs/hosts.md`; empty: no other hosts. Needs requirements-cluster.txt.",
+    ),
+    Setting(
+        "cluster.name",
+        "text",
+        "",
+        "Name of this host's `easel worker`, unlike all others; empty: that of the machine.",
+    ),
+    Setting(
+        "cluster.ca_file",
+        "path",
+        "",
+        "File with the certificates by which Redis' own is checked; empty: those of the system.",
+    ),
+    Setting(
+        "cluster.key",
+        "text",
+        "",
+        "At least 32 characters, the same on all hosts, by which they know each other's messages.",
+        secret=True,
+        environment_only=True,
+    ),
+    Setting("cluster.user", "text", "", "User of Redis.", secret=True, environment_only=True),
+    Setting("cluster.password", "text", "", "Password of Redis.", secret=True, environment_only=True),
+    Setting(
         "engines",
         "objects",
         (),

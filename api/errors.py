@@ -70,6 +70,7 @@ STATUS: Mapping[type[EaselError], int] = {
     errors.EngineUnreachable: 503,
     errors.EngineDrained: 503,
     errors.EngineNotListed: 503,
+    errors.ClusterError: 503,
     errors.NodesMissing: 503,
     errors.EngineTooOld: 503,
     errors.FilesMissing: 503,

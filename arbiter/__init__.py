@@ -3,6 +3,7 @@ two tenants and how long to wait; never what a graph, a prompt or a model file i
 
 from arbiter.active_requests import UNKNOWN_SENDER, ActiveRequest, Sender
 from arbiter.arbiter import Arbiter, Lease, Snapshot
+from arbiter.fair_queue import Turn, Turns, flow_of, queue_order, with_turn
 from arbiter.job_progress import JobProgress
 from arbiter.leases import Claim
 from arbiter.outlook import Outlook
@@ -26,6 +27,11 @@ __all__ = [
     "Snapshot",
     "State",
     "Switch",
+    "Turn",
+    "Turns",
     "WaitReport",
     "Waiting",
+    "flow_of",
+    "queue_order",
+    "with_turn",
 ]

@@ -24,6 +24,7 @@ class Entry(NamedTuple):
 SECTIONS: dict[str, dict[str, Entry]] = {
     "Serve": {
         "run": Entry("easel.run:run", "Start the server."),
+        "worker": Entry("easel.worker:worker", "Draw on this host for others, see docs/hosts.md."),
         "setup": Entry("commands.setup:setup", "Look at this machine and write easel.yaml."),
         "doctor": Entry("commands.doctor:doctor", "Say what is wrong, and which command puts it right."),
         "connect": Entry("easel.connect:connect", "Print what a program needs to use this Easel."),

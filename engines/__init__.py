@@ -7,19 +7,23 @@ from engines.choice import explain as explain_choice
 from engines.drains import Drains
 from engines.entries import EngineEntry, credential_variables, engines_of_text, read_engines
 from engines.fleet import Fleet
+from engines.forecast import JobCosts, forecast
 from engines.live import LiveEngines
-from engines.measured_costs import CostStore
+from engines.measured_costs import Cost, Costs, CostStore
 from engines.unit import EngineUnit
 
 __all__ = [
     "AssemblyOptions",
     "Candidate",
     "Choice",
+    "Cost",
     "CostStore",
+    "Costs",
     "Drains",
     "EngineEntry",
     "EngineUnit",
     "Fleet",
+    "JobCosts",
     "LiveEngines",
     "Refusal",
     "Wanted",
@@ -28,6 +32,7 @@ __all__ = [
     "credential_variables",
     "engines_of_text",
     "explain_choice",
+    "forecast",
     "read_engines",
     "should_move",
 ]

@@ -13,11 +13,11 @@ from arbiter import UNKNOWN_SENDER, Sender, Waiting
 from compiler import Compiled, Graph, Note, Plan, Size
 from engine import ProgressCallback
 from errors import EaselError, NoPictures, RequestCancelled
-from generation.engine_session import EngineSession, JobCallbacks
+from generation.engine_session import JobCallbacks
 from generation.gallery import Gallery
 from generation.image_facts import RequestOrigin, facts_of
-from generation.job_runs import JobResult, JobRuns, Redrawn, TimeLeft
 from generation.record import DrawingRecord
+from generation.runs import JobResult, Redrawn, Runs, Session, TimeLeft
 from generation.uploads import Uploads
 from generation.values import MIME, Image, MetadataPolicy, OutputOptions, Timings
 from image_store import ImageStore
@@ -69,8 +69,8 @@ class Drawing:
         self,
         deps: Deps,
         compiled: Compiled,
-        runs: JobRuns,
-        first: EngineSession,
+        runs: Runs,
+        first: Session,
         uploads: Uploads,
         *,
         id: str,
@@ -111,7 +111,7 @@ class Drawing:
     def is_sketch(self) -> bool:
         """Whether the sketch engine draws it, so that no model runs."""
         with self._time_left.limit():
-            return any(session.engine.is_sketch for session in self._sessions)
+            return any(session.is_sketch for session in self._sessions)
 
     def timings(self) -> Timings:
         """Of the jobs that have ended."""
@@ -183,7 +183,7 @@ class Drawing:
             self._uploads.close()
             for session in self._runs.sessions:
                 with self._time_left.limit():
-                    session.engine.erase_uploads(session.uploaded())
+                    session.erase_uploads()
 
     def _add_result(self, result: JobResult, *, is_first: bool) -> None:
         if is_first:
@@ -231,8 +231,8 @@ class Drawing:
             image = self._finish_picture(
                 png, index, graph, texts, outcome.prompt_id, output, record, sender.request_id
             )
-            if not self._runs.is_single:
-                image = replace(image, engine=result.session.unit.name)
+            if self._runs.names_engines:
+                image = replace(image, engine=result.session.name)
             self._add_times(finish_s=self._deps.clock() - started_at)
             self._drawn += 1
             record.drew(image)
@@ -319,7 +319,7 @@ class Drawing:
         shown = size_in_canvas(png, (wanted.width, wanted.height), (canvas.width, canvas.height))
         return Size(*shown)
 
-    def _texts(self, job: int, session: EngineSession) -> dict[str, str]:
+    def _texts(self, job: int, session: Session) -> dict[str, str]:
         """The texts that the setting allows in the pictures of a job, by keyword. Of a graph whose pictures came over the
         WebSocket, the one that saves them: that is what people load into ComfyUI."""
         if self._deps.metadata == "none":
@@ -327,7 +327,7 @@ class Drawing:
         seed = self._compiled.graphs[job].job.seed if self.plan.has_seed else None
         texts = {"parameters": parameters_text(self.plan, seed)}
         if self._deps.metadata == "workflow":
-            texts["prompt"] = json.dumps(session.graph(job).nodes)
+            texts["prompt"] = json.dumps(session.saving_nodes(job))
         return texts
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from arbiter import Lease, WaitReport
 from compiler import Catalogue, Compiled
+from compiler.values import Nodes
 from engine import Engine, Outcome, Preview, Progress, ProgressCallback
 from engines import EngineUnit
 from errors import RequestCancelled
@@ -49,9 +50,23 @@ class EngineSession:
         self._lock = threading.Lock()
 
     @property
+    def name(self) -> str:
+        """That of the engine."""
+        return self.unit.name
+
+    @property
     def uses_gpu(self) -> bool:
         """False for sketches."""
         return self.unit.uses_gpu(self.engine)
+
+    @property
+    def is_sketch(self) -> bool:
+        """Whether the sketch engine draws. Raises EngineUnreachable."""
+        return self.engine.is_sketch
+
+    def saving_nodes(self, job: int) -> Nodes:
+        """The graph of a job that saves its pictures, as the engine got it. `job`: its index"""
+        return self.graph(job).nodes
 
     def graph(self, job: int) -> FittedGraph:
         """The graph of a job, once the engine has answered. `job`: its index"""
@@ -117,9 +132,9 @@ class EngineSession:
                 self._uploaded.add(name)
                 self.engine.upload(self._uploads.data(name), name)
 
-    def uploaded(self) -> Iterable[str]:
-        """The names of the files that the engine got."""
-        return tuple(self._uploaded)
+    def erase_uploads(self) -> None:
+        """Overwrite the files that the engine got."""
+        self.engine.erase_uploads(tuple(self._uploaded))
 
 
 def _report_to_lease(lease: Lease, on_progress: ProgressCallback) -> ProgressCallback:

@@ -20,8 +20,9 @@ from generation.drawing import Deps, Drawing
 from generation.editor_files import EditorFile, write_for_engine
 from generation.fitted_graphs import FittedGraph, FittedGraphs
 from generation.gallery import Gallery
-from generation.job_runs import JobRuns, TimeLeft
+from generation.job_runs import JobRuns
 from generation.lacks import Lacks
+from generation.runs import Hosts, Runs, TimeLeft
 from generation.uploads import Uploads, uploads_of, with_source
 from generation.values import Generation, MetadataPolicy, OutputOptions, Pictures
 from image_store import ImageStore
@@ -44,12 +45,14 @@ class Generator:
         observer: Observer | None = None,
         keeps_all: bool = False,
         lists_prompts: bool = True,
+        hosts: Hosts | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`catalogue` returns the current one. `has_several_keys`: whether a key must leave places to others. `observer` is
         told of each drawing that ends. `keeps_all`: pictures that are not answered as URLs are kept too.
-        `lists_prompts`: the status has the prompts of requests that are drawn."""
-        self.catalogue, self.fleet = catalogue, fleet
+        `lists_prompts`: the status has the prompts of requests that are drawn. `hosts`: draw all jobs, instead of the
+        engines of `fleet`."""
+        self.catalogue, self.fleet, self._hosts = catalogue, fleet, hosts
         self._fitted_graphs, self._lacks = FittedGraphs(), Lacks()
         self._deps = Deps(
             *(store, metadata, clock, observer or Observer()),
@@ -57,7 +60,7 @@ class Generator:
             gallery=Gallery(store) if keeps_all else None,
         )
         self._clock = clock
-        self.admission = Admission(max_waiting, fleet.seconds_until_free, has_several_keys)
+        self.admission = Admission(max_waiting, (hosts or fleet).seconds_until_free, has_several_keys)
 
     def engine(self) -> Engine:
         """The first of the engines. Raises EngineUnreachable."""
@@ -123,7 +126,7 @@ class Generator:
 
         uploads = uploads_of(request.id, pictures, compiled.plan, check, inputs)
         compiled_at, time_left = self._clock(), TimeLeft(deadline, self._clock)
-        runs = self._runs(compiled, catalogue, uploads, request.id, time_left)
+        runs = self.runs(compiled, catalogue, uploads, request.id, time_left)
         return Drawing(
             *(self._deps, compiled, runs, runs.prepare(request.id), uploads),
             id=request.id,
@@ -134,9 +137,12 @@ class Generator:
             time_left=time_left,
         )
 
-    def _runs(
+    def runs(
         self, compiled: Compiled, catalogue: Catalogue, uploads: Uploads, id: str, time_left: TimeLeft
-    ) -> JobRuns:
+    ) -> Runs:
+        """The running of the jobs of one request. `id`: that of the request. For who has compiled it already."""
+        if self._hosts is not None:
+            return self._hosts.runs(compiled, catalogue, uploads, id=id, time_left=time_left)
         return JobRuns(
             *(self.fleet, self._fitted_graphs, self._lacks, compiled, catalogue, uploads),
             id=id,
@@ -149,7 +155,7 @@ class Generator:
         `Fleet.place`."""
         time_left = TimeLeft(self._clock() + timeout_s, self._clock)
         with contextlib.closing(Uploads()) as uploads:
-            self._runs(compiled, catalogue, uploads, "", time_left).prepare("check")
+            self.runs(compiled, catalogue, uploads, "", time_left).prepare("check")
 
     def fitted_graphs(self, compiled: Compiled, catalogue: Catalogue, engine: Engine) -> list[FittedGraph]:
         """The graphs as `engine` would get them. Raises FilesMissing, NodesMissing or EngineTooOld for what it lacks."""

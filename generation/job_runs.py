@@ -7,13 +7,12 @@ import contextlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 
 from arbiter import Sender
 from compiler import Catalogue, Compiled
 from deadline import time_limit
-from engine import Outcome
 from engines import EngineUnit, Fleet
 from errors import (
     EaselError,
@@ -25,7 +24,6 @@ from errors import (
     EngineUnreachable,
     FilesMissing,
     JobLost,
-    JobTimedOut,
     NodesMissing,
     RequestCancelled,
     SwitchFailed,
@@ -34,6 +32,7 @@ from generation.engine_session import EngineSession, JobCallbacks
 from generation.fitted_graphs import FittedGraph, FittedGraphs
 from generation.lacks import Lacks
 from generation.record import DrawingRecord
+from generation.runs import JobResult, TimeLeft
 from generation.uploads import Uploads
 from system_errors import shortage_in
 
@@ -55,58 +54,8 @@ _MOVE_LOOK_S = 1.0
 _POLL_S = 0.25
 
 
-@dataclass(frozen=True)
-class Redrawn:
-    """A job that an engine did not finish and another one drew, with the same seed. `code`: of the error."""
-
-    prompt_id: str
-    failed_engine: str
-    engine: str
-    code: str
-
-
-@dataclass(frozen=True)
-class JobResult:
-    """`failure`: the engine that had begun the job and failed, and its error."""
-
-    outcome: Outcome
-    session: EngineSession
-    queued_s: float
-    failure: tuple[str, EaselError] | None = None
-
-    @property
-    def redrawn(self) -> Redrawn | None:
-        if self.failure is None:
-            return None
-        engine, error = self.failure
-        return Redrawn(self.outcome.prompt_id, engine, self.session.unit.name, error.code)
-
-
 class _Moved(Exception):
     """The job has left its engine's queue for a better one."""
-
-
-class TimeLeft:
-    """The time that a request has. `deadline` is in the time of `clock`. Thread-safe."""
-
-    def __init__(self, deadline: float, clock: Callable[[], float]) -> None:
-        self._deadline, self._clock = deadline, clock
-        self._lock = threading.Lock()
-
-    def seconds(self) -> float:
-        """Raises JobTimedOut if there is none."""
-        remaining_s = self._deadline - self._clock()
-        if remaining_s <= 0:
-            raise JobTimedOut("The request timed out before all of its jobs had started.")
-        return remaining_s
-
-    def limit(self) -> contextlib.AbstractContextManager[None]:
-        """For every call to a server inside the block."""
-        return time_limit(self._deadline - self._clock())
-
-    def extend(self, seconds: float) -> None:
-        with self._lock:
-            self._deadline += seconds
 
 
 class JobRuns:
@@ -142,6 +91,11 @@ class JobRuns:
         self._listings: dict[str, contextlib.ExitStack] = {}
         self._present: Counter[str] = Counter()
         """unit -> how many jobs of the request are there now"""
+
+    @property
+    def names_engines(self) -> bool:
+        """Whether the answer says which engine drew a picture."""
+        return not self.is_single
 
     # --- before the GPU is needed ------------------------------------------------------------------
 

@@ -85,7 +85,7 @@ class ServerHooks:
     def on_starting(self, server: Any) -> None:
         """Check settings, state directory and catalogue before the first worker starts; on an error exit with one
         sentence."""
-        _log_to_stderr(self._settings["log_format"])
+        log_to_stderr(self._settings["log_format"])
         addresses = [address for address in server.cfg.address if isinstance(address, tuple)]
         inherited = inherited_addresses(os.environ)
         try:
@@ -237,7 +237,8 @@ def _unusable(error: OSError) -> str:
     return f"state_dir cannot be used: {error}. Set EASEL_STATE_DIR (or --state-dir) to a folder that this user may write."
 
 
-def _log_to_stderr(log_format: LogFormat) -> None:
+def log_to_stderr(log_format: LogFormat) -> None:
+    """What this project logs, in that form."""
     handler = logging.StreamHandler()
     handler.setFormatter(formatter(log_format))
     root = logging.getLogger("easel")

@@ -1,0 +1,164 @@
+"""Sends waiting jobs to hosts. Every process that waits for jobs may do it; a lock in Redis lets one at a time."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import redis
+
+from arbiter import Turn, with_turn
+from cluster import names
+from cluster.host_facts import KnownHosts
+from cluster.placing import AssignedJob, Situation, WaitingJob, place
+from cluster.redis_connection import redis_errors
+
+log = logging.getLogger("easel.cluster")
+_LOCK_MS = 3000
+_RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
+REMOVE_ATTEMPT = """
+local found = redis.call('hget', KEYS[1], ARGV[1])
+if found and cjson.decode(found)['attempt'] == tonumber(ARGV[2]) then return redis.call('hdel', KEYS[1], ARGV[1]) end
+return 0"""
+"""Removes a job from a hash if it still has this attempt: key, job, attempt"""
+_T = TypeVar("_T")
+
+
+class Dispatcher:
+    """`send`: gives a task to Celery: host, id of the job, attempt. `notify`: tells the process that waits for a job where
+    it went. Thread-safe."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        hosts: KnownHosts,
+        *,
+        send: Callable[[str, str, int], None],
+        notify: Callable[[AssignedJob], None],
+        need_bytes: Callable[[str], int],
+    ) -> None:
+        self._client, self._hosts, self._need_bytes = client, hosts, need_bytes
+        self._send, self._notify = send, notify
+        self._release = client.register_script(_RELEASE)
+        self._remove_attempt = client.register_script(REMOVE_ATTEMPT)
+
+    def add(self, job: WaitingJob) -> None:
+        """It waits from now on."""
+        with redis_errors():
+            self._client.hset(names.WAITING, job.id, json.dumps(job.as_json()))
+
+    def next_number(self) -> int:
+        with redis_errors():
+            return int(self._client.incr(names.NUMBER))
+
+    def remove(self, id: str, attempt: int) -> None:
+        """Nobody waits for this attempt any more, or it has ended."""
+        with redis_errors():
+            self._client.hdel(names.WAITING, id)
+            self._remove_attempt(keys=[names.ASSIGNED], args=[id, attempt])
+
+    def dispatch(self) -> None:
+        """Send what can be sent now. If another process does that already, it looks again."""
+        with redis_errors():
+            wanted = self._client.incr(names.DISPATCH_WANTED)
+            while True:
+                token = secrets.token_hex(8)
+                if not self._client.set(names.DISPATCH_LOCK, token, nx=True, px=_LOCK_MS):
+                    return
+                try:
+                    self._send_waiting()
+                finally:
+                    self._release(keys=[names.DISPATCH_LOCK], args=[token])
+                now_wanted = int(self._client.get(names.DISPATCH_WANTED) or 0)
+                if now_wanted == wanted:
+                    return
+                wanted = now_wanted
+
+    def situation(self) -> Situation:
+        """All hosts and jobs now. Raises the errors of Redis."""
+        with redis_errors():
+            pipeline = self._client.pipeline(transaction=False)
+            pipeline.hgetall(names.WAITING)
+            pipeline.hgetall(names.ASSIGNED)
+            pipeline.hgetall(names.TURNS)
+            pipeline.time()
+            waiting, assigned, turns, (seconds, microseconds) = pipeline.execute()
+        return Situation(
+            _entries(waiting, WaitingJob.read),
+            _entries(assigned, AssignedJob.read),
+            self._hosts.read(),
+            {turn[0]: turn[1] for turn in _entries(turns, _turn)},
+            seconds + microseconds / 1e6,
+        )
+
+    def waiting_by_model(self) -> Mapping[str, int]:
+        """How many jobs wait that no host has."""
+        with redis_errors():
+            found: Any = self._client.hgetall(names.WAITING)
+        return Counter(job.model for job in _entries(found, WaitingJob.read))
+
+    def _send_waiting(self) -> None:
+        situation = self.situation()
+        self._forget_abandoned(situation)
+        if not situation.waiting:
+            return
+        sent = place(situation, self._need_bytes)
+        if not sent:
+            return
+        turns = dict(situation.turns)
+        pipeline = self._client.pipeline(transaction=True)
+        for each in sent:
+            pipeline.hdel(names.WAITING, each.job.id)
+            pipeline.hset(names.ASSIGNED, each.job.id, json.dumps(each.as_json()))
+            number = 1 + max(
+                [each.job.number, *(turn.number for turn in turns.values())],
+            )
+            turns = with_turn(turns, each.job.flow, number, situation.now)
+        # Without keys there is one flow, whose turns say nothing.
+        if any(each.job.flow for each in sent):
+            pipeline.delete(names.TURNS)
+            pipeline.hset(
+                names.TURNS,
+                mapping={flow: json.dumps([turn.number, turn.at]) for flow, turn in turns.items()},
+            )
+        pipeline.execute()
+        for each in sent:
+            self._send(each.host, each.job.id, each.job.attempt)
+            self._notify(each)
+
+    def _forget_abandoned(self, situation: Situation) -> None:
+        """Jobs whose process has ended: their clients are gone with it."""
+        jobs = [*situation.waiting, *(each.job for each in situation.assigned)]
+        fronts = sorted({job.front for job in jobs})
+        if not fronts:
+            return
+        pipeline = self._client.pipeline(transaction=False)
+        for front in fronts:
+            pipeline.exists(names.front(front))
+        gone = {front for front, exists in zip(fronts, pipeline.execute(), strict=True) if not exists}
+        if not gone:
+            return
+        for job in jobs:
+            if job.front in gone:
+                self._client.hdel(names.WAITING, job.id)
+                self._remove_attempt(keys=[names.ASSIGNED], args=[job.id, job.attempt])
+
+
+def _entries(found: Mapping[bytes, bytes], read: Callable[[str, Any], _T]) -> list[_T]:
+    """What can be read of a hash. Somebody may have written anything there."""
+    entries = []
+    for name, data in found.items():
+        try:
+            entries.append(read(name.decode(), json.loads(data)))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            log.warning("an entry in Redis has not the form of one: %r", name[:80])
+    return entries
+
+
+def _turn(flow: str, document: Any) -> tuple[str, Turn]:
+    number, at = document
+    return flow, Turn(int(number), float(at))

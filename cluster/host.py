@@ -1,0 +1,364 @@
+"""Draws the jobs that a host gets. In each child of its worker; what the worker's main process does is in heartbeat.py."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import threading
+import time
+from base64 import b64encode
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Protocol
+
+import redis
+
+from arbiter import Waiting
+from cluster import names, picture_parts
+from cluster.dispatcher import REMOVE_ATTEMPT
+from cluster.job_documents import JobDocument, ResultDocument
+from cluster.options import ClusterOptions
+from cluster.redis_connection import connect, redis_errors
+from cluster.sealing import Seal
+from compiler import Catalogue
+from engine import Preview, Progress
+from engines import Fleet
+from errors import (
+    ClusterFull,
+    ClusterMessageInvalid,
+    ClusterUnreachable,
+    EaselError,
+    EngineDrained,
+    EngineGpuFailed,
+    EngineNotListed,
+    EngineStalled,
+    EngineStartFailed,
+    EngineTooOld,
+    EngineUnreachable,
+    FilesMissing,
+    JobLost,
+    ModelNotCurated,
+    NodesMissing,
+    RequestCancelled,
+    ServerStopping,
+    SwitchFailed,
+)
+from generation import DrawingRecord, JobCallbacks, JobResult, Runs, TimeLeft, Uploads
+from observer import Observer
+
+log = logging.getLogger("easel.cluster")
+_HOSTS_FAULTS = (
+    *(EngineUnreachable, EngineStalled, EngineStartFailed, EngineGpuFailed, JobLost, EngineDrained),
+    *(FilesMissing, NodesMissing, EngineTooOld, EngineNotListed, ModelNotCurated),
+    *(SwitchFailed, ServerStopping),
+)
+"""After these another host may draw the job"""
+_LOOK_S = 0.3
+"""Between two looks whether the job is still wanted"""
+_PROGRESS_S = 0.1
+_PREVIEW_S = 0.25
+"""Between two of each that are sent: a client sees no more, and Redis must carry them"""
+_STORE_FOR_S = 60.0
+"""So long a result is offered to a Redis that does not answer"""
+_EVENT_KEPT_S = 120
+_RESULT_KEPT_S = 120
+
+
+class RunsOfHost(Protocol):
+    """Makes the runs of one job; as the generator does."""
+
+    def __call__(
+        self, document: JobDocument, catalogue: Catalogue, uploads: Uploads, time_left: TimeLeft
+    ) -> Runs: ...
+
+
+class Host:
+    """`catalogue`: returns the current one. `make_runs`: of a job on the engines of this host."""
+
+    def __init__(
+        self,
+        options: ClusterOptions,
+        fleet: Fleet,
+        catalogue: Callable[[], Catalogue],
+        make_runs: RunsOfHost,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._options, self._seal = options, Seal(options.key)
+        self._fleet, self._catalogue, self._make_runs, self._clock = fleet, catalogue, make_runs, clock
+        self._client: redis.Redis = connect(options)
+
+    def draw(self, id: str, attempt: int) -> None:
+        """Draw a job that was sent to this host, unless nobody wants it any more. Raises the errors of Redis, after
+        which the job is sent again by whoever waits for it."""
+        with redis_errors():
+            pipeline = self._client.pipeline(transaction=False)
+            pipeline.get(names.job(id))
+            pipeline.hget(names.ASSIGNED, id)
+            pipeline.exists(names.cancelled(id))
+            pipeline.exists(names.result(id))
+            data, assigned, is_cancelled, has_ended = pipeline.execute()
+        if data is None or is_cancelled or has_ended or not self._is_mine(assigned, attempt):
+            log.info("the job %s is not wanted here any more", id)
+            return
+        try:
+            document = JobDocument.read(self._seal.open(names.job(id), data))
+        except ClusterMessageInvalid as error:
+            log.warning("the job %s: %s", id, error.message)
+            self._store(
+                id,
+                attempt,
+                "",
+                ResultDocument(attempt, self._options.name, error=error, is_hosts_fault=True),
+                [],
+            )
+            return
+        self._draw(document, attempt)
+
+    def _is_mine(self, assigned: Any, attempt: int) -> bool:
+        with contextlib.suppress(TypeError, ValueError, KeyError):
+            found = json.loads(assigned)
+            return (found["host"], found["attempt"]) == (self._options.name, attempt)
+        return False
+
+    def _draw(self, document: JobDocument, attempt: int) -> None:
+        tell = _Teller(self._client, self._seal, document, attempt)
+        tell("received")
+        pictures: list[bytes] = []
+        with _Watch(self._client, document, self._options.name, attempt) as watch:
+            try:
+                drawn = self._run(document, tell, watch)
+            except RequestCancelled:
+                log.info("the job %s was given up: %s", document.id, watch.reason or "cancelled")
+                self._forget(document.id, attempt)
+                return
+            except Exception as error:
+                result = self._failure(error, attempt, tell.has_begun)
+            else:
+                result, pictures = self._success(drawn, attempt)
+        self._store(document.id, attempt, document.front, result, pictures)
+
+    def _run(self, document: JobDocument, tell: _Teller, watch: _Watch) -> JobResult:
+        time_left = TimeLeft(self._clock() + document.timeout_s, self._clock)
+        catalogue = self._catalogue()
+        _check_names(document, catalogue)
+        with contextlib.closing(Uploads()) as uploads:
+            self._add_uploads(document, uploads)
+            runs = self._make_runs(document, catalogue, uploads, time_left)
+            runs.counts_waiting = document.counts_waiting
+            callbacks = JobCallbacks(
+                on_progress=tell.progress,
+                on_wait=tell.waiting,
+                on_submitted=lambda: None,
+                on_run=lambda: tell("begun"),
+                cancelled=watch.is_unwanted,
+            )
+            record = DrawingRecord(Observer(), self._clock, document.sender, document.compiled.plan)
+            results = runs.results(
+                [document.id],
+                callbacks,
+                record,
+                previews=document.previews,
+                sender=document.sender,
+                prompt=document.prompt,
+            )
+            try:
+                with contextlib.closing(results):
+                    return next(results)
+            finally:
+                for session in runs.sessions:
+                    with time_left.limit():
+                        session.erase_uploads()
+
+    def _add_uploads(self, document: JobDocument, uploads: Uploads) -> None:
+        for index, name in enumerate(document.uploads):
+            with redis_errors():
+                data = self._client.get(names.upload(document.id, index))
+            if not isinstance(data, bytes):
+                raise RequestCancelled("The images of the request are gone.")
+            uploads.add(name, data)
+
+    def _success(self, drawn: JobResult, attempt: int) -> tuple[ResultDocument, list[bytes]]:
+        outcome, session = drawn.outcome, drawn.session
+        pictures = [picture.data for picture in outcome.pictures]
+        result = ResultDocument(
+            attempt,
+            self._options.name,
+            engine=session.name,
+            is_sketch=session.is_sketch,
+            uses_gpu=session.uses_gpu,
+            pictures=tuple((picture.node, picture.mime, 0, "") for picture in outcome.pictures),
+            cached_nodes=tuple(outcome.cached_nodes),
+            nodes=session.saving_nodes(0),
+            waited_s=drawn.queued_s,
+            queued_s=outcome.queued_s,
+            run_s=outcome.run_s,
+            fetch_s=outcome.fetch_s,
+        )
+        return result, pictures
+
+    def _failure(self, error: Exception, attempt: int, has_begun: bool) -> ResultDocument:
+        if not isinstance(error, EaselError):
+            log.error("drawing failed", exc_info=error)
+            error = EaselError("An internal error of the host; see its log.")
+        # What is wrong with the job itself would be wrong on every host.
+        is_hosts_fault = isinstance(error, _HOSTS_FAULTS)
+        return ResultDocument(
+            attempt,
+            self._options.name,
+            error=error,
+            is_hosts_fault=is_hosts_fault,
+            has_begun=has_begun,
+        )
+
+    def _forget(self, id: str, attempt: int) -> None:
+        with contextlib.suppress(EaselError):
+            self._finish(id, attempt, "", None, [])
+
+    def _store(
+        self, id: str, attempt: int, front: str, result: ResultDocument, pictures: list[bytes]
+    ) -> None:
+        """Give the result to whoever waits for it. Offers it for a minute to a Redis that is away or full."""
+        ends_at = time.monotonic() + _STORE_FOR_S
+        while True:
+            try:
+                self._finish(id, attempt, front, result, pictures)
+                return
+            except ClusterFull as error:
+                log.error("the job %s: %s", id, error.message)
+                failed = ResultDocument(attempt, self._options.name, error=error, has_begun=True)
+                if result.error is None:
+                    result, pictures = failed, []
+                    continue
+                if time.monotonic() > ends_at:
+                    raise
+            except ClusterUnreachable:
+                if time.monotonic() > ends_at:
+                    raise
+            time.sleep(0.5)
+
+    def _finish(
+        self, id: str, attempt: int, front: str, result: ResultDocument | None, pictures: list[bytes]
+    ) -> None:
+        with redis_errors():
+            if pictures and result is not None:
+                pipeline = self._client.pipeline(transaction=False)
+                stored = picture_parts.put(pipeline, id, attempt, pictures)
+                pipeline.execute()
+                kinds = zip(result.pictures, stored, strict=True)
+                found = tuple((node, mime, each.bytes, each.sha256) for (node, mime, *_), each in kinds)
+                result = replace(result, pictures=found)
+            pipeline = self._client.pipeline(transaction=False)
+            pipeline.eval(REMOVE_ATTEMPT, 1, names.ASSIGNED, id, attempt)
+            if result is not None:
+                document = result.as_json()
+                pipeline.set(
+                    names.result(id), self._seal.close(names.result(id), document), ex=_RESULT_KEPT_S
+                )
+                if front:
+                    channel = names.channel(front)
+                    event = {"kind": "ended", "job": id, "attempt": attempt, "result": document}
+                    pipeline.publish(channel, self._seal.close(channel, event))
+            pipeline.execute()
+
+
+class _Teller:
+    """Tells the process that waits for a job how it goes. A Redis that is away is told nothing."""
+
+    def __init__(self, client: redis.Redis, seal: Seal, document: JobDocument, attempt: int) -> None:
+        self._client, self._seal, self._attempt = client, seal, attempt
+        self._job, self._channel = document.id, names.channel(document.front)
+        self._sent_at: dict[str, float] = {}
+        self.has_begun = False
+
+    def __call__(self, kind: str, **values: Any) -> None:
+        if kind == "begun":
+            self.has_begun = True
+        event = {"kind": kind, "job": self._job, "attempt": self._attempt, **values}
+        with contextlib.suppress(EaselError), redis_errors():
+            pipeline = self._client.pipeline(transaction=False)
+            if kind in ("received", "begun"):
+                key = names.last_event(self._job)
+                pipeline.set(key, self._seal.close(key, event), ex=_EVENT_KEPT_S)
+            pipeline.publish(self._channel, self._seal.close(self._channel, event))
+            pipeline.execute()
+
+    def progress(self, event: Progress | Preview) -> None:
+        if not self.has_begun:
+            self("begun")
+        if isinstance(event, Progress):
+            if self._may_send("progress", _PROGRESS_S) or event.value == event.maximum:
+                self("progress", node=event.node, value=event.value, maximum=event.maximum)
+        elif self._may_send("preview", _PREVIEW_S):
+            self("preview", node=event.node, mime=event.mime, data=b64encode(event.data).decode())
+
+    def waiting(self, waiting: Waiting) -> None:
+        self(
+            "waiting",
+            waits_for=waiting.waits_for,
+            reason=dict(waiting.reason),
+            waited_s=waiting.waited_s,
+            expected_s=waiting.expected_s,
+            place=waiting.place,
+        )
+
+    def _may_send(self, kind: str, interval_s: float) -> bool:
+        now = time.monotonic()
+        if now - self._sent_at.get(kind, 0.0) < interval_s:
+            return False
+        self._sent_at[kind] = now
+        return True
+
+
+class _Watch:
+    """Looks in a thread whether a job is still wanted: nobody has cancelled it, who waits for it is there, and no other host
+    was given it."""
+
+    def __init__(self, client: redis.Redis, document: JobDocument, host: str, attempt: int) -> None:
+        self._client, self._document, self._host, self._attempt = client, document, host, attempt
+        self._ended, self.reason = threading.Event(), ""
+        self._thread = threading.Thread(target=self._run, name="job-watch", daemon=True)
+
+    def __enter__(self) -> _Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def is_unwanted(self) -> bool:
+        return bool(self.reason)
+
+    def _run(self) -> None:
+        while not self._ended.wait(_LOOK_S):
+            with contextlib.suppress(EaselError), redis_errors():
+                self._look()
+            if self.reason:
+                return
+
+    def _look(self) -> None:
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.exists(names.cancelled(self._document.id))
+        pipeline.exists(names.front(self._document.front))
+        pipeline.hget(names.ASSIGNED, self._document.id)
+        is_cancelled, has_front, assigned = pipeline.execute()
+        if is_cancelled:
+            self.reason = "it was cancelled"
+        elif not has_front:
+            self.reason = "the process that waited for it has ended"
+        elif assigned is not None and json.loads(assigned).get("attempt") != self._attempt:
+            self.reason = "another host has it"
+
+
+def _check_names(document: JobDocument, catalogue: Catalogue) -> None:
+    """Raises ModelNotCurated if this host's catalogue lacks what the job names."""
+    plan = document.compiled.plan
+    loras = [lora["id"] for lora in plan.values["loras"].value]
+    model = catalogue.models.get(plan.model)
+    known = {} if model is None else catalogue.loras_for(model)
+    lacking = [] if model is not None else [plan.model]
+    lacking += [name for name in plan.stages if name not in catalogue.stages]
+    lacking += [] if model is None else [name for name in loras if name not in known]
+    if lacking:
+        raise ModelNotCurated(f"The catalogue of this host does not have {', '.join(lacking)}.")

@@ -1,0 +1,145 @@
+"""What hosts tell about themselves, once a second, and what the others know of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+
+from cluster import names
+from cluster.redis_connection import redis_errors
+from cluster.sealing import Seal
+from engines import Cost, Costs
+from errors import ClusterMessageInvalid
+
+HEARTBEAT_S = 1.0
+GONE_AFTER_S = 5
+"""After its last heartbeat. Redis counts the time, so that no clock of a host matters."""
+_MAX_COSTS = 1000
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """One host. `instance`: differs for each start of its worker. `slots`: how many jobs it draws at the same time.
+    `problem`: code and message of why it can draw nothing; empty if it can. `models`: those that it can draw. `loaded`:
+    those that are probably in its memory, the newest first. `memory_bytes`: of its GPU; None if that is not known."""
+
+    name: str
+    instance: str
+    version: str = ""
+    comfyui: str = ""
+    is_sketch: bool = False
+    slots: int = 1
+    problem: tuple[str, str] = ("", "")
+    models: frozenset[str] = frozenset()
+    loaded: tuple[str, ...] = ()
+    memory_bytes: int | None = None
+    costs: Costs = field(default_factory=Costs)
+    pictures_per_hour: int = 0
+    models_mark: str = ""
+    """Changes when `models` does"""
+    is_drained: bool = False
+
+    @property
+    def can_draw(self) -> bool:
+        return not self.problem[0] and not self.is_drained
+
+    @property
+    def state(self) -> str:
+        """`ready`, `drained` or `down`"""
+        return "drained" if self.is_drained else "down" if self.problem[0] else "ready"
+
+    def as_json(self) -> dict[str, Any]:
+        """Without the models, which are sent when they change."""
+        costs = list(self.costs.models.items())[-_MAX_COSTS:]
+        return {
+            "name": self.name,
+            "instance": self.instance,
+            "version": self.version,
+            "comfyui": self.comfyui,
+            "is_sketch": self.is_sketch,
+            "slots": self.slots,
+            "problem": list(self.problem),
+            "loaded": list(self.loaded),
+            "memory_bytes": self.memory_bytes,
+            "costs": {model: [cost.render_s, cost.first_s] for model, cost in costs},
+            "pictures_per_hour": self.pictures_per_hour,
+            "models_mark": self.models_mark,
+        }
+
+    @classmethod
+    def read(
+        cls, document: Mapping[str, Any], models: frozenset[str], *, is_drained: bool = False
+    ) -> HostFacts:
+        """Raises ClusterMessageInvalid."""
+        try:
+            costs = {str(model): Cost(*pair) for model, pair in document.get("costs", {}).items()}
+            code, message = document.get("problem", ("", ""))
+            memory = document.get("memory_bytes")
+            return cls(
+                name=str(document["name"]),
+                instance=str(document["instance"]),
+                version=str(document.get("version", "")),
+                comfyui=str(document.get("comfyui", "")),
+                is_sketch=bool(document.get("is_sketch", False)),
+                slots=max(1, int(document.get("slots", 1))),
+                problem=(str(code), str(message)),
+                models=models,
+                loaded=tuple(map(str, document.get("loaded", ()))),
+                memory_bytes=None if memory is None else int(memory),
+                costs=Costs(models=costs),
+                pictures_per_hour=int(document.get("pictures_per_hour", 0)),
+                models_mark=str(document.get("models_mark", "")),
+                is_drained=is_drained,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ClusterMessageInvalid(f"A heartbeat has not the form of one: {error}.") from error
+
+
+class KnownHosts:
+    """Reads the hosts. Thread-safe: each read replaces what was known."""
+
+    def __init__(self, client: redis.Redis, seal: Seal) -> None:
+        self._client, self._seal = client, seal
+        self._models: dict[str, tuple[str, frozenset[str]]] = {}
+        """host -> the mark of its models, and they"""
+        self.last: Mapping[str, HostFacts] = {}
+        self.gone: tuple[str, ...] = ()
+        """Those that were there and are no more"""
+
+    def read(self) -> Mapping[str, HostFacts]:
+        """All that are there, by name. Raises the errors of Redis."""
+        with redis_errors():
+            members: Iterable[Any] = self._client.smembers(names.HOSTS)
+            known = sorted(name.decode(errors="replace") for name in members)
+            pipeline = self._client.pipeline(transaction=False)
+            for name in known:
+                pipeline.get(names.host(name))
+                pipeline.exists(names.drained(name))
+            answers = pipeline.execute() if known else []
+            found: dict[str, HostFacts] = {}
+            for name, data, drained in zip(known, answers[::2], answers[1::2], strict=True):
+                if data is None:
+                    continue
+                try:
+                    document = self._seal.open(names.host(name), data)
+                    models = self._models_of(name, str(document.get("models_mark", "")))
+                    found[name] = HostFacts.read(document, models, is_drained=bool(drained))
+                except ClusterMessageInvalid:
+                    continue  # one with another key is none of ours
+        self.last, self.gone = found, tuple(name for name in known if name not in found)
+        return found
+
+    def _models_of(self, name: str, mark: str) -> frozenset[str]:
+        known = self._models.get(name)
+        if known is not None and known[0] == mark:
+            return known[1]
+        data = self._client.get(names.host_models(name))
+        if not isinstance(data, bytes):
+            return frozenset()
+        document = self._seal.open(names.host_models(name), data)
+        models = frozenset(map(str, document.get("models", ())))
+        self._models[name] = str(document.get("mark", "")), models
+        return models

@@ -1,0 +1,79 @@
+"""The names of keys, channels and queues in Redis."""
+
+from __future__ import annotations
+
+PREFIX = "easel:"
+WAITING = f"{PREFIX}waiting"
+"""Hash: job -> what is needed to order and place it"""
+ASSIGNED = f"{PREFIX}assigned"
+"""Hash: job -> the host that has it"""
+TURNS = f"{PREFIX}turns"
+"""Hash: flow of a key -> its last turn"""
+NUMBER = f"{PREFIX}number"
+"""Counts jobs, in the order in which they came"""
+HOSTS = f"{PREFIX}hosts"
+"""Set: the names of the hosts that were there lately"""
+DISPATCH_LOCK = f"{PREFIX}dispatch"
+DISPATCH_WANTED = f"{PREFIX}dispatch-wanted"
+"""Counts the changes after which jobs may have to be sent"""
+TASK = "easel.draw"
+
+
+def job(id: str) -> str:
+    """What is to be drawn."""
+    return f"{PREFIX}job:{id}"
+
+
+def upload(id: str, index: int) -> str:
+    """A file that the engine needs."""
+    return f"{PREFIX}upload:{id}:{index}"
+
+
+def cancelled(id: str) -> str:
+    """Exists once nobody wants the job any more."""
+    return f"{PREFIX}cancelled:{id}"
+
+
+def last_event(id: str) -> str:
+    """What the host told last about the job, for a process that did not hear it."""
+    return f"{PREFIX}last:{id}"
+
+
+def result(id: str) -> str:
+    """How the job has ended."""
+    return f"{PREFIX}result:{id}"
+
+
+def picture(id: str, attempt: int, index: int, part: int) -> str:
+    """A part of a picture."""
+    return f"{PREFIX}picture:{id}:{attempt}:{index}:{part}"
+
+
+def host(name: str) -> str:
+    """The heartbeat of a host."""
+    return f"{PREFIX}host:{name}"
+
+
+def host_models(name: str) -> str:
+    """What a host can draw."""
+    return f"{PREFIX}models:{name}"
+
+
+def drained(name: str) -> str:
+    """Exists while a host is to get no jobs."""
+    return f"{PREFIX}drained:{name}"
+
+
+def front(id: str) -> str:
+    """The heartbeat of a process that waits for jobs."""
+    return f"{PREFIX}front:{id}"
+
+
+def channel(front_id: str) -> str:
+    """What hosts tell a process that waits for jobs."""
+    return f"{PREFIX}to:{front_id}"
+
+
+def queue(host_name: str) -> str:
+    """Celery's queue of a host."""
+    return f"gpu.{host_name}"

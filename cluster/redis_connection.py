@@ -1,0 +1,51 @@
+"""Connections to Redis, and its failures as this project's errors."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from cluster.options import ClusterOptions
+from errors import ClusterAccessDenied, ClusterFull, ClusterUnreachable
+
+_CONNECT_TIMEOUT_S = 2.0
+_ANSWER_TIMEOUT_S = 5.0
+
+
+def connect(options: ClusterOptions) -> redis.Redis:
+    """A client with a pool of connections; connects when it is first used. Thread-safe."""
+    tls = {"ssl_ca_certs": options.ca_file} if options.ca_file else {}
+    return redis.Redis.from_url(
+        options.url,
+        username=options.user or None,
+        password=options.password or None,
+        socket_connect_timeout=_CONNECT_TIMEOUT_S,
+        socket_timeout=_ANSWER_TIMEOUT_S,
+        socket_keepalive=True,
+        # Once: a connection that Redis has closed meanwhile. Whoever asks decides about more.
+        retry=Retry(NoBackoff(), 1),
+        **tls,
+    )
+
+
+@contextlib.contextmanager
+def redis_errors() -> Iterator[None]:
+    """Raises ClusterUnreachable, ClusterAccessDenied or ClusterFull for what Redis or the way to it fails with."""
+    try:
+        yield
+    except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+        raise ClusterAccessDenied("Redis refuses the user or the password.") from error
+    except redis.exceptions.OutOfMemoryError as error:
+        raise ClusterFull("Redis has no memory left.") from error
+    except redis.ResponseError as error:
+        if "OOM" in str(error) or "MISCONF" in str(error):
+            raise ClusterFull(f"Redis takes no more data: {error}") from error
+        if "NOAUTH" in str(error) or "NOPERM" in str(error) or "WRONGPASS" in str(error):
+            raise ClusterAccessDenied("Redis wants a user and a password, or other ones.") from error
+        raise ClusterUnreachable(f"Redis answers with an error: {error}") from error
+    except (redis.RedisError, OSError) as error:
+        raise ClusterUnreachable(f"Redis does not answer: {type(error).__name__}.") from error

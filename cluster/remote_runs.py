@@ -1,0 +1,308 @@
+"""Runs the jobs of one request on other hosts."""
+
+from __future__ import annotations
+
+import logging
+from base64 import b64decode
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from arbiter import Sender, Waiting
+from cluster import picture_parts
+from cluster.front import MAX_BEGUN, Front, SentJob, gone
+from cluster.host_facts import HostFacts
+from cluster.job_documents import JobDocument, ResultDocument
+from cluster.picture_parts import StoredPicture
+from cluster.redis_connection import redis_errors
+from compiler import Catalogue, Compiled
+from compiler.values import Nodes
+from engine import Preview, Progress
+from errors import (
+    ClusterMessageInvalid,
+    ClusterPictureLost,
+    EaselError,
+    HostGone,
+    NoHosts,
+    RequestCancelled,
+    ServerStopping,
+)
+from generation import DrawingRecord, JobCallbacks, JobResult, TimeLeft, Uploads
+
+log = logging.getLogger("easel.cluster")
+_POLL_S = 0.25
+_WAIT_REPORT_S = 1.0
+_MAX_TRIES = 10
+"""Of one job, whatever the reasons"""
+
+
+@dataclass(frozen=True)
+class RemoteSession:
+    """A host as it draws a job. `result`: None before it has drawn."""
+
+    host: HostFacts
+    result: ResultDocument | None = None
+
+    @property
+    def name(self) -> str:
+        return self.host.name
+
+    @property
+    def uses_gpu(self) -> bool:
+        return self.result is None or self.result.uses_gpu
+
+    @property
+    def is_sketch(self) -> bool:
+        return self.host.is_sketch if self.result is None else self.result.is_sketch
+
+    def saving_nodes(self, job: int) -> Nodes:
+        return (self.result.nodes if self.result is not None else None) or {}
+
+    def erase_uploads(self) -> None:
+        """The host has done it."""
+
+
+class ClusterHosts:
+    """All hosts, as the generator uses them; see `generation.Hosts`."""
+
+    def __init__(self, front: Front, clock: Callable[[], float]) -> None:
+        self.front, self._clock = front, clock
+
+    def runs(
+        self, compiled: Compiled, catalogue: Catalogue, uploads: Uploads, *, id: str, time_left: TimeLeft
+    ) -> RemoteRuns:
+        return RemoteRuns(self.front, compiled, uploads, id=id, time_left=time_left, clock=self._clock)
+
+    def seconds_until_free(self) -> int | None:
+        return self.front.seconds_until_free()
+
+
+class RemoteRuns:
+    """Of one request; see `generation.Runs`. `id`: that of the request."""
+
+    def __init__(
+        self,
+        front: Front,
+        compiled: Compiled,
+        uploads: Uploads,
+        *,
+        id: str,
+        time_left: TimeLeft,
+        clock: Callable[[], float],
+    ) -> None:
+        self._front, self._compiled, self._uploads = front, compiled, uploads
+        self._id, self._time_left, self._clock = id, time_left, clock
+        self.counts_waiting = True
+        """Whether the time in which it waits for the GPU is a part of its own"""
+        self._inbox: SimpleQueue[Mapping[str, Any]] = SimpleQueue()
+        self._files: list[bytes] | None = None
+        self._sessions: list[RemoteSession] = []
+        self._results: dict[str, JobResult] = {}
+
+    @property
+    def names_engines(self) -> bool:
+        return True
+
+    @property
+    def sessions(self) -> Sequence[RemoteSession]:
+        return tuple(self._sessions)
+
+    def prepare(self, job: str) -> RemoteSession:
+        """A host that can draw it now. Raises NoHosts and the errors of Redis."""
+        return RemoteSession(self._front.host_for(self._compiled.plan.model))
+
+    def results(
+        self,
+        jobs: Sequence[str],
+        callbacks: JobCallbacks,
+        record: DrawingRecord,
+        *,
+        previews: bool,
+        sender: Sender,
+        prompt: str,
+    ) -> Generator[JobResult, None, None]:
+        """Send all jobs; yields the results in their order. Raises what the hosts report, NoHosts, HostGone,
+        RequestCancelled, JobTimedOut and the errors of Redis."""
+        self._files = [self._uploads.data(name) for name in self._uploads.names()]
+        sent: dict[str, SentJob] = {}
+        began_at = self._clock()
+        try:
+            for index, job in enumerate(jobs):
+                document = self._document(index, job, previews, sender, prompt)
+                sent[job] = self._front.send(document, self._files, self._inbox)
+            callbacks.on_submitted()
+            for index, job in enumerate(jobs):
+                self._wait_for(job, sent, callbacks, began_at)
+                result = self._results.pop(job)
+                self._record(record, result, index, began_at)
+                yield result
+        finally:
+            for each in sent.values():
+                self._front.end(each, is_cancelled=True)
+
+    def _document(self, index: int, job: str, previews: bool, sender: Sender, prompt: str) -> JobDocument:
+        graph = self._compiled.graphs[index]
+        plan = replace(self._compiled.plan, jobs=(graph.job,))
+        return JobDocument(
+            id=job,
+            request_id=self._id,
+            front=self._front.id,
+            compiled=Compiled(plan, (graph,)),
+            uploads=tuple(self._uploads.names()),
+            timeout_s=self._time_left.seconds(),
+            counts_waiting=self.counts_waiting,
+            previews=previews,
+            sender=sender,
+            prompt=prompt,
+        )
+
+    # --- waiting -----------------------------------------------------------------------------------
+
+    def _wait_for(
+        self, wanted: str, sent: dict[str, SentJob], callbacks: JobCallbacks, began_at: float
+    ) -> None:
+        """Until the job has ended. What the others tell meanwhile is handled too."""
+        told_at, has_begun = self._clock(), False
+        while wanted not in self._results:
+            if callbacks.cancelled():
+                raise RequestCancelled("The caller cancelled the request.")
+            job = sent[wanted]
+            waited_from = self._clock()
+            if not (self.counts_waiting or job.has_begun):
+                pass  # the time is given back below
+            else:
+                self._time_left.seconds()  # raises if there is none
+            try:
+                event: Mapping[str, Any] | None = self._inbox.get(timeout=_POLL_S)
+            except Empty:
+                event = None
+            if not self.counts_waiting and not job.has_begun:
+                self._time_left.extend(self._clock() - waited_from)
+            if event is not None:
+                self._handle(event, sent, wanted, callbacks)
+            if job.has_begun and not has_begun:
+                has_begun = True
+                callbacks.on_run()
+            if not job.has_begun and not job.was_received and self._clock() - told_at >= _WAIT_REPORT_S:
+                told_at = self._clock()
+                self._tell_waiting(job, callbacks, began_at)
+
+    def _tell_waiting(self, job: SentJob, callbacks: JobCallbacks, began_at: float) -> None:
+        before = self._front.place_of(job) if job.host is None else 0
+        if job.host is not None:
+            text, reason = f"the host {job.host}", dict[str, Any](code="host", host=job.host)
+        elif before:
+            text = "the picture before it" if before == 1 else f"{before} pictures before it"
+            reason = {"code": "pictures_before", "count": before}
+        else:
+            text, reason = "a host that is free", {"code": "free_host"}
+        waited_s = round(max(0.0, self._clock() - began_at), 1)
+        callbacks.on_wait(Waiting(text, reason, waited_s, None, before))
+
+    def _handle(
+        self,
+        event: Mapping[str, Any],
+        sent: Mapping[str, SentJob],
+        wanted: str,
+        callbacks: JobCallbacks,
+    ) -> None:
+        job = sent.get(str(event.get("job")))
+        if job is None or job.id in self._results:
+            return
+        kind = event.get("kind")
+        if kind == "lost":
+            if event.get("attempt") == job.attempt:
+                self._again(job, str(event.get("host")), gone(str(event.get("host"))), job.has_begun)
+            return
+        try:
+            result = ResultDocument.read(event.get("result") or {}) if kind == "ended" else None
+            told = _told(event, job.id)
+        except (ClusterMessageInvalid, KeyError, TypeError, ValueError, AttributeError) as error:
+            log.warning("a message about the job %s cannot be used: %s", job.id, error)
+            return
+        if result is not None:
+            self._ended(job, result)
+        elif isinstance(told, Waiting):
+            if job.id == wanted:
+                callbacks.on_wait(told)
+        elif told is not None and job.id == wanted:
+            callbacks.on_progress(told)
+
+    def _ended(self, job: SentJob, result: ResultDocument) -> None:
+        if result.error is not None:
+            if result.attempt != job.attempt:
+                return  # of a host that was given up
+            if not result.is_hosts_fault:
+                raise result.error
+            if not isinstance(result.error, ServerStopping):
+                job.avoided = (*job.avoided, result.host)
+            self._again(job, result.host, result.error, result.has_begun)
+            return
+        stored = [StoredPicture(size, digest) for _, _, size, digest in result.pictures]
+        try:
+            with redis_errors():
+                data = picture_parts.fetch(self._front.client, job.id, result.attempt, stored)
+        except ClusterPictureLost as error:
+            if result.attempt == job.attempt:
+                self._again(job, result.host, error, True)
+            return
+        host = self._front.hosts.last.get(result.host) or HostFacts(result.host, "")
+        session = RemoteSession(host, result)
+        if session not in self._sessions:
+            self._sessions.append(session)
+        outcome = result.outcome(job.id, data)
+        self._results[job.id] = JobResult(outcome, session, result.waited_s, failure=job.failure)
+        self._front.end(job, is_cancelled=job.attempt > 1)
+
+    def _again(self, job: SentJob, host: str, error: EaselError, has_begun: bool) -> None:
+        """Have another host draw it. Raises the error if that was tried often enough, or none can."""
+        log.warning("%s: %s (%s) The job %s is drawn elsewhere.", host, error.message, error.code, job.id)
+        if has_begun:
+            job.failure = host, error
+            job.begun += 1
+        if job.begun >= MAX_BEGUN or job.attempt >= _MAX_TRIES:
+            raise error
+        if not isinstance(error, HostGone):
+            try:
+                self._front.host_for(self._compiled.plan.model, job.avoided)
+            except NoHosts:
+                raise error from None
+        self._front.send_again(job, self._files or [])
+
+    def _record(self, record: DrawingRecord, result: JobResult, index: int, began_at: float) -> None:
+        outcome = result.outcome
+        ended_at = self._clock()
+        submitting_at = max(began_at, ended_at - outcome.run_s - outcome.fetch_s - outcome.queued_s)
+        record.ran(
+            outcome,
+            submitting_at,
+            result.queued_s,
+            uses_gpu=result.session.uses_gpu,
+            engine=result.session.name,
+        )
+
+
+def _told(event: Mapping[str, Any], job: str) -> Progress | Preview | Waiting | None:
+    """What a host tells about a job that it has; None if it is nothing for the client. Raises KeyError, TypeError or
+    ValueError for a message that has not the form of one."""
+    match event.get("kind"):
+        case "progress":
+            return Progress(job, _text_or_none(event["node"]), int(event["value"]), int(event["maximum"]))
+        case "preview":
+            data = b64decode(event["data"], validate=True)
+            return Preview(job, _text_or_none(event["node"]), str(event["mime"]), data)
+        case "waiting":
+            expected_s = event["expected_s"]
+            return Waiting(
+                str(event["waits_for"]),
+                dict(event["reason"]),
+                float(event["waited_s"]),
+                None if expected_s is None else int(expected_s),
+                int(event["place"]),
+            )
+    return None
+
+
+def _text_or_none(value: Any) -> str | None:
+    return None if value is None else str(value)

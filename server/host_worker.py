@@ -1,0 +1,143 @@
+"""`easel worker`: draws on this host what other hosts were asked for. Its main process has the sketch engine, if there is no
+other, and tells the others about this host; each child draws one job at a time."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from functools import partial
+
+from app import Container
+from cluster.celery_app import run_worker
+from cluster.heartbeat import Heartbeat
+from cluster.host import Host
+from cluster.host_facts import HostFacts
+from cluster.job_documents import JobDocument
+from cluster.options import ClusterOptions
+from compiler import Catalogue
+from engines import Costs
+from errors import EngineUnreachable, SettingsInvalid
+from generation import Runs, TimeLeft, Uploads
+from installation import VERSION
+from server.hooks import log_to_stderr
+from settings import Settings
+from state_format import check_format
+
+log = logging.getLogger("easel.cluster")
+_LOOK_TIMEOUT_S = 5.0
+_MEMORY_AGE_S = 60.0
+
+
+def work(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT: a job that runs is finished first, a second signal ends at once. Returns the exit
+    status. Raises SettingsInvalid, HostNameTaken, CatalogueInvalid and the errors of Redis."""
+    log_to_stderr(settings["log_format"])
+    container = _container(settings)
+    options = container.cluster
+    if options is None:
+        raise SettingsInvalid(
+            "easel worker draws for other hosts, and there are none: set cluster.redis (EASEL_CLUSTER_REDIS) to the "
+            "address of the Redis that joins them."
+        )
+    check_format(container.state_dir)
+    container.prepare_catalogue()
+    facts = _Facts(container)
+    heartbeat = Heartbeat(options, facts.now, partial(os.kill, os.getpid(), signal.SIGTERM))
+    heartbeat.take_name()
+    container.start_sketch_engine()
+    try:
+        return run_worker(
+            options,
+            partial(_host, settings, options),
+            heartbeat,
+            slots=len(container.fleet.units),
+        )
+    finally:
+        _hand_gpu_back(container)
+        container.sketch_supervisor.stop()
+
+
+def _container(settings: Settings) -> Container:
+    container = Container(settings)
+    container.is_host = True
+    logging.getLogger("easel").setLevel(settings["log_level"].upper())
+    return container
+
+
+def _host(settings: Settings, options: ClusterOptions) -> Host:
+    """What draws in a child. It shares nothing with the main process, whose threads may hold any lock when a child that was
+    killed is replaced."""
+    container = _container(settings)
+    container.watch_catalogue()
+    container.watch_engines()
+    for unit in container.fleet.units:
+        unit.arbiter.reconciler.start()
+
+    def runs(document: JobDocument, catalogue: Catalogue, uploads: Uploads, time_left: TimeLeft) -> Runs:
+        return container.generator.runs(document.compiled, catalogue, uploads, document.request_id, time_left)
+
+    return Host(options, container.fleet, container.catalogue, runs)
+
+
+def _hand_gpu_back(container: Container) -> None:
+    if container.is_server_running() or not any(unit.arbiter.shares_gpu for unit in container.fleet.units):
+        return
+    for unit in container.fleet.units:
+        unit.arbiter.reconciler.start()
+    container.hand_gpu_back()
+
+
+class _Facts:
+    """What the others are told about this host."""
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+        self._memory: tuple[float, int | None] = -_MEMORY_AGE_S, None
+        self._models: frozenset[str] = frozenset()
+
+    def now(self) -> HostFacts:
+        """May take some seconds."""
+        container = self._container
+        readiness, fleet = container.readiness, container.fleet
+        state = readiness.engine(_LOOK_TIMEOUT_S)
+        models = readiness.models(_LOOK_TIMEOUT_S)
+        if models is not None:
+            self._models = frozenset(each.id for each in models.states if each.is_drawable)
+        units = fleet.units
+        loaded = dict.fromkeys(model for unit in units for model in fleet.loaded_models(unit))
+        costs = units[0].costs
+        now = time.time()
+        return HostFacts(
+            "",
+            "",
+            version=VERSION,
+            comfyui=state.version or "",
+            is_sketch=state.is_sketch,
+            slots=len(units),
+            problem=("", "") if state.error is None else (state.error.code, state.error.message),
+            models=self._models,
+            loaded=tuple(loaded),
+            memory_bytes=self._gpu_memory(),
+            costs=Costs() if costs is None else costs.read(),
+            pictures_per_hour=sum(
+                unit.costs.read().pictures_per_hour(now) for unit in units if unit.costs is not None
+            ),
+        )
+
+    def _gpu_memory(self) -> int | None:
+        """Of the smallest GPU; asked once a minute."""
+        asked_at, known = self._memory
+        if time.monotonic() - asked_at >= _MEMORY_AGE_S:
+            found = []
+            for unit in self._container.fleet.units:
+                try:
+                    stats = unit.engine().stats()
+                except EngineUnreachable:
+                    continue
+                if stats.has_gpu and stats.vram_total:
+                    found.append(stats.vram_total)
+            known = min(found, default=None)
+            self._memory = time.monotonic(), known
+        return known
