@@ -60,7 +60,7 @@ from schemas import read_yaml
 from settings import OWN_FOLDER, Settings, load_settings
 from sketch import SharedFiles, SketchProcess, SketchSupervisor
 from state_files import KeptFile, read_file
-from status import LastEngineError, Readiness, SystemStatus
+from status import HostReadiness, LastEngineError, Readiness, SystemStatus
 
 if TYPE_CHECKING:
     from cluster.remote_runs import ClusterHosts
@@ -414,7 +414,7 @@ class Container:
                 f"cluster.redis is set, and {error.name} is not installed. Install what requirements-cluster.txt lists "
                 "(`pip install 'easel[cluster]'`)."
             ) from error
-        return join_hosts(self.cluster, self._need_bytes)
+        return join_hosts(self.cluster, self.arbiter, self._need_bytes)
 
     @cached_property
     def forwarder(self) -> Forwarder:
@@ -434,6 +434,7 @@ class Container:
             self.readiness,
             self.state_dir / "gpu",
             last_error=self.last_engine_error,
+            hosts=self.hosts.front if self.hosts is not None else None,
         )
 
     @cached_property
@@ -442,7 +443,11 @@ class Container:
 
     @cached_property
     def readiness(self) -> Readiness:
-        return Readiness(self.generator)
+        return (
+            Readiness(self.generator)
+            if self.hosts is None
+            else HostReadiness(self.generator, self.hosts.front)
+        )
 
     @cached_property
     def services(self) -> Services:

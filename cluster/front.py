@@ -8,6 +8,7 @@ import os
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
@@ -73,6 +74,14 @@ class SentJob:
             self.attempt,
             self.avoided,
         )
+
+
+@dataclass(frozen=True)
+class Load:
+    """`waiting`: model -> how many jobs no host has. `of_hosts`: host -> how many it draws, and how many it has besides."""
+
+    waiting: Mapping[str, int]
+    of_hosts: Mapping[str, tuple[int, int]]
 
 
 class Front:
@@ -151,6 +160,24 @@ class Front:
         )
         raise NoHosts(f"No host can draw {model} now. {reasons}", model=model)
 
+    def gone_hosts(self) -> tuple[str, ...]:
+        """The names of those that were there and are no more."""
+        return self.hosts.gone
+
+    def load(self) -> Load:
+        """The jobs of all hosts. Raises the errors of Redis."""
+        self._ensure_started()
+        situation = self.dispatcher.situation()
+        jobs = Counter(each.host for each in situation.assigned)
+        slots = {name: host.slots for name, host in situation.hosts.items()}
+        return Load(
+            Counter(job.model for job in situation.waiting),
+            {
+                host: (min(count, slots.get(host, 1)), max(0, count - slots.get(host, 1)))
+                for host, count in jobs.items()
+            },
+        )
+
     def seconds_until_free(self) -> int | None:
         """Not known: the hosts' queue is long or short for each model."""
         return None
@@ -197,8 +224,9 @@ class Front:
         self.dispatcher.dispatch()
 
     def end(self, job: SentJob, *, is_cancelled: bool) -> None:
-        """Nobody waits for it any more. Never raises."""
-        self._jobs.pop(job.id, None)
+        """Nobody waits for it any more. May be called again. Never raises."""
+        if self._jobs.pop(job.id, None) is None:
+            return
         keys = [names.job(job.id), names.result(job.id), names.last_event(job.id)]
         keys += [names.upload(job.id, index) for index in range(len(job.document.uploads))]
         with contextlib.suppress(EaselError):

@@ -23,7 +23,8 @@ _MAX_COSTS = 1000
 @dataclass(frozen=True)
 class HostFacts:
     """One host. `instance`: differs for each start of its worker. `slots`: how many jobs it draws at the same time.
-    `problem`: code and message of why it can draw nothing; empty if it can. `models`: those that it can draw. `loaded`:
+    `problem`: code and message of why it can draw nothing; empty if it can. `models`: those that it can draw. `stages`: what
+    it can do of each stage. `loaded`:
     those that are probably in its memory, the newest first. `memory_bytes`: of its GPU; None if that is not known."""
 
     name: str
@@ -34,6 +35,7 @@ class HostFacts:
     slots: int = 1
     problem: tuple[str, str] = ("", "")
     models: frozenset[str] = frozenset()
+    stages: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     loaded: tuple[str, ...] = ()
     memory_bytes: int | None = None
     costs: Costs = field(default_factory=Costs)
@@ -45,6 +47,12 @@ class HostFacts:
     @property
     def can_draw(self) -> bool:
         return not self.problem[0] and not self.is_drained
+
+    @property
+    def seconds_per_job(self) -> float | None:
+        """How long its jobs take, over all models; None if nothing was measured."""
+        seconds = self.costs.mean_render_s
+        return None if seconds is None else round(seconds, 2)
 
     @property
     def state(self) -> str:
@@ -62,6 +70,7 @@ class HostFacts:
             "is_sketch": self.is_sketch,
             "slots": self.slots,
             "problem": list(self.problem),
+            "stages": {name: list(values) for name, values in self.stages.items()},
             "loaded": list(self.loaded),
             "memory_bytes": self.memory_bytes,
             "costs": {model: [cost.render_s, cost.first_s] for model, cost in costs},
@@ -87,6 +96,7 @@ class HostFacts:
                 slots=max(1, int(document.get("slots", 1))),
                 problem=(str(code), str(message)),
                 models=models,
+                stages={str(name): tuple(values) for name, values in document.get("stages", {}).items()},
                 loaded=tuple(map(str, document.get("loaded", ()))),
                 memory_bytes=None if memory is None else int(memory),
                 costs=Costs(models=costs),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from base64 import b64decode
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from arbiter import Sender, Waiting
+from arbiter import Arbiter, Lease, Sender, Waiting
 from cluster import picture_parts
 from cluster.front import MAX_BEGUN, Front, SentJob, gone
 from cluster.host_facts import HostFacts
@@ -64,15 +65,18 @@ class RemoteSession:
 
 
 class ClusterHosts:
-    """All hosts, as the generator uses them; see `generation.Hosts`."""
+    """All hosts, as the generator uses them; see `generation.Hosts`. `requests`: lists the requests of this host,
+    and cancels them."""
 
-    def __init__(self, front: Front, clock: Callable[[], float]) -> None:
-        self.front, self._clock = front, clock
+    def __init__(self, front: Front, requests: Arbiter, clock: Callable[[], float]) -> None:
+        self.front, self._requests, self._clock = front, requests, clock
 
     def runs(
         self, compiled: Compiled, catalogue: Catalogue, uploads: Uploads, *, id: str, time_left: TimeLeft
     ) -> RemoteRuns:
-        return RemoteRuns(self.front, compiled, uploads, id=id, time_left=time_left, clock=self._clock)
+        return RemoteRuns(
+            *(self.front, self._requests, compiled, uploads), id=id, time_left=time_left, clock=self._clock
+        )
 
     def seconds_until_free(self) -> int | None:
         return self.front.seconds_until_free()
@@ -84,6 +88,7 @@ class RemoteRuns:
     def __init__(
         self,
         front: Front,
+        requests: Arbiter,
         compiled: Compiled,
         uploads: Uploads,
         *,
@@ -91,7 +96,8 @@ class RemoteRuns:
         time_left: TimeLeft,
         clock: Callable[[], float],
     ) -> None:
-        self._front, self._compiled, self._uploads = front, compiled, uploads
+        self._front, self._requests = front, requests
+        self._compiled, self._uploads = compiled, uploads
         self._id, self._time_left, self._clock = id, time_left, clock
         self.counts_waiting = True
         """Whether the time in which it waits for the GPU is a part of its own"""
@@ -127,7 +133,18 @@ class RemoteRuns:
         self._files = [self._uploads.data(name) for name in self._uploads.names()]
         sent: dict[str, SentJob] = {}
         began_at = self._clock()
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(
+                self._requests.listed(
+                    self._id,
+                    model=self._compiled.plan.model,
+                    jobs=jobs,
+                    sender=sender,
+                    uses_gpu=False,
+                    prompt=prompt,
+                )
+            )
+            stack.callback(self._end, sent)
             for index, job in enumerate(jobs):
                 document = self._document(index, job, previews, sender, prompt)
                 sent[job] = self._front.send(document, self._files, self._inbox)
@@ -137,9 +154,10 @@ class RemoteRuns:
                 result = self._results.pop(job)
                 self._record(record, result, index, began_at)
                 yield result
-        finally:
-            for each in sent.values():
-                self._front.end(each, is_cancelled=True)
+
+    def _end(self, sent: Mapping[str, SentJob]) -> None:
+        for job in sent.values():
+            self._front.end(job, is_cancelled=True)
 
     def _document(self, index: int, job: str, previews: bool, sender: Sender, prompt: str) -> JobDocument:
         graph = self._compiled.graphs[index]
@@ -163,15 +181,23 @@ class RemoteRuns:
         self, wanted: str, sent: dict[str, SentJob], callbacks: JobCallbacks, began_at: float
     ) -> None:
         """Until the job has ended. What the others tell meanwhile is handled too."""
+        # The GPU is leased on the other host. Here the lease only says that the job can be cancelled, and how far it is.
+        timeout_s = self._time_left.seconds()
+        with self._requests.lease(
+            "generation", job=wanted, timeout_s=timeout_s, uses_gpu=False, cancelled=callbacks.cancelled
+        ) as lease:
+            self._follow(wanted, sent, _with_lease(callbacks, lease), began_at)
+
+    def _follow(
+        self, wanted: str, sent: dict[str, SentJob], callbacks: JobCallbacks, began_at: float
+    ) -> None:
         told_at, has_begun = self._clock(), False
         while wanted not in self._results:
             if callbacks.cancelled():
                 raise RequestCancelled("The caller cancelled the request.")
             job = sent[wanted]
             waited_from = self._clock()
-            if not (self.counts_waiting or job.has_begun):
-                pass  # the time is given back below
-            else:
+            if self.counts_waiting or job.has_begun:
                 self._time_left.seconds()  # raises if there is none
             try:
                 event: Mapping[str, Any] | None = self._inbox.get(timeout=_POLL_S)
@@ -281,6 +307,17 @@ class RemoteRuns:
             uses_gpu=result.session.uses_gpu,
             engine=result.session.name,
         )
+
+
+def _with_lease(callbacks: JobCallbacks, lease: Lease) -> JobCallbacks:
+    """They also report the progress to the status, and hear of a cancellation by the owner."""
+
+    def report(event: Progress | Preview) -> None:
+        if isinstance(event, Progress) and event.maximum > 1:
+            lease.report_progress(event.value, event.maximum)
+        callbacks.on_progress(event)
+
+    return replace(callbacks, on_progress=report, cancelled=lambda: callbacks.cancelled() or lease.is_void())
 
 
 def _told(event: Mapping[str, Any], job: str) -> Progress | Preview | Waiting | None:

@@ -8,7 +8,6 @@ import sys
 import click
 
 from errors import EaselError, SettingsInvalid
-from settings import load_settings
 
 
 @click.command(short_help="Draw on this host for others, see docs/hosts.md.")
@@ -19,16 +18,15 @@ def worker(name: str | None) -> None:
     if name is not None:
         os.environ["EASEL_CLUSTER_NAME"] = name
     try:
-        settings = load_settings()
-        try:
-            from server.host_worker import work  # an extra
-        except ModuleNotFoundError as error:
-            if error.name not in ("celery", "kombu", "redis"):
-                raise
-            raise SettingsInvalid(
-                f"{error.name} is not installed. Install what requirements-cluster.txt lists "
-                "(`pip install 'easel[cluster]'`)."
-            ) from error
-        sys.exit(work(settings))
+        from server.host_worker import work  # an extra
+    except ModuleNotFoundError as error:
+        if error.name not in ("celery", "kombu", "redis"):
+            raise
+        sys.exit(
+            f"{SettingsInvalid.code}: {error.name} is not installed. Install what requirements-cluster.txt lists "
+            "(`pip install 'easel[cluster]'`)."
+        )
+    try:
+        sys.exit(work())
     except EaselError as error:
         sys.exit(f"{error.code}: {error.message}")

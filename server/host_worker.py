@@ -7,7 +7,9 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from app import Container
 from cluster.celery_app import run_worker
@@ -22,7 +24,7 @@ from errors import EngineUnreachable, SettingsInvalid
 from generation import Runs, TimeLeft, Uploads
 from installation import VERSION
 from server.hooks import log_to_stderr
-from settings import Settings
+from settings import Settings, load_settings
 from state_format import check_format
 
 log = logging.getLogger("easel.cluster")
@@ -30,9 +32,10 @@ _LOOK_TIMEOUT_S = 5.0
 _MEMORY_AGE_S = 60.0
 
 
-def work(settings: Settings) -> int:
+def work() -> int:
     """Serve until SIGTERM or SIGINT: a job that runs is finished first, a second signal ends at once. Returns the exit
     status. Raises SettingsInvalid, HostNameTaken, CatalogueInvalid and the errors of Redis."""
+    settings = load_settings()
     log_to_stderr(settings["log_format"])
     container = _container(settings)
     options = container.cluster
@@ -96,6 +99,7 @@ class _Facts:
         self._container = container
         self._memory: tuple[float, int | None] = -_MEMORY_AGE_S, None
         self._models: frozenset[str] = frozenset()
+        self._stages: Mapping[str, tuple[Any, ...]] = {}
 
     def now(self) -> HostFacts:
         """May take some seconds."""
@@ -105,6 +109,7 @@ class _Facts:
         models = readiness.models(_LOOK_TIMEOUT_S)
         if models is not None:
             self._models = frozenset(each.id for each in models.states if each.is_drawable)
+            self._stages = {each.id: each.values for each in models.stages}
         units = fleet.units
         loaded = dict.fromkeys(model for unit in units for model in fleet.loaded_models(unit))
         costs = units[0].costs
@@ -118,6 +123,7 @@ class _Facts:
             slots=len(units),
             problem=("", "") if state.error is None else (state.error.code, state.error.message),
             models=self._models,
+            stages=self._stages,
             loaded=tuple(loaded),
             memory_bytes=self._gpu_memory(),
             costs=Costs() if costs is None else costs.read(),

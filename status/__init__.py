@@ -2,6 +2,7 @@
 
 from generation import ModelState
 from status.engine_readiness import EngineState, ModelStates
+from status.host_readiness import HostReadiness
 from status.last_engine_error import LastEngineError
 from status.readiness import Readiness
 from status.start_report import log_start
@@ -9,6 +10,7 @@ from status.system_status import SystemStatus
 
 __all__ = [
     "EngineState",
+    "HostReadiness",
     "LastEngineError",
     "ModelState",
     "ModelStates",

@@ -33,6 +33,7 @@ from status.engine_entry import (
     queue_counts,
 )
 from status.engine_probe import UNKNOWN_FACTS, EngineProbe, Facts, problem_of
+from status.host_readiness import HostList, host_entries, no_engine
 from status.last_engine_error import LastEngineError
 from status.listed_requests import GpuRequests, listed_requests
 from status.memory_history import MemoryHistory, Sample
@@ -74,7 +75,8 @@ def _probe_results(document: Any) -> Mapping[str, Any]:
 
 
 class SystemStatus:
-    """`folder` holds the results of the last round of probes, shared by all processes."""
+    """`folder` holds the results of the last round of probes, shared by all processes. `hosts`: those that draw, if
+    the engines of this one do not."""
 
     def __init__(
         self,
@@ -84,8 +86,10 @@ class SystemStatus:
         folder: Path,
         *,
         last_error: LastEngineError | None = None,
+        hosts: HostList | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._hosts = hosts
         self._generator, self._fleet, self._stacks = generator, generator.fleet, stacks
         self._readiness = readiness
         self._file, self._lock_file, self._clock = folder / "probes.json", folder / "probes.lock", clock
@@ -155,6 +159,28 @@ class SystemStatus:
             "models": self._models.read(),
             "stages": probes["stages"],
             "probed_at": probes["at"],
+            **(self._of_hosts(self._hosts) if self._hosts is not None else {}),
+        }
+
+    def _of_hosts(self, hosts: HostList) -> dict[str, Any]:
+        """What takes the place of this host's engine. The fields that describe one engine are those of the first host."""
+        state = self._readiness.engine(0)
+        try:
+            entries, waiting, problem = host_entries(hosts), dict(hosts.load().waiting), None
+        except EaselError as error:
+            entries, waiting, problem = [], {}, problem_of(error)
+        first = next((entry for entry in entries if entry["reachable"]), None)
+        return {
+            "engine": first["engine"] if first else "stopped",
+            "reachable": state.reachable,
+            "problem": problem_of(state.error),
+            "container": {"name": None, "state": "running" if state.reachable else "absent"},
+            "endpoint": None,
+            "version": first["version"] if first else None,
+            "sketch": bool(first and first["sketch"]),
+            "queue": first["queue"] if first else {"running": 0, "pending": 0},
+            "engines": entries or [no_engine("hosts", problem or problem_of(state.error))],
+            "cluster": {"problem": problem, "waiting": waiting},
         }
 
     def _gpu(self, unit: EngineUnit) -> GpuRequests:

@@ -67,6 +67,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("arbiter", "compiler", "engine", "engines", "image_store", "importer", "pictures"),
         *("atomic_file", "deadline", "errors", "observer", "state_files", "system_errors"),
     },
+    "cluster": {
+        *("arbiter", "compiler", "engine", "engines", "errors", "generation", "observer"),
+    },
     "status": {
         *("arbiter", "compiler", "engine", "engines", "generation", "llm", "observer"),
         *("atomic_file", "deadline", "errors", "state_files", "system_errors"),
@@ -113,6 +116,7 @@ MAY_IMPORT: dict[str, set[str]] = {
             "access",
             "api",
             "arbiter",
+            "cluster",
             "commands",
             "compiler",
             "conversation",
@@ -132,7 +136,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("installation", "schemas", "state_files", "tracing"),
     },
     "server": {
-        *("api", "app", "detection", "engine", "errors", "generation", "installation", "logs", "loopback"),
+        *("api", "app", "cluster", "compiler", "detection", "engine", "engines", "errors", "generation"),
+        *("installation", "logs", "loopback"),
         *("settings", "state_files", "state_format", "status", "system_errors"),
     },
     "demo": {
@@ -140,7 +145,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("atomic_file", "errors", "http_session", "installation", "scratch_folder"),
     },
     "wsgi": {"app", "errors"},
-    "easel": {"commands", "installation", "schemas", "wsgi"},
+    "easel": {"commands", "errors", "installation", "schemas", "server", "wsgi"},
 }
 FORBIDDEN: dict[str, set[str]] = {
     "access": {"flask", "werkzeug", "jinja2", "requests", "websocket", "yaml"},
@@ -149,6 +154,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "weights": {"flask", "jinja2", "requests", "websocket", "yaml", "pickle"},
     "licences": {"flask", "jinja2", "requests", "websocket", "yaml"},
     "engine": {"flask", "jinja2", "yaml", "jsonschema", "requests"},
+    "cluster": {"flask", "werkzeug", "jinja2", "requests", "websocket", "yaml"},
     "engines": {"flask", "werkzeug", "jinja2", "requests", "websocket", "yaml"},
     "sketch": {"flask", "jinja2", "yaml", "jsonschema", "requests", "websocket"},
     "tracing": {"flask", "werkzeug", "requests", "yaml"},
@@ -173,6 +179,11 @@ FORBIDDEN |= {
     package: FORBIDDEN.get(package, set()) | {"prometheus_client", "opentelemetry"}
     for package in MAY_IMPORT
     if package not in ("metrics", "tracing")
+}
+FORBIDDEN |= {
+    package: FORBIDDEN.get(package, set()) | {"celery", "kombu", "redis"}
+    for package in MAY_IMPORT
+    if package != "cluster"
 }
 
 
