@@ -33,6 +33,7 @@ _NOT_BEGUN_S = 5.0
 """After which a job that a host with free engines has not begun counts as lost on its way"""
 MAX_BEGUN = 3
 """Hosts that may be lost with one job: it may be the job"""
+_CHECKING_S = 10.0
 _KEEP_S = 60
 """Of what belongs to a job, beyond its own time"""
 
@@ -144,8 +145,18 @@ class Front:
         self.problem, self._hosts_read_at = None, time.monotonic()
 
     def host_for(self, model: str, avoided: tuple[str, ...] = ()) -> HostFacts:
-        """One that can draw a model. Raises NoHosts and the errors of Redis."""
-        hosts = self.known_hosts()
+        """One that can draw a model. Waits a moment for a host that has just started and still finds out what it can draw.
+        Raises NoHosts and the errors of Redis."""
+        ends_at = time.monotonic() + _CHECKING_S
+        while True:
+            hosts = self.known_hosts()
+            is_there = any(model in host.models for host in hosts.values())
+            is_checking = any(host.is_checking for host in hosts.values())
+            if is_there or not is_checking or time.monotonic() > ends_at:
+                return self._host_for(model, avoided, hosts)
+            time.sleep(0.1)
+
+    def _host_for(self, model: str, avoided: tuple[str, ...], hosts: Mapping[str, HostFacts]) -> HostFacts:
         job = WaitingJob("", 0, model, "", "", avoided=avoided)
         able = [host for host in hosts.values() if refusal_of(host, job) is None]
         if able:

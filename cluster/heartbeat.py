@@ -42,7 +42,9 @@ class Heartbeat:
         )
         self.instance = uuid.uuid4().hex
         self._client: redis.Redis = connect(options)
-        self._facts = HostFacts(options.name, self.instance, problem=("starting", "It starts."))
+        self._facts = HostFacts(
+            options.name, self.instance, problem=("starting", "It starts."), is_checking=True
+        )
         self._stored_mark, self._stored_at = "", 0.0
         self._ended = threading.Event()
         self._is_away = False

@@ -39,7 +39,11 @@ class HostFacts:
     loaded: tuple[str, ...] = ()
     memory_bytes: int | None = None
     costs: Costs = field(default_factory=Costs)
+    recent: Mapping[str, int] = field(default_factory=dict)
+    """Of its last jobs, how many each model had"""
     pictures_per_hour: int = 0
+    is_checking: bool = False
+    """Whether it may be able to draw more models than it has found out yet"""
     models_mark: str = ""
     """Changes when `models` does"""
     is_drained: bool = False
@@ -74,7 +78,9 @@ class HostFacts:
             "loaded": list(self.loaded),
             "memory_bytes": self.memory_bytes,
             "costs": {model: [cost.render_s, cost.first_s] for model, cost in costs},
+            "recent": dict(self.recent),
             "pictures_per_hour": self.pictures_per_hour,
+            "is_checking": self.is_checking,
             "models_mark": self.models_mark,
         }
 
@@ -100,7 +106,9 @@ class HostFacts:
                 loaded=tuple(map(str, document.get("loaded", ()))),
                 memory_bytes=None if memory is None else int(memory),
                 costs=Costs(models=costs),
+                recent={str(model): int(count) for model, count in document.get("recent", {}).items()},
                 pictures_per_hour=int(document.get("pictures_per_hour", 0)),
+                is_checking=bool(document.get("is_checking", False)),
                 models_mark=str(document.get("models_mark", "")),
                 is_drained=is_drained,
             )

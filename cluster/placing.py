@@ -10,7 +10,7 @@ from typing import Any
 
 from arbiter import Claim, Turns, queue_order
 from cluster.host_facts import HostFacts
-from engines import Candidate, Choice, Costs, JobCosts, Refusal, Wanted, choose, forecast
+from engines import Candidate, Choice, Costs, JobCosts, Refusal, Wanted, choose, forecast, keeps_loaded
 
 SOON_S = 2.0
 """A host gets its next job before the one that runs has ended only if that is expected to end so soon: a job that was sent
@@ -135,9 +135,11 @@ def choose_host(
     only_here: Mapping[str, int] | None = None,
 ) -> Choice | None:
     """The host that would draw it soonest; None if none can."""
-    wanted = Wanted(job.model, need_bytes(job.model))
+    uses = sum((Counter(host.recent) for host in situation.hosts.values()), Counter[str]())
+    shares = {model: count / uses.total() for model, count in uses.items()}
+    wanted = Wanted(job.model, need_bytes(job.model), shares.get(job.model, 0.0))
     found = [
-        _candidate(host, job, situation, need_bytes, (only_here or {}).get(host.name, 0))
+        _candidate(host, job, situation, need_bytes, shares, (only_here or {}).get(host.name, 0))
         for host in situation.hosts.values()
     ]
     return choose(wanted, found)
@@ -161,6 +163,7 @@ def _candidate(
     job: WaitingJob,
     situation: Situation,
     need_bytes: Callable[[str], int],
+    shares: Mapping[str, float],
     only_here: int,
 ) -> Candidate:
     costs = _costs(host, situation, need_bytes)
@@ -172,17 +175,29 @@ def _candidate(
         host.memory_bytes,
         running_s=max(0.0, situation.now - jobs[0].at) if jobs else None,
     )
+    is_warm = job.model in then.loaded
+    kept = keeps_loaded((job.model, *then.loaded), host.memory_bytes, need_bytes)
+    displaced = [] if is_warm else [model for model in then.loaded if model not in kept]
     return Candidate(
         host.name,
         refusal_of(host, job),
         wait_s=0.0 if len(jobs) < host.slots else then.wait_s / host.slots,
-        is_warm=job.model in then.loaded,
+        is_warm=is_warm,
         load_s=costs.load_s(job.model),
         render_s=costs.render_s(job.model),
         jobs=len(jobs),
         memory_bytes=host.memory_bytes,
+        displaced=", ".join(displaced),
+        displaced_share=min(
+            1.0, sum(shares.get(model, 0.0) / _holders(model, situation) for model in displaced)
+        ),
         only_here=only_here,
     )
+
+
+def _holders(model: str, situation: Situation) -> int:
+    """On how many hosts it is loaded"""
+    return max(1, sum(model in host.loaded for host in situation.hosts.values()))
 
 
 def _may_get(host: HostFacts, situation: Situation, need_bytes: Callable[[str], int]) -> bool:

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -100,6 +101,7 @@ class _Facts:
         self._memory: tuple[float, int | None] = -_MEMORY_AGE_S, None
         self._models: frozenset[str] = frozenset()
         self._stages: Mapping[str, tuple[Any, ...]] = {}
+        self._is_checking = True
 
     def now(self) -> HostFacts:
         """May take some seconds."""
@@ -109,6 +111,7 @@ class _Facts:
         models = readiness.models(_LOOK_TIMEOUT_S)
         if models is not None:
             self._models = frozenset(each.id for each in models.states if each.is_drawable)
+            self._is_checking = not models.is_complete
             self._stages = {each.id: each.values for each in models.stages}
         units = fleet.units
         loaded = dict.fromkeys(model for unit in units for model in fleet.loaded_models(unit))
@@ -127,6 +130,10 @@ class _Facts:
             loaded=tuple(loaded),
             memory_bytes=self._gpu_memory(),
             costs=Costs() if costs is None else costs.read(),
+            is_checking=self._is_checking,
+            recent=Counter(
+                job.model for unit in units if unit.costs is not None for job in unit.costs.read().history
+            ),
             pictures_per_hour=sum(
                 unit.costs.read().pictures_per_hour(now) for unit in units if unit.costs is not None
             ),
