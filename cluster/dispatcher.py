@@ -25,6 +25,10 @@ local found = redis.call('hget', KEYS[1], ARGV[1])
 if found and cjson.decode(found)['attempt'] == tonumber(ARGV[2]) then return redis.call('hdel', KEYS[1], ARGV[1]) end
 return 0"""
 """Removes a job from a hash if it still has this attempt: key, job, attempt"""
+_ASSIGN = """
+if redis.call('hdel', KEYS[1], ARGV[1]) == 1 then return redis.call('hset', KEYS[2], ARGV[1], ARGV[2]) end
+return -1"""
+"""Moves a job from those that wait to those that a host has, unless it does not wait any more: its client may have hung up"""
 _T = TypeVar("_T")
 
 
@@ -112,8 +116,8 @@ class Dispatcher:
         turns = dict(situation.turns)
         pipeline = self._client.pipeline(transaction=True)
         for each in sent:
-            pipeline.hdel(names.WAITING, each.job.id)
-            pipeline.hset(names.ASSIGNED, each.job.id, json.dumps(each.as_json()))
+            entry = json.dumps(each.as_json())
+            pipeline.eval(_ASSIGN, 2, names.WAITING, names.ASSIGNED, each.job.id, entry)
             number = 1 + max(
                 [each.job.number, *(turn.number for turn in turns.values())],
             )
@@ -125,8 +129,10 @@ class Dispatcher:
                 names.TURNS,
                 mapping={flow: json.dumps([turn.number, turn.at]) for flow, turn in turns.items()},
             )
-        pipeline.execute()
-        for each in sent:
+        done = pipeline.execute()
+        for each, was_waiting in zip(sent, done[: len(sent)], strict=True):
+            if was_waiting < 0:
+                continue
             self._send(each.host, each.job.id, each.job.attempt)
             self._notify(each)
 

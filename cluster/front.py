@@ -109,6 +109,7 @@ class Front:
             self.client, self.hosts, send=self._send, notify=self._notify, need_bytes=self._need_bytes
         )
         self._jobs: dict[str, SentJob] = {}
+        self._had_jobs = False
         self._hosts_read_at = 0.0
         self._wake = threading.Event()
         self.problem: EaselError | None = None
@@ -346,8 +347,9 @@ class Front:
         if self.problem is not None:
             log.info("Redis answers again")
         self._read_hosts()
-        if not self._jobs:
+        if not self._jobs and not self._had_jobs:
             return
+        self._had_jobs = bool(self._jobs)
         self._look_after(list(self._jobs.values()))
         self.dispatcher.dispatch()
 
@@ -356,6 +358,11 @@ class Front:
         situation = self.dispatcher.situation()
         assigned = {each.job.id: each for each in situation.assigned}
         waiting = {each.id for each in situation.waiting}
+        for each in (*situation.waiting, *(sent.job for sent in situation.assigned)):
+            if each.front == self.id and each.id not in self._jobs:
+                self.dispatcher.remove(each.id, each.attempt)  # its end was not heard
+        if not jobs:
+            return
         with redis_errors():
             results = self.client.mget([names.result(job.id) for job in jobs])
             last = self.client.mget([names.last_event(job.id) for job in jobs])

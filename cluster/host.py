@@ -100,6 +100,7 @@ class Host:
             data, assigned, is_cancelled, has_ended = pipeline.execute()
         if data is None or is_cancelled or has_ended or not self._is_mine(assigned, attempt):
             log.info("the job %s is not wanted here any more", id)
+            self._forget(id, attempt)
             return
         try:
             document = JobDocument.read(self._seal.open(names.job(id), data))
