@@ -9,9 +9,9 @@ FROM debian:trixie-slim AS build
 RUN apt-get update \
     && apt-get install -y --no-install-recommends python3 python3-pip \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
-# requirements-otel.txt adds what sends traces.
+# requirements-otel.txt adds what sends traces, requirements-cluster.txt what joins several hosts.
 ARG REQUIREMENTS=requirements.txt
-COPY requirements.txt requirements-otel.txt /src/
+COPY requirements.txt requirements-otel.txt requirements-cluster.txt /src/
 RUN python3 -m venv --without-pip /opt/easel \
     && python3 -m pip --python /opt/easel/bin/python install --no-cache-dir --require-hashes -r "/src/$REQUIREMENTS"
 COPY . /src/easel/

@@ -63,6 +63,7 @@ from state_files import KeptFile, read_file
 from status import HostReadiness, LastEngineError, Readiness, SystemStatus
 
 if TYPE_CHECKING:
+    from cluster.front import Front
     from cluster.remote_runs import ClusterHosts
     from tracing import Tracer
 
@@ -415,6 +416,11 @@ class Container:
                 "(`pip install 'easel[cluster]'`)."
             ) from error
         return join_hosts(self.cluster, self.arbiter, self._need_bytes)
+
+    @property
+    def host_list(self) -> Front | None:
+        """For commands; None if there are no other hosts."""
+        return self.hosts.front if self.hosts is not None else None
 
     @cached_property
     def forwarder(self) -> Forwarder:

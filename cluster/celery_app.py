@@ -21,6 +21,7 @@ def make_celery(options: ClusterOptions) -> Celery:
     """An application of its own: other Celery applications in the process are not touched."""
     app = Celery("easel", broker=options.broker_url, set_as_current=False, autofinalize=False)
     app.conf.update(
+        broker_transport="cluster.celery_transport:Transport",
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,

@@ -28,7 +28,7 @@ return 0"""
 _ASSIGN = """
 if redis.call('hdel', KEYS[1], ARGV[1]) == 1 then return redis.call('hset', KEYS[2], ARGV[1], ARGV[2]) end
 return -1"""
-"""Moves a job from those that wait to those that a host has, unless it does not wait any more: its client may have hung up"""
+"""Moves a job from those that wait to those that a host has, unless its client has hung up meanwhile"""
 _T = TypeVar("_T")
 
 

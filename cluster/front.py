@@ -190,6 +190,52 @@ class Front:
             },
         )
 
+    def reports(self) -> list[dict[str, Any]]:
+        """Of each host, as JSON: name, state (`ready`, `drained`, `down` or `gone`), problem, version (of Easel), comfyui,
+        sketch, engines, running, waiting, models (how many), loaded_models, pictures_per_hour. Raises the errors of
+        Redis."""
+        known, load = self.known_hosts(), self.load()
+        found = []
+        for host in known.values():
+            running, waiting = load.of_hosts.get(host.name, (0, 0))
+            found.append(
+                {
+                    "name": host.name,
+                    "state": host.state,
+                    "problem": host.problem[1] or None,
+                    "version": host.version,
+                    "comfyui": host.comfyui,
+                    "sketch": host.is_sketch,
+                    "engines": host.slots,
+                    "running": running,
+                    "waiting": waiting,
+                    "models": len(host.models),
+                    "loaded_models": list(host.loaded),
+                    "pictures_per_hour": host.pictures_per_hour,
+                }
+            )
+        nothing: dict[str, Any] = {
+            "version": "",
+            "comfyui": "",
+            "sketch": False,
+            "engines": 0,
+            "running": 0,
+            "waiting": 0,
+        }
+        for name in self.gone_hosts():
+            about: dict[str, Any] = {"name": name, "state": "gone", "problem": "it ended, or it is cut off"}
+            found.append({**about, **nothing, "models": 0, "loaded_models": [], "pictures_per_hour": 0})
+        return found
+
+    def set_drained(self, name: str, is_drained: bool) -> None:
+        """Whether a host gets no new jobs, until that is changed. Raises the errors of Redis."""
+        with redis_errors():
+            if is_drained:
+                self.client.set(names.drained(name), "1")
+            else:
+                self.client.delete(names.drained(name))
+        self._wake.set()
+
     def seconds_until_free(self) -> int | None:
         """Not known: the hosts' queue is long or short for each model."""
         return None

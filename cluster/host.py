@@ -57,8 +57,9 @@ _HOSTS_FAULTS = (
 _LOOK_S = 0.3
 """Between two looks whether the job is still wanted"""
 _PROGRESS_S = 0.1
-_PREVIEW_S = 0.25
-"""Between two of each that are sent: a client sees no more, and Redis must carry them"""
+_PREVIEW_S = 0.02
+"""Between two of each that are sent: Redis must carry them. Whoever waits counts the previews to choose among them, so that
+only those of very fast steps are left out"""
 _STORE_FOR_S = 60.0
 """So long a result is offered to a Redis that does not answer"""
 _EVENT_KEPT_S = 120

@@ -239,7 +239,7 @@ class RemoteRuns:
         kind = event.get("kind")
         if kind == "lost":
             if event.get("attempt") == job.attempt:
-                self._again(job, str(event.get("host")), gone(str(event.get("host"))), job.has_begun)
+                self._again(job, str(event.get("host")), gone(str(event.get("host"))), job.was_received)
             return
         try:
             result = ResultDocument.read(event.get("result") or {}) if kind == "ended" else None

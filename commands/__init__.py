@@ -1,5 +1,5 @@
 """The `flask` commands: compile-workflow, import-workflow, adopt-models, accept-licence, check-catalogue, pull-model,
-doctor, models, generate, gpu, engines, keys, audit, setup, snapshot-nodes, top, write-docs, write-proofs."""
+doctor, models, generate, gpu, engines, hosts, keys, audit, setup, snapshot-nodes, top, write-docs, write-proofs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from commands.documents import write_docs
 from commands.engines import engines
 from commands.generate import generate
 from commands.gpu import gpu
+from commands.hosts import hosts
 from commands.import_command import import_command
 from commands.keys import keys
 from commands.licences import accept_licence
@@ -43,6 +44,7 @@ def register_commands(app: Flask) -> None:
         generate,
         gpu,
         engines,
+        hosts,
         keys,
         audit_command,
         setup,

@@ -33,6 +33,16 @@ from state_format import refuse_newer
 P = ParamSpec("P")
 
 
+class HostsOfCommand(Protocol):
+    """What the commands need of the hosts that draw for each other."""
+
+    def reports(self) -> list[dict[str, Any]]:
+        """Of each host, as JSON. Raises the errors of Redis."""
+
+    def set_drained(self, name: str, is_drained: bool) -> None:
+        """Whether a host gets no new jobs. Raises the errors of Redis."""
+
+
 class CommandServices(Protocol):
     """The part of the container that commands use."""
 
@@ -52,6 +62,8 @@ class CommandServices(Protocol):
     def arbiter(self) -> Arbiter: ...
     @property
     def fleet(self) -> Fleet: ...
+    @property
+    def host_list(self) -> HostsOfCommand | None: ...
     @property
     def engine_selector(self) -> EngineSelector: ...
     @property
@@ -103,6 +115,7 @@ EXIT_CODES: tuple[tuple[type[EaselError], int], ...] = (
     (errors.EngineUnreachable, 3),
     (errors.StackError, 3),
     (errors.EngineDrained, 3),
+    (errors.ClusterError, 3),
     (errors.EngineNotListed, 3),
     (errors.EngineStalled, 3),
     (errors.FilesMissing, 3),

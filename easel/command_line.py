@@ -34,6 +34,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "top": Entry("commands.top:top", "Watch the engine, the GPU and the queue."),
         "gpu": Entry("commands.gpu:gpu", "Show who has the GPU; switch it, pin it, cancel requests."),
         "engines": Entry("commands.engines:engines", "List the engines; drain and resume them."),
+        "hosts": Entry("commands.hosts:hosts", "List the hosts that draw; drain and resume them."),
         "keys": Entry("commands.keys:keys", "Add, list and revoke the keys of clients."),
         "audit": Entry("commands.audit:audit_command", "Show who changed what, and when."),
     },

@@ -121,6 +121,12 @@ ENGINES_WAITING = Family(
     "Jobs and LLM requests that wait for the GPU of an engine.",
     ("engine",),
 )
+CLUSTER_WAITING = Family(
+    "easel_cluster_waiting_jobs",
+    "gauge",
+    "Where other hosts draw: jobs that no host has yet, of all front ends, by model.",
+    ("model",),
+)
 ENGINE_QUEUE = Family(
     "easel_engine_queue_jobs",
     "gauge",
@@ -184,7 +190,7 @@ FAMILIES: tuple[Family, ...] = (
         RAM_TOTAL,
         RAM_FREE,
     ),
-    *(ENGINES_UP, ENGINES_DRAINED, ENGINES_JOBS, ENGINES_WAITING),
+    *(ENGINES_UP, ENGINES_DRAINED, ENGINES_JOBS, ENGINES_WAITING, CLUSTER_WAITING),
     *(ENGINE_QUEUE, WAITING, JOBS, MODE, PINNED, SWITCHING, STACK_UP, STACK_LOADED, LLM_LOADED, MODELS),
     *(DOWNLOADS, DOWNLOAD_RECEIVED, DOWNLOAD_SIZE, DOWNLOAD_RATE, IMAGES, IMAGES_SIZE),
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 from metrics.families import (
     BUILD,
+    CLUSTER_WAITING,
     DOWNLOAD_RATE,
     DOWNLOAD_RECEIVED,
     DOWNLOAD_SIZE,
@@ -124,8 +125,12 @@ def _engines(status: Mapping[str, Any]) -> Iterator[Gauge]:
         labels = (label_value(engine["name"]),)
         yield Gauge(ENGINES_UP, engine["reachable"], labels)
         yield Gauge(ENGINES_DRAINED, engine["drained"], labels)
-        yield Gauge(ENGINES_JOBS, running[engine["name"]], labels)
-        yield Gauge(ENGINES_WAITING, engine["waiting"], labels)
+        # Of hosts only themselves know which jobs they have.
+        queue = engine["queue"] if "cluster" in status else None
+        yield Gauge(ENGINES_JOBS, queue["running"] if queue else running[engine["name"]], labels)
+        yield Gauge(ENGINES_WAITING, queue["pending"] if queue else engine["waiting"], labels)
+    for model, count in status.get("cluster", {}).get("waiting", {}).items():
+        yield Gauge(CLUSTER_WAITING, count, (label_value(model),))
 
 
 def _queue(status: Mapping[str, Any]) -> Iterator[Gauge]:

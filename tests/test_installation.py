@@ -45,7 +45,7 @@ NOT_INSTALLED = {
         "compose.ollama.yaml",
         "compose.ollama-amd.yaml",
     ),
-    *("requirements-dev.txt", "requirements-otel.txt", "requirements.txt"),
+    *("requirements-cluster.txt", "requirements-dev.txt", "requirements-otel.txt", "requirements.txt"),
 }
 FOR_DEVELOPERS = {"write-docs", "write-proofs"}
 MAX_WHEEL_MB = 2.0

@@ -44,7 +44,13 @@ def test_the_image_gets_what_the_wheel_is_built_of_and_nothing_else() -> None:
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     built_of = {path.partition("/")[0] for path in wheel["force-include"]}
-    others = {"pyproject.toml", "README.md", "requirements.txt", "requirements-otel.txt"}
+    others = {
+        "pyproject.toml",
+        "README.md",
+        "requirements.txt",
+        "requirements-otel.txt",
+        "requirements-cluster.txt",
+    }
     assert lines[0] == "*"
     assert {line[1:] for line in lines if line.startswith("!")} == built_of | others
 
