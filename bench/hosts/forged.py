@@ -18,15 +18,17 @@ def forged_messages(url: str, host: str) -> Mapping[str, Callable[[], str]]:
         "garbage in the queue": b"\xff\x00 not JSON",
         "JSON that is no message": json.dumps({"hello": 1}).encode(),
         "an unknown task": celery_message("os.system", ["true"]),
-        "a job that does not exist": celery_message(_TASK, [str(uuid.uuid4())]),
-        "a job id that is a path": celery_message(_TASK, ["../../../etc/passwd"]),
-        "a job id that is an object": celery_message(_TASK, [{"a": {"b": 1}}]),
+        "a job that does not exist": celery_message(_TASK, [str(uuid.uuid4()), 1]),
+        "a job id that is a path": celery_message(_TASK, ["../../../etc/passwd", 1]),
+        "a job id that is an object": celery_message(_TASK, [{"a": {"b": 1}}, 1]),
+        "an attempt that is no number": celery_message(_TASK, [str(uuid.uuid4()), "x"]),
         "no arguments": celery_message(_TASK, []),
         "too many arguments": celery_message(_TASK, ["x"] * 1000),
         "a pickle": celery_message(_TASK, [], content_type="application/x-python-serialize"),
     }
     result = {name: _pusher(url, queue, body) for name, body in bodies.items()}
     result["a published message on every channel"] = lambda: _publish(url)
+    result["garbage in every hash and set"] = lambda: _garbage(url)
     result["a heartbeat of a host that does not exist"] = lambda: _fake_host(url)
     return result
 
@@ -74,6 +76,22 @@ def _publish(url: str) -> str:
             for body in (b"\xff\xfe", b"{}", b"[1,2", b'{"type": "done", "mac": "00"}', b"x" * 100_000):
                 client.publish(name, body)
         return f"published on {channels}"
+
+
+def _garbage(url: str) -> str:
+    """New members with names and values that nobody expects, beside those that are there."""
+    done = []
+    values = [b"\xff\x00", b"[1,2", b"[]", b"{}", b"null", b"1e999", b'{"number": "x", "model": []}']
+    with _client(url) as client:
+        for key in [b"easel:waiting", b"easel:assigned", b"easel:turns", *client.scan_iter("easel:*")]:
+            kind = client.type(key)
+            if kind == b"set":
+                client.sadd(key, *values, b"../x")
+            elif kind == b"hash" or kind == b"none":
+                client.hset(key, mapping={f"forged-{index}": value for index, value in enumerate(values)})
+                client.hset(key, b"\xff\xfe", b"{}")
+            done.append(f"{key.decode()} ({kind.decode()})")
+    return f"all of {sorted(set(done))[:12]}"
 
 
 def _fake_host(url: str) -> str:
