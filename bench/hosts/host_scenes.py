@@ -52,7 +52,7 @@ def wrong_clock(scene: Scene) -> None:
                     scene.check_drawn(f"a request with {offset}", draw(front, seed))
             status = front.get("/api/comfyui/status")
             scene.say(
-                f"the front end shows: {[each for each in status['hosts'] if each['name'] == host.name]}"
+                f"the front end shows: {[each for each in status['engines'] if each['name'] == host.name]}"
             )
             scene.say_log(host, "clock", "expired", "drift")
             host.stop()

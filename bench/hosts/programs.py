@@ -187,9 +187,15 @@ class FrontEnd(Program):
         return False
 
     def host_states(self) -> dict[str, str]:
-        """The state of each host as this front end sees it. Raises requests.RequestException, or LookupError for a front
-        end without a cluster."""
-        return {host["name"]: host["state"] for host in self.get("/api/comfyui/status")["hosts"]}
+        """The state of each host as this front end sees it: "ready", or the code of its problem. Raises
+        requests.RequestException, or LookupError for an Easel without a cluster."""
+        status = self.get("/api/comfyui/status")
+        status["cluster"]  # without it the entries are engines of this machine
+        return {
+            host["name"]: "ready" if host["reachable"] else (host["problem"] or {}).get("code", "stopped")
+            for host in status["engines"]
+        }
+
 
 
 class Host(Program):
