@@ -65,9 +65,10 @@ def run_worker(
     app = make_celery(options)
     hosts: list[Host] = []
 
-    @app.task(name=names.TASK, shared=False)  # type: ignore[untyped-decorator]
-    def draw(id: str, attempt: int) -> None:
-        hosts[0].draw(str(id), int(attempt))
+    @app.task(name=names.TASK, shared=False, bind=True)  # type: ignore[untyped-decorator]
+    def draw(task: Any, id: str, attempt: int) -> None:
+        delivery = task.request.delivery_info or {}
+        hosts[0].draw(str(id), int(attempt), may_have_run=bool(delivery.get("redelivered")))
 
     def begin(**_: Any) -> None:
         hosts[:] = [make_host()]

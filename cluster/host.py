@@ -7,6 +7,7 @@ import json
 import logging
 import threading
 import time
+import uuid
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import replace
@@ -89,9 +90,10 @@ class Host:
         self._fleet, self._catalogue, self._make_runs, self._clock = fleet, catalogue, make_runs, clock
         self._client: redis.Redis = connect(options)
 
-    def draw(self, id: str, attempt: int) -> None:
-        """Draw a job that was sent to this host, unless nobody wants it any more. Raises the errors of Redis, after
-        which the job is sent again by whoever waits for it."""
+    def draw(self, id: str, attempt: int, *, may_have_run: bool = False) -> None:
+        """Draw a job that was sent to this host, unless nobody wants it any more. `may_have_run`: whether a process that was
+        killed may have begun this attempt. Raises the errors of Redis, after which the job is sent again by whoever waits
+        for it."""
         with redis_errors():
             pipeline = self._client.pipeline(transaction=False)
             pipeline.get(names.job(id))
@@ -115,7 +117,7 @@ class Host:
                 [],
             )
             return
-        self._draw(document, attempt)
+        self._draw(document, attempt, _prompt_id(id, new=may_have_run or attempt > 1))
 
     def _is_mine(self, assigned: Any, attempt: int) -> bool:
         with contextlib.suppress(TypeError, ValueError, KeyError):
@@ -123,13 +125,13 @@ class Host:
             return (found["host"], found["attempt"]) == (self._options.name, attempt)
         return False
 
-    def _draw(self, document: JobDocument, attempt: int) -> None:
+    def _draw(self, document: JobDocument, attempt: int, prompt_id: str) -> None:
         tell = _Teller(self._client, self._seal, document, attempt)
         tell("received")
         pictures: list[bytes] = []
         with _Watch(self._client, document, self._options.name, attempt) as watch:
             try:
-                drawn = self._run(document, tell, watch)
+                drawn = self._run(document, prompt_id, tell, watch)
             except RequestCancelled:
                 log.info("the job %s was given up: %s", document.id, watch.reason or "cancelled")
                 self._forget(document.id, attempt)
@@ -140,7 +142,7 @@ class Host:
                 result, pictures = self._success(drawn, attempt)
         self._store(document.id, attempt, document.front, result, pictures)
 
-    def _run(self, document: JobDocument, tell: _Teller, watch: _Watch) -> JobResult:
+    def _run(self, document: JobDocument, prompt_id: str, tell: _Teller, watch: _Watch) -> JobResult:
         time_left = TimeLeft(self._clock() + document.timeout_s, self._clock)
         catalogue = self._catalogue()
         _check_names(document, catalogue)
@@ -157,7 +159,7 @@ class Host:
             )
             record = DrawingRecord(Observer(), self._clock, document.sender, document.compiled.plan)
             results = runs.results(
-                [document.id],
+                [prompt_id],
                 callbacks,
                 record,
                 previews=document.previews,
@@ -351,6 +353,13 @@ class _Watch:
             self.reason = "the process that waited for it has ended"
         elif assigned is not None and json.loads(assigned).get("attempt") != self._attempt:
             self.reason = "another host has it"
+
+
+def _prompt_id(job: str, *, new: bool) -> str:
+    """What the engine calls the job: the job's own id the first time. Later its engine may still have what a killed process
+    began: it is cancelled as the job of a dead process, and its end, which stays in ComfyUI's history, is not that of the
+    new run."""
+    return str(uuid.uuid4()) if new else job
 
 
 def _check_names(document: JobDocument, catalogue: Catalogue) -> None:

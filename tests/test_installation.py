@@ -258,7 +258,7 @@ def test_easel_has_the_commands_of_flask_and_says_the_same_of_them() -> None:
         assert command.short_help == text
     flask = FlaskGroup(create_app=create_app, add_default_commands=False)
     of_flask = set(flask.list_commands(click.Context(flask)))
-    assert set(shown) == of_flask - FOR_DEVELOPERS | {"connect", "demo", "run"}
+    assert set(shown) == of_flask - FOR_DEVELOPERS | {"connect", "demo", "run", "worker"}
 
 
 def test_an_unknown_command_is_refused_with_the_nearest_ones(installed: Installed) -> None:
