@@ -197,7 +197,6 @@ class FrontEnd(Program):
         }
 
 
-
 class Host(Program):
     """`easel worker` with its own state directory, its own copy of the catalogue and its own sketch engine. `prefix`: a
     program that starts it, such as faketime."""
