@@ -680,6 +680,8 @@ class Container:
         """Cancel this process's running jobs in the engine. Their requests, and those that wait for the GPU, fail with
         `reason`."""
         self.fleet.fail_waiting(reason)
+        if self.hosts is not None:
+            self.hosts.front.end_all(reason)
         for unit in self.fleet.with_leaving:
             unit.selector.cancel_all(reason)
         self.forwarder.cancel_all(reason)

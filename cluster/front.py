@@ -35,6 +35,8 @@ MAX_BEGUN = 3
 """Hosts that may be lost with one job: it may be the job"""
 _CHECKING_S = 10.0
 _KEEP_S = 60
+_KINDS = ("sent", "received", "begun", "waiting", "progress", "preview", "ended")
+"""Of what hosts tell; that a job is lost, or that this process ends, is found out here"""
 """Of what belongs to a job, beyond its own time"""
 
 
@@ -297,6 +299,11 @@ class Front:
             self.dispatcher.remove(job.id, job.attempt)
         self._wake.set()
 
+    def end_all(self, reason: EaselError) -> None:
+        """The jobs of this process fail with `reason`, because it ends."""
+        for job in list(self._jobs.values()):
+            job.inbox.put({"kind": "stopped", "job": job.id, "reason": reason})
+
     def place_of(self, job: SentJob) -> int:
         """How many jobs wait before it, of all processes; 0 if that is not known."""
         with contextlib.suppress(EaselError):
@@ -356,6 +363,8 @@ class Front:
         if job is None:
             return
         kind = event.get("kind")
+        if kind not in _KINDS:
+            return
         if kind != "ended" and event.get("attempt") != job.attempt:
             return  # of a host that was given up
         if kind == "sent":

@@ -237,6 +237,9 @@ class RemoteRuns:
         if job is None or job.id in self._results:
             return
         kind = event.get("kind")
+        if kind == "stopped":
+            reason: EaselError = event["reason"]
+            raise reason
         if kind == "lost":
             if event.get("attempt") == job.attempt:
                 self._again(job, str(event.get("host")), gone(str(event.get("host"))), job.was_received)

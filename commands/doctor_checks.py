@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import installation
-from commands.context import CommandServices, services
+from commands.context import CommandServices, HostsOfCommand, services
 from commands.finding import Finding, Severity
 from commands.first_models import first_models, pull_line
 from commands.machine import Machine, same_place
@@ -302,6 +302,11 @@ def check_catalogue_files(machine: Machine) -> Iterator[Finding]:
 
 def check_engine(machine: Machine) -> Iterator[Finding]:
     """Whether ComfyUI answers and opens its WebSocket, and what its models lack."""
+    hosts = services().host_list
+    if hosts is not None:
+        yield from _hosts(hosts)
+        if not services().settings["engine.url"] and not services().settings["engines"]:
+            return  # this machine asks others to draw
     try:
         engine = services().engine_selector.comfyui()
         if engine is None:
@@ -328,6 +333,24 @@ def check_engine(machine: Machine) -> Iterator[Finding]:
             else "Use small models and few steps, such as those of `easel models list sd-1.5`.",
         )
     yield from _models(engine, stats)
+
+
+def _hosts(hosts: HostsOfCommand) -> Iterator[Finding]:
+    try:
+        reports = hosts.reports()
+    except EaselError as error:
+        yield Finding(error.code, "error", error.message, error.remedy)
+        return
+    ready = [report["name"] for report in reports if report["state"] == "ready"]
+    if ready:
+        yield Finding("cluster.ok", "ok", f"Redis answers; hosts that draw: {_first(ready)}")
+    else:
+        message = "Redis answers, and no host is there that can draw."
+        yield Finding("cluster.no_hosts", "error", message, "easel worker   # on a machine with a GPU")
+    for report in reports:
+        if report["state"] not in ("ready", "drained"):
+            message = f"The host {report['name']} is {report['state']}: {report['problem']}"
+            yield Finding("cluster.host_down", "warning", message, "easel hosts list")
 
 
 def _without_comfyui(machine: Machine) -> Iterator[Finding]:

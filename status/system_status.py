@@ -171,6 +171,7 @@ class SystemStatus:
             entries, waiting, problem = [], {}, problem_of(error)
         first = next((entry for entry in entries if entry["reachable"]), None)
         return {
+            "mode": "generation" if state.reachable else "inference",
             "engine": first["engine"] if first else "stopped",
             "reachable": state.reachable,
             "problem": problem_of(state.error),

@@ -9,6 +9,8 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +24,8 @@ from PIL import Image
 
 from compiler import Catalogue
 from sketch import SketchProcess
-from tests.cluster.running_hosts import HostProcess, RedisServer, host, variables_of
+from tests.cluster.running_hosts import HostProcess, RedisServer, environment, host, variables_of
+from tests.conftest import ROOT
 from tests.server.running import Server, running
 from tests.waiting import wait_until
 
@@ -289,3 +292,60 @@ def test_a_front_end_without_hosts_says_so(tmp_path: Path) -> None:
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "cluster.no_hosts")
     finally:
         server.kill()
+
+
+def test_a_front_end_that_stops_ends_its_requests_and_keeps_those_that_are_answered_later(
+    joined: Joined, tmp_path: Path
+) -> None:
+    variables = variables_of(joined.redis.url)
+    body = {"prompt": "p", "size": "256x256", "model": "flux-schnell", "n": 8, "seed": 51}
+    with running(tmp_path / "front", **variables) as front:
+        url = f"{front.url}/v1/images/generations"
+        later = requests.post(url, json=body, headers={"Prefer": "respond-async"}, timeout=60)
+        assert later.status_code == 202
+        wait_until(lambda: any(each["queue"]["running"] for each in joined.entries().values()))
+    with running(tmp_path / "front", **variables) as front:
+        job = f"{front.url}/v1/images/jobs/{later.json()['id']}"
+        found = wait_until(
+            lambda: (
+                (answer := requests.get(job, timeout=60).json())["state"] in ("done", "failed", "cancelled")
+                and answer
+            )
+        )
+    assert found["state"] == "done", found
+    assert len(found["result"]["data"]) == 8
+
+
+def test_hosts_are_listed_drained_and_resumed_by_command(joined: Joined) -> None:
+    def easel(*arguments: str) -> subprocess.CompletedProcess[str]:
+        variables = {**variables_of(joined.redis.url), "EASEL_STATE_DIR": str(joined.folder / "commands")}
+        return subprocess.run(
+            [sys.executable, "-m", "easel", *arguments],
+            cwd=ROOT,
+            env=environment(**variables),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    listed = {report["name"]: report for report in json.loads(easel("hosts", "list", "--json").stdout)}
+    assert {name: report["state"] for name, report in listed.items()} == {"one": "ready", "two": "ready"}
+    assert easel("hosts", "drain", "one").returncode == 0
+    assert "one  drained" in easel("hosts", "list").stdout
+    wait_until(lambda: joined.entries()["one"]["drained"])
+    assert easel("hosts", "resume", "one").returncode == 0
+    assert easel("hosts", "drain", "none").returncode == 2
+    healthy = json.loads(easel("doctor", "--json").stdout)
+    assert "cluster.ok" in [finding["code"] for finding in healthy["findings"]]
+    joined.redis.client().close()
+
+
+def test_without_the_setting_nothing_of_celery_is_imported() -> None:
+    code = (
+        "import sys, app; app.create_app().extensions['easel'].services; "
+        "print(sorted({name.partition('.')[0] for name in sys.modules} & {'celery', 'kombu', 'redis', 'billiard'}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
