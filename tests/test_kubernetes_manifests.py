@@ -24,18 +24,9 @@ FOLDER = ROOT / "deploy/kubernetes"
 README = (FOLDER / "README.md").read_text()
 GROUPS = ("large", "small")
 Manifest = dict[str, Any]
-COMMANDS = {command for entries in SECTIONS.values() for command in entries} | {"worker"}
-IS_SECRET = {
-    "EASEL_CLUSTER_REDIS": False,
-    "EASEL_CLUSTER_NAME": False,
-    "EASEL_CLUSTER_KEY": True,
-    "EASEL_CLUSTER_PASSWORD": True,
-} | {setting.variable: setting.secret for setting in SETTINGS}
-METRICS = {each.name for each in vars(families).values() if isinstance(each, families.Family)} | {
-    "easel_cluster_waiting_jobs",
-    "easel_cluster_host_up",
-    "easel_cluster_host_jobs",
-}
+COMMANDS = {command for entries in SECTIONS.values() for command in entries}
+IS_SECRET = {setting.variable: setting.secret for setting in SETTINGS}
+METRICS = {each.name for each in vars(families).values() if isinstance(each, families.Family)}
 
 
 def read(file: Path) -> list[Manifest]:
@@ -153,11 +144,10 @@ def test_every_secret_is_made_by_a_command_of_the_readme() -> None:
 
 def test_the_settings_are_valid(tmp_path: Path) -> None:
     for workload, each in of_easel():
-        known = {setting.variable for setting in SETTINGS}
         given = {
             variable["name"]: variable.get("value", "k" * 40)
             for variable in each["env"]
-            if variable["name"] in known and "fieldRef" not in variable.get("valueFrom", {})
+            if "fieldRef" not in variable.get("valueFrom", {})
         }
         groups = [engines_of(group) for group in GROUPS] if workload == "easel-host" else [""]
         for engines in groups:
@@ -299,7 +289,8 @@ def test_a_group_grows_with_the_jobs_that_wait_for_its_models(group: str) -> Non
     [pattern] = re.findall(r'easel_cluster_waiting_jobs\{model=~"([^"]+)"\}', for_models)
     models = yaml.safe_load(engines_of(group))[0]["models"]
     assert pattern.split("|") == [model.replace(".", r"\\.") for model in models]
-    assert f'easel_cluster_host_jobs{{host=~"easel-host-{group}-.+"}}' in for_hosts
+    for state in ("running", "waiting"):
+        assert f'easel_engines_{state}_jobs{{engine=~"easel-host-{group}-.+"}}' in for_hosts
 
 
 @pytest.mark.parametrize("group", GROUPS)
