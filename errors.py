@@ -869,7 +869,7 @@ class ClusterUnreachable(ClusterError):
 class ClusterAccessDenied(ClusterError):
     code = "cluster.access_denied"
     when = "Redis refuses the user or the password, or what they may do."
-    remedy = "Set `EASEL_CLUSTER_USER` and `EASEL_CLUSTER_PASSWORD`; Redis must allow all commands on `easel:*` and `gpu.*`."
+    remedy = "Set `EASEL_CLUSTER_USER` and `EASEL_CLUSTER_PASSWORD`; that user needs all keys and channels."
 
 
 class ClusterFull(ClusterError):
