@@ -35,7 +35,6 @@ def make_celery(options: ClusterOptions) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={"socket_keepalive": True, "health_check_interval": 10},
-        worker_send_task_events=True,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
     )
@@ -92,7 +91,8 @@ def run_worker(
         loglevel="WARNING",
         without_gossip=True,
         without_mingle=True,
-        task_events=True,
+        # Flower turns them on when it looks.
+        task_events=False,
         quiet=True,
     )
     try:

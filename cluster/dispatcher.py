@@ -13,13 +13,17 @@ import redis
 
 from arbiter import Turn, with_turn
 from cluster import names
-from cluster.host_facts import KnownHosts
+from cluster.host_facts import HostFacts, KnownHosts
 from cluster.placing import AssignedJob, Situation, WaitingJob, place
 from cluster.redis_connection import redis_errors
 
 log = logging.getLogger("easel.cluster")
 _LOCK_MS = 3000
-_RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
+_RELEASE = """
+if redis.call('get', KEYS[1]) == ARGV[1] then redis.call('del', KEYS[1]) end
+if redis.call('get', KEYS[2]) == ARGV[2] then return 0 end
+return 1"""
+"""Gives the lock back; whether something has changed since it was taken"""
 REMOVE_ATTEMPT = """
 local found = redis.call('hget', KEYS[1], ARGV[1])
 if found and cjson.decode(found)['attempt'] == tonumber(ARGV[2]) then return redis.call('hdel', KEYS[1], ARGV[1]) end
@@ -50,54 +54,46 @@ class Dispatcher:
         self._release = client.register_script(_RELEASE)
         self._remove_attempt = client.register_script(REMOVE_ATTEMPT)
 
-    def add(self, job: WaitingJob) -> None:
-        """It waits from now on."""
-        with redis_errors():
-            self._client.hset(names.WAITING, job.id, json.dumps(job.as_json()))
-
-    def next_number(self) -> int:
-        with redis_errors():
-            return int(self._client.incr(names.NUMBER))
-
     def remove(self, id: str, attempt: int) -> None:
         """Nobody waits for this attempt any more, or it has ended."""
         with redis_errors():
             self._client.hdel(names.WAITING, id)
             self._remove_attempt(keys=[names.ASSIGNED], args=[id, attempt])
 
-    def dispatch(self) -> None:
-        """Send what can be sent now. If another process does that already, it looks again."""
+    def dispatch(self, job: WaitingJob | None = None) -> None:
+        """Send what can be sent now, and `job`, which waits from now on. If another process does that already, it looks
+        again."""
         with redis_errors():
-            wanted = self._client.incr(names.DISPATCH_WANTED)
             while True:
                 token = secrets.token_hex(8)
-                if not self._client.set(names.DISPATCH_LOCK, token, nx=True, px=_LOCK_MS):
+                # One round trip: a client waits for it.
+                pipeline = self._client.pipeline(transaction=False)
+                if job is not None:
+                    pipeline.hset(names.WAITING, job.id, json.dumps(job.as_json()))
+                pipeline.incr(names.DISPATCH_WANTED)
+                pipeline.set(names.DISPATCH_LOCK, token, nx=True, px=_LOCK_MS)
+                _add_reads(pipeline)
+                *_, wanted, has_lock, waiting, assigned, turns, now = pipeline.execute()
+                if not has_lock:
                     return
                 try:
-                    self._send_waiting()
+                    hosts = self._hosts.last if self._hosts.are_fresh() else self._hosts.read()
+                    self._send_waiting(_situation(waiting, assigned, turns, now, hosts))
                 finally:
-                    self._release(keys=[names.DISPATCH_LOCK], args=[token])
-                now_wanted = int(self._client.get(names.DISPATCH_WANTED) or 0)
-                if now_wanted == wanted:
+                    is_wanted_again = self._release(
+                        keys=[names.DISPATCH_LOCK, names.DISPATCH_WANTED], args=[token, wanted]
+                    )
+                if not is_wanted_again:
                     return
-                wanted = now_wanted
+                job = None
 
     def situation(self) -> Situation:
         """All hosts and jobs now. Raises the errors of Redis."""
         with redis_errors():
             pipeline = self._client.pipeline(transaction=False)
-            pipeline.hgetall(names.WAITING)
-            pipeline.hgetall(names.ASSIGNED)
-            pipeline.hgetall(names.TURNS)
-            pipeline.time()
-            waiting, assigned, turns, (seconds, microseconds) = pipeline.execute()
-        return Situation(
-            _entries(waiting, WaitingJob.read),
-            _entries(assigned, AssignedJob.read),
-            self._hosts.read(),
-            {turn[0]: turn[1] for turn in _entries(turns, _turn)},
-            seconds + microseconds / 1e6,
-        )
+            _add_reads(pipeline)
+            waiting, assigned, turns, now = pipeline.execute()
+        return _situation(waiting, assigned, turns, now, self._hosts.read())
 
     def waiting_by_model(self) -> Mapping[str, int]:
         """How many jobs wait that no host has."""
@@ -105,9 +101,7 @@ class Dispatcher:
             found: Any = self._client.hgetall(names.WAITING)
         return Counter(job.model for job in _entries(found, WaitingJob.read))
 
-    def _send_waiting(self) -> None:
-        situation = self.situation()
-        self._forget_abandoned(situation)
+    def _send_waiting(self, situation: Situation) -> None:
         if not situation.waiting:
             return
         sent = place(situation, self._need_bytes)
@@ -136,8 +130,12 @@ class Dispatcher:
             self._send(each.host, each.job.id, each.job.attempt)
             self._notify(each)
 
+    def forget_abandoned(self, situation: Situation) -> None:
+        """Remove jobs whose process has ended: their clients are gone with it. Raises the errors of Redis."""
+        with redis_errors():
+            self._forget_abandoned(situation)
+
     def _forget_abandoned(self, situation: Situation) -> None:
-        """Jobs whose process has ended: their clients are gone with it."""
         jobs = [*situation.waiting, *(each.job for each in situation.assigned)]
         fronts = sorted({job.front for job in jobs})
         if not fronts:
@@ -152,6 +150,30 @@ class Dispatcher:
             if job.front in gone:
                 self._client.hdel(names.WAITING, job.id)
                 self._remove_attempt(keys=[names.ASSIGNED], args=[job.id, job.attempt])
+
+
+def _add_reads(pipeline: Any) -> None:
+    pipeline.hgetall(names.WAITING)
+    pipeline.hgetall(names.ASSIGNED)
+    pipeline.hgetall(names.TURNS)
+    pipeline.time()
+
+
+def _situation(
+    waiting: Mapping[bytes, bytes],
+    assigned: Mapping[bytes, bytes],
+    turns: Mapping[bytes, bytes],
+    now: tuple[int, int],
+    hosts: Mapping[str, HostFacts],
+) -> Situation:
+    seconds, microseconds = now
+    return Situation(
+        _entries(waiting, WaitingJob.read),
+        _entries(assigned, AssignedJob.read),
+        hosts,
+        dict(_entries(turns, _turn)),
+        seconds + microseconds / 1e6,
+    )
 
 
 def _entries(found: Mapping[bytes, bytes], read: Callable[[str, Any], _T]) -> list[_T]:

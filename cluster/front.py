@@ -8,7 +8,7 @@ import os
 import threading
 import time
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
@@ -58,6 +58,8 @@ class SentJob:
     has_begun: bool = False
     begun: int = 0
     """How many hosts were lost that had begun it"""
+    picture_keys: tuple[str, ...] = ()
+    """Of its pictures, which were fetched"""
     missing: int = 0
     """In how many looks it was found nowhere"""
     failure: tuple[str, EaselError] | None = None
@@ -111,7 +113,8 @@ class Front:
             self.client, self.hosts, send=self._send, notify=self._notify, need_bytes=self._need_bytes
         )
         self._jobs: dict[str, SentJob] = {}
-        self._had_jobs = False
+        self._ended: deque[tuple[SentJob, bool]] = deque()
+        """Jobs that are to be removed from Redis"""
         self._hosts_read_at = 0.0
         self._wake = threading.Event()
         self.problem: EaselError | None = None
@@ -250,18 +253,18 @@ class Front:
         """Queue a job. Raises the errors of Redis."""
         self._ensure_started()
         document = replace(document, front=self.id)
-        job = SentJob(document, self.dispatcher.next_number(), flow_of(document.sender.key), inbox)
+        job = SentJob(document, 0, flow_of(document.sender.key), inbox)
         self._jobs[job.id] = job
         try:
-            self._store(job, uploads)
-            self.dispatcher.add(job.waiting)
-            self.dispatcher.dispatch()
+            job.number = self._store(job, uploads)
+            self.dispatcher.dispatch(job.waiting)
         except BaseException:
             self._jobs.pop(job.id, None)
             raise
         return job
 
-    def _store(self, job: SentJob, uploads: list[bytes]) -> None:
+    def _store(self, job: SentJob, uploads: list[bytes]) -> int:
+        """The next number of a job."""
         kept_s = int(job.document.timeout_s) + _KEEP_S
         sealed = self.seal.close(names.job(job.id), job.document.as_json())
         with redis_errors():
@@ -269,7 +272,8 @@ class Front:
             for index, data in enumerate(uploads):
                 pipeline.set(names.upload(job.id, index), data, ex=kept_s)
             pipeline.set(names.job(job.id), sealed, ex=kept_s)
-            pipeline.execute()
+            pipeline.incr(names.NUMBER)
+            return int(pipeline.execute()[-1])
 
     def send_again(self, job: SentJob, uploads: list[bytes]) -> None:
         """Another host is to draw it. Raises the errors of Redis."""
@@ -280,15 +284,20 @@ class Front:
         self.dispatcher.remove(job.id, before)
         with redis_errors():
             self.client.delete(names.result(job.id))
-        self.dispatcher.add(job.waiting)
-        self.dispatcher.dispatch()
+        self.dispatcher.dispatch(job.waiting)
 
     def end(self, job: SentJob, *, is_cancelled: bool) -> None:
         """Nobody waits for it any more. May be called again. Never raises."""
         if self._jobs.pop(job.id, None) is None:
             return
+        # In the other thread: the client has its pictures, and need not wait for that.
+        self._ended.append((job, is_cancelled))
+        self._wake.set()
+
+    def _clear(self, job: SentJob, *, is_cancelled: bool) -> None:
         keys = [names.job(job.id), names.result(job.id), names.last_event(job.id)]
         keys += [names.upload(job.id, index) for index in range(len(job.document.uploads))]
+        keys += job.picture_keys
         with contextlib.suppress(EaselError):
             with redis_errors():
                 pipeline = self.client.pipeline(transaction=False)
@@ -297,7 +306,6 @@ class Front:
                 pipeline.delete(*keys)
                 pipeline.execute()
             self.dispatcher.remove(job.id, job.attempt)
-        self._wake.set()
 
     def end_all(self, reason: EaselError) -> None:
         """The jobs of this process fail with `reason`, because it ends."""
@@ -382,6 +390,9 @@ class Front:
         while True:
             try:
                 now = time.monotonic()
+                while self._ended:
+                    job, is_cancelled = self._ended.popleft()
+                    self._clear(job, is_cancelled=is_cancelled)
                 if now >= next_beat_at:
                     next_beat_at = now + HEARTBEAT_S
                     self._beat()
@@ -402,15 +413,13 @@ class Front:
         if self.problem is not None:
             log.info("Redis answers again")
         self._read_hosts()
-        if not self._jobs and not self._had_jobs:
-            return
-        self._had_jobs = bool(self._jobs)
         self._look_after(list(self._jobs.values()))
         self.dispatcher.dispatch()
 
     def _look_after(self, jobs: list[SentJob]) -> None:
         """Find the jobs whose host is gone, whose end was not heard, and those that got lost on their way."""
         situation = self.dispatcher.situation()
+        self.dispatcher.forget_abandoned(situation)
         assigned = {each.job.id: each for each in situation.assigned}
         waiting = {each.id for each in situation.waiting}
         for each in (*situation.waiting, *(sent.job for sent in situation.assigned)):

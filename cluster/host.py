@@ -11,6 +11,7 @@ import uuid
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 import redis
@@ -63,6 +64,7 @@ _PREVIEW_S = 0.02
 only those of very fast steps are left out"""
 _STORE_FOR_S = 60.0
 """So long a result is offered to a Redis that does not answer"""
+_SMALL_BYTES = 4_000_000
 _EVENT_KEPT_S = 120
 _RESULT_KEPT_S = 120
 
@@ -127,9 +129,9 @@ class Host:
 
     def _draw(self, document: JobDocument, attempt: int, prompt_id: str) -> None:
         tell = _Teller(self._client, self._seal, document, attempt)
-        tell("received")
         pictures: list[bytes] = []
-        with _Watch(self._client, document, self._options.name, attempt) as watch:
+        begin = partial(tell, "received")
+        with _Watch(self._client, document, self._options.name, attempt, begin) as watch:
             try:
                 drawn = self._run(document, prompt_id, tell, watch)
             except RequestCancelled:
@@ -245,14 +247,16 @@ class Host:
         self, id: str, attempt: int, front: str, result: ResultDocument | None, pictures: list[bytes]
     ) -> None:
         with redis_errors():
+            # Few bytes go with the message, in one transaction: it is sent only if all is stored.
+            is_small = 0 < sum(map(len, pictures)) <= _SMALL_BYTES
+            pipeline = self._client.pipeline(transaction=is_small)
             if pictures and result is not None:
-                pipeline = self._client.pipeline(transaction=False)
                 stored = picture_parts.put(pipeline, id, attempt, pictures)
-                pipeline.execute()
+                if not is_small:
+                    pipeline.execute()
                 kinds = zip(result.pictures, stored, strict=True)
                 found = tuple((node, mime, each.bytes, each.sha256) for (node, mime, *_), each in kinds)
                 result = replace(result, pictures=found)
-            pipeline = self._client.pipeline(transaction=False)
             pipeline.eval(REMOVE_ATTEMPT, 1, names.ASSIGNED, id, attempt)
             if result is not None:
                 document = result.as_json()
@@ -318,8 +322,17 @@ class _Watch:
     """Looks in a thread whether a job is still wanted: nobody has cancelled it, who waits for it is there, and no other host
     was given it."""
 
-    def __init__(self, client: redis.Redis, document: JobDocument, host: str, attempt: int) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        document: JobDocument,
+        host: str,
+        attempt: int,
+        begin: Callable[[], None],
+    ) -> None:
+        """`begin`: called first in the thread."""
         self._client, self._document, self._host, self._attempt = client, document, host, attempt
+        self._begin = begin
         self._ended, self.reason = threading.Event(), ""
         self._thread = threading.Thread(target=self._run, name="job-watch", daemon=True)
 
@@ -335,6 +348,7 @@ class _Watch:
         return bool(self.reason)
 
     def _run(self) -> None:
+        self._begin()
         while not self._ended.wait(_LOOK_S):
             with contextlib.suppress(EaselError), redis_errors():
                 self._look()

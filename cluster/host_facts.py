@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -123,9 +125,14 @@ class KnownHosts:
         self._client, self._seal = client, seal
         self._models: dict[str, tuple[str, frozenset[str]]] = {}
         """host -> the mark of its models, and they"""
+        self._read_at = -math.inf
         self.last: Mapping[str, HostFacts] = {}
         self.gone: tuple[str, ...] = ()
         """Those that were there and are no more"""
+
+    def are_fresh(self) -> bool:
+        """Whether `last` was read within about two heartbeats."""
+        return time.monotonic() - self._read_at < 1.5 * HEARTBEAT_S
 
     def read(self) -> Mapping[str, HostFacts]:
         """All that are there, by name. Raises the errors of Redis."""
@@ -147,6 +154,7 @@ class KnownHosts:
                     found[name] = HostFacts.read(document, models, is_drained=bool(drained))
                 except ClusterMessageInvalid:
                     continue  # one with another key is none of ours
+        self._read_at = time.monotonic()
         self.last, self.gone = found, tuple(name for name in known if name not in found)
         return found
 

@@ -280,6 +280,7 @@ class RemoteRuns:
         session = RemoteSession(host, result)
         if session not in self._sessions:
             self._sessions.append(session)
+        job.picture_keys = picture_parts.keys_of(job.id, result.attempt, stored)
         outcome = result.outcome(job.id, data)
         self._results[job.id] = JobResult(outcome, session, result.waited_s, failure=job.failure)
         self._front.end(job, is_cancelled=job.attempt > 1)
