@@ -19,7 +19,7 @@ import redis
 from arbiter import flow_of
 from cluster import names
 from cluster.dispatcher import Dispatcher
-from cluster.host_facts import GONE_AFTER_S, HEARTBEAT_S, HostFacts, KnownHosts
+from cluster.host_facts import HEARTBEAT_S, HostFacts, KnownHosts
 from cluster.job_documents import JobDocument
 from cluster.options import ClusterOptions
 from cluster.placing import AssignedJob, WaitingJob, in_order, refusal_of
@@ -29,6 +29,8 @@ from errors import ClusterMessageInvalid, EaselError, HostGone, NoHosts
 
 log = logging.getLogger("easel.cluster")
 _HOSTS_AGE_S = 1.5
+_FRONT_GONE_AFTER_S = 5
+"""After which the jobs of a process that waited for them are given up"""
 _NOT_BEGUN_S = 5.0
 """After which a job that a host with free engines has not begun counts as lost on its way"""
 MAX_BEGUN = 3
@@ -128,7 +130,7 @@ class Front:
                 return
             self._start()
             with redis_errors():
-                self.client.set(names.front(self.id), "1", ex=GONE_AFTER_S)
+                self.client.set(names.front(self.id), "1", ex=_FRONT_GONE_AFTER_S)
             self._pid = os.getpid()
             for name, run in (("cluster-look", self._look), ("cluster-listen", self._listen)):
                 threading.Thread(target=run, name=name, daemon=True).start()
@@ -409,7 +411,7 @@ class Front:
 
     def _beat(self) -> None:
         with redis_errors():
-            self.client.set(names.front(self.id), "1", ex=GONE_AFTER_S)
+            self.client.set(names.front(self.id), "1", ex=_FRONT_GONE_AFTER_S)
         if self.problem is not None:
             log.info("Redis answers again")
         self._read_hosts()

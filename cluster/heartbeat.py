@@ -104,7 +104,7 @@ class Heartbeat:
             if mark != self._stored_mark or time.monotonic() - self._stored_at > _MODELS_KEPT_S / 3:
                 models = {"mark": mark, "models": sorted(facts.models)}
                 pipeline.set(models_key, self._seal.close(models_key, models), ex=_MODELS_KEPT_S)
-            pipeline.set(key, self._seal.close(key, facts.as_json()), ex=GONE_AFTER_S)
+            pipeline.set(key, self._seal.close(key, facts.as_json()), px=int(GONE_AFTER_S * 1000))
             pipeline.sadd(names.HOSTS, name)
             pipeline.execute()
             if mark != self._stored_mark or time.monotonic() - self._stored_at > _MODELS_KEPT_S / 3:

@@ -17,8 +17,9 @@ from engines import Cost, Costs
 from errors import ClusterMessageInvalid
 
 HEARTBEAT_S = 1.0
-GONE_AFTER_S = 5
-"""After its last heartbeat. Redis counts the time, so that no clock of a host matters."""
+GONE_AFTER_S = 3.5
+"""After its last heartbeat. Front ends look once a second, so that all know it within 5 s. Redis counts the time, so that no
+clock of a host matters."""
 _MAX_COSTS = 1000
 
 
