@@ -34,6 +34,9 @@ if redis.call('hdel', KEYS[1], ARGV[1]) == 1 then return redis.call('hset', KEYS
 return -1"""
 """Moves a job from those that wait to those that a host has, unless its client has hung up meanwhile"""
 _T = TypeVar("_T")
+_MAX_REPORTED = 100
+_reported: set[bytes] = set()
+"""Entries that were named in the log: they are read again many times a second"""
 
 
 class Dispatcher:
@@ -183,7 +186,9 @@ def _entries(found: Mapping[bytes, bytes], read: Callable[[str, Any], _T]) -> li
         try:
             entries.append(read(name.decode(), json.loads(data)))
         except (KeyError, TypeError, ValueError, AttributeError):
-            log.warning("an entry in Redis has not the form of one: %r", name[:80])
+            if len(_reported) < _MAX_REPORTED and name not in _reported:
+                _reported.add(name)
+                log.warning("an entry in Redis has not the form of one: %r", name[:80])
     return entries
 
 

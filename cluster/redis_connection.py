@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ssl
 from collections.abc import Iterator
 
 import redis
@@ -48,4 +49,18 @@ def redis_errors() -> Iterator[None]:
             raise ClusterAccessDenied("Redis wants a user and a password, or other ones.") from error
         raise ClusterUnreachable(f"Redis answers with an error: {error}") from error
     except (redis.RedisError, OSError) as error:
+        if (failed := _tls_failure(error)) is not None:
+            reason = getattr(failed, "verify_message", "") or failed.reason or "unknown"
+            raise ClusterUnreachable(f"TLS with Redis fails: {reason}.") from error
         raise ClusterUnreachable(f"Redis does not answer: {type(error).__name__}.") from error
+
+
+def _tls_failure(error: BaseException | None) -> ssl.SSLError | None:
+    """The error of TLS that led to this one, if it was one."""
+    seen = set[int]()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, ssl.SSLError):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
