@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import ssl
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +15,7 @@ from cluster import names
 from cluster.heartbeat import Heartbeat
 from cluster.host import Host
 from cluster.options import ClusterOptions
+from cluster.redis_connection import redis_errors
 
 log = logging.getLogger("easel.cluster")
 
@@ -60,9 +63,10 @@ def run_worker(
     options: ClusterOptions, make_host: Callable[[], Host], heartbeat: Heartbeat, *, slots: int
 ) -> int:
     """Draw jobs until a signal ends it; returns the exit status. `make_host`: called once in each child. `slots`: how many
-    jobs are drawn at the same time."""
+    jobs are drawn at the same time. Raises the errors of Redis if it does not let a worker work."""
     app = make_celery(options)
     hosts: list[Host] = []
+    leaving: list[bool] = []
 
     @app.task(name=names.TASK, shared=False, bind=True)  # type: ignore[untyped-decorator]
     def draw(task: Any, id: str, attempt: int) -> None:
@@ -77,6 +81,10 @@ def run_worker(
         log.info("The host %s is ready.", options.name)
 
     def leave(**_: Any) -> None:
+        # Celery waits for the job that runs, however often it is told to end.
+        if leaving:
+            os.kill(os.getpid(), signal.SIGQUIT)
+        leaving.append(True)
         heartbeat.leave()
 
     signals.worker_process_init.connect(begin, weak=False)
@@ -96,7 +104,8 @@ def run_worker(
         quiet=True,
     )
     try:
-        worker.start()
+        with redis_errors():
+            worker.start()
     finally:
         heartbeat.stop()
     return int(worker.exitcode or 0)

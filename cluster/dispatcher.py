@@ -130,7 +130,14 @@ class Dispatcher:
         for each, was_waiting in zip(sent, done[: len(sent)], strict=True):
             if was_waiting < 0:
                 continue
-            self._send(each.host, each.job.id, each.job.attempt)
+            try:
+                self._send(each.host, each.job.id, each.job.attempt)
+            except Exception as error:
+                # Not the fault of whoever dispatches, and perhaps not even its job: it waits again.
+                log.warning("the job %s could not be sent to %s: %r", each.job.id, each.host, error)
+                self._client.hset(names.WAITING, each.job.id, json.dumps(each.job.as_json()))
+                self._remove_attempt(keys=[names.ASSIGNED], args=[each.job.id, each.job.attempt])
+                continue
             self._notify(each)
 
     def forget_abandoned(self, situation: Situation) -> None:
@@ -185,7 +192,7 @@ def _entries(found: Mapping[bytes, bytes], read: Callable[[str, Any], _T]) -> li
     for name, data in found.items():
         try:
             entries.append(read(name.decode(), json.loads(data)))
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError):
             if len(_reported) < _MAX_REPORTED and name not in _reported:
                 _reported.add(name)
                 log.warning("an entry in Redis has not the form of one: %r", name[:80])

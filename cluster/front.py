@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import threading
 import time
@@ -25,7 +26,7 @@ from cluster.options import ClusterOptions
 from cluster.placing import AssignedJob, WaitingJob, in_order, refusal_of
 from cluster.redis_connection import connect, redis_errors
 from cluster.sealing import Seal
-from errors import ClusterMessageInvalid, EaselError, HostGone, NoHosts
+from errors import ClusterMessageInvalid, EaselError, HostGone, NoHosts, ServerStopping
 
 log = logging.getLogger("easel.cluster")
 _HOSTS_AGE_S = 1.5
@@ -36,6 +37,7 @@ _NOT_BEGUN_S = 5.0
 MAX_BEGUN = 3
 """Hosts that may be lost with one job: it may be the job"""
 _CHECKING_S = 10.0
+_MAX_UNSEEN = 3
 _KEEP_S = 60
 _KINDS = ("sent", "received", "begun", "waiting", "progress", "preview", "ended")
 """Of what hosts tell; that a job is lost, or that this process ends, is found out here"""
@@ -62,6 +64,8 @@ class SentJob:
     """How many hosts were lost that had begun it"""
     picture_keys: tuple[str, ...] = ()
     """Of its pictures, which were fetched"""
+    unseen: int = 0
+    """In how many looks its host had not taken it, and its task was in no queue"""
     missing: int = 0
     """In how many looks it was found nowhere"""
     failure: tuple[str, EaselError] | None = None
@@ -105,6 +109,8 @@ class Front:
         self._send_task, self._need_bytes = send_task, need_bytes
         self._lock = threading.Lock()
         self._pid = 0
+        self._start_error: EaselError | None = None
+        self._start_failed_at = 0.0
         self._start()
 
     def _start(self) -> None:
@@ -119,6 +125,8 @@ class Front:
         """Jobs that are to be removed from Redis"""
         self._hosts_read_at = 0.0
         self._wake = threading.Event()
+        self._failed_at = -math.inf
+        """When Redis was last found not to answer (monotonic)"""
         self.problem: EaselError | None = None
         """Why Redis cannot be used"""
 
@@ -128,9 +136,15 @@ class Front:
         with self._lock:
             if self._pid == os.getpid():
                 return
+            if self._start_error is not None and time.monotonic() - self._start_failed_at < 1:
+                raise self._start_error  # many requests would wait for the same, one after the other
             self._start()
-            with redis_errors():
-                self.client.set(names.front(self.id), "1", ex=_FRONT_GONE_AFTER_S)
+            try:
+                with redis_errors():
+                    self.client.set(names.front(self.id), "1", ex=_FRONT_GONE_AFTER_S)
+            except EaselError as error:
+                self._start_error, self._start_failed_at = error, time.monotonic()
+                raise
             self._pid = os.getpid()
             for name, run in (("cluster-look", self._look), ("cluster-listen", self._listen)):
                 threading.Thread(target=run, name=name, daemon=True).start()
@@ -234,14 +248,16 @@ class Front:
             found.append({**about, **nothing, "models": 0, "loaded_models": [], "pictures_per_hour": 0})
         return found
 
-    def set_drained(self, name: str, is_drained: bool) -> None:
-        """Whether a host gets no new jobs, until that is changed. Raises the errors of Redis."""
+    def set_drained(self, name: str, is_drained: bool) -> bool:
+        """Whether a host gets no new jobs, until that is changed; returns what it was. Raises the errors of Redis."""
         with redis_errors():
+            was_drained = bool(self.client.exists(names.drained(name)))
             if is_drained:
                 self.client.set(names.drained(name), "1")
             else:
                 self.client.delete(names.drained(name))
         self._wake.set()
+        return was_drained
 
     def seconds_until_free(self) -> int | None:
         """Not known: the hosts' queue is long or short for each model."""
@@ -281,6 +297,7 @@ class Front:
         """Another host is to draw it. Raises the errors of Redis."""
         before = job.attempt
         job.attempt += 1
+        job.unseen = 0
         job.host, job.was_received, job.has_begun, job.missing = None, False, False, 0
         self._store(job, uploads)
         self.dispatcher.remove(job.id, before)
@@ -403,7 +420,7 @@ class Front:
             except EaselError as error:
                 if self.problem is None or self.problem.code != error.code:
                     log.error("%s", error.message)
-                self.problem = error
+                self.problem, self._failed_at = error, time.monotonic()
             except Exception:
                 log.exception("looking after the hosts failed; it goes on")
             self._wake.wait(max(0.05, next_beat_at - time.monotonic()))
@@ -421,7 +438,8 @@ class Front:
     def _look_after(self, jobs: list[SentJob]) -> None:
         """Find the jobs whose host is gone, whose end was not heard, and those that got lost on their way."""
         situation = self.dispatcher.situation()
-        self.dispatcher.forget_abandoned(situation)
+        if not self._was_away_lately():
+            self.dispatcher.forget_abandoned(situation)
         assigned = {each.job.id: each for each in situation.assigned}
         waiting = {each.id for each in situation.waiting}
         for each in (*situation.waiting, *(sent.job for sent in situation.assigned)):
@@ -432,6 +450,12 @@ class Front:
         with redis_errors():
             results = self.client.mget([names.result(job.id) for job in jobs])
             last = self.client.mget([names.last_event(job.id) for job in jobs])
+            pipeline = self.client.pipeline(transaction=False)
+            for job in jobs:  # it may wait for longer than was thought
+                pipeline.expire(names.job(job.id), int(job.document.timeout_s) + _KEEP_S)
+                for index in range(len(job.document.uploads)):
+                    pipeline.expire(names.upload(job.id, index), int(job.document.timeout_s) + _KEEP_S)
+            pipeline.execute()
         for job, result, event in zip(jobs, results, last, strict=True):
             if isinstance(event, bytes):
                 with contextlib.suppress(ClusterMessageInvalid):
@@ -440,7 +464,9 @@ class Front:
                 with contextlib.suppress(ClusterMessageInvalid):
                     found = self.seal.open(names.result(job.id), result)
                     job.inbox.put({"kind": "ended", "job": job.id, "result": found})
-                continue
+                    continue
+                with redis_errors():
+                    self.client.delete(names.result(job.id))  # of nobody who has the key
             sent = assigned.get(job.id)
             if sent is not None and sent.job.attempt == job.attempt:
                 self._look_at_host(job, sent)
@@ -465,19 +491,26 @@ class Front:
         if job.host is None:  # the message was not heard
             job.host, job.sent_at = sent.host, time.monotonic()
             job.instance = host.instance if host is not None else ""
+        if host is None and self._was_away_lately():
+            return  # its heartbeat ended with Redis; it has not said yet that it is there
         is_same = host is not None and host.instance == job.instance
-        is_lost = (
-            is_same
-            and not job.was_received
-            and time.monotonic() - job.sent_at > _NOT_BEGUN_S
-            and self._is_idle(sent.host)
-        )
-        if not is_same or is_lost:
+        # One that stops takes no new job.
+        is_leaving = host is not None and host.problem[0] == ServerStopping.code and not job.was_received
+        if not is_same or is_leaving or self._is_lost(job, sent.host):
             job.inbox.put({"kind": "lost", "job": job.id, "attempt": job.attempt, "host": sent.host})
 
-    def _is_idle(self, host: str) -> bool:
-        """Whether no job of this process is drawn there."""
-        return not any(job.host == host and job.was_received for job in self._jobs.values())
+    def _is_lost(self, job: SentJob, host: str) -> bool:
+        """Whether its task is neither with its host nor on its way there: whoever sent it ended before it could."""
+        if job.was_received or time.monotonic() - job.sent_at < _NOT_BEGUN_S:
+            return False
+        with redis_errors():
+            is_on_its_way = bool(self.client.llen(names.queue(host)))
+        job.unseen = 0 if is_on_its_way else job.unseen + 1
+        return job.unseen > _MAX_UNSEEN
+
+    def _was_away_lately(self) -> bool:
+        """Whether Redis did not answer a moment ago, so that heartbeats may be missing that were sent in vain."""
+        return time.monotonic() - self._failed_at < _FRONT_GONE_AFTER_S
 
 
 def gone(host: str) -> HostGone:

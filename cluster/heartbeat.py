@@ -22,6 +22,8 @@ from errors import ClusterMessageInvalid, EaselError, HostNameTaken
 
 log = logging.getLogger("easel.cluster")
 _MODELS_KEPT_S = 60
+_REMEMBERED_S = 3600
+"""A host that ended without saying so is listed as gone for so long"""
 
 
 class Heartbeat:
@@ -105,6 +107,7 @@ class Heartbeat:
                 models = {"mark": mark, "models": sorted(facts.models)}
                 pipeline.set(models_key, self._seal.close(models_key, models), ex=_MODELS_KEPT_S)
             pipeline.set(key, self._seal.close(key, facts.as_json()), px=int(GONE_AFTER_S * 1000))
+            pipeline.set(names.seen(name), "1", ex=_REMEMBERED_S)
             pipeline.sadd(names.HOSTS, name)
             pipeline.execute()
             if mark != self._stored_mark or time.monotonic() - self._stored_at > _MODELS_KEPT_S / 3:

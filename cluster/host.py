@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
+import math
 import threading
 import time
 import uuid
@@ -19,7 +21,7 @@ import redis
 from arbiter import Waiting
 from cluster import names, picture_parts
 from cluster.dispatcher import REMOVE_ATTEMPT
-from cluster.job_documents import JobDocument, ResultDocument
+from cluster.job_documents import JobDocument, ResultDocument, error_document
 from cluster.options import ClusterOptions
 from cluster.redis_connection import connect, redis_errors
 from cluster.sealing import Seal
@@ -44,7 +46,10 @@ from errors import (
     NodesMissing,
     RequestCancelled,
     ServerStopping,
+    StateUnwritable,
+    StoreFull,
     SwitchFailed,
+    error_from_code,
 )
 from generation import DrawingRecord, JobCallbacks, JobResult, Runs, TimeLeft, Uploads
 from observer import Observer
@@ -53,7 +58,7 @@ log = logging.getLogger("easel.cluster")
 _HOSTS_FAULTS = (
     *(EngineUnreachable, EngineStalled, EngineStartFailed, EngineGpuFailed, JobLost, EngineDrained),
     *(FilesMissing, NodesMissing, EngineTooOld, EngineNotListed, ModelNotCurated),
-    *(SwitchFailed, ServerStopping),
+    *(SwitchFailed, ServerStopping, StoreFull, StateUnwritable, ClusterMessageInvalid),
 )
 """After these another host may draw the job"""
 _LOOK_S = 0.3
@@ -62,6 +67,8 @@ _PROGRESS_S = 0.1
 _PREVIEW_S = 0.02
 """Between two of each that are sent: Redis must carry them. Whoever waits counts the previews to choose among them, so that
 only those of very fast steps are left out"""
+_SURE_AFTER_S = 5.0
+"""After Redis was away"""
 _STORE_FOR_S = 60.0
 """So long a result is offered to a Redis that does not answer"""
 _SMALL_BYTES = 4_000_000
@@ -101,9 +108,8 @@ class Host:
             pipeline.get(names.job(id))
             pipeline.hget(names.ASSIGNED, id)
             pipeline.exists(names.cancelled(id))
-            pipeline.exists(names.result(id))
-            data, assigned, is_cancelled, has_ended = pipeline.execute()
-        if data is None or is_cancelled or has_ended or not self._is_mine(assigned, attempt):
+            data, assigned, is_cancelled = pipeline.execute()
+        if data is None or is_cancelled or not self._is_mine(assigned, attempt):
             log.info("the job %s is not wanted here any more", id)
             self._forget(id, attempt)
             return
@@ -177,11 +183,13 @@ class Host:
                         session.erase_uploads()
 
     def _add_uploads(self, document: JobDocument, uploads: Uploads) -> None:
-        for index, name in enumerate(document.uploads):
+        for index, (name, digest) in enumerate(document.uploads):
             with redis_errors():
                 data = self._client.get(names.upload(document.id, index))
             if not isinstance(data, bytes):
                 raise RequestCancelled("The images of the request are gone.")
+            if hashlib.sha256(data).hexdigest() != digest:
+                raise ClusterMessageInvalid("An image of the request is not the one that was sent.")
             uploads.add(name, data)
 
     def _success(self, drawn: JobResult, attempt: int) -> tuple[ResultDocument, list[bytes]]:
@@ -207,8 +215,12 @@ class Host:
         if not isinstance(error, EaselError):
             log.error("drawing failed", exc_info=error)
             error = EaselError("An internal error of the host; see its log.")
+        try:
+            json.dumps(error_document(error), allow_nan=False)
+        except (TypeError, ValueError):
+            error = error_from_code(error.code, error.message)
         # What is wrong with the job itself would be wrong on every host.
-        is_hosts_fault = isinstance(error, _HOSTS_FAULTS)
+        is_hosts_fault = isinstance(error, _HOSTS_FAULTS) or type(error) is EaselError
         return ResultDocument(
             attempt,
             self._options.name,
@@ -334,6 +346,7 @@ class _Watch:
         self._client, self._document, self._host, self._attempt = client, document, host, attempt
         self._begin = begin
         self._ended, self.reason = threading.Event(), ""
+        self._failed_at = -math.inf
         self._thread = threading.Thread(target=self._run, name="job-watch", daemon=True)
 
     def __enter__(self) -> _Watch:
@@ -350,8 +363,11 @@ class _Watch:
     def _run(self) -> None:
         self._begin()
         while not self._ended.wait(_LOOK_S):
-            with contextlib.suppress(EaselError), redis_errors():
-                self._look()
+            try:
+                with redis_errors():
+                    self._look()
+            except EaselError:
+                self._failed_at = time.monotonic()
             if self.reason:
                 return
 
@@ -361,10 +377,14 @@ class _Watch:
         pipeline.exists(names.front(self._document.front))
         pipeline.hget(names.ASSIGNED, self._document.id)
         is_cancelled, has_front, assigned = pipeline.execute()
+        # What is missing may have ended with Redis, and its process had no time yet to say that it is there.
+        is_sure = time.monotonic() - self._failed_at > _SURE_AFTER_S
         if is_cancelled:
             self.reason = "it was cancelled"
-        elif not has_front:
+        elif not has_front and is_sure:
             self.reason = "the process that waited for it has ended"
+        elif assigned is None and is_sure:
+            self.reason = "nobody waits for it any more"
         elif assigned is not None and json.loads(assigned).get("attempt") != self._attempt:
             self.reason = "another host has it"
 

@@ -144,10 +144,14 @@ class KnownHosts:
             for name in known:
                 pipeline.get(names.host(name))
                 pipeline.exists(names.drained(name))
+                pipeline.exists(names.seen(name))
             answers = pipeline.execute() if known else []
             found: dict[str, HostFacts] = {}
-            for name, data, drained in zip(known, answers[::2], answers[1::2], strict=True):
+            facts = zip(known, answers[::3], answers[1::3], answers[2::3], strict=True)
+            for name, data, drained, was_seen in facts:
                 if data is None:
+                    if not was_seen:
+                        self._client.srem(names.HOSTS, name)
                     continue
                 try:
                     document = self._seal.open(names.host(name), data)

@@ -24,14 +24,14 @@ READABLE_FORMS = (FORM,)
 @dataclass(frozen=True)
 class JobDocument:
     """One job as a host gets it. `front`: the process that waits for it. `uploads`: the names of the files that its graph
-    reads, in order. `timeout_s`: how long it may take on the host. `waits_s`: how much of that it may wait for the GPU
-    without losing time; None: all of it counts."""
+    reads, in order, with the SHA-256 of each. `timeout_s`: how long it may take on the host, with its wait for the GPU if
+    `counts_waiting`. `prompt`: what the status shows of it."""
 
     id: str
     request_id: str
     front: str
     compiled: Compiled
-    uploads: tuple[str, ...]
+    uploads: tuple[tuple[str, str], ...]
     timeout_s: float
     counts_waiting: bool
     previews: bool
@@ -60,7 +60,7 @@ class JobDocument:
             "nodes": {name: dict(node) for name, node in graph.nodes.items()},
             "output": graph.output,
             "crops": graph.crops,
-            "uploads": list(self.uploads),
+            "uploads": [list(each) for each in self.uploads],
             "timeout_s": self.timeout_s,
             "counts_waiting": self.counts_waiting,
             "previews": self.previews,
@@ -105,7 +105,7 @@ class JobDocument:
                 request_id=str(document["request_id"]),
                 front=str(document["front"]),
                 compiled=Compiled(plan, (graph,)),
-                uploads=tuple(map(str, document.get("uploads", ()))),
+                uploads=tuple((str(name), str(digest)) for name, digest in document.get("uploads", ())),
                 timeout_s=float(document["timeout_s"]),
                 counts_waiting=bool(document.get("counts_waiting", True)),
                 previews=bool(document.get("previews", False)),

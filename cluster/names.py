@@ -59,6 +59,11 @@ def host_models(name: str) -> str:
     return f"{PREFIX}models:{name}"
 
 
+def seen(name: str) -> str:
+    """Exists until a host was not there for long."""
+    return f"{PREFIX}seen:{name}"
+
+
 def drained(name: str) -> str:
     """Exists while a host is to get no jobs."""
     return f"{PREFIX}drained:{name}"

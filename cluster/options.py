@@ -33,7 +33,7 @@ class ClusterOptions:
     @property
     def broker_url(self) -> str:
         """With the credentials, as Celery wants it. Never to be shown."""
-        if not self.password:
+        if not (self.user or self.password):
             return self.url
         scheme, rest = self.url.split("://", 1)
         return f"{scheme}://{quote(self.user, safe='')}:{quote(self.password, safe='')}@{rest}"
@@ -45,8 +45,12 @@ def read_options(
     """The settings of `cluster`, None without an address of Redis. Raises SettingsInvalid."""
     if not url:
         return None
-    parts = urlsplit(url)
-    if parts.scheme not in _SCHEMES or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        is_address = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        raise _invalid("redis", "its host name or port is not valid") from None
+    if parts.scheme not in _SCHEMES or not is_address:
         raise _invalid("redis", "write it such as redis://HOST:6379/0, or rediss://HOST:6379/0 for TLS")
     if "@" in parts.netloc:
         raise _invalid(

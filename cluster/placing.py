@@ -215,7 +215,8 @@ def _may_get(host: HostFacts, situation: Situation, need_bytes: Callable[[str], 
 
 
 def _jobs_of(name: str, situation: Situation) -> Iterator[AssignedJob]:
-    return (each for each in situation.assigned if each.host == name)
+    """The one that was sent first is the one that runs."""
+    return iter(sorted((each for each in situation.assigned if each.host == name), key=lambda each: each.at))
 
 
 def _costs(host: HostFacts, situation: Situation, need_bytes: Callable[[str], int]) -> JobCosts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 from base64 import b64decode
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -103,6 +104,7 @@ class RemoteRuns:
         """Whether the time in which it waits for the GPU is a part of its own"""
         self._inbox: SimpleQueue[Mapping[str, Any]] = SimpleQueue()
         self._files: list[bytes] | None = None
+        self._names_and_digests: tuple[tuple[str, str], ...] = ()
         self._sessions: list[RemoteSession] = []
         self._results: dict[str, JobResult] = {}
 
@@ -131,6 +133,8 @@ class RemoteRuns:
         """Send all jobs; yields the results in their order. Raises what the hosts report, NoHosts, HostGone,
         RequestCancelled, JobTimedOut and the errors of Redis."""
         self._files = [self._uploads.data(name) for name in self._uploads.names()]
+        digests = (hashlib.sha256(data).hexdigest() for data in self._files)
+        self._names_and_digests = tuple(zip(self._uploads.names(), digests, strict=True))
         sent: dict[str, SentJob] = {}
         began_at = self._clock()
         with contextlib.ExitStack() as stack:
@@ -167,7 +171,7 @@ class RemoteRuns:
             request_id=self._id,
             front=self._front.id,
             compiled=Compiled(plan, (graph,)),
-            uploads=tuple(self._uploads.names()),
+            uploads=self._names_and_digests,
             timeout_s=self._time_left.seconds(),
             counts_waiting=self.counts_waiting,
             previews=previews,

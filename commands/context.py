@@ -39,8 +39,8 @@ class HostsOfCommand(Protocol):
     def reports(self) -> list[dict[str, Any]]:
         """Of each host, as JSON. Raises the errors of Redis."""
 
-    def set_drained(self, name: str, is_drained: bool) -> None:
-        """Whether a host gets no new jobs. Raises the errors of Redis."""
+    def set_drained(self, name: str, is_drained: bool) -> bool:
+        """Whether a host gets no new jobs; returns what it was. Raises the errors of Redis."""
 
 
 class CommandServices(Protocol):

@@ -68,13 +68,14 @@ def resume(name: str) -> None:
 def _set(name: str, *, is_drained: bool) -> None:
     found = _hosts()
     names = [report["name"] for report in found.reports()]
-    if name not in names:
-        raise InvalidValue(
-            f"No host is named {name!r}; there are: {', '.join(names) or 'none'}.", param="name"
-        )
+    unknown = f"No host is named {name!r}; there are: {', '.join(names) or 'none'}."
+    if is_drained and name not in names:
+        raise InvalidValue(unknown, param="name")
     action = "hosts.drain" if is_drained else "hosts.resume"
     with services().audit.recording(command_actor(), action, {"name": name}):
-        found.set_drained(name, is_drained)
+        # One that has ended may be resumed, before it starts again.
+        if not found.set_drained(name, is_drained) and name not in names:
+            raise InvalidValue(unknown, param="name")
 
 
 def _hosts() -> HostsOfCommand:

@@ -49,6 +49,7 @@ def work() -> int:
     container.prepare_catalogue()
     facts = _Facts(container)
     heartbeat = Heartbeat(options, facts.now, partial(os.kill, os.getpid(), signal.SIGTERM))
+    container.watch_engines()
     heartbeat.take_name()
     container.start_sketch_engine()
     try:

@@ -251,6 +251,9 @@ def test_forged_and_malformed_messages_change_nothing(joined: Joined) -> None:
         client.set("easel:job:forged", b"\0" * 32 + b'{"v":1}', ex=60)
         client.hset("easel:assigned", "forged", json.dumps({"host": name, "attempt": 1}))
     client.hset("easel:waiting", "damaged", b"{")
+    numbers = {"number": float("inf"), "model": "m", "flow": "", "front": "f", "attempt": 1, "avoided": []}
+    client.hset("easel:waiting", "infinite", json.dumps(numbers))
+    client.hset("easel:turns", "aa", "[1e999, 1]")
     client.set("easel:host:liar", b"no heartbeat", ex=60)
     client.sadd("easel:hosts", "liar")
     for front in client.keys("easel:front:*"):
@@ -258,7 +261,7 @@ def test_forged_and_malformed_messages_change_nothing(joined: Joined) -> None:
     assert joined.front.draw(seed=31).status_code == 200
     entries = joined.entries()
     assert not entries.get("liar", {"reachable": False})["reachable"]
-    client.delete("easel:assigned", "easel:waiting", "easel:host:liar")
+    client.delete("easel:assigned", "easel:waiting", "easel:turns", "easel:host:liar")
     client.srem("easel:hosts", "liar")
     client.close()
 
@@ -314,6 +317,31 @@ def test_a_front_end_that_stops_ends_its_requests_and_keeps_those_that_are_answe
         )
     assert found["state"] == "done", found
     assert len(found["result"]["data"]) == 8
+
+
+def test_a_worker_that_is_told_twice_to_end_ends_at_once(
+    joined: Joined, tmp_path: Path, shipped_catalogue: Catalogue
+) -> None:
+    with (
+        SketchProcess(
+            nodes=shipped_catalogue.nodes, files=shipped_catalogue.files, render_ms=60_000
+        ) as engine,
+        host("slow", tmp_path, joined.redis.url, EASEL_ENGINE_URL=engine.url) as slow,
+    ):
+        client = joined.redis.client()
+        client.set("easel:drained:one", "1")
+        client.set("easel:drained:two", "1")
+        wait_until(lambda: joined.is_ready("slow") and joined.entries()["two"]["drained"])
+        with in_background(joined.front, seed=61) as found:
+            wait_until(lambda: joined.entries()["slow"]["queue"]["running"])
+            slow.process.send_signal(signal.SIGTERM)
+            slow.wait_for("Warm shutdown")
+            assert slow.process.poll() is None
+            slow.process.send_signal(signal.SIGTERM)
+            slow.process.wait(30)
+            client.delete("easel:drained:one", "easel:drained:two")
+        assert found[0].status_code == 200
+        client.close()
 
 
 def test_hosts_are_listed_drained_and_resumed_by_command(joined: Joined) -> None:
