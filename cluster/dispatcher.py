@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -97,12 +96,6 @@ class Dispatcher:
             _add_reads(pipeline)
             waiting, assigned, turns, now = pipeline.execute()
         return _situation(waiting, assigned, turns, now, self._hosts.read())
-
-    def waiting_by_model(self) -> Mapping[str, int]:
-        """How many jobs wait that no host has."""
-        with redis_errors():
-            found: Any = self._client.hgetall(names.WAITING)
-        return Counter(job.model for job in _entries(found, WaitingJob.read))
 
     def _send_waiting(self, situation: Situation) -> None:
         if not situation.waiting:

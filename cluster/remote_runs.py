@@ -107,6 +107,8 @@ class RemoteRuns:
         self._names_and_digests: tuple[tuple[str, str], ...] = ()
         self._sessions: list[RemoteSession] = []
         self._results: dict[str, JobResult] = {}
+        self._done: set[str] = set()
+        """Jobs that have ended; their end may be told twice, and their pictures are gone then"""
 
     @property
     def names_engines(self) -> bool:
@@ -238,7 +240,7 @@ class RemoteRuns:
         callbacks: JobCallbacks,
     ) -> None:
         job = sent.get(str(event.get("job")))
-        if job is None or job.id in self._results:
+        if job is None or job.id in self._done:
             return
         kind = event.get("kind")
         if kind == "stopped":
@@ -286,6 +288,7 @@ class RemoteRuns:
             self._sessions.append(session)
         job.picture_keys = picture_parts.keys_of(job.id, result.attempt, stored)
         outcome = result.outcome(job.id, data)
+        self._done.add(job.id)
         self._results[job.id] = JobResult(outcome, session, result.waited_s, failure=job.failure)
         self._front.end(job, is_cancelled=job.attempt > 1)
 
