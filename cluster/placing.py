@@ -4,13 +4,24 @@ engines' selection."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from arbiter import Claim, Turns, queue_order
 from cluster.host_facts import HostFacts
-from engines import Candidate, Choice, Costs, JobCosts, Refusal, Wanted, choose, forecast, keeps_loaded
+from engines import (
+    Candidate,
+    Choice,
+    Costs,
+    JobCosts,
+    Refusal,
+    Wanted,
+    choose,
+    forecast,
+    forecast_after,
+    keeps_loaded,
+)
 
 SOON_S = 2.0
 """A host gets its next job before the one that runs has ended only if that is expected to end so soon: a job that was sent
@@ -101,48 +112,26 @@ def in_order(
 
 def place(situation: Situation, need_bytes: Callable[[str], int]) -> list[AssignedJob]:
     """What to send now, in this order. `need_bytes`: the GPU memory that a model needs, 0 if that is not known."""
-    sent: list[AssignedJob] = []
-    # Those that wait for a host that is busy count there, so that the ones behind them see it.
-    reserved: list[AssignedJob] = []
-    free = {
-        name
-        for name, host in situation.hosts.items()
-        if host.can_draw and _may_get(host, situation, need_bytes)
-    }
-    only_here = _only_here(situation)
-    for job in in_order(situation.waiting, situation.assigned, situation.turns)[:_MAX_LOOKED_AT]:
+    hosts = _Hosts(situation, need_bytes)
+    free = {name for name, queue in hosts.queues.items() if queue.host.can_draw and queue.may_get_job}
+    jobs = in_order(situation.waiting, situation.assigned, situation.turns)[:_MAX_LOOKED_AT]
+    while jobs and all(refusal_of(situation.hosts[name], jobs[-1]) for name in free):
+        jobs.pop()  # those behind the last one that can be sent change nothing
+    sent = []
+    for job in jobs:
         if not free:
             break
-        virtual = replace(situation, assigned=(*situation.assigned, *sent, *reserved))
-        choice = choose_host(job, virtual, need_bytes, only_here)
+        choice = hosts.choose(job)
         if choice is None:
             continue
-        placed = AssignedJob(job, choice.name, situation.now)
+        queue = hosts.queues[choice.name]
+        # One that waits for a host that is busy counts there, so that those behind it see it.
+        queue.add(job.model)
         if choice.name in free:
-            sent.append(placed)
-            later = replace(situation, assigned=(*situation.assigned, *sent))
-            if not _may_get(situation.hosts[choice.name], later, need_bytes):
+            sent.append(AssignedJob(job, choice.name, situation.now))
+            if not queue.may_get_job:
                 free.discard(choice.name)
-        else:
-            reserved.append(placed)
     return sent
-
-
-def choose_host(
-    job: WaitingJob,
-    situation: Situation,
-    need_bytes: Callable[[str], int],
-    only_here: Mapping[str, int] | None = None,
-) -> Choice | None:
-    """The host that would draw it soonest; None if none can."""
-    uses = sum((Counter(host.recent) for host in situation.hosts.values()), Counter[str]())
-    shares = {model: count / uses.total() for model, count in uses.items()}
-    wanted = Wanted(job.model, need_bytes(job.model), shares.get(job.model, 0.0))
-    found = [
-        _candidate(host, job, situation, need_bytes, shares, (only_here or {}).get(host.name, 0))
-        for host in situation.hosts.values()
-    ]
-    return choose(wanted, found)
 
 
 def refusal_of(host: HostFacts, job: WaitingJob) -> Refusal | None:
@@ -158,70 +147,98 @@ def refusal_of(host: HostFacts, job: WaitingJob) -> Refusal | None:
     return None
 
 
-def _candidate(
-    host: HostFacts,
-    job: WaitingJob,
-    situation: Situation,
-    need_bytes: Callable[[str], int],
-    shares: Mapping[str, float],
-    only_here: int,
-) -> Candidate:
-    costs = _costs(host, situation, need_bytes)
-    jobs = list(_jobs_of(host.name, situation))
-    then = forecast(
-        [each.job.model for each in jobs],
-        costs,
-        host.loaded,
-        host.memory_bytes,
-        running_s=max(0.0, situation.now - jobs[0].at) if jobs else None,
-    )
-    is_warm = job.model in then.loaded
-    kept = keeps_loaded((job.model, *then.loaded), host.memory_bytes, need_bytes)
-    displaced = [] if is_warm else [model for model in then.loaded if model not in kept]
-    return Candidate(
-        host.name,
-        refusal_of(host, job),
-        wait_s=0.0 if len(jobs) < host.slots else then.wait_s / host.slots,
-        is_warm=is_warm,
-        load_s=costs.load_s(job.model),
-        render_s=costs.render_s(job.model),
-        jobs=len(jobs),
-        memory_bytes=host.memory_bytes,
-        displaced=", ".join(displaced),
-        displaced_share=min(
-            1.0, sum(shares.get(model, 0.0) / _holders(model, situation) for model in displaced)
-        ),
-        only_here=only_here,
-    )
+class _HostQueue:
+    """One host and the jobs that it has, or that are to wait for it. `at`: when each was sent."""
+
+    def __init__(self, host: HostFacts, costs: JobCosts, jobs: Sequence[AssignedJob], now: float) -> None:
+        self.host, self._costs = host, costs
+        self.jobs = len(jobs)
+        # The one that was sent first is the one that runs.
+        ordered = sorted(jobs, key=lambda each: each.at)
+        running_s = max(0.0, now - ordered[0].at) if ordered else None
+        models = [each.job.model for each in ordered]
+        self.then = forecast(models, costs, host.loaded, host.memory_bytes, running_s=running_s)
+
+    def add(self, model: str) -> None:
+        self.jobs += 1
+        self.then = forecast_after(self.then, model, self._costs, self.host.memory_bytes)
+
+    @property
+    def may_get_job(self) -> bool:
+        """Whether one engine is free, or will be soon."""
+        slots = self.host.slots
+        return self.jobs < slots or (self.jobs < 2 * slots and self.then.wait_s / slots <= SOON_S)
+
+    @property
+    def wait_s(self) -> float:
+        return 0.0 if self.jobs < self.host.slots else self.then.wait_s / self.host.slots
 
 
-def _holders(model: str, situation: Situation) -> int:
-    """On how many hosts it is loaded"""
-    return max(1, sum(model in host.loaded for host in situation.hosts.values()))
+class _Hosts:
+    """All hosts while jobs are placed. What a choice needs is found once for each host and model: with hundreds of waiting
+    jobs it is asked for hundreds of times."""
+
+    def __init__(self, situation: Situation, need_bytes: Callable[[str], int]) -> None:
+        hosts, self._need_bytes = situation.hosts, need_bytes
+        uses = sum((Counter(host.recent) for host in hosts.values()), Counter[str]())
+        self._shares = {model: count / uses.total() for model, count in uses.items()}
+        self._holders = Counter(model for host in hosts.values() for model in set(host.loaded))
+        self._only_here = _only_here(situation)
+        self._costs = {name: _costs(host, hosts, need_bytes) for name, host in hosts.items()}
+        self._times: dict[tuple[str, str], tuple[float, float]] = {}
+        jobs: dict[str, list[AssignedJob]] = {name: [] for name in hosts}
+        for each in situation.assigned:
+            if each.host in jobs:
+                jobs[each.host].append(each)
+        self.queues = {
+            name: _HostQueue(host, self._costs[name], jobs[name], situation.now)
+            for name, host in hosts.items()
+        }
+
+    def choose(self, job: WaitingJob) -> Choice | None:
+        """The host that would draw it soonest; None if none can."""
+        wanted = Wanted(job.model, self._need_bytes(job.model), self._shares.get(job.model, 0.0))
+        return choose(wanted, [self._candidate(queue, job) for queue in self.queues.values()])
+
+    def _candidate(self, queue: _HostQueue, job: WaitingJob) -> Candidate:
+        host, then = queue.host, queue.then
+        refusal = refusal_of(host, job)
+        if refusal is not None:
+            return Candidate(host.name, refusal)
+        is_warm = job.model in then.loaded
+        displaced = [] if is_warm else self._displaced(host, job.model, then.loaded)
+        load_s, render_s = self._times_of(host.name, job.model)
+        return Candidate(
+            host.name,
+            wait_s=queue.wait_s,
+            is_warm=is_warm,
+            load_s=load_s,
+            render_s=render_s,
+            jobs=queue.jobs,
+            memory_bytes=host.memory_bytes,
+            displaced=", ".join(displaced),
+            displaced_share=min(
+                1.0,
+                sum(self._shares.get(model, 0.0) / max(1, self._holders[model]) for model in displaced),
+            ),
+            only_here=self._only_here[host.name],
+        )
+
+    def _displaced(self, host: HostFacts, model: str, loaded: tuple[str, ...]) -> list[str]:
+        kept = keeps_loaded((model, *loaded), host.memory_bytes, self._need_bytes)
+        return [each for each in loaded if each not in kept]
+
+    def _times_of(self, host: str, model: str) -> tuple[float, float]:
+        found = self._times.get((host, model))
+        if found is None:
+            costs = self._costs[host]
+            found = self._times[host, model] = costs.load_s(model), costs.render_s(model)
+        return found
 
 
-def _may_get(host: HostFacts, situation: Situation, need_bytes: Callable[[str], int]) -> bool:
-    """Whether it may get another job now: one engine is free, or will be soon."""
-    jobs = list(_jobs_of(host.name, situation))
-    if len(jobs) < host.slots:
-        return True
-    if len(jobs) >= 2 * host.slots:
-        return False
-    costs = _costs(host, situation, need_bytes)
-    running_s = max(0.0, situation.now - jobs[0].at)
-    models = [each.job.model for each in jobs]
-    then = forecast(models, costs, host.loaded, host.memory_bytes, running_s=running_s)
-    return then.wait_s / host.slots <= SOON_S
-
-
-def _jobs_of(name: str, situation: Situation) -> Iterator[AssignedJob]:
-    """The one that was sent first is the one that runs."""
-    return iter(sorted((each for each in situation.assigned if each.host == name), key=lambda each: each.at))
-
-
-def _costs(host: HostFacts, situation: Situation, need_bytes: Callable[[str], int]) -> JobCosts:
+def _costs(host: HostFacts, hosts: Mapping[str, HostFacts], need_bytes: Callable[[str], int]) -> JobCosts:
     others: tuple[tuple[float, Costs], ...] = tuple(
-        (1.0, each.costs) for each in situation.hosts.values() if each is not host
+        (1.0, each.costs) for each in hosts.values() if each is not host
     )
     return JobCosts(host.costs, 1.0, others, need_bytes)
 

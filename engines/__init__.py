@@ -7,7 +7,7 @@ from engines.choice import explain as explain_choice
 from engines.drains import Drains
 from engines.entries import EngineEntry, credential_variables, engines_of_text, read_engines
 from engines.fleet import Fleet
-from engines.forecast import JobCosts, forecast, keeps_loaded
+from engines.forecast import JobCosts, forecast, forecast_after, keeps_loaded
 from engines.live import LiveEngines
 from engines.measured_costs import Cost, Costs, CostStore
 from engines.unit import EngineUnit
@@ -33,6 +33,7 @@ __all__ = [
     "engines_of_text",
     "explain_choice",
     "forecast",
+    "forecast_after",
     "keeps_loaded",
     "read_engines",
     "should_move",

@@ -101,18 +101,31 @@ def forecast(
     switch_s: float = 0.0,
 ) -> Forecast:
     """After `jobs`, of which each is given by its model, or None if that is not known. `loaded`: the models that are loaded
-    now, the newest first. `running_s`: how long the first of
-    them runs already; None if it does not."""
-    loaded, wait_s = tuple(loaded), switch_s
-    for index, model in enumerate(jobs):
-        if model is None:
-            seconds = costs.costs.mean_render_s or DEFAULT_RENDER_S / costs.weight
-        else:
-            kept = keeps_loaded(loaded, memory_bytes, costs.need_bytes)
-            seconds = costs.render_s(model) + (0.0 if model in kept else costs.load_s(model))
-            loaded = (model, *(each for each in loaded if each != model))
-        if index == 0 and running_s is not None:
-            # One that takes longer than others is expected to take as long again: it may never end.
-            seconds = seconds - running_s if running_s < seconds else running_s
-        wait_s += seconds
-    return Forecast(wait_s, keeps_loaded(loaded, memory_bytes, costs.need_bytes))
+    now, the newest first. `running_s`: how long the first of them runs already; None if it does not."""
+    found = Forecast(switch_s, keeps_loaded(loaded, memory_bytes, costs.need_bytes))
+    for model in jobs:
+        found = forecast_after(found, model, costs, memory_bytes, running_s=running_s)
+        running_s = None
+    return found
+
+
+def forecast_after(
+    before: Forecast,
+    model: str | None,
+    costs: JobCosts,
+    memory_bytes: int | None,
+    *,
+    running_s: float | None = None,
+) -> Forecast:
+    """After one more job. The others are as in `forecast`."""
+    loaded = before.loaded
+    if model is None:
+        seconds = costs.costs.mean_render_s or DEFAULT_RENDER_S / costs.weight
+    else:
+        seconds = costs.render_s(model) + (0.0 if model in loaded else costs.load_s(model))
+        recent = (model, *(each for each in loaded if each != model))
+        loaded = keeps_loaded(recent, memory_bytes, costs.need_bytes)
+    if running_s is not None:
+        # One that takes longer than others is expected to take as long again: it may never end.
+        seconds = seconds - running_s if running_s < seconds else running_s
+    return Forecast(before.wait_s + seconds, loaded)

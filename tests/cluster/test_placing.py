@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -97,3 +98,27 @@ def test_keys_take_turns() -> None:
 def test_jobs_of_a_model_that_no_host_has_hold_nobody_up() -> None:
     waiting = [job("0", "none", number=0), job("1", number=1)]
     assert sent(waiting, host("x", "a")) == [("1", "x")]
+
+
+def test_hundreds_of_waiting_jobs_are_placed_at_once() -> None:
+    """Each new job has them placed while its client waits, under a lock of three seconds."""
+    busy = [host(f"busy{number}", "a", "b", loaded=["a"]) for number in range(2)]
+    running = [AssignedJob(job(f"r{each.name}"), each.name, at=100.0) for each in busy]
+    waiting = [job(str(number), "ab"[number % 2], number=number) for number in range(499)]
+    last = job("last", "quick", number=499)
+    seconds = []
+    for _ in range(3):
+        began_at = time.process_time()
+        placed = sent([*waiting, last], *busy, host("free", "quick"), assigned=running, now=100.5)
+        seconds.append(time.process_time() - began_at)
+        assert placed == [("last", "free")]
+    assert min(seconds) < 0.2
+
+
+def test_a_job_of_which_the_hosts_that_are_free_can_draw_none_still_counts_for_those_behind_it() -> None:
+    running = AssignedJob(job("0"), "x", at=100.0)
+    x, y = host("x", loaded=["a"]), host("y", "a")
+    only_x = [job(str(number), "b", number=number) for number in range(2, 9)]
+    # Behind seven jobs that only x can draw, loading at y costs less than waiting.
+    assert sent([job("9", number=9)], x, y, assigned=[running], now=105.0) == []
+    assert sent([*only_x, job("9", number=9)], x, y, assigned=[running], now=105.0) == [("9", "y")]
