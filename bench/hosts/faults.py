@@ -63,6 +63,8 @@ class FaultResult:
     """Why the run could not go on, such as a host that did not come back"""
     unused: int = 0
     """Stored pictures of requests that were answered with an error, or whose client was cut off"""
+    found_again: int = 0
+    """Answered pictures whose record was lost with a front end, so that only their file says what they are"""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -94,12 +96,15 @@ def measure_faults(options: HostOptions, faults: FaultOptions) -> FaultResult:
         took_s = time.monotonic() - began_at
         for kill in killer.kills:
             kill.follow(ledger.all_answers())
-        stored = _stored(cluster.fronts)
+        stored, nameless = _stored(cluster.fronts)
     answered = [ledger.jobs[index] for index in ledger.answers]
+    found_again = ledger.stored_without_name(stored, nameless)
+    stored.update(found_again)
     verdict = ledger.verdict(stored, reference_digests(answered, faults.size))
     used = {answer.request_id for answer in ledger.all_answers()}
     unused = sum(count for name, count in stored.items() if name not in used)
-    return FaultResult(ledger, killer.kills, verdict, took_s, killer.failure, unused)
+    unused += len(nameless) - len(found_again)
+    return FaultResult(ledger, killer.kills, verdict, took_s, killer.failure, unused, len(found_again))
 
 
 def _jobs(seed: int) -> Iterator[Job]:
@@ -114,18 +119,21 @@ def _jobs(seed: int) -> Iterator[Job]:
         index += 1
 
 
-def _stored(fronts: Sequence[FrontEnd]) -> Counter[str]:
-    """The number of pictures of each request id in all stores."""
+def _stored(fronts: Sequence[FrontEnd]) -> tuple[Counter[str], list[int | None]]:
+    """The number of pictures of each request id in all stores, and the seeds of those whose record was made again from
+    their file, which does not have the id."""
     counts: Counter[str] = Counter()
+    nameless = []
     for front in fronts:
         cursor = ""
         while True:
             page = front.get(f"/api/images?limit=200{cursor}", timeout_s=60)
-            counts.update(image["request_id"] for image in page["images"])
+            counts.update(image["request_id"] for image in page["images"] if image["request_id"])
+            nameless += [image["seed"] for image in page["images"] if not image["request_id"]]
             if not page["next"]:
                 break
             cursor = f"&cursor={page['next']}"
-    return counts
+    return counts, nameless
 
 
 class _Killer:
@@ -266,7 +274,8 @@ def report(result: FaultResult, faults: FaultOptions) -> str:
         "(median / maximum)",
         "",
         f"answered: {len(ledger.answers)}; drawn again by another host or engine: {redrawn}; "
-        f"stored for a request that was cut off: {result.unused}",
+        f"stored for a request that was cut off: {result.unused}; "
+        f"listed again from their file: {result.found_again}",
         "retries of the clients: "
         + (", ".join(f"{count} x {reason}" for reason, count in ledger.retries.most_common()) or "none"),
         "",

@@ -83,6 +83,18 @@ class Ledger:
         missing = [answer.request_id for answer in self.answers.values() if answer.request_id not in stored]
         return Verdict(list(self._lost()), list(self._twice(stored)), list(self._mixed(expected)), missing)
 
+    def stored_without_name(
+        self, stored: Mapping[str, int], nameless: Sequence[int | None]
+    ) -> dict[str, int]:
+        """Of the answers that are not `stored`, those whose picture is among the `nameless`, by its seed: request id -> 1"""
+        seeds = Counter(nameless)
+        found = {}
+        for index, answer in self.answers.items():
+            seed = self.jobs[index].seed
+            if answer.request_id not in stored and seeds[seed]:
+                found[answer.request_id] = 1
+        return found
+
     def _lost(self) -> Iterator[str]:
         for index in self.jobs:
             if index not in self.answers:

@@ -165,6 +165,8 @@ class FrontEnd(Program):
             # Every picture of a run is kept, so that they can be counted.
             "EASEL_IMAGE_STORE_MAX_COUNT": "1000000",
             "EASEL_IMAGE_STORE_MAX_MB": "20000",
+            # A process that is killed while the index is busy leaves a picture that its file alone describes.
+            "EASEL_IMAGES_METADATA": "parameters",
         }
         environment = easel_environment(folder, {**more, **settings})
         super().__init__(name, easel_command("run"), environment, folder / "log")

@@ -94,6 +94,14 @@ def test_an_answer_that_is_in_no_store_is_named():
     assert not verdict.is_clean
 
 
+def test_an_answer_whose_record_was_made_again_from_its_file_is_found_by_its_seed():
+    ledger = ledger_with_two_answers()
+    seed = job(1).seed
+    assert ledger.stored_without_name({"bench-0-1": 1}, [seed, None]) == {"bench-1-1": 1}
+    assert ledger.stored_without_name({"bench-0-1": 1}, [job(0).seed, None]) == {}
+    assert ledger.stored_without_name(STORED, [seed]) == {}
+
+
 @pytest.mark.parametrize("expected", [{0: "digest 1", 1: "digest 1"}, {1: "digest 1"}])
 def test_another_jobs_pixels_are_mixed_and_so_is_what_was_not_compared(expected):
     verdict = ledger_with_two_answers().verdict(STORED, expected)
