@@ -63,7 +63,7 @@ from state_files import KeptFile, read_file
 from status import HostReadiness, LastEngineError, Readiness, SystemStatus
 
 if TYPE_CHECKING:
-    from cluster.front import Front
+    from cluster.host_list import HostList
     from cluster.remote_runs import ClusterHosts
     from tracing import Tracer
 
@@ -418,9 +418,9 @@ class Container:
         return join_hosts(self.cluster, self.arbiter, self._need_bytes)
 
     @property
-    def host_list(self) -> Front | None:
+    def host_list(self) -> HostList | None:
         """For commands; None if there are no other hosts."""
-        return self.hosts.front if self.hosts is not None else None
+        return self.hosts.front.hosts if self.hosts is not None else None
 
     @cached_property
     def forwarder(self) -> Forwarder:
@@ -440,7 +440,7 @@ class Container:
             self.readiness,
             self.state_dir / "gpu",
             last_error=self.last_engine_error,
-            hosts=self.hosts.front if self.hosts is not None else None,
+            hosts=self.hosts.front.hosts if self.hosts is not None else None,
         )
 
     @cached_property
@@ -452,7 +452,7 @@ class Container:
         return (
             Readiness(self.generator)
             if self.hosts is None
-            else HostReadiness(self.generator, self.hosts.front)
+            else HostReadiness(self.generator, self.hosts.front.hosts)
         )
 
     @cached_property

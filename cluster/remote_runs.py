@@ -13,11 +13,12 @@ from typing import Any
 
 from arbiter import Arbiter, Lease, Sender, Waiting
 from cluster import picture_parts
-from cluster.front import MAX_BEGUN, Front, SentJob, gone
+from cluster.front import Front
 from cluster.host_facts import HostFacts
 from cluster.job_documents import JobDocument, ResultDocument
 from cluster.picture_parts import StoredPicture
 from cluster.redis_connection import redis_errors
+from cluster.sent_jobs import SentJob
 from compiler import Catalogue, Compiled
 from compiler.values import Nodes
 from engine import Preview, Progress
@@ -35,6 +36,8 @@ from generation import DrawingRecord, JobCallbacks, JobResult, TimeLeft, Uploads
 log = logging.getLogger("easel.cluster")
 _POLL_S = 0.25
 _WAIT_REPORT_S = 1.0
+_MAX_BEGUN = 3
+"""Hosts that may be lost with one job: it may be the job"""
 _MAX_TRIES = 10
 """Of one job, whatever the reasons"""
 
@@ -120,7 +123,7 @@ class RemoteRuns:
 
     def prepare(self, job: str) -> RemoteSession:
         """A host that can draw it now. Raises NoHosts and the errors of Redis."""
-        return RemoteSession(self._front.host_for(self._compiled.plan.model))
+        return RemoteSession(self._front.hosts.host_for(self._compiled.plan.model))
 
     def results(
         self,
@@ -153,7 +156,7 @@ class RemoteRuns:
             stack.callback(self._end, sent)
             for index, job in enumerate(jobs):
                 document = self._document(index, job, previews, sender, prompt)
-                sent[job] = self._front.send(document, self._files, self._inbox)
+                sent[job] = self._front.jobs.send(document, self._files, self._inbox)
             callbacks.on_submitted()
             for index, job in enumerate(jobs):
                 self._wait_for(job, sent, callbacks, began_at)
@@ -163,7 +166,7 @@ class RemoteRuns:
 
     def _end(self, sent: Mapping[str, SentJob]) -> None:
         for job in sent.values():
-            self._front.end(job, is_cancelled=True)
+            self._front.jobs.end(job, is_cancelled=True)
 
     def _document(self, index: int, job: str, previews: bool, sender: Sender, prompt: str) -> JobDocument:
         graph = self._compiled.graphs[index]
@@ -171,7 +174,7 @@ class RemoteRuns:
         return JobDocument(
             id=job,
             request_id=self._id,
-            front=self._front.id,
+            front=self._front.jobs.front,
             compiled=Compiled(plan, (graph,)),
             uploads=self._names_and_digests,
             timeout_s=self._time_left.seconds(),
@@ -221,7 +224,7 @@ class RemoteRuns:
                 self._tell_waiting(job, callbacks, began_at)
 
     def _tell_waiting(self, job: SentJob, callbacks: JobCallbacks, began_at: float) -> None:
-        before = self._front.place_of(job) if job.host is None else 0
+        before = self._front.jobs.place_of(job) if job.host is None else 0
         if job.host is not None:
             text, reason = f"the host {job.host}", dict[str, Any](code="host", host=job.host)
         elif before:
@@ -248,7 +251,7 @@ class RemoteRuns:
             raise reason
         if kind == "lost":
             if event.get("attempt") == job.attempt:
-                self._again(job, str(event.get("host")), gone(str(event.get("host"))), job.was_received)
+                self._again(job, str(event.get("host")), _gone(str(event.get("host"))), job.was_received)
             return
         try:
             result = ResultDocument.read(event.get("result") or {}) if kind == "ended" else None
@@ -282,15 +285,14 @@ class RemoteRuns:
             if result.attempt == job.attempt:
                 self._again(job, result.host, error, True)
             return
-        host = self._front.hosts.last.get(result.host) or HostFacts(result.host, "")
-        session = RemoteSession(host, result)
+        session = RemoteSession(self._front.hosts.facts_of(result.host), result)
         if session not in self._sessions:
             self._sessions.append(session)
         job.picture_keys = picture_parts.keys_of(job.id, result.attempt, stored)
         outcome = result.outcome(job.id, data)
         self._done.add(job.id)
         self._results[job.id] = JobResult(outcome, session, result.waited_s, failure=job.failure)
-        self._front.end(job, is_cancelled=job.attempt > 1)
+        self._front.jobs.end(job, is_cancelled=job.attempt > 1)
 
     def _again(self, job: SentJob, host: str, error: EaselError, has_begun: bool) -> None:
         """Have another host draw it. Raises the error if that was tried often enough, or none can."""
@@ -298,14 +300,14 @@ class RemoteRuns:
         if has_begun:
             job.failure = host, error
             job.begun += 1
-        if job.begun >= MAX_BEGUN or job.attempt >= _MAX_TRIES:
+        if job.begun >= _MAX_BEGUN or job.attempt >= _MAX_TRIES:
             raise error
         if not isinstance(error, HostGone):
             try:
-                self._front.host_for(self._compiled.plan.model, job.avoided)
+                self._front.hosts.host_for(self._compiled.plan.model, job.avoided)
             except NoHosts:
                 raise error from None
-        self._front.send_again(job, self._files or [])
+        self._front.jobs.send_again(job, self._files or [])
 
     def _record(self, record: DrawingRecord, result: JobResult, index: int, began_at: float) -> None:
         outcome = result.outcome
@@ -318,6 +320,11 @@ class RemoteRuns:
             uses_gpu=result.session.uses_gpu,
             engine=result.session.name,
         )
+
+
+def _gone(host: str) -> HostGone:
+    name = host or "a host"
+    return HostGone(f"{name} ended or was cut off while it had the job.", host=host)
 
 
 def _with_lease(callbacks: JobCallbacks, lease: Lease) -> JobCallbacks:

@@ -1,0 +1,138 @@
+"""Looks after the jobs of this process: finds those whose host is gone, whose end was not heard, and that got lost on their
+way."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import redis
+
+from cluster import names
+from cluster.dispatcher import Dispatcher
+from cluster.host_facts import KnownHosts
+from cluster.placing import AssignedJob, Situation
+from cluster.redis_connection import redis_errors
+from cluster.sealing import Seal
+from cluster.sent_jobs import SentJob, SentJobs
+from errors import ClusterMessageInvalid, ServerStopping
+
+_NOT_BEGUN_S = 5.0
+"""After which a job that a host with free engines has not begun counts as lost on its way"""
+_MAX_UNSEEN = 3
+_MAX_MISSING = 2
+
+
+class LostJobs:
+    """What it finds it puts into the inbox of the job. `was_away_lately`: whether Redis did not answer a moment ago, so that
+    heartbeats may be missing that were sent in vain."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        seal: Seal,
+        hosts: KnownHosts,
+        dispatcher: Dispatcher,
+        jobs: SentJobs,
+        was_away_lately: Callable[[], bool],
+    ) -> None:
+        self._client, self._seal, self._hosts = client, seal, hosts
+        self._dispatcher, self._jobs = dispatcher, jobs
+        self._was_away_lately = was_away_lately
+
+    def look(self) -> None:
+        """Once a second. Raises the errors of Redis."""
+        jobs = self._jobs.all()
+        situation = self._dispatcher.situation()
+        if not self._was_away_lately():
+            self._dispatcher.forget_abandoned(situation)
+        self._remove_ended(situation)
+        if not jobs:
+            return
+        self._keep(jobs)
+        with redis_errors():
+            results = self._client.mget([names.result(job.id) for job in jobs])
+            last = self._client.mget([names.last_event(job.id) for job in jobs])
+        assigned = {each.job.id: each for each in situation.assigned}
+        waiting = {each.id for each in situation.waiting}
+        for job, result, event in zip(jobs, results, last, strict=True):
+            self._mark(job, event)
+            if self._has_result(job, result):
+                continue
+            sent = assigned.get(job.id)
+            if sent is not None and sent.job.attempt == job.attempt:
+                self._look_at_host(job, sent)
+            elif job.id in waiting:
+                job.missing = 0
+            else:
+                job.missing += 1  # a result may have been taken at this moment
+                if job.missing > _MAX_MISSING:
+                    _tell_lost(job, job.host or "")
+
+    def _remove_ended(self, situation: Situation) -> None:
+        """Those whose end was not heard by whoever has put them back into the queue."""
+        for each in (*situation.waiting, *(sent.job for sent in situation.assigned)):
+            if each.front == self._jobs.front and each.id not in self._jobs:
+                self._dispatcher.remove(each.id, each.attempt)
+
+    def _keep(self, jobs: list[SentJob]) -> None:
+        """They may wait for longer than was thought when they were stored."""
+        with redis_errors():
+            pipeline = self._client.pipeline(transaction=False)
+            for job in jobs:
+                pipeline.expire(names.job(job.id), job.kept_s)
+                for index in range(len(job.document.uploads)):
+                    pipeline.expire(names.upload(job.id, index), job.kept_s)
+            pipeline.execute()
+
+    def _mark(self, job: SentJob, data: Any) -> None:
+        """The last event of a job, which this process may not have heard."""
+        if not isinstance(data, bytes):
+            return
+        with contextlib.suppress(ClusterMessageInvalid):
+            event = self._seal.open(names.last_event(job.id), data)
+            if event.get("attempt") == job.attempt:
+                job.was_received = True
+                job.has_begun = job.has_begun or event.get("kind") != "received"
+
+    def _has_result(self, job: SentJob, data: Any) -> bool:
+        """Whether it has ended, which this process may not have heard."""
+        if not isinstance(data, bytes):
+            return False
+        try:
+            found: Mapping[str, Any] = self._seal.open(names.result(job.id), data)
+        except ClusterMessageInvalid:
+            with redis_errors():
+                self._client.delete(names.result(job.id))  # of nobody who has the key
+            return False
+        job.inbox.put({"kind": "ended", "job": job.id, "result": found})
+        return True
+
+    def _look_at_host(self, job: SentJob, sent: AssignedJob) -> None:
+        job.missing = 0
+        host = self._hosts.last.get(sent.host)
+        if job.host is None:  # the message was not heard
+            job.host, job.sent_at = sent.host, time.monotonic()
+            job.instance = host.instance if host is not None else ""
+        if host is None and self._was_away_lately():
+            return  # its heartbeat ended with Redis; it has not said yet that it is there
+        is_same = host is not None and host.instance == job.instance
+        # One that stops takes no new job.
+        is_leaving = host is not None and host.problem[0] == ServerStopping.code and not job.was_received
+        if not is_same or is_leaving or self._is_lost(job, sent.host):
+            _tell_lost(job, sent.host)
+
+    def _is_lost(self, job: SentJob, host: str) -> bool:
+        """Whether its task is neither with its host nor on its way there: whoever sent it ended before it could."""
+        if job.was_received or time.monotonic() - job.sent_at < _NOT_BEGUN_S:
+            return False
+        with redis_errors():
+            is_on_its_way = bool(self._client.llen(names.queue(host)))
+        job.unseen = 0 if is_on_its_way else job.unseen + 1
+        return job.unseen > _MAX_UNSEEN
+
+
+def _tell_lost(job: SentJob, host: str) -> None:
+    job.inbox.put({"kind": "lost", "job": job.id, "attempt": job.attempt, "host": host})
