@@ -59,7 +59,7 @@ class Front:
 
     def _begin(self) -> None:
         """What belongs to this process alone."""
-        self._wake = threading.Event()
+        self._wake, self._is_closed = threading.Event(), threading.Event()
         self._jobs = SentJobs(uuid.uuid4().hex, self.client, self._seal, self._dispatcher, self._wake_up)
         self._lost_jobs = LostJobs(
             *(self.client, self._seal, self._known, self._dispatcher, self._jobs, self._was_away_lately)
@@ -78,6 +78,11 @@ class Front:
     def end_all(self, reason: EaselError) -> None:
         """The jobs of this process fail with `reason`, because it ends."""
         self._jobs.end_all(reason)
+
+    def close(self) -> None:
+        """Its threads end soon."""
+        self._is_closed.set()
+        self._wake.set()
 
     def seconds_until_free(self) -> int | None:
         """Not known: the hosts' queue is long or short for each model."""
@@ -134,13 +139,13 @@ class Front:
     # --- the thread that listens -------------------------------------------------------------------
 
     def _listen(self) -> None:
-        """Hear what hosts tell, for ever."""
+        """Hear what hosts tell."""
         channel = names.channel(self._jobs.front)
-        while True:
+        while not self._is_closed.is_set():
             try:
                 with redis_errors(), contextlib.closing(self._pubsub()) as pubsub:
                     pubsub.subscribe(channel)
-                    while True:
+                    while not self._is_closed.is_set():
                         message = pubsub.get_message(ignore_subscribe_messages=True, timeout=2.0)
                         if message is not None:
                             self._hear(channel, message["data"])
@@ -162,9 +167,9 @@ class Front:
     # --- the thread that looks ---------------------------------------------------------------------
 
     def _look(self) -> None:
-        """Once a second: say that this process is there, look after its jobs and send what waits; for ever."""
+        """Once a second: say that this process is there, look after its jobs and send what waits."""
         next_beat_at = 0.0
-        while True:
+        while not self._is_closed.is_set():
             try:
                 self._jobs.clear_ended()
                 now = time.monotonic()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import math
@@ -19,7 +18,7 @@ from typing import Any, Protocol
 import redis
 
 from arbiter import Waiting
-from cluster import names, picture_parts
+from cluster import input_images, names, picture_parts
 from cluster.dispatcher import REMOVE_ATTEMPT
 from cluster.job_documents import JobDocument, ResultDocument, error_document
 from cluster.options import ClusterOptions
@@ -183,13 +182,9 @@ class Host:
                         session.erase_uploads()
 
     def _add_uploads(self, document: JobDocument, uploads: Uploads) -> None:
-        for index, (name, digest) in enumerate(document.uploads):
+        for index, (name, *_) in enumerate(document.uploads):
             with redis_errors():
-                data = self._client.get(names.upload(document.id, index))
-            if not isinstance(data, bytes):
-                raise RequestCancelled("The images of the request are gone.")
-            if hashlib.sha256(data).hexdigest() != digest:
-                raise ClusterMessageInvalid("An image of the request is not the one that was sent.")
+                data = input_images.fetch(self._client, document, index)
             uploads.add(name, data)
 
     def _success(self, drawn: JobResult, attempt: int) -> tuple[ResultDocument, list[bytes]]:

@@ -23,15 +23,15 @@ READABLE_FORMS = (FORM,)
 
 @dataclass(frozen=True)
 class JobDocument:
-    """One job as a host gets it. `front`: the process that waits for it. `uploads`: the names of the files that its graph
-    reads, in order, with the SHA-256 of each. `timeout_s`: how long it may take on the host, with its wait for the GPU if
-    `counts_waiting`. `prompt`: what the status shows of it."""
+    """One job as a host gets it. `front`: the process that waits for it. `uploads`: name, number of bytes and SHA-256 of
+    each file that its graph reads, in order; all jobs of a request have the same. `timeout_s`: how long it may take on the
+    host, with its wait for the GPU if `counts_waiting`. `prompt`: what the status shows of it."""
 
     id: str
     request_id: str
     front: str
     compiled: Compiled
-    uploads: tuple[tuple[str, str], ...]
+    uploads: tuple[tuple[str, int, str], ...]
     timeout_s: float
     counts_waiting: bool
     previews: bool
@@ -105,7 +105,9 @@ class JobDocument:
                 request_id=str(document["request_id"]),
                 front=str(document["front"]),
                 compiled=Compiled(plan, (graph,)),
-                uploads=tuple((str(name), str(digest)) for name, digest in document.get("uploads", ())),
+                uploads=tuple(
+                    (str(name), int(size), str(digest)) for name, size, digest in document.get("uploads", ())
+                ),
                 timeout_s=float(document["timeout_s"]),
                 counts_waiting=bool(document.get("counts_waiting", True)),
                 previews=bool(document.get("previews", False)),

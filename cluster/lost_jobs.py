@@ -4,6 +4,7 @@ way."""
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,6 +24,8 @@ _NOT_BEGUN_S = 5.0
 """After which a job that a host with free engines has not begun counts as lost on its way"""
 _MAX_UNSEEN = 3
 _MAX_MISSING = 2
+_KEEP_AGAIN_S = 20.0
+"""Far below what the time of a job is exceeded by, when it is stored"""
 
 
 class LostJobs:
@@ -41,6 +44,7 @@ class LostJobs:
         self._client, self._seal, self._hosts = client, seal, hosts
         self._dispatcher, self._jobs = dispatcher, jobs
         self._was_away_lately = was_away_lately
+        self._kept_at = -math.inf
 
     def look(self) -> None:
         """Once a second. Raises the errors of Redis."""
@@ -51,7 +55,9 @@ class LostJobs:
         self._remove_ended(situation)
         if not jobs:
             return
-        self._keep(jobs)
+        if time.monotonic() - self._kept_at > _KEEP_AGAIN_S:
+            self._keep(jobs)
+            self._kept_at = time.monotonic()
         with redis_errors():
             results = self._client.mget([names.result(job.id) for job in jobs])
             last = self._client.mget([names.last_event(job.id) for job in jobs])
@@ -81,10 +87,12 @@ class LostJobs:
         """They may wait for longer than was thought when they were stored."""
         with redis_errors():
             pipeline = self._client.pipeline(transaction=False)
+            kept_s: dict[str, int] = {}
             for job in jobs:
-                pipeline.expire(names.job(job.id), job.kept_s)
-                for index in range(len(job.document.uploads)):
-                    pipeline.expire(names.upload(job.id, index), job.kept_s)
+                for key in (names.job(job.id), *job.images.keys):
+                    kept_s[key] = max(job.kept_s, kept_s.get(key, 0))
+            for key, seconds in kept_s.items():
+                pipeline.expire(key, seconds)
             pipeline.execute()
 
     def _mark(self, job: SentJob, data: Any) -> None:

@@ -24,9 +24,9 @@ def job(id: str) -> str:
     return f"{PREFIX}job:{id}"
 
 
-def upload(id: str, index: int) -> str:
-    """A file that the engine needs."""
-    return f"{PREFIX}upload:{id}:{index}"
+def upload(front_id: str, request_id: str, index: int, part: int) -> str:
+    """A part of an image that the jobs of a request read."""
+    return f"{PREFIX}upload:{front_id}:{request_id}:{index}:{part}"
 
 
 def cancelled(id: str) -> str:

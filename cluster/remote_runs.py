@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 from base64 import b64decode
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -15,6 +14,7 @@ from arbiter import Arbiter, Lease, Sender, Waiting
 from cluster import picture_parts
 from cluster.front import Front
 from cluster.host_facts import HostFacts
+from cluster.input_images import InputImages
 from cluster.job_documents import JobDocument, ResultDocument
 from cluster.picture_parts import StoredPicture
 from cluster.redis_connection import redis_errors
@@ -106,8 +106,6 @@ class RemoteRuns:
         self.counts_waiting = True
         """Whether the time in which it waits for the GPU is a part of its own"""
         self._inbox: SimpleQueue[Mapping[str, Any]] = SimpleQueue()
-        self._files: list[bytes] | None = None
-        self._names_and_digests: tuple[tuple[str, str], ...] = ()
         self._sessions: list[RemoteSession] = []
         self._results: dict[str, JobResult] = {}
         self._done: set[str] = set()
@@ -137,9 +135,7 @@ class RemoteRuns:
     ) -> Generator[JobResult, None, None]:
         """Send all jobs; yields the results in their order. Raises what the hosts report, NoHosts, HostGone,
         RequestCancelled, JobTimedOut and the errors of Redis."""
-        self._files = [self._uploads.data(name) for name in self._uploads.names()]
-        digests = (hashlib.sha256(data).hexdigest() for data in self._files)
-        self._names_and_digests = tuple(zip(self._uploads.names(), digests, strict=True))
+        images = InputImages(self._front.jobs.front, self._id, self._uploads)
         sent: dict[str, SentJob] = {}
         began_at = self._clock()
         with contextlib.ExitStack() as stack:
@@ -155,8 +151,8 @@ class RemoteRuns:
             )
             stack.callback(self._end, sent)
             for index, job in enumerate(jobs):
-                document = self._document(index, job, previews, sender, prompt)
-                sent[job] = self._front.jobs.send(document, self._files, self._inbox)
+                document = self._document(index, job, images, previews, sender, prompt)
+                sent[job] = self._front.jobs.send(document, images, self._inbox)
             callbacks.on_submitted()
             for index, job in enumerate(jobs):
                 self._wait_for(job, sent, callbacks, began_at)
@@ -168,7 +164,9 @@ class RemoteRuns:
         for job in sent.values():
             self._front.jobs.end(job, is_cancelled=True)
 
-    def _document(self, index: int, job: str, previews: bool, sender: Sender, prompt: str) -> JobDocument:
+    def _document(
+        self, index: int, job: str, images: InputImages, previews: bool, sender: Sender, prompt: str
+    ) -> JobDocument:
         graph = self._compiled.graphs[index]
         plan = replace(self._compiled.plan, jobs=(graph.job,))
         return JobDocument(
@@ -176,7 +174,7 @@ class RemoteRuns:
             request_id=self._id,
             front=self._front.jobs.front,
             compiled=Compiled(plan, (graph,)),
-            uploads=self._names_and_digests,
+            uploads=images.entries,
             timeout_s=self._time_left.seconds(),
             counts_waiting=self.counts_waiting,
             previews=previews,
@@ -307,7 +305,7 @@ class RemoteRuns:
                 self._front.hosts.host_for(self._compiled.plan.model, job.avoided)
             except NoHosts:
                 raise error from None
-        self._front.jobs.send_again(job, self._files or [])
+        self._front.jobs.send_again(job)
 
     def _record(self, record: DrawingRecord, result: JobResult, index: int, began_at: float) -> None:
         outcome = result.outcome

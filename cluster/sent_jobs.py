@@ -15,6 +15,7 @@ import redis
 from arbiter import flow_of
 from cluster import names
 from cluster.dispatcher import Dispatcher
+from cluster.input_images import InputImages
 from cluster.job_documents import JobDocument
 from cluster.placing import WaitingJob, in_order
 from cluster.redis_connection import redis_errors
@@ -34,6 +35,7 @@ class SentJob:
     while it waits. `has_begun`: whether its engine has it. `failure`: the last host that failed with it, and how."""
 
     document: JobDocument
+    images: InputImages
     number: int
     flow: str
     inbox: SimpleQueue[Mapping[str, Any]]
@@ -101,41 +103,48 @@ class SentJobs:
         return id in self._jobs
 
     def send(
-        self, document: JobDocument, uploads: list[bytes], inbox: SimpleQueue[Mapping[str, Any]]
+        self, document: JobDocument, images: InputImages, inbox: SimpleQueue[Mapping[str, Any]]
     ) -> SentJob:
-        """Queue a job. Raises the errors of Redis."""
-        job = SentJob(document, 0, flow_of(document.sender.key), inbox)
+        """Queue a job. `images`: those of its request. Raises the errors of Redis."""
+        job = SentJob(document, images, 0, flow_of(document.sender.key), inbox)
         self._jobs[job.id] = job
         try:
-            job.number = self._store(job, uploads)
+            job.number = self._store(job)
             self._dispatcher.dispatch(job.waiting)
         except BaseException:
-            self._jobs.pop(job.id, None)
+            self.end(job, is_cancelled=True)
             raise
         return job
 
-    def _store(self, job: SentJob, uploads: list[bytes]) -> int:
-        """The next number of a job."""
+    def _store(self, job: SentJob) -> int:
+        """With the images of its request, if they are not there. Returns the next number of a job."""
         sealed = self._seal.close(names.job(job.id), job.document.as_json())
         with redis_errors():
             pipeline = self._client.pipeline(transaction=False)
-            for index, data in enumerate(uploads):
-                pipeline.set(names.upload(job.id, index), data, ex=job.kept_s)
+            if not job.images.is_stored:
+                job.images.add_to(pipeline, job.kept_s)
             pipeline.set(names.job(job.id), sealed, ex=job.kept_s)
             pipeline.incr(names.NUMBER)
-            return int(pipeline.execute()[-1])
+            number = int(pipeline.execute()[-1])
+        job.images.is_stored = True
+        return number
 
-    def send_again(self, job: SentJob, uploads: list[bytes]) -> None:
+    def send_again(self, job: SentJob) -> None:
         """Another host is to draw it. Raises the errors of Redis."""
         before = job.attempt
         job.attempt += 1
         job.unseen = 0
         job.host, job.was_received, job.has_begun, job.missing = None, False, False, 0
-        self._store(job, uploads)
+        with redis_errors():
+            job.images.is_stored = self._are_there(job.images)
+        self._store(job)
         self._dispatcher.remove(job.id, before)
         with redis_errors():
             self._client.delete(names.result(job.id))
         self._dispatcher.dispatch(job.waiting)
+
+    def _are_there(self, images: InputImages) -> bool:
+        return not images.keys or self._client.exists(*images.keys) == len(images.keys)
 
     def end(self, job: SentJob, *, is_cancelled: bool) -> None:
         """Nobody waits for it any more. May be called again. Never raises."""
@@ -153,8 +162,9 @@ class SentJobs:
 
     def _clear(self, job: SentJob, *, is_cancelled: bool) -> None:
         keys = [names.job(job.id), names.result(job.id), names.last_event(job.id)]
-        keys += [names.upload(job.id, index) for index in range(len(job.document.uploads))]
         keys += job.picture_keys
+        if not any(other.images is job.images for other in self.all()):
+            keys += job.images.keys
         with contextlib.suppress(EaselError):
             with redis_errors():
                 pipeline = self._client.pipeline(transaction=False)

@@ -53,7 +53,7 @@ def document(catalogue: Catalogue) -> JobDocument:
         request_id="r",
         front="f",
         compiled=Compiled(compiled.plan, (graph,)),
-        uploads=(("r-image.png", "ab"),),
+        uploads=(("r-image.png", 2, "ab"),),
         timeout_s=30.0,
         counts_waiting=False,
         previews=True,

@@ -1,0 +1,109 @@
+"""The jobs of one request on hosts of this process, joined by a real Redis."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster import names
+from cluster.dispatcher import Dispatcher
+from cluster.host_facts import KnownHosts
+from cluster.job_documents import JobDocument
+from cluster.lost_jobs import LostJobs
+from compiler import Catalogue
+from errors import EngineUnreachable
+from generation import Uploads
+from tests.cluster.hosts_in_process import Joined, joined_in_process
+from tests.waiting import wait_until
+
+IMAGE = os.urandom(3_500_000)
+JOBS = ("a", "b", "c", "d")
+
+
+@pytest.fixture
+def joined(tmp_path: Path, shipped_catalogue: Catalogue) -> Iterator[Joined]:
+    with joined_in_process(shipped_catalogue, tmp_path) as found:
+        yield found
+
+
+def uploads() -> Uploads:
+    found = Uploads()
+    found.add("image.png", IMAGE)
+    return found
+
+
+def draw_digest(document: JobDocument, uploads: Uploads) -> bytes:
+    """A picture that shows which images the host got."""
+    return hashlib.sha256(uploads.data("image.png")).digest()
+
+
+def test_the_images_of_a_request_are_stored_once_for_all_of_its_jobs(joined: Joined) -> None:
+    may_draw = threading.Event()
+
+    def draw(document: JobDocument, uploads: Uploads) -> bytes:
+        assert may_draw.wait(60)
+        return draw_digest(document, uploads)
+
+    joined.draw = draw
+    joined.add_host("one")
+    before = joined.received_bytes()
+    results = joined.results(joined.compiled(len(JOBS)), uploads(), JOBS)
+    found: list[bytes] = []
+    thread = threading.Thread(target=lambda: found.extend(each.outcome.pictures[0].data for each in results))
+    thread.start()
+    wait_until(lambda: len(joined.taken) == len(JOBS))
+    stored = joined.keys("easel:upload:*")
+    assert sum(joined.client.memory_usage(key) or 0 for key in stored) < 1.3 * len(IMAGE)
+    assert len(stored) == 4  # parts of 1 MB
+    may_draw.set()
+    thread.join()
+    assert joined.received_bytes() - before < 1.3 * len(IMAGE)
+    assert found == [hashlib.sha256(IMAGE).digest()] * len(JOBS)
+    wait_until(lambda: not joined.keys("easel:upload:*"))
+
+
+@pytest.mark.parametrize("are_gone", [False, True])
+def test_a_job_that_is_sent_again_stores_its_images_only_if_they_are_gone(
+    joined: Joined, *, are_gone: bool
+) -> None:
+    before = 0
+
+    def draw(document: JobDocument, uploads: Uploads) -> bytes:
+        nonlocal before
+        if len(joined.taken) == 1:
+            if are_gone:
+                joined.client.delete(joined.keys("easel:upload:*")[0])
+            before = joined.received_bytes()
+            raise EngineUnreachable("It has ended.")
+        return draw_digest(document, uploads)
+
+    joined.draw = draw
+    joined.add_host("one")
+    joined.add_host("two")
+    (result,) = joined.results(joined.compiled(1), uploads(), ["a"])
+    assert result.outcome.pictures[0].data == hashlib.sha256(IMAGE).digest()
+    assert [attempt for _, attempt, _ in joined.taken] == [1, 2]
+    assert (joined.received_bytes() - before > len(IMAGE)) is are_gone
+
+
+def test_images_stay_while_their_request_waits(joined: Joined) -> None:
+    results = joined.results(joined.compiled(1), uploads(), ["a"])
+    threading.Thread(target=lambda: list(results), daemon=True).start()
+    stored = wait_until(lambda: joined.keys("easel:upload:*"))
+    wait_until(lambda: joined.client.hlen(names.WAITING))
+    for key in (names.job("a"), *stored):
+        joined.client.expire(key, 5)
+    hosts = KnownHosts(joined.client, joined.seal)
+    dispatcher = Dispatcher(
+        joined.client, hosts, send=lambda *_: None, notify=lambda _: None, need_bytes=lambda _: 0
+    )
+    LostJobs(
+        *(joined.client, joined.seal, hosts, dispatcher, joined.front.jobs), was_away_lately=lambda: False
+    ).look()
+    for key in (names.job("a"), *stored):
+        assert joined.client.ttl(key) > 60
