@@ -107,3 +107,40 @@ def test_images_stay_while_their_request_waits(joined: Joined) -> None:
     ).look()
     for key in (names.job("a"), *stored):
         assert joined.client.ttl(key) > 60
+
+
+def test_an_end_that_is_told_twice_draws_no_job_of_several_again(joined: Joined) -> None:
+    may_draw = threading.Event()
+
+    def draw(document: JobDocument, uploads: Uploads) -> bytes:
+        assert document.id == "a" or may_draw.wait(60)
+        return document.id.encode()
+
+    joined.draw = draw
+    joined.add_host("one")
+    pubsub = joined.client.pubsub()
+    channel = names.channel(joined.front.jobs.front)
+    pubsub.subscribe(channel)
+    results = joined.results(joined.compiled(2), Uploads(), ["a", "b"])
+    assert next(results).outcome.prompt_id == "a"
+    wait_until(lambda: not joined.keys("easel:picture:a:*"))
+    # The one who listens hears an end, and the one who looks finds the same in Redis.
+    ended = wait_until(
+        lambda: (
+            (message := pubsub.get_message(ignore_subscribe_messages=True))
+            and b'"kind":"ended"' in message["data"]
+            and message["data"]
+        )
+    )
+    inbox = joined.front.jobs.all()[0].inbox
+    inbox.put(joined.seal.open(channel, ended))
+
+    def draw_when_it_was_read() -> None:
+        wait_until(inbox.empty)
+        may_draw.set()
+
+    threading.Thread(target=draw_when_it_was_read).start()
+    assert next(results).outcome.prompt_id == "b"
+    assert joined.taken == [("a", 1, "one"), ("b", 1, "one")]
+    results.close()
+    pubsub.close()
