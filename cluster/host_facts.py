@@ -50,6 +50,8 @@ class HostFacts:
     models_mark: str = ""
     """Changes when `models` does"""
     is_drained: bool = False
+    holds: bool = True
+    """Whether it says which jobs its processes have, by `names.held`. Older versions of Easel do not."""
 
     @property
     def can_draw(self) -> bool:
@@ -85,6 +87,7 @@ class HostFacts:
             "pictures_per_hour": self.pictures_per_hour,
             "is_checking": self.is_checking,
             "models_mark": self.models_mark,
+            "holds": self.holds,
         }
 
     @classmethod
@@ -114,6 +117,7 @@ class HostFacts:
                 is_checking=bool(document.get("is_checking", False)),
                 models_mark=str(document.get("models_mark", "")),
                 is_drained=is_drained,
+                holds=bool(document.get("holds", False)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ClusterMessageInvalid(f"A heartbeat has not the form of one: {error}.") from error

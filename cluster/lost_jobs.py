@@ -1,5 +1,5 @@
-"""Looks after the jobs of this process: finds those whose host is gone, whose end was not heard, and that got lost on their
-way."""
+"""Looks after the jobs of this process: finds those whose host is gone or has lost them, whose end was not heard, and
+that got lost on their way."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import redis
 
 from cluster import names
 from cluster.dispatcher import Dispatcher
-from cluster.host_facts import KnownHosts
+from cluster.host_facts import HostFacts, KnownHosts
 from cluster.placing import AssignedJob, Situation
 from cluster.redis_connection import redis_errors
 from cluster.sealing import Seal
@@ -24,6 +24,7 @@ _NOT_BEGUN_S = 5.0
 """After which a job that a host with free engines has not begun counts as lost on its way"""
 _MAX_UNSEEN = 3
 _MAX_MISSING = 2
+_MAX_UNHELD = 3
 _KEEP_AGAIN_S = 20.0
 """Far below what the time of a job is exceeded by, when it is stored"""
 
@@ -59,17 +60,19 @@ class LostJobs:
             self._keep(jobs)
             self._kept_at = time.monotonic()
         with redis_errors():
-            results = self._client.mget([names.result(job.id) for job in jobs])
-            last = self._client.mget([names.last_event(job.id) for job in jobs])
+            pipeline = self._client.pipeline(transaction=False)
+            for name in (names.result, names.last_event, names.held):
+                pipeline.mget([name(job.id) for job in jobs])
+            results, last, held = pipeline.execute()
         assigned = {each.job.id: each for each in situation.assigned}
         waiting = {each.id for each in situation.waiting}
-        for job, result, event in zip(jobs, results, last, strict=True):
+        for job, result, event, holder in zip(jobs, results, last, held, strict=True):
             self._mark(job, event)
             if self._has_result(job, result):
                 continue
             sent = assigned.get(job.id)
             if sent is not None and sent.job.attempt == job.attempt:
-                self._look_at_host(job, sent)
+                self._look_at_host(job, sent, is_held=holder == str(job.attempt).encode())
             elif job.id in waiting:
                 job.missing = 0
             else:
@@ -118,7 +121,7 @@ class LostJobs:
         job.inbox.put({"kind": "ended", "job": job.id, "result": found})
         return True
 
-    def _look_at_host(self, job: SentJob, sent: AssignedJob) -> None:
+    def _look_at_host(self, job: SentJob, sent: AssignedJob, *, is_held: bool) -> None:
         job.missing = 0
         host = self._hosts.last.get(sent.host)
         if job.host is None:  # the message was not heard
@@ -126,11 +129,15 @@ class LostJobs:
             job.instance = host.instance if host is not None else ""
         if host is None and self._was_away_lately():
             return  # its heartbeat ended with Redis; it has not said yet that it is there
-        is_same = host is not None and host.instance == job.instance
-        # One that stops takes no new job.
-        is_leaving = host is not None and host.problem[0] == ServerStopping.code and not job.was_received
-        if not is_same or is_leaving or self._is_lost(job, sent.host):
+        if host is None or host.instance != job.instance:
             _tell_lost(job, sent.host)
+            return
+        # One that stops takes no new job.
+        is_leaving = host.problem[0] == ServerStopping.code and not job.was_received
+        if is_leaving or self._is_lost(job, sent.host):
+            _tell_lost(job, sent.host)
+        elif self._is_dropped(job, host, is_held=is_held):
+            _tell_lost(job, sent.host, by_host=True)
 
     def _is_lost(self, job: SentJob, host: str) -> bool:
         """Whether its task is neither with its host nor on its way there: whoever sent it ended before it could."""
@@ -141,6 +148,17 @@ class LostJobs:
         job.unseen = 0 if is_on_its_way else job.unseen + 1
         return job.unseen > _MAX_UNSEEN
 
+    def _is_dropped(self, job: SentJob, host: HostFacts, *, is_held: bool) -> bool:
+        """Whether its host, which had taken it, has no process that goes on with it: the one that had it was killed or
+        stopped, and Celery has not given the job to another one."""
+        if is_held or not job.was_received or not host.holds or self._was_away_lately():
+            job.unheld = 0
+            return False
+        job.unheld += 1
+        return job.unheld > _MAX_UNHELD
 
-def _tell_lost(job: SentJob, host: str) -> None:
-    job.inbox.put({"kind": "lost", "job": job.id, "attempt": job.attempt, "host": host})
+
+def _tell_lost(job: SentJob, host: str, *, by_host: bool = False) -> None:
+    """`by_host`: the host is there, and does not go on with it."""
+    event = {"kind": "lost", "job": job.id, "attempt": job.attempt, "host": host, "by_host": by_host}
+    job.inbox.put(event)

@@ -39,6 +39,11 @@ def last_event(id: str) -> str:
     return f"{PREFIX}last:{id}"
 
 
+def held(job: str) -> str:
+    """Says that a process of a host has the job now, and with which attempt."""
+    return f"{PREFIX}held:{job}"
+
+
 def result(id: str) -> str:
     """How the job has ended."""
     return f"{PREFIX}result:{id}"

@@ -249,7 +249,7 @@ class RemoteRuns:
             raise reason
         if kind == "lost":
             if event.get("attempt") == job.attempt:
-                self._again(job, str(event.get("host")), _gone(str(event.get("host"))), job.was_received)
+                self._lost(job, str(event.get("host")), by_host=bool(event.get("by_host")))
             return
         try:
             result = ResultDocument.read(event.get("result") or {}) if kind == "ended" else None
@@ -291,6 +291,16 @@ class RemoteRuns:
         self._done.add(job.id)
         self._results[job.id] = JobResult(outcome, session, result.waited_s, failure=job.failure)
         self._front.jobs.end(job, is_cancelled=job.attempt > 1)
+
+    def _lost(self, job: SentJob, host: str, *, by_host: bool) -> None:
+        error = _gone(host)
+        if by_host:
+            error = HostGone(f"{host} is there, and none of its processes has the job any more.", host=host)
+            avoided = (*job.avoided, host)
+            with contextlib.suppress(NoHosts):  # if there is no other, it may go on
+                self._front.hosts.host_for(self._compiled.plan.model, avoided)
+                job.avoided = avoided
+        self._again(job, host, error, job.was_received)
 
     def _again(self, job: SentJob, host: str, error: EaselError, has_begun: bool) -> None:
         """Have another host draw it. Raises the error if that was tried often enough, or none can."""

@@ -54,6 +54,8 @@ class SentJob:
     """In how many looks its host had not taken it, and its task was in no queue"""
     missing: int = 0
     """In how many looks it was found nowhere"""
+    unheld: int = 0
+    """In how many looks no process of its host had it, which had taken it"""
     failure: tuple[str, EaselError] | None = None
 
     @property
@@ -133,8 +135,8 @@ class SentJobs:
         """Another host is to draw it. Raises the errors of Redis."""
         before = job.attempt
         job.attempt += 1
-        job.unseen = 0
-        job.host, job.was_received, job.has_begun, job.missing = None, False, False, 0
+        job.host, job.was_received, job.has_begun = None, False, False
+        job.unseen = job.missing = job.unheld = 0
         with redis_errors():
             job.images.is_stored = self._are_there(job.images)
         self._store(job)

@@ -229,6 +229,30 @@ def test_the_job_of_a_child_that_is_killed_is_drawn_again(joined: Joined) -> Non
     assert digest(found[0]) == digest(joined.front.draw(**fields))
 
 
+def test_the_job_of_a_child_that_is_stopped_is_drawn_by_the_other_host_and_answered_once(
+    joined: Joined,
+) -> None:
+    fields = {"seed": 25, "model": "sdxl-turbo", "response_format": "b64_json"}
+    with in_background(joined.front, **fields) as found:
+        name = joined.drawing_host()
+        wait_until(joined.has_begun)
+        child = joined.hosts[name].child()
+        os.kill(child, signal.SIGSTOP)
+    try:
+        (other,) = {"one", "two"} - {name}
+        assert drawn_by(found[0]) == [other]
+        (redrawn,) = found[0].json()["_hal0"]["redrawn"]
+        assert (redrawn["failed_engine"], redrawn["code"]) == (name, "cluster.host_gone")
+    finally:
+        os.kill(child, signal.SIGCONT)
+    assert joined.hosts[name].child() == child
+    wait_until(lambda: not joined.is_drawing(name))
+    client = joined.redis.client()
+    wait_until(lambda: client.hlen("easel:assigned") + client.hlen("easel:waiting") == 0)
+    client.close()
+    assert digest(found[0]) == digest(joined.front.draw(**fields))
+
+
 def test_a_job_survives_a_redis_that_is_killed_and_comes_back(joined: Joined) -> None:
     fields = {"seed": 23, "model": "sdxl-turbo", "response_format": "b64_json"}
     with in_background(joined.front, **fields) as found:

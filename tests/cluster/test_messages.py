@@ -115,6 +115,8 @@ def test_heartbeats_are_the_same_on_the_other_side() -> None:
         stages={"upscale": (2, 4)}, costs=Costs(models={"a": Cost(1.0, None)}), recent={"a": 3},
     )  # fmt: skip
     assert HostFacts.read(json.loads(json.dumps(facts.as_json())), facts.models) == facts
+    older = {name: value for name, value in facts.as_json().items() if name != "holds"}
+    assert not HostFacts.read(older, facts.models).holds
     with pytest.raises(ClusterMessageInvalid):
         HostFacts.read({**facts.as_json(), "slots": "x"}, facts.models)
 

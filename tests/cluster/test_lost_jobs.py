@@ -1,0 +1,106 @@
+"""What a process that waits for jobs finds when it looks after them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+
+from cluster import names
+from cluster.dispatcher import Dispatcher
+from cluster.host_facts import KnownHosts
+from cluster.input_images import InputImages
+from cluster.lost_jobs import LostJobs
+from cluster.placing import AssignedJob
+from cluster.sent_jobs import SentJobs
+from compiler import Catalogue
+from generation import Uploads
+from tests.cluster.hosts_in_process import MODEL, Joined, joined_in_process
+from tests.cluster.test_messages import document
+
+FRONT = "front"
+
+
+class Waiting:
+    """The side that waits, without its threads, and a job that the host `one` has taken."""
+
+    def __init__(self, joined: Joined) -> None:
+        self.joined, self.client = joined, joined.client
+        self.inbox: SimpleQueue[Mapping[str, Any]] = SimpleQueue()
+        self.was_away = False
+        self._known = KnownHosts(self.client, joined.seal)
+        dispatcher = Dispatcher(
+            self.client, self._known, send=lambda *_: None, notify=self._sent, need_bytes=lambda _: 0
+        )
+        self._jobs = SentJobs(FRONT, self.client, joined.seal, dispatcher, lambda: None)
+        self._lost_jobs = LostJobs(
+            *(self.client, joined.seal, self._known, dispatcher, self._jobs, lambda: self.was_away)
+        )
+        self.client.set(names.front(FRONT), "1")
+        job = document(joined.catalogue)
+        plan = replace(job.compiled.plan, model=MODEL, values={})
+        self.document = replace(job, front=FRONT, compiled=replace(job.compiled, plan=plan), uploads=())
+
+    def _sent(self, sent: AssignedJob) -> None:
+        event = {"kind": "sent", "job": sent.job.id, "attempt": sent.job.attempt, "host": sent.host}
+        self._jobs.receive({**event, "instance": self._known.last[sent.host].instance})
+
+    def send(self) -> None:
+        self._jobs.send(self.document, InputImages(FRONT, "r", Uploads()), self.inbox)
+        self._jobs.receive({"kind": "received", "job": self.document.id, "attempt": 1})
+        assert [event["kind"] for event in self.events()] == ["sent", "received"]
+
+    def look(self) -> list[Mapping[str, Any]]:
+        self._known.read()
+        self._lost_jobs.look()
+        return self.events()
+
+    def events(self) -> list[Mapping[str, Any]]:
+        found = []
+        while not self.inbox.empty():
+            found.append(self.inbox.get())
+        return found
+
+
+@pytest.fixture
+def waiting(tmp_path: Path, shipped_catalogue: Catalogue) -> Iterator[Waiting]:
+    with joined_in_process(shipped_catalogue, tmp_path) as joined:
+        yield Waiting(joined)
+
+
+@pytest.mark.parametrize(
+    ("held", "holds", "was_away", "is_lost"),
+    [
+        (b"1", True, False, False),
+        (None, True, False, True),
+        (b"2", True, False, True),
+        (b"nonsense", True, False, True),
+        (None, False, False, False),  # an older Easel
+        (None, True, True, False),
+    ],
+)
+def test_a_job_that_its_host_took_and_does_not_hold_is_lost_there_after_some_looks(
+    waiting: Waiting, *, held: bytes | None, holds: bool, was_away: bool, is_lost: bool
+) -> None:
+    waiting.joined.add_host("one", holds=holds)
+    waiting.was_away = was_away
+    waiting.send()
+    if held is not None:
+        waiting.client.set(names.held(waiting.document.id), held)
+    assert [waiting.look() for _ in range(3)] == [[], [], []]
+    lost = {"kind": "lost", "job": "j", "attempt": 1, "host": "one", "by_host": True}
+    assert waiting.look() == ([lost] if is_lost else [])
+
+
+def test_a_job_that_is_held_again_was_not_lost(waiting: Waiting) -> None:
+    waiting.joined.add_host("one")
+    waiting.send()
+    for _ in range(2):
+        assert [waiting.look() for _ in range(3)] == [[], [], []]
+        waiting.client.set(names.held(waiting.document.id), "1")
+        assert waiting.look() == []
+        waiting.client.delete(names.held(waiting.document.id))
