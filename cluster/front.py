@@ -30,6 +30,9 @@ log = logging.getLogger("easel.cluster")
 _FRONT_GONE_AFTER_S = 5
 """After which the jobs of a process that waited for them are given up"""
 
+_MAX_LOGGED = 100
+"""Somebody may have written any names into Redis"""
+
 
 class Front:
     """One per process; starts its threads when it is first used, so that it survives a fork. `send_task`: gives Celery a
@@ -68,6 +71,8 @@ class Front:
         """When Redis was last found not to answer (monotonic)"""
         self._problem: EaselError | None = None
         """Why Redis cannot be used"""
+        self._logged = set[str]()
+        """Hosts whose heartbeat cannot be used"""
 
     @property
     def jobs(self) -> SentJobs:
@@ -187,11 +192,19 @@ class Front:
             self._wake.wait(max(0.05, next_beat_at - time.monotonic()))
             self._wake.clear()
 
+    def _log_unreadable(self) -> None:
+        """Once for each host."""
+        for name, text in self.hosts.unreadable_hosts().items():
+            if name not in self._logged and len(self._logged) < _MAX_LOGGED:
+                self._logged.add(name)
+                log.warning("%s It draws nothing for this machine.", text)
+
     def _beat(self) -> None:
         self._say_that_it_is_there()
         if self._problem is not None:
             log.info("Redis answers again")
         self._known.read()
         self._problem = None
+        self._log_unreadable()
         self._lost_jobs.look()
         self._dispatcher.dispatch()

@@ -21,6 +21,8 @@ GONE_AFTER_S = 3.5
 """After its last heartbeat. Front ends look once a second, so that all know it within 5 s. Redis counts the time, so that no
 clock of a host matters."""
 _MAX_COSTS = 1000
+_OTHER_KEY = "its heartbeat was not made with the EASEL_CLUSTER_KEY of this machine"
+_OTHER_FORM = "its heartbeat has a form that this version of Easel cannot read: it has another version, or it is damaged"
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,8 @@ class KnownHosts:
         self.last: Mapping[str, HostFacts] = {}
         self.gone: tuple[str, ...] = ()
         """Those that were there and are no more"""
+        self.unreadable: Mapping[str, str] = {}
+        """Those whose heartbeat cannot be used, and why"""
 
     def are_fresh(self) -> bool:
         """Whether `last` was read within about two heartbeats."""
@@ -151,20 +155,25 @@ class KnownHosts:
                 pipeline.exists(names.seen(name))
             answers = pipeline.execute() if known else []
             found: dict[str, HostFacts] = {}
+            unreadable: dict[str, str] = {}
             facts = zip(known, answers[::3], answers[1::3], answers[2::3], strict=True)
             for name, data, drained, was_seen in facts:
                 if data is None:
                     if not was_seen:
                         self._client.srem(names.HOSTS, name)
                     continue
+                if not self._seal.is_own(names.host(name), data):
+                    unreadable[name] = _OTHER_KEY
+                    continue
                 try:
                     document = self._seal.open(names.host(name), data)
                     models = self._models_of(name, str(document.get("models_mark", "")))
                     found[name] = HostFacts.read(document, models, is_drained=bool(drained))
                 except ClusterMessageInvalid:
-                    continue  # one with another key is none of ours
+                    unreadable[name] = _OTHER_FORM
         self._read_at = time.monotonic()
-        self.last, self.gone = found, tuple(name for name in known if name not in found)
+        self.last, self.unreadable = found, unreadable
+        self.gone = tuple(name for name in known if name not in found and name not in unreadable)
         return found
 
     def _models_of(self, name: str, mark: str) -> frozenset[str]:

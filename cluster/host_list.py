@@ -59,6 +59,16 @@ class HostList:
         """The names of those that were there and are no more."""
         return self._known.gone
 
+    def unreadable_hosts(self) -> Mapping[str, str]:
+        """The names of those that are there and whose heartbeat cannot be used, with a sentence about each."""
+        return {name: f"The host {name} is there, and {why}." for name, why in self._known.unreadable.items()}
+
+    def none_there(self) -> NoHosts:
+        """Why there is no host at all."""
+        if others := " ".join(self.unreadable_hosts().values()):
+            return NoHosts(f"No host is there that this machine can use. {others}")
+        return NoHosts("No host is there: no `easel worker` runs with this Redis and key.")
+
     def host_for(self, model: str, avoided: tuple[str, ...] = ()) -> HostFacts:
         """One that can draw a model. Waits a moment for a host that has just started and still finds out what it can draw.
         Raises NoHosts and the errors of Redis."""
@@ -68,6 +78,8 @@ class HostList:
             is_there = any(model in host.models for host in hosts.values())
             is_checking = any(host.is_checking for host in hosts.values())
             if is_there or not is_checking or time.monotonic() > ends_at:
+                if not hosts:
+                    raise self.none_there()
                 return _host_for(model, avoided, hosts)
             time.sleep(0.1)
 
@@ -86,11 +98,12 @@ class HostList:
         )
 
     def reports(self) -> list[dict[str, Any]]:
-        """Of each host, as JSON: name, state (`ready`, `drained`, `down` or `gone`), problem, version (of Easel), comfyui,
-        sketch, engines, running, waiting, models (how many), loaded_models, pictures_per_hour. Raises the errors of
-        Redis."""
+        """Of each host, as JSON: name, state (`ready`, `drained`, `down`, `unreadable` or `gone`), problem, version (of
+        Easel), comfyui, sketch, engines, running, waiting, models (how many), loaded_models, pictures_per_hour. Raises the
+        errors of Redis."""
         known, load = self.known_hosts(), self.load()
         found = [_report(host, *load.of_hosts.get(host.name, (0, 0))) for host in known.values()]
+        found += [_absent(name, "unreadable", why) for name, why in self._known.unreadable.items()]
         return found + [_absent(name, "gone", "it ended, or it is cut off") for name in self.gone_hosts()]
 
     def set_drained(self, name: str, is_drained: bool) -> bool:
@@ -110,8 +123,6 @@ def _host_for(model: str, avoided: tuple[str, ...], hosts: Mapping[str, HostFact
     able = [host for host in hosts.values() if refusal_of(host, job) is None]
     if able:
         return min(able, key=lambda host: (model not in host.loaded, host.name))
-    if not hosts:
-        raise NoHosts("No host is there: no `easel worker` runs with this Redis and key.")
     has_model = [host for host in hosts.values() if model in host.models]
     if not has_model:
         raise NoHosts(f"None of the hosts can draw {model}: {', '.join(sorted(hosts))}.", model=model)

@@ -26,15 +26,18 @@ class Seal:
         body = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
         return self._code(purpose, body) + body
 
+    def is_own(self, purpose: str, data: bytes) -> bool:
+        """Whether somebody with this key made it for this purpose."""
+        return hmac.compare_digest(data[:_MAC_BYTES], self._code(purpose, data[_MAC_BYTES:]))
+
     def open(self, purpose: str, data: bytes) -> dict[str, Any]:
         """What `close` was given. Raises ClusterMessageInvalid."""
-        code, body = data[:_MAC_BYTES], data[_MAC_BYTES:]
-        if not hmac.compare_digest(code, self._code(purpose, body)):
+        if not self.is_own(purpose, data):
             raise ClusterMessageInvalid(
                 f"A message ({purpose}) was not made with this installation's key.", purpose=purpose
             )
         try:
-            document = json.loads(body)
+            document = json.loads(data[_MAC_BYTES:])
         except (ValueError, RecursionError) as error:
             raise ClusterMessageInvalid(f"A message ({purpose}) is not JSON.", purpose=purpose) from error
         if not isinstance(document, dict):

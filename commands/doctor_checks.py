@@ -24,6 +24,7 @@ from detection import check_address, comfyui_place, free_port
 from engine import Engine, EngineStats
 from errors import (
     CatalogueInvalid,
+    ClusterMessageInvalid,
     EaselError,
     EngineUnreachable,
     ModelsFolderMissing,
@@ -348,7 +349,10 @@ def _hosts(hosts: HostsOfCommand) -> Iterator[Finding]:
         message = "Redis answers, and no host is there that can draw."
         yield Finding("cluster.no_hosts", "error", message, "easel worker   # on a machine with a GPU")
     for report in reports:
-        if report["state"] not in ("ready", "drained"):
+        if report["state"] == "unreadable":
+            message = f"The host {report['name']} is there, and {report['problem']}."
+            yield Finding("cluster.host_unreadable", "warning", message, ClusterMessageInvalid.remedy)
+        elif report["state"] not in ("ready", "drained"):
             message = f"The host {report['name']} is {report['state']}: {report['problem']}"
             yield Finding("cluster.host_down", "warning", message, "easel hosts list")
 

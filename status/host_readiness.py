@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from compiler import Catalogue
 from engines import EngineUnit
-from errors import EaselError, NoHosts
+from errors import ClusterMessageInvalid, EaselError, NoHosts
 from generation import Generator, ModelState, StageState
 from status.engine_probe import problem_of
 from status.engine_readiness import EngineReadiness, EngineState, ModelStates
@@ -67,6 +67,12 @@ class HostList(Protocol):
     def gone_hosts(self) -> tuple[str, ...]:
         """The names of those that were there and are no more."""
 
+    def unreadable_hosts(self) -> Mapping[str, str]:
+        """The names of those that are there and whose heartbeat cannot be used, with a sentence about each."""
+
+    def none_there(self) -> NoHosts:
+        """Why there is no host at all."""
+
     def load(self) -> HostLoad:
         """Raises the errors of Redis."""
 
@@ -90,8 +96,7 @@ class HostReadiness(Readiness):
             if host.can_draw:
                 return EngineState(True, None, host.comfyui, host.is_sketch)
         if not hosts:
-            none = NoHosts("No host is there: no `easel worker` runs with this Redis and key.")
-            return EngineState(reachable=False, error=none)
+            return EngineState(reachable=False, error=self._hosts.none_there())
         texts = (f"{host.name}: {host.problem[1] or 'it is drained'}" for host in hosts.values())
         return EngineState(reachable=True, error=NoHosts(f"No host can draw now. {'; '.join(texts)}"))
 
@@ -170,7 +175,14 @@ def host_entries(hosts: HostList) -> list[dict[str, Any]]:
     """As JSON: entries of `engines`, one for each host that is there or was lately. Raises the errors of Redis."""
     known, load = hosts.known_hosts(), hosts.load()
     entries = [_entry(host, *load.of_hosts.get(host.name, (0, 0))) for host in known.values()]
+    entries += [no_engine(name, problem) for name, problem in unreadable(hosts)]
     return entries + [_gone(name) for name in hosts.gone_hosts()]
+
+
+def unreadable(hosts: HostList) -> list[tuple[str, Mapping[str, Any] | None]]:
+    """Hosts that are there and whose heartbeat cannot be used, with the problem of each as JSON."""
+    texts = hosts.unreadable_hosts()
+    return [(name, problem_of(ClusterMessageInvalid(text, host=name))) for name, text in texts.items()]
 
 
 def _gone(name: str) -> dict[str, Any]:

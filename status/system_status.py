@@ -33,7 +33,7 @@ from status.engine_entry import (
     queue_counts,
 )
 from status.engine_probe import UNKNOWN_FACTS, EngineProbe, Facts, problem_of
-from status.host_readiness import HostList, host_entries, no_engine
+from status.host_readiness import HostList, host_entries, no_engine, unreadable
 from status.last_engine_error import LastEngineError
 from status.listed_requests import GpuRequests, listed_requests
 from status.memory_history import MemoryHistory, Sample
@@ -166,7 +166,8 @@ class SystemStatus:
         """What takes the place of this host's engine. The fields that describe one engine are those of the first host."""
         state = self._readiness.engine(0)
         try:
-            entries, waiting, problem = host_entries(hosts), dict(hosts.load().waiting), None
+            entries, waiting = host_entries(hosts), dict(hosts.load().waiting)
+            problem = next((problem for _, problem in unreadable(hosts)), None)
         except EaselError as error:
             entries, waiting, problem = [], {}, problem_of(error)
         first = next((entry for entry in entries if entry["reachable"]), None)

@@ -283,8 +283,11 @@ def test_forged_and_malformed_messages_change_nothing(joined: Joined) -> None:
     for front in client.keys("easel:front:*"):
         client.publish(front.decode().replace("front", "to"), b"nonsense")
     assert joined.front.draw(seed=31).status_code == 200
-    entries = joined.entries()
-    assert not entries.get("liar", {"reachable": False})["reachable"]
+    status = joined.status()
+    (liar,) = (entry for entry in status["engines"] if entry["name"] == "liar")
+    assert not liar["reachable"]
+    assert liar["problem"] == status["cluster"]["problem"]
+    assert liar["problem"]["code"] == "cluster.message_invalid"
     client.delete("easel:assigned", "easel:waiting", "easel:turns", "easel:host:liar")
     client.srem("easel:hosts", "liar")
     client.close()
