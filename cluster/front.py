@@ -30,6 +30,7 @@ log = logging.getLogger("easel.cluster")
 _FRONT_GONE_AFTER_S = 5
 """After which the jobs of a process that waited for them are given up"""
 
+_FORGET_EACH_S = 60.0
 _MAX_LOGGED = 100
 """Somebody may have written any names into Redis"""
 
@@ -71,6 +72,7 @@ class Front:
         """When Redis was last found not to answer (monotonic)"""
         self._problem: EaselError | None = None
         """Why Redis cannot be used"""
+        self._forgot_at = -math.inf
         self._logged = set[str]()
         """Hosts whose heartbeat cannot be used"""
 
@@ -207,4 +209,7 @@ class Front:
         self._problem = None
         self._log_unreadable()
         self._lost_jobs.look()
+        if time.monotonic() - self._forgot_at > _FORGET_EACH_S:
+            self._forgot_at = time.monotonic()
+            self._known.forget_gone()
         self._dispatcher.dispatch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterable, Mapping
@@ -11,11 +12,13 @@ from typing import Any
 import redis
 
 from cluster import names
+from cluster.celery_leftovers import CeleryLeftovers
 from cluster.redis_connection import redis_errors
 from cluster.sealing import Seal
 from engines import Cost, Costs
 from errors import ClusterMessageInvalid
 
+log = logging.getLogger("easel.cluster")
 HEARTBEAT_S = 1.0
 GONE_AFTER_S = 3.5
 """After its last heartbeat. Front ends look once a second, so that all know it within 5 s. Redis counts the time, so that no
@@ -132,6 +135,9 @@ class KnownHosts:
         self._client, self._seal = client, seal
         self._models: dict[str, tuple[str, frozenset[str]]] = {}
         """host -> the mark of its models, and they"""
+        self._leftovers = CeleryLeftovers(client)
+        self._noted: dict[str, str] = {}
+        """host -> its instance that was noted in `names.QUEUES`"""
         self._read_at = -math.inf
         self.last: Mapping[str, HostFacts] = {}
         self.gone: tuple[str, ...] = ()
@@ -156,11 +162,12 @@ class KnownHosts:
             answers = pipeline.execute() if known else []
             found: dict[str, HostFacts] = {}
             unreadable: dict[str, str] = {}
+            gone: list[str] = []
             facts = zip(known, answers[::3], answers[1::3], answers[2::3], strict=True)
             for name, data, drained, was_seen in facts:
                 if data is None:
-                    if not was_seen:
-                        self._client.srem(names.HOSTS, name)
+                    if was_seen:
+                        gone.append(name)
                     continue
                 if not self._seal.is_own(names.host(name), data):
                     unreadable[name] = _OTHER_KEY
@@ -171,10 +178,27 @@ class KnownHosts:
                     found[name] = HostFacts.read(document, models, is_drained=bool(drained))
                 except ClusterMessageInvalid:
                     unreadable[name] = _OTHER_FORM
+            self._note(found)
         self._read_at = time.monotonic()
-        self.last, self.unreadable = found, unreadable
-        self.gone = tuple(name for name in known if name not in found and name not in unreadable)
+        self.last, self.unreadable, self.gone = found, unreadable, tuple(gone)
         return found
+
+    def _note(self, found: Mapping[str, HostFacts]) -> None:
+        """That Celery keeps something for these hosts. One that ends properly takes its name out of `names.HOSTS`."""
+        instances = {name: host.instance for name, host in found.items()}
+        new = [name for name, instance in instances.items() if self._noted.get(name) != instance]
+        if new:
+            self._client.sadd(names.QUEUES, *new)
+            self._noted = instances
+
+    def forget_gone(self) -> None:
+        """Remove those that were not there for an hour, and what Celery keeps for them. Raises the errors of Redis."""
+        with redis_errors():
+            members: Any = self._client.sunion([names.HOSTS, names.QUEUES])
+            for member in members:
+                name = member.decode(errors="replace")
+                if name not in self.last and self._leftovers.forget(name):
+                    log.info("The host %s is forgotten: it was not there for an hour.", name)
 
     def _models_of(self, name: str, mark: str) -> frozenset[str]:
         known = self._models.get(name)

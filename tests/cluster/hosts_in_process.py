@@ -66,7 +66,8 @@ class Joined:
         self.options = ClusterOptions(server.url, KEY.encode(), "front")
         self.seal, self.client = Seal(self.options.key), server.client()
         self.front = Front(self.options, self._take)
-        self.hosts = ClusterHosts(self.front, Arbiter(folder), time.monotonic)
+        self.of_hosts = Arbiter(folder), time.monotonic
+        self.hosts = ClusterHosts(self.front, *self.of_hosts)
         self.draw: Draw = lambda document, uploads: document.id.encode()
         self.taken: list[tuple[str, int, str]] = []
 
