@@ -133,27 +133,6 @@ class Dispatcher:
                 continue
             self._notify(each)
 
-    def forget_abandoned(self, situation: Situation) -> None:
-        """Remove jobs whose process has ended: their clients are gone with it. Raises the errors of Redis."""
-        with redis_errors():
-            self._forget_abandoned(situation)
-
-    def _forget_abandoned(self, situation: Situation) -> None:
-        jobs = [*situation.waiting, *(each.job for each in situation.assigned)]
-        fronts = sorted({job.front for job in jobs})
-        if not fronts:
-            return
-        pipeline = self._client.pipeline(transaction=False)
-        for front in fronts:
-            pipeline.exists(names.front(front))
-        gone = {front for front, exists in zip(fronts, pipeline.execute(), strict=True) if not exists}
-        if not gone:
-            return
-        for job in jobs:
-            if job.front in gone:
-                self._client.hdel(names.WAITING, job.id)
-                self._remove_attempt(keys=[names.ASSIGNED], args=[job.id, job.attempt])
-
 
 def _add_reads(pipeline: Any) -> None:
     pipeline.hgetall(names.WAITING)

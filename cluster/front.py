@@ -115,7 +115,10 @@ class Front:
 
     def _say_that_it_is_there(self) -> None:
         with redis_errors():
-            self.client.set(names.front(self._jobs.front), "1", ex=_FRONT_GONE_AFTER_S)
+            pipeline = self.client.pipeline(transaction=False)
+            pipeline.sadd(names.FRONTS, self._jobs.front)
+            pipeline.set(names.front(self._jobs.front), "1", ex=_FRONT_GONE_AFTER_S)
+            pipeline.execute()
 
     def _wake_up(self) -> None:
         self._wake.set()

@@ -12,6 +12,7 @@ from typing import Any
 import redis
 
 from cluster import names
+from cluster.abandoned import AbandonedJobs
 from cluster.dispatcher import Dispatcher
 from cluster.host_facts import HostFacts, KnownHosts
 from cluster.placing import AssignedJob, Situation
@@ -44,6 +45,7 @@ class LostJobs:
     ) -> None:
         self._client, self._seal, self._hosts = client, seal, hosts
         self._dispatcher, self._jobs = dispatcher, jobs
+        self._abandoned = AbandonedJobs(client, seal, dispatcher)
         self._was_away_lately = was_away_lately
         self._kept_at = -math.inf
 
@@ -52,7 +54,7 @@ class LostJobs:
         jobs = self._jobs.all()
         situation = self._dispatcher.situation()
         if not self._was_away_lately():
-            self._dispatcher.forget_abandoned(situation)
+            self._abandoned.forget(situation)
         self._remove_ended(situation)
         if not jobs:
             return

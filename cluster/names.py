@@ -15,6 +15,8 @@ HOSTS = f"{PREFIX}hosts"
 """Set: the names of the hosts that were there lately"""
 QUEUES = f"{PREFIX}queues"
 """Set: the names of the hosts for which Celery may keep something"""
+FRONTS = f"{PREFIX}fronts"
+"""Set: the processes that wait for jobs, until what they have left is removed"""
 DISPATCH_LOCK = f"{PREFIX}dispatch"
 DISPATCH_WANTED = f"{PREFIX}dispatch-wanted"
 """Counts the changes after which jobs may have to be sent"""
@@ -79,6 +81,11 @@ def drained(name: str) -> str:
 def front(id: str) -> str:
     """The heartbeat of a process that waits for jobs."""
     return f"{PREFIX}front:{id}"
+
+
+def jobs_of(front_id: str) -> str:
+    """Set: the jobs of a process that have something in Redis."""
+    return f"{PREFIX}jobs-of:{front_id}"
 
 
 def channel(front_id: str) -> str:

@@ -126,6 +126,7 @@ class SentJobs:
             if not job.images.is_stored:
                 job.images.add_to(pipeline, job.kept_s)
             pipeline.set(names.job(job.id), sealed, ex=job.kept_s)
+            pipeline.sadd(names.jobs_of(self.front), job.id)
             pipeline.incr(names.NUMBER)
             number = int(pipeline.execute()[-1])
         job.images.is_stored = True
@@ -173,6 +174,7 @@ class SentJobs:
                 if is_cancelled:
                     pipeline.set(names.cancelled(job.id), "1", ex=_CANCELLED_KEPT_S)
                 pipeline.delete(*keys)
+                pipeline.srem(names.jobs_of(self.front), job.id)
                 pipeline.execute()
             self._dispatcher.remove(job.id, job.attempt)
 

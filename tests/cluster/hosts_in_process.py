@@ -65,17 +65,19 @@ class Joined:
         self.server, self.catalogue = server, catalogue
         self.options = ClusterOptions(server.url, KEY.encode(), "front")
         self.seal, self.client = Seal(self.options.key), server.client()
-        self.front = Front(self.options, self._take)
+        self.front = Front(self.options, self._send)
         self.of_hosts = Arbiter(folder), time.monotonic
         self.hosts = ClusterHosts(self.front, *self.of_hosts)
         self.draw: Draw = lambda document, uploads: document.id.encode()
         self.taken: list[tuple[str, int, str]] = []
 
-    def _take(self, _: str, arguments: list[Any], queue: str) -> None:
-        id, attempt = arguments
-        name = queue.removeprefix("gpu.")
-        self.taken.append((id, attempt, name))
-        threading.Thread(target=self._host(name).draw, args=(id, attempt), daemon=True).start()
+    def _send(self, _: str, arguments: list[Any], queue: str) -> None:
+        self.take(queue.removeprefix("gpu."), *arguments)
+
+    def take(self, host: str, id: str, attempt: int) -> None:
+        """A host gets the task of a job."""
+        self.taken.append((id, attempt, host))
+        threading.Thread(target=self._host(host).draw, args=(id, attempt), daemon=True).start()
 
     def _host(self, name: str) -> Host:
         def runs(document: JobDocument, _: Catalogue, uploads: Uploads, __: TimeLeft) -> Runs:

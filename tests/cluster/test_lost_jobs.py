@@ -32,13 +32,14 @@ class Waiting:
         self.joined, self.client = joined, joined.client
         self.inbox: SimpleQueue[Mapping[str, Any]] = SimpleQueue()
         self.was_away = False
-        self._known = KnownHosts(self.client, joined.seal)
+        self.known = KnownHosts(self.client, joined.seal)
         dispatcher = Dispatcher(
-            self.client, self._known, send=lambda *_: None, notify=self._sent, need_bytes=lambda _: 0
+            self.client, self.known, send=lambda *_: None, notify=self._sent, need_bytes=lambda _: 0
         )
+        self.dispatcher = dispatcher
         self._jobs = SentJobs(FRONT, self.client, joined.seal, dispatcher, lambda: None)
         self._lost_jobs = LostJobs(
-            *(self.client, joined.seal, self._known, dispatcher, self._jobs, lambda: self.was_away)
+            *(self.client, joined.seal, self.known, dispatcher, self._jobs, lambda: self.was_away)
         )
         self.client.set(names.front(FRONT), "1")
         job = document(joined.catalogue)
@@ -47,7 +48,7 @@ class Waiting:
 
     def _sent(self, sent: AssignedJob) -> None:
         event = {"kind": "sent", "job": sent.job.id, "attempt": sent.job.attempt, "host": sent.host}
-        self._jobs.receive({**event, "instance": self._known.last[sent.host].instance})
+        self._jobs.receive({**event, "instance": self.known.last[sent.host].instance})
 
     def send(self) -> None:
         self._jobs.send(self.document, InputImages(FRONT, "r", Uploads()), self.inbox)
@@ -55,7 +56,7 @@ class Waiting:
         assert [event["kind"] for event in self.events()] == ["sent", "received"]
 
     def look(self) -> list[Mapping[str, Any]]:
-        self._known.read()
+        self.known.read()
         self._lost_jobs.look()
         return self.events()
 
