@@ -16,6 +16,7 @@ from api.preferences import APPLIED, RESPOND_ASYNC
 from api.responses import Links
 from api.services import Services
 from api.stored_answers import answer_or_none
+from arbiter import because
 from errors import EaselError, JobPicturesRemoved
 from image_jobs import JobView, error_of
 
@@ -45,8 +46,10 @@ class QueueEstimate:
 def waits_for(jobs_before: int) -> dict[str, Any]:
     """What a job waits for that no thread has taken, as a text and as a code with values."""
     if jobs_before:
-        return {"waits_for": "other jobs", "reason": {"code": "jobs_before", "count": jobs_before}}
-    return {"waits_for": "the GPU", "reason": {"code": "gpu"}}
+        text, reason = because("other jobs", "jobs_before", count=jobs_before)
+    else:
+        text, reason = because("the GPU", "gpu")
+    return {"waits_for": text, "reason": reason}
 
 
 def summary(view: JobView, services: Services, estimate: QueueEstimate) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from arbiter.leases import Claim
 from arbiter.outlook import Outlook
 from arbiter.switch_history import PastSwitch
 from arbiter.values import Mode, Policy, State, Switch
-from arbiter.waiting import Waiting
+from arbiter.waiting import Waiting, because, pictures_before
 from arbiter.waiting_threads import WaitReport
 
 __all__ = [
@@ -31,7 +31,9 @@ __all__ = [
     "Turns",
     "WaitReport",
     "Waiting",
+    "because",
     "flow_of",
+    "pictures_before",
     "queue_order",
     "with_turn",
 ]

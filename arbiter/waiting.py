@@ -49,36 +49,38 @@ def waiting(ticket: Claim, situation: Situation, waited_s: float) -> Waiting:
 def waiting_in_engine(before: int, pace: Pace, waited_s: float) -> Waiting:
     """What a job waits for that has its lease and is behind `before` other jobs in the engine's queue."""
     expected_s = math.ceil(before * pace.seconds_each) if pace.jobs else None
-    waits_for, reason = _jobs_before(before)
+    waits_for, reason = pictures_before(before)
     return Waiting(waits_for, reason, round(max(0.0, waited_s), 1), expected_s, before)
 
 
-def _because(text: str, code: str, **values: Any) -> tuple[str, Mapping[str, Any]]:
+def because(text: str, code: str, **values: Any) -> tuple[str, Mapping[str, Any]]:
+    """What a request waits for, as `Waiting` has it. `docs/api.md` lists the codes, and the page has a text for each."""
     return text, {"code": code, **values}
 
 
-def _jobs_before(count: int) -> tuple[str, Mapping[str, Any]]:
+def pictures_before(count: int) -> tuple[str, Mapping[str, Any]]:
+    """For jobs of the same queue."""
     text = "the picture before it" if count == 1 else f"{count} pictures before it"
-    return _because(text, "pictures_before", count=count)
+    return because(text, "pictures_before", count=count)
 
 
 def _waits_for(ticket: Claim, situation: Situation) -> tuple[str, Mapping[str, Any]]:
-    """A text and its code with values. `docs/api.md` lists the codes."""
+    """A text and its code with values."""
     state, claims = situation.state, situation.claims
     if state.active_switch is not None:
         return _waits_for_switch(state)
     if is_open(state, ticket.mode):
         before = queue_position(claims, ticket, situation.turns) + len(select(claims, "lease", ticket.mode))
-        return _jobs_before(before)
+        return pictures_before(before)
     if state.pinned:
-        return _because("the pin of generation mode to end", "pin")
+        return because("the pin of generation mode to end", "pin")
     if has_failed_late(state) and remaining_stay_s(situation):
         seconds = math.ceil(remaining_stay_s(situation))
         text = f"another attempt to hand the GPU over, {seconds} s after a failure"
-        return _because(text, "retry_after_failure", seconds=seconds)
+        return because(text, "retry_after_failure", seconds=seconds)
     if ticket.mode == "generation":
-        return _because("LLM requests", "llm_requests")
-    return _because("pictures", "pictures")
+        return because("LLM requests", "llm_requests")
+    return because("pictures", "pictures")
 
 
 def _waits_for_switch(state: State) -> tuple[str, Mapping[str, Any]]:
@@ -86,18 +88,18 @@ def _waits_for_switch(state: State) -> tuple[str, Mapping[str, Any]]:
     assert switch is not None
     if switch.phase == "draining":
         if switch.target == "generation":
-            return _because("running LLM requests to end", "running_llm_requests")
-        return _because("running pictures to end", "running_pictures")
+            return because("running LLM requests to end", "running_llm_requests")
+        return because("running pictures to end", "running_pictures")
     if switch.phase == "restoring":
         text = f"the LLMs to be loaded: {names}" if names else "the LLMs to be loaded"
-        return _because(text, "llms_loading", names=names)
+        return because(text, "llms_loading", names=names)
     if switch.phase == "starting":
-        return _because("ComfyUI to start", "comfyui_starting")
+        return because("ComfyUI to start", "comfyui_starting")
     if switch.target == "generation":
         if names:
-            return _because(f"the LLMs to be unloaded: {names}", "llms_unloading", names=names)
-        return _because("the GPU", "gpu")
-    return _because("ComfyUI to unload its models", "comfyui_unloading")
+            return because(f"the LLMs to be unloaded: {names}", "llms_unloading", names=names)
+        return because("the GPU", "gpu")
+    return because("ComfyUI to unload its models", "comfyui_unloading")
 
 
 def _names(residents: tuple[Resident, ...]) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from arbiter import Arbiter, Lease, Sender, Waiting
+from arbiter import Arbiter, Lease, Sender, Waiting, because, pictures_before
 from cluster import picture_parts
 from cluster.front import Front
 from cluster.host_facts import HostFacts
@@ -224,12 +224,11 @@ class RemoteRuns:
     def _tell_waiting(self, job: SentJob, callbacks: JobCallbacks, began_at: float) -> None:
         before = self._front.jobs.place_of(job) if job.host is None else 0
         if job.host is not None:
-            text, reason = f"the host {job.host}", dict[str, Any](code="host", host=job.host)
+            text, reason = because(f"the host {job.host}", "host", host=job.host)
         elif before:
-            text = "the picture before it" if before == 1 else f"{before} pictures before it"
-            reason = {"code": "pictures_before", "count": before}
+            text, reason = pictures_before(before)
         else:
-            text, reason = "a host that is free", {"code": "free_host"}
+            text, reason = because("a host that is free", "free_host")
         waited_s = round(max(0.0, self._clock() - began_at), 1)
         callbacks.on_wait(Waiting(text, reason, waited_s, None, before))
 

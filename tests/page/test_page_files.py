@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
 import json
 import re
@@ -13,7 +14,7 @@ from flask.testing import FlaskClient
 from errors import error_classes
 from page.document import FIRST_MODULES
 from page.files import FIRST_TEXTS, FOLDER, read_files
-from tests.conftest import MakeApp
+from tests.conftest import ROOT, MakeApp
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"}
 STATIC = FOLDER / "static"
@@ -280,3 +281,33 @@ def test_texts_for_errors_are_for_codes_that_exist_and_the_usual_ones_are_there(
     rare |= {"auth.key_not_found", "engine.no_websocket", "engine.no_pictures", "engine.upload_refused"}
     rare |= {"server.away", "gpu.image_mode", "gpu.preempted", "gpu.not_generating"}
     assert {code for code in codes if code.startswith(usual)} - named - rare == set()
+
+
+def told_reasons() -> set[str]:
+    """The codes of all that a request can wait for: what `because` is called with anywhere."""
+    folders = ("api", "arbiter", "cluster", "engines", "generation", "llm", "status")
+    calls = [
+        node
+        for folder in folders
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if "because(" in (text := path.read_text("utf-8"))
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "because"
+    ]
+    codes = {call.args[1].value for call in calls if isinstance(call.args[1], ast.Constant)}
+    assert len(codes) == len({ast.dump(call.args[1]) for call in calls}), (
+        "a code is not written where it is told"
+    )
+    return {str(code) for code in codes}
+
+
+def test_all_that_a_request_can_wait_for_has_a_text_in_both_languages_and_is_documented() -> None:
+    codes = told_reasons()
+    assert {"pictures_before", "jobs_before", "free_host", "host", "gpu"} <= codes
+    prefix = "draw.waits."
+    for language in ("en", "de"):
+        texts = json.loads((FOLDER / "texts" / language / "draw.json").read_text("utf-8"))
+        assert {name.removeprefix(prefix) for name in texts if name.startswith(prefix)} == codes, language
+    api = (ROOT / "docs/api.md").read_text("utf-8")
+    listed = api[api.index("`reason` says the same") : api.index("`: running` follows")]
+    assert codes <= set(re.findall(r"`(\w+)`", listed))
