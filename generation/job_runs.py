@@ -6,13 +6,14 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 
-from arbiter import Sender
+from arbiter import Lease, Sender
 from compiler import Catalogue, Compiled
 from deadline import time_limit
+from engine import Outcome
 from engines import EngineUnit, Fleet
 from errors import (
     EaselError,
@@ -56,6 +57,57 @@ _POLL_S = 0.25
 
 class _Moved(Exception):
     """The job has left its engine's queue for a better one."""
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """To run one job on one engine. `index`: of the job among those of the request. `avoided`: engine -> why it cannot draw
+    this job. `may_move`: whether the job may leave the queue of the engine for a better one."""
+
+    index: int
+    job: str
+    callbacks: JobCallbacks
+    record: DrawingRecord
+    previews: bool
+    avoided: Mapping[str, EaselError]
+    may_move: bool
+
+
+class _Move:
+    """Looks once a second whether a job that waits for an engine would be drawn sooner by another one."""
+
+    def __init__(self, is_better_elsewhere: Callable[[], bool], clock: Callable[[], float]) -> None:
+        self._is_better_elsewhere, self._clock = is_better_elsewhere, clock
+        self._next_look_at = clock() + _MOVE_LOOK_S
+        self.was_due, self.is_over = False, False
+        """`is_over`: the job waits no longer"""
+
+    def is_due(self) -> bool:
+        """Stays true once it is."""
+        if not self.was_due and not self.is_over and self._clock() >= self._next_look_at:
+            self._next_look_at = self._clock() + _MOVE_LOOK_S
+            self.was_due = self._is_better_elsewhere()
+        return self.was_due
+
+
+class _Silence:
+    """Whether the engine of a job that runs has answered nothing for so long that another one is to draw it. `silent_s`: how
+    long it has answered nothing. `has_other`: whether another one can."""
+
+    def __init__(
+        self, silent_s: Callable[[], float], has_other: Callable[[], bool], clock: Callable[[], float]
+    ) -> None:
+        self._silent_s, self._has_other, self._clock = silent_s, has_other, clock
+        self._running_since = clock()
+        self.was_too_long = False
+
+    def is_too_long(self) -> bool:
+        """Stays true once it is."""
+        # An engine that had no job was asked nothing, and so said nothing.
+        silent_s = min(self._silent_s(), self._clock() - self._running_since)
+        if not self.was_too_long and silent_s > _HUNG_S:
+            self.was_too_long = self._has_other()
+        return self.was_too_long
 
 
 class JobRuns:
@@ -166,10 +218,8 @@ class JobRuns:
                 own = replace(callbacks, on_submitted=_both(submitted.set, callbacks.on_submitted))
                 try:
                     self._arrive(session)
-                    result = self._run_there(
-                        session, index, job, own, record, previews, avoided, may_move=moves_left > 0
-                    )
-                    return replace(result, failure=failure)
+                    attempt = _Attempt(index, job, own, record, previews, avoided, moves_left > 0)
+                    return replace(self._run_there(session, attempt), failure=failure)
                 except _Moved:
                     moves_left -= 1
                 except EngineRejected:
@@ -190,85 +240,78 @@ class JobRuns:
         finally:
             self._fleet.forget(job)
 
-    def _run_there(
-        self,
-        session: EngineSession,
-        index: int,
-        job: str,
-        callbacks: JobCallbacks,
-        record: DrawingRecord,
-        previews: bool,
-        avoided: dict[str, EaselError],
-        *,
-        may_move: bool,
-    ) -> JobResult:
+    def _run_there(self, session: EngineSession, attempt: _Attempt) -> JobResult:
         """Run one job under a lease. The lease carries the job's id, so that the job is cancelled if this process
-        dies."""
-        is_moving, is_leased, next_look_at = False, False, self._clock() + _MOVE_LOOK_S
-
-        def leaves_queue() -> bool:
-            nonlocal is_moving, next_look_at
-            if is_moving or callbacks.cancelled():
-                return True
-            if may_move and not is_leased and self._clock() >= next_look_at:
-                next_look_at = self._clock() + _MOVE_LOOK_S
-                is_moving = self._fleet.is_better_elsewhere(job, {**self._lacking(), **avoided})
-            return is_moving
-
-        is_hung, running_since = False, self._clock()
-
-        def gives_up() -> bool:
-            nonlocal is_hung
-            if callbacks.cancelled():
-                return True
-            # An engine that had no job was asked nothing, and so said nothing.
-            silent_s = min(session.engine.silent_s(), self._clock() - running_since)
-            if not is_hung and silent_s > _HUNG_S:
-                lacking = {**self._lacking(), **avoided}
-                is_hung = self._fleet.has_other(session.unit, self._compiled.plan.model, lacking)
-            return is_hung
-
+        dies. Raises _Moved if it left the queue of the engine for a better one."""
+        with self._time_left.limit():
+            uses_gpu = session.uses_gpu
         with contextlib.ExitStack() as leased:
+            held = self._wait_for_gpu(leased, session, attempt, uses_gpu=uses_gpu)
             with self._time_left.limit():
-                waiting_at, uses_gpu = self._clock(), session.uses_gpu
-                lease = session.unit.arbiter.lease(
-                    "generation",
-                    job=job,
-                    timeout_s=self._time_left.seconds(),
-                    key=self._sender.key,
-                    need_bytes=self._need_bytes,
-                    uses_gpu=uses_gpu,
-                    cancelled=callbacks.cancelled if self.is_single else leaves_queue,
-                    on_wait=callbacks.on_wait,
-                )
-                try:
-                    held = leased.enter_context(lease)
-                    is_leased = True
-                except RequestCancelled:
-                    if is_moving:
-                        raise _Moved from None
-                    raise
-            record.waited(held, waiting_at)
-            if not self.counts_waiting:
-                self._time_left.extend(self._clock() - waiting_at)
-            running_since = self._clock()
-            with self._time_left.limit():
-                watched = callbacks if self.is_single else replace(callbacks, cancelled=gives_up)
-                try:
-                    outcome = session.run(
-                        *(index, job, held, watched, record),
-                        timeout_s=self._time_left.seconds,
-                        previews=previews,
-                        uses_gpu=uses_gpu,
-                    )
-                except RequestCancelled:
-                    if is_hung:
-                        name, seconds = session.unit.name, round(_HUNG_S)
-                        message = f"The engine {name} has answered nothing for {seconds} s."
-                        raise EngineUnreachable(message, slow=True) from None
-                    raise
+                outcome = self._run_leased(held, session, attempt, uses_gpu=uses_gpu)
         self._fleet.ran(session.unit, self._compiled.plan.model, outcome.run_s, len(outcome.pictures))
         return JobResult(outcome, session, held.queued_s)
+
+    def _wait_for_gpu(
+        self, leased: contextlib.ExitStack, session: EngineSession, attempt: _Attempt, *, uses_gpu: bool
+    ) -> Lease:
+        """The lease, which ends with `leased`."""
+        waiting_at, callbacks = self._clock(), attempt.callbacks
+
+        def is_better_elsewhere() -> bool:
+            lacking = {**self._lacking(), **attempt.avoided}
+            return self._fleet.is_better_elsewhere(attempt.job, lacking)
+
+        may_move = attempt.may_move and not self.is_single
+        move = _Move(is_better_elsewhere, self._clock)
+        with self._time_left.limit():
+            lease = session.unit.arbiter.lease(
+                "generation",
+                job=attempt.job,
+                timeout_s=self._time_left.seconds(),
+                key=self._sender.key,
+                need_bytes=self._need_bytes,
+                uses_gpu=uses_gpu,
+                cancelled=_either(callbacks.cancelled, move.is_due) if may_move else callbacks.cancelled,
+                on_wait=callbacks.on_wait,
+            )
+            try:
+                held = leased.enter_context(lease)
+            except RequestCancelled:
+                if move.was_due:
+                    raise _Moved from None
+                raise
+        move.is_over = True
+        attempt.record.waited(held, waiting_at)
+        if not self.counts_waiting:
+            self._time_left.extend(self._clock() - waiting_at)
+        return held
+
+    def _run_leased(
+        self, held: Lease, session: EngineSession, attempt: _Attempt, *, uses_gpu: bool
+    ) -> Outcome:
+        """Raises EngineUnreachable if the engine answers nothing for long, and another one can draw the job."""
+
+        def has_other() -> bool:
+            lacking = {**self._lacking(), **attempt.avoided}
+            return self._fleet.has_other(session.unit, self._compiled.plan.model, lacking)
+
+        silence = _Silence(session.engine.silent_s, has_other, self._clock)
+        callbacks = attempt.callbacks
+        if not self.is_single:
+            callbacks = replace(callbacks, cancelled=_either(callbacks.cancelled, silence.is_too_long))
+        try:
+            return session.run(
+                *(attempt.index, attempt.job, held, callbacks, attempt.record),
+                timeout_s=self._time_left.seconds,
+                previews=attempt.previews,
+                uses_gpu=uses_gpu,
+            )
+        except RequestCancelled:
+            if silence.was_too_long:
+                message = f"The engine {session.unit.name} has answered nothing for {round(_HUNG_S)} s."
+                raise EngineUnreachable(message, slow=True) from None
+            raise
 
     def _lack_after_rejection(self, session: EngineSession) -> EaselError:
         """What the engine lacks that has just rejected a graph: a file may have been deleted since it was fitted. For an
@@ -368,6 +411,10 @@ class JobRuns:
             self._present[name] -= 1
             if not self._present[name] and not self.is_single:
                 self._listings.pop(name).close()
+
+
+def _either(first: Callable[[], bool], second: Callable[[], bool]) -> Callable[[], bool]:
+    return lambda: first() or second()
 
 
 def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
