@@ -19,7 +19,7 @@ from cluster.job_documents import JobDocument, ResultDocument
 from cluster.picture_parts import StoredPicture
 from cluster.redis_connection import redis_errors
 from cluster.sent_jobs import SentJob
-from compiler import Catalogue, Compiled
+from compiler import Compiled
 from compiler.values import Nodes
 from engine import Preview, Progress
 from errors import (
@@ -31,7 +31,7 @@ from errors import (
     RequestCancelled,
     ServerStopping,
 )
-from generation import DrawingRecord, JobCallbacks, JobResult, TimeLeft, Uploads
+from generation import DrawingRecord, JobCallbacks, JobResult, RequestedJobs
 
 log = logging.getLogger("easel.cluster")
 _POLL_S = 0.25
@@ -75,34 +75,26 @@ class ClusterHosts:
     def __init__(self, front: Front, requests: Arbiter, clock: Callable[[], float]) -> None:
         self.front, self._requests, self._clock = front, requests, clock
 
-    def runs(
-        self, compiled: Compiled, catalogue: Catalogue, uploads: Uploads, *, id: str, time_left: TimeLeft
-    ) -> RemoteRuns:
-        return RemoteRuns(
-            *(self.front, self._requests, compiled, uploads), id=id, time_left=time_left, clock=self._clock
-        )
+    def runs(self, requested: RequestedJobs) -> RemoteRuns:
+        return RemoteRuns(self.front, self._requests, requested, self._clock)
 
     def seconds_until_free(self) -> int | None:
         return self.front.seconds_until_free()
 
 
 class RemoteRuns:
-    """Of one request; see `generation.Runs`. `id`: that of the request."""
+    """Of one request; see `generation.Runs`."""
 
     def __init__(
         self,
         front: Front,
         requests: Arbiter,
-        compiled: Compiled,
-        uploads: Uploads,
-        *,
-        id: str,
-        time_left: TimeLeft,
+        requested: RequestedJobs,
         clock: Callable[[], float],
     ) -> None:
         self._front, self._requests = front, requests
-        self._compiled, self._uploads = compiled, uploads
-        self._id, self._time_left, self._clock = id, time_left, clock
+        self._requested, self._compiled = requested, requested.compiled
+        self._time_left, self._clock = requested.time_left, clock
         self.counts_waiting = True
         """Whether the time in which it waits for the GPU is a part of its own"""
         self._inbox: SimpleQueue[Mapping[str, Any]] = SimpleQueue()
@@ -135,13 +127,13 @@ class RemoteRuns:
     ) -> Generator[JobResult, None, None]:
         """Send all jobs; yields the results in their order. Raises what the hosts report, NoHosts, HostGone,
         RequestCancelled, JobTimedOut and the errors of Redis."""
-        images = InputImages(self._front.jobs.front, self._id, self._uploads)
+        images = InputImages(self._front.jobs.front, self._requested.id, self._requested.uploads)
         sent: dict[str, SentJob] = {}
         began_at = self._clock()
         with contextlib.ExitStack() as stack:
             stack.enter_context(
                 self._requests.listed(
-                    self._id,
+                    self._requested.id,
                     model=self._compiled.plan.model,
                     jobs=jobs,
                     sender=sender,
@@ -171,7 +163,7 @@ class RemoteRuns:
         plan = replace(self._compiled.plan, jobs=(graph.job,))
         return JobDocument(
             id=job,
-            request_id=self._id,
+            request_id=self._requested.id,
             front=self._front.jobs.front,
             compiled=Compiled(plan, (graph,)),
             uploads=images.entries,

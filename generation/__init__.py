@@ -12,7 +12,7 @@ from generation.model_state import ModelState, fits_gpu, model_state
 from generation.notes import note_entries
 from generation.preloading import PRELOAD_INTERVAL_S, preload, warm_up
 from generation.record import DrawingRecord
-from generation.runs import Hosts, JobResult, Runs, Session, TimeLeft
+from generation.runs import Hosts, JobResult, RequestedJobs, Runs, Session, TimeLeft
 from generation.stage_state import StageState, stage_states
 from generation.unused_files import announce_unused_files, listed_choices
 from generation.uploads import Uploads, with_source
@@ -47,6 +47,7 @@ __all__ = [
     "OutputOptions",
     "Pictures",
     "RequestOrigin",
+    "RequestedJobs",
     "Runs",
     "Session",
     "StageState",

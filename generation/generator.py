@@ -22,7 +22,7 @@ from generation.fitted_graphs import FittedGraph, FittedGraphs
 from generation.gallery import Gallery
 from generation.job_runs import JobRuns
 from generation.lacks import Lacks
-from generation.runs import Hosts, Runs, TimeLeft
+from generation.runs import Hosts, RequestedJobs, Runs, TimeLeft
 from generation.uploads import Uploads, uploads_of, with_source
 from generation.values import Generation, MetadataPolicy, OutputOptions, Pictures
 from image_store import ImageStore
@@ -141,14 +141,10 @@ class Generator:
         self, compiled: Compiled, catalogue: Catalogue, uploads: Uploads, id: str, time_left: TimeLeft
     ) -> Runs:
         """The running of the jobs of one request. `id`: that of the request. For who has compiled it already."""
+        requested = RequestedJobs(id, compiled, catalogue, uploads, time_left)
         if self._hosts is not None:
-            return self._hosts.runs(compiled, catalogue, uploads, id=id, time_left=time_left)
-        return JobRuns(
-            *(self.fleet, self._fitted_graphs, self._lacks, compiled, catalogue, uploads),
-            id=id,
-            time_left=time_left,
-            clock=self._clock,
-        )
+            return self._hosts.runs(requested)
+        return JobRuns(self.fleet, self._fitted_graphs, self._lacks, requested, self._clock)
 
     def check_drawable(self, compiled: Compiled, catalogue: Catalogue, timeout_s: float) -> None:
         """Raises FilesMissing, NodesMissing or EngineTooOld if no engine has what the graphs need, and the errors of

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 
 from arbiter import Lease, Sender
-from compiler import Catalogue, Compiled
 from deadline import time_limit
 from engine import Outcome
 from engines import EngineUnit, Fleet
@@ -33,8 +32,7 @@ from generation.engine_session import EngineSession, JobCallbacks
 from generation.fitted_graphs import FittedGraph, FittedGraphs
 from generation.lacks import Lacks
 from generation.record import DrawingRecord
-from generation.runs import JobResult, TimeLeft
-from generation.uploads import Uploads
+from generation.runs import JobResult, RequestedJobs
 from system_errors import shortage_in
 
 LACKS = (FilesMissing, NodesMissing, EngineTooOld)
@@ -111,27 +109,22 @@ class _Silence:
 
 
 class JobRuns:
-    """Of one request. `id`: that of the request. `prompt`: what the status shows of it."""
+    """Of one request."""
 
     def __init__(
         self,
         fleet: Fleet,
         fitted_graphs: FittedGraphs,
         lacks: Lacks,
-        compiled: Compiled,
-        catalogue: Catalogue,
-        uploads: Uploads,
-        *,
-        id: str,
-        time_left: TimeLeft,
+        requested: RequestedJobs,
         clock: Callable[[], float],
     ) -> None:
         self._fleet, self._fitted_graphs, self._all_lacks = fleet, fitted_graphs, lacks
         self.is_single = fleet.is_single
         """Whether there is only one engine. One that is added while the request runs is for later ones."""
-        self._compiled, self._catalogue, self._uploads = compiled, catalogue, uploads
-        self._id, self._time_left, self._clock = id, time_left, clock
-        self._lacks_key = lacks.key(compiled.plan)
+        self._compiled, self._catalogue = requested.compiled, requested.catalogue
+        self._requested, self._time_left, self._clock = requested, requested.time_left, clock
+        self._lacks_key = lacks.key(self._compiled.plan)
         self._sessions: dict[str, EngineSession] = {}
         self._past_sessions: list[EngineSession] = []
         """With engines that were changed meanwhile"""
@@ -376,7 +369,7 @@ class JobRuns:
             if known is not None:
                 self._past_sessions.append(known)
             session = self._sessions[unit.name] = EngineSession(
-                *(unit, engine, self._compiled, self._catalogue, graphs, self._uploads),
+                *(unit, engine, self._compiled, self._catalogue, graphs, self._requested.uploads),
                 *(self._fitted_graphs, self._clock),
             )
             return session
@@ -395,7 +388,7 @@ class JobRuns:
                 uses_gpu = session.uses_gpu
             listing.enter_context(
                 unit.arbiter.listed(
-                    self._id,
+                    self._requested.id,
                     model=self._compiled.plan.model,
                     jobs=self._jobs,
                     sender=self._sender,

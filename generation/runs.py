@@ -91,6 +91,17 @@ class TimeLeft:
             self._deadline += seconds
 
 
+@dataclass(frozen=True)
+class RequestedJobs:
+    """What one request has drawn, and in which time. `id`: that of the request. `uploads`: the files that its graphs read"""
+
+    id: str
+    compiled: Compiled
+    catalogue: Catalogue
+    uploads: Uploads
+    time_left: TimeLeft
+
+
 class Runs(Protocol):
     """The running of the jobs of one request."""
 
@@ -125,10 +136,8 @@ class Runs(Protocol):
 class Hosts(Protocol):
     """Other hosts, which draw the jobs instead of the engines of this one."""
 
-    def runs(
-        self, compiled: Compiled, catalogue: Catalogue, uploads: Uploads, *, id: str, time_left: TimeLeft
-    ) -> Runs:
-        """Of one request. `id`: that of the request"""
+    def runs(self, requested: RequestedJobs) -> Runs:
+        """Of one request."""
 
     def seconds_until_free(self) -> int | None:
         """How long until a new job can begin, in whole seconds; None if unknown."""

@@ -21,7 +21,7 @@ from cluster.remote_runs import ClusterHosts
 from cluster.sealing import Seal
 from compiler import Catalogue, Compiled, ImageRequest, compile_workflow
 from engine import Outcome, Picture
-from generation import DrawingRecord, JobCallbacks, JobResult, Runs, TimeLeft, Uploads
+from generation import DrawingRecord, JobCallbacks, JobResult, RequestedJobs, Runs, TimeLeft, Uploads
 from observer import Observer
 from tests.cluster.running_hosts import KEY, RedisServer
 
@@ -103,13 +103,8 @@ class Joined:
         self, compiled: Compiled, uploads: Uploads, jobs: Sequence[str]
     ) -> Generator[JobResult, None, None]:
         """Those of a request, as they come."""
-        runs = self.hosts.runs(
-            compiled,
-            self.catalogue,
-            uploads,
-            id="request",
-            time_left=TimeLeft(time.monotonic() + 60, time.monotonic),
-        )
+        time_left = TimeLeft(time.monotonic() + 60, time.monotonic)
+        runs = self.hosts.runs(RequestedJobs("request", compiled, self.catalogue, uploads, time_left))
         sender = Sender()
         callbacks = JobCallbacks(*(_ignore for _ in range(4)), cancelled=lambda: False)
         record = DrawingRecord(Observer(), time.monotonic, sender, compiled.plan)
