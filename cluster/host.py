@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
-import threading
 import time
 import uuid
-from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -17,15 +14,15 @@ from typing import Any, Protocol
 
 import redis
 
-from arbiter import Waiting
 from cluster import input_images, names, picture_parts
 from cluster.dispatcher import REMOVE_ATTEMPT
 from cluster.job_documents import JobDocument, ResultDocument, error_document
+from cluster.job_watch import JobWatch
 from cluster.options import ClusterOptions
 from cluster.redis_connection import connect, redis_errors
 from cluster.sealing import Seal
+from cluster.teller import Teller
 from compiler import Catalogue
-from engine import Preview, Progress
 from engines import Fleet
 from errors import (
     ClusterFull,
@@ -60,18 +57,9 @@ _HOSTS_FAULTS = (
     *(SwitchFailed, ServerStopping, StoreFull, StateUnwritable, ClusterMessageInvalid),
 )
 """After these another host may draw the job"""
-_LOOK_S = 0.3
-"""Between two looks whether the job is still wanted"""
-_PROGRESS_S = 0.1
-_PREVIEW_S = 0.02
-"""Between two of each that are sent: Redis must carry them. Whoever waits counts the previews to choose among them, so that
-only those of very fast steps are left out"""
-_SURE_AFTER_S = 5.0
-"""After Redis was away"""
 _STORE_FOR_S = 60.0
 """So long a result is offered to a Redis that does not answer"""
 _SMALL_BYTES = 4_000_000
-_EVENT_KEPT_S = 120
 _RESULT_KEPT_S = 120
 
 
@@ -133,10 +121,10 @@ class Host:
         return False
 
     def _draw(self, document: JobDocument, attempt: int, prompt_id: str) -> None:
-        tell = _Teller(self._client, self._seal, document, attempt)
+        tell = Teller(self._client, self._seal, document, attempt)
         pictures: list[bytes] = []
         begin = partial(tell, "received")
-        with _Watch(self._client, document, self._options.name, attempt, begin) as watch:
+        with JobWatch(self._client, document, self._options.name, attempt, begin) as watch:
             try:
                 drawn = self._run(document, prompt_id, tell, watch)
             except RequestCancelled:
@@ -149,7 +137,7 @@ class Host:
                 result, pictures = self._success(drawn, attempt)
         self._store(document.id, attempt, document.front, result, pictures)
 
-    def _run(self, document: JobDocument, prompt_id: str, tell: _Teller, watch: _Watch) -> JobResult:
+    def _run(self, document: JobDocument, prompt_id: str, tell: Teller, watch: JobWatch) -> JobResult:
         time_left = TimeLeft(self._clock() + document.timeout_s, self._clock)
         catalogue = self._catalogue()
         _check_names(document, catalogue)
@@ -275,113 +263,6 @@ class Host:
                     event = {"kind": "ended", "job": id, "attempt": attempt, "result": document}
                     pipeline.publish(channel, self._seal.close(channel, event))
             pipeline.execute()
-
-
-class _Teller:
-    """Tells the process that waits for a job how it goes. A Redis that is away is told nothing."""
-
-    def __init__(self, client: redis.Redis, seal: Seal, document: JobDocument, attempt: int) -> None:
-        self._client, self._seal, self._attempt = client, seal, attempt
-        self._job, self._channel = document.id, names.channel(document.front)
-        self._sent_at: dict[str, float] = {}
-        self.has_begun = False
-
-    def __call__(self, kind: str, **values: Any) -> None:
-        if kind == "begun":
-            self.has_begun = True
-        event = {"kind": kind, "job": self._job, "attempt": self._attempt, **values}
-        with contextlib.suppress(EaselError), redis_errors():
-            pipeline = self._client.pipeline(transaction=False)
-            if kind in ("received", "begun"):
-                key = names.last_event(self._job)
-                pipeline.set(key, self._seal.close(key, event), ex=_EVENT_KEPT_S)
-            pipeline.publish(self._channel, self._seal.close(self._channel, event))
-            pipeline.execute()
-
-    def progress(self, event: Progress | Preview) -> None:
-        if not self.has_begun:
-            self("begun")
-        if isinstance(event, Progress):
-            if self._may_send("progress", _PROGRESS_S) or event.value == event.maximum:
-                self("progress", node=event.node, value=event.value, maximum=event.maximum)
-        elif self._may_send("preview", _PREVIEW_S):
-            self("preview", node=event.node, mime=event.mime, data=b64encode(event.data).decode())
-
-    def waiting(self, waiting: Waiting) -> None:
-        self(
-            "waiting",
-            waits_for=waiting.waits_for,
-            reason=dict(waiting.reason),
-            waited_s=waiting.waited_s,
-            expected_s=waiting.expected_s,
-            place=waiting.place,
-        )
-
-    def _may_send(self, kind: str, interval_s: float) -> bool:
-        now = time.monotonic()
-        if now - self._sent_at.get(kind, 0.0) < interval_s:
-            return False
-        self._sent_at[kind] = now
-        return True
-
-
-class _Watch:
-    """Looks in a thread whether a job is still wanted: nobody has cancelled it, who waits for it is there, and no other host
-    was given it."""
-
-    def __init__(
-        self,
-        client: redis.Redis,
-        document: JobDocument,
-        host: str,
-        attempt: int,
-        begin: Callable[[], None],
-    ) -> None:
-        """`begin`: called first in the thread."""
-        self._client, self._document, self._host, self._attempt = client, document, host, attempt
-        self._begin = begin
-        self._ended, self.reason = threading.Event(), ""
-        self._failed_at = -math.inf
-        self._thread = threading.Thread(target=self._run, name="job-watch", daemon=True)
-
-    def __enter__(self) -> _Watch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def is_unwanted(self) -> bool:
-        return bool(self.reason)
-
-    def _run(self) -> None:
-        self._begin()
-        while not self._ended.wait(_LOOK_S):
-            try:
-                with redis_errors():
-                    self._look()
-            except EaselError:
-                self._failed_at = time.monotonic()
-            if self.reason:
-                return
-
-    def _look(self) -> None:
-        pipeline = self._client.pipeline(transaction=False)
-        pipeline.exists(names.cancelled(self._document.id))
-        pipeline.exists(names.front(self._document.front))
-        pipeline.hget(names.ASSIGNED, self._document.id)
-        is_cancelled, has_front, assigned = pipeline.execute()
-        # What is missing may have ended with Redis, and its process had no time yet to say that it is there.
-        is_sure = time.monotonic() - self._failed_at > _SURE_AFTER_S
-        if is_cancelled:
-            self.reason = "it was cancelled"
-        elif not has_front and is_sure:
-            self.reason = "the process that waited for it has ended"
-        elif assigned is None and is_sure:
-            self.reason = "nobody waits for it any more"
-        elif assigned is not None and json.loads(assigned).get("attempt") != self._attempt:
-            self.reason = "another host has it"
 
 
 def _prompt_id(job: str, *, new: bool) -> str:
