@@ -6,8 +6,7 @@ import contextlib
 import json
 import logging
 import time
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
@@ -19,11 +18,11 @@ from cluster.dispatcher import REMOVE_ATTEMPT
 from cluster.job_documents import JobDocument, ResultDocument, error_document
 from cluster.job_watch import JobWatch
 from cluster.options import ClusterOptions
+from cluster.prompt_ids import PromptIds
 from cluster.redis_connection import connect, redis_errors
 from cluster.sealing import Seal
 from cluster.teller import Teller
 from compiler import Catalogue
-from engines import Fleet
 from errors import (
     ClusterFull,
     ClusterMessageInvalid,
@@ -63,12 +62,20 @@ _SMALL_BYTES = 4_000_000
 _RESULT_KEPT_S = 120
 
 
+class LocalRuns(Runs, Protocol):
+    """The running of one job on the engines of this host."""
+
+    def ended(self, prompt_ids: Sequence[str]) -> JobResult | None:
+        """The result of the job, if an engine has finished it for an earlier process under one of these ids and still has
+        the pictures that it saved."""
+
+
 class RunsOfHost(Protocol):
     """Makes the runs of one job; as the generator does."""
 
     def __call__(
         self, document: JobDocument, catalogue: Catalogue, uploads: Uploads, time_left: TimeLeft
-    ) -> Runs: ...
+    ) -> LocalRuns: ...
 
 
 class Host:
@@ -77,14 +84,14 @@ class Host:
     def __init__(
         self,
         options: ClusterOptions,
-        fleet: Fleet,
         catalogue: Callable[[], Catalogue],
         make_runs: RunsOfHost,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._options, self._seal = options, Seal(options.key)
-        self._fleet, self._catalogue, self._make_runs, self._clock = fleet, catalogue, make_runs, clock
+        self._catalogue, self._make_runs, self._clock = catalogue, make_runs, clock
         self._client: redis.Redis = connect(options)
+        self._prompt_ids = PromptIds(self._client, self._seal, options.name)
 
     def draw(self, id: str, attempt: int, *, may_have_run: bool = False) -> None:
         """Draw a job that was sent to this host, unless nobody wants it any more. `may_have_run`: whether a process that was
@@ -112,7 +119,8 @@ class Host:
                 [],
             )
             return
-        self._draw(document, attempt, _prompt_id(id, new=may_have_run or attempt > 1))
+        earlier = self._prompt_ids.earlier(id) if may_have_run or attempt > 1 else ()
+        self._draw(document, attempt, earlier)
 
     def _is_mine(self, assigned: Any, attempt: int) -> bool:
         with contextlib.suppress(TypeError, ValueError, KeyError):
@@ -120,13 +128,13 @@ class Host:
             return (found["host"], found["attempt"]) == (self._options.name, attempt)
         return False
 
-    def _draw(self, document: JobDocument, attempt: int, prompt_id: str) -> None:
+    def _draw(self, document: JobDocument, attempt: int, earlier: tuple[str, ...]) -> None:
         tell = Teller(self._client, self._seal, document, attempt)
-        pictures: list[bytes] = []
         begin = partial(tell, "received")
         with JobWatch(self._client, document, self._options.name, attempt, begin) as watch:
+            pictures: list[bytes] = []
             try:
-                drawn = self._run(document, prompt_id, tell, watch)
+                drawn = self._run(document, earlier, tell, watch)
             except RequestCancelled:
                 log.info("the job %s was given up: %s", document.id, watch.reason or "cancelled")
                 self._forget(document.id, attempt)
@@ -135,15 +143,23 @@ class Host:
                 result = self._failure(error, attempt, tell.has_begun)
             else:
                 result, pictures = self._success(drawn, attempt)
-        self._store(document.id, attempt, document.front, result, pictures)
+            # This host has the job until its result is stored, which may take a minute if Redis is away.
+            self._store(document.id, attempt, document.front, result, pictures)
 
-    def _run(self, document: JobDocument, prompt_id: str, tell: Teller, watch: JobWatch) -> JobResult:
+    def _run(
+        self, document: JobDocument, earlier: tuple[str, ...], tell: Teller, watch: JobWatch
+    ) -> JobResult:
+        """`earlier`: the ids under which the engines may have it from processes that have ended."""
         time_left = TimeLeft(self._clock() + document.timeout_s, self._clock)
         catalogue = self._catalogue()
         _check_names(document, catalogue)
         with contextlib.closing(Uploads()) as uploads:
             self._add_uploads(document, uploads)
             runs = self._make_runs(document, catalogue, uploads, time_left)
+            if earlier and (ended := runs.ended(earlier)) is not None:
+                log.warning("the job %s had ended before its process did: it is not drawn again", document.id)
+                return ended
+            prompt_id = self._prompt_ids.new(document.id, earlier, document.timeout_s)
             runs.counts_waiting = document.counts_waiting
             callbacks = JobCallbacks(
                 on_progress=tell.progress,
@@ -263,13 +279,6 @@ class Host:
                     event = {"kind": "ended", "job": id, "attempt": attempt, "result": document}
                     pipeline.publish(channel, self._seal.close(channel, event))
             pipeline.execute()
-
-
-def _prompt_id(job: str, *, new: bool) -> str:
-    """What the engine calls the job: the job's own id the first time. Later its engine may still have what a killed process
-    began: it is cancelled as the job of a dead process, and its end, which stays in ComfyUI's history, is not that of the
-    new run."""
-    return str(uuid.uuid4()) if new else job
 
 
 def _check_names(document: JobDocument, catalogue: Catalogue) -> None:

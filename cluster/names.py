@@ -48,6 +48,11 @@ def held(job: str) -> str:
     return f"{PREFIX}held:{job}"
 
 
+def prompts(id: str, host_name: str) -> str:
+    """The ids under which a host has submitted the job to its engines, after the job's own."""
+    return f"{PREFIX}prompts:{id}:{host_name}"
+
+
 def result(id: str) -> str:
     """How the job has ended."""
     return f"{PREFIX}result:{id}"

@@ -17,6 +17,7 @@ from typing import Any
 
 from deadline import remaining_s, time_limit
 from engine.credentials import NO_CREDENTIALS, Credentials
+from engine.ended_jobs import ended_job
 from engine.errors import rejected
 from engine.http import ComfyuiHttp
 from engine.inbox import CancelSignal, Inbox, SocketLost
@@ -198,6 +199,12 @@ class Engine:
             raise self._named(error) from error
         finally:
             self._inboxes.pop(prompt_id, None)
+
+    def ended_job(self, prompt_id: str, graph: Mapping[str, Any], output: str) -> Outcome | None:
+        """The outcome of a job that another process submitted and ComfyUI has finished, with the pictures that the node
+        `output` has saved. `graph`: the one that the job must have had. None if there is no such job, it did not succeed, or
+        its files are gone. Raises EngineUnreachable."""
+        return ended_job(self._http, prompt_id, graph, output)
 
     def _run_until_received(
         self,

@@ -90,7 +90,7 @@ class Job:
 
     def read_history(self, entry: Mapping[str, Any]) -> None:
         """End the job as its history entry says. An interruption shows only in the last message."""
-        messages = _messages(entry)
+        messages = messages_of(entry)
         if "execution_cached" in messages:
             self._on_cached(messages["execution_cached"])
         outputs = entry.get("outputs")
@@ -198,7 +198,7 @@ def _picture_file(image: Any) -> File | None:
     }
 
 
-def _messages(entry: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def messages_of(entry: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The messages of a history entry, by kind."""
     status = entry.get("status")
     messages = status.get("messages") if isinstance(status, dict) else None

@@ -347,7 +347,10 @@ class JobRunner:
                 f"The job succeeded but reported no picture{node}.", prompt_id=self._job.prompt_id
             )
         return tuple(
-            output if isinstance(output, Picture) else self._fetch(node, output) for node, output in outputs
+            output
+            if isinstance(output, Picture)
+            else fetch_picture(self._http, self._job.prompt_id, node, output)
+            for node, output in outputs
         )
 
     def _outputs_from_history(self) -> list[tuple[str, Picture | Mapping[str, str]]]:
@@ -361,20 +364,22 @@ class JobRunner:
                 _wait_for_event(("executing",), self._inbox, 0.05)
         return self._job.outputs()
 
-    def _fetch(self, node: str, file: Mapping[str, str]) -> Picture:
-        status, content_type, data = self._http.view(file)
-        if status != 200 or not data:
-            raise NoPictures(
-                f"The job succeeded, but ComfyUI answered {status} for its picture {file['filename']} "
-                f"({file['type']} folder): the file is gone.",
-                prompt_id=self._job.prompt_id,
-                node=node,
-                status=status,
-            )
-        mime = content_type.partition(";")[0].strip()
-        return Picture(
-            data, node, mime if mime.startswith("image/") else mime_of(file["filename"]) or "image/png"
+
+def fetch_picture(http: ComfyuiHttp, prompt_id: str, node: str, file: Mapping[str, str]) -> Picture:
+    """The picture that a node of a job has saved. Raises NoPictures if it is gone, and EngineUnreachable."""
+    status, content_type, data = http.view(file)
+    if status != 200 or not data:
+        raise NoPictures(
+            f"The job succeeded, but ComfyUI answered {status} for its picture {file['filename']} "
+            f"({file['type']} folder): the file is gone.",
+            prompt_id=prompt_id,
+            node=node,
+            status=status,
         )
+    mime = content_type.partition(";")[0].strip()
+    return Picture(
+        data, node, mime if mime.startswith("image/") else mime_of(file["filename"]) or "image/png"
+    )
 
 
 def cancel_job(

@@ -126,7 +126,7 @@ class Generator:
 
         uploads = uploads_of(request.id, pictures, compiled.plan, check, inputs)
         compiled_at, time_left = self._clock(), TimeLeft(deadline, self._clock)
-        runs = self.runs(compiled, catalogue, uploads, request.id, time_left)
+        runs = self._runs(RequestedJobs(request.id, compiled, catalogue, uploads, time_left))
         return Drawing(
             *(self._deps, compiled, runs, runs.prepare(request.id), uploads),
             id=request.id,
@@ -137,13 +137,11 @@ class Generator:
             time_left=time_left,
         )
 
-    def runs(
-        self, compiled: Compiled, catalogue: Catalogue, uploads: Uploads, id: str, time_left: TimeLeft
-    ) -> Runs:
-        """The running of the jobs of one request. `id`: that of the request. For who has compiled it already."""
-        requested = RequestedJobs(id, compiled, catalogue, uploads, time_left)
-        if self._hosts is not None:
-            return self._hosts.runs(requested)
+    def _runs(self, requested: RequestedJobs) -> Runs:
+        return self.local_runs(requested) if self._hosts is None else self._hosts.runs(requested)
+
+    def local_runs(self, requested: RequestedJobs) -> JobRuns:
+        """The running of jobs that were compiled already, on the engines of this host."""
         return JobRuns(self.fleet, self._fitted_graphs, self._lacks, requested, self._clock)
 
     def check_drawable(self, compiled: Compiled, catalogue: Catalogue, timeout_s: float) -> None:
@@ -151,7 +149,7 @@ class Generator:
         `Fleet.place`."""
         time_left = TimeLeft(self._clock() + timeout_s, self._clock)
         with contextlib.closing(Uploads()) as uploads:
-            self.runs(compiled, catalogue, uploads, "", time_left).prepare("check")
+            self._runs(RequestedJobs("", compiled, catalogue, uploads, time_left)).prepare("check")
 
     def fitted_graphs(self, compiled: Compiled, catalogue: Catalogue, engine: Engine) -> list[FittedGraph]:
         """The graphs as `engine` would get them. Raises FilesMissing, NodesMissing or EngineTooOld for what it lacks."""

@@ -43,6 +43,8 @@ _JOBS_PER_ENGINE = 2
 """Of one request at the same time: one runs, and the next is there when it ends"""
 _FIT_TIMEOUT_S = 10.0
 """For an engine to describe its nodes, if another one could draw the job"""
+_ASK_S = 10.0
+"""For an engine to say what it has of a job, and to send its pictures"""
 _HUNG_S = 60.0
 """An engine that answers nothing for so long while it is asked every few seconds has its job drawn elsewhere. One that loads
 a model may be silent for half a minute."""
@@ -156,6 +158,20 @@ class JobRuns:
     def sessions(self) -> tuple[EngineSession, ...]:
         """Those of all engines that were chosen for one of the jobs."""
         return (*self._past_sessions, *self._sessions.values())
+
+    def ended(self, prompt_ids: Sequence[str]) -> JobResult | None:
+        """The result of the first job, if an engine has finished it for an earlier process under one of these ids and still
+        has the pictures that it saved. An engine that does not answer is not asked further."""
+        output = self._compiled.graphs[0].output
+        for unit in self._fleet.units:
+            with contextlib.suppress(EngineUnreachable, *LACKS), time_limit(_ASK_S), self._time_left.limit():
+                session = self._session(unit)
+                nodes = session.graph(0).nodes
+                for prompt_id in reversed(prompt_ids):
+                    outcome = session.engine.ended_job(prompt_id, nodes, output)
+                    if outcome is not None:
+                        return JobResult(outcome, session, queued_s=0.0)
+        return None
 
     # --- running -----------------------------------------------------------------------------------
 

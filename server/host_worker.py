@@ -15,14 +15,14 @@ from typing import Any
 from app import Container
 from cluster.celery_app import run_worker
 from cluster.heartbeat import Heartbeat
-from cluster.host import Host
+from cluster.host import Host, LocalRuns
 from cluster.host_facts import HostFacts
 from cluster.job_documents import JobDocument
 from cluster.options import ClusterOptions
 from compiler import Catalogue
 from engines import Costs
 from errors import EngineUnreachable, SettingsInvalid
-from generation import Runs, TimeLeft, Uploads
+from generation import RequestedJobs, TimeLeft, Uploads
 from installation import VERSION
 from server.hooks import log_to_stderr
 from settings import Settings, load_settings
@@ -80,10 +80,11 @@ def _host(settings: Settings, options: ClusterOptions) -> Host:
     for unit in container.fleet.units:
         unit.arbiter.reconciler.start()
 
-    def runs(document: JobDocument, catalogue: Catalogue, uploads: Uploads, time_left: TimeLeft) -> Runs:
-        return container.generator.runs(document.compiled, catalogue, uploads, document.request_id, time_left)
+    def runs(document: JobDocument, catalogue: Catalogue, uploads: Uploads, time_left: TimeLeft) -> LocalRuns:
+        requested = RequestedJobs(document.request_id, document.compiled, catalogue, uploads, time_left)
+        return container.generator.local_runs(requested)
 
-    return Host(options, container.fleet, container.catalogue, runs)
+    return Host(options, container.catalogue, runs)
 
 
 def _hand_gpu_back(container: Container) -> None:

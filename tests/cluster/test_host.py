@@ -24,17 +24,44 @@ from tests.cluster.test_messages import document
 
 
 class FailingRuns:
-    """Notes what the engine would call the job, and draws nothing."""
+    """Notes what the engine would call the job and for which ids it was asked, and draws nothing."""
 
-    def __init__(self, prompt_ids: list[str]) -> None:
-        self._prompt_ids = prompt_ids
+    def __init__(self, prompt_ids: list[str], asked: list[tuple[str, ...]]) -> None:
+        self._prompt_ids, self._asked = prompt_ids, asked
         self.sessions = ()
         self.counts_waiting = True
+
+    def ended(self, prompt_ids: Sequence[str]) -> None:
+        self._asked.append(tuple(prompt_ids))
 
     def results(self, jobs: Sequence[str], *_: Any, **__: Any) -> Generator[JobResult, None, None]:
         self._prompt_ids += jobs
         raise EngineRejected("It draws nothing.")
         yield
+
+
+class Drawing:
+    """A host without an engine, and a job that it is to draw."""
+
+    def __init__(self, server: RedisServer, catalogue: Catalogue) -> None:
+        self.options = ClusterOptions(server.url, KEY.encode(), "one")
+        self.seal, self.client = Seal(self.options.key), server.client()
+        self.prompt_ids, self.asked = list[str](), list[tuple[str, ...]]()
+        self.job = replace(document(catalogue), uploads=())
+        self.host = Host(
+            self.options, lambda: catalogue, lambda *_: cast(Any, FailingRuns(self.prompt_ids, self.asked))
+        )
+
+    def draw(self, attempt: int, *, may_have_run: bool) -> ResultDocument:
+        sent, client, seal = self.job, self.client, self.seal
+        job = WaitingJob(sent.id, 1, sent.compiled.plan.model, "", sent.front, attempt)
+        client.set(names.front(sent.front), "1")
+        client.set(names.job(sent.id), seal.close(names.job(sent.id), sent.as_json()))
+        client.hset(names.ASSIGNED, sent.id, json.dumps(AssignedJob(job, "one", 0.0).as_json()))
+        self.host.draw(sent.id, attempt, may_have_run=may_have_run)
+        found = client.get(names.result(sent.id))
+        assert isinstance(found, bytes)
+        return ResultDocument.read(seal.open(names.result(sent.id), found))
 
 
 @pytest.fixture
@@ -53,29 +80,36 @@ def test_what_a_killed_process_left_in_the_engine_is_not_taken_for_the_new_run(
     server: RedisServer, shipped_catalogue: Catalogue, attempt: int, may_have_run: bool, is_new: bool
 ) -> None:
     """The arbiter cancels the job of a killed process by its id, and ComfyUI's history keeps how that one ended."""
-    options = ClusterOptions(server.url, KEY.encode(), "one")
-    seal, prompt_ids = Seal(options.key), list[str]()
-    sent = replace(document(shipped_catalogue), uploads=())
-    job = WaitingJob(sent.id, 1, sent.compiled.plan.model, "", sent.front, attempt)
-    client = server.client()
-    client.set(names.front(sent.front), "1")
-    client.set(names.job(sent.id), seal.close(names.job(sent.id), sent.as_json()))
-    client.hset(names.ASSIGNED, sent.id, json.dumps(AssignedJob(job, "one", 0.0).as_json()))
-    host = Host(
-        options,
-        cast(Any, None),
-        lambda: shipped_catalogue,
-        lambda *_: cast(Any, FailingRuns(prompt_ids)),
-    )
-    host.draw(sent.id, attempt, may_have_run=may_have_run)
-    (prompt_id,) = prompt_ids
-    assert (prompt_id != sent.id) is is_new
-    found = client.get(names.result(sent.id))
-    assert isinstance(found, bytes)
-    result = ResultDocument.read(seal.open(names.result(sent.id), found))
+    drawing = Drawing(server, shipped_catalogue)
+    result = drawing.draw(attempt, may_have_run=may_have_run)
+    (prompt_id,) = drawing.prompt_ids
+    assert (prompt_id != drawing.job.id) is is_new
+    assert drawing.asked == ([(drawing.job.id,)] if is_new else [])
     assert (result.attempt, result.host, result.error and result.error.code) == (
         attempt,
         "one",
         EngineRejected.code,
     )
-    client.close()
+    drawing.client.close()
+
+
+def test_each_later_run_is_asked_for_by_the_next_process(
+    server: RedisServer, shipped_catalogue: Catalogue
+) -> None:
+    drawing = Drawing(server, shipped_catalogue)
+    job, used = drawing.job.id, drawing.prompt_ids
+    for attempt, may_have_run in ((1, False), (1, True), (2, False), (2, True)):
+        drawing.draw(attempt, may_have_run=may_have_run)
+    assert drawing.asked == [(job,), (job, used[1]), (job, used[1], used[2])]
+    assert len(set(used)) == 4
+    key = names.prompts(job, "one")
+    assert 0 < drawing.client.ttl(key) <= drawing.job.timeout_s + 60
+    for forged in (
+        b"{}",
+        drawing.seal.close("another", {"ids": []}),
+        drawing.seal.close(key, {"ids": ["x"]}),
+    ):
+        drawing.client.set(key, forged)
+        drawing.draw(3, may_have_run=True)
+        assert drawing.asked[-1] == (job,)
+    drawing.client.close()
