@@ -1,12 +1,14 @@
-"""Looks whether a job that a host draws is still wanted."""
+"""Looks whether a job that a host has is still wanted, and says meanwhile that the host has it."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import redis
 
@@ -19,11 +21,20 @@ _LOOK_S = 0.3
 """Between two looks whether the job is still wanted"""
 _SURE_AFTER_S = 5.0
 """After Redis was away"""
+_HOLD_S = 1.0
+"""Between two times that the host says that it has the job"""
+HELD_S = 5
+"""So long each of them counts"""
+_RELEASE = """
+if redis.call('get', KEYS[1]) == ARGV[1] then redis.call('del', KEYS[1]) end
+return 0"""
+"""Deletes a key if it still has this value: another host may have the job by now"""
 
 
 class JobWatch:
     """Looks in a thread whether a job is still wanted: nobody has cancelled it, who waits for it is there, and no other host
-    was given it."""
+    was given it. While it is, and this process lives, `names.held` has the attempt: whoever waits knows that it is not
+    lost."""
 
     def __init__(
         self,
@@ -38,6 +49,7 @@ class JobWatch:
         self._begin = begin
         self._ended, self.reason = threading.Event(), ""
         self._failed_at = -math.inf
+        self._next_hold_at = 0.0
         self._thread = threading.Thread(target=self._run, name="job-watch", daemon=True)
 
     def __enter__(self) -> JobWatch:
@@ -47,20 +59,30 @@ class JobWatch:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
+        with contextlib.suppress(EaselError), redis_errors():
+            self._client.eval(_RELEASE, 1, names.held(self._document.id), str(self._attempt))
 
     def is_unwanted(self) -> bool:
         return bool(self.reason)
 
     def _run(self) -> None:
+        with contextlib.suppress(EaselError), redis_errors():
+            self._hold()
         self._begin()
         while not self._ended.wait(_LOOK_S):
             try:
                 with redis_errors():
                     self._look()
+                    if self.reason:
+                        return
+                    if time.monotonic() >= self._next_hold_at:
+                        self._hold()
             except EaselError:
                 self._failed_at = time.monotonic()
-            if self.reason:
-                return
+
+    def _hold(self) -> None:
+        self._client.set(names.held(self._document.id), str(self._attempt), ex=HELD_S)
+        self._next_hold_at = time.monotonic() + _HOLD_S
 
     def _look(self) -> None:
         pipeline = self._client.pipeline(transaction=False)
@@ -76,5 +98,13 @@ class JobWatch:
             self.reason = "the process that waited for it has ended"
         elif assigned is None and is_sure:
             self.reason = "nobody waits for it any more"
-        elif assigned is not None and json.loads(assigned).get("attempt") != self._attempt:
+        elif assigned is not None and _attempt_of(assigned) not in (None, self._attempt):
             self.reason = "another host has it"
+
+
+def _attempt_of(assigned: bytes) -> Any:
+    """None if somebody has written there what has not the form of an entry."""
+    try:
+        return json.loads(assigned)["attempt"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None

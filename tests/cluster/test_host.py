@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from cluster import names
 from cluster.host import Host
 from cluster.job_documents import ResultDocument
+from cluster.job_watch import HELD_S
 from cluster.options import ClusterOptions
 from cluster.placing import AssignedJob, WaitingJob
 from cluster.sealing import Seal
@@ -21,6 +24,7 @@ from errors import EngineRejected
 from generation import JobResult
 from tests.cluster.running_hosts import KEY, RedisServer
 from tests.cluster.test_messages import document
+from tests.waiting import wait_until
 
 
 class FailingRuns:
@@ -113,3 +117,58 @@ def test_each_later_run_is_asked_for_by_the_next_process(
         drawing.draw(3, may_have_run=True)
         assert drawing.asked[-1] == (job,)
     drawing.client.close()
+
+
+class WaitingRuns(FailingRuns):
+    """Waits for its end before it fails."""
+
+    def __init__(self, ends: threading.Event) -> None:
+        super().__init__([], [])
+        self._ends = ends
+
+    def results(self, jobs: Sequence[str], *values: Any, **named: Any) -> Generator[JobResult, None, None]:
+        self._ends.wait(60)
+        yield from super().results(jobs, *values, **named)
+
+
+def test_a_host_says_that_it_has_a_job_until_its_result_is_stored(
+    server: RedisServer, shipped_catalogue: Catalogue
+) -> None:
+    ends, drawing = threading.Event(), Drawing(server, shipped_catalogue)
+    drawing.host = Host(drawing.options, lambda: shipped_catalogue, lambda *_: cast(Any, WaitingRuns(ends)))
+    key, client = names.held(drawing.job.id), drawing.client
+    thread = threading.Thread(target=drawing.draw, args=(3,), kwargs={"may_have_run": False})
+    thread.start()
+    wait_until(lambda: client.get(key) == b"3")
+    assert 0 < client.pttl(key) <= HELD_S * 1000
+    client.delete(key)
+    wait_until(lambda: client.get(key) == b"3")
+    with server.client().monitor() as monitor:  # type: ignore[no-untyped-call]
+        ends.set()
+        commands = list[str]()
+        while not commands or not (commands[-1].startswith("EVAL") and key in commands[-1]):
+            commands.append(monitor.next_command()["command"])
+    thread.join()
+    assert [command for command in commands if command.startswith(f"SET {names.result(drawing.job.id)} ")]
+    assert not client.exists(key)
+    client.close()
+
+
+def test_a_host_that_lost_a_job_to_another_does_not_say_that_it_has_it(
+    server: RedisServer, shipped_catalogue: Catalogue
+) -> None:
+    ends, drawing = threading.Event(), Drawing(server, shipped_catalogue)
+    drawing.host = Host(drawing.options, lambda: shipped_catalogue, lambda *_: cast(Any, WaitingRuns(ends)))
+    key, client, sent = names.held(drawing.job.id), drawing.client, drawing.job
+    thread = threading.Thread(target=drawing.draw, args=(1,), kwargs={"may_have_run": False})
+    thread.start()
+    wait_until(lambda: client.get(key) == b"1")
+    job = WaitingJob(sent.id, 1, sent.compiled.plan.model, "", sent.front, 2)
+    client.hset(names.ASSIGNED, sent.id, json.dumps(AssignedJob(job, "two", 0.0).as_json()))
+    client.set(key, "2", ex=60)
+    time.sleep(2)
+    assert client.get(key) == b"2"
+    ends.set()
+    thread.join()
+    assert client.get(key) == b"2"
+    client.close()
