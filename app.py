@@ -326,10 +326,11 @@ class Container:
             self._named_engine,
         )
 
-    def watch_engines(self) -> None:
-        """Follow the list of engines in easel.yaml in a thread from now on. For each worker of a server."""
+    def watch_engines(self, *, runs_reconcilers: bool = True) -> None:
+        """Follow the list of engines in easel.yaml in a thread from now on. For each worker of a server;
+        `runs_reconcilers`: whether this process runs those of the engines."""
         if self.live_engines is not None:
-            self.live_engines.start()
+            self.live_engines.start(runs_reconcilers=runs_reconcilers)
 
     def _only_engine(self) -> EngineUnit:
         """That of the settings `engine.*`, or one that was found."""

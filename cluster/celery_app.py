@@ -1,4 +1,4 @@
-"""Celery as it carries jobs to hosts and runs them there. The only module that knows it."""
+"""Celery as it carries jobs to hosts and runs them there. Only this module and celery_*.py beside it know it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from typing import Any
 from celery import Celery, signals
 
 from cluster import names
+from cluster.celery_pool import PoolSize
 from cluster.heartbeat import Heartbeat
 from cluster.host import Host
 from cluster.options import ClusterOptions
 from cluster.redis_connection import redis_errors
+from cluster.slots import Slots
 
 log = logging.getLogger("easel.cluster")
 
@@ -60,10 +62,10 @@ def task_sender(options: ClusterOptions) -> Callable[[str, list[Any], str], None
 
 
 def run_worker(
-    options: ClusterOptions, make_host: Callable[[], Host], heartbeat: Heartbeat, *, slots: int
+    options: ClusterOptions, make_host: Callable[[], Host], heartbeat: Heartbeat, *, slots: Slots
 ) -> int:
     """Draw jobs until a signal ends it; returns the exit status. `make_host`: called once in each child. `slots`: how many
-    jobs are drawn at the same time. Raises the errors of Redis if it does not let a worker work."""
+    there are. Raises the errors of Redis if it does not let a worker work."""
     app = make_celery(options)
     hosts: list[Host] = []
     leaving: list[bool] = []
@@ -90,10 +92,11 @@ def run_worker(
     signals.worker_process_init.connect(begin, weak=False)
     signals.worker_ready.connect(ready, weak=False)
     signals.worker_shutting_down.connect(leave, weak=False)
+    app.steps["consumer"].add(type("PoolSizeOfHost", (PoolSize,), {"slots": slots}))
     app.finalize()
     worker = app.Worker(
         hostname=f"easel@{options.name}",
-        concurrency=slots,
+        concurrency=slots.processes,
         pool="prefork",
         queues=[names.queue(options.name)],
         loglevel="WARNING",

@@ -50,10 +50,10 @@ class LiveEngines:
         self.error: EaselError | None = None
         """Why the file as it is now is not what is used"""
 
-    def start(self) -> None:
-        """Look at the file in a thread from now on. For a process whose reconcilers run. Raises RuntimeError if there are no
-        more threads."""
-        self._runs_reconcilers = True
+    def start(self, *, runs_reconcilers: bool = True) -> None:
+        """Look at the file in a thread from now on. `runs_reconcilers`: whether this process runs the engines' reconcilers,
+        and so those of engines that are added. Raises RuntimeError if there are no more threads."""
+        self._runs_reconcilers = runs_reconcilers
         threading.Thread(target=self._watch, name="engines-watch", daemon=True).start()
 
     def _watch(self) -> None:

@@ -19,6 +19,7 @@ from cluster.host import Host, LocalRuns
 from cluster.host_facts import HostFacts
 from cluster.job_documents import JobDocument
 from cluster.options import ClusterOptions
+from cluster.slots import Slots
 from compiler import Catalogue
 from engines import Costs
 from errors import EngineUnreachable, SettingsInvalid
@@ -47,9 +48,11 @@ def work() -> int:
         )
     check_format(container.state_dir)
     container.prepare_catalogue()
-    facts = _Facts(container)
+    slots = Slots(lambda: len(container.fleet.units))
+    facts = _Facts(container, slots)
     heartbeat = Heartbeat(options, facts.now, partial(os.kill, os.getpid(), signal.SIGTERM))
-    container.watch_engines()
+    # Each child runs reconcilers; this process may not, because it forks.
+    container.watch_engines(runs_reconcilers=False)
     heartbeat.take_name()
     container.start_sketch_engine()
     try:
@@ -57,7 +60,7 @@ def work() -> int:
             options,
             partial(_host, settings, options),
             heartbeat,
-            slots=len(container.fleet.units),
+            slots=slots,
         )
     finally:
         _hand_gpu_back(container)
@@ -76,6 +79,9 @@ def _host(settings: Settings, options: ClusterOptions) -> Host:
     killed is replaced."""
     container = _container(settings)
     container.watch_catalogue()
+    if container.live_engines is not None:
+        # The settings are those of the worker's start; this child may have been started for an engine that was added since.
+        container.live_engines.look()
     container.watch_engines()
     for unit in container.fleet.units:
         unit.arbiter.reconciler.start()
@@ -98,8 +104,8 @@ def _hand_gpu_back(container: Container) -> None:
 class _Facts:
     """What the others are told about this host."""
 
-    def __init__(self, container: Container) -> None:
-        self._container = container
+    def __init__(self, container: Container, slots: Slots) -> None:
+        self._container, self._slots = container, slots
         self._memory: tuple[float, int | None] = -_MEMORY_AGE_S, None
         self._models: frozenset[str] = frozenset()
         self._stages: Mapping[str, tuple[Any, ...]] = {}
@@ -125,7 +131,7 @@ class _Facts:
             version=VERSION,
             comfyui=state.version or "",
             is_sketch=state.is_sketch,
-            slots=len(units),
+            slots=self._slots.usable,
             problem=("", "") if state.error is None else (state.error.code, state.error.message),
             models=self._models,
             stages=self._stages,
