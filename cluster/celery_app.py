@@ -20,6 +20,9 @@ from cluster.redis_connection import redis_errors
 from cluster.slots import Slots
 
 log = logging.getLogger("easel.cluster")
+_NOT_DELIVERED_AGAIN_S = 7 * 24 * 3600
+"""Longer than any job takes: one that still runs would be delivered to another process of its host. The job of a host that
+is gone is sent again by whoever waits for it"""
 
 
 def make_celery(options: ClusterOptions) -> Celery:
@@ -39,7 +42,11 @@ def make_celery(options: ClusterOptions) -> Celery:
         # Redis may be started after this host, or again.
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        broker_transport_options={"socket_keepalive": True, "health_check_interval": 10},
+        broker_transport_options={
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+            "visibility_timeout": _NOT_DELIVERED_AGAIN_S,
+        },
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
     )

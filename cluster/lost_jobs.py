@@ -15,7 +15,7 @@ from cluster import names
 from cluster.abandoned import AbandonedJobs
 from cluster.dispatcher import Dispatcher
 from cluster.host_facts import HostFacts, KnownHosts
-from cluster.placing import AssignedJob, Situation
+from cluster.placing import AssignedJob, Situation, in_order
 from cluster.redis_connection import redis_errors
 from cluster.sealing import Seal
 from cluster.sent_jobs import SentJob, SentJobs
@@ -53,6 +53,7 @@ class LostJobs:
         """Once a second. Raises the errors of Redis."""
         jobs = self._jobs.all()
         situation = self._dispatcher.situation()
+        self._jobs.order_was_read(in_order(situation.waiting, situation.assigned, situation.turns))
         if not self._was_away_lately():
             self._abandoned.forget(situation)
         self._remove_ended(situation)

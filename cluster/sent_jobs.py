@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
@@ -17,7 +17,7 @@ from cluster import names
 from cluster.dispatcher import Dispatcher
 from cluster.input_images import InputImages
 from cluster.job_documents import JobDocument
-from cluster.placing import WaitingJob, in_order
+from cluster.placing import WaitingJob
 from cluster.redis_connection import redis_errors
 from cluster.sealing import Seal
 from errors import EaselError
@@ -96,6 +96,7 @@ class SentJobs:
         self._jobs: dict[str, SentJob] = {}
         self._ended: deque[tuple[SentJob, bool]] = deque()
         """Jobs that are to be removed from Redis"""
+        self._places: Mapping[str, int] = {}
 
     def all(self) -> list[SentJob]:
         """Those that have not ended."""
@@ -184,12 +185,13 @@ class SentJobs:
             job.inbox.put({"kind": "stopped", "job": job.id, "reason": reason})
 
     def place_of(self, job: SentJob) -> int:
-        """How many jobs wait before it, of all processes; 0 if that is not known."""
-        with contextlib.suppress(EaselError):
-            situation = self._dispatcher.situation()
-            order = in_order(situation.waiting, situation.assigned, situation.turns)
-            return next((index for index, each in enumerate(order) if each.id == job.id), 0)
-        return 0
+        """How many jobs waited before it, of all processes, when `order_was_read` was called last; 0 if that is not
+        known."""
+        return self._places.get(job.id, 0)
+
+    def order_was_read(self, order: Iterable[WaitingJob]) -> None:
+        """`order`: all waiting jobs. Each waiting client asks for its place once a second: Redis is asked once for all."""
+        self._places = {job.id: place for place, job in enumerate(order)}
 
     def receive(self, event: Mapping[str, Any]) -> None:
         """What a host, or whoever sent a job to one, tells about it. For no job of this process it is ignored."""

@@ -13,7 +13,7 @@ from typing import Any, cast
 from arbiter import Arbiter, Sender
 from cluster import names
 from cluster.front import Front
-from cluster.host import Host
+from cluster.host import Host, LocalRuns
 from cluster.host_facts import HostFacts
 from cluster.job_documents import JobDocument
 from cluster.options import ClusterOptions
@@ -21,7 +21,7 @@ from cluster.remote_runs import ClusterHosts
 from cluster.sealing import Seal
 from compiler import Catalogue, Compiled, ImageRequest, compile_workflow
 from engine import Outcome, Picture
-from generation import DrawingRecord, JobCallbacks, JobResult, RequestedJobs, Runs, TimeLeft, Uploads
+from generation import DrawingRecord, JobCallbacks, JobResult, RequestedJobs, TimeLeft, Uploads
 from observer import Observer
 from tests.cluster.running_hosts import KEY, RedisServer
 
@@ -48,6 +48,9 @@ class PlayedRuns:
     def __init__(self, document: JobDocument, uploads: Uploads, draw: Draw) -> None:
         self._document, self._uploads, self._draw = document, uploads, draw
         self.sessions, self.counts_waiting = (PlayedSession(),), True
+
+    def ended(self, prompt_ids: Sequence[str]) -> None:
+        """Its engine saves nothing."""
 
     def results(
         self, jobs: Sequence[str], callbacks: JobCallbacks, *_: Any, **__: Any
@@ -80,10 +83,10 @@ class Joined:
         threading.Thread(target=self._host(host).draw, args=(id, attempt), daemon=True).start()
 
     def _host(self, name: str) -> Host:
-        def runs(document: JobDocument, _: Catalogue, uploads: Uploads, __: TimeLeft) -> Runs:
-            return cast(Runs, PlayedRuns(document, uploads, self.draw))
+        def runs(document: JobDocument, _: Catalogue, uploads: Uploads, __: TimeLeft) -> LocalRuns:
+            return cast(LocalRuns, PlayedRuns(document, uploads, self.draw))
 
-        return Host(replace(self.options, name=name), cast(Any, None), lambda: self.catalogue, runs)
+        return Host(replace(self.options, name=name), lambda: self.catalogue, runs)
 
     def add_host(self, name: str, **facts: Any) -> HostFacts:
         """One that stays there."""

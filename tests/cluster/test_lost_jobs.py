@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +56,20 @@ class Waiting:
         self._jobs.receive({"kind": "received", "job": self.document.id, "attempt": 1})
         assert [event["kind"] for event in self.events()] == ["sent", "received"]
 
+    def send_waiting(self) -> str:
+        """A job for which there is no host; returns its id."""
+        job = replace(self.document, id=str(uuid.uuid4()))
+        self._jobs.send(job, InputImages(FRONT, "r", Uploads()), self.inbox)
+        return job.id
+
+    def place_of(self, id: str) -> int:
+        return self._jobs.place_of(next(job for job in self._jobs.all() if job.id == id))
+
+    def commands(self) -> int:
+        """How many Redis has processed, without this question."""
+        found: Any = self.client.info("stats")
+        return int(found["total_commands_processed"])
+
     def look(self) -> list[Mapping[str, Any]]:
         self.known.read()
         self._lost_jobs.look()
@@ -105,3 +120,18 @@ def test_a_job_that_is_held_again_was_not_lost(waiting: Waiting) -> None:
         waiting.client.set(names.held(waiting.document.id), "1")
         assert waiting.look() == []
         waiting.client.delete(names.held(waiting.document.id))
+
+
+def test_the_places_of_waiting_jobs_are_read_once_for_all(waiting: Waiting) -> None:
+    """Each of hundreds of waiting clients is told its place once a second."""
+    ids = [waiting.send_waiting() for _ in range(3)]
+    waiting.look()
+    before = waiting.commands()
+    assert [waiting.place_of(id) for id in ids] == [0, 1, 2]
+    assert waiting.commands() == before + 1
+
+
+def test_a_job_that_came_after_the_last_look_has_no_known_place(waiting: Waiting) -> None:
+    waiting.send_waiting()
+    waiting.look()
+    assert waiting.place_of(waiting.send_waiting()) == 0
