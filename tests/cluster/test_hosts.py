@@ -58,9 +58,11 @@ class Joined:
         return bool(entry and entry["reachable"] and not entry["problem"])
 
     def has_begun(self) -> bool:
-        """Whether a host has said that its engine draws."""
+        """Whether a host has said that its engine draws a job that it has now. What was said of earlier jobs is kept for
+        two minutes."""
         with contextlib.closing(self.redis.client()) as client:
-            events = [client.get(key) for key in client.scan_iter("easel:last:*")]
+            jobs = client.hkeys("easel:assigned")
+            events = [client.get(f"easel:last:{job.decode()}") for job in jobs]
         return any(isinstance(event, bytes) and b'"kind":"begun"' in event for event in events)
 
     def is_drawing(self, name: str) -> bool:
