@@ -326,6 +326,11 @@ class Container:
             self._named_engine,
         )
 
+    def engines_error(self) -> EaselError | None:
+        """Why the engines in easel.yaml are not those that are used; None if they are. Only in a process that follows the
+        file."""
+        return self.live_engines.error if self.live_engines is not None else None
+
     def watch_engines(self, *, runs_reconcilers: bool = True) -> None:
         """Follow the list of engines in easel.yaml in a thread from now on. For each worker of a server;
         `runs_reconcilers`: whether this process runs those of the engines."""
@@ -481,6 +486,7 @@ class Container:
             exposition=self.exposition,
             image_feed=GalleryFeed(self.store),
             metrics_problem=lambda: self.metric_files.problem,
+            engines_error=self.engines_error,
             observer=self.observer,
             begin_trace=self._begin_trace,
         )

@@ -82,6 +82,8 @@ class Services:
     """What changes among the stored images"""
     metrics_problem: Callable[[], str | None]
     """Why the metrics cannot be stored, if so"""
+    engines_error: Callable[[], EaselError | None] = lambda: None
+    """Why the engines in easel.yaml as it is now are not those that are used"""
     shutdown: Shutdown = field(default_factory=Shutdown)
     observer: Observer = field(default_factory=Observer)
     begin_trace: BeginTrace | None = None

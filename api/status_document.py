@@ -16,7 +16,7 @@ from errors import EaselError
 OF_REQUESTS = ("jobs", "tickets", "requests")
 _OF_INSTALLATION = ("problem", "endpoint", "engines", "switchover", "stacks", "upstreams", "keys", "metrics")
 """They have messages, which may name files, and addresses of other servers"""
-OF_CALLER = (*OF_REQUESTS, "switches", "catalogue", "last_error", *_OF_INSTALLATION)
+OF_CALLER = (*OF_REQUESTS, "switches", "catalogue", "settings", "last_error", *_OF_INSTALLATION)
 """The parts of the document that differ from caller to caller"""
 _MAX_QUEUED = 50
 """Image jobs in the queue that are listed; GET /v1/images/jobs has all"""
@@ -92,6 +92,7 @@ def whole_status(services: Services) -> dict[str, Any]:
         **report,
         "requests": [*report["requests"], *queued],
         "catalogue": _catalogue(services),
+        "settings": {"error": _located(services.engines_error())},
         "upstreams": [asdict(upstream) for upstream in services.models_of_llms.status()],
         "keys": {"error": problem.message if problem else None},
         "metrics": {"problem": services.metrics_problem()},
@@ -131,7 +132,7 @@ def _queued_jobs(services: Services) -> list[dict[str, Any]]:
 def _catalogue(services: Services) -> dict[str, Any]:
     error, faults = services.catalogue_error(), services.catalogue().own_faults
     return {
-        "error": None if error is None else _located(error),
+        "error": _located(error),
         "own_errors": [
             {"file": fault.file, "line": fault.line, "path": fault.path or None, "message": fault.text}
             for fault in faults
@@ -139,8 +140,10 @@ def _catalogue(services: Services) -> dict[str, Any]:
     }
 
 
-def _located(error: EaselError) -> dict[str, Any]:
+def _located(error: EaselError | None) -> dict[str, Any] | None:
     """The error with the place that its message begins with, as `FILE:LINE:COLUMN: …`."""
+    if error is None:
+        return None
     place = _PLACE.match(error.message)
     numbers = {name: int(text) if place and (text := place[name]) else None for name in ("line", "column")}
     file = place["file"] if place else None
@@ -149,14 +152,14 @@ def _located(error: EaselError) -> dict[str, Any]:
 
 def _without_messages(seen: Mapping[str, Any]) -> dict[str, Any]:
     """The parts that differ from caller to caller, without messages and addresses. Codes stay."""
-    error = seen["catalogue"]["error"]
     return {
         **seen,
         "switches": [{**switch, "error": _without_message(switch["error"])} for switch in seen["switches"]],
         "catalogue": {
-            "error": error and {**dict.fromkeys(error), "code": error["code"]},
+            "error": _code_only(seen["catalogue"]["error"]),
             "own_errors": [],
         },
+        "settings": {"error": _code_only(seen["settings"]["error"])},
         "last_error": _without_message(seen["last_error"]),
         "problem": _without_message(seen["problem"]),
         "endpoint": None,
@@ -170,6 +173,10 @@ def _without_messages(seen: Mapping[str, Any]) -> dict[str, Any]:
         "keys": {"error": None},
         "metrics": {"problem": None},
     }
+
+
+def _code_only(error: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    return error and {**dict.fromkeys(error), "code": error["code"]}
 
 
 def _without_message(error: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import installation
 from commands.context import CommandServices, HostsOfCommand, services
+from commands.engines import refused_edit
 from commands.finding import Finding, Severity
 from commands.first_models import first_models, pull_line
 from commands.machine import Machine, same_place
@@ -110,7 +111,8 @@ def settings_findings(loaded: CommandServices | EaselError) -> Iterator[Finding]
     path = Path(named) if named else installation.config_folder() / "easel.yaml"
     if isinstance(loaded, EaselError):
         is_missing = named is not None and not path.exists()
-        fix = f"easel --config {shlex.quote(str(path))} setup" if is_missing else f"Correct it in {path}."
+        correct = f"Correct it in {path}. A server that runs keeps what it has until then."
+        fix = f"easel --config {shlex.quote(str(path))} setup" if is_missing else correct
         for line in loaded.details.get("errors") or [loaded.message]:
             is_variable = line.startswith("EASEL_")
             yield Finding(
@@ -207,6 +209,13 @@ def _running_server(machine: Machine) -> Iterator[Finding]:
         )
     else:
         yield Finding("server.ok", "ok", f"Easel {found.version} runs at {url}.")
+    if refused := refused_edit():
+        yield Finding(
+            "engines.refused",
+            "warning",
+            f"The running server uses the last valid engines: {refused}",
+            "Correct easel.yaml; the server looks at it every second.",
+        )
 
 
 def _taken_port(machine: Machine, host: str, port: int, error: SettingsInvalid) -> Finding:

@@ -13,6 +13,7 @@ import click
 
 from commands.audit import command_actor
 from commands.context import check_state_is_ours, handle_errors, services
+from commands.gpu import Server
 from deadline import time_limit
 from engines import EngineUnit, Fleet, explain_choice
 from errors import EaselError, GpuBusy, InvalidValue
@@ -30,15 +31,30 @@ def engines() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @handle_errors
 def list_engines(as_json: bool) -> None:
-    """List the engines of easel.yaml. Each is asked whether it answers."""
+    """List the engines of easel.yaml. Each is asked whether it answers. If the running server uses others, because it
+    refused the file, the reason is printed to stderr."""
     fleet = services().fleet
     with ThreadPoolExecutor(len(fleet.units)) as pool:
         reports = list(pool.map(partial(_report, fleet), fleet.units))
+    if refused := refused_edit():
+        click.secho(f"The running server uses the last valid engines: {refused}", err=True, fg="yellow")
     if as_json:
         click.echo(json.dumps(reports, indent=2, ensure_ascii=False))
         return
     for report in reports:
         click.echo(_line(report))
+
+
+def refused_edit() -> str | None:
+    """Why the running server does not use the engines of easel.yaml as it is now; None if it does, and if none answers."""
+    if not services().is_server_running():
+        return None
+    try:
+        status = Server(None).status()
+    except EaselError:
+        return None
+    error = status.get("settings", {}).get("error")  # an older server says nothing of it
+    return error["message"] if error else None
 
 
 def _report(fleet: Fleet, unit: EngineUnit) -> dict[str, Any]:

@@ -209,6 +209,7 @@ def test_a_key_without_view_learns_no_messages_and_no_addresses(make_app: MakeAp
             "error": {**error, "file": secret, "line": 1, "column": 1},
             "own_errors": [{"message": secret}],
         },
+        "settings": {"error": {**error, "file": secret, "line": 1, "column": None}},
         "last_error": {**error, "at": 1.0, "remedy": "Start it."},
         "stacks": [{"name": "chat", "url": secret, "problem": secret, "loaded": ["qwen"]}],
         "upstreams": [{"url": secret}],

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import yaml
 
 from app import Container
 from arbiter import Arbiter
 from engines import EngineEntry, LiveEngines, engines_of_text
-from tests.conftest import MakeApp
+from tests.api.test_key_permissions import schema_of
+from tests.conftest import ROOT, MakeApp
+from tests.server.running import running
+from tests.waiting import wait_until
 
 ONE = {"name": "one", "url": "http://127.0.0.1:1"}
 TWO = {"name": "two", "url": "http://127.0.0.1:2", "gpu": "1"}
@@ -184,3 +191,41 @@ def test_the_llms_of_a_removed_engine_keep_their_gpu(make_app: MakeApp, tmp_path
     live.look()
     assert [unit.name for unit in container.fleet.units] == ["one"]
     assert container.fleet.arbiter_of("1") is arbiter
+
+
+def test_an_edit_that_is_refused_is_said_by_the_status_and_by_commands(
+    tmp_path: Path, sketch_url: str
+) -> None:
+    path, state = tmp_path / "easel.yaml", tmp_path / "state"
+    valid = yaml.safe_dump({"engines": [{**ONE, "url": sketch_url}]})
+    path.write_text(valid)
+
+    def easel(*arguments: str) -> subprocess.CompletedProcess[str]:
+        options = ("--config", str(path), "--state-dir", str(state))
+        command = [sys.executable, "-m", "easel", *options, *arguments]
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("EASEL_")}
+        return subprocess.run(command, cwd=ROOT, env=kept, capture_output=True, text=True, timeout=120)
+
+    with running(state, EASEL_CONFIG=str(path), EASEL_WORKERS="1") as server:
+
+        def error() -> dict[str, Any] | None:
+            document = requests.get(f"{server.url}/api/comfyui/status", timeout=60).json()
+            schema_of("ComfyuiStatus").validate(document)
+            found: dict[str, Any] | None = document["settings"]["error"]
+            return found
+
+        assert error() is None
+        path.write_text(f"engines:\n- {ONE | {'url': sketch_url}}\n- {ONE | {'url': TWO['url']}}\n")
+        refused = wait_until(error)
+        assert (refused["code"], refused["file"], refused["line"]) == ("settings.invalid", "easel.yaml", 3)
+        assert "names must be unique" in refused["message"]
+        path.write_text("log_level: info\n")  # commands accept this one
+        wait_until(lambda: "no `engines` any more" in (error() or {}).get("message", ""))
+        findings = {each["code"]: each for each in json.loads(easel("doctor", "--json").stdout)["findings"]}
+        assert "no `engines` any more" in findings["engines.refused"]["message"]
+        listed = easel("engines", "list", "--json")
+        assert "uses the last valid engines: easel.yaml has no `engines` any more" in listed.stderr
+        assert [each["name"] for each in json.loads(listed.stdout)] == ["engine"]
+        path.write_text(valid)
+        wait_until(lambda: error() is None)
+        assert easel("engines", "list").stderr == ""

@@ -520,11 +520,24 @@ def test_mistakes_of_the_catalogue_have_file_and_line(machine: Any, size: str) -
     own = {"message": "my-model has no workflow", "file": "own/my.yaml", "line": 3}
     events.send(
         "status",
-        status(catalogue={"error": error, "own_errors": [own]}, keys={"error": "keys.json is not JSON"}),
+        status(
+            catalogue={"error": error, "own_errors": [own]},
+            settings={
+                "error": {**error, "message": "engines.0.gpu is taken", "file": "easel.yaml", "line": 7}
+            },
+            keys={"error": "keys.json is not JSON"},
+        ),
     )
     fix = card(page, "Please fix")
     fix.wait_for()
-    for words in ("catalogue.yaml:214:11", "max must be <WxH>", "own/my.yaml:3", "keys.json is not JSON"):
+    for words in (
+        "easel.yaml:7:11",
+        "engines.0.gpu is taken",
+        "catalogue.yaml:214:11",
+        "max must be <WxH>",
+        "own/my.yaml:3",
+        "keys.json is not JSON",
+    ):
         assert words in fix.inner_text()
     events.send("status", status())
     fix.wait_for(state="hidden")

@@ -1,4 +1,4 @@
-// What is wrong with this installation's files: catalogue, keys, counters. Hidden while nothing is.
+// What is wrong with this installation's files: catalogue, settings, keys, counters. Hidden while nothing is.
 
 import { h, icon } from "../dom.js";
 
@@ -24,6 +24,7 @@ export class ProblemsCard {
     const { error, own_errors: own = [] } = status.catalogue ?? {};
     const problems = [
       ...(error ? [{ title: t("machine.catalogue_error"), ...error }] : []),
+      ...(status.settings?.error ? [{ title: t("machine.settings_error"), ...status.settings.error }] : []),
       ...own.map((each) => ({ title: t("machine.own_error"), ...(typeof each === "string" ? { message: each } : each) })),
       ...(status.keys?.error ? [{ title: t("machine.keys_error"), message: status.keys.error }] : []),
       ...(status.metrics?.problem ? [{ title: t("machine.metrics_problem"), message: status.metrics.problem }] : []),
