@@ -543,7 +543,8 @@ class Container:
             images = self.store.totals()
         with contextlib.suppress(OSError):
             pulls = self.pulls.reports()
-        return ServerState(status, self.system_status.engine_facts(), pulls, images)
+        engines = self.system_status.engine_facts()
+        return ServerState(status, engines.get(self.fleet.first.name), pulls, images, engines)
 
     @cached_property
     def image_jobs(self) -> JobQueue:

@@ -4,7 +4,7 @@ listen: metrics, logs and traces."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 DrawingResult = Literal["done", "failed", "cancelled"]
@@ -79,11 +79,13 @@ class DrawingReport:
 
 @dataclass(frozen=True)
 class SwitchReport:
-    """A switchover that has ended. `phases`: names and seconds."""
+    """A switchover that has ended. `phases`: names and seconds. `gpu`: as the setting `engines` names it; empty without
+    that setting."""
 
     target: str
     result: SwitchResult
     phases: tuple[tuple[str, float], ...]
+    gpu: str = ""
 
 
 class Observer:
@@ -100,6 +102,16 @@ class Observer:
 
     def switch(self, report: SwitchReport) -> None:
         """A switchover has ended."""
+
+
+class SwitchesOfGpu(Observer):
+    """Is told of the switchovers of one GPU, and tells `observer` with its name."""
+
+    def __init__(self, observer: Observer, gpu: str) -> None:
+        self._observer, self._gpu = observer, gpu
+
+    def switch(self, report: SwitchReport) -> None:
+        self._observer.switch(replace(report, gpu=self._gpu))
 
 
 class RequestTrace(Protocol):

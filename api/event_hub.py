@@ -320,6 +320,8 @@ class _State:
             part = audience.part_of(self.document)
             if len(part["engines"]) == 1:  # the other fields say the same of it
                 part = {**part, "engines": []}
+            if len(part["gpus"]) == 1:
+                part = {**part, "gpus": []}
             stable = {
                 **part,
                 **{

@@ -41,7 +41,8 @@ def _switchover(services: Services) -> tuple[Response, int]:
         raise InvalidPin("`pin` must be true or false.", param="pin")
     if pin and mode == "inference":
         raise InvalidPin("Only generation mode can be pinned.", param="pin")
-    with recording(services, "gpu.switch", mode=mode, force=force, pin=pin) as set_result:
+    target = {"mode": mode, "force": force, "pin": pin, **_named_gpu(body)}
+    with recording(services, "gpu.switch", **target) as set_result:
         status = arbiter.switch(mode, force=force, pin=pin)
         set_result(status)
     return jsonify({"status": status, "mode": mode}), 202 if status == "switching" else 200
@@ -52,20 +53,25 @@ def _pin(services: Services) -> Response:
     pinned, arbiter = body.get("pinned"), _arbiter(services, body.get("gpu"))
     if not isinstance(pinned, bool):
         raise InvalidPin("`pinned` must be true or false.", param="pinned")
-    with recording(services, "gpu.pin", pinned=pinned):
+    with recording(services, "gpu.pin", pinned=pinned, **_named_gpu(body)):
         arbiter.pin(pinned)
     return jsonify({"pinned": pinned})
+
+
+def _named_gpu(body: dict[str, Any]) -> dict[str, Any]:
+    """The field `gpu`, if it was sent."""
+    return {"gpu": body["gpu"]} if body.get("gpu") is not None else {}
 
 
 def _arbiter(services: Services, gpu: Any) -> Arbiter:
     """That of the GPU of this name; None: of the first one. Raises InvalidValue."""
     if gpu is None:
         return services.arbiter
-    known = {unit.gpu: unit.arbiter for unit in services.fleet.units if unit.gpu}
+    known = services.fleet.gpus
     if not isinstance(gpu, str) or gpu not in known:
         names = ", ".join(known) or "none, because the setting `engines` is not used"
         raise InvalidValue(f"`gpu` must be the name of a GPU; there are: {names}.", param="gpu")
-    return known[gpu]
+    return known[gpu].arbiter
 
 
 def _cancel(services: Services) -> tuple[Response, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +14,17 @@ from api.services import Services
 from errors import EaselError
 
 OF_REQUESTS = ("jobs", "tickets", "requests")
-_OF_INSTALLATION = ("problem", "endpoint", "engines", "switchover", "stacks", "upstreams", "keys", "metrics")
+_OF_INSTALLATION = (
+    "problem",
+    "endpoint",
+    "engines",
+    "gpus",
+    "switchover",
+    "stacks",
+    "upstreams",
+    "keys",
+    "metrics",
+)
 """They have messages, which may name files, and addresses of other servers"""
 OF_CALLER = (*OF_REQUESTS, "switches", "catalogue", "settings", "last_error", *_OF_INSTALLATION)
 """The parts of the document that differ from caller to caller"""
@@ -57,11 +67,14 @@ class Audience:
         return {
             **seen,
             **{name: [self._visible(entry) for entry in document[name]] for name in OF_REQUESTS},
-            "switches": [
-                {**switch, "who": switch["who"] if switch["who"] == self.key else None}
-                for switch in seen["switches"]
-            ],
+            "switches": self._visible_switches(seen["switches"]),
+            "gpus": [{**gpu, "switches": self._visible_switches(gpu["switches"])} for gpu in seen["gpus"]],
         }
+
+    def _visible_switches(self, switches: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        return [
+            {**switch, "who": switch["who"] if switch["who"] == self.key else None} for switch in switches
+        ]
 
     def _visible(self, entry: Mapping[str, Any]) -> Mapping[str, Any]:
         """Others may see that something is drawn, with which model and since when, but not for whom."""
@@ -154,7 +167,7 @@ def _without_messages(seen: Mapping[str, Any]) -> dict[str, Any]:
     """The parts that differ from caller to caller, without messages and addresses. Codes stay."""
     return {
         **seen,
-        "switches": [{**switch, "error": _without_message(switch["error"])} for switch in seen["switches"]],
+        "switches": _without_errors(seen["switches"]),
         "catalogue": {
             "error": _code_only(seen["catalogue"]["error"]),
             "own_errors": [],
@@ -167,12 +180,28 @@ def _without_messages(seen: Mapping[str, Any]) -> dict[str, Any]:
             {**engine, "endpoint": None, "problem": _without_message(engine["problem"])}
             for engine in seen["engines"]
         ],
-        "switchover": {**seen["switchover"], "error": None, "failed": [], "notes": []},
+        "gpus": [
+            {
+                **gpu,
+                "switchover": {**gpu["switchover"], **_NO_MESSAGES_OF_SWITCH},
+                "switches": _without_errors(gpu["switches"]),
+            }
+            for gpu in seen["gpus"]
+        ],
+        "switchover": {**seen["switchover"], **_NO_MESSAGES_OF_SWITCH},
         "stacks": [{**stack, "url": None, "problem": None} for stack in seen["stacks"]],
         "upstreams": [],
         "keys": {"error": None},
         "metrics": {"problem": None},
     }
+
+
+_NO_MESSAGES_OF_SWITCH: Mapping[str, Any] = {"error": None, "failed": [], "notes": []}
+
+
+def _without_errors(switches: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Past switchovers without the messages of their errors."""
+    return [{**switch, "error": _without_message(switch["error"])} for switch in switches]
 
 
 def _code_only(error: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

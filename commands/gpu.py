@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import click
 
 from access import is_command_key
 from commands.context import handle_errors, services
-from errors import InvalidCancel, ServerUnreachable, SwitchInProgress, error_from_code
+from errors import InvalidCancel, InvalidValue, ServerUnreachable, SwitchInProgress, error_from_code
 
 _CALL_TIMEOUT_S = 10.0
 _POLL_INTERVAL_S = 0.25
@@ -20,6 +20,9 @@ _SWITCH_TIMEOUT_S = 120.0
 
 url_option = click.option("--url", help="URL of the running server; default: this installation's server.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+gpu_option = click.option(
+    "--gpu", metavar="NAME", help="A GPU of the setting `engines`; default: that of the first engine."
+)
 
 
 class Server:
@@ -67,10 +70,46 @@ class Server:
                     raise
                 time.sleep(_POLL_INTERVAL_S)
 
-    def status(self) -> dict[str, Any]:
-        """The response of GET /api/comfyui/status."""
+    def status(self, gpu: str | None = None) -> dict[str, Any]:
+        """The response of GET /api/comfyui/status. `gpu`: the part that is about this GPU. Raises InvalidValue."""
         status: dict[str, Any] = self.call("GET", "/api/comfyui/status")
-        return status
+        return status if gpu is None else status_of_gpu(status, gpu)
+
+
+def status_of_gpu(status: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Of the status what is about the GPU `name`: the fields of the first engine are those of its engine. Raises
+    InvalidValue."""
+    gpus = {gpu["name"]: gpu for gpu in status.get("gpus", ())}  # an older server has none
+    if name not in gpus:
+        names = ", ".join(gpus) or "none, because the setting `engines` is not used"
+        raise InvalidValue(f"There is no GPU {name!r}; there are: {names}.", param="gpu")
+    gpu = gpus[name]
+    engine = next((each for each in status["engines"] if each["name"] == gpu["engine"]), _REMOVED)
+    seen: dict[str, Any] = {"gpu": name, "engine_name": gpu["engine"], "mode": engine["mode"]}
+    if gpu["arbiter"] is not None:
+        seen["mode"] = gpu["arbiter"]["mode"]
+    seen |= {part: gpu[part] for part in ("switchover", "switches", "arbiter")}
+    seen |= {part: engine[part] for part in _REMOVED if part != "mode"}
+    is_only = len(status["engines"]) == 1  # then their entries do not name it
+    for part in ("jobs", "tickets", "requests"):
+        own = [each for each in status[part] if is_only or each.get("engine") == gpu["engine"]]
+        seen[part] = own if gpu["engine"] is not None else []
+    seen["stacks"] = [stack for stack in status["stacks"] if stack.get("gpu") == name]
+    return {**seen, "probed_at": status["probed_at"]}
+
+
+_REMOVED: Mapping[str, Any] = {
+    "mode": "inference",
+    "engine": "stopped",
+    "reachable": False,
+    "problem": None,
+    "endpoint": None,
+    "version": None,
+    "sketch": False,
+    "memory": None,
+    "queue": {"running": 0, "pending": 0},
+}
+"""For the engine of a GPU from which it was removed"""
 
 
 @click.group(short_help="Show who has the GPU; switch it, pin it, cancel requests.")
@@ -79,12 +118,17 @@ def gpu() -> None:
 
 
 @gpu.command(short_help="Show who has the GPU, and the queue.")
+@gpu_option
 @url_option
 @json_option
 @handle_errors
-def status(url: str | None, as_json: bool) -> None:
-    """Show who has the GPU, the state of the engine and the LLM servers, and the waiting and running jobs."""
-    _print(Server(url).status(), as_json, _status_lines)
+def status(gpu: str | None, url: str | None, as_json: bool) -> None:
+    """Show who has the GPU, the state of the engine and the LLM servers, and the waiting and running jobs.
+
+    With several GPUs: of the first engine, who has each of the others, and the jobs of all; with --gpu only what is about
+    that one.
+    """
+    _print(Server(url).status(gpu), as_json, _status_lines)
 
 
 @gpu.command(short_help="Switch the GPU to a mode and wait until it is done.")
@@ -99,45 +143,57 @@ def status(url: str | None, as_json: bool) -> None:
     show_default=True,
     help="Maximum time to wait, in seconds.",
 )
+@gpu_option
 @url_option
 @json_option
 @handle_errors
 def switch(
-    mode: str, force: bool, pin: bool, model: str | None, timeout: int, url: str | None, as_json: bool
+    mode: str,
+    force: bool,
+    pin: bool,
+    model: str | None,
+    timeout: int,
+    gpu: str | None,
+    url: str | None,
+    as_json: bool,
 ) -> None:
     """Switch the GPU to MODE and wait until the switchover is done."""
     if model and mode != "generation":
         raise click.UsageError("--model can only be used with generation")
+    if model and gpu:
+        raise click.UsageError(
+            "--model cannot be used with --gpu: Easel chooses the engine that draws a model"
+        )
     server = Server(url)
     if model:
         server.call("GET", f"/v1/models/{model}")  # fails before any LLM is unloaded if the model is unknown
-    body = {"mode": mode, "force": force} | ({"pin": True} if pin else {})
+    body = {"mode": mode, "force": force} | ({"pin": True} if pin else {}) | _field(gpu)
     response = server.call_after_switchover("/api/comfyui/switchover", body, timeout)
     if response["status"] == "switching":
-        _wait_for_switchover(server, mode, timeout, quiet=as_json)
+        _wait_for_switchover(server, mode, timeout, gpu, quiet=as_json)
     if model:
         _load_model(server, model, timeout)
-    _print(_fresh_status(server), as_json, _status_lines)
+    _print(_fresh_status(server, gpu), as_json, _status_lines)
 
 
 @gpu.command(short_help="Pin generation mode.")
+@gpu_option
 @url_option
 @json_option
 @handle_errors
-def pin(url: str | None, as_json: bool) -> None:
+def pin(gpu: str | None, url: str | None, as_json: bool) -> None:
     """Pin generation mode: neither LLM requests nor the end of the pictures end it."""
-    answer = Server(url).call_after_switchover("/api/comfyui/pin", {"pinned": True}, _SWITCH_TIMEOUT_S)
-    _print(answer, as_json, lambda _: ["pinned"])
+    _print(_set_pin(url, gpu, is_pinned=True), as_json, lambda _: ["pinned"])
 
 
 @gpu.command(short_help="Unpin generation mode.")
+@gpu_option
 @url_option
 @json_option
 @handle_errors
-def unpin(url: str | None, as_json: bool) -> None:
+def unpin(gpu: str | None, url: str | None, as_json: bool) -> None:
     """Unpin generation mode."""
-    answer = Server(url).call_after_switchover("/api/comfyui/pin", {"pinned": False}, _SWITCH_TIMEOUT_S)
-    _print(answer, as_json, lambda _: ["not pinned"])
+    _print(_set_pin(url, gpu, is_pinned=False), as_json, lambda _: ["not pinned"])
 
 
 @gpu.command(short_help="Cancel a request, or all.")
@@ -160,15 +216,25 @@ def cancel(name: str | None, cancel_all: bool, url: str | None, as_json: bool) -
     )
 
 
+def _field(gpu: str | None) -> dict[str, str]:
+    """The field of a request that names the GPU, if one was named."""
+    return {} if gpu is None else {"gpu": gpu}
+
+
+def _set_pin(url: str | None, gpu: str | None, *, is_pinned: bool) -> Any:
+    body = {"pinned": is_pinned, **_field(gpu)}
+    return Server(url).call_after_switchover("/api/comfyui/pin", body, _SWITCH_TIMEOUT_S)
+
+
 def _print(document: Any, as_json: bool, lines: Callable[[Any], Any]) -> None:
     click.echo(json.dumps(document, indent=2, ensure_ascii=False) if as_json else "\n".join(lines(document)))
 
 
-def _wait_for_switchover(server: Server, mode: str, timeout: int, *, quiet: bool) -> None:
+def _wait_for_switchover(server: Server, mode: str, timeout: int, gpu: str | None, *, quiet: bool) -> None:
     """Print each phase as it starts. Raises the error of the switchover, and ServerUnreachable after `timeout`."""
     deadline, last_phase = time.monotonic() + timeout, ""
     while True:
-        switchover = server.status()["switchover"]
+        switchover = server.status(gpu)["switchover"]
         if not switchover["active"]:
             break
         if switchover["phase"] and switchover["phase"] != last_phase and not quiet:
@@ -183,10 +249,10 @@ def _wait_for_switchover(server: Server, mode: str, timeout: int, *, quiet: bool
         raise error_from_code(switchover["error_code"], switchover["error"])
 
 
-def _fresh_status(server: Server) -> dict[str, Any]:
+def _fresh_status(server: Server, gpu: str | None) -> dict[str, Any]:
     """The status after the next round of probes, which runs once per second."""
     probed_at, deadline = server.status()["probed_at"], time.monotonic() + _FRESH_STATUS_TIMEOUT_S
-    while (status := server.status())["probed_at"] == probed_at and time.monotonic() < deadline:
+    while (status := server.status(gpu))["probed_at"] == probed_at and time.monotonic() < deadline:
         time.sleep(_POLL_INTERVAL_S)
     return status
 
@@ -203,14 +269,17 @@ def _load_model(server: Server, model: str, timeout: int) -> None:
 
 
 def _status_lines(status: dict[str, Any]) -> Iterator[str]:
-    arbiter, switchover = status["arbiter"], status["switchover"]
-    pinned = ", pinned" if arbiter and arbiter["pinned"] else ""
-    shared = "" if arbiter else " (no LLM stack is configured)"
-    yield f"GPU        {status['mode']}{pinned}{shared}"
-    yield f"engine     {status['engine']}{_version(status)}"
+    switchover, gpus = status["switchover"], status.get("gpus", ())
+    yield _gpu_line(status.get("gpu"), status["mode"], status["arbiter"])
+    # The lines about one GPU are about the first one.
+    yield from (
+        _gpu_line(gpu["name"], gpu["arbiter"]["mode"], gpu["arbiter"]) for gpu in gpus[1:] if gpu["arbiter"]
+    )
+    name = f"{status['engine_name']}, " if status.get("engine_name") else ""
+    yield f"engine     {name}{status['engine']}{_version(status)}"
     if status["problem"]:
         yield f"  {status['problem']['code']}: {status['problem']['message']}"
-    if status["picture_delivery"] == "file":
+    if status.get("picture_delivery") == "file":
         yield "pictures   stay in ComfyUI's output folder: it has no node SaveImageWebsocket"
     yield from _memory_lines(status["memory"])
     queue, waiting = status["queue"], len(status["tickets"])
@@ -229,9 +298,18 @@ def _status_lines(status: dict[str, Any]) -> Iterator[str]:
     for stack in status["stacks"]:
         loaded = stack["problem"] or f"loaded: {', '.join(stack['loaded'] or []) or 'none'}"
         yield f"stack      {stack['name']} ({stack['driver']}): {loaded}"
-    for model in status["models"]:
+    for model in status.get("models", ()):
         missing = f"{model['code']} {', '.join(model['missing'])}".strip()
         yield f"model      {model['id']}: {'ready' if model['ready'] else missing}"
+
+
+def _gpu_line(name: str | None, mode: str, arbiter: Mapping[str, Any] | None) -> str:
+    title = "GPU" if name is None else f"GPU {name}"
+    pinned = ", pinned" if arbiter and arbiter["pinned"] else ""
+    shared = (
+        "" if arbiter else " (no LLM stack is configured)" if name is None else " (no LLM stack shares it)"
+    )
+    return f"{title:<10} {mode}{pinned}{shared}"
 
 
 def _version(status: dict[str, Any]) -> str:

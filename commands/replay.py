@@ -11,11 +11,12 @@ from typing import Any
 
 import click
 
-from arbiter import Policy
+from arbiter import Arbiter, Policy
 from arbiter.event_log import line_name, read_lines
 from arbiter.replay import Recording, Waits, read_recording, recorded_waits, simulate
 from commands.context import handle_errors, services
-from commands.gpu import gpu, json_option
+from commands.gpu import gpu, gpu_option, json_option
+from errors import InvalidValue
 
 _COEXIST = (
     "gpu.sharing was coexist, but the simulation switches for each picture: the log does not say what fitted"
@@ -36,6 +37,7 @@ _COEXIST = (
     help="As the setting gpu.llm_during_generation.",
 )
 @click.option("--depth", type=click.IntRange(1, 100), help="As the setting engine.depth.")
+@gpu_option
 @json_option
 @handle_errors
 def replay(
@@ -46,15 +48,16 @@ def replay(
     idle_restore_minutes: float | None,
     llm_during_generation: Any,
     depth: int | None,
+    gpu: str | None,
     as_json: bool,
 ) -> None:
-    """Play the log FILE (default: this installation's) in simulated time, with the policy of that time and with another
-    one, and print how long the requests waited.
+    """Play the log FILE (default: this installation's, of the first engine's GPU or of --gpu) in simulated time, with the
+    policy of that time and with another one, and print how long the requests waited.
 
     The options say what differs; what they do not say is as it was in the log. The requests are those that went through
     Easel and needed the GPU.
     """
-    own = services().arbiter
+    own = _arbiter(gpu)
     path = file or own.events.path
     try:
         recording = read_recording(read_lines(path))
@@ -88,6 +91,17 @@ def replay(
         document["other_policy"] = {name: value for name, value in changes.items() if value is not None}
         document["other"] = _simulate(recording, other, "the other policy").summary()
     click.echo(json.dumps(document, indent=2) if as_json else "\n".join(_lines(document)))
+
+
+def _arbiter(gpu: str | None) -> Arbiter:
+    """That of a GPU; None: of the first engine's. Raises InvalidValue."""
+    known = services().fleet.gpus
+    if gpu is None:
+        return services().arbiter
+    if gpu not in known:
+        names = ", ".join(known) or "none, because the setting `engines` is not used"
+        raise InvalidValue(f"There is no GPU {gpu!r}; there are: {names}.", param="gpu")
+    return known[gpu].arbiter
 
 
 def _simulate(recording: Recording, policy: Policy, what: str) -> Waits:

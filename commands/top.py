@@ -97,7 +97,11 @@ def view(status: Mapping[str, Any]) -> Iterator[str]:
             yield f"          {_cell(engine['name']).ljust(width)}  {_engine_line(engine)}"
     if memory := _memory(status["memory"]):
         yield f"memory    {memory}"
-    yield f"GPU       {_mode(status)}"
+    gpus = status.get("gpus", ())
+    if len(gpus) < 2:
+        yield f"GPU       {_mode(status, status['mode'])}"
+    for gpu in gpus if len(gpus) > 1 else ():
+        yield f"GPU       {_cell(gpu['name'])}: {_mode(gpu, (gpu['arbiter'] or status)['mode'])}"
     for stack in status["stacks"]:
         held = _plain(stack["problem"]) if stack["problem"] else ", ".join(map(_plain, stack["loaded"] or ()))
         yield f"LLMs      {_plain(stack['name'])} ({stack['driver']}): {held or 'nothing loaded'}"
@@ -158,11 +162,12 @@ def _memory(memory: Mapping[str, Any] | None) -> str:
     )
 
 
-def _mode(status: Mapping[str, Any]) -> str:
-    arbiter, switchover = status["arbiter"], status["switchover"]
+def _mode(gpu: Mapping[str, Any], mode: str) -> str:
+    """`gpu`: the status, or one of its GPUs."""
+    arbiter, switchover = gpu["arbiter"], gpu["switchover"]
     if arbiter is None:
-        return "not shared: no LLM server is configured"
-    text = str(status["mode"]) + (", pinned" if arbiter["pinned"] else "")
+        return f"not shared: no LLM server {'uses it' if 'name' in gpu else 'is configured'}"
+    text = mode + (", pinned" if arbiter["pinned"] else "")
     if switchover["active"]:
         phases = switchover["phases"]
         since = f" {phases[-1]['seconds']:.1f} s" if phases and switchover["phase"] else ""

@@ -13,7 +13,7 @@ from engines.entries import EngineEntry
 from engines.measured_costs import CostStore
 from engines.unit import EngineUnit
 from gpu_tenant import Tenant
-from observer import Observer
+from observer import Observer, SwitchesOfGpu
 
 GPUS_FOLDER = "gpus"
 """In the state directory, with a folder for each GPU. An engine that was not named has the folder `gpu`."""
@@ -55,7 +55,7 @@ def assemble(entry: EngineEntry, llms: Tenant | None, options: AssemblyOptions) 
         engine_down=tenant.can_be_started,
         event_log_bytes=options.event_log_bytes,
         queues_all=True,
-        observer=options.observer,
+        observer=SwitchesOfGpu(options.observer, entry.gpu),
     )
     return EngineUnit(
         *(entry.name, selector, tenant, arbiter, process),

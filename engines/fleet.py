@@ -77,10 +77,16 @@ class Fleet:
         """None if there is none of that name."""
         return next((unit for unit in self.units if unit.name == name), None)
 
+    @property
+    def gpus(self) -> dict[str, EngineUnit]:
+        """The name of each GPU -> the engine that has it, or that had it until it was removed, if LLMs still use it.
+        Empty without names of GPUs, which only the setting `engines` gives."""
+        named = {unit.gpu: unit for unit in self.units if unit.gpu}
+        return {**named, **{gpu: unit for gpu, unit in self._kept.items() if gpu not in named}}
+
     def arbiter_of(self, gpu: str) -> Arbiter:
         """That of a GPU, also after its engine was removed; of the first engine's for a GPU that is not known."""
-        unit = next((unit for unit in self.units if unit.gpu == gpu), None) or self._kept.get(gpu)
-        return (unit or self.first).arbiter
+        return self.gpus.get(gpu, self.first).arbiter
 
     def replace(self, units: Sequence[EngineUnit]) -> None:
         """Use these from now on. Jobs that run elsewhere end there; those that wait elsewhere are placed again."""

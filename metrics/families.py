@@ -63,7 +63,7 @@ RENDER = Family(
 SWITCHOVERS = Family(
     "easel_switchovers_total",
     "counter",
-    "Switchovers of the GPU that ended, by the mode they led to: done, failed or abandoned.",
+    "Switchovers of all GPUs that ended, by the mode they led to: done, failed or abandoned.",
     ("target", "result"),
 )
 ENGINE_PICTURES = Family(
@@ -121,6 +121,39 @@ ENGINES_WAITING = Family(
     "Jobs and LLM requests that wait for the GPU of an engine.",
     ("engine",),
 )
+ENGINES_VRAM_TOTAL = Family(
+    "easel_engines_vram_size_bytes", "gauge", "Memory of the GPU of an engine.", ("engine",)
+)
+ENGINES_VRAM_FREE = Family(
+    "easel_engines_vram_free_bytes",
+    "gauge",
+    "Free memory of the GPU of an engine, for all programs.",
+    ("engine",),
+)
+GPUS_MODE = Family(
+    "easel_gpus_mode",
+    "gauge",
+    "1 for the mode that has the GPU, of each GPU of `engines` that LLM servers share.",
+    ("gpu", "mode"),
+)
+GPUS_PINNED = Family(
+    "easel_gpus_pinned",
+    "gauge",
+    "Whether generation mode is pinned, of each GPU of `engines` that LLM servers share.",
+    ("gpu",),
+)
+GPUS_SWITCHING = Family(
+    "easel_gpus_switchover_active",
+    "gauge",
+    "Whether the GPU is being handed over, of each GPU of `engines` that LLM servers share.",
+    ("gpu",),
+)
+GPUS_SWITCHOVERS = Family(
+    "easel_gpus_switchovers_total",
+    "counter",
+    "Switchovers that ended, by the GPU of `engines`, the mode they led to, and how they ended.",
+    ("gpu", "target", "result"),
+)
 CLUSTER_WAITING = Family(
     "easel_cluster_waiting_jobs",
     "gauge",
@@ -137,9 +170,9 @@ WAITING = Family(
     "easel_waiting_requests", "gauge", "Requests that wait for the GPU, by the mode they need.", ("mode",)
 )
 JOBS = Family("easel_running_jobs", "gauge", "Jobs of Easel that have the GPU.")
-MODE = Family("easel_gpu_mode", "gauge", "1 for the mode that has the GPU.", ("mode",))
-PINNED = Family("easel_gpu_pinned", "gauge", "Whether generation mode is pinned.")
-SWITCHING = Family("easel_switchover_active", "gauge", "Whether the GPU is being handed over.")
+MODE = Family("easel_gpu_mode", "gauge", "1 for the mode that has the first engine's GPU.", ("mode",))
+PINNED = Family("easel_gpu_pinned", "gauge", "Whether generation mode is pinned on the first engine's GPU.")
+SWITCHING = Family("easel_switchover_active", "gauge", "Whether the first engine's GPU is being handed over.")
 STACK_UP = Family("easel_llm_stack_up", "gauge", "Whether an LLM server answers.", ("stack",))
 STACK_LOADED = Family(
     "easel_llm_stack_loaded_models", "gauge", "Models that an LLM server has loaded.", ("stack",)
@@ -176,6 +209,7 @@ FAMILIES: tuple[Family, ...] = (
         ENGINE_PICTURES,
         ENGINE_SECONDS,
         SWITCHOVERS,
+        GPUS_SWITCHOVERS,
         PHASES,
     ),
     *(
@@ -190,7 +224,8 @@ FAMILIES: tuple[Family, ...] = (
         RAM_TOTAL,
         RAM_FREE,
     ),
-    *(ENGINES_UP, ENGINES_DRAINED, ENGINES_JOBS, ENGINES_WAITING, CLUSTER_WAITING),
+    *(ENGINES_UP, ENGINES_DRAINED, ENGINES_JOBS, ENGINES_WAITING, ENGINES_VRAM_TOTAL, ENGINES_VRAM_FREE),
+    *(GPUS_MODE, GPUS_PINNED, GPUS_SWITCHING, CLUSTER_WAITING),
     *(ENGINE_QUEUE, WAITING, JOBS, MODE, PINNED, SWITCHING, STACK_UP, STACK_LOADED, LLM_LOADED, MODELS),
     *(DOWNLOADS, DOWNLOAD_RECEIVED, DOWNLOAD_SIZE, DOWNLOAD_RATE, IMAGES, IMAGES_SIZE),
 )

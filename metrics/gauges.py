@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from metrics.families import (
@@ -21,7 +21,12 @@ from metrics.families import (
     ENGINES_DRAINED,
     ENGINES_JOBS,
     ENGINES_UP,
+    ENGINES_VRAM_FREE,
+    ENGINES_VRAM_TOTAL,
     ENGINES_WAITING,
+    GPUS_MODE,
+    GPUS_PINNED,
+    GPUS_SWITCHING,
     IMAGES,
     IMAGES_SIZE,
     JOBS,
@@ -58,14 +63,16 @@ class Gauge:
 
 @dataclass(frozen=True)
 class ServerState:
-    """What the gauges are made of. `status`: of the shape of `schemas/comfyui_status.schema.json`. `engine`: what the
+    """What the gauges are made of. `status`: of the shape of `schemas/comfyui_status.schema.json`. `engine`: what the first
     engine says about itself, as it was probed last, or None. `pulls`: as the API lists them. `images`: count and bytes of
-    the image store, None if they are not known. Memory is in bytes."""
+    the image store, None if they are not known. `engines`: as `engine`, of each engine of this host by its name. Memory is
+    in bytes."""
 
     status: Mapping[str, Any]
     engine: Mapping[str, Any] | None
     pulls: Sequence[Mapping[str, Any]]
     images: tuple[int, int] | None
+    engines: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,8 @@ def gauges(state: ServerState, build: Build, *, is_writable: bool) -> Iterator[G
     yield Gauge(WRITABLE, is_writable)
     yield from _engine(state.status, state.engine)
     yield from _engines(state.status)
+    yield from _gpus(state.status)
+    yield from _memory_of_gpus(state)
     yield from _queue(state.status)
     for stack in state.status["stacks"]:
         yield from _stack(stack)
@@ -107,11 +116,7 @@ def _engine(status: Mapping[str, Any], engine: Mapping[str, Any] | None) -> Iter
     yield Gauge(ENGINE_INFO, 1, (label_value(str(engine["version"])), kind))
     memory = {RAM_TOTAL: engine["ram_total"], RAM_FREE: engine["ram_free"]}
     if engine["tells_gpu_memory"]:
-        # ComfyUI adds what its allocator has reserved and does not use, which no other program can have.
-        memory |= {
-            VRAM_TOTAL: engine["vram_total"],
-            VRAM_FREE: engine["vram_free"] - (engine["torch_vram_free"] or 0),
-        }
+        memory |= {VRAM_TOTAL: engine["vram_total"], VRAM_FREE: _free_vram(engine)}
     for family, value in memory.items():
         if value is not None:
             yield Gauge(family, value)
@@ -131,6 +136,32 @@ def _engines(status: Mapping[str, Any]) -> Iterator[Gauge]:
         yield Gauge(ENGINES_WAITING, queue["pending"] if queue else engine["waiting"], labels)
     for model, count in status.get("cluster", {}).get("waiting", {}).items():
         yield Gauge(CLUSTER_WAITING, count, (label_value(model),))
+
+
+def _free_vram(engine: Mapping[str, Any]) -> int:
+    """ComfyUI adds what its allocator has reserved and does not use, which no other program can have."""
+    return int(engine["vram_free"] - (engine["torch_vram_free"] or 0))
+
+
+def _memory_of_gpus(state: ServerState) -> Iterator[Gauge]:
+    """Of the GPU of each engine of this host that answers, also if there is only one."""
+    for name, engine in state.engines.items():
+        if engine is not None and engine["tells_gpu_memory"]:
+            labels = (label_value(name),)
+            yield Gauge(ENGINES_VRAM_TOTAL, engine["vram_total"], labels)
+            yield Gauge(ENGINES_VRAM_FREE, _free_vram(engine), labels)
+
+
+def _gpus(status: Mapping[str, Any]) -> Iterator[Gauge]:
+    """Of each GPU that the setting `engines` names and that LLM servers share."""
+    for gpu in status["gpus"]:
+        if (arbiter := gpu["arbiter"]) is None:
+            continue
+        name = label_value(gpu["name"])
+        for mode in _MODES:
+            yield Gauge(GPUS_MODE, arbiter["mode"] == mode, (name, mode))
+        yield Gauge(GPUS_PINNED, arbiter["pinned"], (name,))
+        yield Gauge(GPUS_SWITCHING, gpu["switchover"]["active"], (name,))
 
 
 def _queue(status: Mapping[str, Any]) -> Iterator[Gauge]:

@@ -15,6 +15,7 @@ from metrics.families import (
     ENGINE_SECONDS,
     ERRORS,
     GPU_SECONDS,
+    GPUS_SWITCHOVERS,
     IN_PROGRESS,
     PHASES,
     PICTURES,
@@ -43,7 +44,7 @@ class Recorder(Observer):
     def __init__(self, files: ValueFiles, is_on: Callable[[], bool] = lambda: True) -> None:
         self._files, self._is_on = files, is_on
         self._models, self._keys = BoundedNames(MAX_MODELS), BoundedNames(MAX_KEYS)
-        self._engines = BoundedNames(MAX_ENGINES)
+        self._engines, self._gpus = BoundedNames(MAX_ENGINES), BoundedNames(MAX_ENGINES)
 
     def response(self, report: ResponseReport) -> None:
         method = report.method if report.method in _METHODS else OTHER
@@ -78,7 +79,12 @@ class Recorder(Observer):
             self._observe(RENDER, (model,), job.run_s)
 
     def switch(self, report: SwitchReport) -> None:
-        self._add({_series(SWITCHOVERS, report.target, report.result): 1.0})
+        changes = {_series(SWITCHOVERS, report.target, report.result): 1.0}
+        if report.gpu:
+            changes[_series(GPUS_SWITCHOVERS, self._gpus.bound(report.gpu), report.target, report.result)] = (
+                1.0
+            )
+        self._add(changes)
         for phase, seconds in report.phases:
             self._observe(PHASES, (report.target, phase), seconds)
 

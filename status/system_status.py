@@ -111,11 +111,11 @@ class SystemStatus:
             set_aside(self._file, error)
             return self._report(_UNKNOWN)
 
-    def engine_facts(self) -> Mapping[str, Any] | None:
-        """What the first engine said about itself in the last round of probes: the fields of `EngineStats` and
-        `tells_gpu_memory`. Memory is in bytes. Waits for nothing."""
-        facts: Mapping[str, Any] | None = _facts(self._last_results(), self._fleet.first)["stats"]
-        return facts
+    def engine_facts(self) -> dict[str, Mapping[str, Any] | None]:
+        """What each engine said about itself in the last round of probes, by its name: the fields of `EngineStats` and
+        `tells_gpu_memory`; None if it did not answer. Memory is in bytes. Waits for nothing."""
+        results = self._last_results()
+        return {unit.name: _facts(results, unit)["stats"] for unit in self._fleet.units}
 
     def memory_samples(self) -> tuple[Sample, ...]:
         """The memory of the last five minutes, as far as somebody asked for the status; oldest first."""
@@ -126,6 +126,7 @@ class SystemStatus:
         gpus = [self._gpu(unit) for unit in units]
         first, facts, snapshot = units[0], _facts(probes, units[0]), gpus[0].snapshot
         stats = facts["stats"] or {}
+        snapshots = {unit.name: gpu.snapshot for unit, gpu in zip(units, gpus, strict=True)}
         jobs = [self._jobs(gpu) for gpu in gpus]
         # The fields that describe one engine are those of the first one.
         job = jobs[0][0] if jobs[0] else _NO_JOB
@@ -148,13 +149,14 @@ class SystemStatus:
             "tickets": [ticket for gpu in gpus for ticket in self._tickets(gpu)],
             "requests": listed_requests(gpus, self._clock()),
             "switchover": _switchover(snapshot, self._clock()),
-            "switches": [_past_switch(switch) for switch in first.arbiter.switch_history.latest()],
+            "switches": _past_switches(first.arbiter),
             "last_error": self._last_error.latest(),
             "arbiter": self._arbiter_block(first.arbiter, snapshot),
             "engines": [
                 engine_entry(unit, _facts(probes, unit), gpu.snapshot, self._measured(unit))
                 for unit, gpu in zip(units, gpus, strict=True)
             ],
+            "gpus": [self._gpu_entry(name, unit, snapshots) for name, unit in self._fleet.gpus.items()],
             "stacks": probes["stacks"],
             "models": self._models.read(),
             "stages": probes["stages"],
@@ -181,8 +183,23 @@ class SystemStatus:
             "version": first["version"] if first else None,
             "sketch": bool(first and first["sketch"]),
             "queue": first["queue"] if first else {"running": 0, "pending": 0},
+            "gpus": [],
             "engines": entries or [no_engine("hosts", problem or problem_of(state.error))],
             "cluster": {"problem": problem, "waiting": waiting},
+        }
+
+    def _gpu_entry(self, name: str, unit: EngineUnit, snapshots: Mapping[str, Snapshot]) -> dict[str, Any]:
+        """What the fields of the same names say of the first engine's GPU, for the GPU `name`. `snapshots`: those of the
+        engines, by name."""
+        is_present = unit in self._fleet.units
+        snapshot = snapshots.get(unit.name) if is_present else None
+        snapshot = snapshot or unit.arbiter.snapshot()
+        return {
+            "name": name,
+            "engine": unit.name if is_present else None,
+            "switchover": _switchover(snapshot, self._clock()),
+            "switches": _past_switches(unit.arbiter),
+            "arbiter": self._arbiter_block(unit.arbiter, snapshot),
         }
 
     def _gpu(self, unit: EngineUnit) -> GpuRequests:
@@ -447,7 +464,13 @@ class SystemStatus:
         return {**_UNKNOWN, **results[None], "engines": of_engines, "at": self._clock()}
 
     def _probe_stacks(self) -> Mapping[str, Any]:
-        return {"stacks": [asdict(status) for status in self._stacks.status(_STACK_TIMEOUT_S)]}
+        has_names = bool(self._fleet.gpus)
+        return {
+            "stacks": [
+                {**asdict(status), **({"gpu": self._stacks.gpu_of(status.name)} if has_names else {})}
+                for status in self._stacks.status(_STACK_TIMEOUT_S)
+            ]
+        }
 
 
 def _facts(results: Mapping[str, Any], unit: EngineUnit) -> Facts:
@@ -523,6 +546,11 @@ def _model_entry(model: ModelState, engines: Mapping[str, Sequence[str]] | None)
 
 
 _NO_JOB: Mapping[str, Any] = {"id": None, "step": None, "steps": None, "it_s": None, "eta_s": None}
+
+
+def _past_switches(arbiter: Arbiter) -> list[dict[str, Any]]:
+    """The last ones, newest first."""
+    return [_past_switch(switch) for switch in arbiter.switch_history.latest()]
 
 
 def _past_switch(switch: PastSwitch) -> dict[str, Any]:

@@ -109,6 +109,22 @@ def test_each_of_several_engines_has_a_line() -> None:
     assert list(view({**STATUS, "engines": [engine_entry("engine")]})) == list(view(STATUS))
 
 
+def test_each_of_several_gpus_has_a_line() -> None:
+    idle = {"active": False, "error": None}
+    gpus = [
+        {"name": "0", "arbiter": {"mode": "generation", "pinned": True}, "switchover": STATUS["switchover"]},
+        {"name": "1", "arbiter": {"mode": "inference", "pinned": False}, "switchover": idle},
+        {"name": "2\x1b[2J", "arbiter": None, "switchover": idle},
+    ]
+    shown = [line for line in view({**STATUS, "gpus": gpus}) if line.startswith("GPU")]
+    assert shown == [
+        "GPU       0: generation, pinned; handing over to inference: releasing 3.2 s",
+        "GPU       1: inference",
+        "GPU       2?[2J: not shared: no LLM server uses it",
+    ]
+    assert list(view({**STATUS, "gpus": gpus[:1]})) == list(view(STATUS))
+
+
 def test_the_view_has_engine_memory_mode_stacks_and_queue() -> None:
     assert list(view(STATUS)) == [
         "engine    ComfyUI 0.33.0 at http://127.0.0.1:8188: generating",

@@ -222,14 +222,22 @@ def test_a_key_without_view_learns_no_messages_and_no_addresses(make_app: MakeAp
         "notes": [secret],
         "phase": "loading",
     }
+    block = {part: document[part] for part in ("switchover", "switches", "arbiter")}
+    document["gpus"] = [{"name": "0", "engine": "left", **block}]
     seen = Audience("artist", sees_all=False, sees_messages=False).part_of(document)
     assert secret not in json.dumps(seen)
     assert seen["problem"] == {"code": "engine.unreachable", "message": None}
     assert seen["switches"] == [{"who": None, "error": {"code": "engine.unreachable", "message": None}}]
     assert seen["switchover"]["phase"] == "loading"
+    (gpu,) = seen["gpus"]
+    assert {part: gpu[part] for part in ("switchover", "switches")} == {
+        part: seen[part] for part in ("switchover", "switches")
+    }
     assert seen["stacks"] == [{"name": "chat", "url": None, "problem": None, "loaded": ["qwen"]}]
     with_view = Audience("viewer", sees_all=False).part_of(document)
     assert seen.keys() == with_view.keys()
-    assert {name: with_view[name] for name in with_view if name != "switches"} == {
-        name: document[name] for name in with_view if name != "switches"
+    of_others = ("switches", "gpus")
+    assert {name: with_view[name] for name in with_view if name not in of_others} == {
+        name: document[name] for name in with_view if name not in of_others
     }
+    assert with_view["gpus"][0]["switches"] == with_view["switches"]

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from metrics import FAMILIES, Build, Exposition, Recorder, ServerState, ValueFiles
 from metrics.recorder import MAX_ENGINES, MAX_KEYS, MAX_MODELS
-from observer import DrawingReport, JobReport, PictureReport, ResponseReport, SwitchReport
+from observer import DrawingReport, JobReport, PictureReport, ResponseReport, SwitchesOfGpu, SwitchReport
 
 STATUS: dict[str, Any] = {
     "reachable": True,
@@ -22,6 +22,7 @@ STATUS: dict[str, Any] = {
     "tickets": [{"mode": "generation"}, {"mode": "generation"}, {"mode": "inference"}],
     "jobs": [{}],
     "engines": [{"name": "engine", "reachable": True, "drained": False, "waiting": 3}],
+    "gpus": [],
     "arbiter": {"pinned": True},
     "switchover": {"active": False},
     "stacks": [
@@ -140,6 +141,36 @@ def test_each_engine_has_gauges(tmp_path: Path) -> None:
     assert shown == {"left": (1, 1, 0, 2), "right": (0, 0, 2, 0)}
     alone = samples(exposition(tmp_path).text())
     assert (alone["easel_engines_up", "engine"], alone["easel_engines_running_jobs", "engine"]) == (1, 1)
+
+
+def test_each_gpu_that_llms_share_has_gauges_and_each_engine_its_memory(tmp_path: Path) -> None:
+    gpus = [
+        {"name": "0", "arbiter": {"mode": "inference", "pinned": True}, "switchover": {"active": True}},
+        {"name": "1", "arbiter": None, "switchover": {"active": False}},
+    ]
+    engines = {"left": ENGINE, "right": {**ENGINE, "tells_gpu_memory": False}, "down": None}
+    found = samples(
+        exposition(tmp_path, ServerState({**STATUS, "gpus": gpus}, ENGINE, [], None, engines)).text()
+    )
+    assert {key: value for key, value in found.items() if key[0].startswith("easel_gpus_")} == {
+        ("easel_gpus_mode", "0", "generation"): 0,
+        ("easel_gpus_mode", "0", "inference"): 1,
+        ("easel_gpus_pinned", "0"): 1,
+        ("easel_gpus_switchover_active", "0"): 1,
+    }
+    assert {key: value for key, value in found.items() if key[0].startswith("easel_engines_vram_")} == {
+        ("easel_engines_vram_size_bytes", "left"): 24,
+        ("easel_engines_vram_free_bytes", "left"): 16,
+    }
+
+
+def test_the_switchovers_of_a_named_gpu_are_counted_for_it_and_for_all(tmp_path: Path) -> None:
+    recorder = Recorder(ValueFiles(tmp_path))
+    recorder.switch(SwitchReport("generation", "done", ()))
+    SwitchesOfGpu(recorder, "1").switch(SwitchReport("generation", "done", ()))
+    found = samples(exposition(tmp_path).text())
+    assert found["easel_switchovers_total", "done", "generation"] == 2
+    assert found["easel_gpus_switchovers_total", "1", "done", "generation"] == 1
 
 
 def test_responses_and_switches_are_counted(tmp_path: Path) -> None:

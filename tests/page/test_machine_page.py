@@ -370,6 +370,58 @@ def test_the_line_at_the_top_says_ready_while_another_engine_can_draw(machine: A
         page.wait_for_function("document.querySelector('.status-dot').dataset.kind === 'ready'")
 
 
+def gpu_entry(name: str, **changes: Any) -> dict[str, Any]:
+    shared = {**status()["arbiter"], "saved_llm_slots": [], "idle_restore_at": None}
+    return {
+        "name": name,
+        "engine": name,
+        "switchover": NO_SWITCH,
+        "switches": [],
+        "arbiter": shared,
+        **changes,
+    }
+
+
+def test_each_gpu_that_llms_share_is_shown_and_switched_by_its_name(machine: Any, size: str) -> None:
+    first = status()
+    right = gpu_entry(
+        "right",
+        arbiter={**first["arbiter"], "mode": "inference", "saved_llm_slots": ["vllm/gemma"]},
+        switches=[{**first["switches"][0], "at": time.time() - 5, "reason": "an LLM request waits"}],
+    )
+    own = {part: first[part] for part in ("switchover", "switches", "arbiter")}
+    gpus = [gpu_entry("left", **own), right, gpu_entry("a-third-one", arbiter=None)]
+    stacks = [stack("llama", gpu="left"), stack("vllm", gpu="right", loaded=["qwen3"])]
+    page, _events = machine(
+        size, status(engines=ENGINES, gpus=gpus, stacks=stacks), heading="Who has GPU left"
+    )
+    titles = [title for title in page.get_by_role("heading", level=2).all_inner_texts() if "Who has" in title]
+    assert titles == ["Who has GPU left", "Who has GPU right"], "the third one is not shared"
+    assert "ComfyUI has the GPU, for 12 min" in card(page, "Who has GPU left").inner_text()
+    shown = card(page, "Who has GPU right")
+    assert "The LLM servers have the GPU" in shown.inner_text()
+    assert "1 model loaded" in shown.inner_text()
+    assert "GPU right · an LLM request waits" in card(page, "Switches").inner_text()
+    servers = card(page, "LLM servers").inner_text()
+    assert "GPU right" in servers
+    assert "Will be loaded again: ollama/gemma3:12b, vllm/gemma" in servers
+    sent: list[Any] = []
+    page.route(
+        "**/api/comfyui/*",
+        lambda route: (
+            sent.append((route.request.url.rpartition("/")[2], route.request.post_data_json)),
+            route.fulfill(json={}),
+        ),
+    )
+    shown.get_by_role("button", name="Give it to ComfyUI").click()
+    card(page, "Who has GPU left").get_by_role("button", name="Hold for pictures").click()
+    page.wait_for_timeout(300)
+    assert sent == [
+        ("switchover", {"mode": "generation", "gpu": "right"}),
+        ("pin", {"pinned": True, "gpu": "left"}),
+    ]
+
+
 def test_engines_speak_german(machine: Any) -> None:
     page, _events = machine("phone", status(engines=ENGINES), locale="de-DE", heading="Wer die GPU hat")
     text = card(page, "Engines").inner_text()

@@ -480,6 +480,62 @@ def flask_gpu(server: Server, *arguments: str) -> subprocess.CompletedProcess[st
     )
 
 
+def test_each_gpu_is_shown_switched_and_pinned_by_its_name(
+    tmp_path: Path, sketch_url: str, catalogue_files: dict[str, list[str]], llama: FakeLlamaServer
+) -> None:
+    with SketchProcess(nodes=NODES, files=catalogue_files) as second:
+        engines = [
+            {"name": "large", "url": sketch_url, "gpu": 0},
+            {"name": "small", "url": second.url, "gpu": 1},
+        ]
+        environment = variables(llama, "")
+        stacks = [{**stack, "gpu": 1} for stack in json.loads(environment.pop("EASEL_LLM_STACKS"))]
+        environment |= {"EASEL_ENGINES": json.dumps(engines), "EASEL_LLM_STACKS": json.dumps(stacks)}
+        del environment["EASEL_ENGINE_URL"]
+        with running(tmp_path / "state", **environment) as server:
+            wait_until(lambda: all(engine["reachable"] for engine in status(server)["engines"]))
+
+            def gpu(*arguments: str) -> str:
+                done = flask_gpu(server, *arguments)
+                assert done.returncode == 0, done.stderr
+                return done.stdout
+
+            lines = gpu("status").splitlines()
+            assert lines[0] == "GPU        generation (no LLM stack is configured)"
+            assert lines[1] == "GPU 1      inference"
+            lines = gpu("status", "--gpu", "1").splitlines()
+            assert lines[:2] == [
+                "GPU 1      inference",
+                f"engine     small, running, ComfyUI {_version(server)} at {second.url}",
+            ]
+            assert "stack      chat (llama-server): loaded: chat, embed" in lines
+            lines = gpu("switch", "generation", "--gpu", "1", "--pin").splitlines()
+            assert lines[0] == "GPU 1      generation, pinned"
+            assert llama.loaded() == []
+            (first, other) = status(server)["gpus"]
+            assert (first["name"], first["engine"], first["arbiter"]) == ("0", "large", None)
+            assert (other["name"], other["engine"], other["arbiter"]["pinned"]) == ("1", "small", True)
+            assert [each["to"] for each in other["switches"]] == ["generation"]
+            assert gpu("unpin", "--gpu", "1") == "not pinned\n"
+            shown = json.loads(gpu("switch", "inference", "--gpu", "1", "--json"))
+            assert (shown["gpu"], shown["engine_name"], shown["mode"]) == ("1", "small", "inference")
+            assert sorted(llama.loaded()) == ["chat", "embed"]
+            for command in (("status",), ("pin",), ("switch", "generation")):
+                refused = flask_gpu(server, *command, "--gpu", "9")
+                assert refused.returncode == 2
+                assert refused.stderr.startswith("request.invalid_value: ")
+                assert "there are: 0, 1." in refused.stderr
+            refused = flask_gpu(server, "switch", "generation", "--gpu", "1", "--model", "sdxl-turbo")
+            assert "--model cannot be used with --gpu" in refused.stderr
+            metrics = requests.get(f"{server.url}/metrics", timeout=60).text
+            assert 'easel_gpus_switchovers_total{gpu="1",result="done",target="generation"} 1.0' in metrics
+            assert 'easel_gpus_mode{gpu="1",mode="inference"} 1.0' in metrics
+
+
+def _version(server: Server) -> str:
+    return str(status(server)["engines"][1]["version"])
+
+
 def test_a_hung_llm_server_is_shown_as_hung_and_hides_no_other(
     tmp_path: Path, sketch_url: str, llama: FakeLlamaServer
 ) -> None:

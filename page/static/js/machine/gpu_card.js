@@ -17,22 +17,51 @@ export function modeName(t, mode) {
   return t(mode === "inference" ? "machine.mode_inference" : "machine.mode_generation");
 }
 
+/** What the document says of each GPU that LLM servers share, as if it were the only one; the first GPU in any case. */
+export function gpusOf(status) {
+  const gpus = status.gpus ?? [];
+  if (gpus.length < 2) return [{ ...status, gpuName: null }];
+  return gpus
+    .filter((gpu, index) => index === 0 || gpu.arbiter)
+    .map((gpu) => {
+      const isFirst = gpu === gpus[0];
+      // The fields of the status itself are those of the first engine, which is not listed if it is the only one.
+      const engine = isFirst ? status : (status.engines ?? []).find((each) => each.name === gpu.engine);
+      const { engine: state = "stopped", mode, version, sketch } = engine ?? {};
+      const isHere = (each) => (each.engine === undefined ? isFirst : each.engine === gpu.engine);
+      return {
+        ...gpu,
+        gpuName: gpu.name,
+        engine: state,
+        mode: gpu.arbiter?.mode ?? mode,
+        version,
+        sketch,
+        requests: (status.requests ?? []).filter(isHere),
+        stacks: (status.stacks ?? []).filter((stack) => stack.gpu === gpu.name),
+      };
+    });
+}
+
+let cards = 0;
+
 export class GpuCard {
   constructor(context) {
     this.context = context;
     const { t } = context;
+    const id = `machine-gpu-${++cards}`;
+    this.title = h("h2", { id }, t("machine.who"));
     this.words = h("p", { class: "gpu-words", role: "status" });
     this.note = h("p", { class: "gpu-note" });
     this.sides = {
       generation: this.side("image", t("machine.pictures")),
       inference: this.side("chat", t("machine.llms")),
     };
-    const described = { describedBy: "machine-gpu-reason" };
+    const described = { describedBy: `${id}-reason` };
     this.toPictures = actionButton(t("machine.to_pictures"), () => this.switchTo("generation"), { ...described, kind: "primary" });
     this.toLlms = actionButton(t("machine.to_llms"), () => this.switchTo("inference"), { ...described, kind: "primary" });
     this.force = actionButton(t("machine.force_pictures"), () => this.switchByForce(), { ...described, kind: "danger" });
     this.pin = actionButton(t("machine.pin"), () => this.setPin(), described);
-    this.reason = h("p", { class: "hint", id: "machine-gpu-reason", hidden: true });
+    this.reason = h("p", { class: "hint", id: `${id}-reason`, hidden: true });
     this.pin.button.prepend(icon("pin", { size: 18 }));
     this.buttons = h(
       "div",
@@ -45,8 +74,8 @@ export class GpuCard {
     this.failed = h("div", { class: "problem", hidden: true });
     this.element = h(
       "section",
-      { class: "card gpu-card", "aria-labelledby": "machine-gpu" },
-      h("h2", { id: "machine-gpu" }, t("machine.who")),
+      { class: "card gpu-card", "aria-labelledby": id },
+      this.title,
       h("div", { class: "gpu-sides", "aria-hidden": "true" }, this.sides.generation.element, icon("swap", { size: 28 }), this.sides.inference.element),
       this.words,
       this.note,
@@ -81,6 +110,7 @@ export class GpuCard {
     const { arbiter, switchover, mode } = status;
     this.status = status;
     this.at = at;
+    setText(this.title, status.gpuName === null ? t("machine.who") : t("machine.who_has", { name: status.gpuName }));
     const isSwitching = Boolean(switchover?.active);
     this.element.classList.toggle("is-switching", isSwitching);
     for (const [name, side] of Object.entries(this.sides)) {
@@ -173,7 +203,7 @@ export class GpuCard {
   }
 
   switchTo(mode) {
-    return this.context.api.request("/api/comfyui/switchover", { body: { mode } });
+    return this.context.api.request("/api/comfyui/switchover", { body: { mode, ...this.named } });
   }
 
   async switchByForce() {
@@ -182,11 +212,17 @@ export class GpuCard {
     const count = (this.status.requests ?? []).length;
     const text = t(mode === "inference" ? "machine.force_llms_text" : "machine.force_pictures_text", { count });
     if (!(await confirm(t("machine.force_question"), text, { action: t("machine.force_yes"), danger: true }))) return;
-    await api.request("/api/comfyui/switchover", { body: { mode, force: true } });
+    await api.request("/api/comfyui/switchover", { body: { mode, force: true, ...this.named } });
   }
 
   setPin() {
-    return this.context.api.request("/api/comfyui/pin", { body: { pinned: !this.status.arbiter.pinned } });
+    return this.context.api.request("/api/comfyui/pin", { body: { pinned: !this.status.arbiter.pinned, ...this.named } });
+  }
+
+  /** Which GPU a request is about; nothing if there is only one. */
+  get named() {
+    const { gpuName } = this.status;
+    return gpuName === null ? {} : { gpu: gpuName };
   }
 }
 

@@ -39,7 +39,7 @@ export class StacksCard {
       element,
       update: (stack) => {
         setText(name, stack.name);
-        setText(address, [stack.driver, stack.url].filter(Boolean).join(" · "));
+        setText(address, [stack.driver, stack.url, stack.gpu && t("machine.of_gpu", { name: stack.gpu })].filter(Boolean).join(" · "));
         setText(state, this.stateOf(stack));
         state.dataset.kind = !stack.reachable ? "bad" : stack.busy ? "busy" : "good";
         showModels(stack.loaded ?? []);
@@ -81,7 +81,8 @@ export class StacksCard {
     this.list.hidden = !stacks.length;
     this.none.hidden = stacks.length > 0;
     this.upstreams.hidden = this.upstreamTitle.hidden = !upstreams.length;
-    const saved = status.arbiter?.saved_llm_slots ?? [];
+    const gpus = status.gpus?.length > 1 ? status.gpus : [status];
+    const saved = gpus.flatMap((gpu) => gpu.arbiter?.saved_llm_slots ?? []);
     setText(this.saved, saved.length ? t("machine.saved", { models: saved.join(", ") }) : "");
   }
 }

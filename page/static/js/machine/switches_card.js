@@ -32,11 +32,13 @@ export class SwitchesCard {
   }
 
   update(status) {
-    this.switches = [...(status.switches ?? [])].sort((a, b) => b.at - a.at);
+    const gpus = status.gpus ?? [];
+    const all = gpus.length < 2 ? (status.switches ?? []) : gpus.flatMap(({ name, switches }) => switches.map((each) => ({ ...each, gpu: name })));
+    this.switches = [...all].sort((a, b) => b.at - a.at);
     const text = JSON.stringify(this.switches);
     const isKnown = text === this.text;
     this.text = text;
-    this.element.hidden = !status.arbiter && !this.switches.length;
+    this.element.hidden = !status.arbiter && !gpus.some((gpu) => gpu.arbiter) && !this.switches.length;
     this.table.parentElement.hidden = !this.switches.length;
     this.none.hidden = this.switches.length > 0;
     if (!isKnown) this.fill();
@@ -54,7 +56,7 @@ export class SwitchesCard {
 
   row(each) {
     const { t } = this;
-    const why = [each.reason, each.who].filter(Boolean).join(" · ");
+    const why = [each.gpu && t("machine.of_gpu", { name: each.gpu }), each.reason, each.who].filter(Boolean).join(" · ");
     const error = each.error ? h("p", { class: "problem-line", dir: "auto" }, messageOf(each.error) ?? each.error.code) : null;
     return h(
       "tr",

@@ -5,7 +5,8 @@ import { h } from "../dom.js";
 import { DownloadsCard } from "./downloads_card.js";
 import { EngineCard } from "./engine_card.js";
 import { EnginesCard } from "./engines_card.js";
-import { GpuCard } from "./gpu_card.js";
+import { GpuCard, gpusOf } from "./gpu_card.js";
+import { keyedList } from "./keyed.js";
 import { MemoryCard } from "./memory_card.js";
 import { ProblemsCard } from "./problems_card.js";
 import { QueueCard } from "./queue_card.js";
@@ -54,13 +55,29 @@ class EaselMachine extends HTMLElement {
       downloads: new DownloadsCard(this.context),
       problems: new ProblemsCard(this.context),
     });
+    this.furtherGpus = h("div", { class: "further-gpus" });
+    this.gpuCards = new Map();
+    this.showFurtherGpus = keyedList(this.furtherGpus, ({ gpuName }) => gpuName, ({ gpuName }) => this.gpuCard(gpuName));
     this.state = h("p", { class: "machine-state", role: "status" });
     this.grid = h(
       "div",
       { class: "machine-grid" },
       ...["problems", "engines", "gpu", "queue", "engine", "memory", "stacks", "switches", "downloads"].map((name) => cards[name].element),
     );
+    cards.gpu.element.after(this.furtherGpus);
     this.replaceChildren(h("h1", { class: "visually-hidden" }, t("common.title_machine")), this.state, this.grid);
+  }
+
+  /** Of a GPU that is not the first one, for `keyedList`. */
+  gpuCard(name) {
+    const card = new GpuCard(this.context);
+    return {
+      element: card.element,
+      update: (status) => {
+        this.gpuCards.set(name, card);
+        card.update(status, this.circumstances);
+      },
+    };
   }
 
   /** Why the reader may only look; null if nothing is in the way. */
@@ -70,8 +87,12 @@ class EaselMachine extends HTMLElement {
 
   showStatus(status) {
     this.at = Date.now() / 1000;
-    const circumstances = { at: this.at, reason: this.reason };
-    for (const name of ["gpu", "engine", "engines", "stacks", "queue", "switches", "problems"]) this.cards[name].update(status, circumstances);
+    const circumstances = (this.circumstances = { at: this.at, reason: this.reason });
+    const [first, ...further] = gpusOf(status);
+    this.cards.gpu.update(first, circumstances);
+    this.gpuCards.clear();
+    this.showFurtherGpus(further);
+    for (const name of ["engine", "engines", "stacks", "queue", "switches", "problems"]) this.cards[name].update(status, circumstances);
     this.showMemory();
     this.showState();
   }
@@ -106,6 +127,7 @@ class EaselMachine extends HTMLElement {
   tick() {
     if (this.context.live.state.get() !== "live") return;
     for (const name of ["gpu", "engine", "queue", "switches"]) this.cards[name].tick();
+    for (const card of this.gpuCards.values()) card.tick();
   }
 }
 
