@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,6 +24,7 @@ from commands.model_checks import CheckedModel, checked_model
 from compiler import Catalogue
 from detection import check_address, comfyui_place, free_port
 from engine import Engine, EngineStats
+from engines import EngineUnit, Fleet
 from errors import (
     CatalogueInvalid,
     ClusterMessageInvalid,
@@ -317,6 +319,14 @@ def check_engine(machine: Machine) -> Iterator[Finding]:
         yield from _hosts(hosts)
         if not services().settings["engine.url"] and not services().settings["engines"]:
             return  # this machine asks others to draw
+    fleet = services().fleet
+    if fleet.is_single:
+        yield from _only_engine(machine)
+    else:
+        yield from _several_engines(fleet, machine)
+
+
+def _only_engine(machine: Machine) -> Iterator[Finding]:
     try:
         engine = services().engine_selector.comfyui()
         if engine is None:
@@ -328,6 +338,69 @@ def check_engine(machine: Machine) -> Iterator[Finding]:
         start = "easel run   # it starts ComfyUI" if services().settings["engine.start"] else "Start ComfyUI"
         yield Finding(error.code, "error", error.message, f"{start}, or correct engine.url in easel.yaml.")
         return
+    yield from _answering(engine, stats, machine)
+    catalogue = _valid_catalogue()
+    if catalogue is None:
+        return
+    checked = [checked_model(model, catalogue, engine, stats) for model in catalogue.visible_models]
+    yield from _ready_models(checked, catalogue, stats)
+    if any(map(_is_drawable, checked)):
+        yield from _default_model(catalogue, checked)
+    yield from _lacking(checked, stats)
+
+
+def _several_engines(fleet: Fleet, machine: Machine) -> Iterator[Finding]:
+    """Of each engine, with its name. What only one of them lacks prevents no drawing."""
+    looks = [_look(fleet, unit, machine) for unit in fleet.units]
+    best: dict[str, CheckedModel] = {}
+    for _, checked in looks:
+        for each in checked:
+            if each.model.id not in best or _is_drawable(each):
+                best[each.model.id] = each
+    can_draw = any(map(_is_drawable, best.values()))
+    for unit, (findings, _) in zip(fleet.units, looks, strict=True):
+        for finding in findings:
+            severity = "warning" if finding.severity == "error" and can_draw else finding.severity
+            yield replace(finding, severity=severity, message=f"Engine {unit.name}: {finding.message}")
+    catalogue = _valid_catalogue()
+    if can_draw and catalogue is not None:
+        yield from _default_model(catalogue, list(best.values()))
+
+
+def _look(fleet: Fleet, unit: EngineUnit, machine: Machine) -> tuple[list[Finding], list[CheckedModel]]:
+    """What is found about one of several engines, and the models that it may draw."""
+    catalogue, checked = _valid_catalogue(), list[CheckedModel]()
+    try:
+        engine = unit.engine()
+        stats = engine.stats()
+        engine.connect()
+        if catalogue is not None:
+            models = [model for model in catalogue.visible_models if fleet.lists(unit, model.id)]
+            checked = [checked_model(model, catalogue, engine, stats) for model in models]
+    except EngineUnreachable as error:
+        start = "easel run   # it starts ComfyUI" if unit.process.can_start else "Start it"
+        fix = f"{start}, or correct its url under `engines` in easel.yaml."
+        return [Finding(error.code, "error", error.message, fix)], []
+    found = list(_answering(engine, stats, machine))
+    if catalogue is not None:
+        found += [*_ready_models(checked, catalogue, stats, " there"), *_lacking(checked, stats)]
+    return found, checked
+
+
+def _is_drawable(checked: CheckedModel) -> bool:
+    return checked.state is not None and checked.state.is_drawable
+
+
+def _valid_catalogue() -> Catalogue | None:
+    """None if it is not valid, which `check_catalogue_files` says."""
+    try:
+        return services().catalogue()
+    except (CatalogueInvalid, TemplateInvalid):
+        return None
+
+
+def _answering(engine: Engine, stats: EngineStats, machine: Machine) -> Iterator[Finding]:
+    """Of an engine that answers: what it is, and whether it has a GPU."""
     name = "A sketch engine" if stats.is_sketch else f"ComfyUI {stats.version}"
     gpu = (
         f", {stats.device} with {stats.vram_total / 1e9:.1f} GB" if stats.has_gpu and stats.vram_total else ""
@@ -342,7 +415,6 @@ def check_engine(machine: Machine) -> Iterator[Finding]:
             if machine.gpus
             else "Use small models and few steps, such as those of `easel models list sd-1.5`.",
         )
-    yield from _models(engine, stats)
 
 
 def _hosts(hosts: HostsOfCommand) -> Iterator[Finding]:
@@ -386,31 +458,26 @@ def _without_comfyui(machine: Machine) -> Iterator[Finding]:
         yield Finding(code, severity, f"No ComfyUI answers: {result}.", fix)
 
 
-def _models(engine: Engine, stats: EngineStats) -> Iterator[Finding]:
-    try:
-        catalogue = services().catalogue()
-    except (CatalogueInvalid, TemplateInvalid):
-        return  # said already
-    checked = [checked_model(model, catalogue, engine, stats) for model in catalogue.visible_models]
-    ready = [each for each in checked if each.state is not None and each.state.is_drawable]
-    if not ready:
-        first = first_models(catalogue, stats.vram_total if stats.has_gpu else None, stats.version)
-        yield Finding(
-            "models.none_ready",
-            "error",
-            "No model has all of its files, so nothing can be drawn.",
-            pull_line(first[0]) if first else "easel models",
-        )
-    else:
+def _ready_models(
+    checked: Sequence[CheckedModel], catalogue: Catalogue, stats: EngineStats, where: str = ""
+) -> Iterator[Finding]:
+    """Which of the models of an engine can draw."""
+    if ready := list(filter(_is_drawable, checked)):
         names = _first([each.model.id for each in ready])
         yield Finding("models.ok", "ok", f"{len(ready)} of {len(checked)} models can draw: {names}")
-        yield from _default_model(catalogue, checked)
-    yield from _lacking(checked, stats)
+        return
+    first = first_models(catalogue, stats.vram_total if stats.has_gpu else None, stats.version)
+    yield Finding(
+        "models.none_ready",
+        "error",
+        f"No model has all of its files, so nothing can be drawn{where}.",
+        pull_line(first[0]) if first else "easel models",
+    )
 
 
 def _default_model(catalogue: Catalogue, checked: Sequence[CheckedModel]) -> Iterator[Finding]:
     default = next((each for each in checked if each.model.id == catalogue.default_model), None)
-    if default is None or (default.state is not None and default.state.is_drawable):
+    if default is None or _is_drawable(default):
         return
     why = "whose licence was not accepted" if default.is_refused else "which cannot be drawn yet"
     accept = f"easel accept-licence {default.model.id}   # "

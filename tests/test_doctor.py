@@ -182,6 +182,42 @@ def test_a_default_model_without_its_files_is_named_while_others_can_draw(
     assert found["models.default_not_ready"]["fix"].startswith("easel pull-model sdxl-turbo   # 6.9 GB")
 
 
+def test_each_of_several_engines_is_checked_and_named(
+    make_app: MakeApp, shipped_catalogue: Catalogue, sketch_url: str, tmp_path: Path
+) -> None:
+    def of(*entries: dict[str, Any]) -> tuple[int, list[tuple[str, str, str]]]:
+        settings = {"catalogue": str(SMALL_CATALOGUE / "catalogue.yaml"), "engine__url": "", "port": 0}
+        app = make_app(**settings, engines=entries)
+        result = app.test_cli_runner().invoke(args=["doctor", "--json"])
+        found = json.loads(result.stdout)["findings"]
+        return result.exit_code, [(each["code"], each["severity"], each["message"]) for each in found]
+
+    with SketchProcess(nodes=shipped_catalogue.nodes, files={}) as bare:
+        good = {"name": "good", "url": sketch_url}
+        empty = {"name": "empty", "url": bare.url}
+        dead = {"name": "dead", "url": "http://127.0.0.1:9"}
+        status, found = of(good, empty, dead)
+        assert status == 0, "one engine draws"
+        named = {(code, severity, message.split(":")[0]) for code, severity, message in found}
+        assert {
+            ("engine.ok", "ok", "Engine good"),
+            ("models.ok", "ok", "Engine good"),
+            ("engine.ok", "ok", "Engine empty"),
+            ("models.none_ready", "warning", "Engine empty"),
+            ("engine.unreachable", "warning", "Engine dead"),
+        } <= named
+        assert "models.default_not_ready" not in {code for code, _, _ in found}
+        status, found = of(empty, dead)
+        assert status == 1
+        assert {code for code, severity, _ in found if severity == "error"} == {
+            *("models.none_ready", "engine.unreachable"),
+        }
+        status, found = of({**good, "models": ["flux-schnell"]}, empty)
+        (ok,) = [message for code, _, message in found if code == "models.ok"]
+        assert ok == "Engine good: 1 of 1 models can draw: flux-schnell"
+        assert (status, "models.default_not_ready" in {code for code, _, _ in found}) == (0, True)
+
+
 def test_files_that_wait_for_their_licence_only_are_named_with_the_command(
     make_app: MakeApp, shipped_catalogue: Catalogue, tmp_path: Path
 ) -> None:
