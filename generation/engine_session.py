@@ -11,8 +11,9 @@ from compiler import Catalogue, Compiled
 from compiler.values import Nodes
 from engine import Engine, Outcome, Preview, Progress, ProgressCallback
 from engines import EngineUnit
-from errors import RequestCancelled
+from errors import JobInterrupted, JobLost, RequestCancelled
 from generation.fitted_graphs import FittedGraph, FittedGraphs
+from generation.interrupted_jobs import is_ending
 from generation.record import DrawingRecord, NodeTimes
 from generation.uploads import Uploads
 
@@ -93,26 +94,38 @@ class EngineSession:
         uses_gpu: bool,
     ) -> Outcome:
         """Run a job under `lease`. `timeout_s` gives the remaining time. Raises what `Engine.run` raises, and what the
-        engine lacks."""
+        engine lacks; JobLost for a job that was interrupted because its engine is ending, if another one may draw it."""
+
+        def cancelled() -> bool:
+            return callbacks.cancelled() or lease.is_void()
+
         report = WaitReport(callbacks.on_wait)
         fitted = self.graph(job)
-        self._upload(lambda: callbacks.cancelled() or lease.is_void())
+        self._upload(cancelled)
         nodes, submitting_at = fitted.socket_nodes or fitted.nodes, self._clock()
         node_times = NodeTimes(record, nodes, self._clock, callbacks.on_run)
-        outcome = self.engine.run(
-            nodes,
-            prompt_id=prompt_id,
-            timeout_s=timeout_s(),
-            output=self._compiled.graphs[job].output,
-            saving_graph=fitted.nodes if fitted.socket_nodes else None,
-            on_progress=_report_to_lease(lease, callbacks.on_progress),
-            on_queued=lambda before: report(lease.waiting_in_engine(before)),
-            cancelled=lambda: callbacks.cancelled() or lease.is_void(),
-            previews=previews,
-            on_submitted=callbacks.on_submitted,
-            keep_lease=lease.keep,
-            on_node=node_times,
-        )
+        try:
+            outcome = self.engine.run(
+                nodes,
+                prompt_id=prompt_id,
+                timeout_s=timeout_s(),
+                output=self._compiled.graphs[job].output,
+                saving_graph=fitted.nodes if fitted.socket_nodes else None,
+                on_progress=_report_to_lease(lease, callbacks.on_progress),
+                on_queued=lambda before: report(lease.waiting_in_engine(before)),
+                cancelled=cancelled,
+                previews=previews,
+                on_submitted=callbacks.on_submitted,
+                keep_lease=lease.keep,
+                on_node=node_times,
+            )
+        except JobInterrupted as error:
+            # An engine without costs is the only one: nobody else could draw the job, so its client need not wait.
+            if self.unit.costs is None or not is_ending(self.engine, cancelled):
+                raise
+            raise JobLost(
+                f"The engine {self.unit.name} ended while it ran the job.", prompt_id=prompt_id
+            ) from error
         node_times.end(self._clock() - outcome.fetch_s)
         lease.record_run(outcome.run_s)
         record.ran(outcome, submitting_at, lease.queued_s, uses_gpu=uses_gpu, engine=self.unit.name)

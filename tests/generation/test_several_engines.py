@@ -13,16 +13,25 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import requests
 
 from app import Container
 from arbiter import Sender
 from compiler import Catalogue, ImageRequest, Size
 from engine import Progress
 from engines.measured_costs import Cost, Costs, EndedJob
-from errors import EngineDrained, EngineNotListed, EngineUnreachable, FilesMissing, RequestCancelled
-from generation import Generator, OutputOptions
+from errors import (
+    EngineDrained,
+    EngineNotListed,
+    EngineUnreachable,
+    FilesMissing,
+    JobInterrupted,
+    RequestCancelled,
+)
+from generation import Drawing, Generator, OutputOptions
 from sketch import SketchProcess
 from tests.conftest import MakeApp
+from tests.waiting import wait_until
 
 REQUEST = ImageRequest(prompt="a cat", seed=1, id="x", model="flux-schnell", size=Size(256, 256))
 NOT_KEPT = OutputOptions(keep=False)
@@ -124,6 +133,70 @@ def test_a_job_whose_engine_dies_is_drawn_by_another_with_the_same_seed(
     # The next one does not try the dead engine.
     (image,) = container.generator.prepare(REQUEST, timeout_s=120).images(NOT_KEPT)
     assert image.engine == "e1"
+
+
+def interrupted(
+    make_app: MakeApp, start_engine: StartEngine, then: Callable[[SketchProcess], None]
+) -> Drawing:
+    """A drawing whose job the first of two engines draws, until another client interrupts it there; `then` is called after
+    that."""
+    first, second = start_engine(60_000), start_engine(50)
+    container = fleet_of(make_app, first.url, second.url)
+    costs = container.fleet.units[1].costs
+    assert costs is not None
+    costs.write(Costs((), {"flux-schnell": Cost(50.0, 100.0)}))  # so that the first one is chosen
+
+    def interrupt() -> None:
+        wait_until(lambda: container.fleet.first.engine().queue().running)
+        requests.post(f"{first.url}/interrupt", json={}, timeout=60)
+        then(first)
+
+    drawing = container.generator.prepare(replace(REQUEST, seed=7), timeout_s=120)
+    threading.Thread(target=interrupt).start()
+    return drawing
+
+
+def test_a_job_that_an_engine_reports_as_interrupted_before_it_ends_is_drawn_by_another(
+    make_app: MakeApp, start_engine: StartEngine
+) -> None:
+    def end(engine: SketchProcess) -> None:
+        time.sleep(0.5)
+        kill(engine)
+
+    drawing = interrupted(make_app, start_engine, end)
+    (image,) = drawing.images(NOT_KEPT)
+    assert (image.engine, image.seed) == ("e1", 7)
+    assert [(each.failed_engine, each.code) for each in drawing.redrawn] == [("e0", "engine.job_lost")]
+
+
+def test_the_job_of_an_engine_that_gets_sigterm_is_drawn_by_another(
+    make_app: MakeApp, start_engine: StartEngine
+) -> None:
+    first, second = start_engine(60_000), start_engine(50)
+    container = fleet_of(make_app, first.url, second.url)
+    costs = container.fleet.units[1].costs
+    assert costs is not None
+    costs.write(Costs((), {"flux-schnell": Cost(50.0, 100.0)}))
+
+    def stop() -> None:
+        wait_until(lambda: container.fleet.first.engine().queue().running)
+        assert first.pid is not None
+        os.kill(first.pid, signal.SIGTERM)
+
+    threading.Thread(target=stop).start()
+    drawing = container.generator.prepare(replace(REQUEST, seed=7), timeout_s=120)
+    (image,) = drawing.images(NOT_KEPT)
+    assert (image.engine, image.seed) == ("e1", 7)
+    assert [each.failed_engine for each in drawing.redrawn] == ["e0"]
+
+
+def test_a_job_that_somebody_interrupts_is_not_drawn_again(
+    make_app: MakeApp, start_engine: StartEngine
+) -> None:
+    drawing = interrupted(make_app, start_engine, lambda engine: None)
+    with pytest.raises(JobInterrupted):
+        list(drawing.images(NOT_KEPT))
+    assert drawing.redrawn == ()
 
 
 def test_a_job_is_not_drawn_a_third_time(make_app: MakeApp, start_engine: StartEngine) -> None:
