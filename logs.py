@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from observer import DrawingReport, Observer
+from observer import ONLY_ENGINE, DrawingReport, Observer
 
 log = logging.getLogger("easel.pictures")
 
@@ -65,11 +65,12 @@ class PictureLog(Observer):
         asked = f": {json.dumps(prompt, ensure_ascii=False)}" if prompt is not None else ""
         common = {"request_id": report.request_id, "key": key, "model": report.model, "prompt": prompt}
         for picture in report.pictures:
+            engine = None if picture.engine == ONLY_ENGINE else picture.engine
             log.info(
-                "%s drew %s%s, %s, seed %s, image %s, waited %.2f s, rendered %.2f s%s",
+                "%s drew %s%s, %s, seed %s, image %s, waited %.2f s, rendered %.2f s%s%s",
                 *(report.request_id or "-", report.model, who, picture.size),
                 *("none" if picture.seed is None else picture.seed, picture.image or "not kept"),
-                *(picture.waited_s, picture.run_s, asked),
+                *(picture.waited_s, picture.run_s, f" on {engine}" if engine else "", asked),
                 extra=facts(
                     **common,
                     seed=picture.seed,
@@ -77,6 +78,7 @@ class PictureLog(Observer):
                     image=picture.image or None,
                     wait_s=round(picture.waited_s, 3),
                     render_s=round(picture.run_s, 3),
+                    engine=engine,
                 ),
             )
         if report.result != "done":

@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
+ONLY_ENGINE = "engine"
+"""What the engine is called where there is no other that had to be named"""
+
 DrawingResult = Literal["done", "failed", "cancelled"]
 SwitchResult = Literal["done", "failed", "abandoned"]
 """abandoned: it ended early, because nobody needed it any more"""
@@ -46,7 +49,7 @@ class PictureReport:
     image: str
     waited_s: float
     run_s: float
-    engine: str = "engine"
+    engine: str = ONLY_ENGINE
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class JobReport:
     waited_s: float
     run_s: float
     uses_gpu: bool
-    engine: str = "engine"
+    engine: str = ONLY_ENGINE
 
 
 @dataclass(frozen=True)

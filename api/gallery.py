@@ -81,6 +81,7 @@ def image_document(record: ImageRecord, links: Links) -> dict[str, Any]:
         "request_id": facts.request_id,
         "index": facts.index,
         "sources": facts.sources,
+        "engine": facts.engine,
     }
 
 

@@ -6,7 +6,7 @@ import contextlib
 import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from arbiter import UNKNOWN_SENDER, Sender, Waiting
@@ -225,14 +225,13 @@ class Drawing:
             why = f"node {graph.output!r} of the workflow makes more pictures than its job has; the first are sent"
             self._note(Note("n", made, wanted, why))
         texts = self._texts(job, result.session)
+        engine = result.session.name if self._runs.names_engines else ""
         for index, picture in enumerate(outcome.pictures[:wanted]):
             started_at = self._deps.clock()
             png = as_png(picture.data)
             image = self._finish_picture(
-                png, index, graph, texts, outcome.prompt_id, output, record, sender.request_id
+                png, index, graph, texts, outcome.prompt_id, output, record, sender.request_id, engine
             )
-            if self._runs.names_engines:
-                image = replace(image, engine=result.session.name)
             self._add_times(finish_s=self._deps.clock() - started_at)
             self._drawn += 1
             record.drew(image)
@@ -253,6 +252,7 @@ class Drawing:
         output: OutputOptions,
         record: DrawingRecord,
         request_id: str,
+        engine: str,
     ) -> Image:
         size = self._shown_size(png, graph)
         if size != self.plan.final_size:
@@ -279,6 +279,7 @@ class Drawing:
             batch=graph.job.batch,
             request_id=request_id,
             adjusted=self.adjusted,
+            engine=engine,
         )
         kept, in_gallery, name = None, None, ""
         if output.keep:
@@ -300,6 +301,7 @@ class Drawing:
             facts=facts,
             in_gallery=in_gallery,
             name=name,
+            engine=engine,
         )
 
     def _note_background(self, has_background: bool, output: OutputOptions) -> None:

@@ -44,9 +44,10 @@ def facts_of(
     batch: int,
     request_id: str,
     adjusted: tuple[Note, ...],
+    engine: str,
 ) -> ImageFacts:
     """`index`: the position of the picture among the `batch` that have its seed. `adjusted`: what became known when it was
-    drawn."""
+    drawn. `engine`: the one that drew it, or the host; empty if there is only one."""
     values = {name: planned.value for name, planned in plan.values.items()}
     return ImageFacts(
         width=size.width,
@@ -63,6 +64,7 @@ def facts_of(
         index=index,
         sources=origin.sources,
         owner=origin.owner,
+        engine=engine or None,
     )
 
 

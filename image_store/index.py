@@ -509,6 +509,7 @@ def _record(row: Sequence[Any]) -> ImageRecord:
         index=position,
         sources=tuple(more.get("sources", ())),
         owner=owner,
+        engine=more.get("engine"),
     )
     return ImageRecord(name, size_bytes, created, bool(favourite), facts)
 
@@ -531,7 +532,7 @@ def _new_image(
 def _insert_texts(connection: sqlite3.Connection, facts: ImageFacts, words: str, searches: bool) -> None:
     details = {
         name: value
-        for name in ("settings", "adjusted", "ignored", "sources")
+        for name in ("settings", "adjusted", "ignored", "sources", "engine")
         if (value := getattr(facts, name)) is not None and (name != "sources" or value)
     }
     settings = dict(details.get("settings") or {})

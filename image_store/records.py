@@ -26,6 +26,7 @@ class ImageFacts:
     `seed`: None also if the picture does not depend on one. `settings`: the fields of the request that draws it again,
     without images. `adjusted`, `ignored`: what differs from its request, as JSON. `index`: its position in the batch.
     `sources`: the names of stored images that it was made from. `owner`: whose it is, as `Caller.owner_hash` has it.
+    `engine`: the name of the engine or host that drew it; None also if there was only one.
     """
 
     width: int | None = None
@@ -42,6 +43,7 @@ class ImageFacts:
     index: int | None = None
     sources: tuple[str, ...] = ()
     owner: str = ""
+    engine: str | None = None
 
 
 def index_bytes(facts: ImageFacts) -> int:

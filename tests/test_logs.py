@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -56,6 +57,15 @@ def test_each_picture_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     }
     assert (entry["wait_s"], entry["render_s"]) == (0.25, 4.0)
     assert "secret" not in caplog.text + json.dumps(entry)
+
+
+def test_the_line_of_a_picture_names_its_engine_if_it_has_a_name(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "easel.pictures")
+    PictureLog(with_prompts=False).drawing(report(pictures=(replace(PICTURE, engine="left"), PICTURE)))
+    named, only = caplog.records
+    assert named.getMessage().endswith("waited 0.25 s, rendered 4.00 s on left")
+    assert as_json(named)["engine"] == "left"
+    assert "engine" not in as_json(only)
 
 
 def test_a_drawing_that_fails_is_a_line_with_its_code(caplog: pytest.LogCaptureFixture) -> None:

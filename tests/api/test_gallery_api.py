@@ -61,7 +61,7 @@ def test_a_drawn_picture_is_listed_with_what_made_it(client: FlaskClient) -> Non
     assert image["size_bytes"] == len(client.get(image["url"]).data)
     assert abs(image["created"] - time.time()) < 60
     assert image["ignored"] == answer["_hal0"]["ignored"] != []
-    assert (image["favourite"], image["sources"]) == (False, [])
+    assert (image["favourite"], image["sources"], image["engine"]) == (False, [], None)
     assert client.get(f"/api/images/{image['name']}").get_json() == image
 
 

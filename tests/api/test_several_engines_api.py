@@ -77,6 +77,18 @@ def test_the_answer_says_which_engine_drew_each_picture(client: FlaskClient) -> 
     assert len({entry["b64_json"] for entry in document["data"]}) == 4
 
 
+def test_a_kept_image_says_which_engine_drew_it_also_after_a_restart(
+    client: FlaskClient, container: Container, make_app: MakeApp
+) -> None:
+    document = drawn(client, n=4, seed=10, response_format="url")
+    expected = {image["seed"]: image["engine"] for image in document["_hal0"]["images"]}
+    assert set(expected.values()) == {"e0", "e1"}
+    again = make_app(engine__url="", engines=container.settings["engines"]).test_client()
+    for each in (client, again):
+        images = each.get("/api/images").get_json()["images"]
+        assert {image["seed"]: image["engine"] for image in images} == expected
+
+
 def test_the_answer_says_that_a_job_was_drawn_again(
     client: FlaskClient, container: Container, sketches: tuple[SketchProcess, SketchProcess]
 ) -> None:

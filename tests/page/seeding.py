@@ -66,6 +66,7 @@ def seed_images(state: Path, count: int, now: float | None = None) -> list[str]:
             ignored=(),
             request_id=f"req-{place}",
             index=0,
+            engine="left" if place == 1 else None,
         )
         assert index.add(name, len(data), now - INTERVAL_S * place, facts)
     return names

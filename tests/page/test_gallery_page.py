@@ -174,6 +174,7 @@ def test_keys_move_in_the_grid_and_on_the_whole_screen(open_page: OpenPage, gall
     assert second["prompt"] in details.inner_text()
     assert f"Seed\n{second['seed']}" in details.inner_text()
     assert "1000x1000 → 1024x1024" in details.inner_text()
+    assert "Drawn by\nleft" in details.inner_text()
     page.keyboard.press("f")
     viewer.get_by_role("button", name="Favourite", pressed=True).wait_for()
     assert gallery.image(gallery.names[1]).json()["favourite"] is True

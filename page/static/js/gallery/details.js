@@ -24,6 +24,7 @@ export function factsOf(image, t) {
     [t("gallery.file"), image.size_bytes && `${kindOf(image)}, ${bytes(image.size_bytes)}`],
     [t("gallery.name"), image.name],
     [t("gallery.request"), image.request_id],
+    [t("gallery.engine"), image.engine],
   ];
   return rows
     .filter(([, value]) => value !== null && value !== undefined && value !== "")
