@@ -270,7 +270,8 @@ def _load_model(server: Server, model: str, timeout: int) -> None:
 
 def _status_lines(status: dict[str, Any]) -> Iterator[str]:
     switchover, gpus = status["switchover"], status.get("gpus", ())
-    yield _gpu_line(status.get("gpu"), status["mode"], status["arbiter"])
+    name = gpus[0]["name"] if len(gpus) > 1 else status.get("gpu")
+    yield _gpu_line(name, status["mode"], status["arbiter"])
     # The lines about one GPU are about the first one.
     yield from (
         _gpu_line(gpu["name"], gpu["arbiter"]["mode"], gpu["arbiter"]) for gpu in gpus[1:] if gpu["arbiter"]
