@@ -532,12 +532,18 @@ class Arbiter:
     def snapshot(self) -> Snapshot:
         """The current state, claims and pace. Cheap."""
         requests, state = self._requests.all(), self.state_store.state()
+        claims = self._all_claims()
+        known = {job for request in requests for job in request.jobs}
+        if any(claim.job not in known for claim in claims):
+            # A request is listed before its jobs have claims: these may have come since.
+            listed = {request.id: request for request in (*self._requests.all(), *requests)}
+            requests = tuple(sorted(listed.values(), key=lambda request: request.since))
         situations = [queue.situation("generation") for queue in (self._queue, self._queue_without_gpu)]
         now = replace(situations[0], state=state)
         since = {job: request.since for request in requests for job in request.jobs}
         return Snapshot(
             state,
-            self._all_claims(),
+            claims,
             now.pace,
             idle_restore_at(now),
             requests,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -13,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from arbiter import UNKNOWN_SENDER, Arbiter
+from arbiter import UNKNOWN_SENDER, Arbiter, Sender
 from arbiter.leases import Claim, OwnClaim
+from arbiter.values import State
 from arbiter.waiting import DEFAULT_SWITCH_S
 from errors import (
     EaselError,
@@ -408,6 +410,29 @@ def test_every_process_sees_the_progress_of_a_job_until_it_ends(make_arbiter: Ma
 
 
 # --- a GPU that is not shared, and memory for both -------------------------------------------------
+
+
+def test_a_job_that_begins_while_a_snapshot_is_taken_is_listed_with_its_request(
+    make_arbiter: MakeArbiter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arbiter = in_generation_mode(make_arbiter(restore="never"))
+    sender = Sender("r1", "192.0.2.1 curl/8")
+    with contextlib.ExitStack() as begun:
+        read, has_begun = arbiter.state_store.state, False
+
+        def begin_and_read() -> State:
+            """The state is read after the requests, and before the claims."""
+            nonlocal has_begun
+            if not has_begun:
+                has_begun = True
+                begun.enter_context(arbiter.listed("r", model="m", jobs=["j"], sender=sender))
+                begun.enter_context(arbiter.lease("generation", job="j", timeout_s=WAIT_S))
+            return read()
+
+        monkeypatch.setattr(arbiter.state_store, "state", begin_and_read)
+        snapshot = arbiter.snapshot()
+    assert [claim.job for claim in snapshot.claims] == ["j"]
+    assert [request.client for request in snapshot.requests] == [sender.client]
 
 
 def test_prompts_of_requests_are_private_to_the_user(tmp_path: Path) -> None:
