@@ -107,29 +107,42 @@ def test_a_retry_after_in_generation_mode_is_right_nine_times_in_ten(tmp_path: P
 
 
 def _retry_in_generation_mode(folder: Path, restore: str) -> bool:
-    arbiter = start_arbiter(
-        folder, min_stay_s=0.5, restore=restore, idle_restore_s=0.8, llm_during_generation="refuse"
+    """A picture of 0.3 s is drawn when an LLM request is refused."""
+    when: dict[str, object] = (
+        {"restore": "linger", "linger_s": 0}  # what the setting `when_done` means
+        if restore == "when_done"
+        else {"restore": "idle", "idle_restore_s": 0.8}
     )
+    arbiter = start_arbiter(folder, min_stay_s=0.5, llm_during_generation="refuse", **when)
+    is_drawn, is_refused = threading.Event(), threading.Event()
+
+    def draw() -> None:
+        with arbiter.lease("generation", job="job", timeout_s=30) as lease:
+            is_drawn.set()
+            assert is_refused.wait(30)
+            time.sleep(0.3)
+            lease.record_run(0.3)
+
     try:
-        arbiter.switch("generation")
-        while arbiter.snapshot().state.mode != "generation":
-            time.sleep(0.005)
         # A switch back and a picture were measured before.
         arbiter.state_store.update(lambda state: replace(state, took_s={"inference": 0.1}))
         arbiter.state_store.record_use(time.time(), 0.3)
-        drawing = threading.Thread(target=_draw, args=(arbiter, "job", 0.3))
+        drawing = threading.Thread(target=draw)
         drawing.start()
+        assert is_drawn.wait(30)
         with (
             pytest.raises(GpuInGenerationMode) as refused,
             arbiter.lease("inference", job="chat", timeout_s=5),
         ):
             pass
+        is_refused.set()
         drawing.join()
         wait_s = refused.value.details["retry_after_s"]
         assert 1 <= wait_s <= 4
         time.sleep(wait_s)
         return _is_granted(arbiter, "inference")
     finally:
+        is_refused.set()
         arbiter.reconciler.stop()
 
 
