@@ -306,6 +306,8 @@ class Container:
             drains=Drains(self.state_dir / "engines.json"),
             need_bytes=self._need_bytes,
             model_id=self._model_id,
+            # Each job of a host is placed by another process.
+            placing_lock=self.state_dir / "placing.lock" if self.is_host else None,
         )
 
     @cached_property

@@ -3,10 +3,14 @@ One per process; the processes agree through the files of the arbiters, of the m
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from arbiter import ActiveRequest, Arbiter
 from deadline import time_limit
@@ -32,6 +36,7 @@ _LACKS = (FilesMissing, NodesMissing, EngineTooOld)
 _LACKING_S = 60.0
 _CHECK_TIMEOUT_S = 2.0
 _MIN_PACE_S = 0.001
+_PLACING_TIMEOUT_S, _PLACING_POLL_S = 1.0, 0.005
 _OUTLOOK_AGE_S = 0.2
 """Of the facts by which a waiting job is moved; a new job is placed by fresh ones"""
 
@@ -47,9 +52,12 @@ class Fleet:
         drains: Drains | None = None,
         need_bytes: Callable[[str], int] = lambda model: 0,
         model_id: Callable[[str], str] = lambda name: name,
+        placing_lock: Path | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`placing_lock`: the file by which processes that draw one job each take turns in placing them."""
         self.units = tuple(units)
+        self._placing_lock = placing_lock
         self._leaving: tuple[EngineUnit, ...] = ()
         """Those that were removed and still have jobs"""
         self._kept: dict[str, EngineUnit] = {}
@@ -116,6 +124,17 @@ class Fleet:
         self._kept[unit.gpu] = unit
 
     # --- which engine draws a job ------------------------------------------------------------------
+
+    def begin_placing(self) -> Callable[[], None]:
+        """No other process of a host places a job from now until the returned function is called, which is to be done once
+        the job has a claim: until then the others do not see it, and would choose the same engine. May be called again.
+        Waits for a second at most, because an engine may be slow to describe its nodes."""
+        if self._placing_lock is None or self.is_single:
+            return lambda: None
+        lock = FileLock(self._placing_lock, is_singleton=False, thread_local=False)
+        with contextlib.suppress(Timeout, OSError):
+            lock.acquire(timeout=_PLACING_TIMEOUT_S, poll_interval=_PLACING_POLL_S)
+        return lambda: lock.release(force=True)
 
     def place(
         self, job: str, model: str, key: str = "", lacking: Mapping[str, EaselError] | None = None

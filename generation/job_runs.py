@@ -62,7 +62,8 @@ class _Moved(Exception):
 @dataclass(frozen=True)
 class _Attempt:
     """To run one job on one engine. `index`: of the job among those of the request. `avoided`: engine -> why it cannot draw
-    this job. `may_move`: whether the job may leave the queue of the engine for a better one."""
+    this job. `may_move`: whether the job may leave the queue of the engine for a better one. `has_claim`: to be called once
+    it waits for the lease, or has it."""
 
     index: int
     job: str
@@ -71,6 +72,7 @@ class _Attempt:
     previews: bool
     avoided: Mapping[str, EaselError]
     may_move: bool
+    has_claim: Callable[[], None]
 
 
 class _Move:
@@ -222,12 +224,17 @@ class JobRuns:
         moves_left = _MAX_MOVES
         try:
             while True:
-                session = self._place(job, self._sender.key, avoided)
+                has_claim = self._fleet.begin_placing()
+                try:
+                    session = self._place(job, self._sender.key, avoided)
+                except BaseException:
+                    has_claim()
+                    raise
                 unit, submitted = session.unit, threading.Event()
                 own = replace(callbacks, on_submitted=_both(submitted.set, callbacks.on_submitted))
                 try:
                     self._arrive(session)
-                    attempt = _Attempt(index, job, own, record, previews, avoided, moves_left > 0)
+                    attempt = _Attempt(index, job, own, record, previews, avoided, moves_left > 0, has_claim)
                     return replace(self._run_there(session, attempt), failure=failure)
                 except _Moved:
                     moves_left -= 1
@@ -245,6 +252,7 @@ class JobRuns:
                         failure = unit.name, error
                     avoided[unit.name] = error
                 finally:
+                    has_claim()
                     self._leave(session)
         finally:
             self._fleet.forget(job)
@@ -271,6 +279,10 @@ class JobRuns:
             lacking = {**self._lacking(), **attempt.avoided}
             return self._fleet.is_better_elsewhere(attempt.job, lacking)
 
+        def leaves_queue() -> bool:
+            attempt.has_claim()
+            return callbacks.cancelled() or (may_move and move.is_due())
+
         may_move = attempt.may_move and not self.is_single
         move = _Move(is_better_elsewhere, self._clock)
         with self._time_left.limit():
@@ -281,7 +293,7 @@ class JobRuns:
                 key=self._sender.key,
                 need_bytes=self._need_bytes,
                 uses_gpu=uses_gpu,
-                cancelled=_either(callbacks.cancelled, move.is_due) if may_move else callbacks.cancelled,
+                cancelled=leaves_queue,
                 on_wait=callbacks.on_wait,
             )
             try:
@@ -290,6 +302,7 @@ class JobRuns:
                 if move.was_due:
                     raise _Moved from None
                 raise
+        attempt.has_claim()
         move.is_over = True
         attempt.record.waited(held, waiting_at)
         if not self.counts_waiting:

@@ -92,9 +92,14 @@ def test_an_engine_that_is_added_draws_beside_the_first_one_without_a_restart(gr
     growing.use("left", "right")
     wait_until(lambda: growing.slots() == 2)
     assert len(growing.children()) == 2
-    with in_background(growing.front, seed=81) as first, in_background(growing.front, seed=82) as second:
-        wait_until(lambda: growing.is_drawing("left") and growing.is_drawing("right"))
-    assert [found[0].status_code for found in (first, second)] == [200, 200]
+    # Each time: two processes that choose at the same moment do not choose the same engine.
+    for seed in (810, 820, 830):
+        with (
+            in_background(growing.front, seed=seed) as first,
+            in_background(growing.front, seed=seed + 1) as second,
+        ):
+            wait_until(lambda: growing.is_drawing("left") and growing.is_drawing("right"), 60)
+        assert [found[0].status_code for found in (first, second)] == [200, 200]
 
 
 def test_no_job_ends_when_an_engine_is_removed_and_then_one_draws_at_a_time(growing: Growing) -> None:
