@@ -19,7 +19,7 @@ FIRST_MODULES = (
         "icons.js",
         "live.js",
     ),
-    *("preferences.js", "sse.js", "status_line.js", "store.js", "stylesheets.js", "text.js", "toasts.js"),
+    *("sse.js", "status_line.js", "store.js", "stylesheets.js", "text.js", "toasts.js"),
     *(
         "draw/draw_stream.js",
         "draw/drawing.js",

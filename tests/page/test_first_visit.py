@@ -18,7 +18,7 @@ MOST_BYTES = 60_000
 READY = "html[data-ready]"
 QUIET_MS = 1000
 BROWSER = {"Accept": "text/html", "Accept-Encoding": "gzip"}
-KEYS = re.compile(r"\b(?:common|draw|edit|gallery|machine|catalogue|errors)\.[a-z_]+")
+KEYS = re.compile(r"\b(?:common|draw|edit|gallery|machine|catalogue|menu|results|errors)\.[a-z_]+")
 
 
 @pytest.fixture(scope="module")

@@ -227,16 +227,35 @@ def loaded_later() -> set[str]:
     return found
 
 
+def texts_loaded_with_modules() -> dict[str, set[str]]:
+    """Module -> the files of texts that are loaded on the line on which it is."""
+    found: dict[str, set[str]] = {}
+    for path in SCRIPTS:
+        for line in path.read_text("utf-8").split("\n"):
+            for target in re.findall(r'\bimport\("([^"]+)"\)', line):
+                module = (path.parent / target).resolve().relative_to(STATIC / "js").as_posix()
+                found.setdefault(module, set()).update(re.findall(r'\baddTexts\("(\w+)"\)', line))
+    return {module: names for module, names in found.items() if names}
+
+
 def test_no_part_of_the_page_uses_texts_that_are_not_loaded_with_it() -> None:
     app = (STATIC / "js/app.js").read_text("utf-8")
     of_views = dict(re.findall(r'import\("\./([^"]+)"\).*texts: \[([^\]]*)\]', app))
     assert set(of_views) == {f"{view}/view.js" for view in ("gallery", "machine", "catalogue")}
+    of_parts = texts_loaded_with_modules()
+    assert {"menu/key_dialog.js", "draw/results.js"} <= set(of_parts)
     first = closure("app.js")
     for entry in sorted({"app.js"} | loaded_later()):
         loaded = {*FIRST_TEXTS, entry.partition("/")[0], *re.findall(r"\w+", of_views.get(entry, ""))}
+        loaded |= of_parts.get(entry, set())
         for module in closure(entry) - (first if entry != "app.js" else set()):
             source = (STATIC / "js" / module).read_text("utf-8")
-            used = set(re.findall(r"""["'`](common|draw|edit|gallery|machine|catalogue)\.[\w.]+""", source))
+            used = set(
+                re.findall(
+                    r"""["'`](common|draw|edit|gallery|machine|catalogue|menu|results)\.[\w.]+""",
+                    source,
+                )
+            )
             assert used <= loaded, (entry, module)
 
 
@@ -258,9 +277,14 @@ def test_every_icon_is_loaded_where_it_is_shown() -> None:
 
 def test_scripts_use_only_texts_that_exist_and_all_of_them() -> None:
     sources = "\n".join(path.read_text("utf-8") for path in [*SCRIPTS, *(FOLDER / "templates").iterdir()])
-    used = set(re.findall(r"""["'`]((?:common|draw|edit|gallery|machine|catalogue)\.[\w.]+)["'`]""", sources))
+    used = set(
+        re.findall(
+            r"""["'`]((?:common|draw|edit|gallery|machine|catalogue|menu|results)\.[\w.]+)["'`]""",
+            sources,
+        )
+    )
     known = set(texts("en"))
-    names = r"((?:common|draw|edit|gallery|machine|catalogue)\.[\w.]*)"
+    names = r"((?:common|draw|edit|gallery|machine|catalogue|menu|results)\.[\w.]*)"
     beginnings = tuple(re.findall(rf"`{names}\$\{{|'{names}' ~", sources))
     beginnings = tuple(filter(None, (part for pair in beginnings for part in pair)))
     assert {key for key in used if not key.startswith(("draw.error.", "catalogue.yaml"))} - known <= {

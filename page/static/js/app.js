@@ -1,10 +1,9 @@
 // Starts the page: texts, live events, the key, and the view that the address names.
 
 import * as api from "./api.js";
-import { askForKey, confirm } from "./dialogs.js";
+import { confirm } from "./dialogs.js";
 import { h, icon, iconButton } from "./dom.js";
 import * as live from "./live.js";
-import { startPreferences } from "./preferences.js";
 import { startStatusLine } from "./status_line.js";
 import * as store from "./store.js";
 import { addStylesheet } from "./stylesheets.js";
@@ -84,23 +83,47 @@ function setKey(key) {
 
 function start() {
   for (const slot of document.querySelectorAll("[data-icon]")) slot.replaceChildren(icon(slot.dataset.icon));
-  startPreferences(document.getElementById("preferences"), {
-    onLanguage: () => location.reload(),
-    keys: {
-      get: api.getKey,
-      change: async () => {
-        const key = await askForKey(api.keyWorks);
-        if (key) setKey(key);
-      },
-      forget: () => setKey(null),
-    },
-  });
+  startPreferences(document.getElementById("preferences"));
   startStatusLine(document.getElementById("status-line"));
   document.querySelector(".skip-link").addEventListener("click", (event) => {
     event.preventDefault(); // the address names the view
     main.focus();
   });
   showHint();
+}
+
+/** The button of the menu, which is loaded when it is first opened. */
+function startPreferences(element) {
+  const menu = h("div", { class: "menu", id: "preferences-menu", popover: true });
+  const label = t("common.preferences");
+  const button = h("button", { type: "button", class: "icon-button", popovertarget: "preferences-menu", "aria-label": label, title: label }, icon("settings"));
+  const change = async () => {
+    const key = await askForKey();
+    if (key) setKey(key);
+  };
+  const keys = { get: api.getKey, change, forget: () => setKey(null) };
+  menu.addEventListener("beforetoggle", async ({ newState }) => {
+    if (newState !== "open") return;
+    try {
+      const [{ fillMenu }] = await Promise.all([import("./menu/preferences.js"), addTexts("menu")]);
+      fillMenu(menu, { onLanguage: () => location.reload(), keys });
+    } catch {
+      menu.hidePopover();
+      offerReload();
+    }
+  });
+  element.replaceChildren(button, menu);
+}
+
+/** The promise of a key that works, or of null; `signal` closes the dialog. */
+async function askForKey(signal = null) {
+  try {
+    const [dialog] = await Promise.all([import("./menu/key_dialog.js"), addTexts("menu")]);
+    return signal?.aborted ? null : await dialog.askForKey(api.keyWorks, signal);
+  } catch {
+    offerReload();
+    return null;
+  }
 }
 
 /** One line for who opens the page for the first time in this browser. */
@@ -117,7 +140,7 @@ function showHint() {
 
 await loadTexts();
 translate();
-api.onKeyNeeded((signal) => askForKey(api.keyWorks, signal));
+api.onKeyNeeded(askForKey);
 api.connect();
 start();
 addEventListener("hashchange", () => show(nameInAddress()));

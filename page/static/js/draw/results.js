@@ -23,13 +23,13 @@ export class Results {
   actions(image, of) {
     const { t } = this.context;
     const results = [
-      { id: "download", label: t("draw.action.download"), icon: "download", run: () => this.download(image) },
-      { id: "edit", label: t("draw.action.edit"), icon: "edit", run: () => this.edit(image) },
+      { id: "download", label: t("results.download"), icon: "download", run: () => this.download(image) },
+      { id: "edit", label: t("results.edit"), icon: "edit", run: () => this.edit(image) },
     ];
     if (image.seed !== null && image.seed !== undefined && this.view.form.input("seed"))
-      results.push({ id: "seed", label: t("draw.action.same_seed"), icon: "lock", run: () => this.sameSeed(image) });
+      results.push({ id: "seed", label: t("results.same_seed"), icon: "lock", run: () => this.sameSeed(image) });
     const before = of?.source ?? null;
-    if (before) results.push({ id: "compare", label: t("draw.action.compare"), icon: "compare", run: () => this.compare(image, before) });
+    if (before) results.push({ id: "compare", label: t("results.compare"), icon: "compare", run: () => this.compare(image, before) });
     return [...results, ...this.tools(image, of)];
   }
 
@@ -68,8 +68,8 @@ export class Results {
       { id: "background", model: tool("background removal") },
     ];
     return found
-      .filter((each) => each?.model && hasText(`draw.action.${each.id}`))
-      .map(({ id, model: using }) => ({ id, label: t(`draw.action.${id}`), icon: RESULT_ICONS[id], run: () => this.runTool(id, using, image) }));
+      .filter((each) => each?.model && hasText(`results.${each.id}`))
+      .map(({ id, model: using }) => ({ id, label: t(`results.${id}`), icon: RESULT_ICONS[id], run: () => this.runTool(id, using, image) }));
   }
 
   mayVary(model) {
@@ -77,7 +77,7 @@ export class Results {
   }
 
   async runTool(id, model, image) {
-    if (this.view.isDrawing) return void this.context.toast(this.context.t("draw.busy"));
+    if (this.view.isDrawing) return void this.context.toast(this.context.t("results.busy"));
     await this.view.once(async () => {
       const blob = await fetchBlob(image.url);
       const size = parseSize(image.size);
@@ -105,7 +105,7 @@ export class Results {
 
   sameSeed(image) {
     this.view.form.setValue("seed", String(image.seed));
-    this.context.toast(this.context.t("draw.seed_locked", { seed: String(image.seed) }));
+    this.context.toast(this.context.t("results.seed_locked", { seed: String(image.seed) }));
   }
 
   /** Pictures of a drawing on the whole screen, as the gallery shows them. */

@@ -1,7 +1,8 @@
 // The view Draw: the form, the pictures in the middle, the latest ones beside it.
 
 import { h } from "../dom.js";
-import { waitsFor } from "../text.js";
+import { addStylesheet } from "../stylesheets.js";
+import { addTexts, waitsFor } from "../text.js";
 import { offerReload } from "../toasts.js";
 import { Drawing, ofGallery, randomSeed } from "./drawing.js";
 import { createEditSlot } from "./edit_slot.js";
@@ -298,7 +299,7 @@ class DrawView {
   /** Calls `use(results)` when the module is there; what it can do depends on all models. */
   async withResults(use) {
     try {
-      const [{ Results }] = await Promise.all([import("./results.js"), this.models.listed().catch(() => {})]);
+      const [{ Results }] = await Promise.all([import("./results.js"), this.models.listed().catch(() => {}), addStylesheet("results"), addTexts("results")]);
       this.results ??= new Results(this, this.#context);
       await use(this.results);
     } catch (error) {

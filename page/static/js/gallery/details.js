@@ -1,7 +1,8 @@
 // What is known of an image, as a list of terms and values.
 
 import { h } from "../dom.js";
-import { bytes, dateTime } from "../text.js";
+import { bytes } from "../text.js";
+import { dateTime } from "../times.js";
 import { noteText, settingText } from "./notes.js";
 
 const TASKS = new Set(["generate", "edit", "inpaint", "vary"]);

@@ -2,7 +2,7 @@
 
 import "../more_icons.js";
 import { h, icon } from "../dom.js";
-import { dateTime } from "../text.js";
+import { dateTime } from "../times.js";
 import { deleteImages, download, pathOf, setFavourite, thumbnailUrl } from "./actions.js";
 import { ImageList } from "./image_list.js";
 import { SearchBar } from "./search_bar.js";

@@ -1,7 +1,8 @@
 // The engine: version, address, how pictures come, what is wrong with it and what helps.
 
 import { h } from "../dom.js";
-import { ago, messageOf } from "../text.js";
+import { messageOf } from "../text.js";
+import { ago } from "../times.js";
 import { keyedList, setText } from "./keyed.js";
 
 export class EngineCard {

@@ -1,7 +1,8 @@
 // Who has the GPU, since when, and the switches: to pictures, to the LLMs, by force, and the pin.
 
 import { h, icon } from "../dom.js";
-import { seconds, time } from "../text.js";
+import { seconds } from "../text.js";
+import { time } from "../times.js";
 import { actionButton } from "./actions.js";
 import { keyedList, setText } from "./keyed.js";
 

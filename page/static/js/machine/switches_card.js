@@ -1,7 +1,8 @@
 // The last switches of the GPU and what they cost.
 
 import { h } from "../dom.js";
-import { ago, dateTime, messageOf, seconds } from "../text.js";
+import { messageOf, seconds } from "../text.js";
+import { ago, dateTime } from "../times.js";
 import { phaseName } from "./gpu_card.js";
 
 export class SwitchesCard {
