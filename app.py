@@ -9,7 +9,7 @@ import platform
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,12 +19,11 @@ from filelock import FileLock, Timeout
 from flask import Flask
 
 from access import AuditLog, Gate
-from api import GalleryFeed, HttpOptions, Services, draw_job, register_api
-from arbiter import Arbiter, Policy
-from cluster.options import ClusterOptions, read_options
+from api import GalleryFeed, Services, draw_job, register_api
+from arbiter import Arbiter
 from commands import register_commands
 from compiler import Catalogue, SourcePaths
-from conversation import Forwarder, ModelDirectory, read_aliases, read_upstreams
+from conversation import Forwarder
 from deadline import remaining_s
 from engine import NO_CREDENTIALS, Credentials, Engine, EngineProcess, EngineSelector, EngineTenant
 from engine.selection import PROBE_URLS
@@ -37,9 +36,7 @@ from engines import (
     Fleet,
     LiveEngines,
     assemble,
-    credential_variables,
     engines_of_text,
-    read_engines,
 )
 from errors import EaselError, EngineUnreachable, InvalidImage, NoThumbnail, SettingsInvalid
 from generation import Generator, facts_of_file
@@ -48,7 +45,6 @@ from image_jobs import JobQueue, JobWorkers, KeyedRequests
 from image_store import ImageIndex, ImageStore
 from installation import VERSION
 from licences import Acceptances, LicencePolicy, Licences
-from llm import Stacks, read_stacks
 from logs import PictureLog
 from loopback import is_loopback
 from metrics import Build, Exposition, Recorder, ServerState, ValueFiles
@@ -57,6 +53,18 @@ from observer import BeginTrace, Observer, Observers
 from page import page_blueprint
 from pictures import thumbnail
 from schemas import read_yaml
+from service_options import (
+    check_combination,
+    event_log_bytes,
+    gpu_policy,
+    hidden_variables,
+    http_options,
+    load_cluster,
+    load_engines,
+    load_stacks,
+    load_upstreams,
+    refuse_public_without_keys,
+)
 from settings import OWN_FOLDER, Settings, load_settings
 from sketch import SharedFiles, SketchProcess, SketchSupervisor
 from state_files import KeptFile, read_file
@@ -77,22 +85,22 @@ class Container:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.state_dir = settings.path("state_dir")
-        self.hidden_variables = frozenset(_hidden_variables(settings))
+        self.hidden_variables = frozenset(hidden_variables(settings))
         self._process_of_settings = EngineProcess.from_setting(
             settings["engine.start"], self.state_dir, self.hidden_variables
         )
         self.engine_url = settings["engine.url"].rstrip("/") or (
             PROBE_URLS[0] if self._process_of_settings.can_start else ""
         )
-        self.engine_entries = _load_engines(settings)
+        self.engine_entries = load_engines(settings)
         if self.engine_entries:
             self.engine_url = self.engine_entries[0].url
-        self.cluster = _load_cluster(settings)
+        self.cluster = load_cluster(settings)
         self.is_host = False
         """Whether this process draws for others, or tells them about it, in `easel worker`"""
-        self.stacks = _load_stacks(settings, [entry.gpu for entry in self.engine_entries])
-        self.model_directory = _load_upstreams(settings)
-        _check_combination(settings, self.stacks)
+        self.stacks = load_stacks(settings, [entry.gpu for entry in self.engine_entries])
+        self.model_directory = load_upstreams(settings)
+        check_combination(settings, self.stacks)
         self._started_at = time.time()
         self._is_command = False
         self._command_sketch_url: str | None = None
@@ -357,7 +365,7 @@ class Container:
             available_bytes=tenant.available_bytes,
             engine_down=tenant.can_be_started,
             engine_uses_gpu=self._engine_uses_gpu,
-            event_log_bytes=_event_log_bytes(self.settings),
+            event_log_bytes=event_log_bytes(self.settings),
             observer=self.observer,
         )
         return EngineUnit(
@@ -374,7 +382,7 @@ class Container:
         options = AssemblyOptions(
             self.state_dir,
             gpu_policy(self.settings),
-            _event_log_bytes(self.settings),
+            event_log_bytes(self.settings),
             start_timeout_s=self.settings["engine.start_timeout_s"],
             stall_timeout_s=self.settings["engine.stall_timeout_s"],
             observer=self.observer,
@@ -738,129 +746,3 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(page_blueprint(VERSION))
     register_commands(app)
     return app
-
-
-_MAX_EVENT_STREAMS = 64
-
-
-def http_options(settings: Settings) -> HttpOptions:
-    """The settings of the API."""
-    return HttpOptions(
-        on_loopback=is_loopback(settings["host"]),
-        allowed_hosts=(*settings["allowed_hosts"], settings["host"].strip("[]")),
-        allowed_origins=settings["allowed_origins"],
-        trusted_proxies=settings["trusted_proxies"],
-        public_url=settings["public_url"],
-        url_style=settings["url_style"],
-        default_response_format=settings["default_response_format"],
-        lists_all_models=settings["images.list"] == "all",
-        max_request_bytes=int(settings["max_request_mb"] * 1_000_000),
-        request_timeout_s=settings["request_timeout_s"],
-        images_enabled=settings["images.enabled"],
-        answers_later=settings["jobs.threads"] > 0,
-        max_event_streams=_max_event_streams(settings),
-    )
-
-
-def _max_event_streams(settings: Settings) -> int:
-    """At most half of the threads that neither pictures nor LLM requests can take, so that some stay free."""
-    has_llms = settings["llm.stacks"] or settings["llm.upstreams"]
-    taken = settings["max_waiting"] + (settings["llm.max_requests"] if has_llms else 0)
-    return int(max(1, min(_MAX_EVENT_STREAMS, (settings["threads"] - taken) // 2)))
-
-
-def gpu_policy(settings: Settings) -> Policy:
-    """The settings of the arbiter."""
-    is_when_done = settings["gpu.restore"] == "when_done"
-    return Policy(
-        llm_during_generation=settings["gpu.llm_during_generation"],
-        restore="linger" if is_when_done else settings["gpu.restore"],
-        linger_s=0 if is_when_done else settings["gpu.linger_s"],
-        idle_restore_s=settings["gpu.idle_restore_minutes"] * 60,
-        min_stay_s=settings["gpu.min_stay_s"],
-        sharing=settings["gpu.sharing"],
-        reserve_bytes=int(settings["gpu.reserve_gb"] * 1e9),
-        min_free_bytes=int(settings["gpu.min_free_gb"] * 1e9),
-        depth=settings["engine.depth"],
-        on_drain_timeout=settings["gpu.on_drain_timeout"],
-        drain_timeout_s=settings["gpu.drain_timeout_s"],
-        release_timeout_s=settings["gpu.release_timeout_s"],
-        verify_timeout_s=settings["gpu.verify_timeout_s"],
-        max_retry_after_s=settings["request_timeout_s"],
-    )
-
-
-def _event_log_bytes(settings: Settings) -> int:
-    return int(settings["gpu.event_log_mb"] * 1e6)
-
-
-def _load_engines(settings: Settings) -> tuple[EngineEntry, ...]:
-    """Raises SettingsInvalid."""
-    with _located_errors(settings):
-        return read_engines(settings["engines"], os.environ)
-
-
-def _load_cluster(settings: Settings) -> ClusterOptions | None:
-    """Raises SettingsInvalid."""
-    with _located_errors(settings):
-        return read_options(
-            url=settings["cluster.redis"],
-            key=settings["cluster.key"],
-            name=settings["cluster.name"],
-            ca_file=str(settings.path("cluster.ca_file")) if settings["cluster.ca_file"] else "",
-            user=settings["cluster.user"],
-            password=settings["cluster.password"],
-        )
-
-
-def _load_stacks(settings: Settings, gpus: list[str]) -> Stacks:
-    """`gpus`: those of `engines`. Raises SettingsInvalid."""
-    with _located_errors(settings):
-        return read_stacks(list(settings["llm.stacks"]), os.environ, gpus)
-
-
-def _load_upstreams(settings: Settings) -> ModelDirectory:
-    """Raises SettingsInvalid."""
-    with _located_errors(settings):
-        upstreams = read_upstreams(list(settings["llm.upstreams"]), settings["llm.stacks"], os.environ)
-        return ModelDirectory(upstreams, read_aliases(settings["llm.aliases"], upstreams))
-
-
-@contextlib.contextmanager
-def _located_errors(settings: Settings) -> Iterator[None]:
-    """Give each error of a SettingsInvalid its file and line."""
-    try:
-        yield
-    except SettingsInvalid as error:
-        lines = [settings.location(line.partition(":")[0]) + line for line in error.details["errors"]]
-        raise SettingsInvalid("\n".join(lines), errors=lines) from error
-
-
-def _hidden_variables(settings: Settings) -> Iterator[str]:
-    """The names of the variables that hold keys of LLM servers and credentials of ComfyUIs: no command that starts a ComfyUI
-    gets them."""
-    yield from credential_variables(settings["engines"])
-    for entry in (*settings["llm.stacks"], *settings["llm.upstreams"]):
-        upstream = entry.get("upstream")
-        for part in (entry, upstream):
-            if isinstance(part, Mapping) and "key_env" in part:
-                yield part["key_env"]
-
-
-def _check_combination(settings: Settings, stacks: Stacks) -> None:
-    if stacks and settings["images.preload"] and settings["gpu.sharing"] == "exclusive":
-        raise SettingsInvalid(
-            "images.preload cannot be used with gpu.sharing: exclusive, because every start would unload the LLMs; "
-            "load a model with `easel gpu switch generation --model ID` instead."
-        )
-
-
-def refuse_public_without_keys(hosts: list[str], settings: Settings, gate: Gate) -> None:
-    """Raises SettingsInvalid if one of `hosts` is public, there are no keys and `allow_open` is off."""
-    public = [host for host in hosts if not is_loopback(host)]
-    if public and not settings["api_keys"] and not gate.keys.is_used and not settings["allow_open"]:
-        raise SettingsInvalid(
-            f"Listening on {', '.join(public)} without API keys lets every machine on the network use this server. Make "
-            "keys for its clients with `easel keys add NAME`, or set EASEL_API_KEYS to one or more keys, or "
-            "EASEL_ALLOW_OPEN=1 to allow it."
-        )

@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import Timeout
 
-from app import Container, refuse_public_without_keys
+from app import Container
 from detection import check_address
 from engine.job_runner import CANCEL_TIMEOUT_S
 from errors import EaselError, ServerStopping, SettingsInvalid
@@ -25,6 +25,7 @@ from loopback import is_loopback
 from server.state_keeper import StateKeeper
 from server.systemd import Notifier, inherited_addresses, inherits_sockets
 from server.worker import block_stop_signals_until_forked
+from service_options import refuse_public_without_keys
 from settings import Settings
 from state_format import check_format
 from status import log_start
