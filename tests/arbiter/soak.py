@@ -215,9 +215,11 @@ class Worker:
     arbiter: Arbiter
     call: Caller
     forwarder: Forwarder
+    wait_s: float = WAIT_S
+    """How long an image request waits for the GPU"""
 
 
-def make_forwarder(arbiter: Arbiter, llm_url: str) -> Forwarder:
+def make_forwarder(arbiter: Arbiter, llm_url: str, wait_s: float = WAIT_S) -> Forwarder:
     """Forwards to the simulated LLM server, which shares the GPU."""
     stack = {
         "name": "fake",
@@ -226,7 +228,7 @@ def make_forwarder(arbiter: Arbiter, llm_url: str) -> Forwarder:
         "upstream": {"models": [MODEL], "silence_timeout_s": 10},
     }
     directory = ModelDirectory(read_upstreams((), (stack,), {}), {})
-    return Forwarder(directory, lambda stack: arbiter, max_requests=100, lease_timeout_s=WAIT_S)
+    return Forwarder(directory, lambda stack: arbiter, max_requests=100, lease_timeout_s=wait_s)
 
 
 def make_arbiter(folder: Path, call: Caller, policy: Policy, mutant: str = "") -> Arbiter:
@@ -260,7 +262,7 @@ def _image(worker: Worker, seconds: float, is_cancelled: bool = False) -> None:
     arbiter, call, job = worker.arbiter, worker.call, uuid.uuid4().hex
     cancelled_at = time.monotonic() + (0.03 if is_cancelled else 60)
     cancelled = lambda: time.monotonic() > cancelled_at  # noqa: E731
-    with arbiter.lease("generation", job=job, timeout_s=WAIT_S, cancelled=cancelled) as lease:
+    with arbiter.lease("generation", job=job, timeout_s=worker.wait_s, cancelled=cancelled) as lease:
         if lease.is_void():
             return
         call("draw", job=job, seconds=seconds)
@@ -477,7 +479,8 @@ def _check_recovery(folder: Path, gpu: SimulatedGpu, call: Caller, plan: Plan, l
     """Once everything works again, both sides must get the GPU, and no claim may be left."""
     gpu.heal()
     arbiter = make_arbiter(folder, call, plan.policy)
-    worker = Worker(arbiter, call, make_forwarder(arbiter, llm_url))
+    # On a busy machine the forced switch may fail, and the one for the request takes as long again.
+    worker = Worker(arbiter, call, make_forwarder(arbiter, llm_url, TIMEOUT_S), TIMEOUT_S)
     errors: list[str] = []
     try:
         _wait_until_idle(arbiter)
