@@ -218,7 +218,12 @@ def test_a_package_imports_no_forbidden_library(package: str) -> None:
 
 def test_only_app_its_options_server_and_commands_import_settings() -> None:
     readers = {package for package in MAY_IMPORT if "settings" in imports_of(package)}
-    assert readers == {"app", "commands", "server", "service_options"}  # commands only prints the table of settings
+    assert readers == {
+        "app",
+        "commands",
+        "server",
+        "service_options",
+    }  # commands only prints the table of settings
 
 
 def test_every_package_is_in_the_table() -> None:
