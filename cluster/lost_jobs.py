@@ -66,7 +66,9 @@ class LostJobs:
             pipeline = self._client.pipeline(transaction=False)
             for name in (names.result, names.last_event, names.held):
                 pipeline.mget([name(job.id) for job in jobs])
-            results, last, held = pipeline.execute()
+            pipeline.mget([names.held(each.job.id) for each in situation.assigned] or [names.held("")])
+            results, last, held, all_held = pipeline.execute()
+        busy = {sent.host for sent, holder in zip(situation.assigned, all_held, strict=False) if holder}
         assigned = {each.job.id: each for each in situation.assigned}
         waiting = {each.id for each in situation.waiting}
         for job, result, event, holder in zip(jobs, results, last, held, strict=True):
@@ -75,7 +77,8 @@ class LostJobs:
                 continue
             sent = assigned.get(job.id)
             if sent is not None and sent.job.attempt == job.attempt:
-                self._look_at_host(job, sent, is_held=holder == str(job.attempt).encode())
+                is_held = holder == str(job.attempt).encode()
+                self._look_at_host(job, sent, is_held=is_held, is_busy=sent.host in busy)
             elif job.id in waiting:
                 job.missing = 0
             else:
@@ -124,7 +127,8 @@ class LostJobs:
         job.inbox.put({"kind": "ended", "job": job.id, "result": found})
         return True
 
-    def _look_at_host(self, job: SentJob, sent: AssignedJob, *, is_held: bool) -> None:
+    def _look_at_host(self, job: SentJob, sent: AssignedJob, *, is_held: bool, is_busy: bool) -> None:
+        """`is_busy`: whether a process of the host has any job."""
         job.missing = 0
         host = self._hosts.last.get(sent.host)
         if job.host is None:  # the message was not heard
@@ -137,19 +141,23 @@ class LostJobs:
             return
         # One that stops takes no new job.
         is_leaving = host.problem[0] == ServerStopping.code and not job.was_received
-        if is_leaving or self._is_lost(job, sent.host):
+        if is_leaving:
             _tell_lost(job, sent.host)
         elif self._is_dropped(job, host, is_held=is_held):
             _tell_lost(job, sent.host, by_host=True)
+        else:
+            self._look_whether_taken(job, host, is_busy=is_busy)
 
-    def _is_lost(self, job: SentJob, host: str) -> bool:
-        """Whether its task is neither with its host nor on its way there: whoever sent it ended before it could."""
+    def _look_whether_taken(self, job: SentJob, host: HostFacts, *, is_busy: bool) -> None:
+        """Whether its task is with its host or on its way there: who sent it may have ended before it could, and the process
+        that would take it may be stopped."""
         if job.was_received or time.monotonic() - job.sent_at < _NOT_BEGUN_S:
-            return False
+            return
         with redis_errors():
-            is_on_its_way = bool(self._client.llen(names.queue(host)))
-        job.unseen = 0 if is_on_its_way else job.unseen + 1
-        return job.unseen > _MAX_UNSEEN
+            is_queued = bool(self._client.llen(names.queue(host.name)))
+        job.unseen = 0 if is_queued and (is_busy or not host.holds) else job.unseen + 1
+        if job.unseen > _MAX_UNSEEN:
+            _tell_lost(job, host.name, by_host=True, is_queued=is_queued)
 
     def _is_dropped(self, job: SentJob, host: HostFacts, *, is_held: bool) -> bool:
         """Whether its host, which had taken it, has no process that goes on with it: the one that had it was killed or
@@ -161,7 +169,7 @@ class LostJobs:
         return job.unheld > _MAX_UNHELD
 
 
-def _tell_lost(job: SentJob, host: str, *, by_host: bool = False) -> None:
-    """`by_host`: the host is there, and does not go on with it."""
-    event = {"kind": "lost", "job": job.id, "attempt": job.attempt, "host": host, "by_host": by_host}
-    job.inbox.put(event)
+def _tell_lost(job: SentJob, host: str, *, by_host: bool = False, is_queued: bool = False) -> None:
+    """`by_host`: the host is there, and does not go on with it. `is_queued`: it may yet, because it has the task."""
+    event = {"kind": "lost", "job": job.id, "attempt": job.attempt, "host": host}
+    job.inbox.put({**event, "by_host": by_host, "is_queued": is_queued})

@@ -240,7 +240,7 @@ class RemoteRuns:
             raise reason
         if kind == "lost":
             if event.get("attempt") == job.attempt:
-                self._lost(job, str(event.get("host")), by_host=bool(event.get("by_host")))
+                self._lost(job, event)
             return
         try:
             result = ResultDocument.read(event.get("result") or {}) if kind == "ended" else None
@@ -283,14 +283,19 @@ class RemoteRuns:
         self._results[job.id] = JobResult(outcome, session, result.waited_s, failure=job.failure)
         self._front.jobs.end(job, is_cancelled=job.attempt > 1)
 
-    def _lost(self, job: SentJob, host: str, *, by_host: bool) -> None:
+    def _lost(self, job: SentJob, event: Mapping[str, Any]) -> None:
+        """See `LostJobs`."""
+        host = str(event.get("host"))
         error = _gone(host)
-        if by_host:
-            error = HostGone(f"{host} is there, and none of its processes has the job any more.", host=host)
+        if event.get("by_host"):
+            error = HostGone(f"{host} is there, and does not go on with the job.", host=host)
             avoided = (*job.avoided, host)
-            with contextlib.suppress(NoHosts):  # if there is no other, it may go on
+            try:
                 self._front.hosts.host_for(self._compiled.plan.model, avoided)
                 job.avoided = avoided
+            except NoHosts:
+                if event.get("is_queued"):
+                    return  # there is no other one, and this one may go on
         self._again(job, host, error, job.was_received)
 
     def _again(self, job: SentJob, host: str, error: EaselError, has_begun: bool) -> None:

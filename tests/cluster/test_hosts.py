@@ -237,7 +237,7 @@ def test_the_job_of_a_child_that_is_stopped_is_drawn_by_the_other_host_and_answe
     fields = {"seed": 25, "model": "sdxl-turbo", "response_format": "b64_json"}
     with in_background(joined.front, **fields) as found:
         name = joined.drawing_host()
-        wait_until(joined.has_begun)
+        wait_until(lambda: joined.is_drawing(name))
         child = joined.hosts[name].child()
         os.kill(child, signal.SIGSTOP)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -16,14 +17,15 @@ from cluster.dispatcher import Dispatcher
 from cluster.host_facts import KnownHosts
 from cluster.input_images import InputImages
 from cluster.lost_jobs import LostJobs
-from cluster.placing import AssignedJob
-from cluster.sent_jobs import SentJobs
+from cluster.placing import AssignedJob, WaitingJob
+from cluster.sent_jobs import SentJob, SentJobs
 from compiler import Catalogue
 from generation import Uploads
 from tests.cluster.hosts_in_process import MODEL, Joined, joined_in_process
 from tests.cluster.test_messages import document
 
 FRONT = "front"
+LOST = {"kind": "lost", "job": "j", "attempt": 1, "host": "one"}
 
 
 class Waiting:
@@ -51,10 +53,15 @@ class Waiting:
         event = {"kind": "sent", "job": sent.job.id, "attempt": sent.job.attempt, "host": sent.host}
         self._jobs.receive({**event, "instance": self.known.last[sent.host].instance})
 
-    def send(self) -> None:
-        self._jobs.send(self.document, InputImages(FRONT, "r", Uploads()), self.inbox)
+    def send(self) -> SentJob:
+        job = self._jobs.send(self.document, InputImages(FRONT, "r", Uploads()), self.inbox)
+        assert [event["kind"] for event in self.events()] == ["sent"]
+        return job
+
+    def send_and_take(self) -> None:
+        self.send()
         self._jobs.receive({"kind": "received", "job": self.document.id, "attempt": 1})
-        assert [event["kind"] for event in self.events()] == ["sent", "received"]
+        assert [event["kind"] for event in self.events()] == ["received"]
 
     def send_waiting(self) -> str:
         """A job for which there is no host; returns its id."""
@@ -104,17 +111,17 @@ def test_a_job_that_its_host_took_and_does_not_hold_is_lost_there_after_some_loo
 ) -> None:
     waiting.joined.add_host("one", holds=holds)
     waiting.was_away = was_away
-    waiting.send()
+    waiting.send_and_take()
     if held is not None:
         waiting.client.set(names.held(waiting.document.id), held)
     assert [waiting.look() for _ in range(3)] == [[], [], []]
-    lost = {"kind": "lost", "job": "j", "attempt": 1, "host": "one", "by_host": True}
+    lost = {**LOST, "by_host": True, "is_queued": False}
     assert waiting.look() == ([lost] if is_lost else [])
 
 
 def test_a_job_that_is_held_again_was_not_lost(waiting: Waiting) -> None:
     waiting.joined.add_host("one")
-    waiting.send()
+    waiting.send_and_take()
     for _ in range(2):
         assert [waiting.look() for _ in range(3)] == [[], [], []]
         waiting.client.set(names.held(waiting.document.id), "1")
@@ -135,3 +142,30 @@ def test_a_job_that_came_after_the_last_look_has_no_known_place(waiting: Waiting
     waiting.send_waiting()
     waiting.look()
     assert waiting.place_of(waiting.send_waiting()) == 0
+
+
+@pytest.mark.parametrize(
+    ("is_queued", "is_busy", "holds", "is_lost"),
+    [
+        (False, False, True, True),
+        (False, True, True, True),
+        (True, True, True, False),
+        (True, False, True, True),  # the process that would take it is stopped
+        (True, False, False, False),  # an older Easel does not say whether it is busy
+    ],
+)
+def test_a_job_that_its_host_does_not_take_is_lost_unless_the_host_draws_others_before_it(
+    waiting: Waiting, *, is_queued: bool, is_busy: bool, holds: bool, is_lost: bool
+) -> None:
+    waiting.joined.add_host("one", holds=holds)
+    waiting.send().sent_at -= 6
+    if is_queued:
+        waiting.client.lpush(names.queue("one"), "task")
+    other = AssignedJob(WaitingJob("other", 1, MODEL, "", FRONT), "one", 0.0)
+    waiting.client.set(names.front("another"), "1")
+    entry = {**other.as_json(), "front": "another"}
+    waiting.client.hset(names.ASSIGNED, "other", json.dumps(entry))
+    if is_busy:
+        waiting.client.set(names.held("other"), "1")
+    assert [waiting.look() for _ in range(3)] == [[], [], []]
+    assert waiting.look() == ([{**LOST, "by_host": True, "is_queued": is_queued}] if is_lost else [])

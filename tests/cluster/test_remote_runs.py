@@ -93,7 +93,8 @@ def test_a_job_that_is_sent_again_stores_its_images_only_if_they_are_gone(
 
 def test_images_stay_while_their_request_waits(joined: Joined) -> None:
     results = joined.results(joined.compiled(1), uploads(), ["a"])
-    threading.Thread(target=lambda: list(results), daemon=True).start()
+    thread = threading.Thread(target=lambda: list(results))
+    thread.start()
     stored = wait_until(lambda: joined.keys("easel:upload:*"))
     wait_until(lambda: joined.client.hlen(names.WAITING))
     for key in (names.job("a"), *stored):
@@ -107,6 +108,8 @@ def test_images_stay_while_their_request_waits(joined: Joined) -> None:
     ).look()
     for key in (names.job("a"), *stored):
         assert joined.client.ttl(key) > 60
+    joined.add_host("one")
+    thread.join()
 
 
 def test_an_end_that_is_told_twice_draws_no_job_of_several_again(joined: Joined) -> None:
