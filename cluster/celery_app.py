@@ -90,10 +90,11 @@ def run_worker(
         log.info("The host %s is ready.", options.name)
 
     def leave(**_: Any) -> None:
-        # Celery waits for the job that runs, however often it is told to end.
-        if leaving:
-            os.kill(os.getpid(), signal.SIGQUIT)
+        # First: the second signal may interrupt this.
         leaving.append(True)
+        if len(leaving) > 1:
+            # Celery waits for the job that runs, however often it is told to end.
+            os.kill(os.getpid(), signal.SIGQUIT)
         heartbeat.leave()
 
     signals.worker_process_init.connect(begin, weak=False)
