@@ -57,7 +57,7 @@ class PoolSize(bootsteps.StartStopStep):  # type: ignore[misc]
             except ValueError:
                 return  # all of them draw
         if pool.num_processes != before:
-            log.info("%d processes draw now; there were %d", pool.num_processes, before)
+            log.info("processes that draw: %d instead of %d", pool.num_processes, before)
         self.slots.processes = pool.num_processes
 
 

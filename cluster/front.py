@@ -20,6 +20,7 @@ from cluster.host_facts import HEARTBEAT_S, KnownHosts
 from cluster.host_list import HostList
 from cluster.lost_jobs import LostJobs
 from cluster.options import ClusterOptions
+from cluster.outages import Outages
 from cluster.placing import AssignedJob
 from cluster.redis_connection import connect, redis_errors
 from cluster.sealing import Seal
@@ -53,7 +54,12 @@ class Front:
             self.client, self._known, send=self._send, notify=self._notify, need_bytes=need_bytes
         )
         self.hosts = HostList(
-            self.client, self._known, self._dispatcher, start=self._ensure_started, wake=self._wake_up
+            self.client,
+            self._known,
+            self._dispatcher,
+            start=self._ensure_started,
+            wake=self._wake_up,
+            was_away_lately=self._was_away_lately,
         )
         self._lock = threading.Lock()
         self._pid = 0
@@ -68,8 +74,7 @@ class Front:
         self._lost_jobs = LostJobs(
             *(self.client, self._seal, self._known, self._dispatcher, self._jobs, self._was_away_lately)
         )
-        self._failed_at = -math.inf
-        """When Redis was last found not to answer (monotonic)"""
+        self._outages = Outages()
         self._problem: EaselError | None = None
         """Why Redis cannot be used"""
         self._forgot_at = -math.inf
@@ -124,7 +129,7 @@ class Front:
         self._wake.set()
 
     def _was_away_lately(self) -> bool:
-        return time.monotonic() - self._failed_at < _FRONT_GONE_AFTER_S
+        return self._outages.were_lately()
 
     # --- for the dispatcher ------------------------------------------------------------------------
 
@@ -191,7 +196,8 @@ class Front:
             except EaselError as error:
                 if self._problem is None or self._problem.code != error.code:
                     log.error("%s", error.message)
-                self._problem, self._failed_at = error, time.monotonic()
+                self._problem = error
+                self._outages.failed()
             except Exception:
                 log.exception("looking after the hosts failed; it goes on")
             self._wake.wait(max(0.05, next_beat_at - time.monotonic()))
@@ -206,6 +212,7 @@ class Front:
 
     def _beat(self) -> None:
         self._say_that_it_is_there()
+        self._outages.answered()
         if self._problem is not None:
             log.info("Redis answers again")
         self._known.read()

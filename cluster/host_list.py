@@ -32,7 +32,8 @@ class Load:
 
 class HostList:
     """Thread-safe. `start`: starts what reads the hosts once a second, if it does not run yet; raises the errors of Redis.
-    `wake`: called when jobs may be sent that could not before."""
+    `wake`: called when jobs may be sent that could not before. `was_away_lately`: whether Redis did not answer a moment ago,
+    so that hosts may be missing that are there."""
 
     def __init__(
         self,
@@ -42,9 +43,10 @@ class HostList:
         *,
         start: Callable[[], None],
         wake: Callable[[], None],
+        was_away_lately: Callable[[], bool],
     ) -> None:
         self._client, self._known, self._dispatcher = client, known, dispatcher
-        self._start, self._wake = start, wake
+        self._start, self._wake, self._was_away_lately = start, wake, was_away_lately
 
     def known_hosts(self) -> Mapping[str, HostFacts]:
         """All that are there, by name, not older than about a second. Raises the errors of Redis."""
@@ -70,13 +72,13 @@ class HostList:
         return NoHosts("No host is there: no `easel worker` runs with this Redis and key.")
 
     def host_for(self, model: str, avoided: tuple[str, ...] = ()) -> HostFacts:
-        """One that can draw a model. Waits a moment for a host that has just started and still finds out what it can draw.
-        Raises NoHosts and the errors of Redis."""
+        """One that can draw a model. Waits a moment for a host that has just started and still finds out what it can draw,
+        and for hosts of which an outage of Redis hides that they are there. Raises NoHosts and the errors of Redis."""
         ends_at = time.monotonic() + _CHECKING_S
         while True:
             hosts = self.known_hosts()
             is_there = any(model in host.models for host in hosts.values())
-            is_checking = any(host.is_checking for host in hosts.values())
+            is_checking = any(host.is_checking for host in hosts.values()) or self._was_away_lately()
             if is_there or not is_checking or time.monotonic() > ends_at:
                 if not hosts:
                     raise self.none_there()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -14,13 +13,12 @@ import redis
 
 from cluster import names
 from cluster.job_documents import JobDocument
+from cluster.outages import Outages
 from cluster.redis_connection import redis_errors
 from errors import EaselError
 
 _LOOK_S = 0.3
 """Between two looks whether the job is still wanted"""
-_SURE_AFTER_S = 5.0
-"""After Redis was away"""
 _HOLD_S = 1.0
 """Between two times that the host says that it has the job"""
 HELD_S = 5
@@ -48,7 +46,7 @@ class JobWatch:
         self._client, self._document, self._host, self._attempt = client, document, host, attempt
         self._begin = begin
         self._ended, self.reason = threading.Event(), ""
-        self._failed_at = -math.inf
+        self._outages = Outages()
         self._next_hold_at = 0.0
         self._thread = threading.Thread(target=self._run, name="job-watch", daemon=True)
 
@@ -78,7 +76,7 @@ class JobWatch:
                     if time.monotonic() >= self._next_hold_at:
                         self._hold()
             except EaselError:
-                self._failed_at = time.monotonic()
+                self._outages.failed()
 
     def _hold(self) -> None:
         self._client.set(names.held(self._document.id), str(self._attempt), ex=HELD_S)
@@ -91,7 +89,8 @@ class JobWatch:
         pipeline.hget(names.ASSIGNED, self._document.id)
         is_cancelled, has_front, assigned = pipeline.execute()
         # What is missing may have ended with Redis, and its process had no time yet to say that it is there.
-        is_sure = time.monotonic() - self._failed_at > _SURE_AFTER_S
+        is_sure = not self._outages.were_lately()
+        self._outages.answered()
         if is_cancelled:
             self.reason = "it was cancelled"
         elif not has_front and is_sure:

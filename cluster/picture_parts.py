@@ -80,7 +80,7 @@ def fetch(client: redis.Redis, job: str, attempt: int, stored: Sequence[StoredPi
         data = join_parts(client, partial(names.picture, job, attempt, index), picture)
         if data is None:
             raise ClusterPictureLost(
-                "A part of the picture is no longer in Redis: it was full, or it was restarted."
+                "A part of the picture is no longer in Redis: it was restarted, or this process was stopped for long."
             )
         if measured(data) != picture:
             raise ClusterPictureLost("The picture that came through Redis is not the one that was drawn.")

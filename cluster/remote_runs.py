@@ -300,7 +300,7 @@ class RemoteRuns:
 
     def _again(self, job: SentJob, host: str, error: EaselError, has_begun: bool) -> None:
         """Have another host draw it. Raises the error if that was tried often enough, or none can."""
-        log.warning("%s: %s (%s) The job %s is drawn elsewhere.", host, error.message, error.code, job.id)
+        log.warning("%s: %s (%s) The job %s is sent again.", host, error.message, error.code, job.id)
         if has_begun:
             job.failure = host, error
             job.begun += 1
