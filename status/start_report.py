@@ -55,6 +55,9 @@ def _log_engine(name: str, state: EngineState) -> None:
 
 
 def _engine(state: EngineState) -> str:
+    if state.url is None:  # other hosts draw
+        drawn_by = "the sketch engine, which runs no model" if state.is_sketch else f"ComfyUI {state.version}"
+        return f"other hosts draw; one that is ready has {drawn_by}"
     if state.is_sketch:
         return f"the sketch engine at {state.url}, which runs no model"
     return f"ComfyUI {state.version} at {state.url}"

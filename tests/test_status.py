@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -17,6 +17,8 @@ from app import Container
 from arbiter import Claim
 from arbiter.fair_queue import flow_of
 from status.engine_entry import memory
+from status.engine_readiness import EngineState, ModelStates
+from status.host_readiness import HostReadiness
 from tests.conftest import MakeApp
 from tests.waiting import wait_until
 
@@ -106,3 +108,23 @@ def test_waiting_requests_are_listed_in_the_order_of_their_turns(make_app: MakeA
     ]
     for claim in claims:
         claim.end()
+
+
+@pytest.mark.parametrize(
+    ("is_sketch", "drawn_by"),
+    [(False, "ComfyUI 0.3.60"), (True, "the sketch engine, which runs no model")],
+)
+def test_the_log_of_a_start_says_what_draws_on_other_hosts(
+    is_sketch: bool, drawn_by: str, make_app: MakeApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Ready(HostReadiness):
+        def engine(self, timeout_s: float) -> EngineState:
+            return EngineState(True, None, "0.3.60", is_sketch)
+
+        def models(self, timeout_s: float) -> ModelStates:
+            return ModelStates((), is_complete=True)
+
+    container: Container = make_app().extensions["easel"]
+    with caplog.at_level(logging.INFO, "easel"):
+        status.log_start(Ready(container.generator, hosts=cast("Any", None)))
+    assert f"engine: other hosts draw; one that is ready has {drawn_by}" in caplog.messages

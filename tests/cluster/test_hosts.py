@@ -135,6 +135,13 @@ def test_pictures_of_one_request_are_drawn_by_both_hosts_and_keep_their_order(jo
     assert meta["timings"]["run_s"] > 2 * RENDER_MS / 1000 * 0.9
 
 
+def test_the_log_of_a_start_says_that_other_hosts_draw(joined: Joined) -> None:
+    joined.front.wait_for(
+        "engine: other hosts draw; one that is ready has the sketch engine, which runs no model"
+    )
+    assert " at None" not in joined.front.log
+
+
 def test_an_edit_finds_its_images_on_the_host(joined: Joined) -> None:
     picture = io.BytesIO()
     Image.new("RGB", (256, 256), "red").save(picture, "PNG")
