@@ -34,6 +34,7 @@ from engines import (
     EngineEntry,
     EngineUnit,
     Fleet,
+    LastGoodEngines,
     LiveEngines,
     assemble,
     engines_of_text,
@@ -334,7 +335,14 @@ class Container:
             path,
             lambda text: engines_of_text(text, os.environ),
             self._named_engine,
+            self.last_good_engines,
         )
+
+    @cached_property
+    def last_good_engines(self) -> LastGoodEngines:
+        """What the processes of this server, or of this `easel worker`, accepted last. Both may use one state directory."""
+        host = f".{self.cluster.name}" if self.is_host and self.cluster is not None else ""
+        return LastGoodEngines(self.state_dir / f"engines.last_good{host}.json", os.environ)
 
     def engines_error(self) -> EaselError | None:
         """Why the engines in easel.yaml are not those that are used; None if they are. Only in a process that follows the

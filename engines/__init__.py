@@ -8,6 +8,7 @@ from engines.drains import Drains
 from engines.entries import EngineEntry, credential_variables, engines_of_text, read_engines
 from engines.fleet import Fleet
 from engines.forecast import JobCosts, forecast, forecast_after, keeps_loaded
+from engines.last_good import LastGoodEngines
 from engines.live import LiveEngines
 from engines.measured_costs import Cost, Costs, CostStore
 from engines.unit import EngineUnit
@@ -24,6 +25,7 @@ __all__ = [
     "EngineUnit",
     "Fleet",
     "JobCosts",
+    "LastGoodEngines",
     "LiveEngines",
     "Refusal",
     "Wanted",

@@ -1,5 +1,5 @@
 """Engines that are added, changed and removed by editing easel.yaml while the server runs. What is not valid is refused as a
-whole, and the engines stay as they are."""
+whole, and the engines stay as they are: those that were accepted last, also in a process that starts meanwhile."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from engines.entries import EngineEntry
 from engines.fleet import Fleet
+from engines.last_good import LastGoodEngines
 from engines.unit import EngineUnit
 from errors import EaselError, SettingsInvalid
 
@@ -29,7 +30,8 @@ _Stamp = tuple[int, int, int] | None
 
 class LiveEngines:
     """Of one process. `path`: the settings' file. `read`: (its text) -> its entries; raises SettingsInvalid. `make`: makes
-    an engine. Only for a list that came from a file: `entries` are those of the start."""
+    an engine. `last_good`: what the processes of this server accepted last. Only for a list that came from a file: `entries`
+    are those of the server's start."""
 
     def __init__(
         self,
@@ -38,11 +40,12 @@ class LiveEngines:
         path: Path,
         read: Callable[[str], Sequence[EngineEntry]],
         make: Callable[[EngineEntry], EngineUnit],
+        last_good: LastGoodEngines,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._fleet, self._path, self._read, self._make, self._clock = fleet, path, read, make, clock
-        self._entries = tuple(entries)
+        self._entries, self._last_good = tuple(entries), last_good
         self._seen: _Stamp = None
         self._runs_reconcilers = False
         self._lock = threading.Lock()
@@ -51,48 +54,66 @@ class LiveEngines:
         """Why the file as it is now is not what is used"""
 
     def start(self, *, runs_reconcilers: bool = True) -> None:
-        """Look at the file in a thread from now on. `runs_reconcilers`: whether this process runs the engines' reconcilers,
-        and so those of engines that are added. Raises RuntimeError if there are no more threads."""
+        """Catch up, then look at the file in a thread from now on. `runs_reconcilers`: whether this process runs the
+        engines' reconcilers, and so those of engines that are added from now on; the caller starts those of the engines that
+        are there when this returns. Raises RuntimeError if there are no more threads."""
+        self._log_failure(self.catch_up)
         self._runs_reconcilers = runs_reconcilers
         threading.Thread(target=self._watch, name="engines-watch", daemon=True).start()
 
     def _watch(self) -> None:
         while True:
             time.sleep(LOOK_INTERVAL_S)
-            try:
-                self.look()
-            except Exception:
-                log.exception("the engines in %s could not be looked at", self._path.name)
+            self._log_failure(self.look)
+
+    def _log_failure(self, look: Callable[[], None]) -> None:
+        try:
+            look()
+        except Exception:
+            log.exception("the engines in %s could not be looked at", self._path.name)
+
+    def catch_up(self) -> None:
+        """Use what other processes of this server accepted last, then what the file says now."""
+        with self._lock:
+            self._follow()
+        self.look()
 
     def look(self) -> None:
         """Use what the file says now, if it has changed."""
         with self._lock:
             self._close_idle()
-            stamp = self._stamp()
-            if stamp is None:
+            self._look()
+            if self.error is not None:
+                self._follow()  # another process may have accepted an edit that this one did not see
+
+    def _look(self) -> None:
+        stamp = self._stamp()
+        if stamp is None:
+            self._seen = None
+            self._refuse(SettingsInvalid(f"{self._path.name} is not there any more."))
+            return
+        if stamp == self._seen or 0 <= self._clock() - stamp[1] / 1e9 < SETTLE_S:
+            return
+        self._seen = stamp
+        try:
+            text = self._path.read_text("utf-8")
+            entries = tuple(self._read(text))
+            if not entries:
+                raise SettingsInvalid(
+                    f"{self._path.name} has no `engines` any more; to use `engine` instead, restart Easel."
+                )
+            if not self._accept(text, entries, stamp):
                 self._seen = None
-                self._refuse(SettingsInvalid(f"{self._path.name} is not there any more."))
                 return
-            if stamp == self._seen or 0 <= self._clock() - stamp[1] / 1e9 < SETTLE_S:
-                return
-            self._seen = stamp
-            try:
-                entries = tuple(self._read(self._path.read_text("utf-8")))
-                if not entries:
-                    raise SettingsInvalid(
-                        f"{self._path.name} has no `engines` any more; to use `engine` instead, restart Easel."
-                    )
-                if entries != self._entries:
-                    self._use(entries)
-            except OSError as error:
-                self._seen = None  # it may be readable later, without a change
-                self._refuse(SettingsInvalid(f"{self._path.name} cannot be read: {error.strerror}"))
-            except UnicodeDecodeError as error:
-                self._refuse(SettingsInvalid(f"{self._path.name} cannot be read: {error}"))
-            except EaselError as error:
-                self._refuse(error)
-            else:
-                self.error = None
+        except OSError as error:
+            self._seen = None  # it may be readable later, without a change
+            self._refuse(SettingsInvalid(f"{self._path.name} cannot be read: {error.strerror}"))
+        except UnicodeDecodeError as error:
+            self._refuse(SettingsInvalid(f"{self._path.name} cannot be read: {error}"))
+        except EaselError as error:
+            self._refuse(error)
+        else:
+            self.error = None
 
     def _refuse(self, error: EaselError) -> None:
         before, self.error = self.error, error
@@ -100,12 +121,34 @@ class LiveEngines:
             return
         log.error("the changed engines are not valid; those of before stay in use: %s", error.message)
 
-    def _use(self, entries: tuple[EngineEntry, ...]) -> None:
-        """Raises SettingsInvalid if one cannot be made; nothing is changed then."""
+    def _follow(self) -> None:
+        entries = self._last_good.changed()
+        if entries is None or entries == self._entries:
+            return
+        try:
+            units = self._units(entries)
+        except EaselError as error:
+            log.error("the engines that were accepted last cannot be used: %s", error.message)
+        else:
+            self._use(entries, units)
+
+    def _accept(self, text: str, entries: tuple[EngineEntry, ...], stamp: _Stamp) -> bool:
+        """Use `entries`, which the file had when it looked like `stamp`; false if it has changed since. Raises
+        SettingsInvalid if an engine cannot be made; nothing is changed then."""
+        units = self._units(entries) if entries != self._entries else None
+        if not self._last_good.store(text, lambda: self._stamp() == stamp):
+            return False
+        if units is not None:
+            self._use(entries, units)
+        return True
+
+    def _units(self, entries: tuple[EngineEntry, ...]) -> list[EngineUnit]:
         known = {
             entry.name: (entry, unit) for entry, unit in zip(self._entries, self._fleet.units, strict=True)
         }
-        units = [self._unit(entry, *known.get(entry.name, (None, None))) for entry in entries]
+        return [self._unit(entry, *known.get(entry.name, (None, None))) for entry in entries]
+
+    def _use(self, entries: tuple[EngineEntry, ...], units: list[EngineUnit]) -> None:
         before = self._fleet.units
         arbiters = {id(unit.arbiter) for unit in units}
         for unit in before:

@@ -94,6 +94,7 @@ class ServerHooks:
             self._lock_state_dir()
             # Before anything is written.
             check_format(self._container.state_dir)
+            self._container.last_good_engines.clear()
             gate = self._container.gate
             gate.keys.begin()
             refuse_public_without_keys([host for host, _ in inherited or addresses], self._settings, gate)
@@ -145,7 +146,7 @@ class ServerHooks:
         if self._keeper is not None:
             self._keeper.stop()
         if self._container.live_engines is not None:
-            self._container.live_engines.look()
+            self._container.live_engines.catch_up()
         sharing = [unit.arbiter for unit in self._container.fleet.units if unit.arbiter.shares_gpu]
         if sharing:
             is_hurried = threading.Event()

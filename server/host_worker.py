@@ -51,9 +51,10 @@ def work() -> int:
     slots = Slots(lambda: len(container.fleet.units))
     facts = _Facts(container, slots)
     heartbeat = Heartbeat(options, facts.now, partial(os.kill, os.getpid(), signal.SIGTERM))
+    heartbeat.take_name()
+    container.last_good_engines.clear()
     # Each child runs reconcilers; this process may not, because it forks.
     container.watch_engines(runs_reconcilers=False)
-    heartbeat.take_name()
     container.start_sketch_engine()
     try:
         return run_worker(
@@ -79,9 +80,8 @@ def _host(settings: Settings, options: ClusterOptions) -> Host:
     killed is replaced."""
     container = _container(settings)
     container.watch_catalogue()
-    if container.live_engines is not None:
-        # The settings are those of the worker's start; this child may have been started for an engine that was added since.
-        container.live_engines.look()
+    # It catches up first: the settings are those of the worker's start, and this child may have been started for an engine
+    # that was added since.
     container.watch_engines()
     for unit in container.fleet.units:
         unit.arbiter.reconciler.start()

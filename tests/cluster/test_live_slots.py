@@ -4,6 +4,8 @@ engines."""
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -129,6 +131,25 @@ def test_no_job_ends_when_an_engine_is_removed_and_then_one_draws_at_a_time(grow
     for job in jobs:
         job.join()
     assert len(requests.get(f"{growing.engines['right'].url}/history", timeout=60).json()) == 1
+
+
+def test_a_process_that_replaces_a_killed_one_draws_on_the_engine_that_was_accepted_last(
+    growing: Growing,
+) -> None:
+    def drawn(name: str) -> int:
+        return len(requests.get(f"{growing.engines[name].url}/history", timeout=60).json())
+
+    growing.use("right")
+    # Of the main process and of the one that draws.
+    wait_until(lambda: growing.host.log.count("engines are now right") == 2)
+    growing.file.write_text("engines: [{name: right, url: 7}]\n")
+    wait_until(lambda: growing.host.log.count("the changed engines are not valid") == 2)
+    [killed] = growing.children()
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: growing.host.log.count("the changed engines are not valid") == 3)
+    assert growing.front.draw(seed=87, timeout=120).status_code == 200
+    assert killed not in growing.children()
+    assert (drawn("left"), drawn("right")) == (0, 1)
 
 
 def test_what_can_run_is_the_smaller_number() -> None:
