@@ -155,8 +155,10 @@ class LiveEngines:
             if id(unit.arbiter) not in arbiters:
                 self._retire(unit, {each.gpu for each in units})
         if self._runs_reconcilers:
+            running = {id(unit.arbiter) for unit in before}
             for unit in units:
-                unit.arbiter.reconciler.start()
+                if id(unit.arbiter) not in running:
+                    unit.arbiter.reconciler.start()
         self._fleet.replace(units)
         self._entries = entries
         log.info("engines are now %s", ", ".join(f"{unit.name} ({unit.url})" for unit in units))

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,19 @@ def test_a_file_that_could_not_be_read_once_is_read_again(
     installation.live.look()
     assert [unit.name for unit in installation.fleet.units] == ["one", "two"]
     assert installation.live.error is None
+
+
+def test_the_reconciler_of_an_engine_that_stays_is_not_started_again(installation: Installation) -> None:
+    reconciler = installation.fleet.first.arbiter.reconciler
+    reconciler.start()
+    installation.live._runs_reconcilers = True
+    before = threading.active_count()
+    try:
+        installation.edit({**ONE, "weight": 2})
+        assert installation.fleet.first.weight == 2
+        assert threading.active_count() == before
+    finally:
+        reconciler.stop(5)
 
 
 REFUSED = "engines: [{name: two, url: 7}]"
