@@ -4,8 +4,9 @@ does it for the others."""
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import redis
@@ -15,10 +16,11 @@ from cluster.dispatcher import Dispatcher
 from cluster.job_documents import JobDocument, ResultDocument
 from cluster.picture_parts import StoredPicture
 from cluster.placing import Situation
-from cluster.redis_connection import redis_errors
+from cluster.redis_connection import answers_of, redis_errors
 from cluster.sealing import Seal
 from errors import ClusterMessageInvalid
 
+log = logging.getLogger("easel.cluster")
 _GIVEN_UP_AFTER_S = 3.0
 """After the jobs of a process have been taken out of the queue. By then all hosts have given them up, and what they have
 stored until then is removed with the rest"""
@@ -55,7 +57,7 @@ class AbandonedJobs:
 
     def _gone_fronts(self, of_jobs: set[str]) -> set[str]:
         members: Any = self._client.smembers(names.FRONTS)
-        fronts = sorted(of_jobs | {member.decode(errors="replace") for member in members})
+        fronts = sorted(of_jobs | self._readable(members))
         if not fronts:
             return set()
         pipeline = self._client.pipeline(transaction=False)
@@ -63,11 +65,28 @@ class AbandonedJobs:
             pipeline.exists(names.front(front))
         return {front for front, exists in zip(fronts, pipeline.execute(), strict=True) if not exists}
 
+    def _readable(self, members: Iterable[bytes]) -> set[str]:
+        """The fronts among what is listed as such. What somebody else has written there is removed."""
+        found = set()
+        for member in members:
+            try:
+                found.add(member.decode())
+            except UnicodeDecodeError:
+                log.warning(
+                    "%s lists what is no front end; it is removed: %s", names.FRONTS, names.shown(member)
+                )
+                self._client.srem(names.FRONTS, member)
+        return found
+
     def _delete(self, front: str) -> None:
-        members: Any = self._client.smembers(names.jobs_of(front))
+        (members,) = answers_of(self._client.pipeline(transaction=False).smembers(names.jobs_of(front)))
+        if isinstance(members, Exception):
+            log.warning("%s is no list of jobs; it is removed", names.shown(names.jobs_of(front)))
+            members = ()
         keys = [names.jobs_of(front)]
         for member in members:
-            keys += self._keys_of(front, member.decode(errors="replace"))
+            with contextlib.suppress(UnicodeDecodeError):
+                keys += self._keys_of(front, member.decode())
         pipeline = self._client.pipeline(transaction=False)
         pipeline.delete(*keys)
         pipeline.srem(names.FRONTS, front)

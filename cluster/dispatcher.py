@@ -13,8 +13,8 @@ import redis
 from arbiter import Turn, with_turn
 from cluster import names
 from cluster.host_facts import HostFacts, KnownHosts
-from cluster.placing import AssignedJob, Situation, WaitingJob, place
-from cluster.redis_connection import redis_errors
+from cluster.placing import AssignedJob, Situation, WaitingJob, finite, place
+from cluster.redis_connection import answers_of, redis_errors
 
 log = logging.getLogger("easel.cluster")
 _LOCK_MS = 3000
@@ -25,9 +25,12 @@ return 1"""
 """Gives the lock back; whether something has changed since it was taken"""
 REMOVE_ATTEMPT = """
 local found = redis.call('hget', KEYS[1], ARGV[1])
-if found and cjson.decode(found)['attempt'] == tonumber(ARGV[2]) then return redis.call('hdel', KEYS[1], ARGV[1]) end
-return 0"""
-"""Removes a job from a hash if it still has this attempt: key, job, attempt"""
+if not found then return 0 end
+local is_json, entry = pcall(cjson.decode, found)
+if is_json and type(entry) == 'table' and entry['attempt'] ~= tonumber(ARGV[2]) then return 0 end
+return redis.call('hdel', KEYS[1], ARGV[1])"""
+"""Removes a job from a hash if it still has this attempt, or what somebody has written there in its place: key, job,
+attempt"""
 _ASSIGN = """
 if redis.call('hdel', KEYS[1], ARGV[1]) == 1 then return redis.call('hset', KEYS[2], ARGV[1], ARGV[2]) end
 return -1"""
@@ -74,9 +77,15 @@ class Dispatcher:
                     pipeline.hset(names.WAITING, job.id, json.dumps(job.as_json()))
                 pipeline.incr(names.DISPATCH_WANTED)
                 pipeline.set(names.DISPATCH_LOCK, token, nx=True, px=_LOCK_MS)
+                pipeline.pttl(names.DISPATCH_LOCK)
                 _add_reads(pipeline)
-                *_, wanted, has_lock, waiting, assigned, turns, now = pipeline.execute()
+                *_, wanted, has_lock, lock_ms, waiting, assigned, turns, now = answers_of(pipeline)
+                if isinstance(wanted, Exception):
+                    self._remove_foreign(names.DISPATCH_WANTED)
+                    wanted = ""
                 if not has_lock:
+                    if lock_ms == -1 or lock_ms > _LOCK_MS:
+                        self._remove_foreign(names.DISPATCH_LOCK)
                     return
                 try:
                     hosts = self._hosts.last if self._hosts.are_fresh() else self._hosts.read()
@@ -94,8 +103,12 @@ class Dispatcher:
         with redis_errors():
             pipeline = self._client.pipeline(transaction=False)
             _add_reads(pipeline)
-            waiting, assigned, turns, now = pipeline.execute()
-        return _situation(waiting, assigned, turns, now, self._hosts.read())
+            waiting, assigned, turns, now = answers_of(pipeline)
+            return _situation(waiting, assigned, turns, now, self._hosts.read())
+
+    def _remove_foreign(self, key: str) -> None:
+        log.warning("%s holds what no front end has written; it is removed", key)
+        self._client.delete(key)
 
     def _send_waiting(self, situation: Situation) -> None:
         if not situation.waiting:
@@ -127,7 +140,8 @@ class Dispatcher:
                 self._send(each.host, each.job.id, each.job.attempt)
             except Exception as error:
                 # Not the fault of whoever dispatches, and perhaps not even its job: it waits again.
-                log.warning("the job %s could not be sent to %s: %r", each.job.id, each.host, error)
+                id, host = names.shown(each.job.id), names.shown(each.host)
+                log.warning("the job %s could not be sent to %s: %r", id, host, error)
                 self._client.hset(names.WAITING, each.job.id, json.dumps(each.job.as_json()))
                 self._remove_attempt(keys=[names.ASSIGNED], args=[each.job.id, each.job.attempt])
                 continue
@@ -148,6 +162,12 @@ def _situation(
     now: tuple[int, int],
     hosts: Mapping[str, HostFacts],
 ) -> Situation:
+    """Raises redis' errors for what it cannot do without; without turns all keys had none yet."""
+    for answer in (waiting, assigned):
+        if isinstance(answer, Exception):
+            raise answer
+    if isinstance(turns, Exception):
+        turns = {}
     seconds, microseconds = now
     return Situation(
         _entries(waiting, WaitingJob.read),
@@ -173,4 +193,4 @@ def _entries(found: Mapping[bytes, bytes], read: Callable[[str, Any], _T]) -> li
 
 def _turn(flow: str, document: Any) -> tuple[str, Turn]:
     number, at = document
-    return flow, Turn(int(number), float(at))
+    return flow, Turn(int(number), finite(at))

@@ -32,6 +32,7 @@ _FRONT_GONE_AFTER_S = 5
 """After which the jobs of a process that waited for them are given up"""
 
 _FORGET_EACH_S = 60.0
+_MAX_TEXT = 300
 _MAX_LOGGED = 100
 """Somebody may have written any names into Redis"""
 
@@ -177,7 +178,7 @@ class Front:
         try:
             self._jobs.receive(self._seal.open(channel, data))
         except ClusterMessageInvalid as error:
-            log.warning("%s It is ignored.", error.message)
+            log.warning("%s It is ignored.", names.shown(error.message, _MAX_TEXT))
 
     # --- the thread that looks ---------------------------------------------------------------------
 
@@ -208,7 +209,7 @@ class Front:
         for name, text in self.hosts.unreadable_hosts().items():
             if name not in self._logged and len(self._logged) < _MAX_LOGGED:
                 self._logged.add(name)
-                log.warning("%s It draws nothing for this machine.", text)
+                log.warning("%s It draws nothing for this machine.", names.shown(text, _MAX_TEXT))
 
     def _beat(self) -> None:
         self._say_that_it_is_there()

@@ -104,13 +104,13 @@ class Host:
             pipeline.exists(names.cancelled(id))
             data, assigned, is_cancelled = pipeline.execute()
         if data is None or is_cancelled or not self._is_mine(assigned, attempt):
-            log.info("the job %s is not wanted here any more", id)
+            log.info("the job %s is not wanted here any more", names.shown(id))
             self._forget(id, attempt)
             return
         try:
             document = JobDocument.read(self._seal.open(names.job(id), data))
         except ClusterMessageInvalid as error:
-            log.warning("the job %s: %s", id, error.message)
+            log.warning("the job %s: %s", names.shown(id), names.shown(error.message, 300))
             self._store(
                 id,
                 attempt,

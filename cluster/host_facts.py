@@ -13,7 +13,7 @@ import redis
 
 from cluster import names
 from cluster.celery_leftovers import CeleryLeftovers
-from cluster.redis_connection import redis_errors
+from cluster.redis_connection import answers_of, is_wrong_type, redis_errors
 from cluster.sealing import Seal
 from engines import Cost, Costs
 from errors import ClusterMessageInvalid
@@ -24,6 +24,7 @@ GONE_AFTER_S = 3.5
 """After its last heartbeat. Front ends look once a second, so that all know it within 5 s. Redis counts the time, so that no
 clock of a host matters."""
 _MAX_COSTS = 1000
+_MAX_NAMED = 100
 _OTHER_KEY = "its heartbeat was not made with the EASEL_CLUSTER_KEY of this machine"
 _OTHER_FORM = "its heartbeat has a form that this version of Easel cannot read: it has another version, or it is damaged"
 
@@ -128,6 +129,14 @@ class HostFacts:
             raise ClusterMessageInvalid(f"A heartbeat has not the form of one: {error}.") from error
 
 
+def _name_of(member: bytes) -> str | None:
+    """None if no host can have the name."""
+    try:
+        return member.decode()
+    except UnicodeDecodeError:
+        return None
+
+
 class KnownHosts:
     """Reads the hosts. Thread-safe: each read replaces what was known."""
 
@@ -138,6 +147,8 @@ class KnownHosts:
         self._leftovers = CeleryLeftovers(client)
         self._noted: dict[str, str] = {}
         """host -> its instance that was noted in `names.QUEUES`"""
+        self._kept = set[str]()
+        """Those of which the log said that they cannot be forgotten"""
         self._read_at = -math.inf
         self.last: Mapping[str, HostFacts] = {}
         self.gone: tuple[str, ...] = ()
@@ -153,13 +164,13 @@ class KnownHosts:
         """All that are there, by name. Raises the errors of Redis."""
         with redis_errors():
             members: Iterable[Any] = self._client.smembers(names.HOSTS)
-            known = sorted(name.decode(errors="replace") for name in members)
+            known = sorted(filter(None, map(_name_of, members)))
             pipeline = self._client.pipeline(transaction=False)
             for name in known:
                 pipeline.get(names.host(name))
                 pipeline.exists(names.drained(name))
                 pipeline.exists(names.seen(name))
-            answers = pipeline.execute() if known else []
+            answers = answers_of(pipeline) if known else []
             found: dict[str, HostFacts] = {}
             unreadable: dict[str, str] = {}
             gone: list[str] = []
@@ -169,7 +180,7 @@ class KnownHosts:
                     if was_seen:
                         gone.append(name)
                     continue
-                if not self._seal.is_own(names.host(name), data):
+                if not isinstance(data, bytes) or not self._seal.is_own(names.host(name), data):
                     unreadable[name] = _OTHER_KEY
                     continue
                 try:
@@ -188,23 +199,48 @@ class KnownHosts:
         instances = {name: host.instance for name, host in found.items()}
         new = [name for name, instance in instances.items() if self._noted.get(name) != instance]
         if new:
-            self._client.sadd(names.QUEUES, *new)
-            self._noted = instances
+            pipeline = self._client.pipeline(transaction=False).sadd(names.QUEUES, *new)
+            if not isinstance(answers_of(pipeline)[0], Exception):
+                self._noted = instances
 
     def forget_gone(self) -> None:
-        """Remove those that were not there for an hour, and what Celery keeps for them. Raises the errors of Redis."""
+        """Remove those that have not been there lately (in the last hour, if they did not say that they end), and what
+        Celery keeps for them. Raises the errors of Redis."""
         with redis_errors():
-            members: Any = self._client.sunion([names.HOSTS, names.QUEUES])
-            for member in members:
-                name = member.decode(errors="replace")
-                if name not in self.last and self._leftovers.forget(name):
-                    log.info("The host %s is forgotten: it was not there for an hour.", name)
+            pipeline = self._client.pipeline(transaction=False)
+            pipeline.smembers(names.HOSTS)
+            pipeline.smembers(names.QUEUES)
+            hosts, queues = answers_of(pipeline)
+            if isinstance(queues, Exception):
+                log.warning("%s holds what no front end has written; it is removed", names.QUEUES)
+                self._client.delete(names.QUEUES)
+                queues, self._noted = set(), {}
+            if isinstance(hosts, Exception):
+                raise hosts
+            for member in hosts | queues:
+                if (name := _name_of(member)) is None:
+                    log.warning("%s is no name of a host; it is removed", names.shown(member))
+                    self._client.srem(names.HOSTS, member)
+                    self._client.srem(names.QUEUES, member)
+                elif name not in self.last:
+                    self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        try:
+            if self._leftovers.forget(name):
+                log.info("The host %s is forgotten: it has not been there lately.", names.shown(name))
+        except redis.ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+            if name not in self._kept and len(self._kept) < _MAX_NAMED:
+                self._kept.add(name)
+                log.warning("The host %s cannot be forgotten: %s", *map(names.shown, (name, str(error))))
 
     def _models_of(self, name: str, mark: str) -> frozenset[str]:
         known = self._models.get(name)
         if known is not None and known[0] == mark:
             return known[1]
-        data = self._client.get(names.host_models(name))
+        (data,) = answers_of(self._client.pipeline(transaction=False).get(names.host_models(name)))
         if not isinstance(data, bytes):
             return frozenset()
         document = self._seal.open(names.host_models(name), data)

@@ -16,7 +16,7 @@ from cluster.abandoned import AbandonedJobs
 from cluster.dispatcher import Dispatcher
 from cluster.host_facts import HostFacts, KnownHosts
 from cluster.placing import AssignedJob, Situation, in_order
-from cluster.redis_connection import redis_errors
+from cluster.redis_connection import answers_of, redis_errors
 from cluster.sealing import Seal
 from cluster.sent_jobs import SentJob, SentJobs
 from errors import ClusterMessageInvalid, ServerStopping
@@ -154,7 +154,8 @@ class LostJobs:
         if job.was_received or time.monotonic() - job.sent_at < _NOT_BEGUN_S:
             return
         with redis_errors():
-            is_queued = bool(self._client.llen(names.queue(host.name)))
+            (queued,) = answers_of(self._client.pipeline(transaction=False).llen(names.queue(host.name)))
+        is_queued = bool(queued) and not isinstance(queued, Exception)
         job.unseen = 0 if is_queued and (is_busy or not host.holds) else job.unseen + 1
         if job.unseen > _MAX_UNSEEN:
             _tell_lost(job, host.name, by_host=True, is_queued=is_queued)

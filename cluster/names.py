@@ -21,6 +21,14 @@ DISPATCH_LOCK = f"{PREFIX}dispatch"
 DISPATCH_WANTED = f"{PREFIX}dispatch-wanted"
 """Counts the changes after which jobs may have to be sent"""
 TASK = "easel.draw"
+_MAX_SHOWN = 80
+
+
+def shown(name: str | bytes, longest: int = _MAX_SHOWN) -> str:
+    """A name or message out of Redis for the log and for people, on one line and not long: anybody may have written it."""
+    text = name.decode(errors="replace") if isinstance(name, bytes) else name
+    text = text if text.isprintable() else repr(text)[1:-1]
+    return text if len(text) <= longest else f"{text[:longest]}…"
 
 
 def job(id: str) -> str:

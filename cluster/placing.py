@@ -3,6 +3,7 @@ engines' selection."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,9 +60,9 @@ class WaitingJob:
         return cls(
             id,
             int(document["number"]),
-            str(document["model"]),
-            str(document["flow"]),
-            str(document["front"]),
+            _text(document["model"]),
+            _text(document["flow"]),
+            _text(document["front"]),
             int(document["attempt"]),
             tuple(map(str, document["avoided"])),
         )
@@ -81,7 +82,22 @@ class AssignedJob:
     @classmethod
     def read(cls, id: str, document: Mapping[str, Any]) -> AssignedJob:
         """Raises KeyError, TypeError or ValueError."""
-        return cls(WaitingJob.read(id, document), str(document["host"]), float(document["at"]))
+        return cls(WaitingJob.read(id, document), str(document["host"]), finite(document["at"]))
+
+
+def _text(value: Any) -> str:
+    """Raises ValueError for half of a surrogate pair, with which nothing can be asked for in Redis."""
+    text = str(value)
+    text.encode()
+    return text
+
+
+def finite(value: Any) -> float:
+    """Raises TypeError or ValueError for what is no number, or none with which times can be compared."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("it is not finite")
+    return number
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import Iterator
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from cluster import names
 from cluster.options import ClusterOptions
 from errors import ClusterAccessDenied, ClusterFull, ClusterUnreachable
 
@@ -47,12 +49,32 @@ def redis_errors() -> Iterator[None]:
             raise ClusterFull(f"Redis takes no more data: {error}") from error
         if "NOAUTH" in str(error) or "NOPERM" in str(error) or "WRONGPASS" in str(error):
             raise ClusterAccessDenied("Redis wants a user and a password, or other ones.") from error
-        raise ClusterUnreachable(f"Redis answers with an error: {error}") from error
+        if is_wrong_type(error):
+            raise ClusterUnreachable(
+                f"A key of Easel in Redis holds something else; delete it. {names.shown(str(error), 300)}"
+            ) from error
+        raise ClusterUnreachable(f"Redis answers with an error: {names.shown(str(error), 300)}") from error
     except (redis.RedisError, OSError) as error:
         if (failed := _tls_failure(error)) is not None:
             reason = getattr(failed, "verify_message", "") or failed.reason or "unknown"
             raise ClusterUnreachable(f"TLS with Redis fails: {reason}.") from error
         raise ClusterUnreachable(f"Redis does not answer: {type(error).__name__}.") from error
+
+
+def is_wrong_type(error: Exception) -> bool:
+    """Whether a key holds something else than Easel or Celery keep there: somebody else has written it."""
+    return isinstance(error, redis.ResponseError) and (
+        "WRONGTYPE" in str(error) or "not an integer" in str(error)
+    )
+
+
+def answers_of(pipeline: Any) -> list[Any]:
+    """What Redis answers to each command; an exception for those whose key has another type. Raises redis' errors."""
+    answers: list[Any] = pipeline.execute(raise_on_error=False)
+    for answer in answers:
+        if isinstance(answer, Exception) and not is_wrong_type(answer):
+            raise answer
+    return answers
 
 
 def _tls_failure(error: BaseException | None) -> ssl.SSLError | None:
