@@ -58,6 +58,8 @@ _HOSTS_FAULTS = (
 """After these another host may draw the job"""
 _STORE_FOR_S = 60.0
 """So long a result is offered to a Redis that does not answer"""
+_MAX_RUNS = 3
+"""Of one job on one host: it may be the job that ends the process, which Celery would go on giving it to"""
 _SMALL_BYTES = 4_000_000
 _RESULT_KEPT_S = 120
 
@@ -134,7 +136,7 @@ class Host:
         with JobWatch(self._client, document, self._options.name, attempt, begin) as watch:
             pictures: list[bytes] = []
             try:
-                drawn = self._run(document, earlier, tell, watch)
+                drawn = self._run(document, attempt, earlier, tell, watch)
             except RequestCancelled:
                 log.info("the job %s was given up: %s", document.id, watch.reason or "cancelled")
                 self._forget(document.id, attempt)
@@ -147,9 +149,15 @@ class Host:
             self._store(document.id, attempt, document.front, result, pictures)
 
     def _run(
-        self, document: JobDocument, earlier: tuple[str, ...], tell: Teller, watch: JobWatch
+        self,
+        document: JobDocument,
+        attempt: int,
+        earlier: tuple[str, ...],
+        tell: Teller,
+        watch: JobWatch,
     ) -> JobResult:
-        """`earlier`: the ids under which the engines may have it from processes that have ended."""
+        """`earlier`: the ids under which the engines may have it from processes that have ended. Raises what the engine
+        raises, and JobLost if it was begun here often enough."""
         time_left = TimeLeft(self._clock() + document.timeout_s, self._clock)
         catalogue = self._catalogue()
         _check_names(document, catalogue)
@@ -159,6 +167,12 @@ class Host:
             if earlier and (ended := runs.ended(earlier)) is not None:
                 log.warning("the job %s had ended before its process did: it is not drawn again", document.id)
                 return ended
+            # The first attempt, which has the job's own id, may have been on another host.
+            if len(earlier) - (attempt > 1) >= _MAX_RUNS:
+                tell.has_begun = True
+                raise JobLost(
+                    f"The process that draws on {self._options.name} has ended {_MAX_RUNS} times with this job."
+                )
             prompt_id = self._prompt_ids.new(document.id, earlier, document.timeout_s)
             runs.counts_waiting = document.counts_waiting
             callbacks = JobCallbacks(

@@ -20,7 +20,7 @@ from cluster.options import ClusterOptions
 from cluster.placing import AssignedJob, WaitingJob
 from cluster.sealing import Seal
 from compiler import Catalogue
-from errors import EngineRejected
+from errors import EngineRejected, JobLost
 from generation import JobResult
 from tests.cluster.running_hosts import KEY, RedisServer
 from tests.cluster.test_messages import document
@@ -116,6 +116,29 @@ def test_each_later_run_is_asked_for_by_the_next_process(
         drawing.client.set(key, forged)
         drawing.draw(3, may_have_run=True)
         assert drawing.asked[-1] == (job,)
+    drawing.client.close()
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+def test_a_job_whose_process_ended_three_times_is_left_to_another_host(
+    server: RedisServer, shipped_catalogue: Catalogue, attempt: int
+) -> None:
+    """As if the process was killed each time: Celery would give the job to the next one until its time is over."""
+    drawing = Drawing(server, shipped_catalogue)
+    found = [drawing.draw(attempt, may_have_run=again) for again in (False, True, True)]
+    assert {result.error and result.error.code for result in found} == {EngineRejected.code}
+    assert len(set(drawing.prompt_ids)) == 3
+    drawing.asked.clear()
+    for _ in range(2):
+        result = drawing.draw(attempt, may_have_run=True)
+        assert (result.error and result.error.code, result.is_hosts_fault, result.has_begun) == (
+            JobLost.code,
+            True,
+            True,
+        )
+        assert (result.attempt, result.host) == (attempt, "one")
+    assert len(drawing.prompt_ids) == 3
+    assert set(drawing.prompt_ids) <= set(drawing.asked[0])  # one of them may have ended well
     drawing.client.close()
 
 
