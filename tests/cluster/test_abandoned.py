@@ -72,3 +72,18 @@ def test_jobs_images_and_pictures_of_a_process_that_was_killed_are_deleted_and_n
     assert left == []
     assert joined.client.smembers(names.FRONTS) == {b"alive"}
     assert set(joined.keys("easel:*other*")) | set(joined.keys("easel:upload:alive:*")) == others
+
+
+def test_a_process_that_was_killed_cannot_have_the_jobs_of_another_one_deleted(joined: Joined) -> None:
+    waiting, now = Waiting(joined), 0.0
+    send(joined, waiting, "alive", ["other"])
+    joined.client.sadd(names.FRONTS, "killed")
+    joined.client.sadd(names.jobs_of("killed"), "other")
+    kept = {names.job("other").encode(), *joined.keys("easel:upload:alive:*")}
+    abandoned = AbandonedJobs(joined.client, joined.seal, waiting.dispatcher, lambda: now)
+    abandoned.forget(waiting.dispatcher.situation())
+    now += 3.1
+    abandoned.forget(waiting.dispatcher.situation())
+    assert joined.client.smembers(names.FRONTS) == {b"alive"}
+    assert len(kept) == 3
+    assert joined.client.exists(*kept) == 3

@@ -82,6 +82,12 @@ class Waiting:
         self._lost_jobs.look()
         return self.events()
 
+    def change_host(self, **values: Any) -> None:
+        """What the host `one` says of itself from now on."""
+        host = self.joined.add_host("one")
+        key = names.host("one")
+        self.client.set(key, self.joined.seal.close(key, {**host.as_json(), **values}))
+
     def events(self) -> list[Mapping[str, Any]]:
         found = []
         while not self.inbox.empty():
@@ -169,3 +175,62 @@ def test_a_job_that_its_host_does_not_take_is_lost_unless_the_host_draws_others_
         waiting.client.set(names.held("other"), "1")
     assert [waiting.look() for _ in range(3)] == [[], [], []]
     assert waiting.look() == ([{**LOST, "by_host": True, "is_queued": is_queued}] if is_lost else [])
+
+
+def entry(id: str, front: str, host: str | None = None) -> str:
+    """Of a job in the queue, or with a host."""
+    job = WaitingJob(id, 1, MODEL, "", front)
+    return json.dumps(job.as_json() if host is None else AssignedJob(job, host, 0.0).as_json())
+
+
+def test_jobs_of_this_process_that_have_ended_are_taken_out_of_the_queue(waiting: Waiting) -> None:
+    """Whoever has put them back did not hear of their end."""
+    waiting.client.set(names.front("another"), "1")
+    for front in (FRONT, "another"):
+        waiting.client.hset(names.WAITING, f"waits of {front}", entry("", front))
+        waiting.client.hset(names.ASSIGNED, f"sent of {front}", entry("", front, "one"))
+    waiting.send_waiting()
+    waiting.look()
+    assert [job.front for job in waiting.dispatcher.situation().waiting] == ["another", FRONT]
+    assert waiting.client.hkeys(names.ASSIGNED) == [b"sent of another"]
+
+
+def test_jobs_of_others_are_not_given_up_while_redis_was_away_lately(waiting: Waiting) -> None:
+    """Nobody could say that it is there."""
+    waiting.client.hset(names.WAITING, "job", entry("job", "another"))
+    waiting.was_away = True
+    waiting.look()
+    assert waiting.client.hkeys(names.WAITING) == [b"job"]
+    waiting.was_away = False
+    waiting.look()
+    assert waiting.client.hkeys(names.WAITING) == []
+
+
+def test_a_host_that_is_not_there_has_lost_its_job_unless_redis_was_away_lately(waiting: Waiting) -> None:
+    waiting.joined.add_host("one")
+    waiting.send()
+    waiting.client.delete(names.host("one"))
+    waiting.was_away = True
+    assert waiting.look() == []
+    waiting.was_away = False
+    assert waiting.look() == [{**LOST, "by_host": False, "is_queued": False}]
+
+
+def test_a_host_that_was_started_again_has_lost_its_job(waiting: Waiting) -> None:
+    waiting.joined.add_host("one")
+    waiting.send_and_take()
+    waiting.client.set(names.held(waiting.document.id), "1")
+    assert waiting.look() == []
+    waiting.change_host(instance="another")
+    assert waiting.look() == [{**LOST, "by_host": False, "is_queued": False}]
+
+
+@pytest.mark.parametrize("was_received", [False, True])
+def test_a_host_that_stops_takes_no_job_and_ends_the_one_that_it_has(
+    waiting: Waiting, *, was_received: bool
+) -> None:
+    waiting.joined.add_host("one")
+    waiting.send().was_received = was_received
+    waiting.client.set(names.held(waiting.document.id), "1")
+    waiting.change_host(problem=["server.stopping", "It is stopping."])
+    assert waiting.look() == ([] if was_received else [{**LOST, "by_host": False, "is_queued": False}])

@@ -7,16 +7,17 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster import names
 from cluster.dispatcher import Dispatcher
 from cluster.host_facts import KnownHosts
-from cluster.job_documents import JobDocument
+from cluster.job_documents import JobDocument, ResultDocument
 from cluster.lost_jobs import LostJobs
 from compiler import Catalogue
-from errors import EngineUnreachable
+from errors import EngineRejected, EngineUnreachable
 from generation import Uploads
 from tests.cluster.hosts_in_process import Joined, joined_in_process
 from tests.waiting import wait_until
@@ -147,3 +148,69 @@ def test_an_end_that_is_told_twice_draws_no_job_of_several_again(joined: Joined)
     assert joined.taken == [("a", 1, "one"), ("b", 1, "one")]
     results.close()
     pubsub.close()
+
+
+@pytest.mark.parametrize(("has_begun", "tries"), [(True, 3), (False, 10)])
+def test_a_job_with_which_hosts_fail_is_not_given_to_all_of_them(
+    joined: Joined, *, has_begun: bool, tries: int
+) -> None:
+    taken: list[tuple[str, int]] = []
+
+    def fail(host: str, id: str, attempt: int) -> None:
+        taken.append((host, attempt))
+        error = EngineUnreachable("It has ended.")
+        result = ResultDocument(attempt, host, error=error, is_hosts_fault=True, has_begun=has_begun)
+        event = {"kind": "ended", "job": id, "attempt": attempt, "result": result.as_json()}
+        joined.front.jobs.receive(event)
+
+    joined.take = fail  # type: ignore[method-assign]
+    for number in range(tries + 2):
+        joined.add_host(f"host{number}")
+    with pytest.raises(EngineUnreachable):
+        list(joined.results(joined.compiled(1), Uploads(), ["a"]))
+    assert [attempt for _, attempt in taken] == list(range(1, tries + 1))
+    assert len({host for host, _ in taken}) == tries
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {
+            "kind": "ended",
+            "result": ResultDocument(0, "one", error=EngineRejected("It is not valid.")).as_json(),
+        },
+        {"kind": "lost", "attempt": 0, "host": "one"},
+        {"kind": "lost", "attempt": 1, "host": "one", "by_host": True, "is_queued": True},
+    ],
+    ids=[
+        "the failure of an earlier attempt",
+        "an earlier loss",
+        "a loss to the only host, which has the task",
+    ],
+)
+def test_what_ends_no_job_and_sends_none_again(joined: Joined, event: dict[str, Any]) -> None:
+    may_draw = threading.Event()
+
+    def draw(document: JobDocument, uploads: Uploads) -> bytes:
+        assert may_draw.wait(60)
+        return b"drawn"
+
+    joined.draw = draw
+    joined.add_host("one")
+    found: list[bytes] = []
+
+    def wait_for_it() -> None:
+        results = joined.results(joined.compiled(1), Uploads(), ["a"])
+        found.extend(each.outcome.pictures[0].data for each in results)
+
+    thread = threading.Thread(target=wait_for_it)
+    thread.start()
+    wait_until(lambda: joined.taken)
+    inbox = joined.front.jobs.all()[0].inbox
+    inbox.put({"job": "a", **event})
+    inbox.put({"job": "a", "kind": "received"})
+    wait_until(inbox.empty)
+    may_draw.set()
+    thread.join()
+    assert found == [b"drawn"]
+    assert joined.taken == [("a", 1, "one")]
