@@ -209,7 +209,7 @@ def test_what_ends_no_job_and_sends_none_again(joined: Joined, event: dict[str, 
     inbox = joined.front.jobs.all()[0].inbox
     inbox.put({"job": "a", **event})
     inbox.put({"job": "a", "kind": "received"})
-    wait_until(inbox.empty)
+    wait_until(lambda: inbox.empty() or not thread.is_alive())
     may_draw.set()
     thread.join()
     assert found == [b"drawn"]
