@@ -84,6 +84,7 @@ class Dispatcher:
                     self._remove_foreign(names.DISPATCH_WANTED)
                     wanted = ""
                 if not has_lock:
+                    _check(waiting, assigned)  # else the job would wait for what cannot be sent
                     if lock_ms == -1 or lock_ms > _LOCK_MS:
                         self._remove_foreign(names.DISPATCH_LOCK)
                     return
@@ -155,6 +156,13 @@ def _add_reads(pipeline: Any) -> None:
     pipeline.time()
 
 
+def _check(*answers: Any) -> None:
+    """Raises those that are errors."""
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+
+
 def _situation(
     waiting: Mapping[bytes, bytes],
     assigned: Mapping[bytes, bytes],
@@ -163,9 +171,7 @@ def _situation(
     hosts: Mapping[str, HostFacts],
 ) -> Situation:
     """Raises redis' errors for what it cannot do without; without turns all keys had none yet."""
-    for answer in (waiting, assigned):
-        if isinstance(answer, Exception):
-            raise answer
+    _check(waiting, assigned)
     if isinstance(turns, Exception):
         turns = {}
     seconds, microseconds = now

@@ -214,13 +214,13 @@ class Front:
     def _beat(self) -> None:
         self._say_that_it_is_there()
         self._outages.answered()
-        if self._problem is not None:
-            log.info("Redis answers again")
         self._known.read()
-        self._problem = None
         self._log_unreadable()
         self._lost_jobs.look()
         if time.monotonic() - self._forgot_at > _FORGET_EACH_S:
             self._forgot_at = time.monotonic()
             self._known.forget_gone()
         self._dispatcher.dispatch()
+        if self._problem is not None:
+            log.info("Redis answers again")
+        self._problem = None

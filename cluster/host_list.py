@@ -63,7 +63,10 @@ class HostList:
 
     def unreadable_hosts(self) -> Mapping[str, str]:
         """The names of those that are there and whose heartbeat cannot be used, with a sentence about each."""
-        return {name: f"The host {name} is there, and {why}." for name, why in self._known.unreadable.items()}
+        return {
+            name: f"The host {names.shown(name)} is there, and {why}."
+            for name, why in self._known.unreadable.items()
+        }
 
     def none_there(self) -> NoHosts:
         """Why there is no host at all."""
