@@ -96,8 +96,8 @@ def test_what_celery_would_not_understand_keeps_no_other_host_from_being_forgott
 
 
 def use_all(joined: Joined) -> None:
-    list(joined.results(joined.compiled(1), Uploads(), ["a"]))
     joined.front.hosts.load()
+    list(joined.results(joined.compiled(1), Uploads(), ["a"]))
 
 
 @pytest.mark.parametrize("key", [names.WAITING, names.ASSIGNED, names.HOSTS, names.NUMBER])
