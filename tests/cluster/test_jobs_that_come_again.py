@@ -20,7 +20,9 @@ from tests.cluster.test_hosts import digest, in_background
 from tests.server.running import Server, running
 from tests.waiting import wait_until
 
-RENDER_MS = 1500
+RENDER_MS = 3000
+SLOW_MS = 12_000
+"""Far longer than a new process takes to start on a busy machine"""
 
 
 @dataclass
@@ -61,7 +63,9 @@ class Pair:
 
 
 @pytest.fixture
-def pair(tmp_path: Path, shipped_catalogue: Catalogue) -> Iterator[Pair]:
+def pair(tmp_path: Path, shipped_catalogue: Catalogue, request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """Its parameter: how long the engine draws, in ms."""
+    render_ms = getattr(request, "param", RENDER_MS)
     (tmp_path / "redis").mkdir()
     (tmp_path / "engine").mkdir()
     known = shipped_catalogue.nodes["nodes"]
@@ -74,7 +78,7 @@ def pair(tmp_path: Path, shipped_catalogue: Catalogue) -> Iterator[Pair]:
         stack.callback(server.kill)
         engine = stack.enter_context(
             SketchProcess(
-                nodes=nodes, files=shipped_catalogue.files, render_ms=RENDER_MS, folder=tmp_path / "engine"
+                nodes=nodes, files=shipped_catalogue.files, render_ms=render_ms, folder=tmp_path / "engine"
             )
         )
         front = stack.enter_context(running(tmp_path / "front", **variables_of(server.url)))
@@ -113,6 +117,7 @@ def test_a_picture_that_was_finished_for_a_killed_host_is_not_drawn_again_when_i
         assert len(pair.jobs()) == 1
 
 
+@pytest.mark.parametrize("pair", [SLOW_MS], indirect=True)
 def test_a_job_that_was_still_drawn_is_cancelled_and_drawn_again(pair: Pair) -> None:
     with pair.start_host() as only:
         pair.wait_for_host()
