@@ -60,7 +60,7 @@ def sharing(tmp_path: Path, shipped_catalogue: Catalogue) -> Iterator[Sharing]:
         server = RedisServer(tmp_path / "redis")
         stack.callback(server.kill)
         engine = stack.enter_context(
-            SketchProcess(nodes=shipped_catalogue.nodes, files=shipped_catalogue.files, render_ms=2000)
+            SketchProcess(nodes=shipped_catalogue.nodes, files=shipped_catalogue.files, render_ms=4000)
         )
         llama = stack.enter_context(FakeLlamaServer())
         front = stack.enter_context(running(tmp_path / "front", **variables_of(server.url)))
