@@ -30,9 +30,9 @@ from errors import ClusterMessageInvalid, EaselError
 log = logging.getLogger("easel.cluster")
 _FRONT_GONE_AFTER_S = 5
 """After which the jobs of a process that waited for them are given up"""
-
 _FORGET_EACH_S = 60.0
-_MAX_TEXT = 300
+"""Between two looks for hosts that are not there any more"""
+_MAX_LOGGED_CHARS = 300
 _MAX_LOGGED = 100
 """Somebody may have written any names into Redis"""
 
@@ -178,7 +178,7 @@ class Front:
         try:
             self._jobs.receive(self._seal.open(channel, data))
         except ClusterMessageInvalid as error:
-            log.warning("%s It is ignored.", names.shown(error.message, _MAX_TEXT))
+            log.warning("%s It is ignored.", names.shown(error.message, _MAX_LOGGED_CHARS))
 
     # --- the thread that looks ---------------------------------------------------------------------
 
@@ -209,7 +209,7 @@ class Front:
         for name, text in self.hosts.unreadable_hosts().items():
             if name not in self._logged and len(self._logged) < _MAX_LOGGED:
                 self._logged.add(name)
-                log.warning("%s It draws nothing for this machine.", names.shown(text, _MAX_TEXT))
+                log.warning("%s It draws nothing for this machine.", names.shown(text, _MAX_LOGGED_CHARS))
 
     def _beat(self) -> None:
         self._say_that_it_is_there()

@@ -59,7 +59,7 @@ _HOSTS_FAULTS = (
 _STORE_FOR_S = 60.0
 """So long a result is offered to a Redis that does not answer"""
 _MAX_RUNS = 3
-"""Of one job on one host: it may be the job that ends the process, which Celery would go on giving it to"""
+"""Of one job on one host. Celery would give it to a new process each time, and it may be the job that ends them"""
 _SMALL_BYTES = 4_000_000
 _RESULT_KEPT_S = 120
 

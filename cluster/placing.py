@@ -164,7 +164,7 @@ def refusal_of(host: HostFacts, job: WaitingJob) -> Refusal | None:
 
 
 class _HostQueue:
-    """One host and the jobs that it has, or that are to wait for it. `at`: when each was sent."""
+    """One host with the jobs that it has, and those that are placed there now."""
 
     def __init__(self, host: HostFacts, costs: JobCosts, jobs: Sequence[AssignedJob], now: float) -> None:
         self.host, self._costs = host, costs
