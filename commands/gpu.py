@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import click
@@ -81,8 +81,7 @@ def status_of_gpu(status: Mapping[str, Any], name: str) -> dict[str, Any]:
     InvalidValue."""
     gpus = {gpu["name"]: gpu for gpu in status.get("gpus", ())}  # an older server has none
     if name not in gpus:
-        names = ", ".join(gpus) or "none, because the setting `engines` is not used"
-        raise InvalidValue(f"There is no GPU {name!r}; there are: {names}.", param="gpu")
+        raise unknown_gpu(name, gpus)
     gpu = gpus[name]
     engine = next((each for each in status["engines"] if each["name"] == gpu["engine"]), _REMOVED)
     seen: dict[str, Any] = {"gpu": name, "engine_name": gpu["engine"], "mode": engine["mode"]}
@@ -96,6 +95,12 @@ def status_of_gpu(status: Mapping[str, Any], name: str) -> dict[str, Any]:
         seen[part] = own if gpu["engine"] is not None else []
     seen["stacks"] = [stack for stack in status["stacks"] if stack.get("gpu") == name]
     return {**seen, "probed_at": status["probed_at"]}
+
+
+def unknown_gpu(name: str, known: Iterable[str]) -> InvalidValue:
+    """The error for a GPU that is none of `known`."""
+    names = ", ".join(known) or "none, because the setting `engines` is not used"
+    return InvalidValue(f"There is no GPU {name!r}; there are: {names}.", param="gpu")
 
 
 _REMOVED: Mapping[str, Any] = {

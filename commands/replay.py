@@ -15,8 +15,7 @@ from arbiter import Arbiter, Policy
 from arbiter.event_log import line_name, read_lines
 from arbiter.replay import Recording, Waits, read_recording, recorded_waits, simulate
 from commands.context import handle_errors, services
-from commands.gpu import gpu, gpu_option, json_option
-from errors import InvalidValue
+from commands.gpu import gpu, gpu_option, json_option, unknown_gpu
 
 _COEXIST = (
     "gpu.sharing was coexist, but the simulation switches for each picture: the log does not say what fitted"
@@ -99,8 +98,7 @@ def _arbiter(gpu: str | None) -> Arbiter:
     if gpu is None:
         return services().arbiter
     if gpu not in known:
-        names = ", ".join(known) or "none, because the setting `engines` is not used"
-        raise InvalidValue(f"There is no GPU {gpu!r}; there are: {names}.", param="gpu")
+        raise unknown_gpu(gpu, known)
     return known[gpu].arbiter
 
 
